@@ -1,0 +1,43 @@
+# `make run` shows Squire at work, `make test` runs everything CI runs. Both set up what is missing.
+#
+#   make run ARGS="..."   the demo on real data; make run ARGS=--help lists its arguments
+#   make test             SQUIRE_SKIP_LINT=1 leaves out clippy and rustdoc
+#   make bench            ratios against bare Lance, release build
+#   make setup | fmt | lint | seams
+
+SHELL := /bin/bash
+ARGS ?=
+
+# Outside the checkout, so that a fresh clone does not pay for a cold build of Lance again.
+CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/target
+export CARGO_TARGET_DIR
+
+.DEFAULT_GOAL := help
+.PHONY: help run test bench setup fmt lint seams
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 6
+
+# One dev build serves both commands: its dependencies are optimised, see [profile.dev] in Cargo.toml.
+run: setup
+	cargo build -p squire -p squire-demo
+	$(CARGO_TARGET_DIR)/debug/squire-demo --squire $(CARGO_TARGET_DIR)/debug/squire $(ARGS)
+
+test:
+	ops/setup.sh --test
+	ops/test.sh
+
+bench: setup
+	cargo bench -p squire-tests -- $(ARGS)
+
+setup:
+	ops/setup.sh
+
+fmt:
+	cargo fmt --all
+
+lint:
+	ops/test.sh --lint
+
+seams: setup
+	cargo run -q -p squire -- seams

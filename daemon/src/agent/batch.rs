@@ -1,0 +1,429 @@
+//! A spool entry -> what it asks the store to do. Nothing here opens a data file.
+//!
+//! An entry is a file `<table>.<anything>.<ext>`, which is appended to its table, or a directory, which is one atomic commit: data files of
+//! that same form, and optionally a `batch.toml` that says how each table is changed:
+//!
+//! ```toml
+//! message = "nightly load"
+//! batch_id = "2026-10-01"
+//!
+//! [tables.orders]
+//! mode = "merge"          # append (default) | merge | delete | overwrite
+//! key = "id"              # merge, delete: the column; may be left out if the table has one
+//!
+//! [tables.sessions]
+//! mode = "delete"
+//! where = "day < '2026-01-01'"    # needs no file
+//! ```
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::formats::{Format, FormatError};
+
+/// The file of a batch directory that says what to do with the others.
+pub const BATCH_FILE: &str = "batch.toml";
+
+/// Longest table name. Long enough for any naming scheme, short enough that a path of a table stays below every filesystem's limit.
+const LONGEST_TABLE_NAME: usize = 128;
+
+/// One atomic commit, as its producer described it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchSpec {
+    /// The entry's file name, for messages.
+    pub name: String,
+    /// What to do, sorted by table; never empty.
+    pub tables: Vec<TableInput>,
+    /// For the commit log.
+    pub message: Option<String>,
+    /// The producer's own id of this batch, under which the store accepts it at most once.
+    pub batch_id: Option<String>,
+}
+
+/// What a batch does to one table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableInput {
+    /// The table.
+    pub table: String,
+    /// How its rows are changed.
+    pub mode: Mode,
+    /// The rows, sorted by file name; empty only for [`Mode::DeleteWhere`].
+    pub files: Vec<PathBuf>,
+}
+
+/// How the rows of a batch change a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mode {
+    /// Adds the rows.
+    Append,
+    /// Replaces the rows with the same key and adds the others.
+    Merge {
+        /// The key column; `None` = the table's own.
+        key: Option<String>,
+    },
+    /// Deletes the rows whose key is among those of the files.
+    DeleteByKey {
+        /// The key column; `None` = the table's own.
+        key: Option<String>,
+    },
+    /// Deletes the rows for which the predicate holds.
+    DeleteWhere {
+        /// A SQL expression over the table's columns.
+        predicate: String,
+    },
+    /// Replaces all rows.
+    Overwrite,
+}
+
+/// An entry does not describe a batch. Its producer must correct it; trying again is of no use, except after [`BatchError::Io`].
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// The entry cannot be read.
+    #[error("{}: cannot be read: {source}; check that it exists and its permissions", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A data file has no supported extension.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The name of a file does not begin with the name of a table.
+    #[error("{}: `{table}` is no table name; name files `<table>.<anything>.<ext>`, the table from {TABLE_NAME_RULE}", path.display())]
+    TableName {
+        /// The file.
+        path: PathBuf,
+        /// What stands there.
+        table: String,
+    },
+    /// Something else than a plain file is where data is expected.
+    #[error("{}: {detail}", path.display())]
+    Layout {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        detail: &'static str,
+    },
+    /// `batch.toml` is not valid TOML, or has an unknown key or value.
+    #[error("{}:{line}: {detail}", path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong; names the key.
+        detail: String,
+    },
+    /// `batch.toml` asks for something that makes no sense.
+    #[error("{}:{line}: {key}: {detail}", path.display())]
+    Setting {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key with its tables, e.g. `tables.orders.where`.
+        key: String,
+        /// What is wrong and what to do.
+        detail: String,
+    },
+}
+
+/// The rule of [`is_table_name`] in words.
+const TABLE_NAME_RULE: &str =
+    "letters, digits, `_` and `-`, beginning with a letter or `_`, at most 128";
+
+/// Whether a table may have this name: `[A-Za-z_][A-Za-z0-9_-]{0,127}`. It becomes a directory name and part of an object key, so
+/// nothing that a filesystem, a URL or a shell would treat specially is allowed.
+pub fn is_table_name(name: &str) -> bool {
+    let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let continues_well = name
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    starts_well && continues_well && name.len() <= LONGEST_TABLE_NAME
+}
+
+impl BatchSpec {
+    /// Reads the entry at `path`: a data file, or a directory of them.
+    pub fn parse(path: &Path) -> Result<Self, BatchError> {
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let kind = fs::metadata(path).map_err(io_error(path))?;
+        if kind.is_dir() {
+            return parse_directory(name, path);
+        }
+        let table = table_of(path, &kind)?;
+        let input = TableInput {
+            table,
+            mode: Mode::Append,
+            files: vec![path.to_path_buf()],
+        };
+        Ok(Self {
+            name,
+            tables: vec![input],
+            message: None,
+            batch_id: None,
+        })
+    }
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> BatchError {
+    move |source| BatchError::Io {
+        path: path.to_path_buf(),
+        source,
+    }
+}
+
+fn parse_directory(name: String, dir: &Path) -> Result<BatchSpec, BatchError> {
+    let mut files: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    let mut settings = None;
+    let paths: io::Result<Vec<PathBuf>> =
+        fs::read_dir(dir).and_then(|all| all.map(|entry| Ok(entry?.path())).collect());
+    let mut paths = paths.map_err(io_error(dir))?;
+    paths.sort();
+    for path in paths {
+        let file_name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if file_name.starts_with('.') {
+            continue;
+        }
+        if file_name == BATCH_FILE {
+            settings = Some(Settings::read(path)?);
+            continue;
+        }
+        let kind = fs::metadata(&path).map_err(io_error(&path))?;
+        files.entry(table_of(&path, &kind)?).or_default().push(path);
+    }
+
+    let mut tables = Vec::new();
+    let (mut message, mut batch_id) = (None, None);
+    if let Some(settings) = settings {
+        (message, batch_id) = (
+            settings.text("message", &settings.file.message)?,
+            settings.text("batch_id", &settings.file.batch_id)?,
+        );
+        for (table, setting) in &settings.file.tables {
+            let files = files.remove(table.as_ref()).unwrap_or_default();
+            let mode = settings.mode(table, setting, &files)?;
+            tables.push(TableInput {
+                table: table.as_ref().clone(),
+                mode,
+                files,
+            });
+        }
+    }
+    tables.extend(files.into_iter().map(|(table, files)| TableInput {
+        table,
+        mode: Mode::Append,
+        files,
+    }));
+    tables.sort_by(|a, b| a.table.cmp(&b.table));
+    if tables.is_empty() {
+        let detail = "holds no data file; put one file per table into it before it is renamed into the spool";
+        return Err(BatchError::Layout {
+            path: dir.to_path_buf(),
+            detail,
+        });
+    }
+    Ok(BatchSpec {
+        name,
+        tables,
+        message,
+        batch_id,
+    })
+}
+
+/// The table that a data file is for: its name up to the first dot. The extension must be one that can be read.
+fn table_of(path: &Path, kind: &fs::Metadata) -> Result<String, BatchError> {
+    let layout = |detail| {
+        Err(BatchError::Layout {
+            path: path.to_path_buf(),
+            detail,
+        })
+    };
+    if kind.is_dir() {
+        return layout("is a directory inside a batch; put its files into the batch itself");
+    }
+    if !kind.is_file() {
+        return layout("is neither a file nor a directory; replace it by a data file");
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name.ends_with(".tmp") || name.ends_with(".part") {
+        return layout(
+            "is still being written; rename the batch into the spool only when all of its files are whole",
+        );
+    }
+    let table = name.split('.').next().unwrap_or_default();
+    if !is_table_name(table) {
+        return Err(BatchError::TableName {
+            path: path.to_path_buf(),
+            table: table.to_owned(),
+        });
+    }
+    Format::of(path)?;
+    Ok(table.to_owned())
+}
+
+/// `batch.toml` as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchFile {
+    message: Option<Spanned<String>>,
+    batch_id: Option<Spanned<String>>,
+    #[serde(default)]
+    tables: BTreeMap<Spanned<String>, TableSetting>,
+}
+
+/// One `[tables.NAME]` as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TableSetting {
+    #[serde(default)]
+    mode: ModeName,
+    key: Option<Spanned<String>>,
+    r#where: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ModeName {
+    #[default]
+    Append,
+    Merge,
+    Delete,
+    Overwrite,
+}
+
+/// A `batch.toml` with its text, by which errors find their line.
+#[derive(Debug)]
+struct Settings {
+    path: PathBuf,
+    text: String,
+    file: BatchFile,
+}
+
+impl Settings {
+    fn read(path: PathBuf) -> Result<Self, BatchError> {
+        let text = fs::read_to_string(&path).map_err(io_error(&path))?;
+        match toml::from_str(&text) {
+            Ok(file) => Ok(Self { path, text, file }),
+            Err(e) => {
+                let line = line_of(&text, e.span().unwrap_or_default());
+                Err(BatchError::Toml {
+                    path,
+                    line,
+                    detail: e.message().to_owned(),
+                })
+            }
+        }
+    }
+
+    fn refuse<T>(
+        &self,
+        span: Range<usize>,
+        key: String,
+        detail: impl Into<String>,
+    ) -> Result<T, BatchError> {
+        let line = line_of(&self.text, span);
+        Err(BatchError::Setting {
+            path: self.path.clone(),
+            line,
+            key,
+            detail: detail.into(),
+        })
+    }
+
+    /// A text that must say something if it is there.
+    fn text(
+        &self,
+        key: &str,
+        value: &Option<Spanned<String>>,
+    ) -> Result<Option<String>, BatchError> {
+        match value {
+            Some(text) if text.as_ref().trim().is_empty() => self.refuse(
+                text.span(),
+                key.to_owned(),
+                "is empty; give it a value or remove it",
+            ),
+            Some(text) => Ok(Some(text.as_ref().clone())),
+            None => Ok(None),
+        }
+    }
+
+    /// The mode of one table, with the checks that need its files.
+    fn mode(
+        &self,
+        table: &Spanned<String>,
+        setting: &TableSetting,
+        files: &[PathBuf],
+    ) -> Result<Mode, BatchError> {
+        let at = format!("tables.{}", table.as_ref());
+        if !is_table_name(table.as_ref()) {
+            return self.refuse(
+                table.span(),
+                at,
+                format!("is no table name; use {TABLE_NAME_RULE}"),
+            );
+        }
+        let key = self.text(&format!("{at}.key"), &setting.key)?;
+        let predicate = self.text(&format!("{at}.where"), &setting.r#where)?;
+        let uses_key = matches!(setting.mode, ModeName::Merge | ModeName::Delete);
+        if let (Some(span), false) = (setting.key.as_ref().map(Spanned::span), uses_key) {
+            return self.refuse(
+                span,
+                format!("{at}.key"),
+                "is only for the modes merge and delete; remove it",
+            );
+        }
+        if let (Some(where_key), Some(predicate)) = (&setting.r#where, predicate) {
+            let refuse = |detail| self.refuse(where_key.span(), format!("{at}.where"), detail);
+            if setting.mode != ModeName::Delete {
+                return refuse("is only for the mode delete; remove it");
+            }
+            if key.is_some() || !files.is_empty() {
+                return refuse(
+                    "deletes by itself; remove it, or remove the key and the files of this table",
+                );
+            }
+            return Ok(Mode::DeleteWhere { predicate });
+        }
+        if files.is_empty() {
+            return self.refuse(
+                table.span(),
+                at,
+                "has no data file in this batch; add one, or remove the section",
+            );
+        }
+        Ok(match setting.mode {
+            ModeName::Append => Mode::Append,
+            ModeName::Merge => Mode::Merge { key },
+            ModeName::Delete => Mode::DeleteByKey { key },
+            ModeName::Overwrite => Mode::Overwrite,
+        })
+    }
+}
+
+/// The line, from 1, on which a span begins.
+fn line_of(text: &str, span: Range<usize>) -> usize {
+    1 + text
+        .bytes()
+        .take(span.start)
+        .filter(|byte| *byte == b'\n')
+        .count()
+}

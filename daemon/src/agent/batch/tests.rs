@@ -1,0 +1,239 @@
+//! Entries as producers write them, and each way to get one wrong.
+
+use tempfile::TempDir;
+
+use super::*;
+
+/// A batch directory with these files; `batch.toml` gets its text, all others stay empty.
+fn directory(files: &[&str], settings: Option<&str>) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for file in files {
+        fs::write(dir.path().join(file), "").unwrap();
+    }
+    if let Some(settings) = settings {
+        fs::write(dir.path().join(BATCH_FILE), settings).unwrap();
+    }
+    dir
+}
+
+fn parse(files: &[&str], settings: &str) -> Result<BatchSpec, BatchError> {
+    BatchSpec::parse(directory(files, Some(settings)).path())
+}
+
+fn refused(files: &[&str], settings: &str, parts: &[&str]) {
+    let message = parse(files, settings).unwrap_err().to_string();
+    for part in parts {
+        assert!(message.contains(part), "`{part}` not in: {message}");
+    }
+}
+
+fn modes(spec: &BatchSpec) -> Vec<(&str, &Mode, usize)> {
+    spec.tables
+        .iter()
+        .map(|input| (input.table.as_str(), &input.mode, input.files.len()))
+        .collect()
+}
+
+#[test]
+fn a_file_is_appended_to_its_table() {
+    for name in [
+        "orders.csv",
+        "orders.2026-01-01.parquet",
+        "orders.a.b.c.jsonl",
+        "orders.1.ARROWS",
+    ] {
+        let dir = directory(&[name], None);
+        let path = dir.path().join(name);
+        let spec = BatchSpec::parse(&path).unwrap();
+        assert_eq!(spec.name, name);
+        assert_eq!(
+            spec.tables,
+            [TableInput {
+                table: "orders".into(),
+                mode: Mode::Append,
+                files: vec![path]
+            }]
+        );
+        assert_eq!((spec.message, spec.batch_id), (None, None));
+    }
+}
+
+#[test]
+fn a_directory_is_one_batch() {
+    let files = [
+        "b.2.csv",
+        "b.1.csv",
+        "a.parquet",
+        "m.csv",
+        "d.csv",
+        "o.csv",
+        ".DS_Store",
+    ];
+    let settings = "message = \"nightly\"\nbatch_id = \"n-1\"\n[tables.m]\nmode = \"merge\"\nkey = \"id\"\n[tables.d]\nmode = \"delete\"\n\
+                    [tables.o]\nmode = \"overwrite\"\n[tables.w]\nmode = \"delete\"\nwhere = \"x < 1\"\n[tables.a]\n";
+    let dir = directory(&files, Some(settings));
+    let spec = BatchSpec::parse(dir.path()).unwrap();
+    assert_eq!(
+        (spec.message.as_deref(), spec.batch_id.as_deref()),
+        (Some("nightly"), Some("n-1"))
+    );
+    let (merge, delete) = (
+        Mode::Merge {
+            key: Some("id".into()),
+        },
+        Mode::DeleteByKey { key: None },
+    );
+    let by_predicate = Mode::DeleteWhere {
+        predicate: "x < 1".into(),
+    };
+    let expected = [
+        ("a", &Mode::Append, 1),
+        ("b", &Mode::Append, 2),
+        ("d", &delete, 1),
+        ("m", &merge, 1),
+        ("o", &Mode::Overwrite, 1),
+        ("w", &by_predicate, 0),
+    ];
+    assert_eq!(modes(&spec), expected);
+    assert_eq!(
+        spec.tables[1].files,
+        [dir.path().join("b.1.csv"), dir.path().join("b.2.csv")]
+    );
+}
+
+#[test]
+fn settings_alone_can_be_a_batch() {
+    let spec = parse(&[], "[tables.t]\nmode = \"delete\"\nwhere = \"true\"\n").unwrap();
+    assert_eq!(spec.tables.len(), 1);
+}
+
+#[test]
+fn wrong_toml_names_file_and_line() {
+    refused(&["t.csv"], "message = \n", &["batch.toml:1:"]);
+    refused(
+        &["t.csv"],
+        "\nmesage = \"x\"\n",
+        &["batch.toml:2:", "mesage"],
+    );
+    refused(
+        &["t.csv"],
+        "[tables.t]\nmode = \"append\"\nkye = \"id\"\n",
+        &["batch.toml:3:", "kye"],
+    );
+    refused(
+        &["t.csv"],
+        "[tables.t]\nmode = \"upsert\"\n",
+        &["batch.toml:2:", "upsert", "merge"],
+    );
+    refused(
+        &["t.csv"],
+        "[tables.t]\nkey = 1\n",
+        &["batch.toml:2:", "integer"],
+    );
+    refused(&["t.csv"], "[tables.t]\n[tables.t]\n", &["batch.toml:2:"]);
+}
+
+#[test]
+fn senseless_settings_name_the_key() {
+    let at = |line: usize, key: &str| format!("batch.toml:{line}: {key}: ");
+    refused(
+        &["t.csv"],
+        "message = \" \"\n",
+        &[&at(1, "message"), "is empty"],
+    );
+    refused(&["t.csv"], "\nbatch_id = \"\"\n", &[&at(2, "batch_id")]);
+    refused(
+        &["t.csv"],
+        "[tables.t]\nmode = \"merge\"\nkey = \"\"\n",
+        &[&at(3, "tables.t.key"), "is empty"],
+    );
+    refused(
+        &["t.csv"],
+        "[tables.t]\nkey = \"id\"\n",
+        &[&at(2, "tables.t.key"), "merge and delete"],
+    );
+    refused(
+        &["t.csv"],
+        "[tables.t]\nmode = \"merge\"\nwhere = \"a\"\n",
+        &[&at(3, "tables.t.where"), "only for the mode delete"],
+    );
+    refused(
+        &["t.csv"],
+        "[tables.t]\nmode = \"delete\"\nwhere = \"a\"\n",
+        &[&at(3, "tables.t.where"), "by itself"],
+    );
+    refused(
+        &[],
+        "[tables.t]\nmode = \"delete\"\nkey = \"id\"\nwhere = \"a\"\n",
+        &[&at(4, "tables.t.where"), "by itself"],
+    );
+    refused(
+        &["t.csv"],
+        "\n\n[tables.u]\nmode = \"merge\"\n",
+        &[&at(3, "tables.u"), "no data file"],
+    );
+    refused(
+        &["t.csv"],
+        "[tables.\"a b\"]\n",
+        &[&at(1, "tables.a b"), "is no table name"],
+    );
+}
+
+#[test]
+fn wrong_files_are_named() {
+    let refused = |file: &str, part: &str| {
+        let dir = directory(&[file], None);
+        for path in [dir.path().to_path_buf(), dir.path().join(file)] {
+            let message = BatchSpec::parse(&path).unwrap_err().to_string();
+            assert!(
+                message.contains(file) && message.contains(part),
+                "{message}"
+            );
+        }
+    };
+    refused("orders.txt", "unsupported extension");
+    refused("orders", "unsupported extension");
+    refused("1orders.csv", "`1orders` is no table name");
+    refused("my orders.csv", "is no table name");
+    refused("orders.csv.part", "still being written");
+}
+
+#[test]
+fn wrong_layouts_are_named() {
+    let empty = directory(&[], None);
+    assert!(
+        BatchSpec::parse(empty.path())
+            .unwrap_err()
+            .to_string()
+            .contains("holds no data file")
+    );
+    let nested = directory(&["t.csv"], None);
+    fs::create_dir(nested.path().join("u.csv")).unwrap();
+    let message = BatchSpec::parse(nested.path()).unwrap_err().to_string();
+    assert!(
+        message.contains("u.csv") && message.contains("inside a batch"),
+        "{message}"
+    );
+    let gone = BatchSpec::parse(&nested.path().join("v.csv")).unwrap_err();
+    assert!(matches!(gone, BatchError::Io { .. }), "{gone}");
+}
+
+#[test]
+fn table_names() {
+    let longest = "a".repeat(LONGEST_TABLE_NAME);
+    for good in ["a", "_", "A-1_b", &longest] {
+        assert!(is_table_name(good), "{good}");
+    }
+    for bad in [
+        "",
+        "1a",
+        "-a",
+        "a.b",
+        "a/b",
+        "é",
+        "a b",
+        &format!("{longest}a"),
+    ] {
+        assert!(!is_table_name(bad), "{bad}");
+    }
+}

@@ -1,0 +1,106 @@
+//! Loading: an entry of the spool, or a file or directory of the command line, becomes a commit request.
+
+use super::batch::{BatchError, BatchSpec, Mode, TableInput};
+use crate::formats::{self, FormatError};
+use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
+use squire_engine::commit::{CommitRequest, TableWrite, Write};
+use squire_engine::error::{Error, ErrorKind, Result};
+use squire_engine::ids::TableName;
+use squire_engine::store::{Snapshot, Store};
+use std::path::{Path, PathBuf};
+use tokio::task::block_in_place;
+
+/// A loaded batch.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) request: CommitRequest,
+    pub(crate) rows: usize,
+}
+
+/// Loads the entry at `path`: one file or a batch directory.
+pub(crate) async fn load(store: &Store, path: &Path) -> Result<Loaded> {
+    let spec = block_in_place(|| BatchSpec::parse(path)).map_err(batch_error)?;
+    let snapshot = store.load().await?;
+    let mut writes = Vec::with_capacity(spec.tables.len());
+    for input in spec.tables {
+        writes.push(load_table(store, &snapshot, input).await?);
+    }
+    let mut request = CommitRequest::new(writes);
+    request.batch = spec.batch_id;
+    request.message = spec.message.unwrap_or(spec.name);
+    let rows = request.writes.iter().map(|w| w.write.rows()).sum();
+    Ok(Loaded { request, rows })
+}
+
+async fn load_table(store: &Store, snapshot: &Snapshot, input: TableInput) -> Result<TableWrite> {
+    let table = TableName::new(input.table)?;
+    let entry = snapshot.state.table(&table)?;
+    let declared = entry.key.clone();
+    let key_of = |key: Option<String>| {
+        key.or_else(|| declared.clone()).ok_or_else(|| {
+            Error::invalid(format!("table {table} declares no key; name one with --key or key = \"...\" in batch.toml"))
+        })
+    };
+    let write = match input.mode {
+        Mode::DeleteWhere { predicate } => Write::Delete { predicate },
+        Mode::Append => Write::Append(rows(store, snapshot, &table, input.files).await?),
+        Mode::Overwrite => Write::Overwrite(rows(store, snapshot, &table, input.files).await?),
+        Mode::Merge { key } => {
+            let key = key_of(key)?;
+            Write::Merge { key, rows: rows(store, snapshot, &table, input.files).await? }
+        }
+        Mode::DeleteByKey { key } => {
+            let key = key_of(key)?;
+            let rows = key_rows(store, snapshot, &table, &key, input.files).await?;
+            Write::DeleteKeys { key, rows }
+        }
+    };
+    Ok(TableWrite { table, write })
+}
+
+/// Reads files as rows of `table`.
+pub(crate) async fn rows(store: &Store, snapshot: &Snapshot, table: &TableName, files: Vec<PathBuf>) -> Result<Vec<RecordBatch>> {
+    let dataset = store.open_pinned(snapshot.state.table(table)?).await?;
+    let schema = Schema::from(dataset.schema());
+    read_all(files, &schema)
+}
+
+/// Reads files of which only the key column counts.
+async fn key_rows(store: &Store, snapshot: &Snapshot, table: &TableName, key: &str, files: Vec<PathBuf>) -> Result<Vec<RecordBatch>> {
+    let dataset = store.open_pinned(snapshot.state.table(table)?).await?;
+    let schema = Schema::from(dataset.schema());
+    let field = schema
+        .field_with_name(key)
+        .map_err(|_| Error::invalid(format!("table {table} has no key column {key:?}")))?;
+    read_all(files, &Schema::new(vec![field.clone()]))
+}
+
+fn read_all(files: Vec<PathBuf>, schema: &Schema) -> Result<Vec<RecordBatch>> {
+    let mut batches = Vec::new();
+    for file in files {
+        batches.extend(block_in_place(|| formats::read(&file, Some(schema))).map_err(format_error)?);
+    }
+    Ok(batches)
+}
+
+/// Whether the input itself is wrong, so that trying again cannot help.
+pub(crate) fn is_bad_input(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound)
+}
+
+pub(crate) fn format_error(error: FormatError) -> Error {
+    let kind = match &error {
+        FormatError::Io { source, .. } if source.kind() != std::io::ErrorKind::NotFound => ErrorKind::Storage,
+        _ => ErrorKind::InvalidInput,
+    };
+    Error::new(kind, error.to_string())
+}
+
+fn batch_error(error: BatchError) -> Error {
+    match error {
+        BatchError::Format(error) => format_error(error),
+        BatchError::Io { .. } => Error::new(ErrorKind::Storage, error.to_string()),
+        other => Error::invalid(other.to_string()),
+    }
+}

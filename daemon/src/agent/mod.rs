@@ -1,0 +1,299 @@
+//! The write agent: takes batches from a spool and commits each atomically and exactly once.
+//!
+//! 1. `spool` is the directory protocol: claims by rename, ownership by flock, resumption after a crash.
+//! 2. `batch` says what one entry wants; `crate::formats` reads its files.
+//! 3. [`run`] loops: resume what dead agents left, claim, commit, finish or reject.
+//!
+//! Exactly once rests on one rule: a claim is named by the operation that commits it, durably, before that operation
+//! puts anything. Whoever finds the claim asks the store what became of the operation.
+
+pub(crate) mod batch;
+pub(crate) mod load;
+mod spool;
+
+use crate::config::AgentConfig;
+use crate::daemon::{Event, Signals};
+use crate::http::{ControlVerb, StatusSource, serve};
+use crate::metrics::{BatchResult, Metrics};
+use crate::supervisor::Supervisor;
+use crate::systemd;
+use load::Loaded;
+use serde_json::{Value, json};
+use spool::{Claim, Spool, SpoolError};
+use squire_engine::commit::Outcome;
+use squire_engine::error::{Error, ErrorKind, Result};
+use squire_engine::ids::OpId;
+use squire_engine::recovery::OperationOutcome;
+use squire_engine::store::Store;
+use squire_failpoints::{Seam, hit};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
+
+/// Waits longest between attempts to reach a store that fails.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// How the agent was started.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) spool: PathBuf,
+    pub(crate) config: AgentConfig,
+    /// End when the spool is empty instead of waiting for more.
+    pub(crate) until_empty: bool,
+}
+
+struct Agent {
+    store: Arc<Store>,
+    spool: Spool,
+    metrics: Metrics,
+    options: Options,
+}
+
+/// How one claim ended.
+enum Ended {
+    Finished,
+    Rejected,
+}
+
+/// Runs until SIGTERM or SIGINT; the batch in hand is finished first.
+pub(crate) async fn run(store: Arc<Store>, options: Options) -> Result<()> {
+    let spool = Spool::open(&options.spool).map_err(spool_error)?;
+    let metrics = Metrics::new().map_err(|e| Error::internal("metrics").caused_by(e))?;
+    let cancel = CancellationToken::new();
+    let mut tasks = Supervisor::default();
+    if let Some(listen) = options.config.listen {
+        let listener = tokio::net::TcpListener::bind(listen)
+            .await
+            .map_err(|e| Error::invalid(format!("cannot listen on {listen}; set agent.listen or --listen")).caused_by(e))?;
+        let source = Arc::new(AgentStatus { metrics: metrics.clone(), spool: options.spool.clone() });
+        let stop = cancel.clone();
+        tasks.start("http", async move {
+            if let Err(error) = serve(listener, source, None, stop).await {
+                tracing::error!(%error, "the http server ended");
+            }
+        });
+    }
+    start_watchdog(&store, &mut tasks, &cancel);
+    let mut signals = Signals::new()?;
+    let stop = cancel.clone();
+    tasks.start("signals", async move {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                event = signals.next() => if matches!(event, Event::Stop) {
+                    systemd::stopping();
+                    stop.cancel();
+                }
+            }
+        }
+    });
+    systemd::ready();
+    let agent = Agent { store, spool, metrics, options };
+    let ended = agent.work(&cancel).await;
+    cancel.cancel();
+    tasks.drain().await;
+    ended
+}
+
+fn start_watchdog(store: &Arc<Store>, tasks: &mut Supervisor, cancel: &CancellationToken) {
+    let Some(interval) = systemd::watchdog_interval() else { return };
+    let (store, cancel) = (store.clone(), cancel.clone());
+    tasks.start("watchdog", async move {
+        loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                () = store.clock().sleep(interval) => systemd::watchdog_ping(),
+            }
+        }
+    });
+}
+
+impl Agent {
+    async fn work(&self, cancel: &CancellationToken) -> Result<()> {
+        let mut pause = self.options.config.poll_interval;
+        while !cancel.is_cancelled() {
+            match self.round(cancel).await {
+                Ok(0) => {
+                    pause = self.options.config.poll_interval;
+                    if self.options.until_empty {
+                        return Ok(());
+                    }
+                }
+                Ok(_) => {
+                    pause = self.options.config.poll_interval;
+                    continue;
+                }
+                Err(e) if e.kind() == ErrorKind::FormatTooNew => return Err(e),
+                Err(error) => {
+                    tracing::warn!(%error, "the spool or the store fails; trying again");
+                    pause = (pause * 2).min(MAX_PAUSE);
+                }
+            }
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => {}
+                () = self.store.clock().sleep(self.store.jitter(pause)) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Resumes orphans, then works through what is incoming. Returns how many entries it ended.
+    async fn round(&self, cancel: &CancellationToken) -> Result<usize> {
+        let mut ended = 0;
+        for claim in block_in_place(|| self.spool.resume_orphans()).map_err(spool_error)? {
+            if cancel.is_cancelled() {
+                return Ok(ended);
+            }
+            ended += self.resume(claim).await?;
+        }
+        let incoming = block_in_place(|| self.spool.list_incoming()).map_err(spool_error)?;
+        self.metrics.agent.spool_depth.set(i64::try_from(incoming.len()).unwrap_or(i64::MAX));
+        for entry in incoming {
+            if cancel.is_cancelled() {
+                return Ok(ended);
+            }
+            let op = self.store.new_op();
+            let claimed = block_in_place(|| self.spool.claim(op.into(), &[&entry.name])).map_err(spool_error)?;
+            let Some(claim) = claimed.claim else { continue };
+            hit(Seam::AgentAfterClaim)?;
+            self.commit_claim(claim).await?;
+            ended += 1;
+        }
+        Ok(ended)
+    }
+
+    /// A claim whose owner is dead: what became of its operation decides.
+    async fn resume(&self, claim: Claim) -> Result<usize> {
+        let op = OpId::from(claim.operation());
+        // Its owner is dead, so nobody waits for it: it is completed or aborted now.
+        self.store.settle_dead(op).await?;
+        match self.store.outcome_of(op).await? {
+            OperationOutcome::Committed { .. } => {
+                self.metrics.agent.batch_finished(BatchResult::AlreadyCommitted);
+                block_in_place(|| self.spool.finish(claim)).map_err(spool_error)?;
+            }
+            OperationOutcome::Aborted | OperationOutcome::Absent => {
+                self.commit_claim(claim).await?;
+            }
+            OperationOutcome::Undecided => {
+                return Err(Error::new(ErrorKind::Unknown, "the operation of a dead agent is not decided yet").of(op));
+            }
+        }
+        Ok(1)
+    }
+
+    async fn commit_claim(&self, claim: Claim) -> Result<Ended> {
+        let entries: Vec<OsString> = claim.entries().to_vec();
+        let [entry] = entries.as_slice() else {
+            return self.commit_each(claim, &entries).await;
+        };
+        let path = claim.path(entry);
+        let loaded = match load::load(&self.store, &path).await {
+            Ok(loaded) => loaded,
+            Err(e) if load::is_bad_input(&e) => return self.reject(claim, entry, &e),
+            Err(e) => return Err(e),
+        };
+        self.commit_loaded(claim, entry, loaded).await
+    }
+
+    /// A claim that a crash left without entries, or with several: they go back to be claimed one by one.
+    async fn commit_each(&self, claim: Claim, entries: &[OsString]) -> Result<Ended> {
+        if entries.is_empty() {
+            block_in_place(|| self.spool.finish(claim)).map_err(spool_error)?;
+            return Ok(Ended::Finished);
+        }
+        Err(Error::internal(format!("claim {} holds {} entries; one was expected", claim.operation(), entries.len())))
+    }
+
+    async fn commit_loaded(&self, claim: Claim, entry: &OsString, loaded: Loaded) -> Result<Ended> {
+        let Loaded { mut request, rows } = loaded;
+        request.retries = self.options.config.conflict_retries;
+        let claim = Arc::new(Mutex::new(Some(claim)));
+        let (renamed, spool) = (claim.clone(), self.spool.clone());
+        request.before_attempt = Some(Arc::new(move |op| {
+            let mut claim = renamed.lock().unwrap_or_else(PoisonError::into_inner);
+            let claim = claim.as_mut().ok_or_else(|| Error::internal("the claim is gone"))?;
+            block_in_place(|| spool.retry_as(claim, op.into())).map_err(spool_error)?;
+            hit(Seam::AgentBeforeCommit).map_err(Error::from)
+        }));
+        let started = self.store.clock().monotonic();
+        let committed = self.store.commit(&request).await;
+        self.metrics.agent.commit_seconds.observe((self.store.clock().monotonic() - started).as_secs_f64());
+        drop(request);
+        let taken = claim.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let claim = taken.ok_or_else(|| Error::internal("the claim is gone"))?;
+        match committed {
+            Ok(outcome) => {
+                hit(Seam::AgentAfterCommit)?;
+                self.count(&outcome, rows);
+                block_in_place(|| self.spool.finish(claim)).map_err(spool_error)?;
+                Ok(Ended::Finished)
+            }
+            Err(e) if load::is_bad_input(&e) => self.reject(claim, entry, &e),
+            // The claim is dropped and resumed as an orphan: by then the store says what became of it.
+            Err(e) => Err(e),
+        }
+    }
+
+    fn count(&self, outcome: &Outcome, rows: usize) {
+        let agent = &self.metrics.agent;
+        match outcome {
+            Outcome::Committed(committed) => {
+                agent.batch_finished(BatchResult::Committed);
+                agent.commits.inc();
+                agent.rows.inc_by(rows as u64);
+                agent.conflicts.inc_by(u64::from(committed.attempts.saturating_sub(1)));
+            }
+            Outcome::AlreadyCommitted(_) => agent.batch_finished(BatchResult::AlreadyCommitted),
+        }
+    }
+
+    fn reject(&self, mut claim: Claim, entry: &OsString, reason: &Error) -> Result<Ended> {
+        tracing::info!(entry = %entry.to_string_lossy(), %reason, "batch rejected");
+        block_in_place(|| {
+            self.spool.reject(&mut claim, entry, &reason.to_string())?;
+            self.spool.finish(claim)
+        })
+        .map_err(spool_error)?;
+        self.metrics.agent.batch_finished(BatchResult::Rejected);
+        Ok(Ended::Rejected)
+    }
+}
+
+fn spool_error(error: SpoolError) -> Error {
+    Error::new(ErrorKind::Storage, "the spool failed").caused_by(error)
+}
+
+/// What the agent shows over HTTP.
+struct AgentStatus {
+    metrics: Metrics,
+    spool: PathBuf,
+}
+
+impl StatusSource for AgentStatus {
+    fn status(&self) -> Value {
+        json!({ "spool": self.spool, "depth": self.metrics.agent.spool_depth.get() })
+    }
+
+    fn ready(&self) -> bool {
+        true
+    }
+
+    fn healthy(&self) -> bool {
+        true
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.encode()
+    }
+
+    fn request(&self, verb: ControlVerb, _: Option<String>, _: Option<String>) -> Result<Value, String> {
+        Err(format!("an agent cannot {verb}; ask the daemon"))
+    }
+}

@@ -1,0 +1,474 @@
+//! The spool: a directory protocol by which several agents share the work and no batch is lost or committed twice.
+//!
+//! ```text
+//! SPOOL/incoming/<name>           producers rename finished entries to here; an entry is a file or a directory
+//! SPOOL/claimed/<ULID>/<name>     taken by the operation ULID; one claim may hold several entries, which are one commit
+//! SPOOL/claimed/<ULID>/.lock      flock held by the owner for as long as it lives
+//! SPOOL/done/<name>               committed
+//! SPOOL/rejected/<name>           refused, beside <name>.reason.txt; nobody tries again
+//! ```
+//!
+//! All of it is one local filesystem, so that each move is one atomic rename.
+//!
+//! # The flow
+//! 1. [`Spool::claim`] makes `claimed/<ULID>/`, locks it, and renames entries into it. The rename is the claim: whoever comes second gets
+//!    `NotFound` and goes on. What it returns is durable **before** the commit of ULID may begin.
+//! 2. The agent commits operation ULID in the store, then calls [`Spool::finish`]. An entry that can never be committed goes to
+//!    [`Spool::reject`] first.
+//! 3. If the store says that ULID is aborted, [`Spool::retry_as`] renames the claim to a new ULID; the lock moves with it.
+//! 4. [`Spool::resume_orphans`] takes over the claims whose owner is dead. The new owner asks the store about ULID: committed -> `finish`;
+//!    not committed -> have the store decide that it is aborted (a write of the dead owner may still be on its way) -> `retry_as` -> commit.
+//!
+//! # Who owns a claim
+//! Whoever holds the flock of the `.lock` that stands in the claim now. The kernel frees it when the owner dies, however it dies, and keeps
+//! it while the owner is merely stopped: no clock decides. A lock says nothing about a directory that was removed or renamed
+//! after the file was opened, so everyone who gets one checks that it is still the file at that path ([`lock_claim`]). Only the owner renames or
+//! removes a claim. There is no lock over the whole spool, because one stopped agent would stop all others.
+//!
+//! # A crash at any line
+//! | after | what is found | what the next agent does |
+//! |---|---|---|
+//! | `create_dir` of the claim, creation or lock of `.lock` | a claim without entries | removes it |
+//! | some of the renames of `claim` | a claim with a part of the group; the rest is in `incoming` | commits the part as in the next row; claims the rest |
+//! | `claim`, before or during the commit | a claim; the store knows or does not know ULID | has ULID decided in the store, then `finish` or `retry_as` |
+//! | the commit | a claim; ULID is committed | `finish` |
+//! | some of the moves of `finish` | a claim with the other entries; ULID is committed | `finish` |
+//! | the last move of `finish`, or removal of `.lock` | a claim without entries | removes it |
+//! | the rename of `retry_as` | a claim named by the new ULID, which the store does not know | has it decided, then `retry_as` |
+//! | reservation of a name in `done`/`rejected` | an empty file or directory of that name; the entry is still claimed | moves it to `<name>~<ULID>`; the empty one stays, harmless |
+//! | the reason of `reject` | reserved name and reason; the entry is still claimed | rejects again, under `<name>~<ULID>`, with its own reason |
+//!
+//! After a power cut a rename may be undone, unless its directories were synced. Two of them must not be: `incoming -> claimed` (the
+//! entry would be claimed again although ULID is committed) and `retry_as` (the claim would go back to an ULID that is aborted although
+//! the new one is committed). Both are synced before they return, and again by `resume_orphans`, since the dead owner may not have come
+//! so far. A `finish` that is undone is only done again.
+
+mod moves;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{self, File, TryLockError},
+    io::{self, ErrorKind},
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    path::{Component, Path, PathBuf},
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use ulid::Ulid;
+
+use moves::{move_to_free_name, reserve, sync_dir, write_durable};
+
+/// The lock file of a claim. A dotfile, so that it can never be an entry.
+const LOCK_FILE: &str = ".lock";
+
+/// Appended to the name of a rejected entry for the file that says why.
+const REASON_SUFFIX: &str = ".reason.txt";
+
+/// How often the creation of a claim starts over when a sweeper takes the still empty directory for a dead one. A sweeper holds the
+/// lock for a few system calls; being caught this often means that the ULID is in use.
+const CREATE_ATTEMPTS: usize = 64;
+
+/// The spool cannot be used, or a step failed. After an error a claim may be dropped: it is then an orphan, and nothing is lost.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// A file operation failed.
+    #[error("cannot {action} {}: {source}; check its permissions and the free space", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// One of the four directories is on another filesystem.
+    #[error("{} is not on the filesystem of the other spool directories; entries are moved by rename, so put all four on one", path.display())]
+    OtherFilesystem {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The operation id already names a claim.
+    #[error("{} is already a claim; use a new operation id", path.display())]
+    ClaimExists {
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// The name is not one of an entry of this claim, or not a plain file name.
+    #[error("`{}` is not an entry here; name one as it is listed", name.display())]
+    NoSuchEntry {
+        /// The name.
+        name: OsString,
+    },
+}
+
+impl SpoolError {
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            action,
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+}
+
+/// Something in `incoming` that may be claimed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its file name.
+    pub name: OsString,
+    /// Its full path until someone claims it.
+    pub path: PathBuf,
+    /// When it was last written.
+    pub modified: SystemTime,
+}
+
+/// Entries that this process owns for as long as the value lives. Dropping it gives it to whoever calls
+/// [`Spool::resume_orphans`] next, so drop it only when nothing of its operation is still running.
+#[derive(Debug)]
+pub struct Claim {
+    operation: Ulid,
+    dir: PathBuf,
+    entries: Vec<OsString>,
+    /// Held, never read: its flock is the ownership.
+    _lock: File,
+}
+
+impl Claim {
+    /// The operation that commits these entries.
+    pub fn operation(&self) -> Ulid {
+        self.operation
+    }
+
+    /// The names of the entries, sorted.
+    pub fn entries(&self) -> &[OsString] {
+        &self.entries
+    }
+
+    /// Where an entry is now. Not stable over [`Spool::retry_as`].
+    pub fn path(&self, entry: &OsStr) -> PathBuf {
+        self.dir.join(entry)
+    }
+}
+
+/// What became of an attempt to claim some entries.
+#[derive(Debug)]
+pub struct Claimed {
+    /// The entries that were won; `None` if others were faster with all of them.
+    pub claim: Option<Claim>,
+    /// Entries that nobody took but that could not be moved (a directory owned by someone else, say); they are still in `incoming`.
+    pub refused: Vec<SpoolError>,
+}
+
+/// An open spool directory. Cheap; any number of processes may have one.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    incoming: PathBuf,
+    claimed: PathBuf,
+    done: PathBuf,
+    rejected: PathBuf,
+}
+
+impl Spool {
+    /// Creates the four directories where they are missing.
+    pub fn open(root: &Path) -> Result<Self, SpoolError> {
+        let spool = Self {
+            incoming: root.join("incoming"),
+            claimed: root.join("claimed"),
+            done: root.join("done"),
+            rejected: root.join("rejected"),
+        };
+        let dirs = [
+            &spool.incoming,
+            &spool.claimed,
+            &spool.done,
+            &spool.rejected,
+        ];
+        for dir in dirs {
+            fs::create_dir_all(dir).map_err(SpoolError::io("create", dir))?;
+        }
+        let device = |dir: &Path| {
+            fs::metadata(dir)
+                .map(|meta| meta.dev())
+                .map_err(SpoolError::io("read", dir))
+        };
+        for dir in dirs {
+            if device(dir)? != device(&spool.incoming)? {
+                return Err(SpoolError::OtherFilesystem { path: dir.clone() });
+            }
+        }
+        sync_dir(root)?;
+        Ok(spool)
+    }
+
+    /// The directory to watch for new entries.
+    pub fn incoming_dir(&self) -> &Path {
+        &self.incoming
+    }
+
+    /// What may be claimed now, sorted by name. Dotfiles and names that end in `.tmp` or `.part` are still being written.
+    pub fn list_incoming(&self) -> Result<Vec<Entry>, SpoolError> {
+        let mut entries = Vec::new();
+        for name in names_in(&self.incoming)? {
+            let bytes = name.as_bytes();
+            if bytes.starts_with(b".") || bytes.ends_with(b".tmp") || bytes.ends_with(b".part") {
+                continue;
+            }
+            let path = self.incoming.join(&name);
+            match fs::symlink_metadata(&path).and_then(|meta| meta.modified()) {
+                Ok(modified) => entries.push(Entry {
+                    name,
+                    path,
+                    modified,
+                }),
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(SpoolError::io("read", &path)(e)),
+            }
+        }
+        Ok(entries)
+    }
+
+    /// How many entries wait.
+    pub fn depth(&self) -> Result<usize, SpoolError> {
+        Ok(self.list_incoming()?.len())
+    }
+
+    /// How long the oldest waiting entry has been waiting at `now`; for display only.
+    pub fn oldest_age(&self, now: SystemTime) -> Result<Option<Duration>, SpoolError> {
+        let entries = self.list_incoming()?;
+        let oldest = entries.iter().map(|entry| entry.modified).min();
+        Ok(oldest.map(|modified| now.duration_since(modified).unwrap_or_default()))
+    }
+
+    /// Takes those of `names` that are still there for `operation`, which must be new. Durable when it returns.
+    pub fn claim<N: AsRef<OsStr>>(
+        &self,
+        operation: Ulid,
+        names: &[N],
+    ) -> Result<Claimed, SpoolError> {
+        for name in names {
+            require_plain(name.as_ref())?;
+        }
+        let mut claim = self.create_claim(operation)?;
+        let mut refused = Vec::new();
+        for name in names.iter().map(AsRef::as_ref) {
+            let from = self.incoming.join(name);
+            match fs::rename(&from, claim.path(name)) {
+                Ok(()) => claim.entries.push(name.to_os_string()),
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => refused.push(SpoolError::io("claim", &from)(e)),
+            }
+        }
+        if claim.entries.is_empty() {
+            self.sweep(&claim.dir)?;
+            return Ok(Claimed {
+                claim: None,
+                refused,
+            });
+        }
+        claim.entries.sort();
+        // The new home first: should the power fail in between, an entry is rather in two places than in none.
+        sync_dir(&claim.dir)?;
+        sync_dir(&self.claimed)?;
+        sync_dir(&self.incoming)?;
+        Ok(Claimed {
+            claim: Some(claim),
+            refused,
+        })
+    }
+
+    /// Takes over every claim whose owner is gone, oldest first, and removes those that hold nothing. Durable when it returns.
+    pub fn resume_orphans(&self) -> Result<Vec<Claim>, SpoolError> {
+        let mut orphans = Vec::new();
+        for name in names_in(&self.claimed)? {
+            let Some(operation) = name.to_str().and_then(|name| Ulid::from_string(name).ok())
+            else {
+                continue;
+            };
+            let dir = self.claimed.join(&name);
+            let Some(lock) = lock_claim(&dir)? else {
+                continue;
+            };
+            let entries = entries_in(&dir)?;
+            if entries.is_empty() {
+                self.sweep(&dir)?;
+            } else {
+                sync_dir(&dir)?;
+                orphans.push(Claim {
+                    operation,
+                    dir,
+                    entries,
+                    _lock: lock,
+                });
+            }
+        }
+        if !orphans.is_empty() {
+            sync_dir(&self.claimed)?;
+            sync_dir(&self.incoming)?;
+        }
+        Ok(orphans)
+    }
+
+    /// Renames the claim to a new operation, after the store has said that its old one is aborted and can never be committed.
+    /// Durable when it returns.
+    pub fn retry_as(&self, claim: &mut Claim, operation: Ulid) -> Result<(), SpoolError> {
+        let dir = self.claimed.join(operation.to_string());
+        if fs::symlink_metadata(&dir).is_ok() {
+            return Err(SpoolError::ClaimExists { path: dir });
+        }
+        fs::rename(&claim.dir, &dir).map_err(SpoolError::io("rename", &claim.dir))?;
+        claim.operation = operation;
+        claim.dir = dir;
+        sync_dir(&self.claimed)
+    }
+
+    /// Moves the entries to `done` and removes the claim. Only after its operation was seen committed, or when it has no entries left.
+    pub fn finish(&self, claim: Claim) -> Result<(), SpoolError> {
+        for entry in &claim.entries {
+            move_to_free_name(&claim.path(entry), &self.done, entry, claim.operation)?;
+        }
+        sync_dir(&self.done)?;
+        sync_dir(&claim.dir)?;
+        self.sweep(&claim.dir)
+    }
+
+    /// Moves one entry to `rejected` with the reason beside it, and returns its new path. Only before anything of the
+    /// claim's operation was committed. The claim keeps its other entries; without any left, [`Self::finish`] removes it.
+    pub fn reject(
+        &self,
+        claim: &mut Claim,
+        entry: &OsStr,
+        reason: &str,
+    ) -> Result<PathBuf, SpoolError> {
+        let Some(index) = claim.entries.iter().position(|name| name == entry) else {
+            return Err(SpoolError::NoSuchEntry {
+                name: entry.to_os_string(),
+            });
+        };
+        let from = claim.path(entry);
+        // The reason first: once the entry has left the claim, nobody would know to write it.
+        let to = reserve(
+            &from,
+            &self.rejected,
+            entry,
+            claim.operation,
+            Some(REASON_SUFFIX),
+        )?;
+        let mut reason_path = to.clone().into_os_string();
+        reason_path.push(REASON_SUFFIX);
+        let temporary = self
+            .rejected
+            .join(format!(".{}.reason.tmp", claim.operation));
+        write_durable(
+            &temporary,
+            Path::new(&reason_path),
+            format!("{}\n", reason.trim_end()).as_bytes(),
+        )?;
+        fs::rename(&from, &to).map_err(SpoolError::io("move", &from))?;
+        claim.entries.remove(index);
+        sync_dir(&self.rejected)?;
+        sync_dir(&claim.dir)?;
+        Ok(to)
+    }
+
+    /// Makes and locks an empty claim. Until the lock is held and seen to be the one at that path, a sweeper may take the directory for one
+    /// that a crash left behind; then it is made again. No entry is moved before.
+    fn create_claim(&self, operation: Ulid) -> Result<Claim, SpoolError> {
+        let dir = self.claimed.join(operation.to_string());
+        for _ in 0..CREATE_ATTEMPTS {
+            match fs::create_dir(&dir) {
+                Ok(()) => {}
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(SpoolError::io("create", &dir)(e)),
+            }
+            if let Some(lock) = lock_claim(&dir)? {
+                if !entries_in(&dir)?.is_empty() {
+                    return Err(SpoolError::ClaimExists { path: dir });
+                }
+                return Ok(Claim {
+                    operation,
+                    dir,
+                    entries: Vec::new(),
+                    _lock: lock,
+                });
+            }
+            thread::yield_now();
+        }
+        Err(SpoolError::ClaimExists { path: dir })
+    }
+
+    /// Removes a claim without entries. Call it only under its lock.
+    fn sweep(&self, dir: &Path) -> Result<(), SpoolError> {
+        let gone = |result: io::Result<()>| match result {
+            // Someone put a new `.lock` there, between our two steps, to see whether the claim is dead: they will find it empty too.
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
+                Err(e)
+            }
+            _ => Ok(()),
+        };
+        gone(fs::remove_file(dir.join(LOCK_FILE)))
+            .map_err(SpoolError::io("remove the lock of", dir))?;
+        gone(fs::remove_dir(dir)).map_err(SpoolError::io("remove", dir))
+    }
+}
+
+/// The lock of a claim, or `None` if someone holds it or the claim is gone.
+///
+/// Between opening and locking the file, its owner may have finished or renamed the claim: then this lock is on a file that stands
+/// elsewhere or nowhere, and means nothing.
+fn lock_claim(dir: &Path) -> Result<Option<File>, SpoolError> {
+    let path = dir.join(LOCK_FILE);
+    let file = match File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+    {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(SpoolError::io("open", &path)(e)),
+    };
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(e)) => return Err(SpoolError::io("lock", &path)(e)),
+    }
+    let held = file.metadata().map_err(SpoolError::io("read", &path))?;
+    match fs::metadata(&path) {
+        Ok(there) if (there.dev(), there.ino()) == (held.dev(), held.ino()) => Ok(Some(file)),
+        Ok(_) => Ok(None),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(SpoolError::io("read", &path)(e)),
+    }
+}
+
+/// The entries of a claim: all but dotfiles, as in `incoming`.
+fn entries_in(dir: &Path) -> Result<Vec<OsString>, SpoolError> {
+    let mut names = names_in(dir)?;
+    names.retain(|name| !name.as_bytes().starts_with(b"."));
+    Ok(names)
+}
+
+/// The names in a directory, sorted.
+fn names_in(dir: &Path) -> Result<Vec<OsString>, SpoolError> {
+    let names =
+        fs::read_dir(dir).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
+    let mut names: Vec<OsString> = names.map_err(SpoolError::io("list", dir))?;
+    names.sort();
+    Ok(names)
+}
+
+/// Refuses a name that would lead out of a directory or hide in it.
+fn require_plain(name: &OsStr) -> Result<(), SpoolError> {
+    let mut components = Path::new(name).components();
+    let plain = matches!((components.next(), components.next()), (Some(Component::Normal(part)), None) if part == name);
+    if plain && !name.as_bytes().starts_with(b".") {
+        return Ok(());
+    }
+    Err(SpoolError::NoSuchEntry {
+        name: name.to_os_string(),
+    })
+}

@@ -1,0 +1,117 @@
+//! Moves that never overwrite, and writes that survive a power cut.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{self, File},
+    io::{self, ErrorKind, Write},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+};
+
+use ulid::Ulid;
+
+use super::SpoolError;
+
+/// Longest name, in bytes, that is kept whole: 255, the usual limit, less `~<ULID>~<number>` and the suffix of a reason.
+const LONGEST_NAME: usize = 200;
+
+/// How many names are tried. `<name>` and `<name>~<ULID>` are enough but for crashes in between; beyond this something is broken.
+const NAME_ATTEMPTS: usize = 1_000;
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), SpoolError> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(SpoolError::io("sync", dir))
+}
+
+/// Writes a whole file: temporary name, sync, rename, sync of the parent.
+pub(super) fn write_durable(
+    temporary: &Path,
+    path: &Path,
+    content: &[u8],
+) -> Result<(), SpoolError> {
+    let written = File::create(temporary)
+        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()));
+    written.map_err(SpoolError::io("write", temporary))?;
+    fs::rename(temporary, path).map_err(SpoolError::io("write", path))?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Moves `from` into `dir` as `name`, or as `<name>~<ULID>` where that is taken, and returns the new path.
+pub(super) fn move_to_free_name(
+    from: &Path,
+    dir: &Path,
+    name: &OsStr,
+    operation: Ulid,
+) -> Result<PathBuf, SpoolError> {
+    let to = reserve(from, dir, name, operation, None)?;
+    fs::rename(from, &to).map_err(SpoolError::io("move", from))?;
+    Ok(to)
+}
+
+/// Occupies a free name in `dir` with an empty file or directory, of `from`'s kind, over which `from` can then be renamed.
+///
+/// A rename alone would overwrite, and a check before it could be overtaken by another agent; creation is atomic. With a `suffix`, the
+/// name with the suffix is occupied as well, by a file.
+pub(super) fn reserve(
+    from: &Path,
+    dir: &Path,
+    name: &OsStr,
+    operation: Ulid,
+    suffix: Option<&str>,
+) -> Result<PathBuf, SpoolError> {
+    let is_dir = fs::symlink_metadata(from)
+        .map_err(SpoolError::io("read", from))?
+        .is_dir();
+    for attempt in 0..NAME_ATTEMPTS {
+        let path = dir.join(candidate(name, operation, attempt));
+        let create = if is_dir {
+            fs::create_dir(&path)
+        } else {
+            File::create_new(&path).map(drop)
+        };
+        if !occupied(create).map_err(SpoolError::io("create", &path))? {
+            continue;
+        }
+        let Some(suffix) = suffix else {
+            return Ok(path);
+        };
+        let mut beside = path.clone().into_os_string();
+        beside.push(suffix);
+        if occupied(File::create_new(&beside).map(drop))
+            .map_err(SpoolError::io("create", Path::new(&beside)))?
+        {
+            return Ok(path);
+        }
+        let freed = if is_dir {
+            fs::remove_dir(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        freed.map_err(SpoolError::io("remove", &path))?;
+    }
+    let full = io::Error::new(ErrorKind::AlreadyExists, "no free name");
+    Err(SpoolError::io("move", from)(full))
+}
+
+/// Whether the creation made something new, as opposed to meeting what was there.
+fn occupied(created: io::Result<()>) -> io::Result<bool> {
+    match created {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// `<name>`, `<name>~<ULID>`, `<name>~<ULID>~2`, ...; too long a name is cut at its end.
+fn candidate(name: &OsStr, operation: Ulid, attempt: usize) -> OsString {
+    let bytes = name.as_bytes();
+    let mut candidate = OsString::from_vec(bytes[..bytes.len().min(LONGEST_NAME)].to_vec());
+    match attempt {
+        0 => {}
+        1 => candidate.push(format!("~{operation}")),
+        more => candidate.push(format!("~{operation}~{more}")),
+    }
+    candidate
+}

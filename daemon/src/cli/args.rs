@@ -1,0 +1,317 @@
+//! The arguments of every command.
+
+use crate::config::parse_duration;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Keeps Lance tables sharp: atomic commits over several tables, and a daemon that maintains them.
+#[derive(Debug, Parser)]
+#[command(name = "squire", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Print one JSON document, errors included.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// The configuration file (storage options, policy).
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// How long an undecided operation of another process is left alone.
+    #[arg(long, global = true, value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) grace: Option<Duration>,
+    /// Who commits, for the commit log.
+    #[arg(long, global = true)]
+    pub(crate) actor: Option<String>,
+    /// Log level: error, warn, info, debug, trace.
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub(crate) log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a store.
+    ///
+    /// Example: squire init ./lake
+    Init { store: String },
+    /// Make an empty table.
+    ///
+    /// Example: squire create ./lake flights --like flights.parquet --key id
+    Create(CreateArgs),
+    /// Declare an index; maintenance builds it and keeps it up.
+    ///
+    /// Example: squire index ./lake planes tailnum --type btree
+    Index(IndexArgs),
+    /// Write files to one table in one commit.
+    ///
+    /// Example: squire write ./lake planes planes.csv --mode merge --key tailnum
+    Write(WriteArgs),
+    /// Delete rows by a SQL predicate.
+    ///
+    /// Example: squire delete ./lake flights --where "dep_time IS NULL"
+    Delete(DeleteArgs),
+    /// Commit a batch directory: several tables, one commit.
+    ///
+    /// Example: squire commit ./lake ./batch-2013-01-01 --batch-id 2013-01-01
+    Commit(CommitArgs),
+    /// Commit batches from a spool directory, each exactly once, until stopped.
+    ///
+    /// Example: squire agent ./lake --spool /var/spool/squire
+    Agent(AgentArgs),
+    /// Watch and maintain stores and directories, until stopped.
+    ///
+    /// Example: squire daemon ./lake --listen 127.0.0.1:9464
+    Daemon(DaemonArgs),
+    /// Say what the daemon would do now, and why; do nothing.
+    ///
+    /// Example: squire plan ./lake
+    Plan(TargetArgs),
+    /// Compact tables now.
+    ///
+    /// Example: squire optimize ./lake --table flights
+    Optimize(OptimizeArgs),
+    /// Extend and build indexes now.
+    ///
+    /// Example: squire reindex ./lake
+    Reindex(OptimizeArgs),
+    /// Remove versions that nothing needs.
+    ///
+    /// Example: squire cleanup ./lake --retention 7d --dry-run
+    Cleanup(CleanupArgs),
+    /// Complete or abort operations that their processes left behind.
+    ///
+    /// Example: squire recover ./lake
+    Recover(RecoverArgs),
+    /// Show external commits above a pin, and publish or discard them.
+    ///
+    /// Example: squire repair ./lake --table flights --discard
+    Repair(RepairArgs),
+    /// Show the health of every table.
+    ///
+    /// Example: squire status ./lake --json
+    Status(TargetArgs),
+    /// Show the commit log, newest first.
+    ///
+    /// Example: squire log ./lake --limit 20
+    Log(LogArgs),
+    /// Say what became of an operation.
+    ///
+    /// Example: squire op ./lake 01JD2Q3V5W6X7Y8Z9A0B1C2D3E
+    Op(OpArgs),
+    /// Show a consistent snapshot: the version of every table, for any Lance client.
+    ///
+    /// Example: squire snapshot ./lake --json
+    Snapshot(SnapshotArgs),
+    /// List every failpoint: where it stands and what is durable there.
+    ///
+    /// Example: squire seams
+    Seams,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    pub(crate) store: String,
+    pub(crate) table: String,
+    /// Take the columns of this data file.
+    #[arg(long, required_unless_present = "schema", conflicts_with = "schema", value_name = "FILE")]
+    pub(crate) like: Option<PathBuf>,
+    /// Take the columns from this schema file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) schema: Option<PathBuf>,
+    /// The key column, for merge and delete by key.
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IndexArgs {
+    pub(crate) store: String,
+    pub(crate) table: String,
+    pub(crate) column: String,
+    /// btree, bitmap, label_list, ngram, zonemap, bloomfilter, inverted, ivf_flat or ivf_pq.
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) kind: String,
+    /// The index's name; COLUMN_idx by default.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WriteMode {
+    Append,
+    Merge,
+    Overwrite,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CommitFlags {
+    /// An id that makes this batch committed at most once, whoever sends it.
+    #[arg(long)]
+    pub(crate) batch_id: Option<String>,
+    /// The commit message.
+    #[arg(long, default_value = "")]
+    pub(crate) message: String,
+    /// How many conflicts are retried from a fresh snapshot.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) retries: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WriteArgs {
+    pub(crate) store: String,
+    pub(crate) table: String,
+    /// Parquet, Arrow IPC, CSV or NDJSON files.
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    #[arg(long, value_enum, default_value_t = WriteMode::Append)]
+    pub(crate) mode: WriteMode,
+    /// The key column of a merge, when the table declares none.
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) key: Option<String>,
+    #[command(flatten)]
+    pub(crate) commit: CommitFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    pub(crate) store: String,
+    pub(crate) table: String,
+    /// A SQL predicate over the table's columns.
+    #[arg(long = "where", value_name = "PREDICATE")]
+    pub(crate) predicate: String,
+    #[command(flatten)]
+    pub(crate) commit: CommitFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CommitArgs {
+    pub(crate) store: String,
+    /// A directory with one file per table and an optional batch.toml.
+    pub(crate) batch: PathBuf,
+    #[command(flatten)]
+    pub(crate) commit: CommitFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    pub(crate) store: String,
+    /// The spool directory; made when missing.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) spool: PathBuf,
+    /// Address of /metrics and /healthz, or "off".
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+    /// End when the spool is empty.
+    #[arg(long)]
+    pub(crate) until_empty: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DaemonArgs {
+    /// Stores, directories or tables; besides those of the configuration.
+    pub(crate) places: Vec<String>,
+    /// Address of the HTTP endpoints, or "off".
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+    /// Make one pass and end.
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TargetArgs {
+    /// A store, a directory of Lance tables, or one table.
+    pub(crate) store: String,
+    /// Only this table; may be repeated.
+    #[arg(long = "table", value_name = "TABLE", action = ArgAction::Append)]
+    pub(crate) tables: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OptimizeArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// Say what would be done; do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CleanupArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// Print exactly what the real run would remove; remove nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Keep snapshots younger than this; at least 1h.
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) retention: Option<Duration>,
+    /// And this many of the latest, whatever their age.
+    #[arg(long, value_name = "N")]
+    pub(crate) min_versions: Option<u64>,
+    /// Deletes per second at most.
+    #[arg(long, value_name = "N")]
+    pub(crate) rate: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArgs {
+    pub(crate) store: String,
+    /// Abort incomplete operations now, without waiting for the grace. Their processes must be dead, or they retry.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "action", multiple = false)]
+pub(crate) struct RepairAction {
+    /// Publish the external versions if they preserve content.
+    #[arg(long)]
+    pub(crate) publish: bool,
+    /// Publish the external versions whatever they change.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Restore the pinned version above the external ones.
+    #[arg(long)]
+    pub(crate) discard: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RepairArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) action: RepairAction,
+    /// Act only if HEAD is still this version, as an earlier preview showed it.
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) head: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    pub(crate) store: String,
+    /// How many publishes.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OpArgs {
+    pub(crate) store: String,
+    /// The operation.
+    pub(crate) ulid: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotArgs {
+    pub(crate) store: String,
+    /// An older manifest version.
+    #[arg(long, value_name = "M")]
+    pub(crate) at: Option<u64>,
+}

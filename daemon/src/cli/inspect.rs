@@ -1,0 +1,120 @@
+//! Commands that only look.
+
+use super::Context;
+use super::args::{LogArgs, OpArgs, SnapshotArgs, TargetArgs};
+use crate::daemon::planning::bounds;
+use crate::place::Place;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use squire_engine::error::{Error, Result};
+use squire_engine::ids::OpId;
+use squire_engine::recovery::{LogEntry, OperationOutcome};
+use squire_failpoints::Seam;
+use std::process::ExitCode;
+
+pub(super) async fn status(context: &Context, args: TargetArgs) -> Result<ExitCode> {
+    let place = context.place(&args.store).await?;
+    let mut tables = Vec::new();
+    let mut lines = Vec::new();
+    for target in place.select(&args.tables).await? {
+        let policy = context.config.policy_for(Place::config_name(&target));
+        let health = place.store.health(&target, &bounds(&policy)).await?;
+        let drift = match target.table() {
+            Some(table) => place.store.drift_now(table).await?,
+            None => None,
+        };
+        let unindexed: u64 = health.indexes.iter().map(|i| i.unindexed_rows).max().unwrap_or(0);
+        lines.push(format!(
+            "{}: version {} ({} stored), {} rows in {} fragments ({} to compact), {} deleted, {} bytes, {unindexed} unindexed{}",
+            health.table,
+            health.pin,
+            health.versions,
+            health.rows,
+            health.fragments,
+            health.candidate_fragments,
+            health.deleted_rows,
+            health.bytes,
+            drift.map_or_else(String::new, |v| format!(", DRIFT from version {v}")),
+        ));
+        let mut document = serde_json::to_value(&health).map_err(|e| Error::internal("status").caused_by(e))?;
+        if let Value::Object(fields) = &mut document {
+            fields.insert("drift".to_owned(), json!(drift.map(|version| json!({ "first_version": version }))));
+        }
+        tables.push(document);
+    }
+    let (version, sidecars) = if place.managed {
+        (Some(place.store.load().await?.version()), place.store.sidecar_ops().await?)
+    } else {
+        (None, Vec::new())
+    };
+    if let Some(version) = version {
+        lines.insert(0, format!("{}: manifest version {version}, {} sidecars", place.uri, sidecars.len()));
+    }
+    context.out.print(&json!({ "manifest_version": version, "sidecars": sidecars, "tables": tables }), &lines);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn log_line(entry: &LogEntry) -> String {
+    let at = Timestamp::from_millisecond(entry.at_ms).map_or_else(|_| entry.at_ms.to_string(), |t| t.to_string());
+    let record = &entry.record;
+    let tables: Vec<String> = record.tables.iter().map(|t| format!("{} {}->{}", t.table, t.from, t.to)).collect();
+    format!("{} {at} {} {} by {}: {} {}", entry.manifest_version, record.op, record.kind, record.actor, tables.join(", "), record.message)
+}
+
+pub(super) async fn log(context: &Context, args: LogArgs) -> Result<ExitCode> {
+    let store = context.store(&args.store).await?;
+    let entries = store.log(args.limit).await?;
+    let lines: Vec<String> = entries.iter().map(log_line).collect();
+    context.out.print(&json!({ "entries": entries }), &lines);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn op(context: &Context, args: OpArgs) -> Result<ExitCode> {
+    let store = context.store(&args.store).await?;
+    let op = OpId::parse(&args.ulid)?;
+    let outcome = store.outcome_of(op).await?;
+    let line = match &outcome {
+        OperationOutcome::Committed { entry } => {
+            format!("committed{}", entry.as_ref().map_or_else(String::new, |e| format!(": {}", log_line(e))))
+        }
+        OperationOutcome::Aborted => String::from("aborted: nothing of it is visible, now or later"),
+        OperationOutcome::Undecided => String::from("undecided: its sidecar stands; `squire recover` decides it"),
+        OperationOutcome::Absent => String::from("absent: it never began, or was aborted more than 30 days ago"),
+    };
+    context.out.print(&outcome, &[line]);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn snapshot(context: &Context, args: SnapshotArgs) -> Result<ExitCode> {
+    let store = context.store(&args.store).await?;
+    let snapshot = match args.at {
+        Some(version) => store.snapshot_at(version).await?,
+        None => store.load().await?,
+    };
+    let document = store.describe(&snapshot).await?;
+    let mut lines = vec![format!("manifest version {}", document.manifest_version)];
+    lines.extend(document.tables.iter().map(|(name, t)| format!("{name}: version {}, {} rows, {}", t.version, t.rows, t.uri)));
+    context.out.print(&document, &lines);
+    Ok(ExitCode::SUCCESS)
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the shape of every command")]
+pub(super) fn seams(context: &Context) -> Result<ExitCode> {
+    let document: Vec<Value> = Seam::ALL
+        .iter()
+        .map(|s| {
+            json!({
+                "name": s.name(),
+                "room": format!("{:?}", s.phase()).to_lowercase(),
+                "durable": s.durable(),
+                "after_crash": s.after_crash(),
+            })
+        })
+        .collect();
+    let lines: Vec<String> = Seam::ALL
+        .iter()
+        .map(|s| format!("{:<28} {:<9} durable: {}. A crash: {}", s.name(), format!("{:?}", s.phase()).to_lowercase(), s.durable(), s.after_crash()))
+        .collect();
+    context.out.print(&json!({ "enabled": squire_failpoints::ENABLED, "seams": document }), &lines);
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,303 @@
+//! Commands that maintain.
+
+use super::args::{CleanupArgs, DaemonArgs, OptimizeArgs, RecoverArgs, RepairArgs, TargetArgs};
+use super::{Context, exit_code};
+use crate::config::{Watch, parse_listen};
+use crate::daemon::execution::retention;
+use crate::daemon::planning::{TablePlan, bounds, limits, plan as decide};
+use crate::daemon::{self, Options};
+use crate::place::{Place, watch_of};
+use serde::Serialize;
+use serde_json::{Value, json};
+use squire_engine::error::{Error, ErrorKind, Result};
+use squire_engine::maintenance::{CleanupPlan, MaintenanceReport, Retention, TableCleanup, Target};
+use squire_engine::recovery::{RepairAction, Watch as RecoveryWatch};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// The shortest retention: readers and writers in flight need their versions.
+const MIN_RETENTION: Duration = Duration::from_secs(3_600);
+
+pub(super) async fn daemon(context: Context, args: DaemonArgs, config_path: Option<PathBuf>) -> Result<ExitCode> {
+    let mut config = context.config;
+    if let Some(listen) = &args.listen {
+        config.daemon.listen = parse_listen(listen).map_err(|e| Error::invalid(format!("--listen: {e}")))?;
+    }
+    let mut watches: Vec<Watch> = config.watches.clone();
+    for place in &args.places {
+        let watch = watch_of(&config, place);
+        if !watches.contains(&watch) {
+            watches.push(watch);
+        }
+    }
+    if watches.is_empty() {
+        return Err(Error::invalid("nothing to watch: name a STORE, or add a [[watch]] to the configuration"));
+    }
+    let options = Options { config_path, watches, once: args.once, store: context.options };
+    let failed = daemon::run(config, options).await?;
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn plans(context: &Context, args: &TargetArgs) -> Result<Vec<(TablePlan, Vec<usize>)>> {
+    let place = context.place(&args.store).await?;
+    let mut plans = Vec::new();
+    for target in place.select(&args.tables).await? {
+        let policy = context.config.policy_for(Place::config_name(&target));
+        let health = place.store.health(&target, &bounds(&policy)).await?;
+        let tasks = place.store.compaction_tasks(&target, &bounds(&policy)).await?;
+        let sizes = tasks.iter().map(|t| t.fragments.len()).collect();
+        plans.push((decide(&health, tasks.len(), &policy), sizes));
+    }
+    Ok(plans)
+}
+
+pub(super) async fn plan(context: &Context, args: TargetArgs) -> Result<ExitCode> {
+    let plans = plans(context, &args).await?;
+    let mut lines = Vec::new();
+    for (plan, _) in &plans {
+        for operation in &plan.operations {
+            lines.push(format!("{}: {} because of {}", plan.table, operation.kind.as_str(), operation.reason));
+        }
+        if plan.operations.is_empty() {
+            lines.push(format!("{}: nothing; {}", plan.table, plan.otherwise));
+        }
+    }
+    let document: Vec<&TablePlan> = plans.iter().map(|(plan, _)| plan).collect();
+    context.out.print(&json!({ "tables": document }), &lines);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn optimize(context: &Context, args: OptimizeArgs) -> Result<ExitCode> {
+    if args.dry_run {
+        let plans = plans(context, &args.target).await?;
+        let lines: Vec<String> = plans
+            .iter()
+            .map(|(p, tasks)| format!("{}: {} tasks would rewrite {} fragments", p.table, tasks.len(), tasks.iter().sum::<usize>()))
+            .collect();
+        let document: Vec<Value> = plans.iter().map(|(p, tasks)| json!({ "table": p.table, "tasks": tasks })).collect();
+        context.out.print(&json!({ "tables": document }), &lines);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let place = context.place(&args.target.store).await?;
+    let cancel = cancel_on_signal();
+    let mut results = Results::default();
+    for target in place.select(&args.target.tables).await? {
+        let policy = context.config.policy_for(Place::config_name(&target));
+        let done = place.store.compact(&target, &limits(&policy), &cancel).await;
+        results.add(&target, done, |r| format!("{} fragments became {}", r.fragments_removed, r.fragments_added));
+    }
+    results.finish(context)
+}
+
+pub(super) async fn reindex(context: &Context, args: OptimizeArgs) -> Result<ExitCode> {
+    let place = context.place(&args.target.store).await?;
+    let cancel = cancel_on_signal();
+    let mut results = Results::default();
+    for target in place.select(&args.target.tables).await? {
+        if args.dry_run {
+            let policy = context.config.policy_for(Place::config_name(&target));
+            let health = place.store.health(&target, &bounds(&policy)).await?;
+            let due: Vec<_> = health.indexes.into_iter().filter(|i| i.missing || i.unindexed_rows > 0).collect();
+            let names: Vec<&str> = due.iter().map(|i| i.name.as_str()).collect();
+            results.lines.push(format!("{target}: would extend or build: {}", if names.is_empty() { "none".into() } else { names.join(", ") }));
+            results.tables.push(json!({ "table": target.to_string(), "indexes": due }));
+            continue;
+        }
+        let done = place.store.reindex(&target, &cancel).await;
+        results.add(&target, done, |r| {
+            let pending: Vec<String> = r.pending_indexes.iter().map(|(n, why)| format!("; {n} is pending: {why}")).collect();
+            format!("{} indexes extended or built{}", r.indexes.len(), pending.concat())
+        });
+    }
+    results.finish(context)
+}
+
+/// Results of several tables: one that fails does not stop the others.
+#[derive(Default)]
+struct Results {
+    tables: Vec<Value>,
+    lines: Vec<String>,
+    worst: Option<ErrorKind>,
+    skipped: bool,
+}
+
+impl Results {
+    fn add(&mut self, target: &Target, done: Result<MaintenanceReport>, describe: impl Fn(&MaintenanceReport) -> String) {
+        let table = target.to_string();
+        match done {
+            Ok(report) => {
+                self.lines.push(match report.skipped {
+                    Some(why) => format!("{table}: skipped: {}", format!("{why:?}").to_lowercase()),
+                    None => format!("{table}: {}", describe(&report)),
+                });
+                self.skipped |= report.skipped.is_some();
+                self.tables.push(json!({ "table": table, "report": report, "error": null }));
+            }
+            Err(e) => {
+                self.lines.push(format!("{table}: failed: {e}"));
+                self.tables.push(json!({ "table": table, "report": null, "error": e.to_string() }));
+                self.worst = Some(e.kind());
+            }
+        }
+    }
+
+    fn finish(self, context: &Context) -> Result<ExitCode> {
+        context.out.print(&json!({ "tables": self.tables }), &self.lines);
+        Ok(match (self.worst, self.skipped) {
+            (Some(kind), _) => exit_code(kind),
+            (None, true) => ExitCode::from(3),
+            (None, false) => ExitCode::SUCCESS,
+        })
+    }
+}
+
+/// A token that Ctrl-C cancels: work stops at its next safe point.
+fn cancel_on_signal() -> CancellationToken {
+    let token = CancellationToken::new();
+    let cancel = token.clone();
+    #[expect(clippy::disallowed_methods, reason = "a one-shot command has no supervisor; this task ends with the process")]
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            cancel.cancel();
+        }
+    });
+    token
+}
+
+pub(super) async fn cleanup(context: &Context, args: CleanupArgs) -> Result<ExitCode> {
+    let policy = &context.config.policy;
+    let mut keep: Retention = retention(policy);
+    keep.age = args.retention.unwrap_or(keep.age);
+    keep.versions = args.min_versions.unwrap_or(keep.versions);
+    if keep.age < MIN_RETENTION || keep.versions == 0 {
+        return Err(Error::invalid(format!(
+            "--retention is at least 1h and --min-versions at least 1 (got {} s and {}): readers and writers in flight need their versions",
+            keep.age.as_secs(),
+            keep.versions
+        )));
+    }
+    let place = context.place(&args.target.store).await?;
+    if !place.managed {
+        return cleanup_plain(context, &place, &args, keep).await;
+    }
+    if !args.target.tables.is_empty() {
+        return Err(Error::invalid("a store is cleaned as a whole, since its snapshots span tables; leave --table out"));
+    }
+    let plan = place.store.plan_cleanup(keep).await?;
+    let mut lines = describe(&plan);
+    if args.dry_run {
+        context.out.print(&json!({ "plan": plan, "report": null }), &lines);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let report = place.store.cleanup(&plan, args.rate, &cancel_on_signal()).await?;
+    lines.push(format!("removed {} versions, {} bytes", report.versions_removed, report.bytes_removed));
+    lines.extend(report.failed.iter().map(|(table, why)| format!("{table}: failed: {why}")));
+    context.out.print(&json!({ "plan": plan, "report": report }), &lines);
+    Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn cleanup_plain(context: &Context, place: &Place, args: &CleanupArgs, keep: Retention) -> Result<ExitCode> {
+    let mut documents = Vec::new();
+    let mut lines = Vec::new();
+    for target in place.select(&args.target.tables).await? {
+        let Target::Plain(path) = &target else { continue };
+        let plan = place.store.plan_plain_cleanup(path, keep).await?;
+        lines.push(describe_table(&plan));
+        let report = match args.dry_run {
+            true => None,
+            false => Some(place.store.cleanup_plain(&plan, args.rate).await?),
+        };
+        documents.push(json!({ "plan": plan, "report": report }));
+    }
+    context.out.print(&json!({ "tables": documents }), &lines);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe_table(table: &TableCleanup) -> String {
+    format!("{}: floor {}, versions to remove: {:?}", table.table, table.floor, table.versions)
+}
+
+fn describe(plan: &CleanupPlan) -> Vec<String> {
+    if plan.is_empty() {
+        return vec![String::from("nothing to remove")];
+    }
+    let mut lines: Vec<String> = plan.tables.iter().chain(&plan.manifest).map(describe_table).collect();
+    if !plan.decisions.is_empty() {
+        lines.push(format!("decisions to forget: {}", plan.decisions.len()));
+    }
+    lines
+}
+
+pub(super) async fn recover(context: &Context, args: RecoverArgs) -> Result<ExitCode> {
+    let store = context.store(&args.store).await?;
+    let mut watch = RecoveryWatch::default();
+    let mut report = store.recover(&mut watch, args.force).await?;
+    let grace = store.options().grace;
+    if !args.force && !report.pending.is_empty() {
+        // One grace of watching is what it takes to know that nobody is at work on them.
+        store.clock().sleep(grace).await;
+        report = store.recover(&mut watch, false).await?;
+    }
+    let names = |what: &str, ops: &[squire_engine::ids::OpId]| ops.iter().map(|op| format!("{what} {op}")).collect::<Vec<_>>();
+    let mut lines = names("committed", &report.committed);
+    lines.extend(names("aborted", &report.aborted));
+    lines.extend(names("healed", &report.healed));
+    lines.extend(names("pending", &report.pending));
+    lines.extend(report.failed.iter().map(|(op, why)| format!("failed {op}: {why}")));
+    if lines.is_empty() {
+        lines.push(String::from("nothing to recover"));
+    }
+    context.out.print(&report, &lines);
+    Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[derive(Serialize)]
+struct Repaired {
+    table: String,
+    pin: u64,
+}
+
+pub(super) async fn repair(context: &Context, args: RepairArgs) -> Result<ExitCode> {
+    let store = context.store(&args.target.store).await?;
+    let place = context.place(&args.target.store).await?;
+    let action = match (args.action.publish, args.action.force, args.action.discard) {
+        (true, _, _) => Some(RepairAction::Publish),
+        (_, true, _) => Some(RepairAction::Force),
+        (_, _, true) => Some(RepairAction::Discard),
+        (false, false, false) => None,
+    };
+    let mut drifted = Vec::new();
+    let mut repaired = Vec::new();
+    let mut lines = Vec::new();
+    for target in place.select(&args.target.tables).await? {
+        let Some(table) = target.table() else { continue };
+        let Some(report) = store.drift(table).await? else { continue };
+        lines.push(format!(
+            "{table}: pin {} with {} rows, HEAD {} with {} rows; above the pin: {}",
+            report.pin,
+            report.pinned_rows,
+            report.head,
+            report.head_rows.map_or_else(|| "unreadable".to_owned(), |r| r.to_string()),
+            report.versions.iter().map(|v| format!("{} {}", v.version, v.operation)).collect::<Vec<_>>().join(", ")
+        ));
+        if let Some(action) = action {
+            if args.head.is_some_and(|head| head != report.head) {
+                return Err(Error::conflict(format!("table {table}: HEAD is {} now; look again", report.head)));
+            }
+            let pin = store.repair(&report, action).await?;
+            lines.push(format!("{table}: pinned at {pin}"));
+            repaired.push(Repaired { table: table.to_string(), pin });
+        }
+        drifted.push(report);
+    }
+    if drifted.is_empty() {
+        lines.push(String::from("no drift"));
+    } else if action.is_none() {
+        lines.push(String::from("nothing was done; --publish, --force or --discard acts"));
+    }
+    let left = !drifted.is_empty() && action.is_none();
+    context.out.print(&json!({ "drift": drifted, "repaired": repaired }), &lines);
+    Ok(ExitCode::from(if left { 3 } else { 0 }))
+}

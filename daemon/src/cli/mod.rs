@@ -1,0 +1,127 @@
+//! The command line: arguments in, engine calls, one document or a few lines out, an exit code.
+
+mod args;
+mod inspect;
+mod maintain;
+mod output;
+mod write;
+
+use crate::config::Config;
+use crate::place::{Place, watch_of};
+use args::{Cli, Command};
+use clap::Parser;
+use output::Output;
+use squire_engine::error::{Error, ErrorKind, Result};
+use squire_engine::store::{Store, StoreOptions};
+use std::io::IsTerminal;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tracing_subscriber::EnvFilter;
+
+/// What every command gets.
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    pub(crate) options: StoreOptions,
+    pub(crate) out: Output,
+}
+
+impl Context {
+    async fn store(&self, uri: &str) -> Result<Arc<Store>> {
+        let mut options = self.options.clone();
+        options.storage_options = watch_of(&self.config, uri).storage_options.into_iter().collect();
+        Store::open(uri, options).await
+    }
+
+    async fn place(&self, uri: &str) -> Result<Place> {
+        Place::open(&watch_of(&self.config, uri), self.options.clone()).await
+    }
+}
+
+/// Parses, runs, and turns the outcome into an exit code.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let out = Output { json: cli.common.json };
+    let _armed = match squire_failpoints::arm_from_env() {
+        Ok(armed) => armed,
+        Err(message) => return out.fail(&Error::invalid(message)),
+    };
+    let config = match load_config(cli.common.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return out.fail(&error),
+    };
+    init_logging(&config, cli.common.log.as_deref());
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return out.fail(&Error::internal("starting the runtime").caused_by(error)),
+    };
+    let options = StoreOptions {
+        grace: cli.common.grace.unwrap_or(config.daemon.grace),
+        actor: cli.common.actor.clone().unwrap_or_else(default_actor),
+        ..StoreOptions::default()
+    };
+    let context = Context { config, options, out };
+    match runtime.block_on(dispatch(cli, context)) {
+        Ok(code) => code,
+        Err(error) => out.fail(&error),
+    }
+}
+
+fn load_config(path: Option<&Path>) -> Result<Config> {
+    match path {
+        Some(path) => Config::load(path).map_err(|e| Error::invalid(e.to_string())),
+        None => Ok(Config::default()),
+    }
+}
+
+/// Logs go to standard error; standard output belongs to the command's answer.
+fn init_logging(config: &Config, filter: Option<&str>) {
+    let wanted = filter.map_or_else(|| config.daemon.log.clone(), str::to_owned);
+    let filter = EnvFilter::try_from_env("SQUIRE_LOG").unwrap_or_else(|_| {
+        // Lance's own lines are about its insides; ours say what they meant.
+        EnvFilter::new(format!("squire={wanted},squire_engine={wanted},warn"))
+    });
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+fn default_actor() -> String {
+    std::env::var("USER").map_or_else(|_| String::from("squire"), |user| format!("squire/{user}"))
+}
+
+async fn dispatch(cli: Cli, context: Context) -> Result<ExitCode> {
+    match cli.command {
+        Command::Init { store } => write::init(&context, &store).await,
+        Command::Create(args) => write::create(&context, args).await,
+        Command::Index(args) => write::index(&context, args).await,
+        Command::Write(args) => write::write(&context, args).await,
+        Command::Delete(args) => write::delete(&context, args).await,
+        Command::Commit(args) => write::commit(&context, args).await,
+        Command::Agent(args) => write::agent(&context, args).await,
+        Command::Daemon(args) => maintain::daemon(context, args, cli.common.config).await,
+        Command::Plan(args) => maintain::plan(&context, args).await,
+        Command::Optimize(args) => maintain::optimize(&context, args).await,
+        Command::Reindex(args) => maintain::reindex(&context, args).await,
+        Command::Cleanup(args) => maintain::cleanup(&context, args).await,
+        Command::Recover(args) => maintain::recover(&context, args).await,
+        Command::Repair(args) => maintain::repair(&context, args).await,
+        Command::Status(args) => inspect::status(&context, args).await,
+        Command::Log(args) => inspect::log(&context, args).await,
+        Command::Op(args) => inspect::op(&context, args).await,
+        Command::Snapshot(args) => inspect::snapshot(&context, args).await,
+        Command::Seams => inspect::seams(&context),
+    }
+}
+
+/// The exit code of an error, as in the design: 0 done, 1 failed, 2 bad usage, 3 refused, 75 try again.
+pub(crate) fn exit_code(kind: ErrorKind) -> ExitCode {
+    ExitCode::from(match kind {
+        ErrorKind::InvalidInput => 2,
+        ErrorKind::Drift | ErrorKind::Refused => 3,
+        ErrorKind::Conflict | ErrorKind::Unknown => 75,
+        _ => 1,
+    })
+}

@@ -1,0 +1,116 @@
+//! Commands that change content.
+
+use super::Context;
+use super::args::{AgentArgs, CommitArgs, CommitFlags, CreateArgs, DeleteArgs, IndexArgs, WriteArgs, WriteMode};
+use crate::agent::{self, load};
+use crate::config::parse_listen;
+use crate::formats;
+use crate::place::{table_name, watch_of};
+use serde_json::json;
+use squire_engine::commit::{CommitRequest, Outcome, TableWrite, Write};
+use squire_engine::error::{Error, Result};
+use squire_engine::store::Store;
+use squire_engine::store::state::IndexDeclaration;
+use std::process::ExitCode;
+
+pub(super) async fn init(context: &Context, uri: &str) -> Result<ExitCode> {
+    let mut options = context.options.clone();
+    options.storage_options = watch_of(&context.config, uri).storage_options.into_iter().collect();
+    let store = Store::init(uri, options).await?;
+    context.out.print(&json!({ "store": store.uri() }), &[format!("made a store at {}", store.uri())]);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<ExitCode> {
+    let store = context.store(&args.store).await?;
+    let table = table_name(&args.table)?;
+    let schema = match (&args.like, &args.schema) {
+        (Some(file), _) => formats::schema_of(file),
+        (None, Some(file)) => formats::read_schema_file(file),
+        (None, None) => return Err(Error::invalid("give --like FILE or --schema FILE")),
+    }
+    .map_err(load::format_error)?;
+    let request = CommitRequest::new(vec![TableWrite { table, write: Write::Create { schema, key: args.key } }]);
+    report(context, &store.commit(&request).await?)
+}
+
+pub(super) async fn index(context: &Context, args: IndexArgs) -> Result<ExitCode> {
+    let store = context.store(&args.store).await?;
+    let table = table_name(&args.table)?;
+    let name = args.name.unwrap_or_else(|| format!("{}_idx", args.column));
+    store.declare_index(&table, &name, IndexDeclaration { column: args.column, kind: args.kind }).await?;
+    let line = format!("declared index {name} on {table}; maintenance builds it");
+    context.out.print(&json!({ "table": table, "index": name }), &[line]);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn write(context: &Context, args: WriteArgs) -> Result<ExitCode> {
+    let store = context.store(&args.store).await?;
+    let table = table_name(&args.table)?;
+    let snapshot = store.load().await?;
+    let declared = snapshot.state.table(&table)?.key.clone();
+    let rows = load::rows(&store, &snapshot, &table, args.files).await?;
+    let write = match args.mode {
+        WriteMode::Append => Write::Append(rows),
+        WriteMode::Overwrite => Write::Overwrite(rows),
+        WriteMode::Merge => {
+            let key = args.key.or(declared).ok_or_else(|| {
+                Error::invalid(format!("table {table} declares no key; name one with --key COLUMN"))
+            })?;
+            Write::Merge { key, rows }
+        }
+    };
+    submit(context, &store, vec![TableWrite { table, write }], args.commit).await
+}
+
+pub(super) async fn delete(context: &Context, args: DeleteArgs) -> Result<ExitCode> {
+    let store = context.store(&args.store).await?;
+    let write = TableWrite { table: table_name(&args.table)?, write: Write::Delete { predicate: args.predicate } };
+    submit(context, &store, vec![write], args.commit).await
+}
+
+pub(super) async fn commit(context: &Context, args: CommitArgs) -> Result<ExitCode> {
+    let store = context.store(&args.store).await?;
+    let mut request = load::load(&store, &args.batch).await?.request;
+    request.batch = args.commit.batch_id.or(request.batch);
+    if !args.commit.message.is_empty() {
+        request.message = args.commit.message;
+    }
+    request.retries = args.commit.retries;
+    report(context, &store.commit(&request).await?)
+}
+
+async fn submit(context: &Context, store: &Store, writes: Vec<TableWrite>, flags: CommitFlags) -> Result<ExitCode> {
+    let mut request = CommitRequest::new(writes);
+    request.batch = flags.batch_id;
+    request.message = flags.message;
+    request.retries = flags.retries;
+    report(context, &store.commit(&request).await?)
+}
+
+fn report(context: &Context, outcome: &Outcome) -> Result<ExitCode> {
+    match outcome {
+        Outcome::Committed(c) => {
+            let tables: Vec<String> = c.tables.iter().map(|t| format!("{} {} -> {}", t.table, t.from, t.to)).collect();
+            let line = format!("committed {} ({}; attempt {})", c.op, tables.join(", "), c.attempts);
+            let document = json!({ "outcome": "committed", "op": c.op, "tables": c.tables, "attempts": c.attempts });
+            context.out.print(&document, &[line]);
+        }
+        Outcome::AlreadyCommitted(op) => {
+            let line = format!("already committed by {op}; nothing was done");
+            context.out.print(&json!({ "outcome": "already_committed", "op": op }), &[line]);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn agent(context: &Context, args: AgentArgs) -> Result<ExitCode> {
+    let store = context.store(&args.store).await?;
+    let mut config = context.config.agent.clone();
+    if let Some(listen) = &args.listen {
+        config.listen = parse_listen(listen).map_err(|e| Error::invalid(format!("--listen: {e}")))?;
+    }
+    let options = agent::Options { spool: args.spool, config, until_empty: args.until_empty };
+    agent::run(store, options).await?;
+    Ok(ExitCode::SUCCESS)
+}

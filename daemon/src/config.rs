@@ -1,0 +1,278 @@
+//! `squire.toml`: what may be written in it ([`ConfigFile`]) and what the daemon and the agent work
+//! with ([`Config`]).
+//!
+//! 1. The text becomes a `ConfigFile`: every field has a default, unknown keys are errors.
+//! 2. The file becomes a `Config` by exhaustive destructuring: a field added to one and not to the
+//!    other does not compile.
+//! 3. Values and combinations that would be unsafe are refused, with file, line and key.
+//!
+//! A reload parses the whole file again; on any error the caller keeps the `Config` it has.
+//!
+//! Parts: `units` (durations, sizes, addresses), `policy` (`[policy]` and `[[table]]`), `file` (the
+//! other sections), `locate` (lines).
+
+mod file;
+mod locate;
+mod policy;
+#[cfg(test)]
+mod tests;
+mod units;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+pub(crate) use file::{ConfigFile, WatchKind};
+use locate::Locator;
+pub(crate) use policy::{DriftPolicy, Policy};
+pub(crate) use units::{parse_duration, parse_listen};
+
+/// The checked configuration. Serializes to a document that parses to the same, but for secrets,
+/// which are masked.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Config {
+    /// `[daemon]`
+    pub(crate) daemon: DaemonConfig,
+    /// `[[watch]]`, in the order of the file.
+    #[serde(rename = "watch", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) watches: Vec<Watch>,
+    /// `[policy]`; ask [`Config::policy_for`] instead, which knows the overrides.
+    pub(crate) policy: Policy,
+    /// `[[table]]`, resolved: each holds the table's whole policy.
+    #[serde(
+        rename = "table",
+        serialize_with = "show_tables",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    tables: BTreeMap<String, Policy>,
+    /// `[budget]`
+    pub(crate) budget: Budget,
+    /// `[agent]`
+    pub(crate) agent: AgentConfig,
+}
+
+/// The daemon process itself.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct DaemonConfig {
+    /// Address of the HTTP server; `None` is off.
+    #[serde(serialize_with = "units::show_listen")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Time between two looks at the heads of the tables.
+    #[serde(serialize_with = "units::show_duration")]
+    pub(crate) scan_interval: Duration,
+    /// Time between two full scans, which back up every event source.
+    #[serde(serialize_with = "units::show_duration")]
+    pub(crate) full_scan_interval: Duration,
+    /// How long running attempts may finish after a stop signal.
+    #[serde(serialize_with = "units::show_duration")]
+    pub(crate) drain: Duration,
+    /// An attempt without progress for this long is cancelled.
+    #[serde(serialize_with = "units::show_duration")]
+    pub(crate) watchdog_progress: Duration,
+    /// File with the bearer token for changing calls; `None` switches them off.
+    pub(crate) token_file: Option<PathBuf>,
+    /// How long someone else's undecided operation is waited for. Decides when to try, never what
+    /// is safe.
+    #[serde(serialize_with = "units::show_duration")]
+    pub(crate) grace: Duration,
+    /// Log filter in the syntax of `RUST_LOG`.
+    pub(crate) log: String,
+}
+
+/// One place to look for tables.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Watch {
+    /// Path or URL of a store, a directory of tables, or a table.
+    pub(crate) uri: String,
+    /// Which of the three it is.
+    pub(crate) kind: WatchKind,
+    /// Options for the object store, environment references resolved. May hold secrets.
+    #[serde(
+        serialize_with = "show_masked",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    pub(crate) storage_options: BTreeMap<String, String>,
+}
+
+/// What all running attempts may use together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Budget {
+    /// Heavy attempts at one time.
+    pub(crate) max_concurrent: usize,
+    /// Estimated memory of all running attempts, in bytes.
+    #[serde(serialize_with = "units::show_size")]
+    pub(crate) memory: u64,
+    /// Bytes read and written by maintenance per second; `None` is unlimited.
+    #[serde(serialize_with = "units::show_size_or_off")]
+    pub(crate) bytes_per_second: Option<u64>,
+}
+
+/// The write agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct AgentConfig {
+    /// Time between two looks at the spool, behind file notifications.
+    #[serde(serialize_with = "units::show_duration")]
+    pub(crate) poll_interval: Duration,
+    /// Batches put into one commit at most.
+    pub(crate) max_group: usize,
+    /// Conflicts retried before a batch goes back to the queue.
+    pub(crate) conflict_retries: u32,
+    /// Address of the agent's HTTP server; `None` is off.
+    #[serde(serialize_with = "units::show_listen")]
+    pub(crate) listen: Option<SocketAddr>,
+}
+
+/// Why a configuration was refused. Its text names file, line and key, and what to write instead.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// The file could not be read.
+    #[error("{origin}: cannot read the configuration: {source}")]
+    Read {
+        /// The file.
+        origin: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The text was refused.
+    #[error("{origin}{}: {}{reason}", .line.map(|line| format!(":{line}")).unwrap_or_default(), with_colon(.key))]
+    Invalid {
+        /// The file, as given by the caller.
+        origin: String,
+        /// Counted from 1; `None` if the file says nothing about it.
+        line: Option<usize>,
+        /// For example `[policy] retention`; empty for a syntax error.
+        key: String,
+        /// What is wrong and what to write instead.
+        reason: String,
+    },
+}
+
+fn with_colon(key: &str) -> String {
+    if key.is_empty() {
+        String::new()
+    } else {
+        format!("{key}: ")
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub(crate) fn load(path: &Path) -> Result<Self, ConfigError> {
+        let origin = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, &origin),
+            Err(source) => Err(ConfigError::Read { origin, source }),
+        }
+    }
+
+    /// Checks a text; `origin` is what errors call it. `env:NAME` values are read from the
+    /// environment of this process.
+    pub(crate) fn parse(text: &str, origin: &str) -> Result<Self, ConfigError> {
+        Self::parse_with(text, origin, &|name| std::env::var(name).ok())
+    }
+
+    /// [`Config::parse`] with the environment given.
+    pub(crate) fn parse_with(
+        text: &str,
+        origin: &str,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let locator = Locator::new(text);
+        let file: ConfigFile = toml::from_str(text).map_err(|error| {
+            let place = error.span().map(|span| locator.at_offset(span.start));
+            let reason = error
+                .message()
+                .replacen("unknown field", "unknown key", 1)
+                .trim_end()
+                .replace('\n', "; ");
+            let (line, key) =
+                place.map_or((None, String::new()), |place| (Some(place.line), place.key));
+            ConfigError::Invalid {
+                origin: origin.to_owned(),
+                line,
+                key,
+                reason,
+            }
+        })?;
+        file.into_config(environment).map_err(|refused| {
+            let path_of_line = refused
+                .also_set_at
+                .as_deref()
+                .filter(|_| locator.at_path(&refused.path).is_none());
+            let (parent, _) = refused.path.rsplit_once('.').unwrap_or_default();
+            let place = locator
+                .at_path(path_of_line.unwrap_or(&refused.path))
+                .or_else(|| locator.at_path(parent));
+            ConfigError::Invalid {
+                origin: origin.to_owned(),
+                line: place.map(|place| place.line),
+                key: locate::label_of(&refused.path),
+                reason: refused.reason,
+            }
+        })
+    }
+
+    /// The policy of a table, overrides applied.
+    pub(crate) fn policy_for(&self, table: &str) -> Policy {
+        self.tables.get(table).unwrap_or(&self.policy).clone()
+    }
+}
+
+impl Default for DaemonConfig {
+    fn default() -> Self {
+        file::DaemonSection::default().into_config()
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        file::BudgetSection::default().into_config()
+    }
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        file::AgentSection::default().into_config()
+    }
+}
+
+/// Written by hand so that a log line or a panic message cannot carry credentials.
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            uri,
+            kind,
+            storage_options,
+        } = self;
+        let names: Vec<&String> = storage_options.keys().collect();
+        f.debug_struct("Watch")
+            .field("uri", uri)
+            .field("kind", kind)
+            .field("storage_options", &names)
+            .finish()
+    }
+}
+
+fn show_masked<S: Serializer>(
+    options: &BTreeMap<String, String>,
+    ser: S,
+) -> Result<S::Ok, S::Error> {
+    ser.collect_map(options.keys().map(|name| (name, "***")))
+}
+
+fn show_tables<S: Serializer>(
+    tables: &BTreeMap<String, Policy>,
+    ser: S,
+) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Named<'a> {
+        name: &'a str,
+        #[serde(flatten)]
+        policy: &'a Policy,
+    }
+    ser.collect_seq(tables.iter().map(|(name, policy)| Named { name, policy }))
+}

@@ -1,0 +1,430 @@
+//! The sections of `squire.toml` as written, and their way into the checked [`Config`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::policy::{Policy, PolicySection, TableSection};
+use super::{AgentConfig, Budget, Config, DaemonConfig, Watch, units};
+
+/// The port of `/metrics`; in the range that Prometheus exporters use.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+
+/// A storage option that starts with this is read from the environment, so that secrets stay out of
+/// the file.
+const ENVIRONMENT_PREFIX: &str = "env:";
+
+/// The whole file. Missing sections and fields take their defaults.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ConfigFile {
+    daemon: DaemonSection,
+    watch: Vec<WatchSection>,
+    policy: PolicySection,
+    table: Vec<TableSection>,
+    budget: BudgetSection,
+    agent: AgentSection,
+}
+
+/// What a watched place is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum WatchKind {
+    /// Look: `_squire/` makes a store, `_versions/` a table, anything else is a directory.
+    #[default]
+    Auto,
+    /// A store with `_squire/`; an error if it is not there.
+    Store,
+    /// A directory or prefix of plain tables.
+    Directory,
+    /// One plain table.
+    Table,
+}
+
+/// `[daemon]` as written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct DaemonSection {
+    #[serde(deserialize_with = "units::listen")]
+    listen: Option<SocketAddr>,
+    #[serde(deserialize_with = "units::duration")]
+    scan_interval: Duration,
+    #[serde(deserialize_with = "units::duration")]
+    full_scan_interval: Duration,
+    #[serde(deserialize_with = "units::duration")]
+    drain: Duration,
+    #[serde(deserialize_with = "units::duration")]
+    watchdog_progress: Duration,
+    token_file: Option<PathBuf>,
+    #[serde(deserialize_with = "units::duration")]
+    grace: Duration,
+    log: String,
+}
+
+impl Default for DaemonSection {
+    fn default() -> Self {
+        Self {
+            listen: Some(DEFAULT_LISTEN),
+            scan_interval: Duration::from_secs(60),
+            full_scan_interval: Duration::from_secs(600),
+            drain: Duration::from_secs(30),
+            watchdog_progress: Duration::from_secs(600),
+            token_file: None,
+            grace: Duration::from_secs(30),
+            log: "info".to_owned(),
+        }
+    }
+}
+
+/// `[[watch]]` as written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WatchSection {
+    uri: String,
+    #[serde(default)]
+    kind: WatchKind,
+    #[serde(default)]
+    storage_options: BTreeMap<String, String>,
+}
+
+/// `[budget]` as written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct BudgetSection {
+    max_concurrent: usize,
+    #[serde(deserialize_with = "units::size")]
+    memory: u64,
+    #[serde(deserialize_with = "units::size_or_off")]
+    bytes_per_second: Option<u64>,
+}
+
+impl Default for BudgetSection {
+    fn default() -> Self {
+        Self {
+            max_concurrent: 1,
+            memory: 4 << 30,
+            bytes_per_second: None,
+        }
+    }
+}
+
+/// `[agent]` as written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct AgentSection {
+    #[serde(deserialize_with = "units::duration")]
+    poll_interval: Duration,
+    max_group: usize,
+    conflict_retries: u32,
+    #[serde(deserialize_with = "units::listen")]
+    listen: Option<SocketAddr>,
+}
+
+impl Default for AgentSection {
+    fn default() -> Self {
+        Self {
+            poll_interval: Duration::from_secs(1),
+            max_group: 32,
+            conflict_retries: 100,
+            listen: None,
+        }
+    }
+}
+
+/// A value or a combination that is refused.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// Dotted path of the key, for example `policy.retention` or `table.0.retention`.
+    pub(super) path: String,
+    /// A second key that takes part; its line is shown when the file does not have the first.
+    pub(super) also_set_at: Option<String>,
+    /// What is wrong and what to write instead.
+    pub(super) reason: String,
+}
+
+impl Refused {
+    fn at(path: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            also_set_at: None,
+            reason: reason.into(),
+        }
+    }
+}
+
+impl ConfigFile {
+    /// Resolves overrides and environment references, and checks everything.
+    pub(super) fn into_config(
+        self,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Config, Refused> {
+        let Self {
+            daemon,
+            watch,
+            policy,
+            table,
+            budget,
+            agent,
+        } = self;
+        let daemon = daemon.into_config();
+        check_daemon(&daemon)?;
+        let policy = policy.over(&Policy::default());
+        check_policy(&policy, &daemon, "policy", None)?;
+        let tables = resolve_tables(table, &policy, &daemon)?;
+        let watches = resolve_watches(watch, environment)?;
+        let (budget, agent) = (budget.into_config(), agent.into_config());
+        check_budget_and_agent(&budget, &agent)?;
+        Ok(Config {
+            daemon,
+            watches,
+            policy,
+            tables,
+            budget,
+            agent,
+        })
+    }
+}
+
+impl DaemonSection {
+    pub(super) fn into_config(self) -> DaemonConfig {
+        let Self {
+            listen,
+            scan_interval,
+            full_scan_interval,
+            drain,
+            watchdog_progress,
+            token_file,
+            grace,
+            log,
+        } = self;
+        DaemonConfig {
+            listen,
+            scan_interval,
+            full_scan_interval,
+            drain,
+            watchdog_progress,
+            token_file,
+            grace,
+            log,
+        }
+    }
+}
+
+impl BudgetSection {
+    pub(super) fn into_config(self) -> Budget {
+        let Self {
+            max_concurrent,
+            memory,
+            bytes_per_second,
+        } = self;
+        Budget {
+            max_concurrent,
+            memory,
+            bytes_per_second,
+        }
+    }
+}
+
+impl AgentSection {
+    pub(super) fn into_config(self) -> AgentConfig {
+        let Self {
+            poll_interval,
+            max_group,
+            conflict_retries,
+            listen,
+        } = self;
+        AgentConfig {
+            poll_interval,
+            max_group,
+            conflict_retries,
+            listen,
+        }
+    }
+}
+
+fn resolve_tables(
+    sections: Vec<TableSection>,
+    base: &Policy,
+    daemon: &DaemonConfig,
+) -> Result<BTreeMap<String, Policy>, Refused> {
+    let mut tables = BTreeMap::new();
+    for (index, section) in sections.into_iter().enumerate() {
+        let (name, overrides) = section.into_parts();
+        let path = format!("table.{index}");
+        if name.is_empty() {
+            return Err(Refused::at(
+                format!("{path}.name"),
+                "is empty; name the table that these settings are for",
+            ));
+        }
+        let policy = overrides.over(base);
+        check_policy(&policy, daemon, &path, Some("policy"))?;
+        if tables.contains_key(&name) {
+            return Err(Refused::at(
+                format!("{path}.name"),
+                format!("\"{name}\" has a section already; merge the two"),
+            ));
+        }
+        tables.insert(name, policy);
+    }
+    Ok(tables)
+}
+
+fn resolve_watches(
+    sections: Vec<WatchSection>,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<Watch>, Refused> {
+    let mut seen = BTreeSet::new();
+    let mut watches = Vec::new();
+    for (
+        index,
+        WatchSection {
+            uri,
+            kind,
+            storage_options,
+        },
+    ) in sections.into_iter().enumerate()
+    {
+        let path = format!("watch.{index}");
+        if uri.is_empty() {
+            return Err(Refused::at(
+                format!("{path}.uri"),
+                "is empty; give a path or a URL such as \"s3://bucket/prefix\"",
+            ));
+        }
+        if !seen.insert(uri.trim_end_matches('/').to_owned()) {
+            return Err(Refused::at(
+                format!("{path}.uri"),
+                format!("\"{uri}\" is watched already; remove one"),
+            ));
+        }
+        let mut resolved = BTreeMap::new();
+        for (option, value) in storage_options {
+            let value = match value.strip_prefix(ENVIRONMENT_PREFIX) {
+                None => value,
+                Some(name) => environment(name).ok_or_else(|| {
+                    let reason = format!(
+                        "the environment variable {name} is not set; \
+                         set it for the service, or write the value here"
+                    );
+                    Refused::at(format!("{path}.storage_options.{option}"), reason)
+                })?,
+            };
+            resolved.insert(option, value);
+        }
+        watches.push(Watch {
+            uri,
+            kind,
+            storage_options: resolved,
+        });
+    }
+    Ok(watches)
+}
+
+fn check_daemon(daemon: &DaemonConfig) -> Result<(), Refused> {
+    let nonzero = [
+        ("daemon.scan_interval", daemon.scan_interval),
+        ("daemon.watchdog_progress", daemon.watchdog_progress),
+        ("daemon.grace", daemon.grace),
+    ];
+    for (path, value) in nonzero {
+        if value.is_zero() {
+            return Err(Refused::at(
+                path,
+                "must not be zero; use a duration such as \"30s\"",
+            ));
+        }
+    }
+    if daemon.full_scan_interval < daemon.scan_interval {
+        let scan = units::format_duration(daemon.scan_interval);
+        return Err(Refused {
+            path: "daemon.full_scan_interval".to_owned(),
+            also_set_at: Some("daemon.scan_interval".to_owned()),
+            reason: format!("is under scan_interval = {scan}; make it at least as long"),
+        });
+    }
+    if daemon.log.trim().is_empty() {
+        return Err(Refused::at(
+            "daemon.log",
+            "is empty; use a level such as \"info\"",
+        ));
+    }
+    Ok(())
+}
+
+/// The checks of one policy, the file's (`section` is `policy`) or a table's (`table.N`, with
+/// `inherited_from` the former).
+fn check_policy(
+    policy: &Policy,
+    daemon: &DaemonConfig,
+    section: &str,
+    inherited_from: Option<&str>,
+) -> Result<(), Refused> {
+    if let Some((key, reason)) = policy.out_of_range() {
+        let also_set_at = inherited_from.map(|other| format!("{other}.{key}"));
+        return Err(Refused {
+            path: format!("{section}.{key}"),
+            also_set_at,
+            reason,
+        });
+    }
+    // An attempt that is alive may be silent for `watchdog_progress`, and a stopping one for
+    // `drain`, while it uses the versions it began with.
+    for (name, longest) in [
+        ("watchdog_progress", daemon.watchdog_progress),
+        ("drain", daemon.drain),
+    ] {
+        if policy.retention < longest {
+            let (kept, longest) = (
+                units::format_duration(policy.retention),
+                units::format_duration(longest),
+            );
+            return Err(Refused {
+                path: format!("{section}.retention"),
+                also_set_at: Some(format!("daemon.{name}")),
+                reason: format!(
+                    "{kept} is under [daemon] {name} = {longest}, so cleanup could delete under a \
+                     running attempt; use a longer one such as \"7d\""
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_budget_and_agent(budget: &Budget, agent: &AgentConfig) -> Result<(), Refused> {
+    let wrong = [
+        (
+            budget.max_concurrent == 0,
+            "budget.max_concurrent",
+            "0 stops all maintenance; use 1 or more",
+        ),
+        (
+            budget.memory == 0,
+            "budget.memory",
+            "0 stops all maintenance; use a size such as \"4GiB\"",
+        ),
+        (
+            budget.bytes_per_second == Some(0),
+            "budget.bytes_per_second",
+            "0 stops all maintenance; use \"off\" for no limit",
+        ),
+        (
+            agent.poll_interval.is_zero(),
+            "agent.poll_interval",
+            "must not be zero; use a duration such as \"1s\"",
+        ),
+        (
+            agent.max_group == 0,
+            "agent.max_group",
+            "0 would commit nothing; use 1 or more",
+        ),
+    ];
+    match wrong.into_iter().find(|(is_wrong, ..)| *is_wrong) {
+        Some((_, path, reason)) => Err(Refused::at(path, reason)),
+        None => Ok(()),
+    }
+}

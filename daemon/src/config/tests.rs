@@ -1,0 +1,213 @@
+//! Every refusal names file, line and key; the shipped file says what the code does.
+
+use super::*;
+
+const SHIPPED: &str = include_str!("../../../ops/config/squire.toml");
+
+fn refusal(text: &str) -> String {
+    Config::parse_with(text, "squire.toml", &|_| None)
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn the_shipped_file_is_the_default() {
+    assert_eq!(
+        Config::parse(SHIPPED, "squire.toml").unwrap(),
+        Config::default()
+    );
+    assert_eq!(Config::parse("", "empty").unwrap(), Config::default());
+}
+
+/// A default is shipped as `#key = value` (no space), prose and examples as `# text`.
+#[test]
+fn every_default_named_in_the_shipped_file_is_the_real_one() {
+    let is_default = |line: &str| {
+        line.strip_prefix('#')
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
+    };
+    let uncommented: Vec<&str> = SHIPPED
+        .lines()
+        .map(|line| if is_default(line) { &line[1..] } else { line })
+        .collect();
+    assert_eq!(
+        Config::parse(&uncommented.join("\n"), "squire.toml").unwrap(),
+        Config::default()
+    );
+    let shown = toml::to_string(&Config::default()).unwrap();
+    for line in shown.lines().filter(|line| line.contains(" = ")) {
+        let key = line.split(' ').next().unwrap();
+        assert!(
+            SHIPPED
+                .lines()
+                .any(|line| line.starts_with(&format!("#{key} = "))),
+            "{key} is missing in the shipped file"
+        );
+    }
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line() {
+    let message = refusal("[daemon]\ndrain = \"1m\"\nscan_intervall = \"60s\"\n");
+    assert!(
+        message.starts_with(
+            "squire.toml:3: [daemon] scan_intervall: unknown key `scan_intervall`, expected one of"
+        ),
+        "{message}"
+    );
+    assert!(refusal("[deamon]\n").starts_with("squire.toml:1: deamon: unknown key `deamon`"));
+    let message =
+        refusal("[[table]]\nname = \"t\"\n\n[[table]]\nname = \"u\"\nretentoin = \"1d\"\n");
+    assert!(
+        message.starts_with("squire.toml:6: [[table]] retentoin: unknown key"),
+        "{message}"
+    );
+}
+
+#[test]
+fn bad_values_are_named_with_their_line() {
+    let cases = [
+        (
+            "[policy]\n\nretention = \"7 dayz\"\n",
+            "squire.toml:3: [policy] retention: \"7 dayz\" is not a duration; use a duration such as",
+        ),
+        (
+            "[policy]\nretention = 7\n",
+            "squire.toml:2: [policy] retention: invalid type: integer `7`, expected a duration such as \"7d\"",
+        ),
+        (
+            "[budget]\nmemory = \"4 gigs\"\n",
+            "squire.toml:2: [budget] memory: \"4 gigs\" is not a size; use a size such as",
+        ),
+        (
+            "[daemon]\nlisten = \"localhost\"\n",
+            "squire.toml:2: [daemon] listen: \"localhost\" is not an address; use",
+        ),
+        (
+            "[policy]\nmax_deleted_ratio = 10.0\n",
+            "squire.toml:2: [policy] max_deleted_ratio: 10 is not a share",
+        ),
+        (
+            "[policy]\nmax_versions = -1\n",
+            "squire.toml:2: [policy] max_versions: invalid value: integer `-1`",
+        ),
+        (
+            "[policy]\n[policy.cleanup]\nenabled = \"yes\"\n",
+            "squire.toml:3: [policy.cleanup] enabled: invalid type",
+        ),
+        (
+            "[policy]\ndrift = \"ignore\"\n",
+            "squire.toml:2: [policy] drift: unknown variant `ignore`, expected `report` or `adopt`",
+        ),
+        (
+            "[[watch]]\nuri = \"a\"\n\n[[watch]]\nkind = \"store\"\n",
+            "squire.toml:4: [[watch]]: missing field `uri`",
+        ),
+        (
+            "[[watch]]\nuri = \"a\"\n[[watch]]\nuri = \"a/\"\n",
+            "squire.toml:4: [[watch]] uri: \"a/\" is watched already",
+        ),
+        (
+            "[agent]\nmax_group = 0\n",
+            "squire.toml:2: [agent] max_group: 0 would commit nothing",
+        ),
+        ("[daemon]\ndrain = \n", "squire.toml:2: "),
+    ];
+    for (text, expected) in cases {
+        let message = refusal(text);
+        assert!(
+            message.starts_with(expected),
+            "{message}\n  does not start with\n{expected}"
+        );
+        assert!(!message.contains('\n'), "{message}");
+    }
+}
+
+#[test]
+fn unsafe_combinations_are_refused() {
+    let cases = [
+        (
+            "[policy]\nretention = \"30m\"\n",
+            "squire.toml:2: [policy] retention: 30m is under 1h",
+        ),
+        (
+            "[policy]\nmin_versions = 0\n",
+            "squire.toml:2: [policy] min_versions: 0 is under 1",
+        ),
+        (
+            "[policy]\nretention = \"1h\"\n[daemon]\nwatchdog_progress = \"2h\"\n",
+            "squire.toml:2: [policy] retention: 1h is under [daemon] watchdog_progress = 2h",
+        ),
+        (
+            "[daemon]\n\ndrain = \"8d\"\n",
+            "squire.toml:3: [policy] retention: 7d is under [daemon] drain = 8d",
+        ),
+        (
+            "[[table]]\nname = \"t\"\nretention = \"10m\"\n",
+            "squire.toml:3: [[table]] retention: 10m is under 1h",
+        ),
+        (
+            "[policy]\ncooldown = \"7h\"\n",
+            "squire.toml:1: [policy] cooldown_max: 6h is under cooldown = 7h",
+        ),
+        (
+            "[daemon]\nfull_scan_interval = \"1s\"\n",
+            "squire.toml:2: [daemon] full_scan_interval: is under scan_interval = 1m",
+        ),
+        (
+            "[[table]]\nname = \"t\"\n[[table]]\nname = \"t\"\n",
+            "squire.toml:4: [[table]] name: \"t\" has a section already",
+        ),
+    ];
+    for (text, expected) in cases {
+        let message = refusal(text);
+        assert!(
+            message.starts_with(expected),
+            "{message}\n  does not start with\n{expected}"
+        );
+    }
+}
+
+#[test]
+fn overrides_apply_to_their_table_only() {
+    let text = "[policy]\nretention = \"2d\"\n[[table]]\nname = \"t\"\nmin_versions = 3\ndrift = \"adopt\"\ncleanup.enabled = false\n";
+    let config = Config::parse(text, "squire.toml").unwrap();
+    let (t, other) = (config.policy_for("t"), config.policy_for("u"));
+    assert_eq!(
+        (t.retention, t.min_versions, t.drift),
+        (Duration::from_secs(2 * 86_400), 3, DriftPolicy::Adopt)
+    );
+    assert_eq!(other, config.policy);
+    assert!(!t.may_delete(true) && other.may_delete(true) && !other.may_delete(false));
+    assert_eq!(
+        Config::parse(&toml::to_string(&config).unwrap(), "shown").unwrap(),
+        config
+    );
+}
+
+#[test]
+fn storage_options_come_from_the_environment_and_stay_secret() {
+    let text = "[[watch]]\nuri = \"s3://b/p\"\nkind = \"store\"\n[watch.storage_options]\nregion = \"eu-1\"\nkey = \"env:SQUIRE_KEY\"\n";
+    let config = Config::parse_with(text, "squire.toml", &|name| {
+        (name == "SQUIRE_KEY").then(|| "s3cret".to_owned())
+    })
+    .unwrap();
+    let watch = &config.watches[0];
+    assert_eq!(watch.kind, WatchKind::Store);
+    assert_eq!(watch.storage_options["key"], "s3cret");
+    assert!(!format!("{config:?}").contains("s3cret"));
+    assert!(!toml::to_string(&config).unwrap().contains("s3cret"));
+    let message = refusal(text);
+    assert!(message.starts_with("squire.toml:6: [[watch]] storage_options.key: the environment variable SQUIRE_KEY is not set"), "{message}");
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let message = Config::load(Path::new("/nowhere/squire.toml"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.starts_with("/nowhere/squire.toml: cannot read the configuration"),
+        "{message}"
+    );
+}

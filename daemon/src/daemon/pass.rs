@@ -1,0 +1,225 @@
+//! One pass: recovery first, then observe, plan, schedule and execute.
+
+use super::execution::{Ending, execute};
+use super::planning::{OperationKind, OperationSpec, TablePlan, bounds, plan};
+use super::scheduling::{Cooldowns, WorkItem, score};
+use super::status::{Status, TableStatus};
+use crate::config::{Config, DriftPolicy};
+use crate::http::ControlVerb;
+use crate::place::Place;
+use futures::StreamExt;
+use squire_engine::clock::Clock;
+use squire_engine::error::Result;
+use squire_engine::maintenance::Target;
+use squire_engine::recovery::Watch as RecoveryWatch;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// What passes remember.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    recovery: HashMap<String, RecoveryWatch>,
+    cooldowns: Cooldowns,
+    last_cleanup: HashMap<String, Duration>,
+}
+
+/// One pass over all places.
+pub(crate) struct Pass<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) status: &'a Arc<Status>,
+    pub(crate) clock: &'a dyn Clock,
+    pub(crate) cancel: &'a CancellationToken,
+    pub(crate) requests: Vec<(ControlVerb, Option<String>)>,
+}
+
+impl Pass<'_> {
+    /// Runs the pass. Returns how many operations ran and how many of them failed.
+    pub(crate) async fn run(&self, places: &[Place], memory: &mut Memory) -> (usize, usize) {
+        let mut items = Vec::new();
+        for (index, place) in places.iter().enumerate() {
+            if self.cancel.is_cancelled() {
+                return (0, 0);
+            }
+            if place.managed {
+                self.recover(place, memory).await;
+            }
+            if let Err(e) = self.observe(index, place, memory, &mut items).await {
+                tracing::warn!(place = place.uri, error = %e, "this place cannot be observed now");
+                self.status.error(format!("{}: {e}", place.uri));
+            }
+            self.status.progressed();
+        }
+        if self.status.is_paused() {
+            return (0, 0);
+        }
+        let now = self.clock.monotonic();
+        items.retain(|item| !memory.cooldowns.blocks(item, now));
+        items.sort_by_key(|item| std::cmp::Reverse(item.score));
+        self.execute_all(places, items, memory).await
+    }
+
+    async fn recover(&self, place: &Place, memory: &mut Memory) {
+        let watch = memory.recovery.entry(place.uri.clone()).or_default();
+        let force = self.requests.iter().any(|(verb, _)| *verb == ControlVerb::Recover);
+        match place.store.recover(watch, force).await {
+            Ok(report) => {
+                for (outcome, ops) in
+                    [("committed", &report.committed), ("aborted", &report.aborted), ("healed", &report.healed)]
+                {
+                    for op in ops {
+                        tracing::info!(%op, outcome, "recovered an operation");
+                        self.status.metrics.recovered(&place.uri, outcome);
+                    }
+                }
+                for (op, error) in &report.failed {
+                    tracing::warn!(op, error, "an operation could not be resolved");
+                    self.status.error(format!("recovery of {op}: {error}"));
+                }
+                let waiting = report.pending.len() + report.failed.len();
+                self.status.metrics.set_sidecars(&place.uri, waiting as u64);
+            }
+            Err(e) => {
+                tracing::warn!(place = place.uri, error = %e, "recovery failed");
+                self.status.error(format!("recovery: {e}"));
+            }
+        }
+    }
+
+    async fn observe(&self, index: usize, place: &Place, memory: &mut Memory, items: &mut Vec<WorkItem>) -> Result<()> {
+        let targets = place.targets().await?;
+        let mut present = Vec::new();
+        for target in &targets {
+            present.push(target.to_string());
+            // A failing table never stops the others.
+            if let Err(e) = self.observe_target(index, place, target, items).await {
+                tracing::warn!(%target, error = %e, "this table cannot be observed now");
+                self.status.error(format!("{target}: {e}"));
+            }
+        }
+        self.status.retain(&place.uri, &present);
+        self.regular_cleanup(index, place, &targets, memory, items);
+        Ok(())
+    }
+
+    async fn observe_target(&self, index: usize, place: &Place, target: &Target, items: &mut Vec<WorkItem>) -> Result<()> {
+        let policy = self.config.policy_for(Place::config_name(target));
+        let drift = match target.table() {
+            Some(table) => place.store.handle_drift(table, policy.drift == DriftPolicy::Adopt).await?.is_some(),
+            None => false,
+        };
+        let health = place.store.health(target, &bounds(&policy)).await?;
+        let tasks = if health.candidate_fragments > 0 {
+            place.store.compaction_tasks(target, &bounds(&policy)).await?.len()
+        } else {
+            0
+        };
+        let mut planned = plan(&health, tasks, &policy);
+        self.add_requested(target, &mut planned);
+        let (state, reason) = match planned.operations.first() {
+            _ if drift => ("drift", String::from("skipped: versions above the pin that squire did not make; see `squire repair`")),
+            Some(first) => ("due", first.reason.clone()),
+            None => ("healthy", planned.otherwise.clone()),
+        };
+        self.status.observe(&place.uri, TableStatus { health, state, reason, drift });
+        if drift {
+            return Ok(());
+        }
+        for kind in OperationKind::ALL {
+            if !planned.operations.iter().any(|o| o.kind == kind) {
+                self.status.nothing_to_do(&place.uri, &target.to_string(), kind.as_str());
+            }
+        }
+        items.extend(planned.operations.into_iter().map(|spec| WorkItem {
+            place: index,
+            target: target.clone(),
+            score: score(&spec),
+            spec,
+            policy: policy.clone(),
+        }));
+        Ok(())
+    }
+
+    fn add_requested(&self, target: &Target, plan: &mut TablePlan) {
+        for (verb, table) in &self.requests {
+            let kind = match verb {
+                ControlVerb::Optimize => OperationKind::Compact,
+                ControlVerb::Reindex => OperationKind::Reindex,
+                ControlVerb::Cleanup => OperationKind::Cleanup,
+                ControlVerb::Recover | ControlVerb::Pause | ControlVerb::Resume | ControlVerb::Cancel => continue,
+            };
+            let meant = table.as_deref().is_none_or(|t| t == Place::config_name(target));
+            if meant && !plan.operations.iter().any(|o| o.kind == kind) {
+                let reason = String::from("asked for");
+                plan.operations.push(OperationSpec { kind, reason, debt: 1.0 });
+            }
+        }
+    }
+
+    /// Cleanup runs every full scan, whatever compaction does; for a store it covers all tables at once.
+    fn regular_cleanup(&self, index: usize, place: &Place, targets: &[Target], memory: &mut Memory, items: &mut Vec<WorkItem>) {
+        let now = self.clock.monotonic();
+        let due = memory
+            .last_cleanup
+            .get(&place.uri)
+            .is_none_or(|last| now.saturating_sub(*last) >= self.config.daemon.full_scan_interval);
+        let covered = if place.managed { 1 } else { targets.len() };
+        if place.managed {
+            let mut first = true;
+            items.retain(|i| i.place != index || i.spec.kind != OperationKind::Cleanup || std::mem::take(&mut first));
+        }
+        let planned = items.iter().any(|i| i.place == index && i.spec.kind == OperationKind::Cleanup);
+        if !due {
+            return;
+        }
+        memory.last_cleanup.insert(place.uri.clone(), now);
+        if planned {
+            return;
+        }
+        for target in targets.iter().take(covered) {
+            let policy = self.config.policy_for(Place::config_name(target));
+            let spec = OperationSpec { kind: OperationKind::Cleanup, reason: String::from("regular"), debt: 0.0 };
+            items.push(WorkItem { place: index, target: target.clone(), score: score(&spec), spec, policy });
+        }
+    }
+
+    async fn execute_all(&self, places: &[Place], items: Vec<WorkItem>, memory: &mut Memory) -> (usize, usize) {
+        let mut ran = 0;
+        let mut failed = 0;
+        let concurrent = self.config.budget.max_concurrent.max(1);
+        let mut running = futures::stream::iter(items)
+            .map(|item| async move {
+                self.status.doing(format!("{} {}: {}", item.spec.kind.as_str(), item.target, item.spec.reason));
+                let place = &places[item.place];
+                let report = execute(place, &item.target, item.spec.kind, &item.policy, self.cancel).await;
+                (item, report)
+            })
+            .buffer_unordered(concurrent);
+        while let Some((item, report)) = running.next().await {
+            self.status.progressed();
+            ran += 1;
+            let bad = matches!(report.ending, Ending::Failed | Ending::Conflict);
+            failed += usize::from(bad);
+            memory.cooldowns.note(&item, bad, self.clock.monotonic());
+            let detail = report.detail.as_deref().unwrap_or("");
+            if bad {
+                tracing::warn!(target = %item.target, kind = item.spec.kind.as_str(), detail, "maintenance did not succeed");
+            } else {
+                tracing::info!(
+                    target = %item.target,
+                    kind = item.spec.kind.as_str(),
+                    reason = item.spec.reason,
+                    removed = report.fragments_removed,
+                    added = report.fragments_added,
+                    versions = report.versions_removed,
+                    detail,
+                    "maintenance done"
+                );
+            }
+            self.status.report(report);
+        }
+        self.status.doing(String::from("idle"));
+        (ran, failed)
+    }
+}

@@ -1,0 +1,184 @@
+//! Planning: what should happen to one table, and why. Pure.
+
+use crate::config::Policy;
+use serde::Serialize;
+use squire_engine::maintenance::{CompactionLimits, TableHealth};
+use squire_engine::maintenance::tasks::TaskBounds;
+
+/// Tasks per compaction commit: a lost race costs at most eight rewrites, and an index is remapped once per eight.
+const TASKS_PER_COMMIT: usize = 8;
+
+/// A kind of maintenance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OperationKind {
+    Cleanup,
+    Compact,
+    Reindex,
+}
+
+impl OperationKind {
+    pub(crate) const ALL: [Self; 3] = [Self::Cleanup, Self::Compact, Self::Reindex];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Cleanup => "cleanup",
+            Self::Compact => "compact",
+            Self::Reindex => "reindex",
+        }
+    }
+}
+
+/// Something that should happen to a table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct OperationSpec {
+    pub(crate) kind: OperationKind,
+    pub(crate) reason: String,
+    /// How far past its threshold the table is; 1.0 is just there.
+    pub(crate) debt: f64,
+}
+
+/// The decision about one table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct TablePlan {
+    pub(crate) table: String,
+    pub(crate) operations: Vec<OperationSpec>,
+    /// Why nothing (more) is planned.
+    pub(crate) otherwise: String,
+}
+
+/// The bounds of compaction tasks that a policy sets.
+pub(crate) fn bounds(policy: &Policy) -> TaskBounds {
+    TaskBounds {
+        target_rows: policy.target_rows_per_fragment as u64,
+        max_fragments: policy.max_task_fragments,
+        max_input_bytes: policy.max_task_input,
+        max_output_bytes: policy.max_task_output,
+        max_deleted_ratio: policy.max_deleted_ratio,
+    }
+}
+
+/// The limits of a compaction run that a policy sets.
+pub(crate) fn limits(policy: &Policy) -> CompactionLimits {
+    CompactionLimits { bounds: bounds(policy), tasks_per_commit: TASKS_PER_COMMIT }
+}
+
+/// Decides what `health` needs under `policy`. `tasks` is how many compaction tasks there would be: a table that is over
+/// a threshold but has no task that leaves the candidate set is left alone, or it would be rewritten for ever.
+pub(crate) fn plan(health: &TableHealth, tasks: usize, policy: &Policy) -> TablePlan {
+    let mut operations = Vec::new();
+    let compaction = plan_compaction(health, tasks, policy);
+    let otherwise = match &compaction {
+        Ok(_) => String::from("nothing else is over its threshold"),
+        Err(reason) => reason.clone(),
+    };
+    operations.extend(compaction.ok());
+    operations.extend(plan_reindex(health, policy));
+    operations.extend(plan_cleanup(health, policy));
+    TablePlan { table: health.table.clone(), operations, otherwise }
+}
+
+fn plan_compaction(health: &TableHealth, tasks: usize, policy: &Policy) -> Result<OperationSpec, String> {
+    let candidates = health.candidate_fragments;
+    let threshold = policy.min_candidate_fragments as u64;
+    let stored = health.rows + health.deleted_rows;
+    let deleted = if stored == 0 { 0.0 } else { health.deleted_rows as f64 / stored as f64 };
+    let (reason, debt) = if candidates >= threshold {
+        (format!("{candidates} candidate fragments, threshold {threshold}"), candidates as f64 / threshold.max(1) as f64)
+    } else if health.deleted_rows > 0 && deleted >= policy.max_deleted_ratio {
+        (format!("{:.0} % deleted rows, threshold {:.0} %", deleted * 100.0, policy.max_deleted_ratio * 100.0), deleted / policy.max_deleted_ratio)
+    } else {
+        return Err(format!("{candidates} candidate fragments, threshold {threshold}"));
+    };
+    if tasks == 0 {
+        return Err(format!("{reason}, but no task would reduce them"));
+    }
+    Ok(OperationSpec { kind: OperationKind::Compact, reason, debt })
+}
+
+fn plan_reindex(health: &TableHealth, policy: &Policy) -> Option<OperationSpec> {
+    let worst = |reason: String, debt: f64| Some(OperationSpec { kind: OperationKind::Reindex, reason, debt });
+    for index in &health.indexes {
+        let rows = index.unindexed_rows;
+        if index.missing {
+            return worst(format!("index {} is declared and not built", index.name), 1.0);
+        }
+        let ratio = rows as f64 / health.rows.max(1) as f64;
+        if rows >= policy.max_unindexed_rows {
+            return worst(format!("index {}: {rows} unindexed rows", index.name), rows as f64 / policy.max_unindexed_rows as f64);
+        }
+        if rows > 0 && ratio >= policy.max_unindexed_ratio {
+            return worst(format!("index {}: {:.0} % unindexed rows", index.name, ratio * 100.0), ratio / policy.max_unindexed_ratio);
+        }
+        let limit = policy.max_index_age.as_secs();
+        if let Some(age) = index.stale_seconds.filter(|age| *age >= limit) {
+            return worst(format!("index {}: {rows} unindexed rows for {age} s", index.name), age as f64 / limit.max(1) as f64);
+        }
+    }
+    None
+}
+
+fn plan_cleanup(health: &TableHealth, policy: &Policy) -> Option<OperationSpec> {
+    let over = health.versions >= policy.max_versions;
+    over.then(|| OperationSpec {
+        kind: OperationKind::Cleanup,
+        reason: format!("{} versions, threshold {}", health.versions, policy.max_versions),
+        debt: health.versions as f64 / policy.max_versions.max(1) as f64,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use squire_engine::maintenance::IndexHealth;
+
+    fn health() -> TableHealth {
+        TableHealth {
+            table: "t".into(),
+            pin: 5,
+            head: 5,
+            versions: 5,
+            fragments: 3,
+            candidate_fragments: 3,
+            rows: 1_000,
+            deleted_rows: 0,
+            bytes: 1,
+            indexes: Vec::new(),
+        }
+    }
+
+    fn kinds(health: &TableHealth, tasks: usize) -> Vec<OperationKind> {
+        plan(health, tasks, &Policy::default()).operations.iter().map(|o| o.kind).collect()
+    }
+
+    #[test]
+    fn a_healthy_table_is_left_alone_with_a_reason() {
+        let plan = plan(&health(), 0, &Policy::default());
+        assert!(plan.operations.is_empty());
+        assert_eq!(plan.otherwise, "3 candidate fragments, threshold 16");
+    }
+
+    #[test]
+    fn each_threshold_asks_for_its_operation() {
+        let many = TableHealth { candidate_fragments: 16, ..health() };
+        assert_eq!(kinds(&many, 1), vec![OperationKind::Compact]);
+        let deleted = TableHealth { deleted_rows: 200, ..health() };
+        assert_eq!(kinds(&deleted, 1), vec![OperationKind::Compact]);
+        let versions = TableHealth { versions: 2_000, ..health() };
+        assert_eq!(kinds(&versions, 0), vec![OperationKind::Cleanup]);
+        let index = |unindexed_rows, stale_seconds, missing| TableHealth {
+            indexes: vec![IndexHealth { name: "i".into(), unindexed_rows, stale_seconds, missing }],
+            ..health()
+        };
+        assert_eq!(kinds(&index(100, Some(0), false), 0), vec![OperationKind::Reindex]);
+        assert_eq!(kinds(&index(1, Some(3_600), false), 0), vec![OperationKind::Reindex]);
+        assert_eq!(kinds(&index(0, None, true), 0), vec![OperationKind::Reindex]);
+        assert_eq!(kinds(&index(1, Some(10), false), 0), vec![]);
+    }
+
+    #[test]
+    fn a_plan_that_would_not_converge_is_not_made() {
+        let many = TableHealth { candidate_fragments: 16, ..health() };
+        assert_eq!(kinds(&many, 0), vec![]);
+    }
+}

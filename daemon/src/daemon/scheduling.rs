@@ -1,0 +1,109 @@
+//! Scheduling: which decided work runs next, and how long a failing table is left alone.
+
+use super::planning::{OperationKind, OperationSpec};
+use crate::config::Policy;
+use squire_engine::maintenance::Target;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Decided work with its score.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkItem {
+    pub(crate) place: usize,
+    pub(crate) target: Target,
+    pub(crate) spec: OperationSpec,
+    pub(crate) policy: Policy,
+    pub(crate) score: u64,
+}
+
+/// The priority of a piece of work, larger first.
+///
+/// Cleanup goes first: it is short and frees space that the others need. Then compaction before reindexing, because a
+/// rewritten fragment would have to be indexed again. Within a kind, the table that is furthest past its threshold.
+pub(crate) fn score(spec: &OperationSpec) -> u64 {
+    let class = match spec.kind {
+        OperationKind::Cleanup => 3,
+        OperationKind::Compact => 2,
+        OperationKind::Reindex => 1,
+    };
+    let debt = (spec.debt.clamp(0.0, 1_000.0) * 1_000.0).round();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=1,000,000")]
+    let debt = debt as u64;
+    class * 10_000_000 + debt
+}
+
+/// Consecutive failures of one kind on one table.
+#[derive(Debug, Default)]
+struct Failures {
+    count: u32,
+    until: Duration,
+}
+
+/// Cool-downs by place, table and kind, on the monotonic clock.
+#[derive(Debug, Default)]
+pub(crate) struct Cooldowns(HashMap<(usize, Target, OperationKind), Failures>);
+
+impl Cooldowns {
+    /// Whether this work must wait still.
+    pub(crate) fn blocks(&self, item: &WorkItem, now: Duration) -> bool {
+        let key = (item.place, item.target.clone(), item.spec.kind);
+        self.0.get(&key).is_some_and(|f| now < f.until)
+    }
+
+    /// Notes how an attempt ended; after enough failures in a row the cool-down starts and doubles.
+    pub(crate) fn note(&mut self, item: &WorkItem, failed: bool, now: Duration) {
+        let key = (item.place, item.target.clone(), item.spec.kind);
+        if !failed {
+            self.0.remove(&key);
+            return;
+        }
+        let failures = self.0.entry(key).or_default();
+        failures.count += 1;
+        let over = failures.count.saturating_sub(item.policy.failures_before_cooldown.max(1));
+        if failures.count >= item.policy.failures_before_cooldown {
+            let pause = item.policy.cooldown.saturating_mul(2u32.saturating_pow(over.min(16)));
+            failures.until = now + pause.min(item.policy.cooldown_max);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(kind: OperationKind, debt: f64) -> WorkItem {
+        let spec = OperationSpec { kind, reason: String::new(), debt };
+        let score = score(&spec);
+        WorkItem { place: 0, target: Target::Plain("t.lance".into()), spec, policy: Policy::default(), score }
+    }
+
+    #[test]
+    fn cleanup_goes_first_and_then_the_largest_debt() {
+        assert!(item(OperationKind::Cleanup, 1.0).score > item(OperationKind::Compact, 900.0).score);
+        assert!(item(OperationKind::Compact, 1.0).score > item(OperationKind::Reindex, 900.0).score);
+        assert!(item(OperationKind::Compact, 3.0).score > item(OperationKind::Compact, 2.0).score);
+    }
+
+    #[test]
+    fn cooldown_starts_at_the_third_failure_doubles_and_ends_with_a_success() {
+        let mut cooldowns = Cooldowns::default();
+        let work = item(OperationKind::Compact, 1.0);
+        let mut now = Duration::from_secs(100);
+        for _ in 0..2 {
+            cooldowns.note(&work, true, now);
+            assert!(!cooldowns.blocks(&work, now));
+        }
+        cooldowns.note(&work, true, now);
+        assert!(cooldowns.blocks(&work, now + Duration::from_secs(599)));
+        now += Duration::from_secs(600);
+        assert!(!cooldowns.blocks(&work, now));
+        cooldowns.note(&work, true, now);
+        assert!(cooldowns.blocks(&work, now + Duration::from_secs(1_199)));
+        for _ in 0..20 {
+            cooldowns.note(&work, true, now);
+        }
+        assert!(!cooldowns.blocks(&work, now + Duration::from_secs(6 * 3_600)));
+        cooldowns.note(&work, false, now);
+        assert!(!cooldowns.blocks(&work, now));
+    }
+}

@@ -1,0 +1,258 @@
+//! The daemon's life: open, recover, ready, loop, drain.
+
+use super::pass::{Memory, Pass};
+use super::status::Status;
+use super::watch::watch_local;
+use crate::config::{Config, Watch};
+use crate::http::{Token, serve};
+use crate::metrics::Metrics;
+use crate::place::Place;
+use crate::supervisor::Supervisor;
+use crate::systemd;
+use squire_engine::clock::Clock;
+use squire_engine::error::{Error, ErrorKind, Result};
+use squire_engine::store::StoreOptions;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// File events that come closer together than this are one wake: a writer's burst is observed once.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// How the daemon was started.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) config_path: Option<PathBuf>,
+    pub(crate) watches: Vec<Watch>,
+    pub(crate) once: bool,
+    pub(crate) store: StoreOptions,
+}
+
+/// Runs until SIGTERM or SIGINT, or one pass with `once`. Returns how many operations failed in that pass.
+pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
+    let clock = options.store.clock.clone();
+    let metrics = Metrics::new().map_err(|e| Error::internal("metrics").caused_by(e))?;
+    let status = Arc::new(Status::new(metrics, clock.clone(), config.daemon.watchdog_progress));
+    let cancel = CancellationToken::new();
+    let mut tasks = Supervisor::default();
+    if !options.once {
+        start_http(&config, &status, &mut tasks, &cancel).await?;
+        start_watchdog(&status, clock.clone(), &mut tasks, &cancel);
+    }
+    let mut places = Vec::new();
+    let mut memory = Memory::default();
+    open_missing(&options, &status, &mut places).await;
+    if places.is_empty() && options.once {
+        return Err(Error::new(ErrorKind::NotFound, "none of the places could be opened; see the log"));
+    }
+    let wake = Arc::new(Notify::new());
+    let roots: Vec<String> = places.iter().map(|p| p.store.uri().to_owned()).collect();
+    let _files = watch_local(&roots, wake.clone());
+    let mut signals = Signals::new()?;
+    loop {
+        let requests = status.take_requests();
+        let pass_cancel = cancel.child_token();
+        let (_, failed) = {
+            let pass = Pass { config: &config, status: &status, clock: clock.as_ref(), cancel: &pass_cancel, requests };
+            let work = pass.run(&places, &mut memory);
+            tokio::pin!(work);
+            loop {
+                tokio::select! {
+                    biased;
+                    event = signals.next() => match event {
+                        Event::Stop => {
+                            // Drain: the attempt ends at its next safe point, or is dropped after the drain time;
+                            // whatever it committed is published by the next pass.
+                            systemd::stopping();
+                            cancel.cancel();
+                            if tokio::time::timeout(config.daemon.drain, &mut work).await.is_err() {
+                                tracing::warn!("the drain time is over; the running attempt is left to recovery");
+                            }
+                            break (0, 0);
+                        }
+                        Event::Reload => status.wake.notify_one(),
+                    },
+                    () = cancelled_by_request(&status) => pass_cancel.cancel(),
+                    done = &mut work => break done,
+                }
+            }
+        };
+        if options.once {
+            cancel.cancel();
+            tasks.drain().await;
+            return Ok(failed);
+        }
+        if cancel.is_cancelled() {
+            break;
+        }
+        status.set_ready();
+        systemd::ready();
+        if wait(&mut config, &options, &status, &wake, clock.as_ref(), &mut signals).await == Next::Stop {
+            systemd::stopping();
+            cancel.cancel();
+            break;
+        }
+        open_missing(&options, &status, &mut places).await;
+    }
+    tasks.drain().await;
+    Ok(0)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Pass,
+    Stop,
+}
+
+async fn wait(
+    config: &mut Config,
+    options: &Options,
+    status: &Arc<Status>,
+    wake: &Notify,
+    clock: &dyn Clock,
+    signals: &mut Signals,
+) -> Next {
+    if status.has_requests() {
+        return Next::Pass;
+    }
+    // Jittered, so that daemons that were started together do not scan together.
+    let pause = config.daemon.scan_interval.mul_f64(0.9 + f64::from(std::process::id() % 100) / 1_000.0);
+    let mut idle = clock.sleep(pause);
+    loop {
+        tokio::select! {
+            biased;
+            event = signals.next() => match event {
+                Event::Stop => return Next::Stop,
+                Event::Reload => {
+                    reload(config, options, status);
+                    return Next::Pass;
+                }
+            },
+            () = status.wake.notified() => return Next::Pass,
+            () = wake.notified() => {
+                clock.sleep(SETTLE).await;
+                return Next::Pass;
+            }
+            () = &mut idle => return Next::Pass,
+        }
+    }
+}
+
+/// A bad file keeps the old configuration, sets a metric, and says so.
+fn reload(config: &mut Config, options: &Options, status: &Status) {
+    let Some(path) = &options.config_path else { return };
+    systemd::reloading();
+    match Config::load(path) {
+        Ok(new) => {
+            *config = new;
+            status.metrics.config_reload_failed.set(0);
+            tracing::info!(path = %path.display(), "configuration reloaded");
+        }
+        Err(error) => {
+            status.metrics.config_reload_failed.set(1);
+            status.error(format!("configuration not reloaded: {error}"));
+            tracing::warn!(%error, "the configuration is bad; the old one stays");
+        }
+    }
+    systemd::ready();
+}
+
+async fn cancelled_by_request(status: &Status) {
+    loop {
+        status.wake.notified().await;
+        if status.take_cancel() {
+            return;
+        }
+    }
+}
+
+async fn open_missing(options: &Options, status: &Status, places: &mut Vec<Place>) {
+    for watch in &options.watches {
+        if places.iter().any(|p| p.uri == watch.uri) {
+            continue;
+        }
+        match Place::open(watch, options.store.clone()).await {
+            Ok(place) => {
+                tracing::info!(uri = place.uri, managed = place.managed, "watching");
+                places.push(place);
+            }
+            Err(error) => {
+                tracing::warn!(uri = watch.uri, %error, "this place cannot be opened; it is tried again");
+                status.error(format!("{}: {error}", watch.uri));
+            }
+        }
+    }
+}
+
+async fn start_http(config: &Config, status: &Arc<Status>, tasks: &mut Supervisor, cancel: &CancellationToken) -> Result<()> {
+    let Some(listen) = config.daemon.listen else { return Ok(()) };
+    let token = match &config.daemon.token_file {
+        Some(path) => Some(Token::load(path).map_err(|e| Error::invalid(e.to_string()))?),
+        None => None,
+    };
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|e| Error::invalid(format!("cannot listen on {listen}; set daemon.listen or --listen")).caused_by(e))?;
+    tracing::info!(address = ?listener.local_addr().ok(), "listening");
+    let (source, cancel) = (status.clone(), cancel.clone());
+    tasks.start("http", async move {
+        if let Err(error) = serve(listener, source, token, cancel).await {
+            tracing::error!(%error, "the http server ended");
+        }
+    });
+    Ok(())
+}
+
+/// Tells systemd that the loop turns, and stops telling when it does not.
+fn start_watchdog(status: &Arc<Status>, clock: Arc<dyn Clock>, tasks: &mut Supervisor, cancel: &CancellationToken) {
+    let Some(interval) = systemd::watchdog_interval() else { return };
+    let (status, cancel) = (status.clone(), cancel.clone());
+    tasks.start("watchdog", async move {
+        loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                () = clock.sleep(interval) => {}
+            }
+            if crate::http::StatusSource::healthy(status.as_ref()) {
+                systemd::watchdog_ping();
+            }
+        }
+    });
+}
+
+pub(crate) enum Event {
+    Stop,
+    Reload,
+}
+
+/// SIGTERM and SIGINT stop, SIGHUP reloads.
+pub(crate) struct Signals {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+    hup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    pub(crate) fn new() -> Result<Self> {
+        let open = |kind| signal(kind).map_err(|e| Error::internal("signals").caused_by(e));
+        Ok(Self {
+            term: open(SignalKind::terminate())?,
+            int: open(SignalKind::interrupt())?,
+            hup: open(SignalKind::hangup())?,
+        })
+    }
+
+    pub(crate) async fn next(&mut self) -> Event {
+        tokio::select! {
+            biased;
+            _ = self.term.recv() => Event::Stop,
+            _ = self.int.recv() => Event::Stop,
+            _ = self.hup.recv() => Event::Reload,
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Batches of a file's schema -> batches of the table's schema, without changing a value.
+
+use std::{collections::HashSet, path::Path, sync::Arc};
+
+use arrow::{
+    array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array},
+    compute::{CastOptions, can_cast_types, cast_with_options},
+    datatypes::{DataType, Field, Schema, SchemaRef},
+    util::display::array_value_to_string,
+};
+
+use super::FormatError;
+
+/// The mapping of one file's columns to a target schema; made once, applied to each batch in order.
+#[derive(Debug)]
+pub(super) struct Conformer<'a> {
+    path: &'a Path,
+    target: SchemaRef,
+    /// For each target column, where it is in the file; `None` = not there, filled with nulls.
+    sources: Vec<Option<usize>>,
+    /// Rows of the batches seen so far, so that errors name the row of the file.
+    rows_before: usize,
+}
+
+impl<'a> Conformer<'a> {
+    /// Checks the columns and their types; values are checked by [`Self::apply`].
+    pub(super) fn new(path: &'a Path, file: &Schema, target: &Schema) -> Result<Self, FormatError> {
+        let mut seen = HashSet::new();
+        for field in file.fields() {
+            if !seen.insert(field.name()) {
+                return Err(FormatError::RepeatedColumn {
+                    path: path.into(),
+                    column: field.name().clone(),
+                });
+            }
+            let Ok(wanted) = target.field_with_name(field.name()) else {
+                return Err(FormatError::UnknownColumn {
+                    path: path.into(),
+                    column: field.name().clone(),
+                    found: field.data_type().to_string(),
+                    expected: column_names(target),
+                });
+            };
+            if !may_cast(field.data_type(), wanted.data_type()) {
+                return Err(type_error(path, wanted, field.data_type()));
+            }
+        }
+        let mut sources = Vec::with_capacity(target.fields().len());
+        for field in target.fields() {
+            let source = file.index_of(field.name()).ok();
+            if source.is_none() && !field.is_nullable() {
+                return Err(FormatError::MissingColumn {
+                    path: path.into(),
+                    column: field.name().clone(),
+                    expected: field.data_type().to_string(),
+                });
+            }
+            sources.push(source);
+        }
+        Ok(Self {
+            path,
+            target: Arc::new(target.clone()),
+            sources,
+            rows_before: 0,
+        })
+    }
+
+    /// The batch with the target's schema.
+    pub(super) fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch, FormatError> {
+        let rows = batch.num_rows();
+        let mut columns = Vec::with_capacity(self.sources.len());
+        for (field, source) in self.target.fields().iter().zip(&self.sources) {
+            columns.push(match source {
+                Some(index) => self.column(field, batch.column(*index))?,
+                None => new_null_array(field.data_type(), rows),
+            });
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let conformed =
+            RecordBatch::try_new_with_options(Arc::clone(&self.target), columns, &options)
+                .map_err(|e| FormatError::content(self.path, &e))?;
+        self.rows_before += rows;
+        Ok(conformed)
+    }
+
+    fn column(&self, field: &Field, array: &ArrayRef) -> Result<ArrayRef, FormatError> {
+        let cast = cast_exact(array, field.data_type()).ok_or_else(|| self.lossy(field, array))?;
+        if !field.is_nullable() && cast.logical_null_count() > 0 {
+            let row = cast
+                .logical_nulls()
+                .and_then(|nulls| (0..nulls.len()).find(|row| nulls.is_null(*row)));
+            return Err(FormatError::Null {
+                path: self.path.into(),
+                column: field.name().clone(),
+                row: self.rows_before + row.unwrap_or(0) + 1,
+            });
+        }
+        Ok(cast)
+    }
+
+    /// Finds the first row that cannot be cast. One cast a row: only paid on the way to an error.
+    fn lossy(&self, field: &Field, array: &ArrayRef) -> FormatError {
+        let row = (0..array.len())
+            .find(|row| cast_exact(&array.slice(*row, 1), field.data_type()).is_none())
+            .unwrap_or(0);
+        let value = array_value_to_string(array, row).unwrap_or_else(|_| "a value".to_owned());
+        FormatError::Lossy {
+            path: self.path.into(),
+            column: field.name().clone(),
+            row: self.rows_before + row + 1,
+            value: format!("{value} ({} -> {})", array.data_type(), field.data_type()),
+        }
+    }
+}
+
+fn type_error(path: &Path, wanted: &Field, found: &DataType) -> FormatError {
+    FormatError::Type {
+        path: path.into(),
+        column: wanted.name().clone(),
+        found: found.to_string(),
+        expected: wanted.data_type().to_string(),
+    }
+}
+
+/// The names of a schema's columns for an error message.
+pub(super) fn column_names(schema: &Schema) -> String {
+    let names: Vec<&str> = schema
+        .fields()
+        .iter()
+        .map(|field| field.name().as_str())
+        .collect();
+    names.join(", ")
+}
+
+/// Casts and casts back; `None` unless every value came back the same. The return trip is what makes one rule serve all
+/// types: an overflow, a fraction, a truncated nanosecond or a list of the wrong length all show up as a difference.
+fn cast_exact(array: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
+    let from = array.data_type();
+    if from == to {
+        return Some(Arc::clone(array));
+    }
+    let strict = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
+    if let DataType::Dictionary(_, values) = from {
+        return cast_exact(&cast_with_options(array, values, &strict).ok()?, to);
+    }
+    let cast = cast_with_options(array, to, &strict).ok()?;
+    if from.is_null() {
+        return Some(cast);
+    }
+    let back = cast_with_options(&cast, from, &strict).ok()?;
+    (back.as_ref() == array.as_ref()).then_some(cast)
+}
+
+/// Whether a value of `from` may become one of `to` at all: the same kind of thing in another width, never another kind (no text
+/// to number, no number to time, no local time to instant), whatever Arrow's cast would accept.
+///
+/// Two time zones are one kind: both are instants, the zone is only how they are shown. Integers may become floats, not the reverse.
+fn may_cast(from: &DataType, to: &DataType) -> bool {
+    use DataType as T;
+    if from.equals_datatype(to) || from.is_null() {
+        return true;
+    }
+    let same_kind = match (from, to) {
+        (T::Dictionary(_, values), _) => return may_cast(values, to),
+        (T::Timestamp(_, from), T::Timestamp(_, to)) => from.is_some() == to.is_some(),
+        (
+            T::List(from) | T::LargeList(from) | T::FixedSizeList(from, _),
+            T::List(to) | T::LargeList(to) | T::FixedSizeList(to, _),
+        ) => may_cast(from.data_type(), to.data_type()),
+        (T::Utf8 | T::LargeUtf8 | T::Utf8View, T::Utf8 | T::LargeUtf8 | T::Utf8View)
+        | (T::Date32 | T::Date64, T::Date32 | T::Date64)
+        | (T::Time32(_) | T::Time64(_), T::Time32(_) | T::Time64(_))
+        | (T::Duration(_), T::Duration(_))
+        | (
+            T::Binary | T::LargeBinary | T::BinaryView | T::FixedSizeBinary(_),
+            T::Binary | T::LargeBinary | T::BinaryView | T::FixedSizeBinary(_),
+        ) => true,
+        (from, to) if from.is_integer() => to.is_integer() || to.is_floating(),
+        (from, to) if from.is_floating() => to.is_floating(),
+        (from, to) => from.is_decimal() && to.is_decimal(),
+    };
+    same_kind && can_cast_types(from, to) && can_cast_types(to, from)
+}

@@ -1,0 +1,422 @@
+//! Every format round trip, every cast rule, every bad input.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, StringArray},
+    datatypes::{DataType, Field, Int64Type, Schema, TimeUnit, TimestampMicrosecondType},
+    ipc::writer::{FileWriter, StreamWriter},
+};
+use parquet::arrow::ArrowWriter;
+use tempfile::TempDir;
+
+use super::*;
+
+mod casts;
+
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn text(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn binary(&self, name: &str, batch: &RecordBatch) -> PathBuf {
+        let path = self.0.path().join(name);
+        let file = File::create(&path).unwrap();
+        match Format::of(&path).unwrap() {
+            Format::Parquet => {
+                let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+                writer.write(batch).unwrap();
+                writer.close().unwrap();
+            }
+            Format::ArrowFile => {
+                let mut writer = FileWriter::try_new(file, &batch.schema()).unwrap();
+                writer.write(batch).unwrap();
+                writer.finish().unwrap();
+            }
+            Format::ArrowStream => {
+                let mut writer = StreamWriter::try_new(file, &batch.schema()).unwrap();
+                writer.write(batch).unwrap();
+                writer.finish().unwrap();
+            }
+            Format::Csv | Format::Ndjson => unreachable!(),
+        }
+        path
+    }
+}
+
+fn table() -> Schema {
+    Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("name", DataType::Utf8, true),
+        Field::new(
+            "at",
+            DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            true,
+        ),
+    ])
+}
+
+fn column(name: &str, data_type: DataType) -> Schema {
+    Schema::new(vec![Field::new(name, data_type, true)])
+}
+
+fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+    RecordBatch::try_from_iter_with_nullable(
+        columns.into_iter().map(|(name, array)| (name, array, true)),
+    )
+    .unwrap()
+}
+
+fn refusal(result: Result<Vec<RecordBatch>, FormatError>, file: &str, parts: &[&str]) {
+    let message = result.expect_err("must be refused").to_string();
+    for part in [file].iter().chain(parts) {
+        assert!(message.contains(part), "`{part}` not in: {message}");
+    }
+}
+
+#[test]
+fn binary_formats_reorder_and_fill() {
+    let files = Files::new();
+    let rows = batch(vec![
+        ("name", Arc::new(StringArray::from(vec![Some("a"), None]))),
+        ("id", Arc::new(Int32Array::from(vec![1, 2]))),
+    ]);
+    for name in [
+        "t.1.parquet",
+        "t.1.arrow",
+        "t.1.feather",
+        "t.1.IPC",
+        "t.1.arrows",
+    ] {
+        let path = files.binary(name, &rows);
+        assert_eq!(schema_of(&path).unwrap().fields().len(), 2, "{name}");
+        let read = read(&path, Some(&table())).unwrap();
+        assert_eq!(*read[0].schema(), table(), "{name}");
+        assert_eq!(
+            read[0].column(0).as_primitive::<Int64Type>().values(),
+            &[1, 2]
+        );
+        assert_eq!(read[0].column(2).null_count(), 2);
+    }
+    assert_eq!(
+        read(&files.binary("t.parquet", &rows), None).unwrap()[0],
+        rows
+    );
+}
+
+#[test]
+fn csv_matches_the_header_by_name() {
+    let files = Files::new();
+    let path = files.text(
+        "t.csv",
+        "\u{feff}at,id,name\n2026-01-02T03:04:05Z,1,007\n,2,\n",
+    );
+    let read = read(&path, Some(&table())).unwrap();
+    assert_eq!(*read[0].schema(), table());
+    assert_eq!(
+        read[0].column(0).as_primitive::<Int64Type>().values(),
+        &[1, 2]
+    );
+    assert_eq!(read[0].column(1).as_string::<i32>().value(0), "007");
+    assert!(read[0].column(1).is_null(1));
+    assert_eq!(
+        read[0]
+            .column(2)
+            .as_primitive::<TimestampMicrosecondType>()
+            .value(0),
+        1_767_323_045_000_000
+    );
+}
+
+#[test]
+fn ndjson_is_parsed_to_the_target() {
+    let files = Files::new();
+    let lines = "{\"name\": \"x\", \"id\": 9007199254740993}\n\n{\"id\": 2.0, \"at\": \"2026-01-02T03:04:05Z\"}\n";
+    for name in ["t.ndjson", "t.jsonl"] {
+        let read = read(&files.text(name, lines), Some(&table())).unwrap();
+        assert_eq!(*read[0].schema(), table());
+        assert_eq!(
+            read[0].column(0).as_primitive::<Int64Type>().values(),
+            &[9_007_199_254_740_993, 2]
+        );
+        assert!(read[0].column(1).is_null(1));
+    }
+    let vectors = files.text("t.jsonl", "{\"v\": [1, 2.5]}\n");
+    let list = DataType::FixedSizeList(Arc::new(Field::new_list_field(DataType::Float32, true)), 2);
+    assert_eq!(
+        read(&vectors, Some(&column("v", list.clone()))).unwrap()[0]
+            .column(0)
+            .data_type(),
+        &list
+    );
+    refusal(
+        read(
+            &files.text("u.jsonl", "{\"v\": [1]}\n"),
+            Some(&column("v", list)),
+        ),
+        "u.jsonl:1",
+        &[],
+    );
+}
+
+#[test]
+fn text_without_a_target_is_inferred_and_empty_files_keep_their_schema() {
+    let files = Files::new();
+    let csv = files.text("t.csv", "a,b,c\n1,x,\n2,y,\n");
+    let types: Vec<_> = schema_of(&csv)
+        .unwrap()
+        .fields()
+        .iter()
+        .map(|f| f.data_type().clone())
+        .collect();
+    assert_eq!(types, [DataType::Int64, DataType::Utf8, DataType::Utf8]);
+    assert_eq!(read(&csv, None).unwrap()[0].num_rows(), 2);
+    let json = files.text("t.ndjson", "{\"a\": 1, \"b\": null}\n{\"a\": 2.5}\n");
+    assert_eq!(
+        schema_of(&json).unwrap().field(0).data_type(),
+        &DataType::Float64
+    );
+    assert_eq!(read(&json, None).unwrap()[0].num_rows(), 2);
+
+    let read = read(&files.text("e.csv", "id,name,at\n"), Some(&table())).unwrap();
+    assert_eq!(
+        (read.len(), read[0].num_rows(), read[0].schema().as_ref()),
+        (1, 0, &table())
+    );
+}
+
+#[test]
+fn wrong_columns_are_refused() {
+    let files = Files::new();
+    let one: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+    let extra = files.binary(
+        "t.parquet",
+        &batch(vec![("id", Arc::clone(&one)), ("idd", Arc::clone(&one))]),
+    );
+    refusal(
+        read(&extra, Some(&table())),
+        "t.parquet",
+        &["`idd`", "id, name, at", "remove or rename"],
+    );
+    let twice = files.binary(
+        "d.arrow",
+        &batch(vec![("id", Arc::clone(&one)), ("id", one)]),
+    );
+    refusal(
+        read(&twice, Some(&table())),
+        "d.arrow",
+        &["`id`", "more than once"],
+    );
+    refusal(
+        read(&files.text("a.csv", "name\nx\n"), Some(&table())),
+        "a.csv",
+        &["`id`", "Int64", "missing"],
+    );
+    refusal(
+        read(&files.text("b.csv", "id,nam\n1,x\n"), Some(&table())),
+        "b.csv",
+        &["`nam`"],
+    );
+    refusal(
+        read(&files.text("c.csv", "id,id\n1,1\n"), Some(&table())),
+        "c.csv",
+        &["more than once"],
+    );
+    refusal(
+        read(&files.text("d.csv", "id,name\n1,x\n,y\n"), Some(&table())),
+        "d.csv",
+        &["`id`", "row 2"],
+    );
+    refusal(
+        read(
+            &files.text("e.jsonl", "{\"id\":1}\n{\"name\":\"x\"}\n"),
+            Some(&table()),
+        ),
+        "e.jsonl",
+        &["`id`", "row 2"],
+    );
+    refusal(
+        read(
+            &files.text("f.jsonl", "{\"id\":1}\n{\"id\":2,\"z\":1}\n"),
+            Some(&table()),
+        ),
+        "f.jsonl:2",
+        &["z"],
+    );
+}
+
+#[test]
+fn wrong_values_name_the_line() {
+    let files = Files::new();
+    refusal(
+        read(
+            &files.text("a.csv", "id,name\n1,x\ntwo,y\n"),
+            Some(&table()),
+        ),
+        "a.csv:3",
+        &["two", "Int64"],
+    );
+    refusal(
+        read(
+            &files.text("b.csv", "id,name\n1,x\n2,y,z\n"),
+            Some(&table()),
+        ),
+        "b.csv:3",
+        &["fields"],
+    );
+    for (text, line) in [
+        ("id,name\nz,x\n", 2),
+        ("id,name\r\n1,\"a\nb\"\r\n\r\nz,x\r\n", 5),
+        ("id,name\n1,2,3\n", 2),
+        ("id,name\n1\n", 2),
+    ] {
+        refusal(
+            read(&files.text("l.csv", text), Some(&table())),
+            &format!("l.csv:{line}: "),
+            &[],
+        );
+    }
+    refusal(
+        read(
+            &files.text("a.jsonl", "{\"id\":1}\n\n{\"id\":\n"),
+            Some(&table()),
+        ),
+        "a.jsonl:3",
+        &[],
+    );
+    refusal(
+        read(
+            &files.text("b.jsonl", "{\"id\":1}\n{\"id\":true}\n"),
+            Some(&table()),
+        ),
+        "b.jsonl:2",
+        &["id"],
+    );
+    refusal(
+        read(
+            &files.text("c.jsonl", "{\"id\":1}\n{\"id\":1.5}\n"),
+            Some(&table()),
+        ),
+        "c.jsonl",
+        &["`id`", "row 2", "1.5"],
+    );
+    let below = "{\"id\":-9223372036854775809}\n";
+    refusal(
+        read(&files.text("d.jsonl", below), Some(&table())),
+        "d.jsonl",
+        &["-9223372036854775809"],
+    );
+    let list = DataType::FixedSizeList(Arc::new(Field::new_list_field(DataType::Float32, true)), 2);
+    refusal(
+        read(&files.text("v.csv", "v\n1\n"), Some(&column("v", list))),
+        "v.csv",
+        &["FixedSizeList"],
+    );
+}
+
+#[test]
+fn unreadable_files_are_refused() {
+    let files = Files::new();
+    for name in ["a.txt", "parquet", "a.csv.gz"] {
+        refusal(
+            read(&files.text(name, ""), None),
+            name,
+            &["unsupported extension", ".parquet"],
+        );
+    }
+    refusal(
+        read(&files.0.path().join("none.csv"), None),
+        "none.csv",
+        &["cannot be read"],
+    );
+    for name in ["a.parquet", "a.arrow", "a.arrows"] {
+        refusal(
+            read(&files.text(name, "not what the name says"), None),
+            name,
+            &["write it again"],
+        );
+    }
+    let whole = files.binary(
+        "w.parquet",
+        &batch(vec![("id", Arc::new(Int64Array::from(vec![1])))]),
+    );
+    let bytes = fs::read(&whole).unwrap();
+    fs::write(&whole, &bytes[..bytes.len() - 9]).unwrap();
+    refusal(read(&whole, None), "w.parquet", &[]);
+}
+
+#[test]
+fn schema_files() {
+    let files = Files::new();
+    let text = r#"[{"name": "id", "type": "int64", "nullable": false}, {"name": "at", "type": "timestamp_us_utc"},
+                   {"name": "v", "type": "fixed_size_list<float32, 128>"}]"#;
+    let schema = read_schema_file(&files.text("s.json", text)).unwrap();
+    assert!(!schema.field(0).is_nullable() && schema.field(1).is_nullable());
+    let item = Arc::new(Field::new_list_field(DataType::Float32, true));
+    assert_eq!(
+        schema.field(2).data_type(),
+        &DataType::FixedSizeList(item, 128)
+    );
+
+    let refused = |text: &str, part: &str| {
+        let message = read_schema_file(&files.text("s.json", text))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("s.json") && message.contains(part),
+            "{message}"
+        );
+    };
+    refused("[\n{\"name\": \"a\", \"typ\": \"int8\"}]", "s.json:2");
+    refused("{", "s.json:1");
+    refused("[]", "at least one");
+    refused(r#"[{"name": "a", "type": "int"}]"#, "unknown type `int`");
+    refused(
+        r#"[{"name": "a", "type": "fixed_size_list<float32,0>"}]"#,
+        "unknown type",
+    );
+    refused(
+        r#"[{"name": "a", "type": "int8"}, {"name": "a", "type": "int8"}]"#,
+        "more than once",
+    );
+    refused(r#"[{"name": "", "type": "int8"}]"#, "empty name");
+    assert!(matches!(
+        read_schema_file(&files.0.path().join("none")),
+        Err(FormatError::Io { .. })
+    ));
+}
+
+#[test]
+fn keys() {
+    let ids =
+        |ids: Vec<Option<i64>>| batch(vec![("id", Arc::new(Int64Array::from(ids)) as ArrayRef)]);
+    let first = ids(vec![Some(1), Some(2)]);
+    check_key(&[first.clone(), ids(vec![Some(3)])], "id").unwrap();
+    check_key(&[], "id").unwrap();
+    let refused = |batches: &[RecordBatch], key: &str, part: &str| {
+        let message = check_key(batches, key).unwrap_err().to_string();
+        assert!(
+            message.contains(part) && message.contains(&format!("`{key}`")),
+            "{message}"
+        );
+    };
+    refused(
+        std::slice::from_ref(&first),
+        "key",
+        "not among the columns id",
+    );
+    refused(&[first.clone(), ids(vec![None])], "id", "null in row 3");
+    refused(
+        &[first, ids(vec![Some(9), Some(2)])],
+        "id",
+        "= 2 appears more than once in the batch, again in row 4",
+    );
+}

@@ -1,0 +1,319 @@
+//! The HTTP server of the daemon and the agent.
+//!
+//! `/metrics`, `/healthz`, `/readyz`, `/status` and `/` (a page for people) only read. `POST
+//! /api/v1/<verb>` asks for something and needs a bearer token; without a configured one these
+//! calls are off. The server owns no state: it asks a [`StatusSource`], whose methods return at
+//! once (a snapshot, or a wish put into a queue), so a slow table cannot make the server slow.
+//!
+//! Limits: connections and silence (`connection`), body size and time per request (here). Parts:
+//! `token` (constant-time comparison).
+
+mod connection;
+#[cfg(test)]
+mod tests;
+mod token;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use token::Token;
+
+/// The largest body read. A request names a store and a table; more is a mistake, and is answered
+/// 413.
+const MAX_BODY: usize = 64 * 1024;
+
+/// The longest time between complete headers and the answer; then 408. Every answer is made from
+/// memory, so ten seconds mean a slow sender.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long open requests may finish after cancellation. A request cannot outlive its own limit, so
+/// more would only wait for the dead.
+const SHUTDOWN_TIMEOUT: Duration = REQUEST_TIMEOUT;
+
+/// Scripts and styles stand in the page itself; nothing else may be loaded, and no other site may
+/// frame it.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
+    script-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'";
+
+/// Where the server gets its answers. Every method must return at once.
+pub(crate) trait StatusSource: Send + Sync + 'static {
+    /// The document of `/status`.
+    fn status(&self) -> Value;
+    /// Whether the first scan and recovery are done.
+    fn ready(&self) -> bool;
+    /// Whether the loops still turn.
+    fn healthy(&self) -> bool;
+    /// The document of `/metrics`, in the Prometheus text format.
+    fn metrics(&self) -> String;
+    /// Asks for something; without a store or table, for all of them. `Err` is a sentence for the
+    /// caller, answered 409.
+    fn request(
+        &self,
+        verb: ControlVerb,
+        store: Option<String>,
+        table: Option<String>,
+    ) -> Result<Value, String>;
+}
+
+/// What can be asked for by `POST /api/v1/<verb>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ControlVerb {
+    /// Compact, whatever the thresholds say.
+    Optimize,
+    /// Extend indexes, whatever the thresholds say.
+    Reindex,
+    /// Delete what the retention allows.
+    Cleanup,
+    /// Resolve unfinished operations.
+    Recover,
+    /// Start nothing new.
+    Pause,
+    /// End a pause.
+    Resume,
+    /// Stop running attempts at their next safe point.
+    Cancel,
+}
+
+impl ControlVerb {
+    /// Every verb, in the order of the documentation.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Optimize,
+        Self::Reindex,
+        Self::Cleanup,
+        Self::Recover,
+        Self::Pause,
+        Self::Resume,
+        Self::Cancel,
+    ];
+
+    /// The verb as it stands in the path.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Optimize => "optimize",
+            Self::Reindex => "reindex",
+            Self::Cleanup => "cleanup",
+            Self::Recover => "recover",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Cancel => "cancel",
+        }
+    }
+}
+
+impl fmt::Display for ControlVerb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+type Source = Arc<dyn StatusSource>;
+
+/// Serves until `cancel`, then lets open requests finish for a bounded time.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    source: Source,
+    token: Option<Token>,
+    cancel: CancellationToken,
+) -> io::Result<()> {
+    let listener = connection::LimitedListener::new(listener);
+    let stop = cancel.clone().cancelled_owned();
+    let server = axum::serve(listener, router(source, token))
+        .with_graceful_shutdown(stop)
+        .into_future();
+    let too_late = async {
+        cancel.cancelled().await;
+        tokio::time::sleep(SHUTDOWN_TIMEOUT).await;
+    };
+    tokio::select! {
+        biased;
+        result = server => result,
+        () = too_late => {
+            tracing::info!("open http requests were dropped at shutdown");
+            Ok(())
+        }
+    }
+}
+
+fn router(source: Source, token: Option<Token>) -> Router {
+    let changing = Router::new()
+        .route("/api/v1/{verb}", post(control))
+        .route_layer(middleware::from_fn_with_state(
+            Arc::new(token),
+            require_token,
+        ));
+    Router::new()
+        .route("/", get(page))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/status", get(status))
+        .merge(changing)
+        .fallback(|| async { failure(StatusCode::NOT_FOUND, "no such page; see /") })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, limit_time))
+        .with_state(source)
+}
+
+async fn page() -> impl IntoResponse {
+    (
+        [(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)],
+        Html(include_str!("http/index.html")),
+    )
+}
+
+async fn metrics(State(source): State<Source>) -> impl IntoResponse {
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        source.metrics(),
+    )
+}
+
+async fn healthz(State(source): State<Source>) -> impl IntoResponse {
+    verdict(
+        source.healthy(),
+        "ok\n",
+        "not healthy: a loop stopped turning; see the log\n",
+    )
+}
+
+async fn readyz(State(source): State<Source>) -> impl IntoResponse {
+    verdict(
+        source.ready(),
+        "ready\n",
+        "not ready: recovery or the first scan still runs\n",
+    )
+}
+
+fn verdict(good: bool, yes: &'static str, no: &'static str) -> (StatusCode, &'static str) {
+    if good {
+        (StatusCode::OK, yes)
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, no)
+    }
+}
+
+async fn status(State(source): State<Source>) -> impl IntoResponse {
+    ([(header::CACHE_CONTROL, "no-store")], Json(source.status()))
+}
+
+/// What a changing call may name, as query (`?store=S&table=T`) or as a JSON body; the body wins.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Target {
+    store: Option<String>,
+    table: Option<String>,
+}
+
+async fn control(
+    State(source): State<Source>,
+    Path(verb): Path<String>,
+    query: Result<Query<Target>, axum::extract::rejection::QueryRejection>,
+    body: Bytes,
+) -> Response {
+    let Some(verb) = ControlVerb::ALL
+        .into_iter()
+        .find(|known| known.as_str() == verb)
+    else {
+        let known = ControlVerb::ALL.map(ControlVerb::as_str).join(", ");
+        return failure(
+            StatusCode::NOT_FOUND,
+            &format!("no such call; use one of {known}"),
+        );
+    };
+    let target = if body.is_empty() {
+        query
+            .map(|Query(target)| target)
+            .map_err(|error| error.body_text())
+    } else {
+        serde_json::from_slice(&body).map_err(|error| error.to_string())
+    };
+    let Target { store, table } = match target {
+        Ok(target) => target,
+        Err(error) => {
+            return failure(
+                StatusCode::BAD_REQUEST,
+                &format!("{error}; send {{\"store\": S, \"table\": T}} or nothing"),
+            );
+        }
+    };
+    tracing::info!(%verb, store, table, "change requested over http");
+    match source.request(verb, store, table) {
+        Ok(answer) => Json(answer).into_response(),
+        Err(reason) => failure(StatusCode::CONFLICT, &reason),
+    }
+}
+
+/// Lets a request pass if it shows the token. Stands before the body is read, so that only known
+/// callers can make the server read one.
+async fn require_token(
+    State(token): State<Arc<Option<Token>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Some(token) = token.as_ref() else {
+        return failure(
+            StatusCode::FORBIDDEN,
+            "changing calls are off: set daemon.token_file",
+        );
+    };
+    if bearer(request.headers()).is_some_and(|presented| token.matches(presented)) {
+        return next.run(request).await;
+    }
+    tracing::warn!(
+        path = request.uri().path(),
+        "changing call refused: missing or wrong bearer token"
+    );
+    let mut answer = failure(
+        StatusCode::UNAUTHORIZED,
+        "missing or wrong token: send Authorization: Bearer <token>",
+    );
+    answer
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    answer
+}
+
+/// What follows `Bearer` in the one `Authorization` header; the scheme is case-insensitive (RFC
+/// 9110, 11.1).
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut given = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(only), None) = (given.next(), given.next()) else {
+        return None;
+    };
+    let (scheme, rest) = only.as_bytes().split_at_checked("Bearer ".len())?;
+    scheme
+        .eq_ignore_ascii_case(b"Bearer ")
+        .then(|| rest.trim_ascii())
+}
+
+async fn limit_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(answer) => answer,
+        Err(_) => failure(
+            StatusCode::REQUEST_TIMEOUT,
+            "the request took too long to arrive",
+        ),
+    }
+}
+
+fn failure(status: StatusCode, reason: &str) -> Response {
+    (status, Json(json!({ "error": reason }))).into_response()
+}

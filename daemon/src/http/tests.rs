@@ -1,0 +1,265 @@
+//! Against a real socket: what a client sees, byte by byte.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test may spawn: it supervises its own server"
+)]
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+/// What a call named: verb, store, table.
+type Asked = (ControlVerb, Option<String>, Option<String>);
+
+#[derive(Default)]
+struct Fake {
+    ready: AtomicBool,
+    requests: Mutex<Vec<Asked>>,
+}
+
+impl StatusSource for Fake {
+    fn status(&self) -> Value {
+        json!({ "tables": [{ "name": "t" }] })
+    }
+    fn ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+    fn healthy(&self) -> bool {
+        true
+    }
+    fn metrics(&self) -> String {
+        "squire_drift 0\n".to_owned()
+    }
+    fn request(
+        &self,
+        verb: ControlVerb,
+        store: Option<String>,
+        table: Option<String>,
+    ) -> Result<Value, String> {
+        if verb == ControlVerb::Resume {
+            return Err("nothing is paused".to_owned());
+        }
+        self.requests.lock().unwrap().push((verb, store, table));
+        Ok(json!({ "queued": 1 }))
+    }
+}
+
+struct Running {
+    address: SocketAddr,
+    source: Arc<Fake>,
+    cancel: CancellationToken,
+    server: JoinHandle<io::Result<()>>,
+}
+
+async fn start(token: Option<&str>) -> Running {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (source, cancel) = (Arc::new(Fake::default()), CancellationToken::new());
+    let token = token.map(|text| Token::parse(text, "test").unwrap());
+    let server = tokio::spawn(serve(
+        listener,
+        Arc::clone(&source) as Source,
+        token,
+        cancel.clone(),
+    ));
+    Running {
+        address,
+        source,
+        cancel,
+        server,
+    }
+}
+
+impl Running {
+    /// Sends bytes and reads until the server closes.
+    async fn send(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // A server that refuses a body may reset the connection after its answer.
+        stream.read_to_end(&mut answer).await.ok();
+        String::from_utf8(answer).unwrap()
+    }
+
+    async fn get(&self, path: &str) -> String {
+        self.send(&format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        ))
+        .await
+    }
+
+    async fn post(&self, path: &str, headers: &str, body: &str) -> String {
+        let length = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+        );
+        self.send(&request).await
+    }
+}
+
+#[tokio::test]
+async fn reading_pages_answer() {
+    let running = start(None).await;
+    let metrics = running.get("/metrics").await;
+    assert!(
+        metrics.starts_with("HTTP/1.1 200") && metrics.contains("text/plain; version=0.0.4"),
+        "{metrics}"
+    );
+    assert!(metrics.ends_with("squire_drift 0\n"));
+    assert!(running.get("/healthz").await.ends_with("ok\n"));
+    assert!(running.get("/readyz").await.starts_with("HTTP/1.1 503"));
+    running.source.ready.store(true, Ordering::Relaxed);
+    assert!(running.get("/readyz").await.starts_with("HTTP/1.1 200"));
+    assert!(
+        running
+            .get("/status")
+            .await
+            .ends_with("{\"tables\":[{\"name\":\"t\"}]}")
+    );
+    let page = running.get("/").await;
+    assert!(
+        page.contains("text/html")
+            && page.contains("content-security-policy")
+            && page.contains("<title>squire</title>")
+    );
+    assert!(running.get("/nothing").await.starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test]
+async fn changing_calls_are_off_without_a_token() {
+    let running = start(None).await;
+    let answer = running
+        .post("/api/v1/optimize", "Authorization: Bearer x\r\n", "")
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert!(answer.contains("changing calls are off: set daemon.token_file"));
+}
+
+#[tokio::test]
+async fn changing_calls_need_the_token() {
+    let running = start(Some("secret-token")).await;
+    let headers = [
+        "",
+        "Authorization: Bearer wrong\r\n",
+        "Authorization: Bearer \r\n",
+        "Authorization: Basic secret-token\r\n",
+        "Authorization: Bearer secret-token\r\nAuthorization: Bearer x\r\n",
+    ];
+    for header in headers {
+        let answer = running.post("/api/v1/cleanup", header, "").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 401") && !answer.contains("secret-token"),
+            "{header:?}: {answer}"
+        );
+    }
+    assert!(
+        running
+            .get("/api/v1/cleanup")
+            .await
+            .starts_with("HTTP/1.1 401")
+    );
+    assert!(running.source.requests.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn changing_calls_reach_the_source() {
+    let running = start(Some("secret-token")).await;
+    let auth = "Authorization: bearer secret-token\r\n";
+    for verb in ControlVerb::ALL
+        .into_iter()
+        .filter(|verb| *verb != ControlVerb::Resume)
+    {
+        let answer = running.post(&format!("/api/v1/{verb}"), auth, "").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("{\"queued\":1}"),
+            "{answer}"
+        );
+    }
+    assert!(
+        running
+            .post("/api/v1/pause", auth, "{\"store\":\"s\",\"table\":\"t\"}")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
+    assert!(
+        running
+            .post("/api/v1/pause?store=s&table=t", auth, "")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
+    let (some_s, some_t) = (Some("s".to_owned()), Some("t".to_owned()));
+    let named = (ControlVerb::Pause, some_s, some_t);
+    assert_eq!(
+        running.source.requests.lock().unwrap()[6..],
+        [named.clone(), named]
+    );
+
+    let refused = running.post("/api/v1/resume", auth, "").await;
+    assert!(
+        refused.starts_with("HTTP/1.1 409") && refused.contains("nothing is paused"),
+        "{refused}"
+    );
+    for (path, body) in [
+        ("/api/v1/pause", "{\"tabel\":\"t\"}"),
+        ("/api/v1/pause", "nonsense"),
+        ("/api/v1/pause?tabel=t", ""),
+    ] {
+        let answer = running.post(path, auth, body).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    }
+    assert!(
+        running
+            .post("/api/v1/explode", auth, "")
+            .await
+            .starts_with("HTTP/1.1 404")
+    );
+}
+
+#[tokio::test]
+async fn a_large_body_is_refused() {
+    let running = start(Some("secret-token")).await;
+    let auth = "Authorization: Bearer secret-token\r\n";
+    let answer = running
+        .post("/api/v1/pause", auth, &" ".repeat(MAX_BODY + 1))
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_slow_request_is_given_up() {
+    let router = Router::new()
+        .route("/", get(std::future::pending::<Response>))
+        .layer(middleware::from_fn_with_state(
+            Duration::from_millis(20),
+            limit_time,
+        ));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, router).into_future());
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+}
+
+#[tokio::test]
+async fn cancellation_ends_the_server() {
+    let running = start(None).await;
+    assert!(running.get("/healthz").await.starts_with("HTTP/1.1 200"));
+    let _idle = TcpStream::connect(running.address).await.unwrap();
+    running.cancel.cancel();
+    let ended =
+        tokio::time::timeout(SHUTDOWN_TIMEOUT + Duration::from_secs(2), running.server).await;
+    ended.unwrap().unwrap().unwrap();
+}

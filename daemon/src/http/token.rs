@@ -1,0 +1,94 @@
+//! The bearer token of changing calls.
+
+use std::fmt;
+use std::hint::black_box;
+use std::path::Path;
+
+/// A secret that callers of `POST /api/v1/*` must show. Neither printable nor comparable except by
+/// [`Token::matches`].
+#[derive(Clone)]
+pub(crate) struct Token(Vec<u8>);
+
+/// Why a token was refused. Says nothing about the token itself.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TokenError {
+    /// The file could not be read.
+    #[error("{path}: cannot read the token: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Empty, or with characters that a header cannot carry.
+    #[error(
+        "{origin}: the token must be one line of printable ASCII without spaces, such as the output of `openssl rand -hex 32`"
+    )]
+    Malformed {
+        /// Where it came from.
+        origin: String,
+    },
+}
+
+impl Token {
+    /// Reads a token file; white space around the token is dropped.
+    pub(crate) fn load(path: &Path) -> Result<Self, TokenError> {
+        let origin = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, &origin),
+            Err(source) => Err(TokenError::Read {
+                path: origin,
+                source,
+            }),
+        }
+    }
+
+    /// Checks a token; `origin` is what an error calls it.
+    pub(crate) fn parse(text: &str, origin: &str) -> Result<Self, TokenError> {
+        let text = text.trim();
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(TokenError::Malformed {
+                origin: origin.to_owned(),
+            });
+        }
+        Ok(Self(text.as_bytes().to_vec()))
+    }
+
+    /// Compares in a time that depends on the length of what was presented only, so that answers do
+    /// not leak the secret byte by byte.
+    pub(super) fn matches(&self, presented: &[u8]) -> bool {
+        let mut difference = usize::from(presented.len() != self.0.len());
+        for (given, wanted) in presented.iter().zip(self.0.iter().cycle()) {
+            difference = black_box(difference | usize::from(given ^ wanted));
+        }
+        difference == 0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(***)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_token_matches() {
+        let token = Token::parse(" abc\n", "test").unwrap();
+        assert!(token.matches(b"abc"));
+        for other in ["", "a", "ab", "abd", "abcabc", "abca", "ABC"] {
+            assert!(!token.matches(other.as_bytes()), "{other}");
+        }
+        assert_eq!(format!("{token:?}"), "Token(***)");
+    }
+
+    #[test]
+    fn unusable_tokens_are_refused() {
+        for text in ["", " \n", "a b", "a\nb", "é"] {
+            assert!(Token::parse(text, "test").is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Everything that Prometheus reads, on a registry of its own.
+//!
+//! What a table looks like (gauges) is replaced as a whole by [`Metrics::observe_table`] after each
+//! scan, so an index that was dropped does not linger, and [`Metrics::forget_table`] takes a
+//! vanished table out: a stale gauge would keep an alert firing. What happened (counters) stays, as
+//! counters must.
+//!
+//! Parts: `tables`, `maintenance`, `agent`, and `register` (short ways to make a metric). Names are
+//! part of the operator's interface: the rules and the dashboard in `ops/` use them.
+
+mod agent;
+mod maintenance;
+mod register;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use prometheus::{
+    Encoder, Error, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder,
+};
+
+pub(crate) use agent::{AgentMetrics, BatchResult};
+use maintenance::MaintenanceMetrics;
+pub(crate) use maintenance::{Removed, RunResult};
+use register::{counter, counters, gauge, gauges, histogram, integer};
+use tables::TableGauges;
+pub(crate) use tables::{IndexObservation, TableObservation};
+
+/// Upper bounds in seconds. From one local table to a prefix of thousands of tables.
+const SCAN_BUCKETS: [f64; 12] = [
+    0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
+
+const TABLE: [&str; 2] = ["store", "table"];
+const INDEX: [&str; 3] = ["store", "table", "index"];
+
+/// All metrics of the process. Cheap to clone: clones count into the same registry.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    tables: TableGauges,
+    maintenance: MaintenanceMetrics,
+    /// The write agent.
+    pub(crate) agent: AgentMetrics,
+    /// 1 while the file on disk is refused and the old configuration runs on.
+    pub(crate) config_reload_failed: IntGauge,
+    /// Duration of one pass over everything watched.
+    pub(crate) scan_duration: Histogram,
+    /// Loop turns that took longer than their interval.
+    pub(crate) loop_overruns: IntCounter,
+    invariants_violated: IntCounterVec,
+    object_store_requests: IntCounterVec,
+    sidecars: IntGaugeVec,
+}
+
+impl Metrics {
+    /// Registers everything. Fails only if a name is invalid or used twice, which a test excludes.
+    pub(crate) fn new() -> Result<Self, Error> {
+        let registry = Registry::new();
+        let r = &registry;
+        let help = "Always 1; the labels tell what runs.";
+        let build = gauges(r, "squire_build_info", help, &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let help = "1 while the configuration file is refused and the old one runs on.";
+        let config_reload_failed = gauge(r, "squire_config_reload_failed", help)?;
+        let help = "Duration of one pass over everything watched.";
+        let scan_duration = histogram(r, "squire_scan_duration_seconds", help, &SCAN_BUCKETS)?;
+        let help = "Loop turns that took longer than their interval.";
+        let loop_overruns = counter(r, "squire_loop_overruns_total", help)?;
+        let help = "Broken invariants seen; any is a defect.";
+        let name = "squire_invariants_violated_total";
+        let invariants_violated = counters(r, name, help, &["invariant"])?;
+        let help = "Requests to storage, by operation.";
+        let name = "squire_object_store_requests_total";
+        let object_store_requests = counters(r, name, help, &["op"])?;
+        let help = "Recovery records present: operations that run or await recovery.";
+        let sidecars = gauges(r, "squire_sidecars", help, &["store"])?;
+        Ok(Self {
+            tables: TableGauges::new(r)?,
+            maintenance: MaintenanceMetrics::new(r)?,
+            agent: AgentMetrics::new(r)?,
+            config_reload_failed,
+            scan_duration,
+            loop_overruns,
+            invariants_violated,
+            object_store_requests,
+            sidecars,
+            registry,
+        })
+    }
+
+    /// Replaces what is shown of a table.
+    pub(crate) fn observe_table(&self, store: &str, table: &str, seen: &TableObservation) {
+        self.tables.observe(store, table, seen);
+    }
+
+    /// Takes out the gauges of a table that is gone.
+    pub(crate) fn forget_table(&self, store: &str, table: &str) {
+        self.tables.forget(store, table);
+        self.maintenance.forget(store, table);
+    }
+
+    /// Counts a finished run, named by store, table and kind; `now` (Unix seconds) is kept as the
+    /// last success if it was one.
+    pub(crate) fn run_finished(&self, run: [&str; 3], result: RunResult, now: f64) {
+        self.maintenance.finished(run, result, now);
+    }
+
+    /// Counts one more try of a maintenance commit after a conflict; store, table and kind.
+    pub(crate) fn run_retried(&self, run: [&str; 3]) {
+        self.maintenance.retried(run);
+    }
+
+    /// Counts what a run took away.
+    pub(crate) fn removed(&self, store: &str, table: &str, removed: Removed) {
+        self.maintenance.removed(store, table, removed);
+    }
+
+    /// Counts a resolved operation, for example `forward` or `aborted`.
+    pub(crate) fn recovered(&self, store: &str, outcome: &str) {
+        self.maintenance.recovered(store, outcome);
+    }
+
+    /// Shows how many sidecars a store has.
+    pub(crate) fn set_sidecars(&self, store: &str, count: u64) {
+        self.sidecars
+            .with_label_values(&[store])
+            .set(integer(count));
+    }
+
+    /// Counts a broken invariant by its ID, for example `I5`.
+    pub(crate) fn invariant_violated(&self, invariant: &str) {
+        self.invariants_violated
+            .with_label_values(&[invariant])
+            .inc();
+    }
+
+    /// Adds requests to storage.
+    pub(crate) fn object_store_requests(&self, op: &str, count: u64) {
+        self.object_store_requests
+            .with_label_values(&[op])
+            .inc_by(count);
+    }
+
+    /// The Prometheus text format.
+    pub(crate) fn encode(&self) -> String {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "cannot encode the metrics");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}

@@ -1,0 +1,128 @@
+//! What maintenance, cleanup and recovery did.
+
+use prometheus::{Error, GaugeVec, IntCounterVec, Registry};
+
+use super::TABLE;
+use super::register::{counters, float_gauges};
+use super::tables::forget;
+
+const RUN: [&str; 3] = ["store", "table", "kind"];
+const RUN_RESULT: [&str; 4] = ["store", "table", "kind", "result"];
+
+/// How a maintenance run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RunResult {
+    /// The wanted state holds.
+    Success,
+    /// The conflict budget was used up; the next run starts afresh.
+    Conflict,
+    /// An error that is not a conflict.
+    Failed,
+    /// Not started, for example because of drift.
+    Skipped,
+}
+
+impl RunResult {
+    /// The value of the `result` label.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Conflict => "conflict",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// What one maintenance run took away.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Removed {
+    /// Fragments merged away by compaction.
+    pub(crate) fragments: u64,
+    /// Bytes deleted from storage.
+    pub(crate) bytes: u64,
+    /// Versions deleted by cleanup.
+    pub(crate) versions: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct MaintenanceMetrics {
+    runs: IntCounterVec,
+    retries: IntCounterVec,
+    last_success: GaugeVec,
+    fragments_removed: IntCounterVec,
+    bytes_reclaimed: IntCounterVec,
+    versions_removed: IntCounterVec,
+    recoveries: IntCounterVec,
+}
+
+impl MaintenanceMetrics {
+    pub(super) fn new(r: &Registry) -> Result<Self, Error> {
+        let help = "Maintenance runs by how they ended.";
+        let runs = counters(r, "squire_maintenance_runs_total", help, &RUN_RESULT)?;
+        let help = "Maintenance commits repeated after a conflict.";
+        let retries = counters(r, "squire_maintenance_retries_total", help, &RUN)?;
+        let help = "Unix time of the last successful run.";
+        let last_success = float_gauges(r, "squire_last_success_timestamp_seconds", help, &RUN)?;
+        let help = "Fragments merged away by compaction.";
+        let fragments_removed = counters(r, "squire_fragments_removed_total", help, &TABLE)?;
+        let help = "Bytes deleted from storage by cleanup.";
+        let bytes_reclaimed = counters(r, "squire_bytes_reclaimed_total", help, &TABLE)?;
+        let help = "Table versions deleted by cleanup.";
+        let versions_removed = counters(r, "squire_versions_removed_total", help, &TABLE)?;
+        let (help, labels) = (
+            "Unfinished operations resolved, by outcome.",
+            ["store", "outcome"],
+        );
+        let recoveries = counters(r, "squire_recovery_operations_total", help, &labels)?;
+        Ok(Self {
+            runs,
+            retries,
+            last_success,
+            fragments_removed,
+            bytes_reclaimed,
+            versions_removed,
+            recoveries,
+        })
+    }
+
+    pub(super) fn finished(&self, run: [&str; 3], result: RunResult, now: f64) {
+        let [store, table, kind] = run;
+        self.runs
+            .with_label_values(&[store, table, kind, result.as_str()])
+            .inc();
+        if result == RunResult::Success {
+            self.last_success.with_label_values(&run).set(now);
+        }
+    }
+
+    pub(super) fn retried(&self, run: [&str; 3]) {
+        self.retries.with_label_values(&run).inc();
+    }
+
+    pub(super) fn removed(&self, store: &str, table: &str, removed: Removed) {
+        let Removed {
+            fragments,
+            bytes,
+            versions,
+        } = removed;
+        self.fragments_removed
+            .with_label_values(&[store, table])
+            .inc_by(fragments);
+        self.bytes_reclaimed
+            .with_label_values(&[store, table])
+            .inc_by(bytes);
+        self.versions_removed
+            .with_label_values(&[store, table])
+            .inc_by(versions);
+    }
+
+    pub(super) fn recovered(&self, store: &str, outcome: &str) {
+        self.recoveries.with_label_values(&[store, outcome]).inc();
+    }
+
+    /// The time of the last success only: counters stay.
+    pub(super) fn forget(&self, store: &str, table: &str) {
+        forget(&self.last_success, store, table, |_| false);
+    }
+}

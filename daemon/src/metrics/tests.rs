@@ -1,0 +1,107 @@
+//! What is shown, what is taken out again, and what `promtool` says to it.
+
+use std::time::Duration;
+
+use super::*;
+
+fn filled() -> Metrics {
+    let metrics = Metrics::new().unwrap();
+    let index = |name: &str, age| IndexObservation {
+        name: name.to_owned(),
+        unindexed_rows: 5,
+        age,
+    };
+    let mut seen = TableObservation {
+        fragments: 3,
+        rows: 100,
+        drift: true,
+        ..TableObservation::default()
+    };
+    seen.indexes = vec![
+        index("id", Some(Duration::from_millis(1_500))),
+        index("vec", None),
+    ];
+    metrics.observe_table("s", "t", &seen);
+    metrics.observe_table("s", "u", &seen);
+    metrics.run_finished(["s", "t", "compact"], RunResult::Success, 1.7e9);
+    metrics.run_finished(["s", "t", "compact"], RunResult::Skipped, 1.8e9);
+    metrics.run_retried(["s", "t", "compact"]);
+    metrics.removed(
+        "s",
+        "t",
+        Removed {
+            fragments: 2,
+            bytes: 10,
+            versions: 1,
+        },
+    );
+    metrics.recovered("s", "forward");
+    metrics.invariant_violated("I5");
+    metrics.object_store_requests("put", 7);
+    metrics.agent.batch_finished(BatchResult::Committed);
+    metrics.set_sidecars("s", 1);
+    metrics.scan_duration.observe(0.2);
+    metrics.agent.commit_seconds.observe(0.2);
+    metrics
+}
+
+#[test]
+fn values_are_shown() {
+    let text = filled().encode();
+    for line in [
+        "squire_fragments{store=\"s\",table=\"t\"} 3",
+        "squire_drift{store=\"s\",table=\"t\"} 1",
+        "squire_index_age_seconds{index=\"id\",store=\"s\",table=\"t\"} 1.5",
+        "squire_maintenance_runs_total{kind=\"compact\",result=\"skipped\",store=\"s\",table=\"t\"} 1",
+        "squire_last_success_timestamp_seconds{kind=\"compact\",store=\"s\",table=\"t\"} 1700000000",
+        "squire_agent_batches_total{result=\"rejected\"} 0",
+        "squire_object_store_requests_total{op=\"put\"} 7",
+    ] {
+        assert!(
+            text.lines().any(|shown| shown == line),
+            "{line} is missing in\n{text}"
+        );
+    }
+}
+
+#[test]
+fn a_vanished_table_or_index_leaves_no_gauge() {
+    let metrics = filled();
+    metrics.forget_table("s", "t");
+    let text = metrics.encode();
+    let left: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("table=\"t\"") && !line.contains("_total{"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(text.contains("squire_fragments{store=\"s\",table=\"u\"} 3"));
+    metrics.observe_table("s", "u", &TableObservation::default());
+    assert!(!metrics.encode().contains("index=\""));
+}
+
+/// `promtool check metrics` where it is installed: names, units and help as Prometheus wants them.
+#[test]
+fn promtool_has_no_complaint() {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let spawned = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut promtool) = spawned else { return };
+    promtool
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(filled().encode().as_bytes())
+        .unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+}

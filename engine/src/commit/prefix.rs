@@ -1,0 +1,39 @@
+//! The clean prefix: maintenance's publish.
+//!
+//! A monotonic fast-forward over content-preserving versions. It never passes a version that was not decided, and it
+//! never fails because someone else moved the pin: if the pin is already there, the work is done.
+
+use super::publish::{Change, PUBLISH_ROUNDS, Published, Record, exhausted};
+use crate::error::Result;
+use crate::ids::TableName;
+use crate::protocol::clean_prefix;
+use crate::store::Store;
+use squire_failpoints::{Seam, hit};
+
+impl Store {
+    /// Publishes the highest clean version of `table`. Returns the pin that stands afterwards.
+    pub(crate) async fn publish_prefix(&self, table: &TableName, record: &Record) -> Result<u64> {
+        let mut backoff = self.publish_backoff();
+        let mut last = None;
+        for _ in 0..PUBLISH_ROUNDS {
+            let snapshot = self.load().await?;
+            hit(Seam::PublishAfterLoad)?;
+            let entry = snapshot.state.table(table)?;
+            let chain = self.scan(snapshot.state.store, &entry.path, entry.version).await?;
+            let n = clean_prefix(&chain, entry.version);
+            if n <= entry.version {
+                return Ok(entry.version);
+            }
+            hit(Seam::MaintainBeforePublish)?;
+            let mut record = record.clone();
+            record.tables = vec![Change { table: table.clone(), from: entry.version, to: n }];
+            let updates = vec![snapshot.state.pin_update(table, n)?];
+            match self.try_publish(&snapshot, updates, &record).await? {
+                Published::Won(_) => return Ok(n),
+                Published::Lost(e) => last = Some(e),
+            }
+            backoff.wait(self.clock(), &self.entropy).await;
+        }
+        Err(exhausted(last))
+    }
+}

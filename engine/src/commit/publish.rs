@@ -1,0 +1,181 @@
+//! Publish: the compare-and-swap of the manifest from M to M+1.
+
+use crate::error::{Disposition, Error, ErrorKind, Result};
+use crate::ids::{OpId, TableName};
+use crate::protocol::Kind;
+use crate::store::{Sidecar, SidecarKind, Snapshot, Store, Updates};
+use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
+use lance::dataset::CommitBuilder;
+use serde::{Deserialize, Serialize};
+use squire_failpoints::{Seam, hit};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// How often a publish is evaluated again before the caller hears of it. Each round lost means that someone else's
+/// publish won, so the store makes progress; 200 rounds outlast any burst that a machine can produce.
+pub(crate) const PUBLISH_ROUNDS: u32 = 200;
+
+/// One table of a publish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The table.
+    pub table: TableName,
+    /// The pin before; 0 for a create.
+    pub from: u64,
+    /// The pin after.
+    pub to: u64,
+}
+
+/// What a publish says of itself: a row of the commit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The operation.
+    pub op: OpId,
+    /// `logical`, `maintenance`, `undo`, `abort`, `declare`, `cleanup`, ...
+    pub kind: String,
+    /// Whose operation it is.
+    pub actor: String,
+    /// Its message.
+    pub message: String,
+    /// The caller's batch id.
+    pub batch: Option<String>,
+    /// The pins that it moves.
+    pub tables: Vec<Change>,
+}
+
+impl Record {
+    /// A record of `kind` for `op`.
+    pub(crate) fn new(op: OpId, kind: &str, actor: &str, message: impl Into<String>) -> Self {
+        Self { op, kind: kind.to_owned(), actor: actor.to_owned(), message: message.into(), batch: None, tables: Vec::new() }
+    }
+
+    /// The record of the operation that `sidecar` describes, whoever publishes it.
+    pub(crate) fn of_sidecar(sidecar: &Sidecar, kind: &str) -> Self {
+        let kind = match sidecar.kind {
+            SidecarKind::Logical => kind,
+            SidecarKind::Maintenance => Kind::Maintenance.as_str(),
+        };
+        let mut record = Self::new(sidecar.op, kind, &sidecar.actor, sidecar.message.clone());
+        record.batch.clone_from(&sidecar.batch);
+        record
+    }
+
+    pub(crate) fn properties(&self, store: OpId) -> Result<HashMap<String, String>> {
+        let mut properties = HashMap::from([
+            ("squire.store".to_owned(), store.to_string()),
+            ("squire.op".to_owned(), self.op.to_string()),
+            ("squire.kind".to_owned(), self.kind.clone()),
+            ("squire.actor".to_owned(), self.actor.clone()),
+            ("squire.message".to_owned(), self.message.clone()),
+            ("squire.tables".to_owned(), crate::store::state::encode(&self.tables)?),
+        ]);
+        if let Some(batch) = &self.batch {
+            properties.insert("squire.batch".to_owned(), batch.clone());
+        }
+        Ok(properties)
+    }
+
+    /// Reads the record back from a manifest version's transaction.
+    pub(crate) fn from_properties(properties: &HashMap<String, String>) -> Option<Self> {
+        let text = |key: &str| properties.get(key).cloned();
+        Some(Self {
+            op: OpId::parse(properties.get("squire.op")?).ok()?,
+            kind: text("squire.kind")?,
+            actor: text("squire.actor").unwrap_or_default(),
+            message: text("squire.message").unwrap_or_default(),
+            batch: text("squire.batch"),
+            tables: serde_json::from_str(properties.get("squire.tables")?).ok()?,
+        })
+    }
+}
+
+/// What became of one publish.
+#[derive(Debug)]
+pub(crate) enum Published {
+    /// The manifest is at M+1 with these updates.
+    Won(Snapshot),
+    /// Someone else took M+1, or it is not known: load and evaluate again.
+    Lost(Error),
+}
+
+impl Store {
+    /// Publishes `updates` on exactly `on`, or loses. The caller checked its preconditions against `on`.
+    pub(crate) async fn try_publish(&self, on: &Snapshot, updates: Updates, record: &Record) -> Result<Published> {
+        hit(Seam::PublishBeforeCommit)?;
+        let slot = on.version() + 1;
+        let update_entries = updates.into_iter().map(|(key, value)| UpdateMapEntry { key, value }).collect();
+        let operation = Operation::UpdateConfig {
+            config_updates: Some(UpdateMap { update_entries, replace: false }),
+            table_metadata_updates: None,
+            schema_metadata_updates: None,
+            field_metadata_updates: HashMap::new(),
+        };
+        let transaction = TransactionBuilder::new(on.version(), operation)
+            .transaction_properties(Some(Arc::new(record.properties(on.state.store)?)))
+            .build();
+        let committed = CommitBuilder::new(on.manifest.clone())
+            .with_commit_handler(self.handler(Some(slot)))
+            .with_max_retries(0)
+            .with_skip_auto_cleanup(true)
+            .execute(transaction)
+            .await;
+        let manifest = match committed {
+            Ok(manifest) => Arc::new(manifest),
+            Err(e) => {
+                let e = Error::from(e);
+                return match e.disposition() {
+                    Disposition::Retry | Disposition::Look => Ok(Published::Lost(e)),
+                    // A failed put may have landed: what the state says decides.
+                    Disposition::Fail if e.kind() == ErrorKind::Storage => Ok(Published::Lost(e)),
+                    Disposition::Fail => Err(e),
+                };
+            }
+        };
+        hit(Seam::PublishAfterCommit)?;
+        self.verify_publish(manifest, slot).await
+    }
+
+    /// A put at a version number that cleanup freed succeeds (fact 8), so a success counts only above the floor.
+    async fn verify_publish(&self, manifest: Arc<lance::Dataset>, slot: u64) -> Result<Published> {
+        if manifest.latest_version_id().await? != slot {
+            let latest = self.load().await?;
+            if slot <= latest.state.manifest_floor {
+                return Ok(Published::Lost(Error::conflict("the manifest moved on and this version was cleaned up")));
+            }
+        }
+        Ok(Published::Won(self.remember_manifest(manifest).await?))
+    }
+
+    /// Publishes what `plan` asks for, evaluated against a fresh state until it wins; `None` from `plan` means
+    /// that what was wanted holds already.
+    pub(crate) async fn publish_until<F>(&self, mut plan: F) -> Result<Snapshot>
+    where
+        F: FnMut(&Snapshot) -> Result<Option<(Updates, Record)>> + Send,
+    {
+        let mut backoff = self.publish_backoff();
+        let mut last = None;
+        for _ in 0..PUBLISH_ROUNDS {
+            let snapshot = self.load().await?;
+            hit(Seam::PublishAfterLoad)?;
+            let Some((updates, record)) = plan(&snapshot)? else { return Ok(snapshot) };
+            match self.try_publish(&snapshot, updates, &record).await? {
+                Published::Won(snapshot) => return Ok(snapshot),
+                Published::Lost(e) => last = Some(e),
+            }
+            backoff.wait(self.clock(), &self.entropy).await;
+        }
+        Err(exhausted(last))
+    }
+
+    pub(crate) fn publish_backoff(&self) -> crate::clock::Backoff {
+        crate::clock::Backoff::new(std::time::Duration::from_millis(2), std::time::Duration::from_millis(250))
+    }
+}
+
+pub(crate) fn exhausted(last: Option<Error>) -> Error {
+    let e = Error::conflict(format!("the manifest was taken by others {PUBLISH_ROUNDS} times in a row"));
+    match last {
+        Some(cause) => e.caused_by(cause),
+        None => e,
+    }
+}

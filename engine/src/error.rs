@@ -1,0 +1,185 @@
+//! One error type: what to do ([`ErrorKind`]), a message for people, and the private cause.
+
+use crate::ids::OpId;
+use std::error::Error as StdError;
+
+/// What a caller can do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The request is wrong and will stay wrong: correct the input.
+    InvalidInput,
+    /// The named store, table, version or operation does not exist.
+    NotFound,
+    /// Someone else committed first; nothing of this operation is visible. Safe to retry from a fresh snapshot.
+    Conflict,
+    /// It is not known whether the operation is committed; ask again by its ULID before retrying.
+    Unknown,
+    /// The table has versions that no operation of ours explains; see `squire repair`.
+    Drift,
+    /// A safety check refused; nothing was done.
+    Refused,
+    /// The version is below the floor and may be gone; take a fresh snapshot.
+    Expired,
+    /// The store was written by a newer format; upgrade squire.
+    FormatTooNew,
+    /// The storage failed; nothing is known to be wrong with the request.
+    Storage,
+    /// Cancelled at a safe point.
+    Cancelled,
+    /// A broken assumption of the engine itself; please report it.
+    Internal,
+}
+
+/// What the one retry loop does with an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    /// Start again from a fresh snapshot.
+    Retry,
+    /// Find out first: load the state and evaluate again.
+    Look,
+    /// Report it.
+    Fail,
+}
+
+/// An error of the engine.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    op: Option<OpId>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// A result of the engine.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error without a cause.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), op: None, source: None }
+    }
+
+    /// The same error, caused by `source`.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The same error, about operation `op`.
+    #[must_use]
+    pub fn of(mut self, op: OpId) -> Self {
+        self.op = Some(op);
+        self
+    }
+
+    /// The same error with `context: ` before its message.
+    #[must_use]
+    pub fn context(mut self, context: impl std::fmt::Display) -> Self {
+        self.message = format!("{context}: {}", self.message);
+        self
+    }
+
+    /// Shorthand for [`ErrorKind::InvalidInput`].
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::InvalidInput, message)
+    }
+
+    /// Shorthand for [`ErrorKind::Conflict`].
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Conflict, message)
+    }
+
+    /// Shorthand for [`ErrorKind::Internal`].
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Internal, message)
+    }
+
+    /// What a caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The operation whose outcome is unknown or that was met on the way.
+    pub fn op(&self) -> Option<OpId> {
+        self.op
+    }
+
+    /// What the retry loop does with it.
+    pub fn disposition(&self) -> Disposition {
+        match self.kind {
+            ErrorKind::Conflict => Disposition::Retry,
+            ErrorKind::Unknown => Disposition::Look,
+            ErrorKind::InvalidInput
+            | ErrorKind::NotFound
+            | ErrorKind::Drift
+            | ErrorKind::Refused
+            | ErrorKind::Expired
+            | ErrorKind::FormatTooNew
+            | ErrorKind::Storage
+            | ErrorKind::Cancelled
+            | ErrorKind::Internal => Disposition::Fail,
+        }
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)?;
+        if let Some(op) = self.op {
+            write!(f, " (operation {op})")?;
+        }
+        if let Some(source) = &self.source {
+            write!(f, ": {source}")?;
+        }
+        Ok(())
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_ref().map(|s| s.as_ref() as &(dyn StdError + 'static))
+    }
+}
+
+impl From<lance::Error> for Error {
+    fn from(error: lance::Error) -> Self {
+        use lance::Error as L;
+        if error.is_commit_status_unknown() {
+            return Self::new(ErrorKind::Unknown, "the outcome of a commit is unknown").caused_by(error);
+        }
+        #[expect(clippy::wildcard_enum_match_arm, reason = "lance adds variants in minor releases")]
+        let (kind, message) = match &error {
+            L::CommitConflict { .. }
+            | L::RetryableCommitConflict { .. }
+            | L::IncompatibleTransaction { .. }
+            | L::TooMuchWriteContention { .. } => (ErrorKind::Conflict, "lost to a concurrent commit"),
+            L::InvalidInput { .. } | L::SchemaMismatch { .. } | L::Schema { .. } | L::FieldNotFound { .. } => {
+                (ErrorKind::InvalidInput, "invalid input")
+            }
+            L::DatasetNotFound { .. } | L::NotFound { .. } | L::VersionNotFound { .. } => {
+                (ErrorKind::NotFound, "not found")
+            }
+            L::Internal { .. } => (ErrorKind::Internal, "lance failed"),
+            _ => (ErrorKind::Storage, "storage failed"),
+        };
+        Self::new(kind, message).caused_by(error)
+    }
+}
+
+impl From<object_store::Error> for Error {
+    fn from(error: object_store::Error) -> Self {
+        let kind = match error {
+            object_store::Error::NotFound { .. } => ErrorKind::NotFound,
+            _ => ErrorKind::Storage,
+        };
+        Self::new(kind, "storage failed").caused_by(error)
+    }
+}
+
+impl From<squire_failpoints::Injected> for Error {
+    fn from(injected: squire_failpoints::Injected) -> Self {
+        Self::new(ErrorKind::Storage, "injected").caused_by(injected)
+    }
+}

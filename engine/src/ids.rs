@@ -1,0 +1,105 @@
+//! Names: operations and tables.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// The ULID of one operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct OpId(ulid::Ulid);
+
+impl OpId {
+    /// An id from a time (milliseconds since the epoch) and 80 random bits.
+    pub fn from_parts(ms: u64, random: u128) -> Self {
+        Self(ulid::Ulid::from_parts(ms, random))
+    }
+
+    /// Parses the 26-letter form.
+    pub fn parse(text: &str) -> Result<Self> {
+        ulid::Ulid::from_string(text)
+            .map(Self)
+            .map_err(|e| Error::invalid(format!("{text:?} is not an operation ULID")).caused_by(e))
+    }
+}
+
+impl From<OpId> for ulid::Ulid {
+    fn from(id: OpId) -> Self {
+        id.0
+    }
+}
+
+impl From<ulid::Ulid> for OpId {
+    fn from(id: ulid::Ulid) -> Self {
+        Self(id)
+    }
+}
+
+impl std::fmt::Display for OpId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<OpId> for String {
+    fn from(id: OpId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for OpId {
+    type Error = Error;
+    fn try_from(text: String) -> Result<Self> {
+        Self::parse(&text)
+    }
+}
+
+/// The name of a table: a letter or underscore, then letters, digits, `_` and `-`, 128 at most.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TableName(String);
+
+impl TableName {
+    /// Checks and takes a name.
+    pub fn new(name: impl Into<String>) -> Result<Self> {
+        let name = name.into();
+        let mut chars = name.chars();
+        let first_ok = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+        if first_ok && name.len() <= 128 && chars.all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
+            return Ok(Self(name));
+        }
+        Err(Error::invalid(format!(
+            "{name:?} is not a table name: start with a letter or _, then letters, digits, _ and -, at most 128"
+        )))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for TableName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<TableName> for String {
+    fn from(name: TableName) -> Self {
+        name.0
+    }
+}
+
+impl TryFrom<String> for TableName {
+    type Error = Error;
+    fn try_from(name: String) -> Result<Self> {
+        Self::new(name)
+    }
+}
+
+impl std::str::FromStr for TableName {
+    type Err = Error;
+    fn from_str(name: &str) -> Result<Self> {
+        Self::new(name)
+    }
+}

@@ -1,0 +1,219 @@
+//! The commit log as rows: publishes are copied from the manifest's transactions before cleanup takes those away.
+//!
+//! `commits.lance` is derived and internal: HEAD is what is visible. Each append is strict and says in its own
+//! properties how far it reaches, so two daemons that archive at once never write a publish twice.
+
+use crate::commit::publish::{Change, Record};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::OpId;
+use crate::protocol::Kind;
+use crate::recovery::LogEntry;
+use crate::store::state::{Archive, encode};
+use crate::store::{COMMITS_PATH, Snapshot, Store, StrictCommit};
+use arrow_array::{Array, Int64Array, RecordBatch, StringArray, UInt64Array};
+use arrow_schema::{DataType, Field, Schema};
+use lance::Dataset;
+use lance::dataset::transaction::TransactionBuilder;
+use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
+use serde::Serialize;
+use squire_failpoints::{Seam, hit};
+use std::sync::Arc;
+
+/// The property of an append that says up to which manifest version the log reaches.
+const PROP_THROUGH: &str = "squire.archived_through";
+
+/// Publishes copied by one append. Enough to keep the log's fragments few, small enough to hold in memory.
+const BATCH: u64 = 10_000;
+
+/// What an archive pass did.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub struct ArchiveReport {
+    /// Publishes copied.
+    pub rows: u64,
+    /// The manifest version up to which the log reaches now.
+    pub through: u64,
+}
+
+fn schema() -> Arc<Schema> {
+    let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
+    Arc::new(Schema::new(vec![
+        Field::new("manifest_version", DataType::UInt64, false),
+        Field::new("at_ms", DataType::Int64, false),
+        text("op", false),
+        text("kind", false),
+        text("actor", false),
+        text("message", false),
+        text("batch", true),
+        text("tables", false),
+    ]))
+}
+
+fn encode_rows(entries: &[LogEntry]) -> Result<RecordBatch> {
+    let text = |f: &dyn Fn(&LogEntry) -> String| Arc::new(StringArray::from_iter_values(entries.iter().map(f)));
+    let tables: Vec<String> = entries.iter().map(|e| encode(&e.record.tables)).collect::<Result<_>>()?;
+    RecordBatch::try_new(
+        schema(),
+        vec![
+            Arc::new(UInt64Array::from_iter_values(entries.iter().map(|e| e.manifest_version))),
+            Arc::new(Int64Array::from_iter_values(entries.iter().map(|e| e.at_ms))),
+            text(&|e| e.record.op.to_string()),
+            text(&|e| e.record.kind.clone()),
+            text(&|e| e.record.actor.clone()),
+            text(&|e| e.record.message.clone()),
+            Arc::new(StringArray::from_iter(entries.iter().map(|e| e.record.batch.clone()))),
+            Arc::new(StringArray::from_iter_values(tables)),
+        ],
+    )
+    .map_err(|e| Error::internal("encoding the commit log").caused_by(e))
+}
+
+/// Reads rows of the commit log.
+pub(crate) fn decode(batch: &RecordBatch) -> Result<Vec<LogEntry>> {
+    let column = |name: &str| {
+        batch.column_by_name(name).ok_or_else(|| Error::internal(format!("the commit log has no column {name:?}")))
+    };
+    let text = |name: &str| -> Result<StringArray> {
+        let any = column(name)?.as_any().downcast_ref::<StringArray>().cloned();
+        any.ok_or_else(|| Error::internal(format!("the commit log's column {name:?} is not text")))
+    };
+    let versions = column("manifest_version")?.as_any().downcast_ref::<UInt64Array>().cloned();
+    let times = column("at_ms")?.as_any().downcast_ref::<Int64Array>().cloned();
+    let (Some(versions), Some(times)) = (versions, times) else {
+        return Err(Error::internal("the commit log's numbers have another type"));
+    };
+    let (op, kind, actor) = (text("op")?, text("kind")?, text("actor")?);
+    let (message, batches, tables) = (text("message")?, text("batch")?, text("tables")?);
+    (0..batch.num_rows())
+        .map(|i| {
+            let tables: Vec<Change> = serde_json::from_str(tables.value(i))
+                .map_err(|e| Error::internal("the commit log's tables cannot be read").caused_by(e))?;
+            Ok(LogEntry {
+                manifest_version: versions.value(i),
+                at_ms: times.value(i),
+                record: Record {
+                    op: OpId::parse(op.value(i))?,
+                    kind: kind.value(i).to_owned(),
+                    actor: actor.value(i).to_owned(),
+                    message: message.value(i).to_owned(),
+                    batch: batches.is_valid(i).then(|| batches.value(i).to_owned()),
+                    tables,
+                },
+            })
+        })
+        .collect()
+}
+
+impl Store {
+    /// Copies every publish that is not in the log yet, then records how far it reaches.
+    pub async fn archive(&self) -> Result<ArchiveReport> {
+        let mut report = ArchiveReport::default();
+        loop {
+            let snapshot = self.load().await?;
+            let log = self.commit_log().await?;
+            let through = match &log {
+                Some(log) => archived_through(log).await?,
+                None => 0,
+            };
+            let until = snapshot.version().min(through + BATCH);
+            if until > through {
+                report.rows += self.append_log(&snapshot, log, through, until).await?;
+                continue;
+            }
+            report.through = through;
+            self.record_archive(through).await?;
+            return Ok(report);
+        }
+    }
+
+    async fn commit_log(&self) -> Result<Option<Dataset>> {
+        match self.builder(COMMITS_PATH).load().await {
+            Ok(log) => Ok(Some(log)),
+            Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    async fn append_log(&self, snapshot: &Snapshot, log: Option<Dataset>, through: u64, until: u64) -> Result<u64> {
+        let mut entries = Vec::new();
+        for version in through + 1..=until {
+            entries.extend(self.log_entry(snapshot, version).await?);
+        }
+        hit(Seam::ArchiveAfterRead)?;
+        let rows = entries.len() as u64;
+        let slot = log.as_ref().map_or(1, |l| l.manifest().version + 1);
+        let params = WriteParams {
+            mode: if log.is_some() { WriteMode::Append } else { WriteMode::Create },
+            store_params: Some(self.params().clone()),
+            session: Some(self.session()),
+            commit_handler: Some(self.handler(Some(slot))),
+            skip_auto_cleanup: true,
+            ..WriteParams::default()
+        };
+        let handle = log.map(Arc::new);
+        let uri = self.uri_of(COMMITS_PATH);
+        let batch = vec![encode_rows(&entries)?];
+        let staged = match &handle {
+            Some(log) => InsertBuilder::new(log.clone()).with_params(&params).execute_uncommitted(batch).await?,
+            None => InsertBuilder::new(uri.as_str()).with_params(&params).execute_uncommitted(batch).await?,
+        };
+        let mut properties = crate::store::marks(snapshot.state.store, self.new_op(), Kind::Logical);
+        properties.insert(PROP_THROUGH.to_owned(), until.to_string());
+        let transaction = TransactionBuilder::new(slot - 1, staged.operation)
+            .transaction_properties(Some(Arc::new(properties)))
+            .build();
+        let commit = StrictCommit { handle, path: COMMITS_PATH.to_owned(), transaction, affected_rows: None, slot };
+        match self.commit_strict(commit).await {
+            Ok(_) => {
+                hit(Seam::ArchiveAfterAppend)?;
+                Ok(rows)
+            }
+            // Another daemon appended: what it says of itself decides where to go on.
+            Err(e) if e.kind() == ErrorKind::Conflict => Ok(0),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Publishes the watermark, at most once for each manifest version that holds more than earlier watermarks.
+    async fn record_archive(&self, through: u64) -> Result<()> {
+        let op = self.new_op();
+        self.publish_until(|snapshot| {
+            let archive = snapshot.state.archive;
+            // The publish of a watermark is itself a version to archive: only real work moves it.
+            if through <= archive.through + 1 {
+                return Ok(None);
+            }
+            let value = encode(&Archive { through, ..archive })?;
+            let record = Record::new(op, "archive", &self.options().actor, format!("commit log through {through}"));
+            Ok(Some((vec![("archive".to_owned(), Some(value))], record)))
+        })
+        .await
+        .map(drop)
+    }
+}
+
+/// How far the log reaches: the latest append says it; compactions above it say nothing.
+async fn archived_through(log: &Dataset) -> Result<u64> {
+    for version in (1..=log.manifest().version).rev() {
+        let transaction = match log.read_transaction_by_version(version).await {
+            Ok(transaction) => transaction,
+            Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => break,
+            Err(e) => return Err(e.into()),
+        };
+        let through = transaction
+            .and_then(|t| t.transaction_properties)
+            .and_then(|p| p.get(PROP_THROUGH)?.parse().ok());
+        if let Some(through) = through {
+            return Ok(through);
+        }
+    }
+    // The appends' versions were cleaned up: the rows themselves say it.
+    let rows = log.count_rows(None).await?;
+    if rows == 0 {
+        return Ok(0);
+    }
+    let mut scan = log.scan();
+    scan.project(&["manifest_version"])?;
+    let batch = scan.try_into_batch().await?;
+    let versions = batch.column(0).as_any().downcast_ref::<UInt64Array>().cloned();
+    Ok(versions.and_then(|v| v.iter().flatten().max()).unwrap_or(0))
+}

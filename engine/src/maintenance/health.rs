@@ -1,0 +1,174 @@
+//! Observation: the health of one table, from manifests and listings alone.
+
+use super::Target;
+use super::tasks::{FragmentFacts, TaskBounds, candidates};
+use crate::error::Result;
+use crate::store::{Snapshot, Store};
+use lance::Dataset;
+use lance::index::DatasetIndexExt;
+use lance_index::is_system_index;
+use lance_table::format::IndexMetadata;
+use roaring::RoaringBitmap;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One index.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct IndexHealth {
+    /// Its name.
+    pub name: String,
+    /// Rows in fragments that it does not cover.
+    pub unindexed_rows: u64,
+    /// Seconds since it was last built or extended, while rows are unindexed.
+    pub stale_seconds: Option<u64>,
+    /// Declared but not built yet.
+    pub missing: bool,
+}
+
+/// One table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TableHealth {
+    /// The table's name, or its path in a watched directory.
+    pub table: String,
+    /// The visible version.
+    pub pin: u64,
+    /// The latest version.
+    pub head: u64,
+    /// How many versions storage holds.
+    pub versions: u64,
+    /// Fragments at the visible version.
+    pub fragments: u64,
+    /// Fragments worth rewriting.
+    pub candidate_fragments: u64,
+    /// Rows that a reader sees.
+    pub rows: u64,
+    /// Rows deleted but still stored.
+    pub deleted_rows: u64,
+    /// Bytes of the data files at the visible version.
+    pub bytes: u64,
+    /// Its indexes.
+    pub indexes: Vec<IndexHealth>,
+}
+
+/// The fragments of a dataset, as planning sees them.
+pub(crate) async fn fragment_facts(dataset: &Dataset) -> Result<Vec<FragmentFacts>> {
+    let indexes = dataset.load_indices().await?;
+    let coverage: Vec<&RoaringBitmap> = indexes.iter().filter_map(|i| i.fragment_bitmap.as_ref()).collect();
+    Ok(dataset
+        .fragments()
+        .iter()
+        .map(|f| FragmentFacts {
+            id: f.id,
+            rows: f.physical_rows.unwrap_or(0) as u64,
+            deleted: f.deletion_file.as_ref().and_then(|d| d.num_deleted_rows).unwrap_or(0) as u64,
+            bytes: f.files.iter().filter_map(|file| file.file_size_bytes.get()).map(u64::from).sum(),
+            indexes: coverage
+                .iter()
+                .enumerate()
+                .filter(|(_, c)| u32::try_from(f.id).is_ok_and(|id| c.contains(id)))
+                .map(|(i, _)| i)
+                .collect(),
+        })
+        .collect())
+}
+
+/// Covered fragments and the time of the latest build, by index name.
+pub(crate) fn coverage_by_name(indexes: &[IndexMetadata]) -> BTreeMap<String, (RoaringBitmap, Option<i64>)> {
+    let mut by_name: BTreeMap<String, (RoaringBitmap, Option<i64>)> = BTreeMap::new();
+    for index in indexes.iter().filter(|i| !is_system_index(i)) {
+        let (covered, built) = by_name.entry(index.name.clone()).or_default();
+        if let Some(bitmap) = &index.fragment_bitmap {
+            *covered |= bitmap;
+        }
+        *built = (*built).max(index.created_at.map(|t| t.timestamp_millis()));
+    }
+    by_name
+}
+
+impl Store {
+    /// The dataset that a reader of `target` sees.
+    pub(crate) async fn visible(&self, snapshot: Option<&Snapshot>, target: &Target) -> Result<Arc<Dataset>> {
+        match (target, snapshot) {
+            (Target::Pinned(table), Some(snapshot)) => self.open_pinned(snapshot.state.table(table)?).await,
+            (Target::Pinned(table), None) => {
+                let snapshot = self.load().await?;
+                self.open_pinned(snapshot.state.table(table)?).await
+            }
+            (Target::Plain(path), _) => self.latest(path).await,
+        }
+    }
+
+    /// The dataset at `path` at its latest version.
+    pub(crate) async fn latest(&self, path: &str) -> Result<Arc<Dataset>> {
+        let missing = || {
+            crate::error::Error::new(crate::error::ErrorKind::NotFound, format!("{} does not exist", self.uri_of(path)))
+        };
+        let handle = self.any_handle(path).await?.ok_or_else(missing)?;
+        let mut dataset = handle.as_ref().clone();
+        dataset.checkout_latest().await?;
+        let dataset = Arc::new(dataset);
+        self.keep_handle(path, dataset.clone()).await;
+        Ok(dataset)
+    }
+
+    /// Observes `target`.
+    pub async fn health(&self, target: &Target, bounds: &TaskBounds) -> Result<TableHealth> {
+        let snapshot = match target {
+            Target::Pinned(_) => Some(self.load().await?),
+            Target::Plain(_) => None,
+        };
+        let dataset = self.visible(snapshot.as_ref(), target).await?;
+        let facts = fragment_facts(&dataset).await?;
+        let refs = dataset.version_refs().await?;
+        let head = refs.iter().map(|r| r.version).max().unwrap_or(0);
+        Ok(TableHealth {
+            table: target.to_string(),
+            pin: dataset.manifest().version,
+            head,
+            versions: refs.len() as u64,
+            fragments: facts.len() as u64,
+            candidate_fragments: candidates(&facts, bounds) as u64,
+            rows: facts.iter().map(FragmentFacts::live).sum(),
+            deleted_rows: facts.iter().map(|f| f.deleted).sum(),
+            bytes: facts.iter().map(|f| f.bytes).sum(),
+            indexes: self.index_health(snapshot.as_ref(), target, &dataset, &facts).await?,
+        })
+    }
+
+    async fn index_health(
+        &self,
+        snapshot: Option<&Snapshot>,
+        target: &Target,
+        dataset: &Dataset,
+        facts: &[FragmentFacts],
+    ) -> Result<Vec<IndexHealth>> {
+        let indexes = dataset.load_indices().await?;
+        let built = coverage_by_name(&indexes);
+        let now = i64::try_from(self.clock().now_ms()).unwrap_or(i64::MAX);
+        let mut health: Vec<IndexHealth> = built
+            .iter()
+            .map(|(name, (covered, at))| {
+                let unindexed_rows: u64 = facts
+                    .iter()
+                    .filter(|f| u32::try_from(f.id).is_ok_and(|id| !covered.contains(id)))
+                    .map(FragmentFacts::live)
+                    .sum();
+                let age = at.map(|at| u64::try_from((now - at) / 1000).unwrap_or(0));
+                IndexHealth {
+                    name: name.clone(),
+                    unindexed_rows,
+                    stale_seconds: age.filter(|_| unindexed_rows > 0),
+                    missing: false,
+                }
+            })
+            .collect();
+        if let (Target::Pinned(table), Some(snapshot)) = (target, snapshot) {
+            let rows: u64 = facts.iter().map(FragmentFacts::live).sum();
+            for (name, _) in snapshot.state.indexes_of(table).filter(|(name, _)| !built.contains_key(*name)) {
+                health.push(IndexHealth { name: name.to_owned(), unindexed_rows: rows, stale_seconds: None, missing: true });
+            }
+        }
+        Ok(health)
+    }
+}

@@ -1,0 +1,43 @@
+//! Maintenance: compaction, reindexing, cleanup, the commit log, and the observations that planning needs.
+//!
+//! 1. [`Store::health`] observes one table from manifests alone.
+//! 2. `tasks` groups fragments into bounded tasks: a pure function.
+//! 3. `run` is the frame of every maintenance run on a pinned table: sidecar, bounded attempts, clean prefix.
+//! 4. `compact` and `reindex` are what runs inside it.
+//! 5. `cleanup` publishes floors, then deletes below them. `archive` copies the commit log out of the manifest.
+//!
+//! A [`Target`] is a table of a store or a plain Lance table in a watched directory, where HEAD is what is visible.
+
+pub mod archive;
+pub mod cleanup;
+mod compact;
+mod health;
+mod reindex;
+mod run;
+pub mod tasks;
+
+pub use archive::ArchiveReport;
+pub use cleanup::{CleanupPlan, CleanupReport, Retention, TableCleanup};
+pub use compact::CompactionLimits;
+pub use health::{IndexHealth, TableHealth};
+pub use run::{MaintenanceReport, Skipped};
+
+use crate::ids::TableName;
+
+/// What is maintained.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// A table of the store: maintained at HEAD, published by pin.
+    Pinned(TableName),
+    /// A plain Lance dataset below the root.
+    Plain(String),
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Pinned(table) => table.fmt(f),
+            Self::Plain(path) => f.write_str(path),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The frame of every maintenance run: sidecar, bounded attempts, clean prefix, sidecar away.
+
+use super::Target;
+use crate::clock::Backoff;
+use crate::commit::publish::Record;
+use crate::error::{Disposition, Error, ErrorKind, Result};
+use crate::ids::{OpId, TableName};
+use crate::protocol::{Kind, Obstacle, Role, obstacle};
+use crate::recovery::Resolution;
+use crate::store::{Sidecar, SidecarKind, SidecarTable, Store};
+use lance::Dataset;
+use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
+use serde::Serialize;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How often a run reopens HEAD and plans afresh after losing to a writer. Each attempt redoes at most one batch of
+/// tasks; five losses in a row mean that the table is too busy now, and the scheduler's cool-down is the better place to wait.
+const ATTEMPTS: u32 = 5;
+
+/// Why a table was left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Skipped {
+    /// Foreign versions stand above its pin.
+    Drift,
+    /// An operation on it is not decided yet.
+    Undecided,
+}
+
+/// What a run did.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub struct MaintenanceReport {
+    /// Why nothing was done, if a safety check said so.
+    pub skipped: Option<Skipped>,
+    /// Attempts lost to writers.
+    pub conflicts: u32,
+    /// Fragments read and replaced.
+    pub fragments_removed: u64,
+    /// Fragments written.
+    pub fragments_added: u64,
+    /// Bytes of the fragments that were rewritten.
+    pub bytes_rewritten: u64,
+    /// Indexes built or extended.
+    pub indexes: Vec<String>,
+    /// Indexes that cannot be built or extended yet, and why.
+    pub pending_indexes: Vec<(String, String)>,
+    /// The pin afterwards.
+    pub pin: Option<u64>,
+}
+
+/// One running maintenance attempt's surroundings.
+pub(crate) struct Run<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) target: &'a Target,
+    pub(crate) op: OpId,
+    pub(crate) cancel: &'a CancellationToken,
+    pub(crate) properties: HashMap<String, String>,
+}
+
+impl Run<'_> {
+    /// A safe point: nothing is half-done here.
+    pub(crate) fn check_cancelled(&self) -> Result<()> {
+        if self.cancel.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, format!("{}: cancelled", self.target)));
+        }
+        Ok(())
+    }
+}
+
+/// Something to do inside the frame.
+#[async_trait::async_trait]
+pub(crate) trait Work: Sync {
+    /// The word for the commit log.
+    fn kind(&self) -> &'static str;
+    /// One attempt on HEAD.
+    async fn attempt(&self, run: &Run<'_>, head: Dataset, report: &mut MaintenanceReport) -> Result<()>;
+}
+
+impl Store {
+    pub(crate) async fn maintain(&self, target: &Target, work: &dyn Work, cancel: &CancellationToken) -> Result<MaintenanceReport> {
+        let mut report = MaintenanceReport::default();
+        let op = self.new_op();
+        let (store_id, sidecar) = match target {
+            Target::Plain(_) => (op, None),
+            Target::Pinned(table) => {
+                if let Some(skipped) = self.in_the_way(table).await? {
+                    report.skipped = Some(skipped);
+                    return Ok(report);
+                }
+                let snapshot = self.load().await?;
+                let entry = snapshot.state.table(table)?;
+                let mut sidecar =
+                    Sidecar::new(op, SidecarKind::Maintenance, &self.options().actor, work.kind(), self.clock().now_ms());
+                sidecar.writes.push(SidecarTable {
+                    table: table.clone(),
+                    path: entry.path.clone(),
+                    base: entry.version,
+                    create: None,
+                });
+                self.put_sidecar(&sidecar).await?;
+                (snapshot.state.store, Some(sidecar))
+            }
+        };
+        let run = Run { store: self, target, op, cancel, properties: crate::store::marks(store_id, op, Kind::Maintenance) };
+        let worked = self.attempts(&run, work, &mut report).await;
+        let Some(sidecar) = sidecar else { return worked.map(|()| report) };
+        // What was committed is published even when a later step failed: it must not look like drift.
+        let published = match target {
+            Target::Pinned(table) => self
+                .publish_prefix(table, &Record::of_sidecar(&sidecar, Kind::Maintenance.as_str()))
+                .await
+                .map(Some),
+            Target::Plain(_) => Ok(None),
+        };
+        report.pin = published?;
+        self.retire_sidecar(sidecar.op).await;
+        worked.map(|()| report)
+    }
+
+    async fn attempts(&self, run: &Run<'_>, work: &dyn Work, report: &mut MaintenanceReport) -> Result<()> {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        loop {
+            run.check_cancelled()?;
+            let head = self.maintainable_head(run).await?;
+            let Err(e) = work.attempt(run, head, report).await else { return Ok(()) };
+            if e.disposition() == Disposition::Fail {
+                return Err(e);
+            }
+            report.conflicts += 1;
+            if report.conflicts >= ATTEMPTS {
+                return Err(e.context(format!("{}: lost to writers {ATTEMPTS} times", run.target)));
+            }
+            tracing::debug!(target = %run.target, error = %e, "maintenance lost a race, planning afresh");
+            backoff.wait(self.clock(), &self.entropy).await;
+        }
+    }
+
+    /// HEAD, with a stored auto-cleanup config taken away: it would make every commit delete old versions (fact 11).
+    async fn maintainable_head(&self, run: &Run<'_>) -> Result<Dataset> {
+        let path = match run.target {
+            Target::Plain(path) => path.clone(),
+            Target::Pinned(table) => self.load().await?.state.table(table)?.path.clone(),
+        };
+        let head = self.latest(&path).await?;
+        let stale: Vec<UpdateMapEntry> = head
+            .manifest()
+            .config
+            .keys()
+            .filter(|key| key.starts_with("lance.auto_cleanup."))
+            .map(|key| UpdateMapEntry { key: key.clone(), value: None })
+            .collect();
+        // A plain table's config is its owner's.
+        if stale.is_empty() || matches!(run.target, Target::Plain(_)) {
+            return Ok(head.as_ref().clone());
+        }
+        let operation = Operation::UpdateConfig {
+            config_updates: Some(UpdateMap { update_entries: stale, replace: false }),
+            table_metadata_updates: None,
+            schema_metadata_updates: None,
+            field_metadata_updates: HashMap::new(),
+        };
+        let version = head.manifest().version;
+        let transaction = TransactionBuilder::new(version, operation)
+            .transaction_properties(Some(Arc::new(run.properties.clone())))
+            .build();
+        let stripped = self
+            .commit_strict(crate::store::StrictCommit {
+                handle: Some(head),
+                path,
+                transaction,
+                affected_rows: None,
+                slot: version + 1,
+            })
+            .await?;
+        Ok(stripped.as_ref().clone())
+    }
+
+    /// What keeps maintenance off a table. A complete operation is published on the way.
+    async fn in_the_way(&self, table: &TableName) -> Result<Option<Skipped>> {
+        for _ in 0..crate::commit::publish::PUBLISH_ROUNDS {
+            let snapshot = self.load().await?;
+            let entry = snapshot.state.table(table)?;
+            let chain = self.scan(snapshot.state.store, &entry.path, entry.version).await?;
+            let op = match obstacle(&chain, entry.version) {
+                None => return Ok(None),
+                Some(Obstacle::Foreign(_)) => return Ok(Some(Skipped::Drift)),
+                Some(Obstacle::Operation(op)) => op,
+            };
+            if let Some(decision) = snapshot.state.aborted.get(&op) {
+                self.resolve(&crate::recovery::dead_sidecar(self, op, decision), Role::Helper).await?;
+                continue;
+            }
+            let Some(sidecar) = self.sidecar(op).await? else {
+                if self.load().await?.version() == snapshot.version() {
+                    return Ok(Some(Skipped::Drift));
+                }
+                continue;
+            };
+            if self.resolve(&sidecar, Role::Helper).await? == Resolution::Pending {
+                return Ok(Some(Skipped::Undecided));
+            }
+        }
+        Ok(Some(Skipped::Undecided))
+    }
+}

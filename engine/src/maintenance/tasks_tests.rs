@@ -1,0 +1,92 @@
+use super::*;
+
+fn bounds() -> TaskBounds {
+    TaskBounds {
+        target_rows: 1_000,
+        max_fragments: 32,
+        max_input_bytes: 1 << 30,
+        max_output_bytes: 1 << 29,
+        max_deleted_ratio: 0.1,
+    }
+}
+
+fn fragments(rows: &[u64]) -> Vec<FragmentFacts> {
+    rows.iter()
+        .enumerate()
+        .map(|(id, rows)| FragmentFacts { id: id as u64, rows: *rows, deleted: 0, bytes: rows * 100, indexes: Vec::new() })
+        .collect()
+}
+
+fn ids(tasks: &[Task]) -> Vec<Vec<u64>> {
+    tasks.iter().map(|t| t.fragments.clone()).collect()
+}
+
+#[test]
+fn small_neighbours_are_merged_and_full_fragments_are_left() {
+    let tasks = plan_tasks(&fragments(&[10, 10, 900, 10, 10]), &bounds());
+    assert_eq!(ids(&tasks), vec![vec![0, 1], vec![3, 4]]);
+}
+
+#[test]
+fn a_large_head_waits_for_its_tail() {
+    assert_eq!(ids(&plan_tasks(&fragments(&[400, 10, 10]), &bounds())), vec![vec![1, 2]]);
+    assert_eq!(ids(&plan_tasks(&fragments(&[100, 60, 60]), &bounds())), vec![vec![0, 1, 2]]);
+    assert!(plan_tasks(&fragments(&[400, 10]), &bounds()).is_empty());
+}
+
+#[test]
+fn a_task_keeps_within_its_bounds_instead_of_giving_up() {
+    let mut b = bounds();
+    b.max_fragments = 2;
+    assert_eq!(ids(&plan_tasks(&fragments(&[1, 1, 1, 1, 1]), &b)), vec![vec![0, 1], vec![2, 3]]);
+    b.max_fragments = 32;
+    b.max_input_bytes = 250;
+    assert_eq!(ids(&plan_tasks(&fragments(&[1, 1, 1, 1]), &b)), vec![vec![0, 1], vec![2, 3]]);
+}
+
+#[test]
+fn wide_rows_lower_the_row_target() {
+    let mut wide = fragments(&[10, 10, 10, 10]);
+    for f in &mut wide {
+        f.bytes = 1 << 28;
+    }
+    // Half a gigabyte of output is 20 of these rows: a fragment of 10 is half of it and is left.
+    assert_eq!(row_target(&wide, &bounds()), 20);
+    assert!(plan_tasks(&wide, &bounds()).is_empty());
+}
+
+#[test]
+fn many_deleted_rows_are_reason_enough() {
+    let mut f = fragments(&[900, 900]);
+    f[1].deleted = 90;
+    assert_eq!(ids(&plan_tasks(&f, &bounds())), vec![vec![1]]);
+}
+
+#[test]
+fn coverage_by_indexes_is_never_mixed() {
+    let mut f = fragments(&[10, 10, 10, 10]);
+    f[0].indexes = vec![0];
+    f[1].indexes = vec![0];
+    assert_eq!(ids(&plan_tasks(&f, &bounds())), vec![vec![0, 1], vec![2, 3]]);
+}
+
+/// Every row is rewritten O(log n) times when a tail of one-row fragments keeps arriving.
+#[test]
+fn amplification_is_bounded() {
+    let b = TaskBounds { target_rows: 1 << 20, ..bounds() };
+    let mut table: Vec<u64> = Vec::new();
+    let mut rewritten = 0;
+    for _ in 0..4_096 {
+        table.push(1);
+        if table.len() % 16 == 0 {
+            for task in plan_tasks(&fragments(&table), &b).into_iter().rev() {
+                let rows: u64 = task.fragments.iter().map(|i| table[*i as usize]).sum();
+                rewritten += rows;
+                let first = task.fragments[0] as usize;
+                table.splice(first..first + task.fragments.len(), [rows]);
+            }
+        }
+    }
+    assert!(rewritten <= 4_096 * 13, "{rewritten} rows rewritten for 4096");
+    assert!(table.len() < 32, "{} fragments left", table.len());
+}

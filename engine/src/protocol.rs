@@ -1,0 +1,297 @@
+//! The protocol as pure functions: what a version is, what is clean, what a resolver does next.
+//!
+//! Nothing here reads storage or time. The engine, the model and the tests call the same functions, so that the
+//! model cannot drift from the code. The rules, and what breaks without each:
+//!
+//! | rule | function | without it |
+//! |---|---|---|
+//! | a version is what its own transaction says | [`classify`] | an external commit is published unreviewed |
+//! | only content-preserving versions are stepped over | [`is_clean`], [`clean_prefix`] | half of a multi-table commit becomes visible |
+//! | decide before undo | [`next_step`] | committed data is undone |
+//! | a landed operation is published, not aborted | [`next_step`] | a complete write is thrown away |
+//! | an undo restores `v - 1` and nothing foreign is above it | [`next_step`] | someone else's rows are lost |
+
+use crate::ids::OpId;
+
+/// Property key: the store that made the version.
+pub const PROP_STORE: &str = "squire.store";
+/// Property key: the operation that made the version.
+pub const PROP_OP: &str = "squire.op";
+/// Property key: `logical`, `maintenance` or `undo`.
+pub const PROP_KIND: &str = "squire.kind";
+
+/// The kind of a version that we make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Changes what a reader sees.
+    Logical,
+    /// Preserves content.
+    Maintenance,
+    /// Takes an aborted operation back.
+    Undo,
+}
+
+impl Kind {
+    /// Its value of [`PROP_KIND`].
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Logical => "logical",
+            Self::Maintenance => "maintenance",
+            Self::Undo => "undo",
+        }
+    }
+}
+
+/// What a Lance operation does to content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Rewrite, ReserveFragments, CreateIndex.
+    PreservesContent,
+    /// UpdateConfig.
+    Config,
+    /// Restore.
+    Restore,
+    /// Everything else.
+    ChangesContent,
+}
+
+/// What a version is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Content-preserving, whoever made it.
+    Maintenance,
+    /// The undo of an operation of this store.
+    Undo(OpId),
+    /// A logical operation of this store.
+    Logical(OpId),
+    /// Anything else, missing and unreadable versions included.
+    Foreign,
+}
+
+/// Our marks on a version's transaction, if they name this store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marks {
+    /// The operation.
+    pub op: OpId,
+    /// Its kind.
+    pub kind: Kind,
+}
+
+/// Classifies a version by its own transaction.
+pub fn classify(effect: Effect, marks: Option<Marks>) -> Class {
+    match (effect, marks) {
+        (Effect::PreservesContent, _)
+        | (Effect::Config, Some(Marks { kind: Kind::Maintenance, .. })) => Class::Maintenance,
+        (Effect::Restore, Some(Marks { kind: Kind::Undo, op })) => Class::Undo(op),
+        (Effect::ChangesContent, Some(Marks { kind: Kind::Logical, op })) => Class::Logical(op),
+        (Effect::Config | Effect::Restore | Effect::ChangesContent, _) => Class::Foreign,
+    }
+}
+
+/// The versions of one table above some version, in order and without gaps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// The version that the chain starts above.
+    pub from: u64,
+    /// The class of `from + 1`, `from + 2`, ... HEAD.
+    pub classes: Vec<Class>,
+}
+
+impl Chain {
+    /// The latest version.
+    pub fn head(&self) -> u64 {
+        self.from + self.classes.len() as u64
+    }
+
+    /// The class of version `v`; `Foreign` when the chain does not hold it.
+    pub fn class(&self, v: u64) -> Class {
+        v.checked_sub(self.from + 1)
+            .and_then(|i| self.classes.get(usize::try_from(i).ok()?))
+            .copied()
+            .unwrap_or(Class::Foreign)
+    }
+
+    /// The versions with their classes.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, Class)> + '_ {
+        (self.from + 1..).zip(self.classes.iter().copied())
+    }
+
+    /// The latest version that `op` landed logically.
+    pub fn landed(&self, op: OpId) -> Option<u64> {
+        self.iter().filter(|(_, c)| *c == Class::Logical(op)).map(|(v, _)| v).last()
+    }
+
+    /// The undo of `op` above version `v`.
+    pub fn undone(&self, op: OpId, v: u64) -> Option<u64> {
+        self.iter().find(|(u, c)| *u > v && *c == Class::Undo(op)).map(|(u, _)| u)
+    }
+}
+
+/// Whether every version in `(a, b]` is content-preserving. Versions at or below `chain.from` count as unknown.
+pub fn is_clean(chain: &Chain, a: u64, b: u64) -> bool {
+    (a + 1..=b).all(|v| chain.class(v) == Class::Maintenance)
+}
+
+/// The highest version that can be published from `pin` without passing a version that was not decided.
+pub fn clean_prefix(chain: &Chain, pin: u64) -> u64 {
+    let mut n = pin;
+    while n < chain.head() && chain.class(n + 1) == Class::Maintenance {
+        n += 1;
+    }
+    n
+}
+
+/// Why a table's HEAD is not its pin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The first version that is not maintenance belongs to this operation.
+    Operation(OpId),
+    /// The first such version is foreign.
+    Foreign(u64),
+}
+
+/// The first version above `pin` that a logical commit may not step over.
+pub fn obstacle(chain: &Chain, pin: u64) -> Option<Obstacle> {
+    let first = clean_prefix(chain, pin) + 1;
+    if first > chain.head() {
+        return None;
+    }
+    Some(match chain.class(first) {
+        Class::Logical(op) | Class::Undo(op) => Obstacle::Operation(op),
+        Class::Foreign | Class::Maintenance => Obstacle::Foreign(first),
+    })
+}
+
+/// One written table of an operation as a resolver sees it.
+#[derive(Debug, Clone)]
+pub struct WrittenTable {
+    /// The pin; `None` while a create is not published.
+    pub pin: Option<u64>,
+    /// The versions above the operation's base: the pin it was staged on, 0 for a create.
+    pub chain: Chain,
+    /// Whether the pin stands on another path than the operation wrote to.
+    pub replaced: bool,
+}
+
+/// An operation as a resolver sees it.
+#[derive(Debug, Clone)]
+pub struct OperationView {
+    /// The operation.
+    pub op: OpId,
+    /// Whether `op/X = aborted` stands in the manifest.
+    pub aborted: bool,
+    /// Whether the commit log shows it published; only asked when versions above its base are gone.
+    pub logged: bool,
+    /// Its written tables.
+    pub writes: Vec<WrittenTable>,
+    /// Whether every table it read is unchanged since its base, and its batch id is not taken.
+    pub valid: bool,
+}
+
+impl OperationView {
+    /// Committed is: a pin at or above the operation's version with no undo of it in between.
+    pub fn is_published(&self) -> bool {
+        self.logged
+            || self.writes.iter().any(|t| {
+                let (Some(pin), Some(v)) = (t.pin, t.chain.landed(self.op)) else { return false };
+                !t.replaced && v <= pin && t.chain.undone(self.op, v).is_none_or(|undo| undo > pin)
+            })
+    }
+}
+
+/// Who resolves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The operation's own process, which will land nothing more.
+    Owner,
+    /// Someone who met it; may complete it, may not abort it.
+    Helper,
+    /// Someone who watched its sidecar for the whole grace; may abort it.
+    Expired,
+}
+
+/// What a resolver does next. Every step is idempotent and evaluated again from a fresh load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Published: remove the sidecar.
+    Committed,
+    /// Aborted and settled: remove the sidecar.
+    Aborted,
+    /// Publish these versions, one for each written table.
+    Forward(Vec<u64>),
+    /// Publish the decision to abort.
+    Decide,
+    /// Restore `target` at exactly `slot` on the table with this index.
+    Undo {
+        /// Index into the operation's written tables.
+        table: usize,
+        /// The version to restore.
+        target: u64,
+        /// The version that the restore must become.
+        slot: u64,
+    },
+    /// Publish these undo versions, as (index, version).
+    Settle(Vec<(usize, u64)>),
+    /// Not complete, not mine to abort: wait.
+    Wait,
+    /// A foreign version stands above it on the table with this index: an operator decides.
+    Blocked(usize),
+}
+
+/// The recovery function. Decide before undo, always.
+pub fn next_step(view: &OperationView, role: Role) -> Step {
+    if view.is_published() {
+        return Step::Committed;
+    }
+    if view.aborted {
+        return next_undo_step(view);
+    }
+    let landed: Option<Vec<u64>> = view
+        .writes
+        .iter()
+        .map(|t| {
+            let v = t.chain.landed(view.op)?;
+            let publishable = !t.replaced && is_clean(&t.chain, t.pin.unwrap_or(0), v - 1);
+            publishable.then_some(v)
+        })
+        .collect();
+    match (landed, role) {
+        (Some(versions), _) if view.valid => Step::Forward(versions),
+        (_, Role::Owner | Role::Expired) => Step::Decide,
+        (_, Role::Helper) => Step::Wait,
+    }
+}
+
+fn next_undo_step(view: &OperationView) -> Step {
+    let mut settle = Vec::new();
+    for (index, table) in view.writes.iter().enumerate() {
+        let Some(v) = table.chain.landed(view.op) else { continue };
+        if table.pin.is_none_or(|pin| v <= pin && table.chain.undone(view.op, v).is_none()) || table.replaced {
+            // A create that lost: its path is never published. Or a put that landed on a version number that
+            // cleanup had freed (fact 8): it lies below the floor. Neither is visible, so nothing is taken back.
+            continue;
+        }
+        let Some(undo) = table.chain.undone(view.op, v) else {
+            let foreign_above = table.chain.iter().any(|(u, c)| u > v && c == Class::Foreign);
+            if foreign_above {
+                return Step::Blocked(index);
+            }
+            return Step::Undo { table: index, target: v - 1, slot: table.chain.head() + 1 };
+        };
+        // Something undecided below the dead version is resolved first; its pin then moves past it.
+        let pin = table.pin.unwrap_or(0);
+        if undo <= pin {
+            continue;
+        }
+        if is_clean(&table.chain, pin, v - 1) {
+            settle.push((index, undo));
+        } else {
+            return Step::Blocked(index);
+        }
+    }
+    if settle.is_empty() { Step::Aborted } else { Step::Settle(settle) }
+}
+
+#[cfg(test)]
+#[path = "protocol_tests.rs"]
+mod tests;

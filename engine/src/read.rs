@@ -1,0 +1,55 @@
+//! Snapshot reads: every table of a store at one manifest version.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::TableName;
+use crate::store::{Snapshot, Store};
+use lance::Dataset;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One table of a snapshot, for any Lance client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SnapshotTable {
+    /// The dataset's URI.
+    pub uri: String,
+    /// The version to open.
+    pub version: u64,
+    /// The rows that it shows.
+    pub rows: u64,
+}
+
+/// The document of `squire snapshot --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SnapshotDocument {
+    /// The manifest version.
+    pub manifest_version: u64,
+    /// Its tables.
+    pub tables: BTreeMap<TableName, SnapshotTable>,
+}
+
+impl Store {
+    /// Opens `table` as `snapshot` shows it.
+    pub async fn read(&self, snapshot: &Snapshot, table: &TableName) -> Result<Arc<Dataset>> {
+        let entry = snapshot.state.table(table)?;
+        let floor = self.load().await?.state.floor(table);
+        if entry.version < floor {
+            return Err(Error::new(
+                ErrorKind::Expired,
+                format!("table {table}: version {} is below the floor {floor}; take a fresh snapshot", entry.version),
+            ));
+        }
+        self.open_pinned(entry).await
+    }
+
+    /// Describes `snapshot`.
+    pub async fn describe(&self, snapshot: &Snapshot) -> Result<SnapshotDocument> {
+        let mut tables = BTreeMap::new();
+        for (table, entry) in &snapshot.state.tables {
+            let dataset = self.read(snapshot, table).await?;
+            let rows = dataset.count_rows(None).await? as u64;
+            tables.insert(table.clone(), SnapshotTable { uri: self.uri_of(&entry.path), version: entry.version, rows });
+        }
+        Ok(SnapshotDocument { manifest_version: snapshot.version(), tables })
+    }
+}

@@ -1,0 +1,140 @@
+//! What became of an operation or a batch: the pins first, then the manifest's history, then the commit log.
+
+use crate::commit::publish::Record;
+use crate::error::{ErrorKind, Result};
+use crate::ids::OpId;
+use crate::store::{COMMITS_PATH, Snapshot, Store};
+use futures::TryStreamExt;
+use serde::Serialize;
+
+/// One publish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LogEntry {
+    /// The manifest version that it made.
+    pub manifest_version: u64,
+    /// When, milliseconds since the epoch, by the publisher's clock.
+    pub at_ms: i64,
+    /// What it says of itself.
+    #[serde(flatten)]
+    pub record: Record,
+}
+
+/// The answer of `squire op`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", rename_all = "lowercase")]
+pub enum OperationOutcome {
+    /// Published.
+    Committed {
+        /// The publish, when the history still holds it.
+        entry: Option<LogEntry>,
+    },
+    /// Decided to abort.
+    Aborted,
+    /// Its sidecar stands: not decided yet.
+    Undecided,
+    /// Neither sidecar nor decision nor publish: it never began, or was aborted more than 30 days ago.
+    Absent,
+}
+
+impl Store {
+    /// What became of `op`. Stays right after cleanup and archiving.
+    pub async fn outcome_of(&self, op: OpId) -> Result<OperationOutcome> {
+        // Sidecar first: it is removed only after the outcome is published, so a state loaded later holds it.
+        let sidecar = self.sidecar(op).await?;
+        let snapshot = self.load().await?;
+        if snapshot.state.aborted.contains_key(&op) {
+            return Ok(OperationOutcome::Aborted);
+        }
+        if let Some(entry) = self.find_publish(&snapshot, op).await? {
+            return Ok(OperationOutcome::Committed { entry: Some(entry) });
+        }
+        if sidecar.is_some() {
+            return Ok(OperationOutcome::Undecided);
+        }
+        Ok(OperationOutcome::Absent)
+    }
+
+    /// Whether the history or the commit log shows `op` published.
+    pub(crate) async fn logged(&self, snapshot: &Snapshot, op: OpId) -> Result<bool> {
+        Ok(self.find_publish(snapshot, op).await?.is_some())
+    }
+
+    async fn find_publish(&self, snapshot: &Snapshot, op: OpId) -> Result<Option<LogEntry>> {
+        let through = snapshot.state.archive.through;
+        for version in (through + 1..=snapshot.version()).rev() {
+            let Some(entry) = self.log_entry(snapshot, version).await? else { continue };
+            if entry.record.op == op && matches!(entry.record.kind.as_str(), "logical" | "maintenance") {
+                return Ok(Some(entry));
+            }
+        }
+        if through == 0 {
+            return Ok(None);
+        }
+        let filter = format!("op = '{op}' AND kind IN ('logical', 'maintenance')");
+        Ok(self.archived(&filter, Some(1)).await?.into_iter().next())
+    }
+
+    /// The operation that committed batch `id`.
+    pub(crate) async fn batch_committed(&self, snapshot: &Snapshot, id: &str) -> Result<Option<OpId>> {
+        if let Some(entry) = snapshot.state.batches.get(id) {
+            return Ok(Some(entry.op));
+        }
+        if !snapshot.state.archive.evicted {
+            return Ok(None);
+        }
+        let filter = format!("batch = '{}' AND kind = 'logical'", id.replace('\'', "''"));
+        Ok(self.archived(&filter, Some(1)).await?.first().map(|e| e.record.op))
+    }
+
+    /// The publish that made manifest version `version`; `None` for the first version and ones that are gone.
+    pub(crate) async fn log_entry(&self, snapshot: &Snapshot, version: u64) -> Result<Option<LogEntry>> {
+        let read = match snapshot.manifest.read_version_transaction(version).await {
+            Ok(read) => read,
+            Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        let record = read
+            .transaction
+            .and_then(|t| t.transaction_properties)
+            .and_then(|properties| Record::from_properties(&properties));
+        Ok(record.map(|record| LogEntry { manifest_version: version, at_ms: read.timestamp.timestamp_millis(), record }))
+    }
+
+    /// The latest `limit` publishes, newest first.
+    pub async fn log(&self, limit: usize) -> Result<Vec<LogEntry>> {
+        let snapshot = self.load().await?;
+        let through = snapshot.state.archive.through;
+        let mut entries = Vec::new();
+        for version in (through + 1..=snapshot.version()).rev() {
+            if entries.len() == limit {
+                return Ok(entries);
+            }
+            entries.extend(self.log_entry(&snapshot, version).await?);
+        }
+        if through > 0 && entries.len() < limit {
+            let oldest = (through + 1).saturating_sub((limit - entries.len()) as u64);
+            let mut older = self.archived(&format!("manifest_version >= {oldest}"), None).await?;
+            older.sort_unstable_by_key(|e| std::cmp::Reverse(e.manifest_version));
+            older.truncate(limit - entries.len());
+            entries.extend(older);
+        }
+        Ok(entries)
+    }
+
+    async fn archived(&self, filter: &str, limit: Option<i64>) -> Result<Vec<LogEntry>> {
+        let mut log = match self.builder(COMMITS_PATH).load().await {
+            Ok(log) => log,
+            Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => return Ok(Vec::new()),
+            Err(e) => return Err(e.into()),
+        };
+        log.checkout_latest().await?;
+        let mut scan = log.scan();
+        scan.filter(filter)?.limit(limit, None)?;
+        let batches: Vec<arrow_array::RecordBatch> = scan.try_into_stream().await?.try_collect().await?;
+        let entries: Result<Vec<Vec<LogEntry>>> = batches.iter().map(crate::maintenance::archive::decode).collect();
+        entries.map(|e| e.into_iter().flatten().collect()).map_err(|e| match e.kind() {
+            ErrorKind::Internal => e.context("commit log"),
+            _ => e,
+        })
+    }
+}

@@ -1,0 +1,110 @@
+//! One recovery pass over a store: every sidecar, then dead versions without one.
+
+use super::resolve::{Resolution, dead_sidecar};
+use crate::error::{Error, Result};
+use crate::ids::{OpId, TableName};
+use crate::protocol::{Class, Role};
+use crate::store::{SidecarKind, Store};
+use serde::Serialize;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// What a recovery pass did.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub struct RecoveryReport {
+    /// Operations completed or found committed.
+    pub committed: Vec<OpId>,
+    /// Operations aborted.
+    pub aborted: Vec<OpId>,
+    /// Operations left alone: their grace is not over.
+    pub pending: Vec<OpId>,
+    /// Dead versions taken back.
+    pub healed: Vec<OpId>,
+    /// What could not be resolved, and why.
+    pub failed: Vec<(String, String)>,
+}
+
+impl RecoveryReport {
+    /// Whether the pass found nothing to do.
+    pub fn is_noop(&self) -> bool {
+        self == &Self::default()
+    }
+}
+
+/// When each sidecar was first seen by this process, on its monotonic clock.
+#[derive(Debug, Default)]
+pub struct Watch {
+    first_seen: HashMap<OpId, Duration>,
+}
+
+impl Store {
+    /// Resolves what can be resolved now. `watch` is kept between passes: an operation is aborted only when this
+    /// process saw its sidecar for the whole grace. With `force` the grace is taken as over.
+    pub async fn recover(&self, watch: &mut Watch, force: bool) -> Result<RecoveryReport> {
+        let mut report = RecoveryReport::default();
+        let ops = self.sidecar_ops().await?;
+        watch.first_seen.retain(|op, _| ops.contains(op));
+        let now = self.clock().monotonic();
+        for op in ops {
+            let seen = *watch.first_seen.entry(op).or_insert(now);
+            let expired = force || now.saturating_sub(seen) >= self.options().grace;
+            if let Err(e) = self.recover_one(op, expired, &mut report).await {
+                report.failed.push((op.to_string(), e.to_string()));
+            }
+        }
+        self.heal_dead_versions(&mut report).await?;
+        Ok(report)
+    }
+
+    /// Completes or aborts an operation whose process is known to be dead: there is nobody to wait for.
+    pub async fn settle_dead(&self, op: OpId) -> Result<()> {
+        match self.sidecar(op).await? {
+            Some(sidecar) => self.resolve(&sidecar, Role::Expired).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    async fn recover_one(&self, op: OpId, expired: bool, report: &mut RecoveryReport) -> Result<()> {
+        let Some(sidecar) = self.sidecar(op).await? else { return Ok(()) };
+        // A live maintenance run holds its sidecar; publishing its prefix needs no grace, removing its sidecar does.
+        if sidecar.kind == SidecarKind::Maintenance && !expired {
+            report.pending.push(op);
+            return Ok(());
+        }
+        let role = if expired { Role::Expired } else { Role::Helper };
+        match self.resolve(&sidecar, role).await? {
+            Resolution::Committed(_) => report.committed.push(op),
+            Resolution::Aborted => report.aborted.push(op),
+            Resolution::Pending => report.pending.push(op),
+        }
+        Ok(())
+    }
+
+    /// Takes back versions that a writer landed after its operation was decided and its sidecar removed.
+    async fn heal_dead_versions(&self, report: &mut RecoveryReport) -> Result<()> {
+        let snapshot = self.load().await?;
+        let tables: Vec<TableName> = snapshot.state.tables.keys().cloned().collect();
+        for table in tables {
+            if let Err(e) = self.heal_table(&table, report).await {
+                report.failed.push((table.to_string(), e.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn heal_table(&self, table: &TableName, report: &mut RecoveryReport) -> Result<(), Error> {
+        let snapshot = self.load().await?;
+        let entry = snapshot.state.table(table)?;
+        let chain = self.scan(snapshot.state.store, &entry.path, entry.version).await?;
+        for (_, class) in chain.iter() {
+            let (Class::Logical(op) | Class::Undo(op)) = class else { continue };
+            if report.healed.contains(&op) {
+                continue;
+            }
+            let Some(decision) = snapshot.state.aborted.get(&op) else { continue };
+            self.resolve(&dead_sidecar(self, op, decision), Role::Helper).await?;
+            report.healed.push(op);
+        }
+        Ok(())
+    }
+}

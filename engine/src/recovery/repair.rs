@@ -1,0 +1,187 @@
+//! Drift: versions above a pin that no operation of ours explains. A person decides; the preview says what about.
+
+use crate::commit::publish::{Change, Published, Record};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::TableName;
+use crate::protocol::{Class, Obstacle, clean_prefix, obstacle};
+use crate::store::state::DriftPolicy;
+use crate::store::{Snapshot, Store, TableEntry};
+use serde::Serialize;
+use squire_failpoints::{Seam, hit};
+
+/// The Lance tag that keeps a drifted table's pinned version from someone else's cleanup.
+const PIN_TAG: &str = "squire-pin";
+
+/// One version above a pin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DriftVersion {
+    /// The version.
+    pub version: u64,
+    /// Lance's name of its operation, `unreadable` when it cannot be read.
+    pub operation: String,
+    /// Whether it preserves content.
+    pub preserves_content: bool,
+}
+
+/// What `repair` shows before anything is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DriftReport {
+    /// The table.
+    pub table: TableName,
+    /// The visible version.
+    pub pin: u64,
+    /// The latest version: what `--force` publishes and `--discard` takes back.
+    pub head: u64,
+    /// Every version in between.
+    pub versions: Vec<DriftVersion>,
+    /// Rows at the pin.
+    pub pinned_rows: u64,
+    /// Rows at HEAD, when it can be read.
+    pub head_rows: Option<u64>,
+}
+
+/// What to do about drift.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RepairAction {
+    /// Publish content-preserving versions only.
+    Publish,
+    /// Publish the reviewed head, foreign content included.
+    Force,
+    /// Restore the pinned version above the drift.
+    Discard,
+}
+
+impl Store {
+    /// The drift of `table`, after undecided operations in its way were met.
+    pub async fn drift(&self, table: &TableName) -> Result<Option<DriftReport>> {
+        let Some((snapshot, entry, _)) = self.drifted(table).await? else { return Ok(None) };
+        let chain = self.scan(snapshot.state.store, &entry.path, entry.version).await?;
+        let mut versions = Vec::new();
+        for (version, class) in chain.iter() {
+            let operation = match self.transaction_of(&entry.path, version).await {
+                Ok(Some(t)) => t.operation.to_string(),
+                Ok(None) | Err(_) => "unreadable".to_owned(),
+            };
+            versions.push(DriftVersion { version, operation, preserves_content: class == Class::Maintenance });
+        }
+        let pinned_rows = self.open_pinned(&entry).await?.count_rows(None).await? as u64;
+        let head_rows = match self.open_at(&entry.path, chain.head()).await {
+            Ok(head) => head.count_rows(None).await.ok().map(|rows| rows as u64),
+            Err(_) => None,
+        };
+        Ok(Some(DriftReport { table: table.clone(), pin: entry.version, head: chain.head(), versions, pinned_rows, head_rows }))
+    }
+
+    /// The first foreign version above the pin as it stands now; waits for nobody.
+    pub async fn drift_now(&self, table: &TableName) -> Result<Option<u64>> {
+        let snapshot = self.load().await?;
+        let entry = snapshot.state.table(table)?;
+        let chain = self.scan(snapshot.state.store, &entry.path, entry.version).await?;
+        Ok(match obstacle(&chain, entry.version) {
+            Some(Obstacle::Foreign(version)) => Some(version),
+            Some(Obstacle::Operation(_)) | None => None,
+        })
+    }
+
+    /// The snapshot, entry and first foreign version of a drifted table.
+    pub(crate) async fn drifted(&self, table: &TableName) -> Result<Option<(Snapshot, TableEntry, u64)>> {
+        // An undecided operation is resolved first: it is not drift. Each round settles one.
+        for _ in 0..crate::commit::publish::PUBLISH_ROUNDS {
+            let snapshot = self.load().await?;
+            let entry = snapshot.state.table(table)?.clone();
+            let chain = self.scan(snapshot.state.store, &entry.path, entry.version).await?;
+            match obstacle(&chain, entry.version) {
+                None => return Ok(None),
+                Some(Obstacle::Foreign(version)) => return Ok(Some((snapshot, entry, version))),
+                Some(Obstacle::Operation(op)) => match self.meet(op, table).await? {
+                    crate::recovery::Met::Gone => {}
+                    crate::recovery::Met::Unexplained(version) => return Ok(Some((snapshot, entry, version))),
+                },
+            }
+        }
+        Err(Error::conflict(format!("table {table} does not come to rest")))
+    }
+
+    /// Acts on the drift that `preview` showed, and on nothing else. Returns the new pin.
+    ///
+    /// # Errors
+    /// `Conflict` when the table moved since the preview; `Refused` when `Publish` would publish foreign content.
+    pub async fn repair(&self, preview: &DriftReport, action: RepairAction) -> Result<u64> {
+        let table = &preview.table;
+        let moved = || Error::conflict(format!("table {table} moved since the preview; look again"));
+        let Some((snapshot, entry, _)) = self.drifted(table).await? else { return Err(moved()) };
+        let chain = self.scan(snapshot.state.store, &entry.path, entry.version).await?;
+        if entry.version != preview.pin || chain.head() != preview.head {
+            return Err(moved());
+        }
+        let to = match action {
+            RepairAction::Publish => {
+                let n = clean_prefix(&chain, entry.version);
+                if n != preview.head {
+                    return Err(Error::new(
+                        ErrorKind::Refused,
+                        format!("table {table}: version {} changes content; review it, then --force or --discard", n + 1),
+                    ));
+                }
+                n
+            }
+            RepairAction::Force => preview.head,
+            RepairAction::Discard => {
+                let slot = preview.head + 1;
+                self.restore_strict(snapshot.state.store, self.new_op(), &entry.path, entry.version, slot).await?;
+                hit(Seam::RepairAfterRestore)?;
+                slot
+            }
+        };
+        hit(Seam::RepairBeforePublish)?;
+        let what = format!("{action:?}").to_lowercase();
+        let mut record = Record::new(self.new_op(), "repair", &self.options().actor, format!("repair --{what}"));
+        record.tables = vec![Change { table: table.clone(), from: entry.version, to }];
+        let updates = vec![snapshot.state.pin_update(table, to)?];
+        match self.try_publish(&snapshot, updates, &record).await? {
+            Published::Won(_) => {}
+            Published::Lost(e) => return Err(moved().caused_by(e)),
+        }
+        self.unprotect(&entry).await;
+        Ok(to)
+    }
+
+    /// Publishes external commits of a table whose policy, the caller's or the store's, is to adopt them; otherwise keeps the pin from foreign
+    /// cleanups and says that it is drifted.
+    pub async fn handle_drift(&self, table: &TableName, adopt: bool) -> Result<Option<DriftReport>> {
+        let Some(report) = self.drift(table).await? else { return Ok(None) };
+        let snapshot = self.load().await?;
+        if adopt || snapshot.state.drift_policy(table) == DriftPolicy::Adopt {
+            self.repair(&report, RepairAction::Force).await?;
+            return Ok(None);
+        }
+        self.protect(snapshot.state.table(table)?).await?;
+        Ok(Some(report))
+    }
+
+    async fn protect(&self, entry: &TableEntry) -> Result<()> {
+        let dataset = self.open_pinned(entry).await?;
+        let tags = dataset.tags().list().await?;
+        match tags.get(PIN_TAG) {
+            Some(tag) if tag.version == entry.version => {}
+            Some(_) => dataset.tags().update(PIN_TAG, entry.version).await?,
+            None => dataset.tags().create(PIN_TAG, entry.version).await?,
+        }
+        Ok(())
+    }
+
+    /// Best effort: a tag that stays only keeps a version longer.
+    async fn unprotect(&self, entry: &TableEntry) {
+        let removed = match self.any_handle(&entry.path).await {
+            Ok(Some(dataset)) => match dataset.tags().delete(PIN_TAG).await {
+                Ok(()) | Err(lance::Error::RefNotFound { .. }) => Ok(()),
+                Err(e) => Err(e.into()),
+            },
+            Ok(None) => Ok(()),
+            Err(e) => Err(e),
+        };
+        if let Err(e) = removed {
+            tracing::warn!(path = %entry.path, error = %e, "the tag {PIN_TAG} stays on the table");
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! `resolve(X)`: recovery, helping and self-abort are one function.
+
+use crate::clock::Backoff;
+use crate::commit::publish::{Change, PUBLISH_ROUNDS, Published, Record, exhausted};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{OpId, TableName};
+use crate::protocol::{Kind, Obstacle, OperationView, Role, Step, WrittenTable, is_clean, next_step, obstacle};
+use crate::store::state::{Decision, encode};
+use crate::store::{Sidecar, SidecarKind, SidecarTable, Snapshot, Store, data_files_of};
+use squire_failpoints::{Seam, hit};
+use std::time::Duration;
+
+/// How a resolution ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolution {
+    /// Published, now or before; the changes as far as this process saw them.
+    Committed(Vec<Change>),
+    /// Decided to abort and settled.
+    Aborted,
+    /// Incomplete, and not this role's to abort.
+    Pending,
+}
+
+/// What became of an operation that stood in a writer's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Met {
+    /// Committed or aborted: look again.
+    Gone,
+    /// Its version has neither sidecar nor decision nor pin: drift.
+    Unexplained(u64),
+}
+
+impl Store {
+    /// Completes, aborts or waits for the operation that `sidecar` describes. Idempotent; anyone may run it.
+    ///
+    /// # Errors
+    /// `Drift` when a foreign version stands above it: an operator decides.
+    pub async fn resolve(&self, sidecar: &Sidecar, role: Role) -> Result<Resolution> {
+        if sidecar.kind == SidecarKind::Maintenance {
+            return self.resolve_maintenance(sidecar).await;
+        }
+        let mut backoff = self.publish_backoff();
+        let mut last = None;
+        for _ in 0..PUBLISH_ROUNDS {
+            let snapshot = self.load().await?;
+            hit(Seam::ResolveAfterLoad)?;
+            let view = self.view(&snapshot, sidecar).await?;
+            let step = next_step(&view, role);
+            tracing::debug!(op = %sidecar.op, ?role, ?step, "resolving");
+            let lost = match step {
+                Step::Committed => {
+                    self.retire_sidecar(sidecar.op).await;
+                    return Ok(Resolution::Committed(changes_seen(sidecar, &view)));
+                }
+                Step::Aborted => {
+                    self.retire_sidecar(sidecar.op).await;
+                    return Ok(Resolution::Aborted);
+                }
+                Step::Wait => return Ok(Resolution::Pending),
+                Step::Blocked(table) => {
+                    let table = &sidecar.writes[table].table;
+                    return Err(Error::new(
+                        ErrorKind::Drift,
+                        format!("table {table}: a version that squire did not make stands above an aborted operation; see `squire repair`"),
+                    )
+                    .of(sidecar.op));
+                }
+                Step::Forward(versions) => self.forward(&snapshot, sidecar, &versions, role).await?,
+                Step::Decide => self.decide(&snapshot, sidecar).await?,
+                Step::Undo { table, target, slot } => {
+                    self.undo(&snapshot, sidecar, table, target, slot).await?
+                }
+                Step::Settle(undone) => self.settle(&snapshot, sidecar, &undone).await?,
+            };
+            if let Some(e) = lost {
+                last = Some(e);
+                backoff.wait(self.clock(), &self.entropy).await;
+            }
+        }
+        Err(exhausted(last))
+    }
+
+    /// What stands on storage of `sidecar`'s operation. Loaded after the manifest, so a pin is never ahead of it.
+    async fn view(&self, snapshot: &Snapshot, sidecar: &Sidecar) -> Result<OperationView> {
+        let state = &snapshot.state;
+        let mut writes = Vec::with_capacity(sidecar.writes.len());
+        let mut pruned = false;
+        for entry in &sidecar.writes {
+            let visible = state.tables.get(&entry.table);
+            pruned |= state.floor(&entry.table) > entry.base + 1;
+            writes.push(WrittenTable {
+                pin: visible.map(|v| v.version),
+                chain: self.scan(state.store, &entry.path, entry.base).await?,
+                replaced: visible.is_some_and(|v| v.path != entry.path) || (visible.is_none() && self.burned(snapshot, sidecar.op, entry)),
+            });
+        }
+        let aborted = state.aborted.contains_key(&sidecar.op);
+        let logged = pruned && !aborted && self.logged(snapshot, sidecar.op).await?;
+        let mut valid = sidecar.batch.as_ref().is_none_or(|b| state.batches.get(b).is_none_or(|e| e.op == sidecar.op));
+        for read in &sidecar.reads {
+            valid = valid && self.unchanged(snapshot, read).await?;
+        }
+        Ok(OperationView { op: sidecar.op, aborted, logged, writes, valid })
+    }
+
+    /// A path that an aborted create used is never published: its resolver may be deleting it.
+    fn burned(&self, snapshot: &Snapshot, op: OpId, entry: &SidecarTable) -> bool {
+        snapshot
+            .state
+            .aborted
+            .iter()
+            .any(|(other, d)| *other != op && d.writes.iter().any(|w| w.path == entry.path))
+    }
+
+    async fn unchanged(&self, snapshot: &Snapshot, read: &SidecarTable) -> Result<bool> {
+        let Some(entry) = snapshot.state.tables.get(&read.table) else { return Ok(false) };
+        if entry.path != read.path || entry.version < read.base {
+            return Ok(false);
+        }
+        if entry.version == read.base {
+            return Ok(true);
+        }
+        let chain = self.scan(snapshot.state.store, &read.path, read.base).await?;
+        Ok(is_clean(&chain, read.base, entry.version))
+    }
+
+    async fn forward(&self, on: &Snapshot, sidecar: &Sidecar, versions: &[u64], role: Role) -> Result<Option<Error>> {
+        hit(Seam::ResolveBeforeForward)?;
+        if role != Role::Owner {
+            self.check_files(sidecar, versions).await?;
+        }
+        let changes: Vec<Change> = sidecar
+            .writes
+            .iter()
+            .zip(versions)
+            .map(|(entry, to)| Change {
+                table: entry.table.clone(),
+                from: on.state.tables.get(&entry.table).map_or(0, |t| t.version),
+                to: *to,
+            })
+            .collect();
+        let updates = crate::commit::forward_updates(on, sidecar, &changes)?;
+        let mut record = Record::of_sidecar(sidecar, Kind::Logical.as_str());
+        record.tables = changes;
+        self.publish_step(on, updates, &record).await
+    }
+
+    /// A commit never checks that its data files still exist (fact 17); a helper cannot know how long ago they were staged.
+    async fn check_files(&self, sidecar: &Sidecar, versions: &[u64]) -> Result<()> {
+        for (entry, version) in sidecar.writes.iter().zip(versions) {
+            let Some(transaction) = self.transaction_of(&entry.path, *version).await? else { continue };
+            for file in data_files_of(&transaction.operation) {
+                let path = self.object_path(&format!("{}/{file}", entry.path));
+                if !self.objects.exists(&path).await? {
+                    return Err(Error::new(
+                        ErrorKind::Drift,
+                        format!("table {}: version {version} refers to {file}, which is gone; it is not published", entry.table),
+                    )
+                    .of(sidecar.op));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// THE decision. It stands on the snapshot that showed the operation incomplete, so a publish of it that came
+    /// first makes this one lose.
+    async fn decide(&self, on: &Snapshot, sidecar: &Sidecar) -> Result<Option<Error>> {
+        hit(Seam::ResolveBeforeDecide)?;
+        let decision = Decision { at_ms: self.clock().now_ms(), writes: sidecar.writes.clone() };
+        let updates = vec![(format!("op/{}", sidecar.op), Some(encode(&decision)?))];
+        let lost = self.publish_step(on, updates, &Record::of_sidecar(sidecar, "abort")).await?;
+        if lost.is_none() {
+            hit(Seam::ResolveAfterDecide)?;
+        }
+        Ok(lost)
+    }
+
+    async fn undo(&self, on: &Snapshot, sidecar: &Sidecar, table: usize, target: u64, slot: u64) -> Result<Option<Error>> {
+        hit(Seam::ResolveBeforeUndo)?;
+        let entry = &sidecar.writes[table];
+        match self.restore_strict(on.state.store, sidecar.op, &entry.path, target, slot).await {
+            Ok(()) => {
+                hit(Seam::ResolveAfterUndo)?;
+                Ok(None)
+            }
+            Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::Unknown | ErrorKind::Storage) => Ok(Some(e)),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn settle(&self, on: &Snapshot, sidecar: &Sidecar, undone: &[(usize, u64)]) -> Result<Option<Error>> {
+        hit(Seam::ResolveBeforeSettle)?;
+        let mut updates = Vec::new();
+        let mut record = Record::of_sidecar(sidecar, Kind::Undo.as_str());
+        record.batch = None;
+        for (table, version) in undone {
+            let name = &sidecar.writes[*table].table;
+            record.tables.push(Change { table: name.clone(), from: on.state.table(name)?.version, to: *version });
+            updates.push(on.state.pin_update(name, *version)?);
+        }
+        let lost = self.publish_step(on, updates, &record).await?;
+        if lost.is_none() {
+            hit(Seam::ResolveAfterSettle)?;
+        }
+        Ok(lost)
+    }
+
+    async fn publish_step(&self, on: &Snapshot, updates: crate::store::Updates, record: &Record) -> Result<Option<Error>> {
+        match self.try_publish(on, updates, record).await? {
+            Published::Won(_) => Ok(None),
+            Published::Lost(e) => Ok(Some(e)),
+        }
+    }
+
+    /// Recovery of maintenance: publish what landed, remove the sidecar. Never an undo.
+    async fn resolve_maintenance(&self, sidecar: &Sidecar) -> Result<Resolution> {
+        let record = Record::of_sidecar(sidecar, Kind::Maintenance.as_str());
+        for entry in &sidecar.writes {
+            match self.publish_prefix(&entry.table, &record).await {
+                Ok(_) => {}
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        self.retire_sidecar(sidecar.op).await;
+        Ok(Resolution::Committed(Vec::new()))
+    }
+
+    /// What a writer does with operation `other` in its way on `table`: complete it, wait, or abort it after the grace.
+    pub(crate) async fn meet(&self, other: OpId, table: &TableName) -> Result<Met> {
+        let since = self.clock().monotonic();
+        let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(500));
+        loop {
+            let snapshot = self.load().await?;
+            let entry = snapshot.state.table(table)?;
+            let chain = self.scan(snapshot.state.store, &entry.path, entry.version).await?;
+            if obstacle(&chain, entry.version) != Some(Obstacle::Operation(other)) {
+                return Ok(Met::Gone);
+            }
+            let expired = self.clock().monotonic().saturating_sub(since) >= self.options().grace;
+            let role = if expired { Role::Expired } else { Role::Helper };
+            if let Some(decision) = snapshot.state.aborted.get(&other) {
+                self.resolve(&dead_sidecar(self, other, decision), Role::Helper).await?;
+                return Ok(Met::Gone);
+            }
+            match self.sidecar(other).await? {
+                Some(sidecar) => match self.resolve(&sidecar, role).await? {
+                    Resolution::Committed(_) | Resolution::Aborted => return Ok(Met::Gone),
+                    Resolution::Pending => {}
+                },
+                // The sidecar is deleted after the outcome is published, and the state was loaded before: look once more.
+                None if self.load().await?.version() == snapshot.version() => {
+                    return Ok(Met::Unexplained(crate::protocol::clean_prefix(&chain, entry.version) + 1));
+                }
+                None => {}
+            }
+            backoff.wait(self.clock(), &self.entropy).await;
+        }
+    }
+}
+
+/// Enough of a sidecar to take back the dead versions of an operation that was decided to abort.
+pub(crate) fn dead_sidecar(store: &Store, op: OpId, decision: &Decision) -> Sidecar {
+    let mut sidecar = Sidecar::new(op, SidecarKind::Logical, &store.options().actor, "dead version", decision.at_ms);
+    sidecar.writes.clone_from(&decision.writes);
+    sidecar
+}
+
+fn changes_seen(sidecar: &Sidecar, view: &OperationView) -> Vec<Change> {
+    sidecar
+        .writes
+        .iter()
+        .zip(&view.writes)
+        .filter_map(|(entry, table)| {
+            let to = table.chain.landed(sidecar.op)?;
+            Some(Change { table: entry.table.clone(), from: entry.base, to })
+        })
+        .collect()
+}

@@ -1,0 +1,191 @@
+//! The one guarded commit handler, used for every handle of every table and of the manifest.
+//!
+//! * **slot**: refuses any version but the expected one. Lance has no strict commit (fact 1); without the slot a
+//!   commit is rebased over whatever landed in between.
+//! * **contiguity**: refuses a list of versions with a gap. Rebase skips versions that were cleaned up (fact 5);
+//!   without this a stale handle brings deleted rows back.
+//! * **delegation** of what tells Lance how to read a refusal (fact 2); without it a refusal is "status unknown".
+//! * the seams around the put, and the counters.
+
+use async_trait::async_trait;
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use lance::Error as LanceError;
+use lance_io::object_store::ObjectStore;
+use lance_table::format::{IndexMetadata, Manifest, Transaction};
+use lance_table::io::commit::{CommitError, CommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter};
+use object_store::{ObjectStore as OSObjectStore, path::Path};
+use squire_failpoints::{Seam, hit};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What this process committed, and what the guard refused.
+#[derive(Debug, Default)]
+pub struct CommitCounters {
+    committed: AtomicU64,
+    lost: AtomicU64,
+    refused_slots: AtomicU64,
+    refused_gaps: AtomicU64,
+}
+
+/// A reading of [`CommitCounters`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommitCounts {
+    /// Versions put.
+    pub committed: u64,
+    /// Puts that lost to another writer.
+    pub lost: u64,
+    /// Commits refused because their version was not the slot.
+    pub refused_slots: u64,
+    /// Commits refused because versions since their base are gone.
+    pub refused_gaps: u64,
+}
+
+impl CommitCounters {
+    /// Reads all counters.
+    pub fn read(&self) -> CommitCounts {
+        CommitCounts {
+            committed: self.committed.load(Ordering::Relaxed),
+            lost: self.lost.load(Ordering::Relaxed),
+            refused_slots: self.refused_slots.load(Ordering::Relaxed),
+            refused_gaps: self.refused_gaps.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// See the module's header.
+#[derive(Debug)]
+pub struct GuardedCommitHandler {
+    inner: Arc<dyn CommitHandler>,
+    slot: Option<u64>,
+    counters: Arc<CommitCounters>,
+}
+
+impl GuardedCommitHandler {
+    /// Guards `inner`; with a `slot`, only that version can be committed.
+    pub fn new(inner: Arc<dyn CommitHandler>, slot: Option<u64>, counters: Arc<CommitCounters>) -> Self {
+        Self { inner, slot, counters }
+    }
+}
+
+fn gap_error(expected: u64, found: u64) -> LanceError {
+    LanceError::retryable_commit_conflict_source(
+        found,
+        format!("version {expected} is gone, so what it changed cannot be checked").into(),
+    )
+}
+
+#[async_trait]
+impl CommitHandler for GuardedCommitHandler {
+    fn is_version_not_found_definitive(&self) -> bool {
+        self.inner.is_version_not_found_definitive()
+    }
+
+    fn propagate_commit_error_after_success(&self) -> bool {
+        self.inner.propagate_commit_error_after_success()
+    }
+
+    async fn resolve_latest_location(
+        &self,
+        base_path: &Path,
+        object_store: &ObjectStore,
+    ) -> lance::Result<ManifestLocation> {
+        self.inner.resolve_latest_location(base_path, object_store).await
+    }
+
+    async fn resolve_version_location(
+        &self,
+        base_path: &Path,
+        version: u64,
+        object_store: &dyn OSObjectStore,
+    ) -> lance::Result<ManifestLocation> {
+        self.inner.resolve_version_location(base_path, version, object_store).await
+    }
+
+    async fn version_exists(
+        &self,
+        base_path: &Path,
+        version: u64,
+        object_store: &dyn OSObjectStore,
+        naming_scheme: ManifestNamingScheme,
+    ) -> lance::Result<bool> {
+        self.inner.version_exists(base_path, version, object_store, naming_scheme).await
+    }
+
+    fn list_detached_manifest_locations<'a>(
+        &self,
+        base_path: &Path,
+        object_store: &'a ObjectStore,
+    ) -> BoxStream<'a, lance::Result<ManifestLocation>> {
+        self.inner.list_detached_manifest_locations(base_path, object_store)
+    }
+
+    fn list_manifest_locations<'a>(
+        &self,
+        base_path: &Path,
+        object_store: &'a ObjectStore,
+        sorted_descending: bool,
+    ) -> BoxStream<'a, lance::Result<ManifestLocation>> {
+        self.inner.list_manifest_locations(base_path, object_store, sorted_descending)
+    }
+
+    fn list_manifest_locations_since<'a>(
+        &self,
+        base_path: &Path,
+        object_store: &'a ObjectStore,
+        since_version: u64,
+    ) -> BoxStream<'a, lance::Result<ManifestLocation>> {
+        // Not the inner `_since`: on local disks it believes the version hint, which a resurrected version or a writer
+        // paused before its hint turns backwards (fact 16), so a gap would look like "nothing new".
+        let listed = self
+            .inner
+            .list_manifest_locations(base_path, object_store, true)
+            .try_take_while(move |location| futures::future::ready(Ok(location.version > since_version)));
+        let counters = self.counters.clone();
+        futures::stream::once(async move {
+            let locations: Vec<ManifestLocation> = listed.try_collect().await?;
+            // Newest first, down to since + 1.
+            for (expected, location) in (since_version + 1..).zip(locations.iter().rev()) {
+                if location.version != expected {
+                    counters.refused_gaps.fetch_add(1, Ordering::Relaxed);
+                    return Err(gap_error(expected, location.version));
+                }
+            }
+            Ok(futures::stream::iter(locations.into_iter().map(Ok)))
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    async fn commit(
+        &self,
+        manifest: &mut Manifest,
+        indices: Option<Vec<IndexMetadata>>,
+        base_path: &Path,
+        object_store: &ObjectStore,
+        manifest_writer: ManifestWriter,
+        naming_scheme: ManifestNamingScheme,
+        transaction: Option<Transaction>,
+    ) -> Result<ManifestLocation, CommitError> {
+        if self.slot.is_some_and(|slot| slot != manifest.version) {
+            self.counters.refused_slots.fetch_add(1, Ordering::Relaxed);
+            return Err(CommitError::CommitConflict);
+        }
+        hit(Seam::CommitBeforePut).map_err(|e| CommitError::OtherError(LanceError::io(e.to_string())))?;
+        let put = self
+            .inner
+            .commit(manifest, indices, base_path, object_store, manifest_writer, naming_scheme, transaction)
+            .await;
+        let counter = match &put {
+            Ok(_) => &self.counters.committed,
+            Err(_) => &self.counters.lost,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let location = put?;
+        hit(Seam::CommitAfterPut).map_err(|e| CommitError::OtherError(LanceError::io(e.to_string())))?;
+        Ok(location)
+    }
+
+    async fn delete(&self, base_path: &Path) -> lance::Result<()> {
+        self.inner.delete(base_path).await
+    }
+}

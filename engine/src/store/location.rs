@@ -1,0 +1,54 @@
+//! Which URIs a store may live at.
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Schemes whose commit handler uses conditional puts (fact 3); every other one would silently get an unsafe handler.
+const SCHEMES: [&str; 3] = ["file", "s3", "memory"];
+
+/// An absolute URI without a trailing slash.
+///
+/// # Errors
+/// `Refused` for a scheme without conditional puts and for S3 Express buckets, whose version hint a resurrected
+/// version turns backwards (fact 16).
+pub fn normalise(uri: &str) -> Result<String> {
+    let trimmed = uri.trim_end_matches('/');
+    if trimmed.is_empty() {
+        return Err(Error::invalid("the store's URI is empty"));
+    }
+    let Some((scheme, rest)) = trimmed.split_once("://") else {
+        let path = std::path::absolute(trimmed).map_err(|e| Error::invalid(format!("{uri:?} is not a path")).caused_by(e))?;
+        return Ok(path.to_string_lossy().into_owned());
+    };
+    if !SCHEMES.contains(&scheme) {
+        return Err(Error::new(
+            ErrorKind::Refused,
+            format!("{uri}: scheme {scheme:?} is not supported; use a local path, file:// or s3://"),
+        ));
+    }
+    let bucket = rest.split('/').next().unwrap_or_default();
+    if scheme == "s3" && bucket.ends_with("--x-s3") {
+        return Err(Error::new(
+            ErrorKind::Refused,
+            format!("{uri}: S3 Express buckets are not supported, since their version hint can turn backwards"),
+        ));
+    }
+    if scheme == "file" {
+        return Ok(rest.to_owned());
+    }
+    Ok(trimmed.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::normalise;
+
+    #[test]
+    fn only_safe_places_are_taken() {
+        assert_eq!(normalise("/tmp/a/").ok().as_deref(), Some("/tmp/a"));
+        assert_eq!(normalise("file:///tmp/a").ok().as_deref(), Some("/tmp/a"));
+        assert_eq!(normalise("s3://b/p/").ok().as_deref(), Some("s3://b/p"));
+        assert!(normalise("s3+ddb://b/p").is_err());
+        assert!(normalise("s3://fast--use1-az4--x-s3/p").is_err());
+        assert!(normalise("").is_err());
+    }
+}

@@ -1,0 +1,148 @@
+//! Sidecars: the recovery record of one operation, put if absent and never changed.
+
+use super::{INTERNAL, Store};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{OpId, TableName};
+use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
+use serde::{Deserialize, Serialize};
+
+/// The newest sidecar format that this squire reads.
+const FORMAT: u32 = 1;
+
+/// What a sidecar's operation does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SidecarKind {
+    /// Changes content: complete or abort.
+    Logical,
+    /// Preserves content: publish the clean prefix.
+    Maintenance,
+}
+
+/// One table of a sidecar.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SidecarTable {
+    /// The table.
+    pub table: TableName,
+    /// Its dataset below the store's root.
+    pub path: String,
+    /// The pin that the operation was staged on; 0 for a create.
+    pub base: u64,
+    /// The key column that a create declares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create: Option<CreateFacts>,
+}
+
+/// What a create declares besides its schema.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateFacts {
+    /// The key column, for merge and delete by key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// The recovery record of one operation: all that anyone needs to finish or abort it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sidecar {
+    /// The record's format.
+    pub format: u32,
+    /// The operation.
+    pub op: OpId,
+    /// What it does.
+    pub kind: SidecarKind,
+    /// Written tables, sorted by name.
+    pub writes: Vec<SidecarTable>,
+    /// Tables that it read and that must be unchanged.
+    pub reads: Vec<SidecarTable>,
+    /// The caller's id of the batch, for exactly-once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<String>,
+    /// Who commits.
+    pub actor: String,
+    /// The commit message.
+    pub message: String,
+    /// When it began, milliseconds since the epoch; for people only.
+    pub started_ms: u64,
+}
+
+impl Sidecar {
+    /// A sidecar of the current format.
+    pub fn new(op: OpId, kind: SidecarKind, actor: &str, message: &str, started_ms: u64) -> Self {
+        Self {
+            format: FORMAT,
+            op,
+            kind,
+            writes: Vec::new(),
+            reads: Vec::new(),
+            batch: None,
+            actor: actor.to_owned(),
+            message: message.to_owned(),
+            started_ms,
+        }
+    }
+
+    fn parse(bytes: &[u8], name: &str) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            format: u32,
+        }
+        let unreadable = |e| Error::internal(format!("sidecar {name} cannot be read")).caused_by(e);
+        let versioned: Versioned = serde_json::from_slice(bytes).map_err(unreadable)?;
+        if versioned.format > FORMAT {
+            return Err(Error::new(
+                ErrorKind::FormatTooNew,
+                format!("sidecar {name} has format {}, this squire reads up to {FORMAT}; upgrade squire", versioned.format),
+            ));
+        }
+        serde_json::from_slice(bytes).map_err(unreadable)
+    }
+}
+
+impl Store {
+    fn sidecar_path(&self, op: OpId) -> object_store::path::Path {
+        self.object_path(&format!("{INTERNAL}/recovery/{op}.json"))
+    }
+
+    pub(crate) async fn put_sidecar(&self, sidecar: &Sidecar) -> Result<()> {
+        let path = self.sidecar_path(sidecar.op);
+        let bytes = serde_json::to_vec(sidecar).map_err(|e| Error::internal("encoding a sidecar").caused_by(e))?;
+        match self.put_if_absent(&path, bytes).await {
+            Ok(()) => Ok(()),
+            // A ULID is used once, so what is there is what a lost response put.
+            Err(e) if e.kind() == ErrorKind::Conflict && self.sidecar(sidecar.op).await?.as_ref() == Some(sidecar) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The sidecar of `op`, if it stands.
+    pub async fn sidecar(&self, op: OpId) -> Result<Option<Sidecar>> {
+        let path = self.sidecar_path(op);
+        let bytes = match self.objects.inner.get_opts(&path, object_store::GetOptions::default()).await {
+            Ok(got) => got.bytes().await?,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        Sidecar::parse(&bytes, path.as_ref()).map(Some)
+    }
+
+    /// The operations that have a sidecar, oldest first.
+    pub async fn sidecar_ops(&self) -> Result<Vec<OpId>> {
+        let prefix = self.object_path(&format!("{INTERNAL}/recovery"));
+        let listed: Vec<object_store::ObjectMeta> = self.objects.list(Some(prefix)).try_collect().await?;
+        let mut ops: Vec<OpId> = listed
+            .iter()
+            .filter_map(|meta| OpId::parse(meta.location.filename()?.strip_suffix(".json")?).ok())
+            .collect();
+        ops.sort_unstable();
+        Ok(ops)
+    }
+
+    /// Removes a sidecar; one that is gone already is fine.
+    pub(crate) async fn delete_sidecar(&self, op: OpId) -> Result<()> {
+        match self.objects.inner.delete(&self.sidecar_path(op)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The manifest's state: one config key for each fact.
+//!
+//! | key | value (JSON) |
+//! |---|---|
+//! | `format` | format and the store's id |
+//! | `pin/<table>` | path, pinned version, key column |
+//! | `floor/<table>`, `floor/__manifest` | the lowest version that readers may ask for |
+//! | `op/<ulid>` | the decision to abort, with the tables that the operation wrote |
+//! | `index/<table>/<name>` | a declared index |
+//! | `policy/<table>` | a table's policy |
+//! | `keep/<name>` | a manifest version that cleanup spares |
+//! | `batch/<id>` | the operation that committed the batch and the manifest version before it |
+//! | `archive` | up to which manifest version the commit log was copied |
+
+use super::sidecar::SidecarTable;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{OpId, TableName};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::{BTreeMap, HashMap};
+
+/// Changes to the manifest: a key with its new value, or without one to remove it.
+pub type Updates = Vec<(String, Option<String>)>;
+
+/// The newest store format that this squire reads and writes.
+pub const FORMAT: u32 = 1;
+
+/// How many batch ids stand in the manifest. Older ones that the commit log holds are dropped from it; more would
+/// make every publish write more, fewer would make more look-ups read the log.
+pub const MAX_BATCHES: usize = 1_000;
+
+/// A visible table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableEntry {
+    /// The dataset below the store's root.
+    pub path: String,
+    /// The visible version.
+    pub version: u64,
+    /// The key column, if one is declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// The decision to abort an operation. It never changes and is kept at least 30 days.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// When, milliseconds since the epoch; only its removal looks at it.
+    pub at_ms: u64,
+    /// What the operation wrote, so that dead versions can be healed without its sidecar.
+    pub writes: Vec<SidecarTable>,
+}
+
+/// A declared index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexDeclaration {
+    /// The column.
+    pub column: String,
+    /// btree, bitmap, inverted, ivf_pq, ...
+    pub kind: String,
+}
+
+/// What to do with external commits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DriftPolicy {
+    /// Report them and leave the table alone.
+    #[default]
+    Report,
+    /// Publish them as they come.
+    Adopt,
+}
+
+/// A table's policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TablePolicy {
+    /// What to do with external commits.
+    #[serde(default)]
+    pub drift: DriftPolicy,
+}
+
+/// A batch that was committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchEntry {
+    /// The operation that committed it.
+    pub op: OpId,
+    /// The manifest version that its publish stood on.
+    pub after: u64,
+}
+
+/// How far the commit log is copied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Archive {
+    /// Every publish up to this manifest version is in `commits.lance`.
+    pub through: u64,
+    /// Whether batch ids were dropped from the manifest, so that a look-up must read the log too.
+    #[serde(default)]
+    pub evicted: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct FormatKey {
+    format: u32,
+    store: OpId,
+}
+
+/// The facts of one manifest version.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// The manifest version.
+    pub version: u64,
+    /// The store's id, which every version of ours carries.
+    pub store: OpId,
+    /// Visible tables.
+    pub tables: BTreeMap<TableName, TableEntry>,
+    /// Floors by table.
+    pub floors: BTreeMap<TableName, u64>,
+    /// The manifest's own floor.
+    pub manifest_floor: u64,
+    /// Operations decided to abort.
+    pub aborted: BTreeMap<OpId, Decision>,
+    /// Declared indexes by table and name.
+    pub indexes: BTreeMap<(TableName, String), IndexDeclaration>,
+    /// Policies by table.
+    pub policies: BTreeMap<TableName, TablePolicy>,
+    /// Kept manifest versions by name.
+    pub keeps: BTreeMap<String, u64>,
+    /// Recent batches.
+    pub batches: BTreeMap<String, BatchEntry>,
+    /// How far the commit log is copied.
+    pub archive: Archive,
+}
+
+fn decode<T: DeserializeOwned>(key: &str, value: &str) -> Result<T> {
+    serde_json::from_str(value).map_err(|e| {
+        Error::new(ErrorKind::Refused, format!("manifest key {key:?} cannot be read: {value:?}")).caused_by(e)
+    })
+}
+
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::internal("encoding a manifest value").caused_by(e))
+}
+
+impl State {
+    /// The config of a new manifest.
+    pub(crate) fn initial(store: OpId) -> HashMap<String, String> {
+        let format = serde_json::json!({ "format": FORMAT, "store": store });
+        HashMap::from([("format".to_owned(), format.to_string())])
+    }
+
+    /// Reads the state from a manifest version's config map.
+    pub fn parse(version: u64, config: &HashMap<String, String>) -> Result<Self> {
+        let format = config
+            .get("format")
+            .ok_or_else(|| Error::new(ErrorKind::Refused, "this is not a squire manifest: it has no key \"format\""))?;
+        let head: serde_json::Value = decode("format", format)?;
+        let found = head.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        if found > u64::from(FORMAT) {
+            return Err(Error::new(
+                ErrorKind::FormatTooNew,
+                format!("the store has format {found}, this squire reads up to {FORMAT}; upgrade squire"),
+            ));
+        }
+        let head: FormatKey = decode("format", format)?;
+        let mut state = Self {
+            version,
+            store: head.store,
+            tables: BTreeMap::new(),
+            floors: BTreeMap::new(),
+            manifest_floor: 0,
+            aborted: BTreeMap::new(),
+            indexes: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            keeps: BTreeMap::new(),
+            batches: BTreeMap::new(),
+            archive: Archive::default(),
+        };
+        for (key, value) in config {
+            state.take(key, value)?;
+        }
+        Ok(state)
+    }
+
+    fn take(&mut self, key: &str, value: &str) -> Result<()> {
+        let (area, name) = key.split_once('/').unwrap_or((key, ""));
+        match area {
+            "pin" => {
+                self.tables.insert(TableName::new(name)?, decode(key, value)?);
+            }
+            "floor" if name == "__manifest" => self.manifest_floor = decode(key, value)?,
+            "floor" => {
+                self.floors.insert(TableName::new(name)?, decode(key, value)?);
+            }
+            "op" => {
+                self.aborted.insert(OpId::parse(name)?, decode(key, value)?);
+            }
+            "index" => {
+                let (table, index) = name
+                    .split_once('/')
+                    .ok_or_else(|| Error::new(ErrorKind::Refused, format!("manifest key {key:?} names no index")))?;
+                self.indexes.insert((TableName::new(table)?, index.to_owned()), decode(key, value)?);
+            }
+            "policy" => {
+                self.policies.insert(TableName::new(name)?, decode(key, value)?);
+            }
+            "keep" => {
+                self.keeps.insert(name.to_owned(), decode(key, value)?);
+            }
+            "batch" => {
+                self.batches.insert(name.to_owned(), decode(key, value)?);
+            }
+            "archive" => self.archive = decode(key, value)?,
+            // Lance's own keys, and facts that a later format of the same number may add.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The entry of a visible table.
+    ///
+    /// # Errors
+    /// `NotFound`, with the names that do exist.
+    pub fn table(&self, table: &TableName) -> Result<&TableEntry> {
+        self.tables.get(table).ok_or_else(|| {
+            let known: Vec<&str> = self.tables.keys().map(TableName::as_str).collect();
+            Error::new(
+                ErrorKind::NotFound,
+                format!("no table {table}; the store has: {}", if known.is_empty() { "none yet".into() } else { known.join(", ") }),
+            )
+        })
+    }
+
+    /// The floor of a table.
+    pub fn floor(&self, table: &TableName) -> u64 {
+        self.floors.get(table).copied().unwrap_or(0)
+    }
+
+    /// The drift policy of a table.
+    pub fn drift_policy(&self, table: &TableName) -> DriftPolicy {
+        self.policies.get(table).map(|p| p.drift).unwrap_or_default()
+    }
+
+    /// The declared indexes of a table.
+    pub fn indexes_of<'a>(&'a self, table: &'a TableName) -> impl Iterator<Item = (&'a str, &'a IndexDeclaration)> {
+        self.indexes.iter().filter(move |((t, _), _)| t == table).map(|((_, name), d)| (name.as_str(), d))
+    }
+
+    /// The update that pins `table` at `version`, keeping what else its entry says.
+    pub(crate) fn pin_update(&self, table: &TableName, version: u64) -> Result<(String, Option<String>)> {
+        let entry = TableEntry { version, ..self.table(table)?.clone() };
+        Ok((format!("pin/{table}"), Some(encode(&entry)?)))
+    }
+
+    /// The updates that record batch `id` and drop archived ones beyond the bound.
+    pub(crate) fn batch_updates(&self, id: &str, op: OpId) -> Result<Updates> {
+        let mut updates = vec![(format!("batch/{id}"), Some(encode(&BatchEntry { op, after: self.version })?))];
+        let surplus = (self.batches.len() + 1).saturating_sub(MAX_BATCHES);
+        if surplus == 0 {
+            return Ok(updates);
+        }
+        let mut archived: Vec<(&String, u64)> = self
+            .batches
+            .iter()
+            .filter(|(_, b)| b.after < self.archive.through)
+            .map(|(id, b)| (id, b.after))
+            .collect();
+        archived.sort_unstable_by_key(|(_, after)| *after);
+        // Twice the surplus and some, so that the `archive` key is not rewritten by every publish.
+        let dropped: Vec<_> = archived.into_iter().take(surplus + MAX_BATCHES / 10).collect();
+        if !dropped.is_empty() && !self.archive.evicted {
+            updates.push(("archive".to_owned(), Some(encode(&Archive { evicted: true, ..self.archive })?)));
+        }
+        updates.extend(dropped.into_iter().map(|(id, _)| (format!("batch/{id}"), None)));
+        Ok(updates)
+    }
+}

@@ -1,0 +1,182 @@
+//! Table handles, scans and strict commits of single versions.
+
+use super::{Store, state::TableEntry};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::OpId;
+use crate::protocol::{Chain, Class, Effect, Kind, Marks, PROP_KIND, PROP_OP, PROP_STORE, classify};
+use lance::dataset::transaction::{Operation, Transaction, TransactionBuilder};
+use lance::dataset::{CommitBuilder, Dataset};
+use lance_select::RowAddrTreeMap;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A strict commit of one version.
+#[derive(Debug)]
+pub(crate) struct StrictCommit {
+    /// Commit through this handle; `None` creates the dataset at `path`.
+    pub(crate) handle: Option<Arc<Dataset>>,
+    /// The dataset below the store's root.
+    pub(crate) path: String,
+    /// The transaction, with its properties.
+    pub(crate) transaction: Transaction,
+    /// Rows that a delete or an update touched, for Lance's finer conflict check.
+    pub(crate) affected_rows: Option<RowAddrTreeMap>,
+    /// The only version that it may become.
+    pub(crate) slot: u64,
+}
+
+/// The properties that every version of ours carries.
+pub(crate) fn marks(store: OpId, op: OpId, kind: Kind) -> HashMap<String, String> {
+    HashMap::from([
+        (PROP_STORE.to_owned(), store.to_string()),
+        (PROP_OP.to_owned(), op.to_string()),
+        (PROP_KIND.to_owned(), kind.as_str().to_owned()),
+    ])
+}
+
+fn marks_of(transaction: &Transaction, store: OpId) -> Option<Marks> {
+    let properties = transaction.transaction_properties.as_ref()?;
+    if properties.get(PROP_STORE)? != &store.to_string() {
+        return None;
+    }
+    let kind = match properties.get(PROP_KIND)?.as_str() {
+        "logical" => Kind::Logical,
+        "maintenance" => Kind::Maintenance,
+        "undo" => Kind::Undo,
+        _ => return None,
+    };
+    let op = OpId::parse(properties.get(PROP_OP)?).ok()?;
+    Some(Marks { op, kind })
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "an operation that lance adds later changes content until proved otherwise")]
+fn effect_of(operation: &Operation) -> Effect {
+    match operation {
+        Operation::Rewrite { .. } | Operation::ReserveFragments { .. } | Operation::CreateIndex { .. } => {
+            Effect::PreservesContent
+        }
+        Operation::UpdateConfig { .. } => Effect::Config,
+        Operation::Restore { .. } => Effect::Restore,
+        _ => Effect::ChangesContent,
+    }
+}
+
+/// The data files, below the dataset, that a transaction adds.
+#[expect(clippy::wildcard_enum_match_arm, reason = "only these operations add data files here")]
+pub(crate) fn data_files_of(operation: &Operation) -> Vec<String> {
+    let fragments = match operation {
+        Operation::Append { fragments } | Operation::Overwrite { fragments, .. } => fragments.as_slice(),
+        Operation::Update { new_fragments, .. } => new_fragments.as_slice(),
+        _ => &[],
+    };
+    fragments
+        .iter()
+        .flat_map(|f| f.files.iter().filter(|file| file.base_id.is_none()).map(|file| format!("data/{}", file.path)))
+        .collect()
+}
+
+impl Store {
+    /// A handle of the dataset at `path`, at whatever version; `None` when nothing is there.
+    pub(crate) async fn any_handle(&self, path: &str) -> Result<Option<Arc<Dataset>>> {
+        if let Some(dataset) = self.tables.lock().await.get(path) {
+            return Ok(Some(dataset.clone()));
+        }
+        match self.builder(path).load().await {
+            Ok(dataset) => {
+                let dataset = Arc::new(dataset);
+                self.keep_handle(path, dataset.clone()).await;
+                Ok(Some(dataset))
+            }
+            Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(Error::from(e).context(format!("opening {}", self.uri_of(path)))),
+        }
+    }
+
+    pub(crate) async fn keep_handle(&self, path: &str, dataset: Arc<Dataset>) {
+        self.tables.lock().await.insert(path.to_owned(), dataset);
+    }
+
+    /// Opens the dataset at `path` at `version`, through the guard.
+    pub(crate) async fn open_at(&self, path: &str, version: u64) -> Result<Arc<Dataset>> {
+        let missing = || Error::new(ErrorKind::NotFound, format!("{} does not exist", self.uri_of(path)));
+        let handle = self.any_handle(path).await?.ok_or_else(missing)?;
+        if handle.manifest().version == version {
+            return Ok(handle);
+        }
+        let dataset = handle.checkout_version(version).await.map_err(|e| {
+            Error::from(e).context(format!("opening version {version} of {}", self.uri_of(path)))
+        })?;
+        let dataset = Arc::new(dataset);
+        self.keep_handle(path, dataset.clone()).await;
+        Ok(dataset)
+    }
+
+    /// Opens a table at its pin.
+    pub async fn open_pinned(&self, entry: &TableEntry) -> Result<Arc<Dataset>> {
+        self.open_at(&entry.path, entry.version).await
+    }
+
+    /// The versions of the dataset at `path` above `from`, classified. A dataset that does not exist has none.
+    pub(crate) async fn scan(&self, store: OpId, path: &str, from: u64) -> Result<Chain> {
+        let Some(handle) = self.any_handle(path).await? else {
+            return Ok(Chain { from, classes: Vec::new() });
+        };
+        let head = match handle.latest_version_id().await {
+            Ok(head) => head,
+            Err(lance::Error::NotFound { .. } | lance::Error::DatasetNotFound { .. }) => 0,
+            Err(e) => return Err(Error::from(e).context(format!("listing versions of {}", self.uri_of(path)))),
+        };
+        let mut classes = Vec::new();
+        for version in from + 1..=head {
+            classes.push(self.class_of(store, &handle, version).await?);
+        }
+        Ok(Chain { from, classes })
+    }
+
+    async fn class_of(&self, store: OpId, handle: &Dataset, version: u64) -> Result<Class> {
+        match handle.read_transaction_by_version(version).await {
+            Ok(Some(t)) => Ok(classify(effect_of(&t.operation), marks_of(&t, store))),
+            // Fail closed: what cannot be read is not ours.
+            Ok(None) | Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => Ok(Class::Foreign),
+            Err(e) => Err(Error::from(e).context(format!("reading version {version} of {}", handle.uri()))),
+        }
+    }
+
+    /// The transaction of one version.
+    pub(crate) async fn transaction_of(&self, path: &str, version: u64) -> Result<Option<Transaction>> {
+        let Some(handle) = self.any_handle(path).await? else { return Ok(None) };
+        Ok(handle.read_transaction_by_version(version).await?)
+    }
+
+    /// Commits one version at exactly `slot`, or `Conflict`.
+    pub(crate) async fn commit_strict(&self, commit: StrictCommit) -> Result<Arc<Dataset>> {
+        let uri = self.uri_of(&commit.path);
+        let mut builder = match commit.handle {
+            Some(handle) => CommitBuilder::new(handle),
+            None => CommitBuilder::new(uri.as_str())
+                .with_store_params(self.params().clone())
+                .with_session(self.session()),
+        };
+        builder = builder
+            .with_commit_handler(self.handler(Some(commit.slot)))
+            .with_max_retries(0)
+            .with_skip_auto_cleanup(true);
+        if let Some(rows) = commit.affected_rows {
+            builder = builder.with_affected_rows(rows);
+        }
+        let dataset = builder.execute(commit.transaction).await?;
+        // The builder keeps the slot's handler only for this commit when it was given a handle; a new dataset
+        // would keep refusing, so its handle is opened afresh.
+        Ok(Arc::new(dataset))
+    }
+
+    /// Restores `target` as exactly version `slot`, marked as the undo of `op`.
+    pub(crate) async fn restore_strict(&self, store: OpId, op: OpId, path: &str, target: u64, slot: u64) -> Result<()> {
+        let handle = self.open_at(path, slot - 1).await?;
+        let transaction = TransactionBuilder::new(slot - 1, Operation::Restore { version: target })
+            .transaction_properties(Some(Arc::new(marks(store, op, Kind::Undo))))
+            .build();
+        let commit = StrictCommit { handle: Some(handle), path: path.to_owned(), transaction, affected_rows: None, slot };
+        self.commit_strict(commit).await.map(drop)
+    }
+}

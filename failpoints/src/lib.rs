@@ -1,0 +1,124 @@
+//! Seams: the named points between two durable steps at which a process may die, stop or fail.
+//!
+//! The catalogue ([`Seam`]) is the list of every such point; the engine and the daemon mark them with [`hit`].
+//! With the `failpoints` feature a seam can be armed from the environment (`FAILPOINTS`, fail-rs syntax);
+//! without it `hit` is an empty inlined function.
+//!
+//! Besides fail-rs's own actions, `return(...)` takes:
+//!
+//! | argument | effect |
+//! |---|---|
+//! | `error` | the step fails with [`Injected`] |
+//! | `kill` | the process kills itself with SIGKILL: nothing is flushed, nothing is unwound |
+//! | `stop` | the process stops itself with SIGSTOP until someone sends SIGCONT or SIGKILL |
+//! | `conflict` | the step reports a retryable conflict (only where the caller asks with [`conflict_injected`]) |
+//!
+//! ```text
+//! FAILPOINTS='write.after_phase_b=return(kill)' squire write STORE flights a.parquet
+//! FAILPOINTS='commit.before_put=2*off->1*return(stop)' squire daemon STORE
+//! ```
+
+mod catalogue;
+
+pub use catalogue::{Phase, Seam};
+
+/// The error of a seam armed with `return(error)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Injected(pub Seam);
+
+impl std::fmt::Display for Injected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "failpoint {} returned an injected error", self.0.name())
+    }
+}
+
+impl std::error::Error for Injected {}
+
+/// Marks a seam. Does nothing unless the feature is on and the seam is armed.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn hit(_seam: Seam) -> Result<(), Injected> {
+    Ok(())
+}
+
+/// Whether the seam is armed to report a retryable conflict.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn conflict_injected(_seam: Seam) -> bool {
+    false
+}
+
+#[cfg(feature = "failpoints")]
+pub use armed::{conflict_injected, hit};
+
+/// Whether seams are compiled in.
+pub const ENABLED: bool = cfg!(feature = "failpoints");
+
+/// Keeps what the environment armed; everything is disarmed when it is dropped.
+#[derive(Debug)]
+pub struct Armed {
+    #[cfg(feature = "failpoints")]
+    _scenario: (),
+}
+
+/// Arms the seams that `FAILPOINTS` names. A name that is not in the catalogue is an error: a test that arms
+/// nothing would otherwise pass for the wrong reason.
+pub fn arm_from_env() -> Result<Armed, String> {
+    let Ok(spec) = std::env::var("FAILPOINTS") else {
+        return Ok(Armed {
+            #[cfg(feature = "failpoints")]
+            _scenario: (),
+        });
+    };
+    arm(&spec)
+}
+
+#[cfg(not(feature = "failpoints"))]
+fn arm(spec: &str) -> Result<Armed, String> {
+    Err(format!(
+        "FAILPOINTS={spec} is set, but this binary was built without the failpoints feature"
+    ))
+}
+
+#[cfg(feature = "failpoints")]
+fn arm(spec: &str) -> Result<Armed, String> {
+    for item in spec.split(';').map(str::trim).filter(|s| !s.is_empty()) {
+        let (name, actions) = item
+            .split_once('=')
+            .ok_or_else(|| format!("FAILPOINTS: {item:?} is not name=actions"))?;
+        let seam = Seam::from_name(name)
+            .ok_or_else(|| format!("FAILPOINTS: no seam is named {name:?}; see `squire seams`"))?;
+        fail::cfg(seam.name(), actions).map_err(|e| format!("FAILPOINTS: {name}: {e}"))?;
+    }
+    Ok(Armed { _scenario: () })
+}
+
+#[cfg(feature = "failpoints")]
+mod armed {
+    use super::{Injected, Seam};
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    /// Marks a seam: does what it is armed to do.
+    pub fn hit(seam: Seam) -> Result<(), Injected> {
+        fail::fail_point!(seam.name(), |arg: Option<String>| act(seam, arg.as_deref()));
+        Ok(())
+    }
+
+    /// Whether the seam is armed with `return(conflict)`.
+    pub fn conflict_injected(seam: Seam) -> bool {
+        fail::fail_point!(seam.name(), |arg: Option<String>| arg.as_deref()
+            == Some("conflict"));
+        false
+    }
+
+    fn act(seam: Seam, arg: Option<&str>) -> Result<(), Injected> {
+        let signal = match arg {
+            Some("kill") => Signal::SIGKILL,
+            Some("stop") => Signal::SIGSTOP,
+            _ => return Err(Injected(seam)),
+        };
+        // A signal to oneself is delivered before `kill` returns, so nothing after the seam runs first.
+        kill(Pid::this(), signal).map_err(|_| Injected(seam))
+    }
+}

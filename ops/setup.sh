@@ -1,0 +1,148 @@
+#!/usr/bin/env bash
+# Installs what a build (and, with --test, a test run) of Squire needs and this machine lacks.
+# Safe to run again: every step looks first, and a complete machine costs well under a second.
+#
+#   ops/setup.sh          what `make run` needs: a C compiler, protoc; checks the Rust toolchain
+#   ops/setup.sh --test   also promtool and a Python environment with pylance, LanceDB and moto
+#
+# Everything that is not a system package goes below ${XDG_CACHE_HOME:-~/.cache}/squire.
+set -euo pipefail
+
+readonly RUST_MINIMUM=1.94.0
+readonly PYTHON_PACKAGES=("pylance==14.0.2" "lancedb==0.40.0" "moto[server]==5.2.5" "pyarrow==26.0.1")
+
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/squire
+venv=$cache/venv
+for_tests=no
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+case "${1-}" in
+  "") ;;
+  --test) for_tests=yes ;;
+  *) printf 'usage: %s [--test]\n' "$0" >&2; exit 2 ;;
+esac
+
+# ---- system packages -------------------------------------------------------------------------
+
+missing=()
+need_package() { # COMMAND PACKAGE
+  command -v "$1" >/dev/null 2>&1 || missing+=("$2")
+}
+
+python_can_make_environments() {
+  command -v python3 >/dev/null 2>&1 && python3 -c 'import ensurepip, venv' >/dev/null 2>&1
+}
+
+find_missing_packages() {
+  missing=()
+  need_package cc build-essential
+  need_package protoc protobuf-compiler
+  if [ "$for_tests" = yes ] && [ ! -x "$venv/bin/python" ] && ! python_can_make_environments; then
+    missing+=(python3 python3-venv)
+  fi
+}
+
+as_root=()
+can_install() {
+  command -v apt-get >/dev/null 2>&1 || return 1
+  [ "$(id -u)" -eq 0 ] && return 0
+  as_root=(sudo)
+  # A terminal can be asked for a password; a script that nobody watches must not hang on one.
+  command -v sudo >/dev/null 2>&1 && { [ -t 0 ] || sudo -n true >/dev/null 2>&1; }
+}
+
+install_missing_packages() {
+  find_missing_packages
+  [ "${#missing[@]}" -eq 0 ] && return 0
+  if ! can_install; then
+    die "please install: ${missing[*]} (Debian names; on Debian or Ubuntu: sudo apt-get install ${missing[*]}), then run this again"
+  fi
+  say "installing ${missing[*]} with apt-get"
+  refresh_package_lists
+  DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -q --no-install-recommends "${missing[@]}"
+  find_missing_packages
+  [ "${#missing[@]}" -eq 0 ] || die "still missing after the installation: ${missing[*]}"
+}
+
+lists_are_fresh=no
+refresh_package_lists() {
+  [ "$lists_are_fresh" = yes ] && return 0
+  "${as_root[@]}" apt-get update -q
+  lists_are_fresh=yes
+}
+
+# ---- Rust ------------------------------------------------------------------------------------
+
+check_rust() {
+  if ! command -v cargo >/dev/null 2>&1; then
+    die "no cargo on PATH: install Rust $RUST_MINIMUM or newer with rustup (the one in Debian stable is too old)"
+  fi
+  local have
+  have=$(cargo --version | cut -d' ' -f2)
+  if [ "$(printf '%s\n%s\n' "$RUST_MINIMUM" "$have" | sort -V | head -n 1)" != "$RUST_MINIMUM" ]; then
+    die "cargo $have is too old: Rust $RUST_MINIMUM or newer is needed (rustup update)"
+  fi
+}
+
+announce_build() {
+  local target=${CARGO_TARGET_DIR:-$cache/target}
+  if [ ! -d "$target/debug/deps" ]; then
+    say "first build into $target: about 560 crates, some 20 minutes on two cores and several GB of disk; later builds take seconds"
+  fi
+}
+
+# ---- what only the tests need ----------------------------------------------------------------
+
+# The Debian package would start a Prometheus server; only its checker is wanted, so that one
+# file is unpacked below the cache. That also needs no root where the package lists are fresh.
+get_promtool() {
+  command -v promtool >/dev/null 2>&1 && return 0
+  [ -x "$cache/bin/promtool" ] && return 0
+  if ! command -v apt-get >/dev/null 2>&1 || ! command -v dpkg-deb >/dev/null 2>&1; then
+    die "please install promtool (part of Prometheus) so that it is on PATH, then run this again"
+  fi
+  say "fetching promtool out of Debian's prometheus package into $cache/bin"
+  if ! unpack_promtool; then
+    can_install || die "no usable package lists: run apt-get update as root, or install promtool yourself, then run this again"
+    refresh_package_lists
+    unpack_promtool || die "could not fetch promtool: install it yourself so that it is on PATH, then run this again"
+  fi
+}
+
+unpack_promtool() (
+  unpacked=$(mktemp -d) && trap 'rm -rf "$unpacked"' EXIT && cd "$unpacked" || return 1
+  apt-get download -q -o APT::Sandbox::User=root prometheus >download.log 2>&1 || return 1
+  dpkg-deb -x prometheus_*.deb . && install -D -m 755 usr/bin/promtool "$cache/bin/promtool"
+)
+
+make_python_environment() {
+  local wanted stamp=$venv/squire-packages
+  wanted=$(printf '%s\n' "${PYTHON_PACKAGES[@]}")
+  if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    return 0
+  fi
+  say "making a Python environment in $venv with ${PYTHON_PACKAGES[*]} (about 150 MB to fetch, a minute or two)"
+  mkdir -p "$cache"
+  [ -x "$venv/bin/python" ] || python3 -m venv --clear "$venv"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${PYTHON_PACKAGES[@]}"
+  "$venv/bin/python" -c 'import lance, lancedb, moto.server, pyarrow'
+  # Written last: an installation that was interrupted is done again.
+  printf '%s' "$wanted" > "$stamp"
+}
+
+note_test_runner() {
+  command -v cargo-nextest >/dev/null 2>&1 ||
+    say "cargo-nextest is not installed: the tests run under plain cargo test, one binary after another"
+}
+
+check_rust
+install_missing_packages
+if [ "$for_tests" = yes ]; then
+  get_promtool
+  make_python_environment
+  note_test_runner
+fi
+announce_build
+say "ready"
