@@ -1,1 +1,306 @@
+//! The harness of the tests that use real processes: stores in temporary directories, the `squire` binary with its
+//! seams compiled in, and what a reader sees.
+//!
+//! A test arms a seam with [`Lake::with_seam`], waits until the child stopped or died there ([`Child::wait_stopped`],
+//! [`Child::wait`]), lets others go on, and then asserts on rows and on [`Lake::assert_at_rest`].
 
+use arrow_array::{Array, Int64Array, StringArray};
+use futures::TryStreamExt;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use squire_engine::store::{Store, StoreOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How long a test waits for something that must happen before it calls it hung.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The binary under test: the one that this workspace built, with seams.
+pub fn squire() -> PathBuf {
+    let exe = std::env::current_exe().expect("the test binary has a path");
+    let path = exe.parent().and_then(Path::parent).expect("target/<profile>").join("squire");
+    assert!(
+        path.is_file(),
+        "{} is missing; run `make test`, or cargo build --workspace --features squire-tests/failpoints",
+        path.display()
+    );
+    path
+}
+
+/// What a finished command said.
+#[derive(Debug)]
+pub struct Done {
+    /// The exit code; `None` when a signal killed it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Done {
+    /// Its JSON document.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|e| panic!("not JSON ({e}): {}\n{}", self.stdout, self.stderr))
+    }
+
+    /// The same, after checking that it succeeded.
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, Some(0), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self
+    }
+
+    /// The same, after checking its exit code and that standard error or output holds `text`.
+    pub fn failed(self, code: i32, text: &str) -> Self {
+        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        let said = format!("{}{}", self.stdout, self.stderr);
+        assert!(said.contains(text), "{text:?} is not in: {said}");
+        self
+    }
+}
+
+impl From<Output> for Done {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// A running command; killed when dropped.
+#[derive(Debug)]
+pub struct Child(Option<std::process::Child>);
+
+impl Child {
+    fn inner(&mut self) -> &mut std::process::Child {
+        self.0.as_mut().expect("not waited for yet")
+    }
+
+    /// Its process id.
+    pub fn pid(&mut self) -> u32 {
+        self.inner().id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&mut self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
+        kill(pid, signal).expect("the child is alive");
+    }
+
+    /// Waits until it stopped itself at a seam. Fails when it ends instead: the seam was not reached.
+    pub fn wait_stopped(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.inner().try_wait().expect("the child can be waited for") {
+                let output = self.0.take().expect("child").wait_with_output().expect("output");
+                panic!("ended with {status} before the seam: {}", String::from_utf8_lossy(&output.stderr));
+            }
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("procfs");
+            let state = stat.rsplit(") ").next().and_then(|s| s.chars().next());
+            if state == Some('T') {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the seam was not reached");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits for its end.
+    pub fn wait(mut self) -> Done {
+        self.0.take().expect("child").wait_with_output().expect("output").into()
+    }
+
+    /// Lets it go on after a stop, and waits for its end.
+    pub fn resume(mut self) -> Done {
+        self.signal(Signal::SIGCONT);
+        self.wait()
+    }
+
+    /// Kills it with SIGKILL and waits.
+    pub fn kill(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.wait();
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+/// A store in a temporary directory, with files to write into it.
+#[derive(Debug)]
+pub struct Lake {
+    dir: TempDir,
+    /// The store's URI.
+    pub uri: String,
+    /// Environment of every command (credentials of an S3 server).
+    pub env: Vec<(String, String)>,
+}
+
+impl Default for Lake {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Lake {
+    /// A store without tables.
+    pub fn new() -> Self {
+        let dir = TempDir::new().expect("a temporary directory");
+        let uri = dir.path().join("lake").to_string_lossy().into_owned();
+        let lake = Self { dir, uri, env: Vec::new() };
+        lake.run(&["init", &lake.uri]).ok();
+        lake
+    }
+
+    /// A store somewhere else, with environment for every command; files still go to a temporary directory.
+    pub fn at(uri: &str, env: Vec<(String, String)>) -> Self {
+        let dir = TempDir::new().expect("a temporary directory");
+        let lake = Self { dir, uri: uri.to_owned(), env };
+        lake.run(&["init", &lake.uri]).ok();
+        lake
+    }
+
+    /// A store with tables (id int64, value utf8), keyed by id.
+    pub fn with_tables(tables: &[&str]) -> Self {
+        let lake = Self::new();
+        lake.create_tables(tables);
+        lake
+    }
+
+    /// Adds tables (id int64, value utf8), keyed by id.
+    pub fn create_tables(&self, tables: &[&str]) {
+        let schema = self.path("schema.json");
+        let columns = r#"[{"name":"id","type":"int64","nullable":false},{"name":"value","type":"utf8","nullable":true}]"#;
+        std::fs::write(&schema, columns).expect("schema file");
+        for table in tables {
+            let schema = schema.to_string_lossy();
+            self.run(&["create", &self.uri, table, "--schema", &schema, "--key", "id"]).ok();
+        }
+    }
+
+    /// A path in the test's own directory, outside the store.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a CSV file of rows `(id, value)` and gives its path.
+    pub fn csv(&self, name: &str, rows: impl IntoIterator<Item = (i64, String)>) -> String {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().expect("parent")).expect("directory");
+        let lines: String = rows.into_iter().map(|(id, value)| format!("{id},{value}\n")).collect();
+        std::fs::write(&path, format!("id,value\n{lines}")).expect("csv");
+        path.to_string_lossy().into_owned()
+    }
+
+    /// A batch directory with the same rows for each table.
+    pub fn batch(&self, name: &str, tables: &[&str], ids: std::ops::Range<i64>) -> String {
+        for table in tables {
+            self.csv(&format!("{name}/{table}.csv"), ids.clone().map(|id| (id, format!("{name}-{id}"))));
+        }
+        self.path(name).to_string_lossy().into_owned()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(squire());
+        command.args(args).envs(self.env.iter().cloned()).env_remove("FAILPOINTS").stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `squire ARGS` to its end.
+    pub fn run(&self, args: &[&str]) -> Done {
+        self.command(args).output().expect("squire runs").into()
+    }
+
+    /// Starts `squire ARGS`.
+    pub fn start(&self, args: &[&str]) -> Child {
+        self.spawn(&mut self.command(args))
+    }
+
+    /// Starts `squire ARGS` with `FAILPOINTS=failpoints`, such as `commit.before_put=return(stop)`.
+    pub fn with_seam(&self, failpoints: &str, args: &[&str]) -> Child {
+        self.spawn(self.command(args).env("FAILPOINTS", failpoints))
+    }
+
+    fn spawn(&self, command: &mut Command) -> Child {
+        Child(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("squire starts")))
+    }
+
+    /// `squire status --json`.
+    pub fn status(&self) -> Value {
+        self.run(&["status", &self.uri, "--json"]).ok().json()
+    }
+
+    /// One field of one table in `squire status`.
+    pub fn table_status(&self, table: &str, field: &str) -> Value {
+        let status = self.status();
+        let tables = status["tables"].as_array().expect("tables");
+        let found = tables.iter().find(|t| t["table"] == table).unwrap_or_else(|| panic!("no table {table}"));
+        found[field].clone()
+    }
+
+    /// One daemon pass, with the grace taken as `grace`.
+    pub fn daemon_pass(&self, grace: &str) -> Done {
+        self.run(&["daemon", &self.uri, "--once", "--grace", grace])
+    }
+
+    /// Opens the store with the engine.
+    pub async fn store(&self) -> Arc<Store> {
+        let options = StoreOptions { storage_options: self.env.iter().cloned().collect(), ..StoreOptions::default() };
+        Store::open(&self.uri, options).await.expect("the store opens")
+    }
+
+    /// The rows that a reader sees, sorted: `(id, value)`.
+    pub async fn rows(&self, table: &str) -> Vec<(i64, String)> {
+        let store = self.store().await;
+        let snapshot = store.load().await.expect("snapshot");
+        let dataset = store.read(&snapshot, &table.parse().expect("name")).await.expect("table");
+        rows_of(&dataset).await
+    }
+
+    /// The ids that a reader sees, sorted.
+    pub async fn ids(&self, table: &str) -> Vec<i64> {
+        self.rows(table).await.into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// I8: no sidecar, no version above a pin; and a further daemon pass changes nothing.
+    pub fn assert_at_rest(&self) {
+        let status = self.status();
+        assert_eq!(status["sidecars"], serde_json::json!([]), "sidecars are left");
+        for table in status["tables"].as_array().expect("tables") {
+            assert_eq!(table["head"], table["pin"], "HEAD is ahead of its pin: {table}");
+            assert!(table["drift"].is_null(), "drift: {table}");
+        }
+        let report = self.run(&["recover", &self.uri, "--json", "--grace", "0s"]).ok().json();
+        for what in ["committed", "aborted", "pending", "healed", "failed"] {
+            assert_eq!(report[what], serde_json::json!([]), "a second pass found work: {report}");
+        }
+        assert_eq!(self.status()["manifest_version"], status["manifest_version"], "a second pass published");
+    }
+}
+
+/// The rows of a dataset with columns id and value, sorted.
+pub async fn rows_of(dataset: &lance::Dataset) -> Vec<(i64, String)> {
+    let batches: Vec<arrow_array::RecordBatch> =
+        dataset.scan().try_into_stream().await.expect("scan").try_collect().await.expect("batches");
+    let mut rows = Vec::new();
+    for batch in &batches {
+        let ids = batch["id"].as_any().downcast_ref::<Int64Array>().expect("int64").clone();
+        let values = batch["value"].as_any().downcast_ref::<StringArray>().expect("utf8").clone();
+        rows.extend((0..batch.num_rows()).map(|i| (ids.value(i), values.value(i).to_owned())));
+    }
+    rows.sort_unstable();
+    rows
+}
