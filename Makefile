@@ -18,9 +18,10 @@ export CARGO_TARGET_DIR
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 6
 
+# Always the whole workspace: with -p cargo resolves other features and compiles Lance again.
 # One dev build serves both commands: its dependencies are optimised, see [profile.dev] in Cargo.toml.
 run: setup
-	cargo build -p squire -p squire-demo
+	cargo build --workspace
 	$(CARGO_TARGET_DIR)/debug/squire-demo --squire $(CARGO_TARGET_DIR)/debug/squire $(ARGS)
 
 test:
@@ -28,7 +29,7 @@ test:
 	ops/test.sh
 
 bench: setup
-	cargo bench -p squire-tests -- $(ARGS)
+	cargo run --release --workspace --bin squire-bench -- $(ARGS)
 
 setup:
 	ops/setup.sh
@@ -40,4 +41,5 @@ lint:
 	ops/test.sh --lint
 
 seams: setup
-	cargo run -q -p squire -- seams
+	cargo build -q --workspace
+	$(CARGO_TARGET_DIR)/debug/squire seams

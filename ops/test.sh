@@ -38,6 +38,9 @@ step() { # TITLE COMMAND...
   printf '[%4ds] %s: %s, %d s\n' "$SECONDS" "$title" "$verdict" "$((SECONDS - started))"
 }
 
+# The tests start the binary that this builds; its seams are compiled in.
+build_all() { cargo build "${FEATURES[@]}"; }
+
 run_tests() {
   if command -v cargo-nextest >/dev/null 2>&1; then
     cargo nextest run "${FEATURES[@]}"
@@ -86,6 +89,7 @@ step "formatting" check_formatting
 if [ "$lint_only" = no ]; then
   step "links in the documentation" check_links
   step "alert rules and their tests" check_prometheus
+  step "build" build_all
   step "tests" run_tests
   step "examples in the documentation" cargo test "${FEATURES[@]}" --doc
 fi

@@ -13,7 +13,6 @@
 mod conform;
 mod csv;
 mod error;
-mod keys;
 mod ndjson;
 mod schema_file;
 #[cfg(test)]
@@ -30,15 +29,15 @@ use arrow::{
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use conform::Conformer;
-pub use error::FormatError;
-pub use schema_file::read_schema_file;
+pub(crate) use error::FormatError;
+pub(crate) use schema_file::read_schema_file;
 
 /// Rows per batch. Large enough that the cost per batch vanishes, small enough that a batch of wide rows stays in the megabytes.
 const BATCH_ROWS: usize = 8_192;
 
 /// The supported file formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// `.parquet`
     Parquet,
     /// `.arrow`, `.feather` (version 2) and `.ipc`: the Arrow IPC file format, which ends in a footer.
@@ -54,10 +53,11 @@ pub enum Format {
 
 impl Format {
     /// The extensions, as error messages list them.
-    pub const EXTENSIONS: &str = ".parquet, .arrow, .feather, .ipc, .arrows, .csv, .ndjson, .jsonl";
+    pub(crate) const EXTENSIONS: &str =
+        ".parquet, .arrow, .feather, .ipc, .arrows, .csv, .ndjson, .jsonl";
 
     /// The format that the extension of `path` stands for (in any case); [`FormatError::Extension`] when there is none.
-    pub fn of(path: &Path) -> Result<Self, FormatError> {
+    pub(crate) fn of(path: &Path) -> Result<Self, FormatError> {
         let extension = path
             .extension()
             .map(|extension| extension.to_ascii_lowercase());
@@ -77,7 +77,7 @@ impl Format {
 /// With a `target`, every batch has exactly that schema: columns are matched by name, a missing nullable column is null, and a value is
 /// cast only if casting it back gives the same value. A missing required column, an unknown column, a null in a required column, and
 /// types that do not fit are errors. Without one, the file's own schema is used, or an inferred one for CSV and NDJSON.
-pub fn read(path: &Path, target: Option<&Schema>) -> Result<Vec<RecordBatch>, FormatError> {
+pub(crate) fn read(path: &Path, target: Option<&Schema>) -> Result<Vec<RecordBatch>, FormatError> {
     let format = Format::of(path)?;
     let file = open(path)?;
     let (schema, batches) = match format {
@@ -127,7 +127,7 @@ pub fn read(path: &Path, target: Option<&Schema>) -> Result<Vec<RecordBatch>, Fo
 
 /// The schema of a file without its rows: stored (Parquet, Arrow) or inferred from all of its rows (CSV, NDJSON), where every column
 /// is nullable and one without any value is `utf8`.
-pub fn schema_of(path: &Path) -> Result<SchemaRef, FormatError> {
+pub(crate) fn schema_of(path: &Path) -> Result<SchemaRef, FormatError> {
     let format = Format::of(path)?;
     let file = open(path)?;
     let content = |e: ArrowError| FormatError::content(path, &e);

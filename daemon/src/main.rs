@@ -15,6 +15,7 @@ mod metrics;
 mod place;
 mod supervisor;
 mod systemd;
+mod watch;
 
 use std::process::ExitCode;
 

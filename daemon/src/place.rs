@@ -24,11 +24,22 @@ pub(crate) struct Place {
 impl Place {
     /// Opens whatever stands at `uri`.
     pub(crate) async fn open(watch: &Watch, mut options: StoreOptions) -> Result<Self> {
-        options.storage_options = watch.storage_options.clone().into_iter().collect::<HashMap<_, _>>();
+        options.storage_options = watch
+            .storage_options
+            .clone()
+            .into_iter()
+            .collect::<HashMap<_, _>>();
         let uri = watch.uri.clone();
         if matches!(watch.kind, WatchKind::Auto | WatchKind::Store) {
             match Store::open(&uri, options.clone()).await {
-                Ok(store) => return Ok(Self { uri, store, managed: true, single: None }),
+                Ok(store) => {
+                    return Ok(Self {
+                        uri,
+                        store,
+                        managed: true,
+                        single: None,
+                    });
+                }
                 Err(e) if e.kind() == ErrorKind::NotFound && watch.kind == WatchKind::Auto => {}
                 Err(e) => return Err(e),
             }
@@ -41,16 +52,32 @@ impl Place {
                 .map_or((".", uri.as_str()), |(parent, name)| (parent, name));
             let store = Arc::new(Store::connect(parent, options).await?);
             let single = Some(name.to_owned());
-            return Ok(Self { uri, store, managed: false, single });
+            return Ok(Self {
+                uri,
+                store,
+                managed: false,
+                single,
+            });
         }
         if watch.kind == WatchKind::Table {
-            return Err(Error::new(ErrorKind::NotFound, format!("{uri} is not a Lance table")));
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("{uri} is not a Lance table"),
+            ));
         }
-        let place = Self { uri, store: Arc::new(root), managed: false, single: None };
+        let place = Self {
+            uri,
+            store: Arc::new(root),
+            managed: false,
+            single: None,
+        };
         if place.store.datasets().await?.is_empty() {
             return Err(Error::new(
                 ErrorKind::NotFound,
-                format!("{} is neither a store nor a directory of Lance tables; make a store with `squire init {}`", place.uri, place.uri),
+                format!(
+                    "{} is neither a store nor a directory of Lance tables; make a store with `squire init {}`",
+                    place.uri, place.uri
+                ),
             ));
         }
         Ok(place)
@@ -60,12 +87,24 @@ impl Place {
     pub(crate) async fn targets(&self) -> Result<Vec<Target>> {
         if self.managed {
             let snapshot = self.store.load().await?;
-            return Ok(snapshot.state.tables.keys().cloned().map(Target::Pinned).collect());
+            return Ok(snapshot
+                .state
+                .tables
+                .keys()
+                .cloned()
+                .map(Target::Pinned)
+                .collect());
         }
         if let Some(single) = &self.single {
             return Ok(vec![Target::Plain(single.clone())]);
         }
-        Ok(self.store.datasets().await?.into_iter().map(Target::Plain).collect())
+        Ok(self
+            .store
+            .datasets()
+            .await?
+            .into_iter()
+            .map(Target::Plain)
+            .collect())
     }
 
     /// The targets that `names` select; all of them when it is empty.
@@ -84,7 +123,14 @@ impl Place {
         };
         targets.iter().find(wanted).cloned().ok_or_else(|| {
             let known: Vec<String> = targets.iter().map(ToString::to_string).collect();
-            Error::new(ErrorKind::NotFound, format!("no table {name} in {}; there are: {}", self.uri, known.join(", ")))
+            Error::new(
+                ErrorKind::NotFound,
+                format!(
+                    "no table {name} in {}; there are: {}",
+                    self.uri,
+                    known.join(", ")
+                ),
+            )
         })
     }
 
@@ -105,7 +151,11 @@ pub(crate) fn watch_of(config: &Config, uri: &str) -> Watch {
         .iter()
         .find(|w| w.uri.trim_end_matches('/') == trimmed)
         .cloned()
-        .unwrap_or_else(|| Watch { uri: trimmed.to_owned(), kind: WatchKind::Auto, storage_options: Default::default() })
+        .unwrap_or_else(|| Watch {
+            uri: trimmed.to_owned(),
+            kind: WatchKind::Auto,
+            storage_options: Default::default(),
+        })
 }
 
 /// A table name from the command line.

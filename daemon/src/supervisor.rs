@@ -11,7 +11,11 @@ pub(crate) struct Supervisor {
 
 impl Supervisor {
     /// Starts `task`; it reports its own failures and never returns an error upward.
-    pub(crate) fn start(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn start(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
         self.tasks.spawn(async move {
             task.await;
             name

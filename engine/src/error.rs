@@ -57,7 +57,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error without a cause.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), op: None, source: None }
+        Self {
+            kind,
+            message: message.into(),
+            op: None,
+            source: None,
+        }
     }
 
     /// The same error, caused by `source`.
@@ -139,7 +144,9 @@ impl std::fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_ref().map(|s| s.as_ref() as &(dyn StdError + 'static))
+        self.source
+            .as_ref()
+            .map(|s| s.as_ref() as &(dyn StdError + 'static))
     }
 }
 
@@ -147,17 +154,20 @@ impl From<lance::Error> for Error {
     fn from(error: lance::Error) -> Self {
         use lance::Error as L;
         if error.is_commit_status_unknown() {
-            return Self::new(ErrorKind::Unknown, "the outcome of a commit is unknown").caused_by(error);
+            return Self::new(ErrorKind::Unknown, "the outcome of a commit is unknown")
+                .caused_by(error);
         }
-        #[expect(clippy::wildcard_enum_match_arm, reason = "lance adds variants in minor releases")]
         let (kind, message) = match &error {
             L::CommitConflict { .. }
             | L::RetryableCommitConflict { .. }
             | L::IncompatibleTransaction { .. }
-            | L::TooMuchWriteContention { .. } => (ErrorKind::Conflict, "lost to a concurrent commit"),
-            L::InvalidInput { .. } | L::SchemaMismatch { .. } | L::Schema { .. } | L::FieldNotFound { .. } => {
-                (ErrorKind::InvalidInput, "invalid input")
+            | L::TooMuchWriteContention { .. } => {
+                (ErrorKind::Conflict, "lost to a concurrent commit")
             }
+            L::InvalidInput { .. }
+            | L::SchemaMismatch { .. }
+            | L::Schema { .. }
+            | L::FieldNotFound { .. } => (ErrorKind::InvalidInput, "invalid input"),
             L::DatasetNotFound { .. } | L::NotFound { .. } | L::VersionNotFound { .. } => {
                 (ErrorKind::NotFound, "not found")
             }

@@ -63,8 +63,13 @@ impl TableName {
     pub fn new(name: impl Into<String>) -> Result<Self> {
         let name = name.into();
         let mut chars = name.chars();
-        let first_ok = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
-        if first_ok && name.len() <= 128 && chars.all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
+        let first_ok = chars
+            .next()
+            .is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+        if first_ok
+            && name.len() <= 128
+            && chars.all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+        {
             return Ok(Self(name));
         }
         Err(Error::invalid(format!(

@@ -4,11 +4,11 @@
 //!
 //! Strictly upward:
 //!
-//! 1. [`ids`], [`error`], [`clock`], [`protocol`]: names, errors, time, and the protocol as pure functions.
-//! 2. [`store`]: storage, the guarded commit handler, the manifest's state, sidecars, scans.
-//! 3. [`commit`]: publish, logical commits, the clean prefix.
-//! 4. [`recovery`] and [`maintenance`]: finish, abort or take back; compact, reindex, clean up, archive.
-//! 5. [`read`]: snapshots.
+//! 1. `ids`, `error`, `clock`, `protocol`, `invariants`: names, errors, time, and the protocol as pure functions.
+//! 2. `store`: storage, the guarded commit handler, the manifest's state, sidecars, scans.
+//! 3. `commit`: publish, logical commits, the clean prefix.
+//! 4. `recovery` and `maintenance`: finish, abort or take back; compact, reindex, clean up, archive.
+//! 5. `read`: snapshots.
 //!
 //! ```no_run
 //! use squire_engine::commit::{CommitRequest, TableWrite, Write};
@@ -31,6 +31,7 @@ pub mod clock;
 pub mod commit;
 pub mod error;
 pub mod ids;
+pub mod invariants;
 pub mod maintenance;
 pub mod protocol;
 pub mod read;

@@ -81,9 +81,27 @@ pub struct Marks {
 pub fn classify(effect: Effect, marks: Option<Marks>) -> Class {
     match (effect, marks) {
         (Effect::PreservesContent, _)
-        | (Effect::Config, Some(Marks { kind: Kind::Maintenance, .. })) => Class::Maintenance,
-        (Effect::Restore, Some(Marks { kind: Kind::Undo, op })) => Class::Undo(op),
-        (Effect::ChangesContent, Some(Marks { kind: Kind::Logical, op })) => Class::Logical(op),
+        | (
+            Effect::Config,
+            Some(Marks {
+                kind: Kind::Maintenance,
+                ..
+            }),
+        ) => Class::Maintenance,
+        (
+            Effect::Restore,
+            Some(Marks {
+                kind: Kind::Undo,
+                op,
+            }),
+        ) => Class::Undo(op),
+        (
+            Effect::ChangesContent,
+            Some(Marks {
+                kind: Kind::Logical,
+                op,
+            }),
+        ) => Class::Logical(op),
         (Effect::Config | Effect::Restore | Effect::ChangesContent, _) => Class::Foreign,
     }
 }
@@ -118,12 +136,17 @@ impl Chain {
 
     /// The latest version that `op` landed logically.
     pub fn landed(&self, op: OpId) -> Option<u64> {
-        self.iter().filter(|(_, c)| *c == Class::Logical(op)).map(|(v, _)| v).last()
+        self.iter()
+            .filter(|(_, c)| *c == Class::Logical(op))
+            .map(|(v, _)| v)
+            .last()
     }
 
     /// The undo of `op` above version `v`.
     pub fn undone(&self, op: OpId, v: u64) -> Option<u64> {
-        self.iter().find(|(u, c)| *u > v && *c == Class::Undo(op)).map(|(u, _)| u)
+        self.iter()
+            .find(|(u, c)| *u > v && *c == Class::Undo(op))
+            .map(|(u, _)| u)
     }
 }
 
@@ -193,7 +216,9 @@ impl OperationView {
     pub fn is_published(&self) -> bool {
         self.logged
             || self.writes.iter().any(|t| {
-                let (Some(pin), Some(v)) = (t.pin, t.chain.landed(self.op)) else { return false };
+                let (Some(pin), Some(v)) = (t.pin, t.chain.landed(self.op)) else {
+                    return false;
+                };
                 !t.replaced && v <= pin && t.chain.undone(self.op, v).is_none_or(|undo| undo > pin)
             })
     }
@@ -265,18 +290,31 @@ pub fn next_step(view: &OperationView, role: Role) -> Step {
 fn next_undo_step(view: &OperationView) -> Step {
     let mut settle = Vec::new();
     for (index, table) in view.writes.iter().enumerate() {
-        let Some(v) = table.chain.landed(view.op) else { continue };
-        if table.pin.is_none_or(|pin| v <= pin && table.chain.undone(view.op, v).is_none()) || table.replaced {
+        let Some(v) = table.chain.landed(view.op) else {
+            continue;
+        };
+        if table
+            .pin
+            .is_none_or(|pin| v <= pin && table.chain.undone(view.op, v).is_none())
+            || table.replaced
+        {
             // A create that lost: its path is never published. Or a put that landed on a version number that
             // cleanup had freed (fact 8): it lies below the floor. Neither is visible, so nothing is taken back.
             continue;
         }
         let Some(undo) = table.chain.undone(view.op, v) else {
-            let foreign_above = table.chain.iter().any(|(u, c)| u > v && c == Class::Foreign);
+            let foreign_above = table
+                .chain
+                .iter()
+                .any(|(u, c)| u > v && c == Class::Foreign);
             if foreign_above {
                 return Step::Blocked(index);
             }
-            return Step::Undo { table: index, target: v - 1, slot: table.chain.head() + 1 };
+            return Step::Undo {
+                table: index,
+                target: v - 1,
+                slot: table.chain.head() + 1,
+            };
         };
         // Something undecided below the dead version is resolved first; its pin then moves past it.
         let pin = table.pin.unwrap_or(0);
@@ -289,7 +327,11 @@ fn next_undo_step(view: &OperationView) -> Step {
             return Step::Blocked(index);
         }
     }
-    if settle.is_empty() { Step::Aborted } else { Step::Settle(settle) }
+    if settle.is_empty() {
+        Step::Aborted
+    } else {
+        Step::Settle(settle)
+    }
 }
 
 #[cfg(test)]

@@ -5,15 +5,28 @@ fn op(n: u128) -> OpId {
 }
 
 fn chain(from: u64, classes: &[Class]) -> Chain {
-    Chain { from, classes: classes.to_vec() }
+    Chain {
+        from,
+        classes: classes.to_vec(),
+    }
 }
 
 fn table(pin: u64, classes: &[Class]) -> WrittenTable {
-    WrittenTable { pin: Some(pin), chain: chain(pin, classes), replaced: false }
+    WrittenTable {
+        pin: Some(pin),
+        chain: chain(pin, classes),
+        replaced: false,
+    }
 }
 
 fn view(op: OpId, aborted: bool, writes: Vec<WrittenTable>) -> OperationView {
-    OperationView { op, aborted, logged: false, writes, valid: true }
+    OperationView {
+        op,
+        aborted,
+        logged: false,
+        writes,
+        valid: true,
+    }
 }
 
 const M: Class = Class::Maintenance;
@@ -26,10 +39,19 @@ fn classes_follow_the_transaction_not_the_maker() {
     assert_eq!(classify(Effect::Config, None), Class::Foreign);
     assert_eq!(classify(Effect::Config, mark(Kind::Maintenance)), M);
     assert_eq!(classify(Effect::Restore, None), Class::Foreign);
-    assert_eq!(classify(Effect::Restore, mark(Kind::Undo)), Class::Undo(op(1)));
+    assert_eq!(
+        classify(Effect::Restore, mark(Kind::Undo)),
+        Class::Undo(op(1))
+    );
     assert_eq!(classify(Effect::ChangesContent, None), Class::Foreign);
-    assert_eq!(classify(Effect::ChangesContent, mark(Kind::Maintenance)), Class::Foreign);
-    assert_eq!(classify(Effect::ChangesContent, mark(Kind::Logical)), Class::Logical(op(1)));
+    assert_eq!(
+        classify(Effect::ChangesContent, mark(Kind::Maintenance)),
+        Class::Foreign
+    );
+    assert_eq!(
+        classify(Effect::ChangesContent, mark(Kind::Logical)),
+        Class::Logical(op(1))
+    );
 }
 
 #[test]
@@ -37,16 +59,25 @@ fn the_prefix_stops_below_an_undecided_version() {
     let c = chain(3, &[M, M, Class::Logical(op(1)), M]);
     assert_eq!(clean_prefix(&c, 3), 5);
     assert_eq!(obstacle(&c, 3), Some(Obstacle::Operation(op(1))));
-    assert_eq!(obstacle(&chain(3, &[M, Class::Foreign]), 3), Some(Obstacle::Foreign(5)));
+    assert_eq!(
+        obstacle(&chain(3, &[M, Class::Foreign]), 3),
+        Some(Obstacle::Foreign(5))
+    );
     assert_eq!(obstacle(&chain(3, &[M]), 3), None);
 }
 
 #[test]
 fn a_complete_operation_goes_forward_whoever_meets_it() {
     let x = op(1);
-    let tables = vec![table(1, &[M, Class::Logical(x)]), table(7, &[Class::Logical(x), M])];
+    let tables = vec![
+        table(1, &[M, Class::Logical(x)]),
+        table(7, &[Class::Logical(x), M]),
+    ];
     for role in [Role::Owner, Role::Helper, Role::Expired] {
-        assert_eq!(next_step(&view(x, false, tables.clone()), role), Step::Forward(vec![3, 8]));
+        assert_eq!(
+            next_step(&view(x, false, tables.clone()), role),
+            Step::Forward(vec![3, 8])
+        );
     }
 }
 
@@ -54,11 +85,21 @@ fn a_complete_operation_goes_forward_whoever_meets_it() {
 fn an_incomplete_operation_is_decided_before_anything_is_undone() {
     let x = op(1);
     let tables = vec![table(1, &[Class::Logical(x)]), table(7, &[])];
-    assert_eq!(next_step(&view(x, false, tables.clone()), Role::Helper), Step::Wait);
-    assert_eq!(next_step(&view(x, false, tables.clone()), Role::Expired), Step::Decide);
+    assert_eq!(
+        next_step(&view(x, false, tables.clone()), Role::Helper),
+        Step::Wait
+    );
+    assert_eq!(
+        next_step(&view(x, false, tables.clone()), Role::Expired),
+        Step::Decide
+    );
     assert_eq!(
         next_step(&view(x, true, tables), Role::Expired),
-        Step::Undo { table: 0, target: 1, slot: 3 }
+        Step::Undo {
+            table: 0,
+            target: 1,
+            slot: 3
+        }
     );
 }
 
@@ -74,14 +115,24 @@ fn a_changed_read_set_aborts_a_landed_operation() {
 fn an_undone_operation_is_settled_then_aborted() {
     let x = op(1);
     let dead = vec![table(1, &[Class::Logical(x), M, Class::Undo(x)])];
-    assert_eq!(next_step(&view(x, true, dead), Role::Helper), Step::Settle(vec![(0, 4)]));
-    assert_eq!(next_step(&view(x, true, vec![table(4, &[])]), Role::Helper), Step::Aborted);
+    assert_eq!(
+        next_step(&view(x, true, dead), Role::Helper),
+        Step::Settle(vec![(0, 4)])
+    );
+    assert_eq!(
+        next_step(&view(x, true, vec![table(4, &[])]), Role::Helper),
+        Step::Aborted
+    );
 }
 
 #[test]
 fn a_foreign_version_above_a_dead_one_blocks() {
     let x = op(1);
-    let v = view(x, true, vec![table(1, &[Class::Logical(x), Class::Foreign])]);
+    let v = view(
+        x,
+        true,
+        vec![table(1, &[Class::Logical(x), Class::Foreign])],
+    );
     assert_eq!(next_step(&v, Role::Expired), Step::Blocked(0));
 }
 
@@ -89,11 +140,22 @@ fn a_foreign_version_above_a_dead_one_blocks() {
 fn committed_is_a_pin_above_the_version_without_an_undo_below_it() {
     let x = op(1);
     let at = |pin, classes: &[Class]| {
-        view(x, false, vec![WrittenTable { pin: Some(pin), chain: chain(1, classes), replaced: false }])
+        view(
+            x,
+            false,
+            vec![WrittenTable {
+                pin: Some(pin),
+                chain: chain(1, classes),
+                replaced: false,
+            }],
+        )
     };
     assert!(at(2, &[Class::Logical(x)]).is_published());
     assert!(at(4, &[Class::Logical(x), M, Class::Foreign]).is_published());
     assert!(!at(1, &[Class::Logical(x)]).is_published());
     assert!(!at(3, &[Class::Logical(x), Class::Undo(x)]).is_published());
-    assert_eq!(next_step(&at(2, &[Class::Logical(x)]), Role::Expired), Step::Committed);
+    assert_eq!(
+        next_step(&at(2, &[Class::Logical(x)]), Role::Expired),
+        Step::Committed
+    );
 }

@@ -36,7 +36,10 @@ impl Store {
         if entry.version < floor {
             return Err(Error::new(
                 ErrorKind::Expired,
-                format!("table {table}: version {} is below the floor {floor}; take a fresh snapshot", entry.version),
+                format!(
+                    "table {table}: version {} is below the floor {floor}; take a fresh snapshot",
+                    entry.version
+                ),
             ));
         }
         self.open_pinned(entry).await
@@ -48,8 +51,18 @@ impl Store {
         for (table, entry) in &snapshot.state.tables {
             let dataset = self.read(snapshot, table).await?;
             let rows = dataset.count_rows(None).await? as u64;
-            tables.insert(table.clone(), SnapshotTable { uri: self.uri_of(&entry.path), version: entry.version, rows });
+            tables.insert(
+                table.clone(),
+                SnapshotTable {
+                    uri: self.uri_of(&entry.path),
+                    version: entry.version,
+                    rows,
+                },
+            );
         }
-        Ok(SnapshotDocument { manifest_version: snapshot.version(), tables })
+        Ok(SnapshotDocument {
+            manifest_version: snapshot.version(),
+            tables,
+        })
     }
 }

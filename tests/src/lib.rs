@@ -4,6 +4,8 @@
 //! A test arms a seam with [`Lake::with_seam`], waits until the child stopped or died there ([`Child::wait_stopped`],
 //! [`Child::wait`]), lets others go on, and then asserts on rows and on [`Lake::assert_at_rest`].
 
+pub mod requests;
+
 use arrow_array::{Array, Int64Array, StringArray};
 use futures::TryStreamExt;
 use nix::sys::signal::{Signal, kill};
@@ -22,7 +24,11 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The binary under test: the one that this workspace built, with seams.
 pub fn squire() -> PathBuf {
     let exe = std::env::current_exe().expect("the test binary has a path");
-    let path = exe.parent().and_then(Path::parent).expect("target/<profile>").join("squire");
+    let path = exe
+        .parent()
+        .and_then(Path::parent)
+        .expect("target/<profile>")
+        .join("squire");
     assert!(
         path.is_file(),
         "{} is missing; run `make test`, or cargo build --workspace --features squire-tests/failpoints",
@@ -51,13 +57,25 @@ impl Done {
 
     /// The same, after checking that it succeeded.
     pub fn ok(self) -> Self {
-        assert_eq!(self.code, Some(0), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code,
+            Some(0),
+            "stdout: {}\nstderr: {}",
+            self.stdout,
+            self.stderr
+        );
         self
     }
 
     /// The same, after checking its exit code and that standard error or output holds `text`.
     pub fn failed(self, code: i32, text: &str) -> Self {
-        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code,
+            Some(code),
+            "stdout: {}\nstderr: {}",
+            self.stdout,
+            self.stderr
+        );
         let said = format!("{}{}", self.stdout, self.stderr);
         assert!(said.contains(text), "{text:?} is not in: {said}");
         self
@@ -98,11 +116,24 @@ impl Child {
     pub fn wait_stopped(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = self.inner().try_wait().expect("the child can be waited for") {
-                let output = self.0.take().expect("child").wait_with_output().expect("output");
-                panic!("ended with {status} before the seam: {}", String::from_utf8_lossy(&output.stderr));
+            if let Some(status) = self
+                .inner()
+                .try_wait()
+                .expect("the child can be waited for")
+            {
+                let output = self
+                    .0
+                    .take()
+                    .expect("child")
+                    .wait_with_output()
+                    .expect("output");
+                panic!(
+                    "ended with {status} before the seam: {}",
+                    String::from_utf8_lossy(&output.stderr)
+                );
             }
-            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("procfs");
+            let stat =
+                std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("procfs");
             let state = stat.rsplit(") ").next().and_then(|s| s.chars().next());
             if state == Some('T') {
                 return;
@@ -114,7 +145,12 @@ impl Child {
 
     /// Waits for its end.
     pub fn wait(mut self) -> Done {
-        self.0.take().expect("child").wait_with_output().expect("output").into()
+        self.0
+            .take()
+            .expect("child")
+            .wait_with_output()
+            .expect("output")
+            .into()
     }
 
     /// Lets it go on after a stop, and waits for its end.
@@ -160,7 +196,11 @@ impl Lake {
     pub fn new() -> Self {
         let dir = TempDir::new().expect("a temporary directory");
         let uri = dir.path().join("lake").to_string_lossy().into_owned();
-        let lake = Self { dir, uri, env: Vec::new() };
+        let lake = Self {
+            dir,
+            uri,
+            env: Vec::new(),
+        };
         lake.run(&["init", &lake.uri]).ok();
         lake
     }
@@ -168,7 +208,11 @@ impl Lake {
     /// A store somewhere else, with environment for every command; files still go to a temporary directory.
     pub fn at(uri: &str, env: Vec<(String, String)>) -> Self {
         let dir = TempDir::new().expect("a temporary directory");
-        let lake = Self { dir, uri: uri.to_owned(), env };
+        let lake = Self {
+            dir,
+            uri: uri.to_owned(),
+            env,
+        };
         lake.run(&["init", &lake.uri]).ok();
         lake
     }
@@ -187,7 +231,10 @@ impl Lake {
         std::fs::write(&schema, columns).expect("schema file");
         for table in tables {
             let schema = schema.to_string_lossy();
-            self.run(&["create", &self.uri, table, "--schema", &schema, "--key", "id"]).ok();
+            self.run(&[
+                "create", &self.uri, table, "--schema", &schema, "--key", "id",
+            ])
+            .ok();
         }
     }
 
@@ -200,7 +247,10 @@ impl Lake {
     pub fn csv(&self, name: &str, rows: impl IntoIterator<Item = (i64, String)>) -> String {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().expect("parent")).expect("directory");
-        let lines: String = rows.into_iter().map(|(id, value)| format!("{id},{value}\n")).collect();
+        let lines: String = rows
+            .into_iter()
+            .map(|(id, value)| format!("{id},{value}\n"))
+            .collect();
         std::fs::write(&path, format!("id,value\n{lines}")).expect("csv");
         path.to_string_lossy().into_owned()
     }
@@ -208,14 +258,21 @@ impl Lake {
     /// A batch directory with the same rows for each table.
     pub fn batch(&self, name: &str, tables: &[&str], ids: std::ops::Range<i64>) -> String {
         for table in tables {
-            self.csv(&format!("{name}/{table}.csv"), ids.clone().map(|id| (id, format!("{name}-{id}"))));
+            self.csv(
+                &format!("{name}/{table}.csv"),
+                ids.clone().map(|id| (id, format!("{name}-{id}"))),
+            );
         }
         self.path(name).to_string_lossy().into_owned()
     }
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(squire());
-        command.args(args).envs(self.env.iter().cloned()).env_remove("FAILPOINTS").stdin(Stdio::null());
+        command
+            .args(args)
+            .envs(self.env.iter().cloned())
+            .env_remove("FAILPOINTS")
+            .stdin(Stdio::null());
         command
     }
 
@@ -235,7 +292,13 @@ impl Lake {
     }
 
     fn spawn(&self, command: &mut Command) -> Child {
-        Child(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("squire starts")))
+        Child(Some(
+            command
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("squire starts"),
+        ))
     }
 
     /// `squire status --json`.
@@ -247,7 +310,10 @@ impl Lake {
     pub fn table_status(&self, table: &str, field: &str) -> Value {
         let status = self.status();
         let tables = status["tables"].as_array().expect("tables");
-        let found = tables.iter().find(|t| t["table"] == table).unwrap_or_else(|| panic!("no table {table}"));
+        let found = tables
+            .iter()
+            .find(|t| t["table"] == table)
+            .unwrap_or_else(|| panic!("no table {table}"));
         found[field].clone()
     }
 
@@ -258,47 +324,91 @@ impl Lake {
 
     /// Opens the store with the engine.
     pub async fn store(&self) -> Arc<Store> {
-        let options = StoreOptions { storage_options: self.env.iter().cloned().collect(), ..StoreOptions::default() };
-        Store::open(&self.uri, options).await.expect("the store opens")
+        let options = StoreOptions {
+            storage_options: self.env.iter().cloned().collect(),
+            ..StoreOptions::default()
+        };
+        Store::open(&self.uri, options)
+            .await
+            .expect("the store opens")
     }
 
     /// The rows that a reader sees, sorted: `(id, value)`.
     pub async fn rows(&self, table: &str) -> Vec<(i64, String)> {
         let store = self.store().await;
         let snapshot = store.load().await.expect("snapshot");
-        let dataset = store.read(&snapshot, &table.parse().expect("name")).await.expect("table");
+        let dataset = store
+            .read(&snapshot, &table.parse().expect("name"))
+            .await
+            .expect("table");
         rows_of(&dataset).await
     }
 
     /// The ids that a reader sees, sorted.
     pub async fn ids(&self, table: &str) -> Vec<i64> {
-        self.rows(table).await.into_iter().map(|(id, _)| id).collect()
+        self.rows(table)
+            .await
+            .into_iter()
+            .map(|(id, _)| id)
+            .collect()
     }
 
     /// I8: no sidecar, no version above a pin; and a further daemon pass changes nothing.
     pub fn assert_at_rest(&self) {
         let status = self.status();
-        assert_eq!(status["sidecars"], serde_json::json!([]), "sidecars are left");
+        assert_eq!(
+            status["sidecars"],
+            serde_json::json!([]),
+            "sidecars are left"
+        );
         for table in status["tables"].as_array().expect("tables") {
-            assert_eq!(table["head"], table["pin"], "HEAD is ahead of its pin: {table}");
+            assert_eq!(
+                table["head"], table["pin"],
+                "HEAD is ahead of its pin: {table}"
+            );
             assert!(table["drift"].is_null(), "drift: {table}");
         }
-        let report = self.run(&["recover", &self.uri, "--json", "--grace", "0s"]).ok().json();
+        let report = self
+            .run(&["recover", &self.uri, "--json", "--grace", "0s"])
+            .ok()
+            .json();
         for what in ["committed", "aborted", "pending", "healed", "failed"] {
-            assert_eq!(report[what], serde_json::json!([]), "a second pass found work: {report}");
+            assert_eq!(
+                report[what],
+                serde_json::json!([]),
+                "a second pass found work: {report}"
+            );
         }
-        assert_eq!(self.status()["manifest_version"], status["manifest_version"], "a second pass published");
+        assert_eq!(
+            self.status()["manifest_version"],
+            status["manifest_version"],
+            "a second pass published"
+        );
     }
 }
 
 /// The rows of a dataset with columns id and value, sorted.
 pub async fn rows_of(dataset: &lance::Dataset) -> Vec<(i64, String)> {
-    let batches: Vec<arrow_array::RecordBatch> =
-        dataset.scan().try_into_stream().await.expect("scan").try_collect().await.expect("batches");
+    let batches: Vec<arrow_array::RecordBatch> = dataset
+        .scan()
+        .try_into_stream()
+        .await
+        .expect("scan")
+        .try_collect()
+        .await
+        .expect("batches");
     let mut rows = Vec::new();
     for batch in &batches {
-        let ids = batch["id"].as_any().downcast_ref::<Int64Array>().expect("int64").clone();
-        let values = batch["value"].as_any().downcast_ref::<StringArray>().expect("utf8").clone();
+        let ids = batch["id"]
+            .as_any()
+            .downcast_ref::<Int64Array>()
+            .expect("int64")
+            .clone();
+        let values = batch["value"]
+            .as_any()
+            .downcast_ref::<StringArray>()
+            .expect("utf8")
+            .clone();
         rows.extend((0..batch.num_rows()).map(|i| (ids.value(i), values.value(i).to_owned())));
     }
     rows.sort_unstable();

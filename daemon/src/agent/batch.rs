@@ -32,38 +32,38 @@ use toml::Spanned;
 use crate::formats::{Format, FormatError};
 
 /// The file of a batch directory that says what to do with the others.
-pub const BATCH_FILE: &str = "batch.toml";
+pub(crate) const BATCH_FILE: &str = "batch.toml";
 
 /// Longest table name. Long enough for any naming scheme, short enough that a path of a table stays below every filesystem's limit.
 const LONGEST_TABLE_NAME: usize = 128;
 
 /// One atomic commit, as its producer described it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BatchSpec {
+pub(crate) struct BatchSpec {
     /// The entry's file name, for messages.
-    pub name: String,
+    pub(crate) name: String,
     /// What to do, sorted by table; never empty.
-    pub tables: Vec<TableInput>,
+    pub(crate) tables: Vec<TableInput>,
     /// For the commit log.
-    pub message: Option<String>,
+    pub(crate) message: Option<String>,
     /// The producer's own id of this batch, under which the store accepts it at most once.
-    pub batch_id: Option<String>,
+    pub(crate) batch_id: Option<String>,
 }
 
 /// What a batch does to one table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TableInput {
+pub(crate) struct TableInput {
     /// The table.
-    pub table: String,
+    pub(crate) table: String,
     /// How its rows are changed.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// The rows, sorted by file name; empty only for [`Mode::DeleteWhere`].
-    pub files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
 }
 
 /// How the rows of a batch change a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Adds the rows.
     Append,
     /// Replaces the rows with the same key and adds the others.
@@ -87,7 +87,7 @@ pub enum Mode {
 
 /// An entry does not describe a batch. Its producer must correct it; trying again is of no use, except after [`BatchError::Io`].
 #[derive(Debug, thiserror::Error)]
-pub enum BatchError {
+pub(crate) enum BatchError {
     /// The entry cannot be read.
     #[error("{}: cannot be read: {source}; check that it exists and its permissions", path.display())]
     Io {
@@ -145,7 +145,7 @@ const TABLE_NAME_RULE: &str =
 
 /// Whether a table may have this name: `[A-Za-z_][A-Za-z0-9_-]{0,127}`. It becomes a directory name and part of an object key, so
 /// nothing that a filesystem, a URL or a shell would treat specially is allowed.
-pub fn is_table_name(name: &str) -> bool {
+pub(crate) fn is_table_name(name: &str) -> bool {
     let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     let continues_well = name
         .chars()
@@ -155,7 +155,7 @@ pub fn is_table_name(name: &str) -> bool {
 
 impl BatchSpec {
     /// Reads the entry at `path`: a data file, or a directory of them.
-    pub fn parse(path: &Path) -> Result<Self, BatchError> {
+    pub(crate) fn parse(path: &Path) -> Result<Self, BatchError> {
         let name = path
             .file_name()
             .unwrap_or_default()

@@ -39,7 +39,9 @@ async fn load_table(store: &Store, snapshot: &Snapshot, input: TableInput) -> Re
     let declared = entry.key.clone();
     let key_of = |key: Option<String>| {
         key.or_else(|| declared.clone()).ok_or_else(|| {
-            Error::invalid(format!("table {table} declares no key; name one with --key or key = \"...\" in batch.toml"))
+            Error::invalid(format!(
+                "table {table} declares no key; name one with --key or key = \"...\" in batch.toml"
+            ))
         })
     };
     let write = match input.mode {
@@ -48,7 +50,10 @@ async fn load_table(store: &Store, snapshot: &Snapshot, input: TableInput) -> Re
         Mode::Overwrite => Write::Overwrite(rows(store, snapshot, &table, input.files).await?),
         Mode::Merge { key } => {
             let key = key_of(key)?;
-            Write::Merge { key, rows: rows(store, snapshot, &table, input.files).await? }
+            Write::Merge {
+                key,
+                rows: rows(store, snapshot, &table, input.files).await?,
+            }
         }
         Mode::DeleteByKey { key } => {
             let key = key_of(key)?;
@@ -60,14 +65,25 @@ async fn load_table(store: &Store, snapshot: &Snapshot, input: TableInput) -> Re
 }
 
 /// Reads files as rows of `table`.
-pub(crate) async fn rows(store: &Store, snapshot: &Snapshot, table: &TableName, files: Vec<PathBuf>) -> Result<Vec<RecordBatch>> {
+pub(crate) async fn rows(
+    store: &Store,
+    snapshot: &Snapshot,
+    table: &TableName,
+    files: Vec<PathBuf>,
+) -> Result<Vec<RecordBatch>> {
     let dataset = store.open_pinned(snapshot.state.table(table)?).await?;
     let schema = Schema::from(dataset.schema());
     read_all(files, &schema)
 }
 
 /// Reads files of which only the key column counts.
-async fn key_rows(store: &Store, snapshot: &Snapshot, table: &TableName, key: &str, files: Vec<PathBuf>) -> Result<Vec<RecordBatch>> {
+async fn key_rows(
+    store: &Store,
+    snapshot: &Snapshot,
+    table: &TableName,
+    key: &str,
+    files: Vec<PathBuf>,
+) -> Result<Vec<RecordBatch>> {
     let dataset = store.open_pinned(snapshot.state.table(table)?).await?;
     let schema = Schema::from(dataset.schema());
     let field = schema
@@ -79,7 +95,8 @@ async fn key_rows(store: &Store, snapshot: &Snapshot, table: &TableName, key: &s
 fn read_all(files: Vec<PathBuf>, schema: &Schema) -> Result<Vec<RecordBatch>> {
     let mut batches = Vec::new();
     for file in files {
-        batches.extend(block_in_place(|| formats::read(&file, Some(schema))).map_err(format_error)?);
+        batches
+            .extend(block_in_place(|| formats::read(&file, Some(schema))).map_err(format_error)?);
     }
     Ok(batches)
 }
@@ -91,7 +108,9 @@ pub(crate) fn is_bad_input(error: &Error) -> bool {
 
 pub(crate) fn format_error(error: FormatError) -> Error {
     let kind = match &error {
-        FormatError::Io { source, .. } if source.kind() != std::io::ErrorKind::NotFound => ErrorKind::Storage,
+        FormatError::Io { source, .. } if source.kind() != std::io::ErrorKind::NotFound => {
+            ErrorKind::Storage
+        }
         _ => ErrorKind::InvalidInput,
     };
     Error::new(kind, error.to_string())

@@ -17,6 +17,7 @@ use crate::http::{ControlVerb, StatusSource, serve};
 use crate::metrics::{BatchResult, Metrics};
 use crate::supervisor::Supervisor;
 use crate::systemd;
+use crate::watch::watch_local;
 use load::Loaded;
 use serde_json::{Value, json};
 use spool::{Claim, Spool, SpoolError};
@@ -29,7 +30,8 @@ use squire_failpoints::{Seam, hit};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
+use tokio::sync::Notify;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
@@ -65,10 +67,16 @@ pub(crate) async fn run(store: Arc<Store>, options: Options) -> Result<()> {
     let cancel = CancellationToken::new();
     let mut tasks = Supervisor::default();
     if let Some(listen) = options.config.listen {
-        let listener = tokio::net::TcpListener::bind(listen)
-            .await
-            .map_err(|e| Error::invalid(format!("cannot listen on {listen}; set agent.listen or --listen")).caused_by(e))?;
-        let source = Arc::new(AgentStatus { metrics: metrics.clone(), spool: options.spool.clone() });
+        let listener = tokio::net::TcpListener::bind(listen).await.map_err(|e| {
+            Error::invalid(format!(
+                "cannot listen on {listen}; set agent.listen or --listen"
+            ))
+            .caused_by(e)
+        })?;
+        let source = Arc::new(AgentStatus {
+            metrics: metrics.clone(),
+            spool: options.spool.clone(),
+        });
         let stop = cancel.clone();
         tasks.start("http", async move {
             if let Err(error) = serve(listener, source, None, stop).await {
@@ -92,7 +100,12 @@ pub(crate) async fn run(store: Arc<Store>, options: Options) -> Result<()> {
         }
     });
     systemd::ready();
-    let agent = Agent { store, spool, metrics, options };
+    let agent = Agent {
+        store,
+        spool,
+        metrics,
+        options,
+    };
     let ended = agent.work(&cancel).await;
     cancel.cancel();
     tasks.drain().await;
@@ -100,7 +113,9 @@ pub(crate) async fn run(store: Arc<Store>, options: Options) -> Result<()> {
 }
 
 fn start_watchdog(store: &Arc<Store>, tasks: &mut Supervisor, cancel: &CancellationToken) {
-    let Some(interval) = systemd::watchdog_interval() else { return };
+    let Some(interval) = systemd::watchdog_interval() else {
+        return;
+    };
     let (store, cancel) = (store.clone(), cancel.clone());
     tasks.start("watchdog", async move {
         loop {
@@ -115,6 +130,9 @@ fn start_watchdog(store: &Arc<Store>, tasks: &mut Supervisor, cancel: &Cancellat
 
 impl Agent {
     async fn work(&self, cancel: &CancellationToken) -> Result<()> {
+        let wake = Arc::new(Notify::new());
+        let incoming = [self.spool.incoming_dir().to_path_buf()];
+        let _files = watch_local(&incoming, |_| true, wake.clone());
         let mut pause = self.options.config.poll_interval;
         while !cancel.is_cancelled() {
             match self.round(cancel).await {
@@ -137,6 +155,7 @@ impl Agent {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => {}
+                () = wake.notified() => {}
                 () = self.store.clock().sleep(self.store.jitter(pause)) => {}
             }
         }
@@ -153,13 +172,26 @@ impl Agent {
             ended += self.resume(claim).await?;
         }
         let incoming = block_in_place(|| self.spool.list_incoming()).map_err(spool_error)?;
-        self.metrics.agent.spool_depth.set(i64::try_from(incoming.len()).unwrap_or(i64::MAX));
+        self.metrics
+            .agent
+            .spool_depth
+            .set(i64::try_from(incoming.len()).unwrap_or(i64::MAX));
+        let now = UNIX_EPOCH + Duration::from_millis(self.store.clock().now_ms());
+        let oldest = block_in_place(|| self.spool.oldest_age(now)).map_err(spool_error)?;
+        self.metrics
+            .agent
+            .spool_oldest_age
+            .set(oldest.unwrap_or_default().as_secs_f64());
         for entry in incoming {
             if cancel.is_cancelled() {
                 return Ok(ended);
             }
             let op = self.store.new_op();
-            let claimed = block_in_place(|| self.spool.claim(op.into(), &[&entry.name])).map_err(spool_error)?;
+            let claimed = block_in_place(|| self.spool.claim(op.into(), &[&entry.name]))
+                .map_err(spool_error)?;
+            for error in claimed.refused {
+                tracing::warn!(%error, "this entry cannot be claimed");
+            }
             let Some(claim) = claimed.claim else { continue };
             hit(Seam::AgentAfterClaim)?;
             self.commit_claim(claim).await?;
@@ -175,14 +207,20 @@ impl Agent {
         self.store.settle_dead(op).await?;
         match self.store.outcome_of(op).await? {
             OperationOutcome::Committed { .. } => {
-                self.metrics.agent.batch_finished(BatchResult::AlreadyCommitted);
+                self.metrics
+                    .agent
+                    .batch_finished(BatchResult::AlreadyCommitted);
                 block_in_place(|| self.spool.finish(claim)).map_err(spool_error)?;
             }
             OperationOutcome::Aborted | OperationOutcome::Absent => {
                 self.commit_claim(claim).await?;
             }
             OperationOutcome::Undecided => {
-                return Err(Error::new(ErrorKind::Unknown, "the operation of a dead agent is not decided yet").of(op));
+                return Err(Error::new(
+                    ErrorKind::Unknown,
+                    "the operation of a dead agent is not decided yet",
+                )
+                .of(op));
             }
         }
         Ok(1)
@@ -208,7 +246,11 @@ impl Agent {
             block_in_place(|| self.spool.finish(claim)).map_err(spool_error)?;
             return Ok(Ended::Finished);
         }
-        Err(Error::internal(format!("claim {} holds {} entries; one was expected", claim.operation(), entries.len())))
+        Err(Error::internal(format!(
+            "claim {} holds {} entries; one was expected",
+            claim.operation(),
+            entries.len()
+        )))
     }
 
     async fn commit_loaded(&self, claim: Claim, entry: &OsString, loaded: Loaded) -> Result<Ended> {
@@ -218,13 +260,18 @@ impl Agent {
         let (renamed, spool) = (claim.clone(), self.spool.clone());
         request.before_attempt = Some(Arc::new(move |op| {
             let mut claim = renamed.lock().unwrap_or_else(PoisonError::into_inner);
-            let claim = claim.as_mut().ok_or_else(|| Error::internal("the claim is gone"))?;
+            let claim = claim
+                .as_mut()
+                .ok_or_else(|| Error::internal("the claim is gone"))?;
             block_in_place(|| spool.retry_as(claim, op.into())).map_err(spool_error)?;
             hit(Seam::AgentBeforeCommit).map_err(Error::from)
         }));
         let started = self.store.clock().monotonic();
         let committed = self.store.commit(&request).await;
-        self.metrics.agent.commit_seconds.observe((self.store.clock().monotonic() - started).as_secs_f64());
+        self.metrics
+            .agent
+            .commit_seconds
+            .observe((self.store.clock().monotonic() - started).as_secs_f64());
         drop(request);
         let taken = claim.lock().unwrap_or_else(PoisonError::into_inner).take();
         let claim = taken.ok_or_else(|| Error::internal("the claim is gone"))?;
@@ -248,7 +295,9 @@ impl Agent {
                 agent.batch_finished(BatchResult::Committed);
                 agent.commits.inc();
                 agent.rows.inc_by(rows as u64);
-                agent.conflicts.inc_by(u64::from(committed.attempts.saturating_sub(1)));
+                agent
+                    .conflicts
+                    .inc_by(u64::from(committed.attempts.saturating_sub(1)));
             }
             Outcome::AlreadyCommitted(_) => agent.batch_finished(BatchResult::AlreadyCommitted),
         }
@@ -293,7 +342,12 @@ impl StatusSource for AgentStatus {
         self.metrics.encode()
     }
 
-    fn request(&self, verb: ControlVerb, _: Option<String>, _: Option<String>) -> Result<Value, String> {
+    fn request(
+        &self,
+        verb: ControlVerb,
+        _: Option<String>,
+        _: Option<String>,
+    ) -> Result<Value, String> {
         Err(format!("an agent cannot {verb}; ask the daemon"))
     }
 }

@@ -73,7 +73,7 @@ const CREATE_ATTEMPTS: usize = 64;
 
 /// The spool cannot be used, or a step failed. After an error a claim may be dropped: it is then an orphan, and nothing is lost.
 #[derive(Debug, thiserror::Error)]
-pub enum SpoolError {
+pub(crate) enum SpoolError {
     /// A file operation failed.
     #[error("cannot {action} {}: {source}; check its permissions and the free space", path.display())]
     Io {
@@ -116,19 +116,19 @@ impl SpoolError {
 
 /// Something in `incoming` that may be claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Its file name.
-    pub name: OsString,
+    pub(crate) name: OsString,
     /// Its full path until someone claims it.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// When it was last written.
-    pub modified: SystemTime,
+    pub(crate) modified: SystemTime,
 }
 
 /// Entries that this process owns for as long as the value lives. Dropping it gives it to whoever calls
 /// [`Spool::resume_orphans`] next, so drop it only when nothing of its operation is still running.
 #[derive(Debug)]
-pub struct Claim {
+pub(crate) struct Claim {
     operation: Ulid,
     dir: PathBuf,
     entries: Vec<OsString>,
@@ -138,33 +138,33 @@ pub struct Claim {
 
 impl Claim {
     /// The operation that commits these entries.
-    pub fn operation(&self) -> Ulid {
+    pub(crate) fn operation(&self) -> Ulid {
         self.operation
     }
 
     /// The names of the entries, sorted.
-    pub fn entries(&self) -> &[OsString] {
+    pub(crate) fn entries(&self) -> &[OsString] {
         &self.entries
     }
 
     /// Where an entry is now. Not stable over [`Spool::retry_as`].
-    pub fn path(&self, entry: &OsStr) -> PathBuf {
+    pub(crate) fn path(&self, entry: &OsStr) -> PathBuf {
         self.dir.join(entry)
     }
 }
 
 /// What became of an attempt to claim some entries.
 #[derive(Debug)]
-pub struct Claimed {
+pub(crate) struct Claimed {
     /// The entries that were won; `None` if others were faster with all of them.
-    pub claim: Option<Claim>,
+    pub(crate) claim: Option<Claim>,
     /// Entries that nobody took but that could not be moved (a directory owned by someone else, say); they are still in `incoming`.
-    pub refused: Vec<SpoolError>,
+    pub(crate) refused: Vec<SpoolError>,
 }
 
 /// An open spool directory. Cheap; any number of processes may have one.
 #[derive(Debug, Clone)]
-pub struct Spool {
+pub(crate) struct Spool {
     incoming: PathBuf,
     claimed: PathBuf,
     done: PathBuf,
@@ -173,7 +173,7 @@ pub struct Spool {
 
 impl Spool {
     /// Creates the four directories where they are missing.
-    pub fn open(root: &Path) -> Result<Self, SpoolError> {
+    pub(crate) fn open(root: &Path) -> Result<Self, SpoolError> {
         let spool = Self {
             incoming: root.join("incoming"),
             claimed: root.join("claimed"),
@@ -204,12 +204,12 @@ impl Spool {
     }
 
     /// The directory to watch for new entries.
-    pub fn incoming_dir(&self) -> &Path {
+    pub(crate) fn incoming_dir(&self) -> &Path {
         &self.incoming
     }
 
     /// What may be claimed now, sorted by name. Dotfiles and names that end in `.tmp` or `.part` are still being written.
-    pub fn list_incoming(&self) -> Result<Vec<Entry>, SpoolError> {
+    pub(crate) fn list_incoming(&self) -> Result<Vec<Entry>, SpoolError> {
         let mut entries = Vec::new();
         for name in names_in(&self.incoming)? {
             let bytes = name.as_bytes();
@@ -231,19 +231,19 @@ impl Spool {
     }
 
     /// How many entries wait.
-    pub fn depth(&self) -> Result<usize, SpoolError> {
+    pub(crate) fn depth(&self) -> Result<usize, SpoolError> {
         Ok(self.list_incoming()?.len())
     }
 
     /// How long the oldest waiting entry has been waiting at `now`; for display only.
-    pub fn oldest_age(&self, now: SystemTime) -> Result<Option<Duration>, SpoolError> {
+    pub(crate) fn oldest_age(&self, now: SystemTime) -> Result<Option<Duration>, SpoolError> {
         let entries = self.list_incoming()?;
         let oldest = entries.iter().map(|entry| entry.modified).min();
         Ok(oldest.map(|modified| now.duration_since(modified).unwrap_or_default()))
     }
 
     /// Takes those of `names` that are still there for `operation`, which must be new. Durable when it returns.
-    pub fn claim<N: AsRef<OsStr>>(
+    pub(crate) fn claim<N: AsRef<OsStr>>(
         &self,
         operation: Ulid,
         names: &[N],
@@ -280,7 +280,7 @@ impl Spool {
     }
 
     /// Takes over every claim whose owner is gone, oldest first, and removes those that hold nothing. Durable when it returns.
-    pub fn resume_orphans(&self) -> Result<Vec<Claim>, SpoolError> {
+    pub(crate) fn resume_orphans(&self) -> Result<Vec<Claim>, SpoolError> {
         let mut orphans = Vec::new();
         for name in names_in(&self.claimed)? {
             let Some(operation) = name.to_str().and_then(|name| Ulid::from_string(name).ok())
@@ -313,7 +313,7 @@ impl Spool {
 
     /// Renames the claim to a new operation, after the store has said that its old one is aborted and can never be committed.
     /// Durable when it returns.
-    pub fn retry_as(&self, claim: &mut Claim, operation: Ulid) -> Result<(), SpoolError> {
+    pub(crate) fn retry_as(&self, claim: &mut Claim, operation: Ulid) -> Result<(), SpoolError> {
         let dir = self.claimed.join(operation.to_string());
         if fs::symlink_metadata(&dir).is_ok() {
             return Err(SpoolError::ClaimExists { path: dir });
@@ -325,7 +325,7 @@ impl Spool {
     }
 
     /// Moves the entries to `done` and removes the claim. Only after its operation was seen committed, or when it has no entries left.
-    pub fn finish(&self, claim: Claim) -> Result<(), SpoolError> {
+    pub(crate) fn finish(&self, claim: Claim) -> Result<(), SpoolError> {
         for entry in &claim.entries {
             move_to_free_name(&claim.path(entry), &self.done, entry, claim.operation)?;
         }
@@ -336,7 +336,7 @@ impl Spool {
 
     /// Moves one entry to `rejected` with the reason beside it, and returns its new path. Only before anything of the
     /// claim's operation was committed. The claim keeps its other entries; without any left, [`Self::finish`] removes it.
-    pub fn reject(
+    pub(crate) fn reject(
         &self,
         claim: &mut Claim,
         entry: &OsStr,

@@ -119,7 +119,12 @@ pub(crate) struct CreateArgs {
     pub(crate) store: String,
     pub(crate) table: String,
     /// Take the columns of this data file.
-    #[arg(long, required_unless_present = "schema", conflicts_with = "schema", value_name = "FILE")]
+    #[arg(
+        long,
+        required_unless_present = "schema",
+        conflicts_with = "schema",
+        value_name = "FILE"
+    )]
     pub(crate) like: Option<PathBuf>,
     /// Take the columns from this schema file.
     #[arg(long, value_name = "FILE")]

@@ -23,7 +23,12 @@ pub(super) async fn status(context: &Context, args: TargetArgs) -> Result<ExitCo
             Some(table) => place.store.drift_now(table).await?,
             None => None,
         };
-        let unindexed: u64 = health.indexes.iter().map(|i| i.unindexed_rows).max().unwrap_or(0);
+        let unindexed: u64 = health
+            .indexes
+            .iter()
+            .map(|i| i.unindexed_rows)
+            .max()
+            .unwrap_or(0);
         lines.push(format!(
             "{}: version {} ({} stored), {} rows in {} fragments ({} to compact), {} deleted, {} bytes, {unindexed} unindexed{}",
             health.table,
@@ -36,29 +41,59 @@ pub(super) async fn status(context: &Context, args: TargetArgs) -> Result<ExitCo
             health.bytes,
             drift.map_or_else(String::new, |v| format!(", DRIFT from version {v}")),
         ));
-        let mut document = serde_json::to_value(&health).map_err(|e| Error::internal("status").caused_by(e))?;
+        let mut document =
+            serde_json::to_value(&health).map_err(|e| Error::internal("status").caused_by(e))?;
         if let Value::Object(fields) = &mut document {
-            fields.insert("drift".to_owned(), json!(drift.map(|version| json!({ "first_version": version }))));
+            fields.insert(
+                "drift".to_owned(),
+                json!(drift.map(|version| json!({ "first_version": version }))),
+            );
         }
         tables.push(document);
     }
     let (version, sidecars) = if place.managed {
-        (Some(place.store.load().await?.version()), place.store.sidecar_ops().await?)
+        (
+            Some(place.store.load().await?.version()),
+            place.store.sidecar_ops().await?,
+        )
     } else {
         (None, Vec::new())
     };
     if let Some(version) = version {
-        lines.insert(0, format!("{}: manifest version {version}, {} sidecars", place.uri, sidecars.len()));
+        lines.insert(
+            0,
+            format!(
+                "{}: manifest version {version}, {} sidecars",
+                place.uri,
+                sidecars.len()
+            ),
+        );
     }
-    context.out.print(&json!({ "manifest_version": version, "sidecars": sidecars, "tables": tables }), &lines);
+    context.out.print(
+        &json!({ "manifest_version": version, "sidecars": sidecars, "tables": tables }),
+        &lines,
+    );
     Ok(ExitCode::SUCCESS)
 }
 
 fn log_line(entry: &LogEntry) -> String {
-    let at = Timestamp::from_millisecond(entry.at_ms).map_or_else(|_| entry.at_ms.to_string(), |t| t.to_string());
+    let at = Timestamp::from_millisecond(entry.at_ms)
+        .map_or_else(|_| entry.at_ms.to_string(), |t| t.to_string());
     let record = &entry.record;
-    let tables: Vec<String> = record.tables.iter().map(|t| format!("{} {}->{}", t.table, t.from, t.to)).collect();
-    format!("{} {at} {} {} by {}: {} {}", entry.manifest_version, record.op, record.kind, record.actor, tables.join(", "), record.message)
+    let tables: Vec<String> = record
+        .tables
+        .iter()
+        .map(|t| format!("{} {}->{}", t.table, t.from, t.to))
+        .collect();
+    format!(
+        "{} {at} {} {} by {}: {} {}",
+        entry.manifest_version,
+        record.op,
+        record.kind,
+        record.actor,
+        tables.join(", "),
+        record.message
+    )
 }
 
 pub(super) async fn log(context: &Context, args: LogArgs) -> Result<ExitCode> {
@@ -75,11 +110,22 @@ pub(super) async fn op(context: &Context, args: OpArgs) -> Result<ExitCode> {
     let outcome = store.outcome_of(op).await?;
     let line = match &outcome {
         OperationOutcome::Committed { entry } => {
-            format!("committed{}", entry.as_ref().map_or_else(String::new, |e| format!(": {}", log_line(e))))
+            format!(
+                "committed{}",
+                entry
+                    .as_ref()
+                    .map_or_else(String::new, |e| format!(": {}", log_line(e)))
+            )
         }
-        OperationOutcome::Aborted => String::from("aborted: nothing of it is visible, now or later"),
-        OperationOutcome::Undecided => String::from("undecided: its sidecar stands; `squire recover` decides it"),
-        OperationOutcome::Absent => String::from("absent: it never began, or was aborted more than 30 days ago"),
+        OperationOutcome::Aborted => {
+            String::from("aborted: nothing of it is visible, now or later")
+        }
+        OperationOutcome::Undecided => {
+            String::from("undecided: its sidecar stands; `squire recover` decides it")
+        }
+        OperationOutcome::Absent => {
+            String::from("absent: it never began, or was aborted more than 30 days ago")
+        }
     };
     context.out.print(&outcome, &[line]);
     Ok(ExitCode::SUCCESS)
@@ -93,7 +139,12 @@ pub(super) async fn snapshot(context: &Context, args: SnapshotArgs) -> Result<Ex
     };
     let document = store.describe(&snapshot).await?;
     let mut lines = vec![format!("manifest version {}", document.manifest_version)];
-    lines.extend(document.tables.iter().map(|(name, t)| format!("{name}: version {}, {} rows, {}", t.version, t.rows, t.uri)));
+    lines.extend(
+        document
+            .tables
+            .iter()
+            .map(|(name, t)| format!("{name}: version {}, {} rows, {}", t.version, t.rows, t.uri)),
+    );
     context.out.print(&document, &lines);
     Ok(ExitCode::SUCCESS)
 }
@@ -113,8 +164,19 @@ pub(super) fn seams(context: &Context) -> Result<ExitCode> {
         .collect();
     let lines: Vec<String> = Seam::ALL
         .iter()
-        .map(|s| format!("{:<28} {:<9} durable: {}. A crash: {}", s.name(), format!("{:?}", s.phase()).to_lowercase(), s.durable(), s.after_crash()))
+        .map(|s| {
+            format!(
+                "{:<28} {:<9} durable: {}. A crash: {}",
+                s.name(),
+                format!("{:?}", s.phase()).to_lowercase(),
+                s.durable(),
+                s.after_crash()
+            )
+        })
         .collect();
-    context.out.print(&json!({ "enabled": squire_failpoints::ENABLED, "seams": document }), &lines);
+    context.out.print(
+        &json!({ "enabled": squire_failpoints::ENABLED, "seams": document }),
+        &lines,
+    );
     Ok(ExitCode::SUCCESS)
 }

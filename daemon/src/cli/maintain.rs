@@ -20,10 +20,15 @@ use tokio_util::sync::CancellationToken;
 /// The shortest retention: readers and writers in flight need their versions.
 const MIN_RETENTION: Duration = Duration::from_secs(3_600);
 
-pub(super) async fn daemon(context: Context, args: DaemonArgs, config_path: Option<PathBuf>) -> Result<ExitCode> {
+pub(super) async fn daemon(
+    context: Context,
+    args: DaemonArgs,
+    config_path: Option<PathBuf>,
+) -> Result<ExitCode> {
     let mut config = context.config;
     if let Some(listen) = &args.listen {
-        config.daemon.listen = parse_listen(listen).map_err(|e| Error::invalid(format!("--listen: {e}")))?;
+        config.daemon.listen =
+            parse_listen(listen).map_err(|e| Error::invalid(format!("--listen: {e}")))?;
     }
     let mut watches: Vec<Watch> = config.watches.clone();
     for place in &args.places {
@@ -33,11 +38,22 @@ pub(super) async fn daemon(context: Context, args: DaemonArgs, config_path: Opti
         }
     }
     if watches.is_empty() {
-        return Err(Error::invalid("nothing to watch: name a STORE, or add a [[watch]] to the configuration"));
+        return Err(Error::invalid(
+            "nothing to watch: name a STORE, or add a [[watch]] to the configuration",
+        ));
     }
-    let options = Options { config_path, watches, once: args.once, store: context.options };
+    let options = Options {
+        config_path,
+        watches,
+        once: args.once,
+        store: context.options,
+    };
     let failed = daemon::run(config, options).await?;
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 async fn plans(context: &Context, args: &TargetArgs) -> Result<Vec<(TablePlan, Vec<usize>)>> {
@@ -46,7 +62,10 @@ async fn plans(context: &Context, args: &TargetArgs) -> Result<Vec<(TablePlan, V
     for target in place.select(&args.tables).await? {
         let policy = context.config.policy_for(Place::config_name(&target));
         let health = place.store.health(&target, &bounds(&policy)).await?;
-        let tasks = place.store.compaction_tasks(&target, &bounds(&policy)).await?;
+        let tasks = place
+            .store
+            .compaction_tasks(&target, &bounds(&policy))
+            .await?;
         let sizes = tasks.iter().map(|t| t.fragments.len()).collect();
         plans.push((decide(&health, tasks.len(), &policy), sizes));
     }
@@ -58,7 +77,12 @@ pub(super) async fn plan(context: &Context, args: TargetArgs) -> Result<ExitCode
     let mut lines = Vec::new();
     for (plan, _) in &plans {
         for operation in &plan.operations {
-            lines.push(format!("{}: {} because of {}", plan.table, operation.kind.as_str(), operation.reason));
+            lines.push(format!(
+                "{}: {} because of {}",
+                plan.table,
+                operation.kind.as_str(),
+                operation.reason
+            ));
         }
         if plan.operations.is_empty() {
             lines.push(format!("{}: nothing; {}", plan.table, plan.otherwise));
@@ -74,9 +98,19 @@ pub(super) async fn optimize(context: &Context, args: OptimizeArgs) -> Result<Ex
         let plans = plans(context, &args.target).await?;
         let lines: Vec<String> = plans
             .iter()
-            .map(|(p, tasks)| format!("{}: {} tasks would rewrite {} fragments", p.table, tasks.len(), tasks.iter().sum::<usize>()))
+            .map(|(p, tasks)| {
+                format!(
+                    "{}: {} tasks would rewrite {} fragments",
+                    p.table,
+                    tasks.len(),
+                    tasks.iter().sum::<usize>()
+                )
+            })
             .collect();
-        let document: Vec<Value> = plans.iter().map(|(p, tasks)| json!({ "table": p.table, "tasks": tasks })).collect();
+        let document: Vec<Value> = plans
+            .iter()
+            .map(|(p, tasks)| json!({ "table": p.table, "tasks": tasks }))
+            .collect();
         context.out.print(&json!({ "tables": document }), &lines);
         return Ok(ExitCode::SUCCESS);
     }
@@ -85,8 +119,16 @@ pub(super) async fn optimize(context: &Context, args: OptimizeArgs) -> Result<Ex
     let mut results = Results::default();
     for target in place.select(&args.target.tables).await? {
         let policy = context.config.policy_for(Place::config_name(&target));
-        let done = place.store.compact(&target, &limits(&policy), &cancel).await;
-        results.add(&target, done, |r| format!("{} fragments became {}", r.fragments_removed, r.fragments_added));
+        let done = place
+            .store
+            .compact(&target, &limits(&policy), &cancel)
+            .await;
+        results.add(&target, done, |r| {
+            format!(
+                "{} fragments became {}",
+                r.fragments_removed, r.fragments_added
+            )
+        });
     }
     results.finish(context)
 }
@@ -99,16 +141,37 @@ pub(super) async fn reindex(context: &Context, args: OptimizeArgs) -> Result<Exi
         if args.dry_run {
             let policy = context.config.policy_for(Place::config_name(&target));
             let health = place.store.health(&target, &bounds(&policy)).await?;
-            let due: Vec<_> = health.indexes.into_iter().filter(|i| i.missing || i.unindexed_rows > 0).collect();
+            let due: Vec<_> = health
+                .indexes
+                .into_iter()
+                .filter(|i| i.missing || i.unindexed_rows > 0)
+                .collect();
             let names: Vec<&str> = due.iter().map(|i| i.name.as_str()).collect();
-            results.lines.push(format!("{target}: would extend or build: {}", if names.is_empty() { "none".into() } else { names.join(", ") }));
-            results.tables.push(json!({ "table": target.to_string(), "indexes": due }));
+            results.lines.push(format!(
+                "{target}: would extend or build: {}",
+                if names.is_empty() {
+                    "none".into()
+                } else {
+                    names.join(", ")
+                }
+            ));
+            results
+                .tables
+                .push(json!({ "table": target.to_string(), "indexes": due }));
             continue;
         }
         let done = place.store.reindex(&target, &cancel).await;
         results.add(&target, done, |r| {
-            let pending: Vec<String> = r.pending_indexes.iter().map(|(n, why)| format!("; {n} is pending: {why}")).collect();
-            format!("{} indexes extended or built{}", r.indexes.len(), pending.concat())
+            let pending: Vec<String> = r
+                .pending_indexes
+                .iter()
+                .map(|(n, why)| format!("; {n} is pending: {why}"))
+                .collect();
+            format!(
+                "{} indexes extended or built{}",
+                r.indexes.len(),
+                pending.concat()
+            )
         });
     }
     results.finish(context)
@@ -124,7 +187,12 @@ struct Results {
 }
 
 impl Results {
-    fn add(&mut self, target: &Target, done: Result<MaintenanceReport>, describe: impl Fn(&MaintenanceReport) -> String) {
+    fn add(
+        &mut self,
+        target: &Target,
+        done: Result<MaintenanceReport>,
+        describe: impl Fn(&MaintenanceReport) -> String,
+    ) {
         let table = target.to_string();
         match done {
             Ok(report) => {
@@ -133,18 +201,22 @@ impl Results {
                     None => format!("{table}: {}", describe(&report)),
                 });
                 self.skipped |= report.skipped.is_some();
-                self.tables.push(json!({ "table": table, "report": report, "error": null }));
+                self.tables
+                    .push(json!({ "table": table, "report": report, "error": null }));
             }
             Err(e) => {
                 self.lines.push(format!("{table}: failed: {e}"));
-                self.tables.push(json!({ "table": table, "report": null, "error": e.to_string() }));
+                self.tables
+                    .push(json!({ "table": table, "report": null, "error": e.to_string() }));
                 self.worst = Some(e.kind());
             }
         }
     }
 
     fn finish(self, context: &Context) -> Result<ExitCode> {
-        context.out.print(&json!({ "tables": self.tables }), &self.lines);
+        context
+            .out
+            .print(&json!({ "tables": self.tables }), &self.lines);
         Ok(match (self.worst, self.skipped) {
             (Some(kind), _) => exit_code(kind),
             (None, true) => ExitCode::from(3),
@@ -157,7 +229,10 @@ impl Results {
 fn cancel_on_signal() -> CancellationToken {
     let token = CancellationToken::new();
     let cancel = token.clone();
-    #[expect(clippy::disallowed_methods, reason = "a one-shot command has no supervisor; this task ends with the process")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a one-shot command has no supervisor; this task ends with the process"
+    )]
     tokio::spawn(async move {
         if tokio::signal::ctrl_c().await.is_ok() {
             cancel.cancel();
@@ -183,26 +258,54 @@ pub(super) async fn cleanup(context: &Context, args: CleanupArgs) -> Result<Exit
         return cleanup_plain(context, &place, &args, keep).await;
     }
     if !args.target.tables.is_empty() {
-        return Err(Error::invalid("a store is cleaned as a whole, since its snapshots span tables; leave --table out"));
+        return Err(Error::invalid(
+            "a store is cleaned as a whole, since its snapshots span tables; leave --table out",
+        ));
     }
     let plan = place.store.plan_cleanup(keep).await?;
     let mut lines = describe(&plan);
     if args.dry_run {
-        context.out.print(&json!({ "plan": plan, "report": null }), &lines);
+        context
+            .out
+            .print(&json!({ "plan": plan, "report": null }), &lines);
         return Ok(ExitCode::SUCCESS);
     }
-    let report = place.store.cleanup(&plan, args.rate, &cancel_on_signal()).await?;
-    lines.push(format!("removed {} versions, {} bytes", report.versions_removed, report.bytes_removed));
-    lines.extend(report.failed.iter().map(|(table, why)| format!("{table}: failed: {why}")));
-    context.out.print(&json!({ "plan": plan, "report": report }), &lines);
-    Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let report = place
+        .store
+        .cleanup(&plan, args.rate, &cancel_on_signal())
+        .await?;
+    lines.push(format!(
+        "removed {} versions, {} bytes",
+        report.versions_removed, report.bytes_removed
+    ));
+    lines.extend(
+        report
+            .failed
+            .iter()
+            .map(|(table, why)| format!("{table}: failed: {why}")),
+    );
+    context
+        .out
+        .print(&json!({ "plan": plan, "report": report }), &lines);
+    Ok(if report.failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
-async fn cleanup_plain(context: &Context, place: &Place, args: &CleanupArgs, keep: Retention) -> Result<ExitCode> {
+async fn cleanup_plain(
+    context: &Context,
+    place: &Place,
+    args: &CleanupArgs,
+    keep: Retention,
+) -> Result<ExitCode> {
     let mut documents = Vec::new();
     let mut lines = Vec::new();
     for target in place.select(&args.target.tables).await? {
-        let Target::Plain(path) = &target else { continue };
+        let Target::Plain(path) = &target else {
+            continue;
+        };
         let plan = place.store.plan_plain_cleanup(path, keep).await?;
         lines.push(describe_table(&plan));
         let report = match args.dry_run {
@@ -216,14 +319,22 @@ async fn cleanup_plain(context: &Context, place: &Place, args: &CleanupArgs, kee
 }
 
 fn describe_table(table: &TableCleanup) -> String {
-    format!("{}: floor {}, versions to remove: {:?}", table.table, table.floor, table.versions)
+    format!(
+        "{}: floor {}, versions to remove: {:?}",
+        table.table, table.floor, table.versions
+    )
 }
 
 fn describe(plan: &CleanupPlan) -> Vec<String> {
     if plan.is_empty() {
         return vec![String::from("nothing to remove")];
     }
-    let mut lines: Vec<String> = plan.tables.iter().chain(&plan.manifest).map(describe_table).collect();
+    let mut lines: Vec<String> = plan
+        .tables
+        .iter()
+        .chain(&plan.manifest)
+        .map(describe_table)
+        .collect();
     if !plan.decisions.is_empty() {
         lines.push(format!("decisions to forget: {}", plan.decisions.len()));
     }
@@ -240,17 +351,30 @@ pub(super) async fn recover(context: &Context, args: RecoverArgs) -> Result<Exit
         store.clock().sleep(grace).await;
         report = store.recover(&mut watch, false).await?;
     }
-    let names = |what: &str, ops: &[squire_engine::ids::OpId]| ops.iter().map(|op| format!("{what} {op}")).collect::<Vec<_>>();
+    let names = |what: &str, ops: &[squire_engine::ids::OpId]| {
+        ops.iter()
+            .map(|op| format!("{what} {op}"))
+            .collect::<Vec<_>>()
+    };
     let mut lines = names("committed", &report.committed);
     lines.extend(names("aborted", &report.aborted));
     lines.extend(names("healed", &report.healed));
     lines.extend(names("pending", &report.pending));
-    lines.extend(report.failed.iter().map(|(op, why)| format!("failed {op}: {why}")));
+    lines.extend(
+        report
+            .failed
+            .iter()
+            .map(|(op, why)| format!("failed {op}: {why}")),
+    );
     if lines.is_empty() {
         lines.push(String::from("nothing to recover"));
     }
     context.out.print(&report, &lines);
-    Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 #[derive(Serialize)]
@@ -272,32 +396,53 @@ pub(super) async fn repair(context: &Context, args: RepairArgs) -> Result<ExitCo
     let mut repaired = Vec::new();
     let mut lines = Vec::new();
     for target in place.select(&args.target.tables).await? {
-        let Some(table) = target.table() else { continue };
-        let Some(report) = store.drift(table).await? else { continue };
+        let Some(table) = target.table() else {
+            continue;
+        };
+        let Some(report) = store.drift(table).await? else {
+            continue;
+        };
         lines.push(format!(
             "{table}: pin {} with {} rows, HEAD {} with {} rows; above the pin: {}",
             report.pin,
             report.pinned_rows,
             report.head,
-            report.head_rows.map_or_else(|| "unreadable".to_owned(), |r| r.to_string()),
-            report.versions.iter().map(|v| format!("{} {}", v.version, v.operation)).collect::<Vec<_>>().join(", ")
+            report
+                .head_rows
+                .map_or_else(|| "unreadable".to_owned(), |r| r.to_string()),
+            report
+                .versions
+                .iter()
+                .map(|v| format!("{} {}", v.version, v.operation))
+                .collect::<Vec<_>>()
+                .join(", ")
         ));
         if let Some(action) = action {
             if args.head.is_some_and(|head| head != report.head) {
-                return Err(Error::conflict(format!("table {table}: HEAD is {} now; look again", report.head)));
+                return Err(Error::conflict(format!(
+                    "table {table}: HEAD is {} now; look again",
+                    report.head
+                )));
             }
             let pin = store.repair(&report, action).await?;
             lines.push(format!("{table}: pinned at {pin}"));
-            repaired.push(Repaired { table: table.to_string(), pin });
+            repaired.push(Repaired {
+                table: table.to_string(),
+                pin,
+            });
         }
         drifted.push(report);
     }
     if drifted.is_empty() {
         lines.push(String::from("no drift"));
     } else if action.is_none() {
-        lines.push(String::from("nothing was done; --publish, --force or --discard acts"));
+        lines.push(String::from(
+            "nothing was done; --publish, --force or --discard acts",
+        ));
     }
     let left = !drifted.is_empty() && action.is_none();
-    context.out.print(&json!({ "drift": drifted, "repaired": repaired }), &lines);
+    context
+        .out
+        .print(&json!({ "drift": drifted, "repaired": repaired }), &lines);
     Ok(ExitCode::from(if left { 3 } else { 0 }))
 }

@@ -29,7 +29,10 @@ pub(crate) struct Context {
 impl Context {
     async fn store(&self, uri: &str) -> Result<Arc<Store>> {
         let mut options = self.options.clone();
-        options.storage_options = watch_of(&self.config, uri).storage_options.into_iter().collect();
+        options.storage_options = watch_of(&self.config, uri)
+            .storage_options
+            .into_iter()
+            .collect();
         Store::open(uri, options).await
     }
 
@@ -41,7 +44,9 @@ impl Context {
 /// Parses, runs, and turns the outcome into an exit code.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    let out = Output { json: cli.common.json };
+    let out = Output {
+        json: cli.common.json,
+    };
     let _armed = match squire_failpoints::arm_from_env() {
         Ok(armed) => armed,
         Err(message) => return out.fail(&Error::invalid(message)),
@@ -51,7 +56,10 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => return out.fail(&error),
     };
     init_logging(&config, cli.common.log.as_deref());
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return out.fail(&Error::internal("starting the runtime").caused_by(error)),
     };
@@ -60,7 +68,11 @@ pub(crate) fn main() -> ExitCode {
         actor: cli.common.actor.clone().unwrap_or_else(default_actor),
         ..StoreOptions::default()
     };
-    let context = Context { config, options, out };
+    let context = Context {
+        config,
+        options,
+        out,
+    };
     match runtime.block_on(dispatch(cli, context)) {
         Ok(code) => code,
         Err(error) => out.fail(&error),

@@ -16,7 +16,11 @@ pub(crate) struct Output {
 impl Output {
     /// Prints `document` as JSON, or `lines` for people.
     pub(crate) fn print(self, document: &impl Serialize, lines: &[String]) {
-        let text = if self.json { render(document) } else { lines.join("\n") };
+        let text = if self.json {
+            render(document)
+        } else {
+            lines.join("\n")
+        };
         self.line(&text);
     }
 
@@ -46,5 +50,6 @@ impl Output {
 }
 
 fn render(document: &impl Serialize) -> String {
-    serde_json::to_string_pretty(document).unwrap_or_else(|e| format!("{{\"error\":{{\"message\":{:?}}}}}", e.to_string()))
+    serde_json::to_string_pretty(document)
+        .unwrap_or_else(|e| format!("{{\"error\":{{\"message\":{:?}}}}}", e.to_string()))
 }

@@ -1,7 +1,9 @@
 //! Commands that change content.
 
 use super::Context;
-use super::args::{AgentArgs, CommitArgs, CommitFlags, CreateArgs, DeleteArgs, IndexArgs, WriteArgs, WriteMode};
+use super::args::{
+    AgentArgs, CommitArgs, CommitFlags, CreateArgs, DeleteArgs, IndexArgs, WriteArgs, WriteMode,
+};
 use crate::agent::{self, load};
 use crate::config::parse_listen;
 use crate::formats;
@@ -15,9 +17,15 @@ use std::process::ExitCode;
 
 pub(super) async fn init(context: &Context, uri: &str) -> Result<ExitCode> {
     let mut options = context.options.clone();
-    options.storage_options = watch_of(&context.config, uri).storage_options.into_iter().collect();
+    options.storage_options = watch_of(&context.config, uri)
+        .storage_options
+        .into_iter()
+        .collect();
     let store = Store::init(uri, options).await?;
-    context.out.print(&json!({ "store": store.uri() }), &[format!("made a store at {}", store.uri())]);
+    context.out.print(
+        &json!({ "store": store.uri() }),
+        &[format!("made a store at {}", store.uri())],
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -30,7 +38,13 @@ pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<ExitCo
         (None, None) => return Err(Error::invalid("give --like FILE or --schema FILE")),
     }
     .map_err(load::format_error)?;
-    let request = CommitRequest::new(vec![TableWrite { table, write: Write::Create { schema, key: args.key } }]);
+    let request = CommitRequest::new(vec![TableWrite {
+        table,
+        write: Write::Create {
+            schema,
+            key: args.key,
+        },
+    }]);
     report(context, &store.commit(&request).await?)
 }
 
@@ -38,9 +52,20 @@ pub(super) async fn index(context: &Context, args: IndexArgs) -> Result<ExitCode
     let store = context.store(&args.store).await?;
     let table = table_name(&args.table)?;
     let name = args.name.unwrap_or_else(|| format!("{}_idx", args.column));
-    store.declare_index(&table, &name, IndexDeclaration { column: args.column, kind: args.kind }).await?;
+    store
+        .declare_index(
+            &table,
+            &name,
+            IndexDeclaration {
+                column: args.column,
+                kind: args.kind,
+            },
+        )
+        .await?;
     let line = format!("declared index {name} on {table}; maintenance builds it");
-    context.out.print(&json!({ "table": table, "index": name }), &[line]);
+    context
+        .out
+        .print(&json!({ "table": table, "index": name }), &[line]);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -55,17 +80,30 @@ pub(super) async fn write(context: &Context, args: WriteArgs) -> Result<ExitCode
         WriteMode::Overwrite => Write::Overwrite(rows),
         WriteMode::Merge => {
             let key = args.key.or(declared).ok_or_else(|| {
-                Error::invalid(format!("table {table} declares no key; name one with --key COLUMN"))
+                Error::invalid(format!(
+                    "table {table} declares no key; name one with --key COLUMN"
+                ))
             })?;
             Write::Merge { key, rows }
         }
     };
-    submit(context, &store, vec![TableWrite { table, write }], args.commit).await
+    submit(
+        context,
+        &store,
+        vec![TableWrite { table, write }],
+        args.commit,
+    )
+    .await
 }
 
 pub(super) async fn delete(context: &Context, args: DeleteArgs) -> Result<ExitCode> {
     let store = context.store(&args.store).await?;
-    let write = TableWrite { table: table_name(&args.table)?, write: Write::Delete { predicate: args.predicate } };
+    let write = TableWrite {
+        table: table_name(&args.table)?,
+        write: Write::Delete {
+            predicate: args.predicate,
+        },
+    };
     submit(context, &store, vec![write], args.commit).await
 }
 
@@ -80,7 +118,12 @@ pub(super) async fn commit(context: &Context, args: CommitArgs) -> Result<ExitCo
     report(context, &store.commit(&request).await?)
 }
 
-async fn submit(context: &Context, store: &Store, writes: Vec<TableWrite>, flags: CommitFlags) -> Result<ExitCode> {
+async fn submit(
+    context: &Context,
+    store: &Store,
+    writes: Vec<TableWrite>,
+    flags: CommitFlags,
+) -> Result<ExitCode> {
     let mut request = CommitRequest::new(writes);
     request.batch = flags.batch_id;
     request.message = flags.message;
@@ -91,14 +134,26 @@ async fn submit(context: &Context, store: &Store, writes: Vec<TableWrite>, flags
 fn report(context: &Context, outcome: &Outcome) -> Result<ExitCode> {
     match outcome {
         Outcome::Committed(c) => {
-            let tables: Vec<String> = c.tables.iter().map(|t| format!("{} {} -> {}", t.table, t.from, t.to)).collect();
-            let line = format!("committed {} ({}; attempt {})", c.op, tables.join(", "), c.attempts);
+            let tables: Vec<String> = c
+                .tables
+                .iter()
+                .map(|t| format!("{} {} -> {}", t.table, t.from, t.to))
+                .collect();
+            let line = format!(
+                "committed {} ({}; attempt {})",
+                c.op,
+                tables.join(", "),
+                c.attempts
+            );
             let document = json!({ "outcome": "committed", "op": c.op, "tables": c.tables, "attempts": c.attempts });
             context.out.print(&document, &[line]);
         }
         Outcome::AlreadyCommitted(op) => {
             let line = format!("already committed by {op}; nothing was done");
-            context.out.print(&json!({ "outcome": "already_committed", "op": op }), &[line]);
+            context.out.print(
+                &json!({ "outcome": "already_committed", "op": op }),
+                &[line],
+            );
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -108,9 +163,14 @@ pub(super) async fn agent(context: &Context, args: AgentArgs) -> Result<ExitCode
     let store = context.store(&args.store).await?;
     let mut config = context.config.agent.clone();
     if let Some(listen) = &args.listen {
-        config.listen = parse_listen(listen).map_err(|e| Error::invalid(format!("--listen: {e}")))?;
+        config.listen =
+            parse_listen(listen).map_err(|e| Error::invalid(format!("--listen: {e}")))?;
     }
-    let options = agent::Options { spool: args.spool, config, until_empty: args.until_empty };
+    let options = agent::Options {
+        spool: args.spool,
+        config,
+        until_empty: args.until_empty,
+    };
     agent::run(store, options).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -52,7 +52,10 @@ impl OperationReport {
 
 /// The retention that a policy sets.
 pub(crate) fn retention(policy: &Policy) -> Retention {
-    Retention { age: policy.retention, versions: policy.min_versions }
+    Retention {
+        age: policy.retention,
+        versions: policy.min_versions,
+    }
 }
 
 /// Runs one operation to its end and says how it went; an error is part of the report.
@@ -64,8 +67,16 @@ pub(crate) async fn execute(
     cancel: &CancellationToken,
 ) -> OperationReport {
     let done = match kind {
-        OperationKind::Compact => place.store.compact(target, &limits(policy), cancel).await.map(Done::Maintained),
-        OperationKind::Reindex => place.store.reindex(target, cancel).await.map(Done::Maintained),
+        OperationKind::Compact => place
+            .store
+            .compact(target, &limits(policy), cancel)
+            .await
+            .map(Done::Maintained),
+        OperationKind::Reindex => place
+            .store
+            .reindex(target, cancel)
+            .await
+            .map(Done::Maintained),
         OperationKind::Cleanup => clean(place, target, policy, cancel).await,
     };
     let mut report = OperationReport::new(place, target, kind, Ending::Success);
@@ -76,7 +87,10 @@ pub(crate) async fn execute(
             report.fragments_added = m.fragments_added;
             if let Some(skipped) = m.skipped {
                 report.ending = Ending::Skipped;
-                report.detail = Some(format!("skipped: {}", format!("{skipped:?}").to_lowercase()));
+                report.detail = Some(format!(
+                    "skipped: {}",
+                    format!("{skipped:?}").to_lowercase()
+                ));
             }
             if let [(index, reason), ..] = m.pending_indexes.as_slice() {
                 report.detail = Some(format!("index {index} is pending: {reason}"));
@@ -116,24 +130,43 @@ fn ending_of(error: &Error) -> Ending {
     }
 }
 
-async fn clean(place: &Place, target: &Target, policy: &Policy, cancel: &CancellationToken) -> Result<Done> {
+async fn clean(
+    place: &Place,
+    target: &Target,
+    policy: &Policy,
+    cancel: &CancellationToken,
+) -> Result<Done> {
     match target {
         Target::Pinned(_) => {
             let plan = place.store.plan_cleanup(retention(policy)).await?;
             if !policy.may_delete(true) {
-                return Ok(Done::Planned(format!("cleanup is off; it would remove versions of {} tables", plan.tables.len())));
+                return Ok(Done::Planned(format!(
+                    "cleanup is off; it would remove versions of {} tables",
+                    plan.tables.len()
+                )));
             }
-            place.store.cleanup(&plan, None, cancel).await.map(Done::Cleaned)
+            place
+                .store
+                .cleanup(&plan, None, cancel)
+                .await
+                .map(Done::Cleaned)
         }
         Target::Plain(path) => {
-            let plan = place.store.plan_plain_cleanup(path, retention(policy)).await?;
+            let plan = place
+                .store
+                .plan_plain_cleanup(path, retention(policy))
+                .await?;
             if !policy.may_delete(false) {
                 return Ok(Done::Planned(format!(
                     "cleanup of watched directories is off (policy.cleanup.enabled); it would remove {} versions of {path}",
                     plan.versions.len()
                 )));
             }
-            place.store.cleanup_plain(&plan, None).await.map(Done::Cleaned)
+            place
+                .store
+                .cleanup_plain(&plan, None)
+                .await
+                .map(Done::Cleaned)
         }
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! discovery -> observation -> planning -> scheduling -> execution -> report
 //! ```
-//! 1. `watch` wakes the loop: file events, a periodic scan, HTTP requests, SIGHUP. An event only wakes; the state is read again.
+//! 1. `crate::watch` wakes the loop: file events, a periodic scan, HTTP requests, SIGHUP. An event only wakes; the state is read again.
 //! 2. `pass` runs recovery, observes every target, plans and executes.
 //! 3. `planning` is pure: health and policy in, [`planning::OperationSpec`]s with reasons out.
 //! 4. `scheduling` turns specs into scored work items and keeps cool-downs.
@@ -16,6 +16,5 @@ pub(crate) mod planning;
 mod scheduling;
 mod service;
 mod status;
-mod watch;
 
 pub(crate) use service::{Event, Options, Signals, run};

@@ -9,9 +9,13 @@ use crate::http::ControlVerb;
 use crate::place::Place;
 use futures::StreamExt;
 use squire_engine::clock::Clock;
-use squire_engine::error::Result;
+use squire_engine::error::{Error, Result};
+use squire_engine::invariants::{
+    i2_pins_never_go_down, i3_decisions_never_change, i7_floors_stay_below_pins,
+};
 use squire_engine::maintenance::Target;
 use squire_engine::recovery::Watch as RecoveryWatch;
+use squire_engine::store::State;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +27,7 @@ pub(crate) struct Memory {
     recovery: HashMap<String, RecoveryWatch>,
     cooldowns: Cooldowns,
     last_cleanup: HashMap<String, Duration>,
+    states: HashMap<String, Arc<State>>,
 }
 
 /// One pass over all places.
@@ -35,8 +40,28 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    /// Runs the pass and measures it; a pass that takes longer than the scan interval is an overrun.
+    pub(crate) async fn timed(&self, places: &[Place], memory: &mut Memory) -> (usize, usize) {
+        let started = self.clock.monotonic();
+        let done = self.run(places, memory).await;
+        let took = self.clock.monotonic().saturating_sub(started);
+        self.status
+            .metrics
+            .scan_duration
+            .observe(took.as_secs_f64());
+        if took > self.config.daemon.scan_interval {
+            self.status.metrics.loop_overruns.inc();
+        }
+        for place in places {
+            let (reads, writes) = place.store.take_requests();
+            self.status.metrics.object_store_requests("read", reads);
+            self.status.metrics.object_store_requests("write", writes);
+        }
+        done
+    }
+
     /// Runs the pass. Returns how many operations ran and how many of them failed.
-    pub(crate) async fn run(&self, places: &[Place], memory: &mut Memory) -> (usize, usize) {
+    async fn run(&self, places: &[Place], memory: &mut Memory) -> (usize, usize) {
         let mut items = Vec::new();
         for (index, place) in places.iter().enumerate() {
             if self.cancel.is_cancelled() {
@@ -62,12 +87,17 @@ impl Pass<'_> {
 
     async fn recover(&self, place: &Place, memory: &mut Memory) {
         let watch = memory.recovery.entry(place.uri.clone()).or_default();
-        let force = self.requests.iter().any(|(verb, _)| *verb == ControlVerb::Recover);
+        let force = self
+            .requests
+            .iter()
+            .any(|(verb, _)| *verb == ControlVerb::Recover);
         match place.store.recover(watch, force).await {
             Ok(report) => {
-                for (outcome, ops) in
-                    [("committed", &report.committed), ("aborted", &report.aborted), ("healed", &report.healed)]
-                {
+                for (outcome, ops) in [
+                    ("committed", &report.committed),
+                    ("aborted", &report.aborted),
+                    ("healed", &report.healed),
+                ] {
                     for op in ops {
                         tracing::info!(%op, outcome, "recovered an operation");
                         self.status.metrics.recovered(&place.uri, outcome);
@@ -87,7 +117,16 @@ impl Pass<'_> {
         }
     }
 
-    async fn observe(&self, index: usize, place: &Place, memory: &mut Memory, items: &mut Vec<WorkItem>) -> Result<()> {
+    async fn observe(
+        &self,
+        index: usize,
+        place: &Place,
+        memory: &mut Memory,
+        items: &mut Vec<WorkItem>,
+    ) -> Result<()> {
+        if place.managed {
+            self.check_invariants(place, memory).await?;
+        }
         let targets = place.targets().await?;
         let mut present = Vec::new();
         for target in &targets {
@@ -103,32 +142,97 @@ impl Pass<'_> {
         Ok(())
     }
 
-    async fn observe_target(&self, index: usize, place: &Place, target: &Target, items: &mut Vec<WorkItem>) -> Result<()> {
+    /// The cheap invariants, always. A violation is an error for people, a metric, and no maintenance here.
+    async fn check_invariants(&self, place: &Place, memory: &mut Memory) -> Result<()> {
+        let state = place.store.load().await?.state;
+        let before = memory.states.insert(place.uri.clone(), state.clone());
+        let mut violated = Vec::new();
+        if let Err(table) = i7_floors_stay_below_pins(&state) {
+            violated.push(("I7", table.to_string()));
+        }
+        if let Some(before) = before {
+            violated.extend(
+                i2_pins_never_go_down(&before, &state)
+                    .err()
+                    .map(|t| ("I2", t.to_string())),
+            );
+            violated.extend(
+                i3_decisions_never_change(&before, &state)
+                    .err()
+                    .map(|op| ("I3", op.to_string())),
+            );
+        }
+        for (invariant, what) in &violated {
+            tracing::error!(
+                invariant,
+                what,
+                place = place.uri,
+                "an invariant of the protocol is violated"
+            );
+            self.status.metrics.invariant_violated(invariant);
+        }
+        match violated.first() {
+            None => Ok(()),
+            Some((invariant, what)) => Err(Error::internal(format!(
+                "invariant {invariant} is violated by {what}; maintenance stops here"
+            ))),
+        }
+    }
+
+    async fn observe_target(
+        &self,
+        index: usize,
+        place: &Place,
+        target: &Target,
+        items: &mut Vec<WorkItem>,
+    ) -> Result<()> {
         let policy = self.config.policy_for(Place::config_name(target));
         let drift = match target.table() {
-            Some(table) => place.store.handle_drift(table, policy.drift == DriftPolicy::Adopt).await?.is_some(),
+            Some(table) => place
+                .store
+                .handle_drift(table, policy.drift == DriftPolicy::Adopt)
+                .await?
+                .is_some(),
             None => false,
         };
         let health = place.store.health(target, &bounds(&policy)).await?;
         let tasks = if health.candidate_fragments > 0 {
-            place.store.compaction_tasks(target, &bounds(&policy)).await?.len()
+            place
+                .store
+                .compaction_tasks(target, &bounds(&policy))
+                .await?
+                .len()
         } else {
             0
         };
         let mut planned = plan(&health, tasks, &policy);
         self.add_requested(target, &mut planned);
         let (state, reason) = match planned.operations.first() {
-            _ if drift => ("drift", String::from("skipped: versions above the pin that squire did not make; see `squire repair`")),
+            _ if drift => (
+                "drift",
+                String::from(
+                    "skipped: versions above the pin that squire did not make; see `squire repair`",
+                ),
+            ),
             Some(first) => ("due", first.reason.clone()),
             None => ("healthy", planned.otherwise.clone()),
         };
-        self.status.observe(&place.uri, TableStatus { health, state, reason, drift });
+        self.status.observe(
+            &place.uri,
+            TableStatus {
+                health,
+                state,
+                reason,
+                drift,
+            },
+        );
         if drift {
             return Ok(());
         }
         for kind in OperationKind::ALL {
             if !planned.operations.iter().any(|o| o.kind == kind) {
-                self.status.nothing_to_do(&place.uri, &target.to_string(), kind.as_str());
+                self.status
+                    .nothing_to_do(&place.uri, &target.to_string(), kind.as_str());
             }
         }
         items.extend(planned.operations.into_iter().map(|spec| WorkItem {
@@ -147,18 +251,34 @@ impl Pass<'_> {
                 ControlVerb::Optimize => OperationKind::Compact,
                 ControlVerb::Reindex => OperationKind::Reindex,
                 ControlVerb::Cleanup => OperationKind::Cleanup,
-                ControlVerb::Recover | ControlVerb::Pause | ControlVerb::Resume | ControlVerb::Cancel => continue,
+                ControlVerb::Recover
+                | ControlVerb::Pause
+                | ControlVerb::Resume
+                | ControlVerb::Cancel => continue,
             };
-            let meant = table.as_deref().is_none_or(|t| t == Place::config_name(target));
+            let meant = table
+                .as_deref()
+                .is_none_or(|t| t == Place::config_name(target));
             if meant && !plan.operations.iter().any(|o| o.kind == kind) {
                 let reason = String::from("asked for");
-                plan.operations.push(OperationSpec { kind, reason, debt: 1.0 });
+                plan.operations.push(OperationSpec {
+                    kind,
+                    reason,
+                    debt: 1.0,
+                });
             }
         }
     }
 
     /// Cleanup runs every full scan, whatever compaction does; for a store it covers all tables at once.
-    fn regular_cleanup(&self, index: usize, place: &Place, targets: &[Target], memory: &mut Memory, items: &mut Vec<WorkItem>) {
+    fn regular_cleanup(
+        &self,
+        index: usize,
+        place: &Place,
+        targets: &[Target],
+        memory: &mut Memory,
+        items: &mut Vec<WorkItem>,
+    ) {
         let now = self.clock.monotonic();
         let due = memory
             .last_cleanup
@@ -167,9 +287,15 @@ impl Pass<'_> {
         let covered = if place.managed { 1 } else { targets.len() };
         if place.managed {
             let mut first = true;
-            items.retain(|i| i.place != index || i.spec.kind != OperationKind::Cleanup || std::mem::take(&mut first));
+            items.retain(|i| {
+                i.place != index
+                    || i.spec.kind != OperationKind::Cleanup
+                    || std::mem::take(&mut first)
+            });
         }
-        let planned = items.iter().any(|i| i.place == index && i.spec.kind == OperationKind::Cleanup);
+        let planned = items
+            .iter()
+            .any(|i| i.place == index && i.spec.kind == OperationKind::Cleanup);
         if !due {
             return;
         }
@@ -179,20 +305,47 @@ impl Pass<'_> {
         }
         for target in targets.iter().take(covered) {
             let policy = self.config.policy_for(Place::config_name(target));
-            let spec = OperationSpec { kind: OperationKind::Cleanup, reason: String::from("regular"), debt: 0.0 };
-            items.push(WorkItem { place: index, target: target.clone(), score: score(&spec), spec, policy });
+            let spec = OperationSpec {
+                kind: OperationKind::Cleanup,
+                reason: String::from("regular"),
+                debt: 0.0,
+            };
+            items.push(WorkItem {
+                place: index,
+                target: target.clone(),
+                score: score(&spec),
+                spec,
+                policy,
+            });
         }
     }
 
-    async fn execute_all(&self, places: &[Place], items: Vec<WorkItem>, memory: &mut Memory) -> (usize, usize) {
+    async fn execute_all(
+        &self,
+        places: &[Place],
+        items: Vec<WorkItem>,
+        memory: &mut Memory,
+    ) -> (usize, usize) {
         let mut ran = 0;
         let mut failed = 0;
         let concurrent = self.config.budget.max_concurrent.max(1);
         let mut running = futures::stream::iter(items)
             .map(|item| async move {
-                self.status.doing(format!("{} {}: {}", item.spec.kind.as_str(), item.target, item.spec.reason));
+                self.status.doing(format!(
+                    "{} {}: {}",
+                    item.spec.kind.as_str(),
+                    item.target,
+                    item.spec.reason
+                ));
                 let place = &places[item.place];
-                let report = execute(place, &item.target, item.spec.kind, &item.policy, self.cancel).await;
+                let report = execute(
+                    place,
+                    &item.target,
+                    item.spec.kind,
+                    &item.policy,
+                    self.cancel,
+                )
+                .await;
                 (item, report)
             })
             .buffer_unordered(concurrent);

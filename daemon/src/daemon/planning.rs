@@ -2,8 +2,8 @@
 
 use crate::config::Policy;
 use serde::Serialize;
-use squire_engine::maintenance::{CompactionLimits, TableHealth};
 use squire_engine::maintenance::tasks::TaskBounds;
+use squire_engine::maintenance::{CompactionLimits, TableHealth};
 
 /// Tasks per compaction commit: a lost race costs at most eight rewrites, and an index is remapped once per eight.
 const TASKS_PER_COMMIT: usize = 8;
@@ -60,7 +60,10 @@ pub(crate) fn bounds(policy: &Policy) -> TaskBounds {
 
 /// The limits of a compaction run that a policy sets.
 pub(crate) fn limits(policy: &Policy) -> CompactionLimits {
-    CompactionLimits { bounds: bounds(policy), tasks_per_commit: TASKS_PER_COMMIT }
+    CompactionLimits {
+        bounds: bounds(policy),
+        tasks_per_commit: TASKS_PER_COMMIT,
+    }
 }
 
 /// Decides what `health` needs under `policy`. `tasks` is how many compaction tasks there would be: a table that is over
@@ -75,44 +78,94 @@ pub(crate) fn plan(health: &TableHealth, tasks: usize, policy: &Policy) -> Table
     operations.extend(compaction.ok());
     operations.extend(plan_reindex(health, policy));
     operations.extend(plan_cleanup(health, policy));
-    TablePlan { table: health.table.clone(), operations, otherwise }
+    TablePlan {
+        table: health.table.clone(),
+        operations,
+        otherwise,
+    }
 }
 
-fn plan_compaction(health: &TableHealth, tasks: usize, policy: &Policy) -> Result<OperationSpec, String> {
+fn plan_compaction(
+    health: &TableHealth,
+    tasks: usize,
+    policy: &Policy,
+) -> Result<OperationSpec, String> {
     let candidates = health.candidate_fragments;
     let threshold = policy.min_candidate_fragments as u64;
     let stored = health.rows + health.deleted_rows;
-    let deleted = if stored == 0 { 0.0 } else { health.deleted_rows as f64 / stored as f64 };
-    let (reason, debt) = if candidates >= threshold {
-        (format!("{candidates} candidate fragments, threshold {threshold}"), candidates as f64 / threshold.max(1) as f64)
-    } else if health.deleted_rows > 0 && deleted >= policy.max_deleted_ratio {
-        (format!("{:.0} % deleted rows, threshold {:.0} %", deleted * 100.0, policy.max_deleted_ratio * 100.0), deleted / policy.max_deleted_ratio)
+    let deleted = if stored == 0 {
+        0.0
     } else {
-        return Err(format!("{candidates} candidate fragments, threshold {threshold}"));
+        health.deleted_rows as f64 / stored as f64
+    };
+    let (reason, debt) = if candidates >= threshold {
+        (
+            format!("{candidates} candidate fragments, threshold {threshold}"),
+            candidates as f64 / threshold.max(1) as f64,
+        )
+    } else if health.deleted_rows > 0 && deleted >= policy.max_deleted_ratio {
+        (
+            format!(
+                "{:.0} % deleted rows, threshold {:.0} %",
+                deleted * 100.0,
+                policy.max_deleted_ratio * 100.0
+            ),
+            deleted / policy.max_deleted_ratio,
+        )
+    } else {
+        return Err(format!(
+            "{candidates} candidate fragments, threshold {threshold}"
+        ));
     };
     if tasks == 0 {
         return Err(format!("{reason}, but no task would reduce them"));
     }
-    Ok(OperationSpec { kind: OperationKind::Compact, reason, debt })
+    Ok(OperationSpec {
+        kind: OperationKind::Compact,
+        reason,
+        debt,
+    })
 }
 
 fn plan_reindex(health: &TableHealth, policy: &Policy) -> Option<OperationSpec> {
-    let worst = |reason: String, debt: f64| Some(OperationSpec { kind: OperationKind::Reindex, reason, debt });
+    let worst = |reason: String, debt: f64| {
+        Some(OperationSpec {
+            kind: OperationKind::Reindex,
+            reason,
+            debt,
+        })
+    };
     for index in &health.indexes {
         let rows = index.unindexed_rows;
         if index.missing {
-            return worst(format!("index {} is declared and not built", index.name), 1.0);
+            return worst(
+                format!("index {} is declared and not built", index.name),
+                1.0,
+            );
         }
         let ratio = rows as f64 / health.rows.max(1) as f64;
         if rows >= policy.max_unindexed_rows {
-            return worst(format!("index {}: {rows} unindexed rows", index.name), rows as f64 / policy.max_unindexed_rows as f64);
+            return worst(
+                format!("index {}: {rows} unindexed rows", index.name),
+                rows as f64 / policy.max_unindexed_rows as f64,
+            );
         }
         if rows > 0 && ratio >= policy.max_unindexed_ratio {
-            return worst(format!("index {}: {:.0} % unindexed rows", index.name, ratio * 100.0), ratio / policy.max_unindexed_ratio);
+            return worst(
+                format!(
+                    "index {}: {:.0} % unindexed rows",
+                    index.name,
+                    ratio * 100.0
+                ),
+                ratio / policy.max_unindexed_ratio,
+            );
         }
         let limit = policy.max_index_age.as_secs();
         if let Some(age) = index.stale_seconds.filter(|age| *age >= limit) {
-            return worst(format!("index {}: {rows} unindexed rows for {age} s", index.name), age as f64 / limit.max(1) as f64);
+            return worst(
+                format!("index {}: {rows} unindexed rows for {age} s", index.name),
+                age as f64 / limit.max(1) as f64,
+            );
         }
     }
     None
@@ -122,7 +175,10 @@ fn plan_cleanup(health: &TableHealth, policy: &Policy) -> Option<OperationSpec> 
     let over = health.versions >= policy.max_versions;
     over.then(|| OperationSpec {
         kind: OperationKind::Cleanup,
-        reason: format!("{} versions, threshold {}", health.versions, policy.max_versions),
+        reason: format!(
+            "{} versions, threshold {}",
+            health.versions, policy.max_versions
+        ),
         debt: health.versions as f64 / policy.max_versions.max(1) as f64,
     })
 }
@@ -148,7 +204,11 @@ mod tests {
     }
 
     fn kinds(health: &TableHealth, tasks: usize) -> Vec<OperationKind> {
-        plan(health, tasks, &Policy::default()).operations.iter().map(|o| o.kind).collect()
+        plan(health, tasks, &Policy::default())
+            .operations
+            .iter()
+            .map(|o| o.kind)
+            .collect()
     }
 
     #[test]
@@ -160,25 +220,51 @@ mod tests {
 
     #[test]
     fn each_threshold_asks_for_its_operation() {
-        let many = TableHealth { candidate_fragments: 16, ..health() };
-        assert_eq!(kinds(&many, 1), vec![OperationKind::Compact]);
-        let deleted = TableHealth { deleted_rows: 200, ..health() };
-        assert_eq!(kinds(&deleted, 1), vec![OperationKind::Compact]);
-        let versions = TableHealth { versions: 2_000, ..health() };
-        assert_eq!(kinds(&versions, 0), vec![OperationKind::Cleanup]);
-        let index = |unindexed_rows, stale_seconds, missing| TableHealth {
-            indexes: vec![IndexHealth { name: "i".into(), unindexed_rows, stale_seconds, missing }],
+        let many = TableHealth {
+            candidate_fragments: 16,
             ..health()
         };
-        assert_eq!(kinds(&index(100, Some(0), false), 0), vec![OperationKind::Reindex]);
-        assert_eq!(kinds(&index(1, Some(3_600), false), 0), vec![OperationKind::Reindex]);
-        assert_eq!(kinds(&index(0, None, true), 0), vec![OperationKind::Reindex]);
+        assert_eq!(kinds(&many, 1), vec![OperationKind::Compact]);
+        let deleted = TableHealth {
+            deleted_rows: 200,
+            ..health()
+        };
+        assert_eq!(kinds(&deleted, 1), vec![OperationKind::Compact]);
+        let versions = TableHealth {
+            versions: 2_000,
+            ..health()
+        };
+        assert_eq!(kinds(&versions, 0), vec![OperationKind::Cleanup]);
+        let index = |unindexed_rows, stale_seconds, missing| TableHealth {
+            indexes: vec![IndexHealth {
+                name: "i".into(),
+                unindexed_rows,
+                stale_seconds,
+                missing,
+            }],
+            ..health()
+        };
+        assert_eq!(
+            kinds(&index(100, Some(0), false), 0),
+            vec![OperationKind::Reindex]
+        );
+        assert_eq!(
+            kinds(&index(1, Some(3_600), false), 0),
+            vec![OperationKind::Reindex]
+        );
+        assert_eq!(
+            kinds(&index(0, None, true), 0),
+            vec![OperationKind::Reindex]
+        );
         assert_eq!(kinds(&index(1, Some(10), false), 0), vec![]);
     }
 
     #[test]
     fn a_plan_that_would_not_converge_is_not_made() {
-        let many = TableHealth { candidate_fragments: 16, ..health() };
+        let many = TableHealth {
+            candidate_fragments: 16,
+            ..health()
+        };
         assert_eq!(kinds(&many, 0), vec![]);
     }
 }

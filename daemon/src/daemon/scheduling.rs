@@ -27,7 +27,11 @@ pub(crate) fn score(spec: &OperationSpec) -> u64 {
         OperationKind::Reindex => 1,
     };
     let debt = (spec.debt.clamp(0.0, 1_000.0) * 1_000.0).round();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=1,000,000")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to 0..=1,000,000"
+    )]
     let debt = debt as u64;
     class * 10_000_000 + debt
 }
@@ -59,9 +63,14 @@ impl Cooldowns {
         }
         let failures = self.0.entry(key).or_default();
         failures.count += 1;
-        let over = failures.count.saturating_sub(item.policy.failures_before_cooldown.max(1));
+        let over = failures
+            .count
+            .saturating_sub(item.policy.failures_before_cooldown.max(1));
         if failures.count >= item.policy.failures_before_cooldown {
-            let pause = item.policy.cooldown.saturating_mul(2u32.saturating_pow(over.min(16)));
+            let pause = item
+                .policy
+                .cooldown
+                .saturating_mul(2u32.saturating_pow(over.min(16)));
             failures.until = now + pause.min(item.policy.cooldown_max);
         }
     }
@@ -72,15 +81,29 @@ mod tests {
     use super::*;
 
     fn item(kind: OperationKind, debt: f64) -> WorkItem {
-        let spec = OperationSpec { kind, reason: String::new(), debt };
+        let spec = OperationSpec {
+            kind,
+            reason: String::new(),
+            debt,
+        };
         let score = score(&spec);
-        WorkItem { place: 0, target: Target::Plain("t.lance".into()), spec, policy: Policy::default(), score }
+        WorkItem {
+            place: 0,
+            target: Target::Plain("t.lance".into()),
+            spec,
+            policy: Policy::default(),
+            score,
+        }
     }
 
     #[test]
     fn cleanup_goes_first_and_then_the_largest_debt() {
-        assert!(item(OperationKind::Cleanup, 1.0).score > item(OperationKind::Compact, 900.0).score);
-        assert!(item(OperationKind::Compact, 1.0).score > item(OperationKind::Reindex, 900.0).score);
+        assert!(
+            item(OperationKind::Cleanup, 1.0).score > item(OperationKind::Compact, 900.0).score
+        );
+        assert!(
+            item(OperationKind::Compact, 1.0).score > item(OperationKind::Reindex, 900.0).score
+        );
         assert!(item(OperationKind::Compact, 3.0).score > item(OperationKind::Compact, 2.0).score);
     }
 

@@ -2,13 +2,13 @@
 
 use super::pass::{Memory, Pass};
 use super::status::Status;
-use super::watch::watch_local;
 use crate::config::{Config, Watch};
 use crate::http::{Token, serve};
 use crate::metrics::Metrics;
 use crate::place::Place;
 use crate::supervisor::Supervisor;
 use crate::systemd;
+use crate::watch::{FileWatch, watch_local};
 use squire_engine::clock::Clock;
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::store::StoreOptions;
@@ -36,7 +36,11 @@ pub(crate) struct Options {
 pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
     let clock = options.store.clock.clone();
     let metrics = Metrics::new().map_err(|e| Error::internal("metrics").caused_by(e))?;
-    let status = Arc::new(Status::new(metrics, clock.clone(), config.daemon.watchdog_progress));
+    let status = Arc::new(Status::new(
+        metrics,
+        clock.clone(),
+        config.daemon.watchdog_progress,
+    ));
     let cancel = CancellationToken::new();
     let mut tasks = Supervisor::default();
     if !options.once {
@@ -47,18 +51,26 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
     let mut memory = Memory::default();
     open_missing(&options, &status, &mut places).await;
     if places.is_empty() && options.once {
-        return Err(Error::new(ErrorKind::NotFound, "none of the places could be opened; see the log"));
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            "none of the places could be opened; see the log",
+        ));
     }
     let wake = Arc::new(Notify::new());
-    let roots: Vec<String> = places.iter().map(|p| p.store.uri().to_owned()).collect();
-    let _files = watch_local(&roots, wake.clone());
+    let _files = watch_versions(&places, wake.clone());
     let mut signals = Signals::new()?;
     loop {
         let requests = status.take_requests();
         let pass_cancel = cancel.child_token();
         let (_, failed) = {
-            let pass = Pass { config: &config, status: &status, clock: clock.as_ref(), cancel: &pass_cancel, requests };
-            let work = pass.run(&places, &mut memory);
+            let pass = Pass {
+                config: &config,
+                status: &status,
+                clock: clock.as_ref(),
+                cancel: &pass_cancel,
+                requests,
+            };
+            let work = pass.timed(&places, &mut memory);
             tokio::pin!(work);
             loop {
                 tokio::select! {
@@ -91,7 +103,17 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
         }
         status.set_ready();
         systemd::ready();
-        if wait(&mut config, &options, &status, &wake, clock.as_ref(), &mut signals).await == Next::Stop {
+        if wait(
+            &mut config,
+            &options,
+            &status,
+            &wake,
+            clock.as_ref(),
+            &mut signals,
+        )
+        .await
+            == Next::Stop
+        {
             systemd::stopping();
             cancel.cancel();
             break;
@@ -120,31 +142,42 @@ async fn wait(
         return Next::Pass;
     }
     // Jittered, so that daemons that were started together do not scan together.
-    let pause = config.daemon.scan_interval.mul_f64(0.9 + f64::from(std::process::id() % 100) / 1_000.0);
-    let mut idle = clock.sleep(pause);
-    loop {
-        tokio::select! {
-            biased;
-            event = signals.next() => match event {
-                Event::Stop => return Next::Stop,
-                Event::Reload => {
-                    reload(config, options, status);
-                    return Next::Pass;
-                }
-            },
-            () = status.wake.notified() => return Next::Pass,
-            () = wake.notified() => {
-                clock.sleep(SETTLE).await;
-                return Next::Pass;
-            }
-            () = &mut idle => return Next::Pass,
-        }
+    let pause = config
+        .daemon
+        .scan_interval
+        .mul_f64(0.9 + f64::from(std::process::id() % 100) / 1_000.0);
+    tokio::select! {
+        biased;
+        event = signals.next() => match event {
+            Event::Stop => return Next::Stop,
+            Event::Reload => reload(config, options, status),
+        },
+        () = status.wake.notified() => {}
+        () = wake.notified() => clock.sleep(SETTLE).await,
+        () = clock.sleep(pause) => {}
     }
+    Next::Pass
+}
+
+/// Wakes when a version of a local table appears.
+fn watch_versions(places: &[Place], wake: Arc<Notify>) -> FileWatch {
+    let local = places
+        .iter()
+        .map(|p| p.store.uri())
+        .filter(|uri| !uri.contains("://"));
+    let roots: Vec<PathBuf> = local.map(PathBuf::from).collect();
+    watch_local(
+        &roots,
+        |path| path.parent().is_some_and(|dir| dir.ends_with("_versions")),
+        wake,
+    )
 }
 
 /// A bad file keeps the old configuration, sets a metric, and says so.
 fn reload(config: &mut Config, options: &Options, status: &Status) {
-    let Some(path) = &options.config_path else { return };
+    let Some(path) = &options.config_path else {
+        return;
+    };
     systemd::reloading();
     match Config::load(path) {
         Ok(new) => {
@@ -188,15 +221,25 @@ async fn open_missing(options: &Options, status: &Status, places: &mut Vec<Place
     }
 }
 
-async fn start_http(config: &Config, status: &Arc<Status>, tasks: &mut Supervisor, cancel: &CancellationToken) -> Result<()> {
-    let Some(listen) = config.daemon.listen else { return Ok(()) };
+async fn start_http(
+    config: &Config,
+    status: &Arc<Status>,
+    tasks: &mut Supervisor,
+    cancel: &CancellationToken,
+) -> Result<()> {
+    let Some(listen) = config.daemon.listen else {
+        return Ok(());
+    };
     let token = match &config.daemon.token_file {
         Some(path) => Some(Token::load(path).map_err(|e| Error::invalid(e.to_string()))?),
         None => None,
     };
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|e| Error::invalid(format!("cannot listen on {listen}; set daemon.listen or --listen")).caused_by(e))?;
+    let listener = TcpListener::bind(listen).await.map_err(|e| {
+        Error::invalid(format!(
+            "cannot listen on {listen}; set daemon.listen or --listen"
+        ))
+        .caused_by(e)
+    })?;
     tracing::info!(address = ?listener.local_addr().ok(), "listening");
     let (source, cancel) = (status.clone(), cancel.clone());
     tasks.start("http", async move {
@@ -208,8 +251,15 @@ async fn start_http(config: &Config, status: &Arc<Status>, tasks: &mut Superviso
 }
 
 /// Tells systemd that the loop turns, and stops telling when it does not.
-fn start_watchdog(status: &Arc<Status>, clock: Arc<dyn Clock>, tasks: &mut Supervisor, cancel: &CancellationToken) {
-    let Some(interval) = systemd::watchdog_interval() else { return };
+fn start_watchdog(
+    status: &Arc<Status>,
+    clock: Arc<dyn Clock>,
+    tasks: &mut Supervisor,
+    cancel: &CancellationToken,
+) {
+    let Some(interval) = systemd::watchdog_interval() else {
+        return;
+    };
     let (status, cancel) = (status.clone(), cancel.clone());
     tasks.start("watchdog", async move {
         loop {

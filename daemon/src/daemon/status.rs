@@ -97,7 +97,8 @@ impl Status {
     pub(crate) fn take_cancel(&self) -> bool {
         let mut seen = self.seen();
         let before = seen.requests.len();
-        seen.requests.retain(|(verb, _)| *verb != ControlVerb::Cancel);
+        seen.requests
+            .retain(|(verb, _)| *verb != ControlVerb::Cancel);
         seen.requests.len() < before
     }
 
@@ -129,7 +130,9 @@ impl Status {
                 .collect(),
         };
         self.metrics.observe_table(store, &h.table, &observation);
-        self.seen().tables.insert((store.to_owned(), h.table.clone()), table);
+        self.seen()
+            .tables
+            .insert((store.to_owned(), h.table.clone()), table);
     }
 
     /// Drops the tables of `store` that are not among `present`.
@@ -148,14 +151,19 @@ impl Status {
     }
 
     pub(crate) fn report(&self, report: OperationReport) {
-        let labels = [report.place.as_str(), report.table.as_str(), report.kind.as_str()];
+        let labels = [
+            report.place.as_str(),
+            report.table.as_str(),
+            report.kind.as_str(),
+        ];
         let result = match report.ending {
             Ending::Success => RunResult::Success,
             Ending::Conflict => RunResult::Conflict,
             Ending::Failed => RunResult::Failed,
             Ending::Skipped => RunResult::Skipped,
         };
-        self.metrics.run_finished(labels, result, self.now_seconds());
+        self.metrics
+            .run_finished(labels, result, self.now_seconds());
         for _ in 0..report.conflicts {
             self.metrics.run_retried(labels);
         }
@@ -167,11 +175,20 @@ impl Status {
         self.metrics.removed(&report.place, &report.table, removed);
         let failed = matches!(report.ending, Ending::Failed | Ending::Conflict);
         let mut seen = self.seen();
-        let counted = if failed { "failures" } else { report.kind.as_str() };
+        let counted = if failed {
+            "failures"
+        } else {
+            report.kind.as_str()
+        };
         *seen.counts.entry(counted).or_default() += 1;
         *seen.counts.entry("conflicts").or_default() += u64::from(report.conflicts);
         if failed {
-            let text = format!("{} {}: {}", report.kind.as_str(), report.table, report.detail.as_deref().unwrap_or(""));
+            let text = format!(
+                "{} {}: {}",
+                report.kind.as_str(),
+                report.table,
+                report.detail.as_deref().unwrap_or("")
+            );
             push(&mut seen.last_errors, text);
         }
         push(&mut seen.history, report);
@@ -179,7 +196,8 @@ impl Status {
 
     /// Nothing to do counts as a success: silence must not look like health.
     pub(crate) fn nothing_to_do(&self, store: &str, table: &str, kind: &str) {
-        self.metrics.run_finished([store, table, kind], RunResult::Success, self.now_seconds());
+        self.metrics
+            .run_finished([store, table, kind], RunResult::Success, self.now_seconds());
     }
 
     pub(crate) fn error(&self, text: String) {
@@ -240,7 +258,12 @@ impl StatusSource for Status {
         self.metrics.encode()
     }
 
-    fn request(&self, verb: ControlVerb, _store: Option<String>, table: Option<String>) -> Result<Value, String> {
+    fn request(
+        &self,
+        verb: ControlVerb,
+        _store: Option<String>,
+        table: Option<String>,
+    ) -> Result<Value, String> {
         match verb {
             ControlVerb::Pause => self.paused.store(true, Ordering::Relaxed),
             ControlVerb::Resume => self.paused.store(false, Ordering::Relaxed),

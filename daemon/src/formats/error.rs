@@ -9,7 +9,7 @@ use super::Format;
 
 /// An input file (or its rows) cannot be used. Every message names the file where there is one, and says what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum FormatError {
+pub(crate) enum FormatError {
     /// The name says no supported format.
     #[error("{}: unsupported extension; rename it to one of {}", path.display(), Format::EXTENSIONS)]
     Extension {
@@ -107,44 +107,6 @@ pub enum FormatError {
         line: Option<u64>,
         /// What is wrong and what to do.
         detail: String,
-    },
-    /// The key column does not exist.
-    #[error(
-        "key column `{column}` is not among the columns {columns}; name one of them, or add it"
-    )]
-    KeyColumn {
-        /// The key column.
-        column: String,
-        /// The columns there are.
-        columns: String,
-    },
-    /// The key column's type cannot be a key.
-    #[error("key column `{column}` cannot be compared: {detail}; use a column of integers or text")]
-    KeyType {
-        /// The key column.
-        column: String,
-        /// The cause.
-        detail: String,
-    },
-    /// A row has no key.
-    #[error("key column `{column}` is null in row {row} of the batch; give every row a key")]
-    KeyNull {
-        /// The key column.
-        column: String,
-        /// The first such row, from 1, counted over all batches.
-        row: usize,
-    },
-    /// Two rows have one key, so that the outcome of a merge would depend on their order.
-    #[error(
-        "key `{column}` = {value} appears more than once in the batch, again in row {row}; keep one row for each key"
-    )]
-    KeyRepeated {
-        /// The key column.
-        column: String,
-        /// The key.
-        value: String,
-        /// Its second row, from 1, counted over all batches.
-        row: usize,
     },
 }
 

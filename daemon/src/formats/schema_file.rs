@@ -32,7 +32,7 @@ fn nullable_by_default() -> bool {
 }
 
 /// Reads a JSON list of `{"name", "type", "nullable"}` (nullable unless it says otherwise).
-pub fn read_schema_file(path: &Path) -> Result<SchemaRef, FormatError> {
+pub(crate) fn read_schema_file(path: &Path) -> Result<SchemaRef, FormatError> {
     let refused = |line, detail| FormatError::SchemaFile {
         path: path.into(),
         line,

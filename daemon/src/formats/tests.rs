@@ -393,30 +393,3 @@ fn schema_files() {
         Err(FormatError::Io { .. })
     ));
 }
-
-#[test]
-fn keys() {
-    let ids =
-        |ids: Vec<Option<i64>>| batch(vec![("id", Arc::new(Int64Array::from(ids)) as ArrayRef)]);
-    let first = ids(vec![Some(1), Some(2)]);
-    check_key(&[first.clone(), ids(vec![Some(3)])], "id").unwrap();
-    check_key(&[], "id").unwrap();
-    let refused = |batches: &[RecordBatch], key: &str, part: &str| {
-        let message = check_key(batches, key).unwrap_err().to_string();
-        assert!(
-            message.contains(part) && message.contains(&format!("`{key}`")),
-            "{message}"
-        );
-    };
-    refused(
-        std::slice::from_ref(&first),
-        "key",
-        "not among the columns id",
-    );
-    refused(&[first.clone(), ids(vec![None])], "id", "null in row 3");
-    refused(
-        &[first, ids(vec![Some(9), Some(2)])],
-        "id",
-        "= 2 appears more than once in the batch, again in row 4",
-    );
-}

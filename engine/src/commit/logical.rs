@@ -57,7 +57,10 @@ pub struct CommitRequest {
 
 impl std::fmt::Debug for CommitRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CommitRequest").field("writes", &self.writes.len()).field("batch", &self.batch).finish_non_exhaustive()
+        f.debug_struct("CommitRequest")
+            .field("writes", &self.writes.len())
+            .field("batch", &self.batch)
+            .finish_non_exhaustive()
     }
 }
 
@@ -100,6 +103,13 @@ pub enum Outcome {
 #[derive(Default)]
 struct Kept {
     appends: BTreeMap<TableName, Operation>,
+}
+
+/// Where one write goes.
+struct Goal {
+    entry: SidecarTable,
+    /// The table as readers see it; `None` for one that is being created.
+    visible: Option<TableEntry>,
 }
 
 struct Prepared {
@@ -147,16 +157,29 @@ impl Store {
             hook(op)?;
         }
         let base = self.load().await?;
-        if let Some(batch) = &request.batch {
-            if let Some(op) = self.batch_committed(&base, batch).await? {
-                return Ok(Outcome::AlreadyCommitted(op));
-            }
+        if let Some(batch) = &request.batch
+            && let Some(op) = self.batch_committed(&base, batch).await?
+        {
+            return Ok(Outcome::AlreadyCommitted(op));
         }
-        let mut prepared = self.stage_all(&base, op, writes, kept).await?;
+        let targets: Vec<Goal> = self.goals(&base, op, writes).await?;
+        // Looking for obstacles while staging: a round trip less, and an early end when something stands there.
+        let (staged, slots) = futures::future::try_join(
+            self.stage_all(&targets, writes, kept),
+            self.free_slots(&base, &targets),
+        )
+        .await?;
         hit(Seam::WriteAfterStage)?;
-        for table in &mut prepared {
-            table.slot = self.free_slot(&base, &table.entry).await?;
-        }
+        let prepared: Vec<Prepared> = targets
+            .into_iter()
+            .zip(staged)
+            .zip(slots)
+            .map(|((goal, staged), slot)| Prepared {
+                entry: goal.entry,
+                staged,
+                slot,
+            })
+            .collect();
         hit(Seam::WriteAfterScan)?;
         let sidecar = self.sidecar_of(request, &base, op, &prepared)?;
         self.put_first(&sidecar).await?;
@@ -164,37 +187,105 @@ impl Store {
         self.finish(&base, &sidecar, prepared, attempt).await
     }
 
-    async fn stage_all(&self, base: &Snapshot, op: OpId, writes: &[&TableWrite], kept: &mut Kept) -> Result<Vec<Prepared>> {
-        let mut prepared = Vec::with_capacity(writes.len());
+    async fn goals(&self, base: &Snapshot, op: OpId, writes: &[&TableWrite]) -> Result<Vec<Goal>> {
+        let mut goals = Vec::with_capacity(writes.len());
         for TableWrite { table, write } in writes {
-            let (entry, visible) = self.target(base, op, table, write).await?;
-            let staged = match kept.appends.get(table) {
-                Some(operation) => Staged { operation: operation.clone(), affected_rows: None },
-                None => self.stage(table, visible.as_ref(), &entry.path, write).await?,
-            };
-            if matches!(write, Write::Append(_)) {
-                kept.appends.insert(table.clone(), staged.operation.clone());
-            }
-            prepared.push(Prepared { entry, staged, slot: 0 });
+            goals.push(self.goal(base, op, table, write).await?);
         }
-        Ok(prepared)
+        Ok(goals)
+    }
+
+    async fn stage_all(
+        &self,
+        goals: &[Goal],
+        writes: &[&TableWrite],
+        kept: &mut Kept,
+    ) -> Result<Vec<Staged>> {
+        let appends = &kept.appends;
+        let staged = futures::future::try_join_all(goals.iter().zip(writes).map(
+            |(goal, write)| async move {
+                match appends.get(&write.table) {
+                    Some(operation) => Ok(Staged {
+                        operation: operation.clone(),
+                        affected_rows: None,
+                    }),
+                    None => {
+                        self.stage(
+                            &write.table,
+                            goal.visible.as_ref(),
+                            &goal.entry.path,
+                            &write.write,
+                        )
+                        .await
+                    }
+                }
+            },
+        ))
+        .await?;
+        for (write, staged) in writes.iter().zip(&staged) {
+            if matches!(write.write, Write::Append(_)) {
+                kept.appends
+                    .insert(write.table.clone(), staged.operation.clone());
+            }
+        }
+        Ok(staged)
+    }
+
+    async fn free_slots(&self, base: &Snapshot, goals: &[Goal]) -> Result<Vec<u64>> {
+        futures::future::try_join_all(goals.iter().map(|goal| self.free_slot(base, &goal.entry)))
+            .await
     }
 
     /// Where a write goes: a visible table's path and pin, or a fresh path for a create.
-    async fn target(&self, base: &Snapshot, op: OpId, table: &TableName, write: &Write) -> Result<(SidecarTable, Option<TableEntry>)> {
+    async fn goal(
+        &self,
+        base: &Snapshot,
+        op: OpId,
+        table: &TableName,
+        write: &Write,
+    ) -> Result<Goal> {
         let Write::Create { key, .. } = write else {
             let visible = base.state.table(table)?.clone();
-            let entry = SidecarTable { table: table.clone(), path: visible.path.clone(), base: visible.version, create: None };
-            return Ok((entry, Some(visible)));
+            let entry = SidecarTable {
+                table: table.clone(),
+                path: visible.path.clone(),
+                base: visible.version,
+                create: None,
+            };
+            return Ok(Goal {
+                entry,
+                visible: Some(visible),
+            });
         };
         if base.state.tables.contains_key(table) {
-            return Err(Error::new(ErrorKind::Refused, format!("table {table} exists already")));
+            return Err(Error::new(
+                ErrorKind::Refused,
+                format!("table {table} exists already"),
+            ));
         }
         let plain = format!("{table}.lance");
-        let burned = base.state.aborted.values().flat_map(|d| &d.writes).any(|w| w.path == plain);
-        let path = if burned || self.any_handle(&plain).await?.is_some() { format!("{table}~{op}.lance") } else { plain };
+        let burned = base
+            .state
+            .aborted
+            .values()
+            .flat_map(|d| &d.writes)
+            .any(|w| w.path == plain);
+        let path = if burned || self.any_handle(&plain).await?.is_some() {
+            format!("{table}~{op}.lance")
+        } else {
+            plain
+        };
         let create = Some(CreateFacts { key: key.clone() });
-        Ok((SidecarTable { table: table.clone(), path, base: 0, create }, None))
+        let entry = SidecarTable {
+            table: table.clone(),
+            path,
+            base: 0,
+            create,
+        };
+        Ok(Goal {
+            entry,
+            visible: None,
+        })
     }
 
     /// The slot after HEAD if everything since the base is content-preserving; otherwise meets what stands there.
@@ -204,26 +295,51 @@ impl Store {
             None => Ok(chain.head() + 1),
             Some(Obstacle::Foreign(version)) => {
                 let now = self.load().await?;
-                if now.state.tables.get(&entry.table).is_some_and(|t| t.version > entry.base) {
+                if now
+                    .state
+                    .tables
+                    .get(&entry.table)
+                    .is_some_and(|t| t.version > entry.base)
+                {
                     return Err(Error::conflict(format!("table {} moved on", entry.table)));
                 }
                 Err(drift_error(&entry.table, version))
             }
             Some(Obstacle::Operation(other)) => match self.meet(other, &entry.table).await? {
-                Met::Gone => Err(Error::conflict(format!("table {} was taken by operation {other}", entry.table))),
+                Met::Gone => Err(Error::conflict(format!(
+                    "table {} was taken by operation {other}",
+                    entry.table
+                ))),
                 Met::Unexplained(version) => Err(drift_error(&entry.table, version)),
             },
         }
     }
 
-    fn sidecar_of(&self, request: &CommitRequest, base: &Snapshot, op: OpId, prepared: &[Prepared]) -> Result<Sidecar> {
+    fn sidecar_of(
+        &self,
+        request: &CommitRequest,
+        base: &Snapshot,
+        op: OpId,
+        prepared: &[Prepared],
+    ) -> Result<Sidecar> {
         let actor = request.actor.as_deref().unwrap_or(&self.options().actor);
-        let mut sidecar = Sidecar::new(op, SidecarKind::Logical, actor, &request.message, self.clock().now_ms());
+        let mut sidecar = Sidecar::new(
+            op,
+            SidecarKind::Logical,
+            actor,
+            &request.message,
+            self.clock().now_ms(),
+        );
         sidecar.batch.clone_from(&request.batch);
         sidecar.writes = prepared.iter().map(|p| p.entry.clone()).collect();
         for (table, version) in &request.reads {
             let entry = base.state.table(table)?;
-            sidecar.reads.push(SidecarTable { table: table.clone(), path: entry.path.clone(), base: *version, create: None });
+            sidecar.reads.push(SidecarTable {
+                table: table.clone(),
+                path: entry.path.clone(),
+                base: *version,
+                create: None,
+            });
         }
         Ok(sidecar)
     }
@@ -242,38 +358,85 @@ impl Store {
     }
 
     /// Phases B to D. From here on only the manifest says how it ended.
-    async fn finish(&self, base: &Snapshot, sidecar: &Sidecar, prepared: Vec<Prepared>, attempt: u32) -> Result<Outcome> {
+    async fn finish(
+        &self,
+        base: &Snapshot,
+        sidecar: &Sidecar,
+        prepared: Vec<Prepared>,
+        attempt: u32,
+    ) -> Result<Outcome> {
         let op = sidecar.op;
         let failed = match self.land_and_publish(base, sidecar, prepared).await {
             Ok(Some(tables)) => {
                 self.retire_sidecar(op).await;
-                return Ok(Outcome::Committed(Committed { op, tables, attempts: attempt }));
+                return Ok(Outcome::Committed(Committed {
+                    op,
+                    tables,
+                    attempts: attempt,
+                }));
             }
             Ok(None) => None,
-            Err(e) => Some(e),
+            Err(Unlanded::Nothing(e)) => {
+                // No version of it exists or can appear: without its sidecar it never happened, and no decision has
+                // to be kept for it. If the sidecar stays, whoever finds it decides.
+                self.retire_sidecar(op).await;
+                return Err(e);
+            }
+            Err(Unlanded::Doubtful(e)) => Some(e),
         };
         match self.resolve(sidecar, Role::Owner).await {
-            Ok(Resolution::Committed(tables)) => Ok(Outcome::Committed(Committed { op, tables, attempts: attempt })),
-            Ok(Resolution::Aborted) => {
-                Err(failed.unwrap_or_else(|| Error::conflict("another commit came first")).of(op))
+            Ok(Resolution::Committed(tables)) => Ok(Outcome::Committed(Committed {
+                op,
+                tables,
+                attempts: attempt,
+            })),
+            Ok(Resolution::Aborted) => Err(failed
+                .unwrap_or_else(|| Error::conflict("another commit came first"))
+                .of(op)),
+            Ok(Resolution::Pending) => {
+                Err(Error::new(ErrorKind::Unknown, "the operation was left undecided").of(op))
             }
-            Ok(Resolution::Pending) => Err(Error::new(ErrorKind::Unknown, "the operation was left undecided").of(op)),
-            Err(e) => Err(Error::new(ErrorKind::Unknown, "the outcome could not be read back").of(op).caused_by(e)),
+            Err(e) => Err(
+                Error::new(ErrorKind::Unknown, "the outcome could not be read back")
+                    .of(op)
+                    .caused_by(e),
+            ),
         }
     }
 
     /// Lands every table and publishes on the base if nobody else published meanwhile; `None` when someone did.
-    async fn land_and_publish(&self, base: &Snapshot, sidecar: &Sidecar, prepared: Vec<Prepared>) -> Result<Option<Vec<Change>>> {
+    async fn land_and_publish(
+        &self,
+        base: &Snapshot,
+        sidecar: &Sidecar,
+        prepared: Vec<Prepared>,
+    ) -> Result<Option<Vec<Change>>, Unlanded> {
         let mut changes = Vec::with_capacity(prepared.len());
         for table in prepared {
-            hit(Seam::WriteBeforeCommitTable)?;
-            let version = self.land(base, sidecar.op, &table).await?;
-            hit(Seam::WriteAfterCommitTable)?;
-            changes.push(Change { table: table.entry.table, from: table.entry.base, to: version });
+            hit(Seam::WriteBeforeCommitTable).map_err(Error::from)?;
+            let version = match self.land(base, sidecar.op, &table).await {
+                Ok(version) => version,
+                // A refusal is definite: Lance read back who owns the slot.
+                Err(e) if changes.is_empty() && e.kind() == ErrorKind::Conflict => {
+                    return Err(Unlanded::Nothing(e));
+                }
+                Err(e) => return Err(Unlanded::Doubtful(e)),
+            };
+            hit(Seam::WriteAfterCommitTable).map_err(Error::from)?;
+            changes.push(Change {
+                table: table.entry.table,
+                from: table.entry.base,
+                to: version,
+            });
         }
-        hit(Seam::WriteAfterPhaseB)?;
+        hit(Seam::WriteAfterPhaseB).map_err(Error::from)?;
         // Every precondition was checked against `base`, and the publish wins only on `base`: no second look is needed.
-        if sidecar.reads.iter().any(|r| base.state.tables.get(&r.table).is_none_or(|t| t.version != r.base)) {
+        if sidecar.reads.iter().any(|r| {
+            base.state
+                .tables
+                .get(&r.table)
+                .is_none_or(|t| t.version != r.base)
+        }) {
             return Ok(None);
         }
         let updates = forward_updates(base, sidecar, &changes)?;
@@ -294,11 +457,19 @@ impl Store {
         loop {
             // Overwrite alone is strict in Lance: it must claim to have read what it stands on. All between the base
             // and the slot preserves content, so that is what it read.
-            let read = if matches!(staged.operation, Operation::Overwrite { .. }) { slot - 1 } else { entry.base };
+            let read = if matches!(staged.operation, Operation::Overwrite { .. }) {
+                slot - 1
+            } else {
+                entry.base
+            };
             let transaction = TransactionBuilder::new(read, staged.operation.clone())
                 .transaction_properties(Some(properties.clone()))
                 .build();
-            let handle = if entry.base == 0 { None } else { Some(self.open_at(&entry.path, entry.base).await?) };
+            let handle = if entry.base == 0 {
+                None
+            } else {
+                Some(self.open_at(&entry.path, entry.base).await?)
+            };
             let commit = crate::store::StrictCommit {
                 handle,
                 path: entry.path.clone(),
@@ -306,13 +477,18 @@ impl Store {
                 affected_rows: staged.affected_rows.clone(),
                 slot,
             };
-            let Err(lost) = self.commit_strict(commit).await else { return Ok(slot) };
+            let Err(lost) = self.commit_strict(commit).await else {
+                return Ok(slot);
+            };
             let chain = self.scan(store, &entry.path, entry.base).await?;
             if let Some(version) = chain.landed(op) {
                 return Ok(version);
             }
             let next = chain.head() + 1;
-            if lost.kind() != ErrorKind::Conflict || next == slot || !is_clean(&chain, entry.base, chain.head()) {
+            if lost.kind() != ErrorKind::Conflict
+                || next == slot
+                || !is_clean(&chain, entry.base, chain.head())
+            {
                 return Err(lost);
             }
             slot = next;
@@ -331,14 +507,36 @@ impl Store {
     }
 }
 
+/// Why an operation did not land.
+enum Unlanded {
+    /// Its first table was taken by someone else: no version of it exists.
+    Nothing(Error),
+    /// Some of it may exist: only `resolve` knows.
+    Doubtful(Error),
+}
+
+impl From<Error> for Unlanded {
+    fn from(error: Error) -> Self {
+        Self::Doubtful(error)
+    }
+}
+
 /// The publish of a complete operation: the same keys, whoever puts them.
-pub(crate) fn forward_updates(on: &Snapshot, sidecar: &Sidecar, changes: &[Change]) -> Result<Updates> {
+pub(crate) fn forward_updates(
+    on: &Snapshot,
+    sidecar: &Sidecar,
+    changes: &[Change],
+) -> Result<Updates> {
     let mut updates = Vec::new();
     for (entry, change) in sidecar.writes.iter().zip(changes) {
         updates.push(match &entry.create {
             None => on.state.pin_update(&entry.table, change.to)?,
             Some(facts) => {
-                let created = TableEntry { path: entry.path.clone(), version: change.to, key: facts.key.clone() };
+                let created = TableEntry {
+                    path: entry.path.clone(),
+                    version: change.to,
+                    key: facts.key.clone(),
+                };
                 (format!("pin/{}", entry.table), Some(encode(&created)?))
             }
         });
@@ -352,7 +550,9 @@ pub(crate) fn forward_updates(on: &Snapshot, sidecar: &Sidecar, changes: &[Chang
 fn drift_error(table: &TableName, version: u64) -> Error {
     Error::new(
         ErrorKind::Drift,
-        format!("table {table}: version {version} was committed by something else than squire; see `squire repair`"),
+        format!(
+            "table {table}: version {version} was committed by something else than squire; see `squire repair`"
+        ),
     )
 }
 
@@ -361,15 +561,24 @@ fn check_request(request: &CommitRequest, sorted: &[&TableWrite]) -> Result<()> 
         return Err(Error::invalid("a commit needs at least one table"));
     }
     if let Some(twice) = sorted.windows(2).find(|w| w[0].table == w[1].table) {
-        return Err(Error::invalid(format!("table {} stands twice in one commit", twice[0].table)));
+        return Err(Error::invalid(format!(
+            "table {} stands twice in one commit",
+            twice[0].table
+        )));
     }
-    if sorted.len() > 1 && sorted.iter().any(|w| matches!(w.write, Write::Create { .. })) {
+    if sorted.len() > 1
+        && sorted
+            .iter()
+            .any(|w| matches!(w.write, Write::Create { .. }))
+    {
         return Err(Error::invalid("a table is created by a commit of its own"));
     }
-    if let Some(batch) = &request.batch {
-        if batch.is_empty() || batch.len() > 256 {
-            return Err(Error::invalid("a batch id has 1 to 256 bytes"));
-        }
+    if request
+        .batch
+        .as_ref()
+        .is_some_and(|b| b.is_empty() || b.len() > 256)
+    {
+        return Err(Error::invalid("a batch id has 1 to 256 bytes"));
     }
     Ok(())
 }

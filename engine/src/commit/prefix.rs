@@ -19,14 +19,20 @@ impl Store {
             let snapshot = self.load().await?;
             hit(Seam::PublishAfterLoad)?;
             let entry = snapshot.state.table(table)?;
-            let chain = self.scan(snapshot.state.store, &entry.path, entry.version).await?;
+            let chain = self
+                .scan(snapshot.state.store, &entry.path, entry.version)
+                .await?;
             let n = clean_prefix(&chain, entry.version);
             if n <= entry.version {
                 return Ok(entry.version);
             }
             hit(Seam::MaintainBeforePublish)?;
             let mut record = record.clone();
-            record.tables = vec![Change { table: table.clone(), from: entry.version, to: n }];
+            record.tables = vec![Change {
+                table: table.clone(),
+                from: entry.version,
+                to: n,
+            }];
             let updates = vec![snapshot.state.pin_update(table, n)?];
             match self.try_publish(&snapshot, updates, &record).await? {
                 Published::Won(_) => return Ok(n),

@@ -4,8 +4,8 @@ use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
 use crate::protocol::Kind;
 use crate::store::{Sidecar, SidecarKind, Snapshot, Store, Updates};
-use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
 use lance::dataset::CommitBuilder;
+use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
 use serde::{Deserialize, Serialize};
 use squire_failpoints::{Seam, hit};
 use std::collections::HashMap;
@@ -46,7 +46,14 @@ pub struct Record {
 impl Record {
     /// A record of `kind` for `op`.
     pub(crate) fn new(op: OpId, kind: &str, actor: &str, message: impl Into<String>) -> Self {
-        Self { op, kind: kind.to_owned(), actor: actor.to_owned(), message: message.into(), batch: None, tables: Vec::new() }
+        Self {
+            op,
+            kind: kind.to_owned(),
+            actor: actor.to_owned(),
+            message: message.into(),
+            batch: None,
+            tables: Vec::new(),
+        }
     }
 
     /// The record of the operation that `sidecar` describes, whoever publishes it.
@@ -67,7 +74,10 @@ impl Record {
             ("squire.kind".to_owned(), self.kind.clone()),
             ("squire.actor".to_owned(), self.actor.clone()),
             ("squire.message".to_owned(), self.message.clone()),
-            ("squire.tables".to_owned(), crate::store::state::encode(&self.tables)?),
+            (
+                "squire.tables".to_owned(),
+                crate::store::state::encode(&self.tables)?,
+            ),
         ]);
         if let Some(batch) = &self.batch {
             properties.insert("squire.batch".to_owned(), batch.clone());
@@ -100,12 +110,23 @@ pub(crate) enum Published {
 
 impl Store {
     /// Publishes `updates` on exactly `on`, or loses. The caller checked its preconditions against `on`.
-    pub(crate) async fn try_publish(&self, on: &Snapshot, updates: Updates, record: &Record) -> Result<Published> {
+    pub(crate) async fn try_publish(
+        &self,
+        on: &Snapshot,
+        updates: Updates,
+        record: &Record,
+    ) -> Result<Published> {
         hit(Seam::PublishBeforeCommit)?;
         let slot = on.version() + 1;
-        let update_entries = updates.into_iter().map(|(key, value)| UpdateMapEntry { key, value }).collect();
+        let update_entries = updates
+            .into_iter()
+            .map(|(key, value)| UpdateMapEntry { key, value })
+            .collect();
         let operation = Operation::UpdateConfig {
-            config_updates: Some(UpdateMap { update_entries, replace: false }),
+            config_updates: Some(UpdateMap {
+                update_entries,
+                replace: false,
+            }),
             table_metadata_updates: None,
             schema_metadata_updates: None,
             field_metadata_updates: HashMap::new(),
@@ -140,7 +161,9 @@ impl Store {
         if manifest.latest_version_id().await? != slot {
             let latest = self.load().await?;
             if slot <= latest.state.manifest_floor {
-                return Ok(Published::Lost(Error::conflict("the manifest moved on and this version was cleaned up")));
+                return Ok(Published::Lost(Error::conflict(
+                    "the manifest moved on and this version was cleaned up",
+                )));
             }
         }
         Ok(Published::Won(self.remember_manifest(manifest).await?))
@@ -157,7 +180,9 @@ impl Store {
         for _ in 0..PUBLISH_ROUNDS {
             let snapshot = self.load().await?;
             hit(Seam::PublishAfterLoad)?;
-            let Some((updates, record)) = plan(&snapshot)? else { return Ok(snapshot) };
+            let Some((updates, record)) = plan(&snapshot)? else {
+                return Ok(snapshot);
+            };
             match self.try_publish(&snapshot, updates, &record).await? {
                 Published::Won(snapshot) => return Ok(snapshot),
                 Published::Lost(e) => last = Some(e),
@@ -168,12 +193,17 @@ impl Store {
     }
 
     pub(crate) fn publish_backoff(&self) -> crate::clock::Backoff {
-        crate::clock::Backoff::new(std::time::Duration::from_millis(2), std::time::Duration::from_millis(250))
+        crate::clock::Backoff::new(
+            std::time::Duration::from_millis(2),
+            std::time::Duration::from_millis(250),
+        )
     }
 }
 
 pub(crate) fn exhausted(last: Option<Error>) -> Error {
-    let e = Error::conflict(format!("the manifest was taken by others {PUBLISH_ROUNDS} times in a row"));
+    let e = Error::conflict(format!(
+        "the manifest was taken by others {PUBLISH_ROUNDS} times in a row"
+    ));
     match last {
         Some(cause) => e.caused_by(cause),
         None => e,

@@ -9,7 +9,8 @@ use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use lance::dataset::transaction::{Operation, Transaction};
 use lance::dataset::{
-    Dataset, DeleteBuilder, InsertBuilder, MergeInsertBuilder, WhenMatched, WhenNotMatched, WriteMode, WriteParams,
+    Dataset, DeleteBuilder, InsertBuilder, MergeInsertBuilder, WhenMatched, WhenNotMatched,
+    WriteMode, WriteParams,
 };
 use lance_select::RowAddrTreeMap;
 use std::sync::Arc;
@@ -53,9 +54,10 @@ impl Write {
     /// How many rows it carries.
     pub fn rows(&self) -> usize {
         match self {
-            Self::Append(rows) | Self::Overwrite(rows) | Self::Merge { rows, .. } | Self::DeleteKeys { rows, .. } => {
-                rows.iter().map(RecordBatch::num_rows).sum()
-            }
+            Self::Append(rows)
+            | Self::Overwrite(rows)
+            | Self::Merge { rows, .. }
+            | Self::DeleteKeys { rows, .. } => rows.iter().map(RecordBatch::num_rows).sum(),
             Self::Delete { .. } | Self::Create { .. } => 0,
         }
     }
@@ -70,7 +72,10 @@ pub(super) struct Staged {
 
 impl From<Transaction> for Staged {
     fn from(transaction: Transaction) -> Self {
-        Self { operation: transaction.operation, affected_rows: None }
+        Self {
+            operation: transaction.operation,
+            affected_rows: None,
+        }
     }
 }
 
@@ -79,7 +84,11 @@ fn empty_batch(schema: Arc<Schema>) -> Vec<RecordBatch> {
 }
 
 fn write_params(mode: WriteMode) -> WriteParams {
-    WriteParams { mode, skip_auto_cleanup: true, ..WriteParams::default() }
+    WriteParams {
+        mode,
+        skip_auto_cleanup: true,
+        ..WriteParams::default()
+    }
 }
 
 impl Store {
@@ -94,7 +103,9 @@ impl Store {
         let context = |e: Error| e.context(format!("table {table}"));
         let Some(entry) = entry else {
             let Write::Create { schema, key } = write else {
-                return Err(Error::internal(format!("table {table} is not visible and not being created")));
+                return Err(Error::internal(format!(
+                    "table {table} is not visible and not being created"
+                )));
             };
             return self.stage_create(table, path, schema, key.as_deref()).await;
         };
@@ -103,11 +114,15 @@ impl Store {
         match write {
             Write::Append(rows) => {
                 let rows = conform(table, &schema, rows)?;
-                insert(dataset, rows, WriteMode::Append).await.map_err(context)
+                insert(dataset, rows, WriteMode::Append)
+                    .await
+                    .map_err(context)
             }
             Write::Overwrite(rows) => {
                 let rows = conform(table, &schema, rows)?;
-                insert(dataset, rows, WriteMode::Overwrite).await.map_err(context)
+                insert(dataset, rows, WriteMode::Overwrite)
+                    .await
+                    .map_err(context)
             }
             Write::Merge { key, rows } => {
                 let rows = conform(table, &schema, rows)?;
@@ -128,14 +143,24 @@ impl Store {
         }
     }
 
-    async fn stage_create(&self, table: &TableName, path: &str, schema: &Arc<Schema>, key: Option<&str>) -> Result<Staged> {
+    async fn stage_create(
+        &self,
+        table: &TableName,
+        path: &str,
+        schema: &Arc<Schema>,
+        key: Option<&str>,
+    ) -> Result<Staged> {
         if schema.fields().is_empty() {
-            return Err(Error::invalid(format!("table {table} would have no columns")));
+            return Err(Error::invalid(format!(
+                "table {table} would have no columns"
+            )));
         }
         if let Some(key) = key {
-            schema
-                .field_with_name(key)
-                .map_err(|_| Error::invalid(format!("table {table}: the schema has no key column {key:?}")))?;
+            schema.field_with_name(key).map_err(|_| {
+                Error::invalid(format!(
+                    "table {table}: the schema has no key column {key:?}"
+                ))
+            })?;
         }
         let params = WriteParams {
             store_params: Some(self.params().clone()),
@@ -153,11 +178,18 @@ impl Store {
     }
 }
 
-async fn insert(dataset: Arc<Dataset>, mut rows: Vec<RecordBatch>, mode: WriteMode) -> Result<Staged> {
+async fn insert(
+    dataset: Arc<Dataset>,
+    mut rows: Vec<RecordBatch>,
+    mode: WriteMode,
+) -> Result<Staged> {
     if rows.is_empty() {
         rows = empty_batch(Arc::new(Schema::from(dataset.schema())));
     }
-    let transaction = InsertBuilder::new(dataset).with_params(&write_params(mode)).execute_uncommitted(rows).await?;
+    let transaction = InsertBuilder::new(dataset)
+        .with_params(&write_params(mode))
+        .execute_uncommitted(rows)
+        .await?;
     Ok(transaction.into())
 }
 
@@ -170,15 +202,23 @@ async fn merge(dataset: Arc<Dataset>, key: &str, rows: Vec<RecordBatch>) -> Resu
         .try_build()?
         .execute_uncommitted_batches(rows)
         .await?;
-    Ok(Staged { operation: merged.transaction.operation, affected_rows: merged.affected_rows })
+    Ok(Staged {
+        operation: merged.transaction.operation,
+        affected_rows: merged.affected_rows,
+    })
 }
 
 async fn delete_keys(dataset: Arc<Dataset>, key: &str, rows: &[RecordBatch]) -> Result<Staged> {
     let keys: Vec<RecordBatch> = rows
         .iter()
         .map(|batch| {
-            let index = batch.schema().index_of(key).map_err(|e| Error::invalid("key column").caused_by(e))?;
-            batch.project(&[index]).map_err(|e| Error::invalid("key column").caused_by(e))
+            let index = batch
+                .schema()
+                .index_of(key)
+                .map_err(|e| Error::invalid("key column").caused_by(e))?;
+            batch
+                .project(&[index])
+                .map_err(|e| Error::invalid("key column").caused_by(e))
         })
         .collect::<Result<_>>()?;
     let merged = MergeInsertBuilder::try_new(dataset, vec![key.to_owned()])?
@@ -189,7 +229,10 @@ async fn delete_keys(dataset: Arc<Dataset>, key: &str, rows: &[RecordBatch]) -> 
         .try_build()?
         .execute_uncommitted_batches(keys)
         .await?;
-    Ok(Staged { operation: merged.transaction.operation, affected_rows: merged.affected_rows })
+    Ok(Staged {
+        operation: merged.transaction.operation,
+        affected_rows: merged.affected_rows,
+    })
 }
 
 async fn delete(dataset: Arc<Dataset>, predicate: &str) -> Result<Staged> {
@@ -200,6 +243,12 @@ async fn delete(dataset: Arc<Dataset>, predicate: &str) -> Result<Staged> {
         .filter(predicate)
         .and_then(|s| s.get_expr_filter().map(drop))
         .map_err(|e| Error::invalid("the predicate does not fit the table").caused_by(e))?;
-    let deleted = DeleteBuilder::new(dataset, predicate).conflict_retries(0).execute_uncommitted().await?;
-    Ok(Staged { operation: deleted.transaction.operation, affected_rows: deleted.affected_rows })
+    let deleted = DeleteBuilder::new(dataset, predicate)
+        .conflict_retries(0)
+        .execute_uncommitted()
+        .await?;
+    Ok(Staged {
+        operation: deleted.transaction.operation,
+        affected_rows: deleted.affected_rows,
+    })
 }

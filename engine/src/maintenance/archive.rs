@@ -49,18 +49,29 @@ fn schema() -> Arc<Schema> {
 }
 
 fn encode_rows(entries: &[LogEntry]) -> Result<RecordBatch> {
-    let text = |f: &dyn Fn(&LogEntry) -> String| Arc::new(StringArray::from_iter_values(entries.iter().map(f)));
-    let tables: Vec<String> = entries.iter().map(|e| encode(&e.record.tables)).collect::<Result<_>>()?;
+    let text = |f: &dyn Fn(&LogEntry) -> String| {
+        Arc::new(StringArray::from_iter_values(entries.iter().map(f)))
+    };
+    let tables: Vec<String> = entries
+        .iter()
+        .map(|e| encode(&e.record.tables))
+        .collect::<Result<_>>()?;
     RecordBatch::try_new(
         schema(),
         vec![
-            Arc::new(UInt64Array::from_iter_values(entries.iter().map(|e| e.manifest_version))),
-            Arc::new(Int64Array::from_iter_values(entries.iter().map(|e| e.at_ms))),
+            Arc::new(UInt64Array::from_iter_values(
+                entries.iter().map(|e| e.manifest_version),
+            )),
+            Arc::new(Int64Array::from_iter_values(
+                entries.iter().map(|e| e.at_ms),
+            )),
             text(&|e| e.record.op.to_string()),
             text(&|e| e.record.kind.clone()),
             text(&|e| e.record.actor.clone()),
             text(&|e| e.record.message.clone()),
-            Arc::new(StringArray::from_iter(entries.iter().map(|e| e.record.batch.clone()))),
+            Arc::new(StringArray::from_iter(
+                entries.iter().map(|e| e.record.batch.clone()),
+            )),
             Arc::new(StringArray::from_iter_values(tables)),
         ],
     )
@@ -70,23 +81,37 @@ fn encode_rows(entries: &[LogEntry]) -> Result<RecordBatch> {
 /// Reads rows of the commit log.
 pub(crate) fn decode(batch: &RecordBatch) -> Result<Vec<LogEntry>> {
     let column = |name: &str| {
-        batch.column_by_name(name).ok_or_else(|| Error::internal(format!("the commit log has no column {name:?}")))
+        batch
+            .column_by_name(name)
+            .ok_or_else(|| Error::internal(format!("the commit log has no column {name:?}")))
     };
     let text = |name: &str| -> Result<StringArray> {
-        let any = column(name)?.as_any().downcast_ref::<StringArray>().cloned();
+        let any = column(name)?
+            .as_any()
+            .downcast_ref::<StringArray>()
+            .cloned();
         any.ok_or_else(|| Error::internal(format!("the commit log's column {name:?} is not text")))
     };
-    let versions = column("manifest_version")?.as_any().downcast_ref::<UInt64Array>().cloned();
-    let times = column("at_ms")?.as_any().downcast_ref::<Int64Array>().cloned();
+    let versions = column("manifest_version")?
+        .as_any()
+        .downcast_ref::<UInt64Array>()
+        .cloned();
+    let times = column("at_ms")?
+        .as_any()
+        .downcast_ref::<Int64Array>()
+        .cloned();
     let (Some(versions), Some(times)) = (versions, times) else {
-        return Err(Error::internal("the commit log's numbers have another type"));
+        return Err(Error::internal(
+            "the commit log's numbers have another type",
+        ));
     };
     let (op, kind, actor) = (text("op")?, text("kind")?, text("actor")?);
     let (message, batches, tables) = (text("message")?, text("batch")?, text("tables")?);
     (0..batch.num_rows())
         .map(|i| {
-            let tables: Vec<Change> = serde_json::from_str(tables.value(i))
-                .map_err(|e| Error::internal("the commit log's tables cannot be read").caused_by(e))?;
+            let tables: Vec<Change> = serde_json::from_str(tables.value(i)).map_err(|e| {
+                Error::internal("the commit log's tables cannot be read").caused_by(e)
+            })?;
             Ok(LogEntry {
                 manifest_version: versions.value(i),
                 at_ms: times.value(i),
@@ -133,7 +158,13 @@ impl Store {
         }
     }
 
-    async fn append_log(&self, snapshot: &Snapshot, log: Option<Dataset>, through: u64, until: u64) -> Result<u64> {
+    async fn append_log(
+        &self,
+        snapshot: &Snapshot,
+        log: Option<Dataset>,
+        through: u64,
+        until: u64,
+    ) -> Result<u64> {
         let mut entries = Vec::new();
         for version in through + 1..=until {
             entries.extend(self.log_entry(snapshot, version).await?);
@@ -142,7 +173,11 @@ impl Store {
         let rows = entries.len() as u64;
         let slot = log.as_ref().map_or(1, |l| l.manifest().version + 1);
         let params = WriteParams {
-            mode: if log.is_some() { WriteMode::Append } else { WriteMode::Create },
+            mode: if log.is_some() {
+                WriteMode::Append
+            } else {
+                WriteMode::Create
+            },
             store_params: Some(self.params().clone()),
             session: Some(self.session()),
             commit_handler: Some(self.handler(Some(slot))),
@@ -153,15 +188,32 @@ impl Store {
         let uri = self.uri_of(COMMITS_PATH);
         let batch = vec![encode_rows(&entries)?];
         let staged = match &handle {
-            Some(log) => InsertBuilder::new(log.clone()).with_params(&params).execute_uncommitted(batch).await?,
-            None => InsertBuilder::new(uri.as_str()).with_params(&params).execute_uncommitted(batch).await?,
+            Some(log) => {
+                InsertBuilder::new(log.clone())
+                    .with_params(&params)
+                    .execute_uncommitted(batch)
+                    .await?
+            }
+            None => {
+                InsertBuilder::new(uri.as_str())
+                    .with_params(&params)
+                    .execute_uncommitted(batch)
+                    .await?
+            }
         };
-        let mut properties = crate::store::marks(snapshot.state.store, self.new_op(), Kind::Logical);
+        let mut properties =
+            crate::store::marks(snapshot.state.store, self.new_op(), Kind::Logical);
         properties.insert(PROP_THROUGH.to_owned(), until.to_string());
         let transaction = TransactionBuilder::new(slot - 1, staged.operation)
             .transaction_properties(Some(Arc::new(properties)))
             .build();
-        let commit = StrictCommit { handle, path: COMMITS_PATH.to_owned(), transaction, affected_rows: None, slot };
+        let commit = StrictCommit {
+            handle,
+            path: COMMITS_PATH.to_owned(),
+            transaction,
+            affected_rows: None,
+            slot,
+        };
         match self.commit_strict(commit).await {
             Ok(_) => {
                 hit(Seam::ArchiveAfterAppend)?;
@@ -183,7 +235,12 @@ impl Store {
                 return Ok(None);
             }
             let value = encode(&Archive { through, ..archive })?;
-            let record = Record::new(op, "archive", &self.options().actor, format!("commit log through {through}"));
+            let record = Record::new(
+                op,
+                "archive",
+                &self.options().actor,
+                format!("commit log through {through}"),
+            );
             Ok(Some((vec![("archive".to_owned(), Some(value))], record)))
         })
         .await
@@ -214,6 +271,10 @@ async fn archived_through(log: &Dataset) -> Result<u64> {
     let mut scan = log.scan();
     scan.project(&["manifest_version"])?;
     let batch = scan.try_into_batch().await?;
-    let versions = batch.column(0).as_any().downcast_ref::<UInt64Array>().cloned();
+    let versions = batch
+        .column(0)
+        .as_any()
+        .downcast_ref::<UInt64Array>()
+        .cloned();
     Ok(versions.and_then(|v| v.iter().flatten().max()).unwrap_or(0))
 }

@@ -7,8 +7,10 @@
 //! 3. Only versions below the floor go, by exact list; unverified files are left to Lance's 7-day rule.
 //! 4. The manifest's own versions go last, and only archived ones: they say which tables' versions are pinned.
 
+use super::CompactionLimits;
 use super::Target;
 use super::archive::ArchiveReport;
+use super::tasks::TaskBounds;
 use crate::commit::publish::Record;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TableName;
@@ -28,6 +30,18 @@ const MAX_CLOCK_SKEW: Duration = Duration::from_secs(600);
 
 /// How long a decision to abort is kept: longer than any process is believed to sleep.
 const DECISION_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The commit log's rows are short: a million of them are some 200 MB, read by filter only.
+const LOG_BOUNDS: TaskBounds = TaskBounds {
+    target_rows: 1 << 20,
+    max_fragments: 1_000,
+    max_input_bytes: 1 << 30,
+    max_output_bytes: 1 << 30,
+    max_deleted_ratio: 1.0,
+};
+
+/// The log is compacted when this many small fragments have gathered; each archive pass adds one.
+const LOG_CANDIDATES: u64 = 16;
 
 /// What is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -89,14 +103,29 @@ impl Store {
         let mut plan = CleanupPlan::default();
         let undecided = self.undecided_roots().await?;
         for (table, entry) in &snapshot.state.tables {
-            let pins = window.states.iter().filter_map(|s| s.tables.get(table)).filter(|t| t.path == entry.path);
+            let pinned = window
+                .state
+                .tables
+                .get(table)
+                .filter(|t| t.path == entry.path);
             let kept = self.kept_pins(&snapshot, table).await?;
-            let root = pins.map(|t| t.version).chain(undecided.get(table).copied()).chain([entry.version]).min();
-            let floor = root.unwrap_or(entry.version).max(snapshot.state.floor(table));
+            let root = pinned
+                .map(|t| t.version)
+                .into_iter()
+                .chain(undecided.get(table).copied())
+                .chain([entry.version])
+                .min();
+            let floor = root
+                .unwrap_or(entry.version)
+                .max(snapshot.state.floor(table));
             let dataset = self.open_pinned(entry).await?;
             let versions = removable(&dataset, floor, &kept).await?;
             if !versions.is_empty() {
-                plan.tables.push(TableCleanup { table: table.to_string(), floor, versions });
+                plan.tables.push(TableCleanup {
+                    table: table.to_string(),
+                    floor,
+                    versions,
+                });
             }
         }
         // Only archived publishes may go; the watermark itself is published by the run.
@@ -104,15 +133,31 @@ impl Store {
         let kept: Vec<u64> = snapshot.state.keeps.values().copied().collect();
         let versions = removable(&snapshot.manifest, floor, &kept).await?;
         if !versions.is_empty() {
-            plan.manifest = Some(TableCleanup { table: MANIFEST_PATH.to_owned(), floor, versions });
+            plan.manifest = Some(TableCleanup {
+                table: MANIFEST_PATH.to_owned(),
+                floor,
+                versions,
+            });
         }
-        let oldest = now.saturating_sub(u64::try_from(DECISION_RETENTION.as_millis()).unwrap_or(u64::MAX));
-        plan.decisions = snapshot.state.aborted.iter().filter(|(_, d)| d.at_ms < oldest).map(|(op, _)| *op).collect();
+        let oldest =
+            now.saturating_sub(u64::try_from(DECISION_RETENTION.as_millis()).unwrap_or(u64::MAX));
+        plan.decisions = snapshot
+            .state
+            .aborted
+            .iter()
+            .filter(|(_, d)| d.at_ms < oldest)
+            .map(|(op, _)| *op)
+            .collect();
         Ok(plan)
     }
 
     /// Runs `plan`: archives, publishes floors, deletes below them. A table that fails does not stop the others.
-    pub async fn cleanup(&self, plan: &CleanupPlan, rate: Option<u64>, cancel: &CancellationToken) -> Result<CleanupReport> {
+    pub async fn cleanup(
+        &self,
+        plan: &CleanupPlan,
+        rate: Option<u64>,
+        cancel: &CancellationToken,
+    ) -> Result<CleanupReport> {
         let mut report = CleanupReport::default();
         hit(Seam::CleanupAfterPlan)?;
         self.check_clock_skew().await?;
@@ -123,7 +168,10 @@ impl Store {
         hit(Seam::CleanupAfterFloor)?;
         for cleanup in &plan.tables {
             if cancel.is_cancelled() {
-                return Err(Error::new(ErrorKind::Cancelled, "cleanup: cancelled between tables"));
+                return Err(Error::new(
+                    ErrorKind::Cancelled,
+                    "cleanup: cancelled between tables",
+                ));
             }
             hit(Seam::CleanupBeforeTable)?;
             if let Err(e) = self.clean_pinned(cleanup, rate, &mut report).await {
@@ -132,55 +180,100 @@ impl Store {
             hit(Seam::CleanupAfterTable)?;
         }
         if let (Some(manifest), Some(floor)) = (&plan.manifest, manifest_floor) {
-            let versions = manifest.versions.iter().copied().filter(|v| *v < floor).collect();
+            let versions = manifest
+                .versions
+                .iter()
+                .copied()
+                .filter(|v| *v < floor)
+                .collect();
             let snapshot = self.load().await?;
-            self.delete_versions(&snapshot.manifest, versions, rate, &mut report).await?;
+            self.delete_versions(&snapshot.manifest, versions, rate, &mut report)
+                .await?;
         }
-        self.clean_log(rate, &mut report).await?;
+        self.keep_log(rate, cancel, &mut report).await?;
         Ok(report)
     }
 
     /// Cleans a plain table of a watched directory: its own versions by age and number.
-    pub async fn plan_plain_cleanup(&self, path: &str, retention: Retention) -> Result<TableCleanup> {
+    pub async fn plan_plain_cleanup(
+        &self,
+        path: &str,
+        retention: Retention,
+    ) -> Result<TableCleanup> {
         let dataset = self.latest(path).await?;
-        let mut versions = dataset.versions().await?;
-        versions.sort_by_key(|v| v.version);
-        let spared = versions.len().saturating_sub(usize::try_from(retention.versions).unwrap_or(usize::MAX));
-        let oldest = self.oldest_kept_ms(retention);
-        let removable: Vec<u64> = versions[..spared]
-            .iter()
-            .take_while(|v| v.timestamp.timestamp_millis() < oldest)
-            .map(|v| v.version)
-            .collect();
-        let floor = removable.last().map_or(0, |v| v + 1);
-        let tagged = tagged_versions(&dataset).await?;
-        let versions = removable.into_iter().filter(|v| !tagged.contains(v)).collect();
-        Ok(TableCleanup { table: path.to_owned(), floor, versions })
+        let floor = self.oldest_kept(&dataset, retention).await?;
+        let versions = removable(&dataset, floor, &[]).await?;
+        Ok(TableCleanup {
+            table: path.to_owned(),
+            floor,
+            versions,
+        })
     }
 
     /// Runs the plan of a plain table.
-    pub async fn cleanup_plain(&self, plan: &TableCleanup, rate: Option<u64>) -> Result<CleanupReport> {
+    pub async fn cleanup_plain(
+        &self,
+        plan: &TableCleanup,
+        rate: Option<u64>,
+    ) -> Result<CleanupReport> {
         let mut report = CleanupReport::default();
         let dataset = self.latest(&plan.table).await?;
-        self.delete_versions(&dataset, plan.versions.clone(), rate, &mut report).await?;
+        self.delete_versions(&dataset, plan.versions.clone(), rate, &mut report)
+            .await?;
         Ok(report)
     }
 
     fn oldest_kept_ms(&self, retention: Retention) -> i64 {
-        let age = u64::try_from(retention.age.as_millis()).unwrap_or(u64::MAX);
+        let age = retention.age
+            + if retention.age.is_zero() {
+                Duration::ZERO
+            } else {
+                MAX_CLOCK_SKEW
+            };
+        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         i64::try_from(self.clock().now_ms().saturating_sub(age)).unwrap_or(i64::MAX)
     }
 
     /// The manifest versions that must stay readable. Pins never go down, so the oldest one bounds every table.
     async fn window(&self, snapshot: &Snapshot, retention: Retention) -> Result<Window> {
-        let mut versions = snapshot.manifest.versions().await?;
-        versions.sort_by_key(|v| v.version);
-        let oldest_ms = self.oldest_kept_ms(retention);
-        let spared = versions.len().saturating_sub(usize::try_from(retention.versions.max(1)).unwrap_or(usize::MAX));
-        let first = versions.iter().position(|v| v.timestamp.timestamp_millis() >= oldest_ms).unwrap_or(versions.len());
-        let oldest = versions.get(first.min(spared)).map_or(snapshot.version(), |v| v.version);
-        let state = State::parse(oldest, &snapshot.manifest.checkout_version(oldest).await?.manifest().config)?;
-        Ok(Window { oldest, states: vec![state] })
+        let oldest = self.oldest_kept(&snapshot.manifest, retention).await?;
+        let manifest = snapshot.manifest.checkout_version(oldest).await?;
+        Ok(Window {
+            oldest,
+            state: State::parse(oldest, &manifest.manifest().config)?,
+        })
+    }
+
+    /// The oldest version that `retention` keeps. Found by bisection: reading every manifest of a long history costs
+    /// more than all that cleanup saves. Clocks of writers differ, so a version counts as younger than it says.
+    async fn oldest_kept(&self, dataset: &Dataset, retention: Retention) -> Result<u64> {
+        let mut versions: Vec<u64> = dataset
+            .version_refs()
+            .await?
+            .iter()
+            .map(|r| r.version)
+            .collect();
+        versions.sort_unstable();
+        let limit = self.oldest_kept_ms(retention);
+        let spared = usize::try_from(retention.versions.max(1)).unwrap_or(usize::MAX);
+        let (mut low, mut high) = (0, versions.len().saturating_sub(spared));
+        while low < high {
+            let middle = low.midpoint(high);
+            let at = dataset
+                .read_version_transaction(versions[middle])
+                .await?
+                .timestamp
+                .timestamp_millis();
+            if at < limit {
+                low = middle + 1
+            } else {
+                high = middle
+            }
+        }
+        Ok(versions
+            .get(low)
+            .copied()
+            .unwrap_or_else(|| dataset.manifest().version))
     }
 
     async fn kept_pins(&self, snapshot: &Snapshot, table: &TableName) -> Result<Vec<u64>> {
@@ -197,7 +290,9 @@ impl Store {
     async fn undecided_roots(&self) -> Result<BTreeMap<TableName, u64>> {
         let mut roots: BTreeMap<TableName, u64> = BTreeMap::new();
         for op in self.sidecar_ops().await? {
-            let Some(sidecar) = self.sidecar(op).await? else { continue };
+            let Some(sidecar) = self.sidecar(op).await? else {
+                continue;
+            };
             for entry in sidecar.writes.iter().chain(&sidecar.reads) {
                 let root = roots.entry(entry.table.clone()).or_insert(entry.base);
                 *root = (*root).min(entry.base);
@@ -216,9 +311,14 @@ impl Store {
         self.publish_until(|snapshot| {
             let mut updates = Vec::new();
             for (table, floor) in &floors {
-                let Some(entry) = snapshot.state.tables.get(table) else { continue };
+                let Some(entry) = snapshot.state.tables.get(table) else {
+                    continue;
+                };
                 if *floor > entry.version {
-                    return Err(Error::internal(format!("table {table}: floor {floor} would pass pin {}", entry.version)));
+                    return Err(Error::internal(format!(
+                        "table {table}: floor {floor} would pass pin {}",
+                        entry.version
+                    )));
                 }
                 if *floor > snapshot.state.floor(table) {
                     updates.push((format!("floor/{table}"), Some(floor.to_string())));
@@ -227,42 +327,88 @@ impl Store {
             if let Some(floor) = manifest_floor.filter(|f| *f > snapshot.state.manifest_floor) {
                 updates.push(("floor/__manifest".to_owned(), Some(floor.to_string())));
             }
-            for decision in plan.decisions.iter().filter(|d| snapshot.state.aborted.contains_key(*d)) {
+            for decision in plan
+                .decisions
+                .iter()
+                .filter(|d| snapshot.state.aborted.contains_key(*d))
+            {
                 updates.push((format!("op/{decision}"), None));
             }
             if updates.is_empty() {
                 return Ok(None);
             }
-            Ok(Some((updates, Record::new(op, "cleanup", &self.options().actor, "raise floors"))))
+            Ok(Some((
+                updates,
+                Record::new(op, "cleanup", &self.options().actor, "raise floors"),
+            )))
         })
         .await
         .map(drop)
     }
 
-    async fn clean_pinned(&self, cleanup: &TableCleanup, rate: Option<u64>, report: &mut CleanupReport) -> Result<()> {
+    async fn clean_pinned(
+        &self,
+        cleanup: &TableCleanup,
+        rate: Option<u64>,
+        report: &mut CleanupReport,
+    ) -> Result<()> {
         let snapshot = self.load().await?;
         let table = TableName::new(cleanup.table.as_str())?;
         let entry = snapshot.state.table(&table)?;
         let floor = snapshot.state.floor(&table);
-        let versions = cleanup.versions.iter().copied().filter(|v| *v < floor).collect();
+        let versions = cleanup
+            .versions
+            .iter()
+            .copied()
+            .filter(|v| *v < floor)
+            .collect();
         let dataset = self.latest(&entry.path).await?;
         self.delete_versions(&dataset, versions, rate, report).await
     }
 
-    /// The log is internal: its old versions serve nobody.
-    async fn clean_log(&self, rate: Option<u64>, report: &mut CleanupReport) -> Result<()> {
-        let Some(_) = self.any_handle(COMMITS_PATH).await? else { return Ok(()) };
+    /// The log is internal: compacted like any table, and its old versions serve nobody.
+    async fn keep_log(
+        &self,
+        rate: Option<u64>,
+        cancel: &CancellationToken,
+        report: &mut CleanupReport,
+    ) -> Result<()> {
+        let Some(_) = self.any_handle(COMMITS_PATH).await? else {
+            return Ok(());
+        };
+        let target = Target::Plain(COMMITS_PATH.to_owned());
+        if self.health(&target, &LOG_BOUNDS).await?.candidate_fragments >= LOG_CANDIDATES {
+            let limits = CompactionLimits {
+                bounds: LOG_BOUNDS,
+                tasks_per_commit: usize::MAX,
+            };
+            self.compact(&target, &limits, cancel).await?;
+        }
         let log = self.latest(COMMITS_PATH).await?;
         let latest = log.manifest().version;
-        let old = log.version_refs().await?.iter().map(|r| r.version).filter(|v| *v + 1 < latest).collect();
+        let old = log
+            .version_refs()
+            .await?
+            .iter()
+            .map(|r| r.version)
+            .filter(|v| v + 1 < latest)
+            .collect();
         self.delete_versions(&log, old, rate, report).await
     }
 
-    async fn delete_versions(&self, dataset: &Dataset, versions: Vec<u64>, rate: Option<u64>, report: &mut CleanupReport) -> Result<()> {
+    async fn delete_versions(
+        &self,
+        dataset: &Dataset,
+        versions: Vec<u64>,
+        rate: Option<u64>,
+        report: &mut CleanupReport,
+    ) -> Result<()> {
         if versions.is_empty() {
             return Ok(());
         }
-        let mut builder = CleanupPolicyBuilder::default().versions(versions)?.error_if_tagged_old_versions(false);
+        let mut builder = CleanupPolicyBuilder::default()
+            .versions(versions)?
+            .error_if_tagged_old_versions(false);
         if let Some(rate) = rate {
             builder = builder.delete_rate_limit(rate)?;
         }
@@ -274,17 +420,34 @@ impl Store {
 
     /// Refuses when this machine's clock and the storage's differ too much: ages would be wrong.
     async fn check_clock_skew(&self) -> Result<()> {
-        let path = self.object_path(&format!("{}/probe/{}", crate::store::INTERNAL, self.new_op()));
+        let path = self.object_path(&format!(
+            "{}/probe/{}",
+            crate::store::INTERNAL,
+            self.new_op()
+        ));
         self.put_if_absent(&path, b"clock".to_vec()).await?;
         let local = i64::try_from(self.clock().now_ms()).unwrap_or(i64::MAX);
-        let listed = self.objects.inner.get_opts(&path, object_store::GetOptions { head: true, ..Default::default() }).await?;
+        let listed = self
+            .objects
+            .inner
+            .get_opts(
+                &path,
+                object_store::GetOptions {
+                    head: true,
+                    ..Default::default()
+                },
+            )
+            .await?;
         let stored = listed.meta.last_modified.timestamp_millis();
         self.objects.inner.delete(&path).await?;
         let skew = Duration::from_millis(local.abs_diff(stored));
         if skew > MAX_CLOCK_SKEW {
             return Err(Error::new(
                 ErrorKind::Refused,
-                format!("the local clock and the storage's differ by {} s; cleanup compares ages across them, so set the clock", skew.as_secs()),
+                format!(
+                    "the local clock and the storage's differ by {} s; cleanup compares ages across them, so set the clock",
+                    skew.as_secs()
+                ),
             ));
         }
         Ok(())
@@ -294,7 +457,7 @@ impl Store {
 /// The part of the manifest's history that stays readable.
 struct Window {
     oldest: u64,
-    states: Vec<State>,
+    state: State,
 }
 
 async fn removable(dataset: &Dataset, floor: u64, kept: &[u64]) -> Result<Vec<u64>> {
@@ -311,7 +474,13 @@ async fn removable(dataset: &Dataset, floor: u64, kept: &[u64]) -> Result<Vec<u6
 }
 
 async fn tagged_versions(dataset: &Dataset) -> Result<Vec<u64>> {
-    Ok(dataset.tags().list().await?.values().map(|t| t.version).collect())
+    Ok(dataset
+        .tags()
+        .list()
+        .await?
+        .values()
+        .map(|t| t.version)
+        .collect())
 }
 
 impl Target {

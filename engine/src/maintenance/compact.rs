@@ -1,14 +1,16 @@
 //! Compaction: rewrites small and half-deleted fragments, in batches of bounded tasks.
 
+use super::Target;
 use super::health::fragment_facts;
 use super::run::{MaintenanceReport, Run, Work};
 use super::tasks::{Task, TaskBounds, plan_tasks, row_target};
-use super::Target;
 use crate::error::{Error, Result};
 use crate::store::Store;
 use lance::Dataset;
 use lance::dataset::index::DatasetIndexRemapperOptions;
-use lance::dataset::optimize::{CompactionMode, CompactionOptions, CompactionTask, TaskData, commit_compaction};
+use lance::dataset::optimize::{
+    CompactionMode, CompactionOptions, CompactionTask, TaskData, commit_compaction,
+};
 use squire_failpoints::{Seam, conflict_injected, hit};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -26,12 +28,21 @@ struct Compaction<'a>(&'a CompactionLimits);
 
 impl Store {
     /// Compacts `target` once: plans on HEAD, rewrites, commits batch by batch, publishes the clean prefix.
-    pub async fn compact(&self, target: &Target, limits: &CompactionLimits, cancel: &CancellationToken) -> Result<MaintenanceReport> {
+    pub async fn compact(
+        &self,
+        target: &Target,
+        limits: &CompactionLimits,
+        cancel: &CancellationToken,
+    ) -> Result<MaintenanceReport> {
         self.maintain(target, &Compaction(limits), cancel).await
     }
 
     /// The tasks that [`Store::compact`] would run now on what readers see.
-    pub async fn compaction_tasks(&self, target: &Target, bounds: &TaskBounds) -> Result<Vec<Task>> {
+    pub async fn compaction_tasks(
+        &self,
+        target: &Target,
+        bounds: &TaskBounds,
+    ) -> Result<Vec<Task>> {
         let dataset = self.visible(None, target).await?;
         Ok(plan_tasks(&fragment_facts(&dataset).await?, bounds))
     }
@@ -43,7 +54,12 @@ impl Work for Compaction<'_> {
         "compact"
     }
 
-    async fn attempt(&self, run: &Run<'_>, mut head: Dataset, report: &mut MaintenanceReport) -> Result<()> {
+    async fn attempt(
+        &self,
+        run: &Run<'_>,
+        mut head: Dataset,
+        report: &mut MaintenanceReport,
+    ) -> Result<()> {
         hit(Seam::MaintainBeforeCompact)?;
         let facts = fragment_facts(&head).await?;
         let tasks = plan_tasks(&facts, &self.0.bounds);
@@ -71,7 +87,12 @@ async fn rewrite_batch(
     let mut results = Vec::with_capacity(batch.len());
     for task in batch {
         run.check_cancelled()?;
-        let fragments = head.fragments().iter().filter(|f| task.fragments.contains(&f.id)).cloned().collect();
+        let fragments = head
+            .fragments()
+            .iter()
+            .filter(|f| task.fragments.contains(&f.id))
+            .cloned()
+            .collect();
         let rewrite = CompactionTask {
             task: TaskData { fragments },
             read_version: head.manifest().version,

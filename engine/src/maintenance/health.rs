@@ -54,15 +54,27 @@ pub struct TableHealth {
 /// The fragments of a dataset, as planning sees them.
 pub(crate) async fn fragment_facts(dataset: &Dataset) -> Result<Vec<FragmentFacts>> {
     let indexes = dataset.load_indices().await?;
-    let coverage: Vec<&RoaringBitmap> = indexes.iter().filter_map(|i| i.fragment_bitmap.as_ref()).collect();
+    let coverage: Vec<&RoaringBitmap> = indexes
+        .iter()
+        .filter_map(|i| i.fragment_bitmap.as_ref())
+        .collect();
     Ok(dataset
         .fragments()
         .iter()
         .map(|f| FragmentFacts {
             id: f.id,
             rows: f.physical_rows.unwrap_or(0) as u64,
-            deleted: f.deletion_file.as_ref().and_then(|d| d.num_deleted_rows).unwrap_or(0) as u64,
-            bytes: f.files.iter().filter_map(|file| file.file_size_bytes.get()).map(u64::from).sum(),
+            deleted: f
+                .deletion_file
+                .as_ref()
+                .and_then(|d| d.num_deleted_rows)
+                .unwrap_or(0) as u64,
+            bytes: f
+                .files
+                .iter()
+                .filter_map(|file| file.file_size_bytes.get())
+                .map(u64::from)
+                .sum(),
             indexes: coverage
                 .iter()
                 .enumerate()
@@ -74,7 +86,9 @@ pub(crate) async fn fragment_facts(dataset: &Dataset) -> Result<Vec<FragmentFact
 }
 
 /// Covered fragments and the time of the latest build, by index name.
-pub(crate) fn coverage_by_name(indexes: &[IndexMetadata]) -> BTreeMap<String, (RoaringBitmap, Option<i64>)> {
+pub(crate) fn coverage_by_name(
+    indexes: &[IndexMetadata],
+) -> BTreeMap<String, (RoaringBitmap, Option<i64>)> {
     let mut by_name: BTreeMap<String, (RoaringBitmap, Option<i64>)> = BTreeMap::new();
     for index in indexes.iter().filter(|i| !is_system_index(i)) {
         let (covered, built) = by_name.entry(index.name.clone()).or_default();
@@ -88,9 +102,15 @@ pub(crate) fn coverage_by_name(indexes: &[IndexMetadata]) -> BTreeMap<String, (R
 
 impl Store {
     /// The dataset that a reader of `target` sees.
-    pub(crate) async fn visible(&self, snapshot: Option<&Snapshot>, target: &Target) -> Result<Arc<Dataset>> {
+    pub(crate) async fn visible(
+        &self,
+        snapshot: Option<&Snapshot>,
+        target: &Target,
+    ) -> Result<Arc<Dataset>> {
         match (target, snapshot) {
-            (Target::Pinned(table), Some(snapshot)) => self.open_pinned(snapshot.state.table(table)?).await,
+            (Target::Pinned(table), Some(snapshot)) => {
+                self.open_pinned(snapshot.state.table(table)?).await
+            }
             (Target::Pinned(table), None) => {
                 let snapshot = self.load().await?;
                 self.open_pinned(snapshot.state.table(table)?).await
@@ -102,7 +122,10 @@ impl Store {
     /// The dataset at `path` at its latest version.
     pub(crate) async fn latest(&self, path: &str) -> Result<Arc<Dataset>> {
         let missing = || {
-            crate::error::Error::new(crate::error::ErrorKind::NotFound, format!("{} does not exist", self.uri_of(path)))
+            crate::error::Error::new(
+                crate::error::ErrorKind::NotFound,
+                format!("{} does not exist", self.uri_of(path)),
+            )
         };
         let handle = self.any_handle(path).await?.ok_or_else(missing)?;
         let mut dataset = handle.as_ref().clone();
@@ -132,7 +155,9 @@ impl Store {
             rows: facts.iter().map(FragmentFacts::live).sum(),
             deleted_rows: facts.iter().map(|f| f.deleted).sum(),
             bytes: facts.iter().map(|f| f.bytes).sum(),
-            indexes: self.index_health(snapshot.as_ref(), target, &dataset, &facts).await?,
+            indexes: self
+                .index_health(snapshot.as_ref(), target, &dataset, &facts)
+                .await?,
         })
     }
 
@@ -165,8 +190,17 @@ impl Store {
             .collect();
         if let (Target::Pinned(table), Some(snapshot)) = (target, snapshot) {
             let rows: u64 = facts.iter().map(FragmentFacts::live).sum();
-            for (name, _) in snapshot.state.indexes_of(table).filter(|(name, _)| !built.contains_key(*name)) {
-                health.push(IndexHealth { name: name.to_owned(), unindexed_rows: rows, stale_seconds: None, missing: true });
+            for (name, _) in snapshot
+                .state
+                .indexes_of(table)
+                .filter(|(name, _)| !built.contains_key(*name))
+            {
+                health.push(IndexHealth {
+                    name: name.to_owned(),
+                    unindexed_rows: rows,
+                    stale_seconds: None,
+                    missing: true,
+                });
             }
         }
         Ok(health)

@@ -1,13 +1,13 @@
 //! Reindexing: extends existing indexes over new rows and builds declared ones, each independently.
 
+use super::Target;
 use super::health::coverage_by_name;
 use super::run::{MaintenanceReport, Run, Work};
-use super::Target;
 use crate::commit::publish::Record;
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::ids::TableName;
-use crate::store::state::{IndexDeclaration, encode};
 use crate::store::Store;
+use crate::store::state::{IndexDeclaration, encode};
 use arrow_schema::DataType;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
@@ -28,7 +28,12 @@ struct Reindex {
 
 impl Store {
     /// Declares an index; maintenance builds it.
-    pub async fn declare_index(&self, table: &TableName, name: &str, declaration: IndexDeclaration) -> Result<()> {
+    pub async fn declare_index(
+        &self,
+        table: &TableName,
+        name: &str,
+        declaration: IndexDeclaration,
+    ) -> Result<()> {
         let (kind, _) = index_params(&declaration.kind, None)?;
         let snapshot = self.load().await?;
         let dataset = self.open_pinned(snapshot.state.table(table)?).await?;
@@ -48,18 +53,33 @@ impl Store {
         let key = format!("index/{table}/{name}");
         self.publish_until(|snapshot| {
             snapshot.state.table(table)?;
-            match snapshot.state.indexes.get(&(table.clone(), name.to_owned())) {
+            match snapshot
+                .state
+                .indexes
+                .get(&(table.clone(), name.to_owned()))
+            {
                 Some(existing) if *existing == declaration => return Ok(None),
                 Some(existing) => {
                     return Err(Error::new(
                         ErrorKind::Refused,
-                        format!("table {table} has an index {name:?} on {:?} ({}) already", existing.column, existing.kind),
+                        format!(
+                            "table {table} has an index {name:?} on {:?} ({}) already",
+                            existing.column, existing.kind
+                        ),
                     ));
                 }
                 None => {}
             }
-            let record = Record::new(op, "declare", &self.options().actor, format!("index {name} on {table}"));
-            Ok(Some((vec![(key.clone(), Some(encode(&declaration)?))], record)))
+            let record = Record::new(
+                op,
+                "declare",
+                &self.options().actor,
+                format!("index {name} on {table}"),
+            );
+            Ok(Some((
+                vec![(key.clone(), Some(encode(&declaration)?))],
+                record,
+            )))
         })
         .await
         .map(drop)
@@ -67,12 +87,20 @@ impl Store {
 
     /// Extends every index of `target` that does not cover all rows and builds declared ones. An index that cannot
     /// be built yet is reported as pending and never fails a sibling.
-    pub async fn reindex(&self, target: &Target, cancel: &CancellationToken) -> Result<MaintenanceReport> {
+    pub async fn reindex(
+        &self,
+        target: &Target,
+        cancel: &CancellationToken,
+    ) -> Result<MaintenanceReport> {
         let declared = match target {
             Target::Plain(_) => Vec::new(),
             Target::Pinned(table) => {
                 let snapshot = self.load().await?;
-                snapshot.state.indexes_of(table).map(|(n, d)| (n.to_owned(), d.clone())).collect()
+                snapshot
+                    .state
+                    .indexes_of(table)
+                    .map(|(n, d)| (n.to_owned(), d.clone()))
+                    .collect()
             }
         };
         self.maintain(target, &Reindex { declared }, cancel).await
@@ -85,9 +113,18 @@ impl Work for Reindex {
         "reindex"
     }
 
-    async fn attempt(&self, run: &Run<'_>, mut head: Dataset, report: &mut MaintenanceReport) -> Result<()> {
+    async fn attempt(
+        &self,
+        run: &Run<'_>,
+        mut head: Dataset,
+        report: &mut MaintenanceReport,
+    ) -> Result<()> {
         let built = coverage_by_name(&head.load_indices().await?);
-        let fragments: Vec<u32> = head.fragments().iter().filter_map(|f| u32::try_from(f.id).ok()).collect();
+        let fragments: Vec<u32> = head
+            .fragments()
+            .iter()
+            .filter_map(|f| u32::try_from(f.id).ok())
+            .collect();
         report.pending_indexes.clear();
         for (name, (covered, _)) in &built {
             if fragments.iter().all(|f| covered.contains(*f)) {
@@ -100,7 +137,11 @@ impl Work for Reindex {
             let extended = head.optimize_indices(&options).await.map_err(Error::from);
             settle_one(name, extended, report)?;
         }
-        for (name, declaration) in self.declared.iter().filter(|(name, _)| !built.contains_key(name)) {
+        for (name, declaration) in self
+            .declared
+            .iter()
+            .filter(|(name, _)| !built.contains_key(name))
+        {
             run.check_cancelled()?;
             let done = build(&mut head, name, declaration, run).await;
             settle_one(name, done, report)?;
@@ -118,14 +159,21 @@ fn settle_one(name: &str, done: Result<()>, report: &mut MaintenanceReport) -> R
             Ok(())
         }
         Err(e) if e.disposition() == Disposition::Fail => {
-            report.pending_indexes.push((name.to_owned(), e.to_string()));
+            report
+                .pending_indexes
+                .push((name.to_owned(), e.to_string()));
             Ok(())
         }
         Err(e) => Err(e),
     }
 }
 
-async fn build(head: &mut Dataset, name: &str, declaration: &IndexDeclaration, run: &Run<'_>) -> Result<()> {
+async fn build(
+    head: &mut Dataset,
+    name: &str,
+    declaration: &IndexDeclaration,
+    run: &Run<'_>,
+) -> Result<()> {
     let rows = head.count_rows(None).await?;
     let (kind, params) = index_params(&declaration.kind, Some(rows))?;
     if kind.is_vector() && rows < MIN_VECTOR_ROWS {
@@ -141,7 +189,12 @@ async fn build(head: &mut Dataset, name: &str, declaration: &IndexDeclaration, r
 }
 
 fn index_params(kind: &str, rows: Option<usize>) -> Result<(IndexType, Box<dyn IndexParams>)> {
-    let scalar = |index: IndexType| (index, Box::new(ScalarIndexParams::default()) as Box<dyn IndexParams>);
+    let scalar = |index: IndexType| {
+        (
+            index,
+            Box::new(ScalarIndexParams::default()) as Box<dyn IndexParams>,
+        )
+    };
     // A partition of about 4,096 rows keeps a probe short without many empty partitions.
     let partitions = rows.unwrap_or(0).div_ceil(4_096).clamp(1, 4_096);
     Ok(match kind {
@@ -151,9 +204,24 @@ fn index_params(kind: &str, rows: Option<usize>) -> Result<(IndexType, Box<dyn I
         "ngram" => scalar(IndexType::NGram),
         "zonemap" => scalar(IndexType::ZoneMap),
         "bloomfilter" => scalar(IndexType::BloomFilter),
-        "inverted" => (IndexType::Inverted, Box::new(InvertedIndexParams::default())),
-        "ivf_flat" => (IndexType::IvfFlat, Box::new(VectorIndexParams::ivf_flat(partitions, MetricType::L2))),
-        "ivf_pq" => (IndexType::IvfPq, Box::new(VectorIndexParams::ivf_pq(partitions, 8, 16, MetricType::L2, 50))),
+        "inverted" => (
+            IndexType::Inverted,
+            Box::new(InvertedIndexParams::default()),
+        ),
+        "ivf_flat" => (
+            IndexType::IvfFlat,
+            Box::new(VectorIndexParams::ivf_flat(partitions, MetricType::L2)),
+        ),
+        "ivf_pq" => (
+            IndexType::IvfPq,
+            Box::new(VectorIndexParams::ivf_pq(
+                partitions,
+                8,
+                16,
+                MetricType::L2,
+                50,
+            )),
+        ),
         other => {
             return Err(Error::invalid(format!(
                 "unknown index type {other:?}; one of btree, bitmap, label_list, ngram, zonemap, bloomfilter, inverted, ivf_flat, ivf_pq"

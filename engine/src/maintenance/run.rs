@@ -53,7 +53,6 @@ pub struct MaintenanceReport {
 
 /// One running maintenance attempt's surroundings.
 pub(crate) struct Run<'a> {
-    pub(crate) store: &'a Store,
     pub(crate) target: &'a Target,
     pub(crate) op: OpId,
     pub(crate) cancel: &'a CancellationToken,
@@ -64,7 +63,10 @@ impl Run<'_> {
     /// A safe point: nothing is half-done here.
     pub(crate) fn check_cancelled(&self) -> Result<()> {
         if self.cancel.is_cancelled() {
-            return Err(Error::new(ErrorKind::Cancelled, format!("{}: cancelled", self.target)));
+            return Err(Error::new(
+                ErrorKind::Cancelled,
+                format!("{}: cancelled", self.target),
+            ));
         }
         Ok(())
     }
@@ -76,11 +78,21 @@ pub(crate) trait Work: Sync {
     /// The word for the commit log.
     fn kind(&self) -> &'static str;
     /// One attempt on HEAD.
-    async fn attempt(&self, run: &Run<'_>, head: Dataset, report: &mut MaintenanceReport) -> Result<()>;
+    async fn attempt(
+        &self,
+        run: &Run<'_>,
+        head: Dataset,
+        report: &mut MaintenanceReport,
+    ) -> Result<()>;
 }
 
 impl Store {
-    pub(crate) async fn maintain(&self, target: &Target, work: &dyn Work, cancel: &CancellationToken) -> Result<MaintenanceReport> {
+    pub(crate) async fn maintain(
+        &self,
+        target: &Target,
+        work: &dyn Work,
+        cancel: &CancellationToken,
+    ) -> Result<MaintenanceReport> {
         let mut report = MaintenanceReport::default();
         let op = self.new_op();
         let (store_id, sidecar) = match target {
@@ -92,8 +104,13 @@ impl Store {
                 }
                 let snapshot = self.load().await?;
                 let entry = snapshot.state.table(table)?;
-                let mut sidecar =
-                    Sidecar::new(op, SidecarKind::Maintenance, &self.options().actor, work.kind(), self.clock().now_ms());
+                let mut sidecar = Sidecar::new(
+                    op,
+                    SidecarKind::Maintenance,
+                    &self.options().actor,
+                    work.kind(),
+                    self.clock().now_ms(),
+                );
                 sidecar.writes.push(SidecarTable {
                     table: table.clone(),
                     path: entry.path.clone(),
@@ -104,13 +121,23 @@ impl Store {
                 (snapshot.state.store, Some(sidecar))
             }
         };
-        let run = Run { store: self, target, op, cancel, properties: crate::store::marks(store_id, op, Kind::Maintenance) };
+        let run = Run {
+            target,
+            op,
+            cancel,
+            properties: crate::store::marks(store_id, op, Kind::Maintenance),
+        };
         let worked = self.attempts(&run, work, &mut report).await;
-        let Some(sidecar) = sidecar else { return worked.map(|()| report) };
+        let Some(sidecar) = sidecar else {
+            return worked.map(|()| report);
+        };
         // What was committed is published even when a later step failed: it must not look like drift.
         let published = match target {
             Target::Pinned(table) => self
-                .publish_prefix(table, &Record::of_sidecar(&sidecar, Kind::Maintenance.as_str()))
+                .publish_prefix(
+                    table,
+                    &Record::of_sidecar(&sidecar, Kind::Maintenance.as_str()),
+                )
                 .await
                 .map(Some),
             Target::Plain(_) => Ok(None),
@@ -120,12 +147,19 @@ impl Store {
         worked.map(|()| report)
     }
 
-    async fn attempts(&self, run: &Run<'_>, work: &dyn Work, report: &mut MaintenanceReport) -> Result<()> {
+    async fn attempts(
+        &self,
+        run: &Run<'_>,
+        work: &dyn Work,
+        report: &mut MaintenanceReport,
+    ) -> Result<()> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
             run.check_cancelled()?;
             let head = self.maintainable_head(run).await?;
-            let Err(e) = work.attempt(run, head, report).await else { return Ok(()) };
+            let Err(e) = work.attempt(run, head, report).await else {
+                return Ok(());
+            };
             if e.disposition() == Disposition::Fail {
                 return Err(e);
             }
@@ -150,14 +184,20 @@ impl Store {
             .config
             .keys()
             .filter(|key| key.starts_with("lance.auto_cleanup."))
-            .map(|key| UpdateMapEntry { key: key.clone(), value: None })
+            .map(|key| UpdateMapEntry {
+                key: key.clone(),
+                value: None,
+            })
             .collect();
         // A plain table's config is its owner's.
         if stale.is_empty() || matches!(run.target, Target::Plain(_)) {
             return Ok(head.as_ref().clone());
         }
         let operation = Operation::UpdateConfig {
-            config_updates: Some(UpdateMap { update_entries: stale, replace: false }),
+            config_updates: Some(UpdateMap {
+                update_entries: stale,
+                replace: false,
+            }),
             table_metadata_updates: None,
             schema_metadata_updates: None,
             field_metadata_updates: HashMap::new(),
@@ -183,14 +223,20 @@ impl Store {
         for _ in 0..crate::commit::publish::PUBLISH_ROUNDS {
             let snapshot = self.load().await?;
             let entry = snapshot.state.table(table)?;
-            let chain = self.scan(snapshot.state.store, &entry.path, entry.version).await?;
+            let chain = self
+                .scan(snapshot.state.store, &entry.path, entry.version)
+                .await?;
             let op = match obstacle(&chain, entry.version) {
                 None => return Ok(None),
                 Some(Obstacle::Foreign(_)) => return Ok(Some(Skipped::Drift)),
                 Some(Obstacle::Operation(op)) => op,
             };
             if let Some(decision) = snapshot.state.aborted.get(&op) {
-                self.resolve(&crate::recovery::dead_sidecar(self, op, decision), Role::Helper).await?;
+                self.resolve(
+                    &crate::recovery::dead_sidecar(self, op, decision),
+                    Role::Helper,
+                )
+                .await?;
                 continue;
             }
             let Some(sidecar) = self.sidecar(op).await? else {

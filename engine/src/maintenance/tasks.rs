@@ -58,7 +58,10 @@ pub fn row_target(fragments: &[FragmentFacts], bounds: &TaskBounds) -> u64 {
         return bounds.target_rows;
     }
     let by_bytes = u128::from(bounds.max_output_bytes) * u128::from(rows) / u128::from(bytes);
-    bounds.target_rows.min(u64::try_from(by_bytes).unwrap_or(u64::MAX)).max(1)
+    bounds
+        .target_rows
+        .min(u64::try_from(by_bytes).unwrap_or(u64::MAX))
+        .max(1)
 }
 
 fn needs_rewrite_alone(f: &FragmentFacts, bounds: &TaskBounds) -> bool {
@@ -74,7 +77,10 @@ fn is_small(f: &FragmentFacts, target: u64) -> bool {
 /// How many fragments are small or hold too many deleted rows.
 pub fn candidates(fragments: &[FragmentFacts], bounds: &TaskBounds) -> usize {
     let target = row_target(fragments, bounds);
-    fragments.iter().filter(|f| is_small(f, target) || needs_rewrite_alone(f, bounds)).count()
+    fragments
+        .iter()
+        .filter(|f| is_small(f, target) || needs_rewrite_alone(f, bounds))
+        .count()
 }
 
 /// Groups `fragments` (in table order) into tasks.
@@ -93,7 +99,9 @@ pub fn plan_tasks(fragments: &[FragmentFacts], bounds: &TaskBounds) -> Vec<Task>
         let full = run.len() >= bounds.max_fragments
             || bytes + fragment.bytes > bounds.max_input_bytes
             || rows + fragment.live() > target
-            || run.last().is_some_and(|last| last.indexes != fragment.indexes);
+            || run
+                .last()
+                .is_some_and(|last| last.indexes != fragment.indexes);
         if full {
             close(&mut run, bounds, &mut tasks);
         }
@@ -118,7 +126,10 @@ fn close(run: &mut Vec<&FragmentFacts>, bounds: &TaskBounds, tasks: &mut Vec<Tas
     }
     let worth = kept.len() > 1 || kept.iter().any(|f| needs_rewrite_alone(f, bounds));
     if worth {
-        tasks.push(Task { fragments: kept.iter().map(|f| f.id).collect(), bytes: kept.iter().map(|f| f.bytes).sum() });
+        tasks.push(Task {
+            fragments: kept.iter().map(|f| f.id).collect(),
+            bytes: kept.iter().map(|f| f.bytes).sum(),
+        });
     }
 }
 

@@ -13,7 +13,13 @@ fn bounds() -> TaskBounds {
 fn fragments(rows: &[u64]) -> Vec<FragmentFacts> {
     rows.iter()
         .enumerate()
-        .map(|(id, rows)| FragmentFacts { id: id as u64, rows: *rows, deleted: 0, bytes: rows * 100, indexes: Vec::new() })
+        .map(|(id, rows)| FragmentFacts {
+            id: id as u64,
+            rows: *rows,
+            deleted: 0,
+            bytes: rows * 100,
+            indexes: Vec::new(),
+        })
         .collect()
 }
 
@@ -29,8 +35,14 @@ fn small_neighbours_are_merged_and_full_fragments_are_left() {
 
 #[test]
 fn a_large_head_waits_for_its_tail() {
-    assert_eq!(ids(&plan_tasks(&fragments(&[400, 10, 10]), &bounds())), vec![vec![1, 2]]);
-    assert_eq!(ids(&plan_tasks(&fragments(&[100, 60, 60]), &bounds())), vec![vec![0, 1, 2]]);
+    assert_eq!(
+        ids(&plan_tasks(&fragments(&[400, 10, 10]), &bounds())),
+        vec![vec![1, 2]]
+    );
+    assert_eq!(
+        ids(&plan_tasks(&fragments(&[100, 60, 60]), &bounds())),
+        vec![vec![0, 1, 2]]
+    );
     assert!(plan_tasks(&fragments(&[400, 10]), &bounds()).is_empty());
 }
 
@@ -38,10 +50,16 @@ fn a_large_head_waits_for_its_tail() {
 fn a_task_keeps_within_its_bounds_instead_of_giving_up() {
     let mut b = bounds();
     b.max_fragments = 2;
-    assert_eq!(ids(&plan_tasks(&fragments(&[1, 1, 1, 1, 1]), &b)), vec![vec![0, 1], vec![2, 3]]);
+    assert_eq!(
+        ids(&plan_tasks(&fragments(&[1, 1, 1, 1, 1]), &b)),
+        vec![vec![0, 1], vec![2, 3]]
+    );
     b.max_fragments = 32;
     b.max_input_bytes = 250;
-    assert_eq!(ids(&plan_tasks(&fragments(&[1, 1, 1, 1]), &b)), vec![vec![0, 1], vec![2, 3]]);
+    assert_eq!(
+        ids(&plan_tasks(&fragments(&[1, 1, 1, 1]), &b)),
+        vec![vec![0, 1], vec![2, 3]]
+    );
 }
 
 #[test]
@@ -67,18 +85,24 @@ fn coverage_by_indexes_is_never_mixed() {
     let mut f = fragments(&[10, 10, 10, 10]);
     f[0].indexes = vec![0];
     f[1].indexes = vec![0];
-    assert_eq!(ids(&plan_tasks(&f, &bounds())), vec![vec![0, 1], vec![2, 3]]);
+    assert_eq!(
+        ids(&plan_tasks(&f, &bounds())),
+        vec![vec![0, 1], vec![2, 3]]
+    );
 }
 
 /// Every row is rewritten O(log n) times when a tail of one-row fragments keeps arriving.
 #[test]
 fn amplification_is_bounded() {
-    let b = TaskBounds { target_rows: 1 << 20, ..bounds() };
+    let b = TaskBounds {
+        target_rows: 1 << 20,
+        ..bounds()
+    };
     let mut table: Vec<u64> = Vec::new();
     let mut rewritten = 0;
     for _ in 0..4_096 {
         table.push(1);
-        if table.len() % 16 == 0 {
+        if table.len().is_multiple_of(16) {
             for task in plan_tasks(&fragments(&table), &b).into_iter().rev() {
                 let rows: u64 = task.fragments.iter().map(|i| table[*i as usize]).sum();
                 rewritten += rows;
@@ -87,6 +111,9 @@ fn amplification_is_bounded() {
             }
         }
     }
-    assert!(rewritten <= 4_096 * 13, "{rewritten} rows rewritten for 4096");
+    assert!(
+        rewritten <= 4_096 * 13,
+        "{rewritten} rows rewritten for 4096"
+    );
     assert!(table.len() < 32, "{} fragments left", table.len());
 }

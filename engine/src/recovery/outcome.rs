@@ -1,7 +1,7 @@
 //! What became of an operation or a batch: the pins first, then the manifest's history, then the commit log.
 
 use crate::commit::publish::Record;
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::ids::OpId;
 use crate::store::{COMMITS_PATH, Snapshot, Store};
 use futures::TryStreamExt;
@@ -62,8 +62,12 @@ impl Store {
     async fn find_publish(&self, snapshot: &Snapshot, op: OpId) -> Result<Option<LogEntry>> {
         let through = snapshot.state.archive.through;
         for version in (through + 1..=snapshot.version()).rev() {
-            let Some(entry) = self.log_entry(snapshot, version).await? else { continue };
-            if entry.record.op == op && matches!(entry.record.kind.as_str(), "logical" | "maintenance") {
+            let Some(entry) = self.log_entry(snapshot, version).await? else {
+                continue;
+            };
+            if entry.record.op == op
+                && matches!(entry.record.kind.as_str(), "logical" | "maintenance")
+            {
                 return Ok(Some(entry));
             }
         }
@@ -75,7 +79,11 @@ impl Store {
     }
 
     /// The operation that committed batch `id`.
-    pub(crate) async fn batch_committed(&self, snapshot: &Snapshot, id: &str) -> Result<Option<OpId>> {
+    pub(crate) async fn batch_committed(
+        &self,
+        snapshot: &Snapshot,
+        id: &str,
+    ) -> Result<Option<OpId>> {
         if let Some(entry) = snapshot.state.batches.get(id) {
             return Ok(Some(entry.op));
         }
@@ -83,21 +91,35 @@ impl Store {
             return Ok(None);
         }
         let filter = format!("batch = '{}' AND kind = 'logical'", id.replace('\'', "''"));
-        Ok(self.archived(&filter, Some(1)).await?.first().map(|e| e.record.op))
+        Ok(self
+            .archived(&filter, Some(1))
+            .await?
+            .first()
+            .map(|e| e.record.op))
     }
 
     /// The publish that made manifest version `version`; `None` for the first version and ones that are gone.
-    pub(crate) async fn log_entry(&self, snapshot: &Snapshot, version: u64) -> Result<Option<LogEntry>> {
+    pub(crate) async fn log_entry(
+        &self,
+        snapshot: &Snapshot,
+        version: u64,
+    ) -> Result<Option<LogEntry>> {
         let read = match snapshot.manifest.read_version_transaction(version).await {
             Ok(read) => read,
-            Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => return Ok(None),
+            Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => {
+                return Ok(None);
+            }
             Err(e) => return Err(e.into()),
         };
         let record = read
             .transaction
             .and_then(|t| t.transaction_properties)
             .and_then(|properties| Record::from_properties(&properties));
-        Ok(record.map(|record| LogEntry { manifest_version: version, at_ms: read.timestamp.timestamp_millis(), record }))
+        Ok(record.map(|record| LogEntry {
+            manifest_version: version,
+            at_ms: read.timestamp.timestamp_millis(),
+            record,
+        }))
     }
 
     /// The latest `limit` publishes, newest first.
@@ -113,7 +135,12 @@ impl Store {
         }
         if through > 0 && entries.len() < limit {
             let oldest = (through + 1).saturating_sub((limit - entries.len()) as u64);
-            let mut older = self.archived(&format!("manifest_version >= {oldest}"), None).await?;
+            let mut older = self
+                .archived(
+                    &format!("manifest_version >= {oldest} AND manifest_version <= {through}"),
+                    None,
+                )
+                .await?;
             older.sort_unstable_by_key(|e| std::cmp::Reverse(e.manifest_version));
             older.truncate(limit - entries.len());
             entries.extend(older);
@@ -124,17 +151,22 @@ impl Store {
     async fn archived(&self, filter: &str, limit: Option<i64>) -> Result<Vec<LogEntry>> {
         let mut log = match self.builder(COMMITS_PATH).load().await {
             Ok(log) => log,
-            Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => return Ok(Vec::new()),
+            Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => {
+                return Ok(Vec::new());
+            }
             Err(e) => return Err(e.into()),
         };
         log.checkout_latest().await?;
         let mut scan = log.scan();
         scan.filter(filter)?.limit(limit, None)?;
-        let batches: Vec<arrow_array::RecordBatch> = scan.try_into_stream().await?.try_collect().await?;
-        let entries: Result<Vec<Vec<LogEntry>>> = batches.iter().map(crate::maintenance::archive::decode).collect();
-        entries.map(|e| e.into_iter().flatten().collect()).map_err(|e| match e.kind() {
-            ErrorKind::Internal => e.context("commit log"),
-            _ => e,
-        })
+        let batches: Vec<arrow_array::RecordBatch> =
+            scan.try_into_stream().await?.try_collect().await?;
+        let entries: Result<Vec<Vec<LogEntry>>> = batches
+            .iter()
+            .map(crate::maintenance::archive::decode)
+            .collect();
+        entries
+            .map(|e| e.into_iter().flatten().collect())
+            .map_err(|e| e.context("commit log"))
     }
 }

@@ -4,10 +4,15 @@ use super::resolve::{Resolution, dead_sidecar};
 use crate::error::{Error, Result};
 use crate::ids::{OpId, TableName};
 use crate::protocol::{Class, Role};
-use crate::store::{SidecarKind, Store};
+use crate::store::{INTERNAL, SidecarKind, Store};
+use futures::TryStreamExt;
+use object_store::ObjectMeta;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::time::Duration;
+
+/// How old a leftover staging file must be before it is removed.
+const STAGING_AGE_MS: u64 = 3_600_000;
 
 /// What a recovery pass did.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
@@ -46,13 +51,20 @@ impl Store {
         watch.first_seen.retain(|op, _| ops.contains(op));
         let now = self.clock().monotonic();
         for op in ops {
+            let known = watch.first_seen.get(&op).copied();
             let seen = *watch.first_seen.entry(op).or_insert(now);
             let expired = force || now.saturating_sub(seen) >= self.options().grace;
+            if known.is_none() && !expired {
+                // Most likely alive and about to publish by itself: helping now would only make it lose the race.
+                report.pending.push(op);
+                continue;
+            }
             if let Err(e) = self.recover_one(op, expired, &mut report).await {
                 report.failed.push((op.to_string(), e.to_string()));
             }
         }
         self.heal_dead_versions(&mut report).await?;
+        self.sweep_staging().await?;
         Ok(report)
     }
 
@@ -64,8 +76,15 @@ impl Store {
         }
     }
 
-    async fn recover_one(&self, op: OpId, expired: bool, report: &mut RecoveryReport) -> Result<()> {
-        let Some(sidecar) = self.sidecar(op).await? else { return Ok(()) };
+    async fn recover_one(
+        &self,
+        op: OpId,
+        expired: bool,
+        report: &mut RecoveryReport,
+    ) -> Result<()> {
+        let Some(sidecar) = self.sidecar(op).await? else {
+            return Ok(());
+        };
         // A live maintenance run holds its sidecar; publishing its prefix needs no grace, removing its sidecar does.
         if sidecar.kind == SidecarKind::Maintenance && !expired {
             report.pending.push(op);
@@ -83,6 +102,10 @@ impl Store {
     /// Takes back versions that a writer landed after its operation was decided and its sidecar removed.
     async fn heal_dead_versions(&self, report: &mut RecoveryReport) -> Result<()> {
         let snapshot = self.load().await?;
+        for (op, decision) in &snapshot.state.aborted {
+            self.remove_dead_creates(&snapshot, &dead_sidecar(self, *op, decision))
+                .await?;
+        }
         let tables: Vec<TableName> = snapshot.state.tables.keys().cloned().collect();
         for table in tables {
             if let Err(e) = self.heal_table(&table, report).await {
@@ -92,17 +115,46 @@ impl Store {
         Ok(())
     }
 
-    async fn heal_table(&self, table: &TableName, report: &mut RecoveryReport) -> Result<(), Error> {
+    /// Removes what a put that was killed half-way left beside the sidecars. A live put takes milliseconds, and one
+    /// that loses its staging file fails without a trace.
+    async fn sweep_staging(&self) -> Result<()> {
+        let old = self.clock().now_ms().saturating_sub(STAGING_AGE_MS);
+        for area in ["recovery", "probe"] {
+            let prefix = self.object_path(&format!("{INTERNAL}/{area}"));
+            let listed: Vec<ObjectMeta> = self.objects.list(Some(prefix)).try_collect().await?;
+            for meta in listed {
+                let sidecar = area == "recovery" && meta.location.as_ref().ends_with(".json");
+                let aged = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(0) < old;
+                if !sidecar && aged {
+                    self.objects.delete(&meta.location).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn heal_table(
+        &self,
+        table: &TableName,
+        report: &mut RecoveryReport,
+    ) -> Result<(), Error> {
         let snapshot = self.load().await?;
         let entry = snapshot.state.table(table)?;
-        let chain = self.scan(snapshot.state.store, &entry.path, entry.version).await?;
+        let chain = self
+            .scan(snapshot.state.store, &entry.path, entry.version)
+            .await?;
         for (_, class) in chain.iter() {
-            let (Class::Logical(op) | Class::Undo(op)) = class else { continue };
+            let (Class::Logical(op) | Class::Undo(op)) = class else {
+                continue;
+            };
             if report.healed.contains(&op) {
                 continue;
             }
-            let Some(decision) = snapshot.state.aborted.get(&op) else { continue };
-            self.resolve(&dead_sidecar(self, op, decision), Role::Helper).await?;
+            let Some(decision) = snapshot.state.aborted.get(&op) else {
+                continue;
+            };
+            self.resolve(&dead_sidecar(self, op, decision), Role::Helper)
+                .await?;
             report.healed.push(op);
         }
         Ok(())

@@ -3,7 +3,7 @@
 use crate::commit::publish::{Change, Published, Record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TableName;
-use crate::protocol::{Class, Obstacle, clean_prefix, obstacle};
+use crate::protocol::{Class, Kind, Obstacle, clean_prefix, obstacle};
 use crate::store::state::DriftPolicy;
 use crate::store::{Snapshot, Store, TableEntry};
 use serde::Serialize;
@@ -54,52 +54,79 @@ pub enum RepairAction {
 impl Store {
     /// The drift of `table`, after undecided operations in its way were met.
     pub async fn drift(&self, table: &TableName) -> Result<Option<DriftReport>> {
-        let Some((snapshot, entry, _)) = self.drifted(table).await? else { return Ok(None) };
-        let chain = self.scan(snapshot.state.store, &entry.path, entry.version).await?;
+        let Some((snapshot, entry, _)) = self.drifted(table).await? else {
+            return Ok(None);
+        };
+        let chain = self
+            .scan(snapshot.state.store, &entry.path, entry.version)
+            .await?;
         let mut versions = Vec::new();
         for (version, class) in chain.iter() {
             let operation = match self.transaction_of(&entry.path, version).await {
                 Ok(Some(t)) => t.operation.to_string(),
                 Ok(None) | Err(_) => "unreadable".to_owned(),
             };
-            versions.push(DriftVersion { version, operation, preserves_content: class == Class::Maintenance });
+            versions.push(DriftVersion {
+                version,
+                operation,
+                preserves_content: class == Class::Maintenance,
+            });
         }
         let pinned_rows = self.open_pinned(&entry).await?.count_rows(None).await? as u64;
         let head_rows = match self.open_at(&entry.path, chain.head()).await {
             Ok(head) => head.count_rows(None).await.ok().map(|rows| rows as u64),
             Err(_) => None,
         };
-        Ok(Some(DriftReport { table: table.clone(), pin: entry.version, head: chain.head(), versions, pinned_rows, head_rows }))
+        Ok(Some(DriftReport {
+            table: table.clone(),
+            pin: entry.version,
+            head: chain.head(),
+            versions,
+            pinned_rows,
+            head_rows,
+        }))
     }
 
     /// The first foreign version above the pin as it stands now; waits for nobody.
     pub async fn drift_now(&self, table: &TableName) -> Result<Option<u64>> {
         let snapshot = self.load().await?;
         let entry = snapshot.state.table(table)?;
-        let chain = self.scan(snapshot.state.store, &entry.path, entry.version).await?;
+        let chain = self
+            .scan(snapshot.state.store, &entry.path, entry.version)
+            .await?;
         Ok(match obstacle(&chain, entry.version) {
             Some(Obstacle::Foreign(version)) => Some(version),
             Some(Obstacle::Operation(_)) | None => None,
         })
     }
 
-    /// The snapshot, entry and first foreign version of a drifted table.
-    pub(crate) async fn drifted(&self, table: &TableName) -> Result<Option<(Snapshot, TableEntry, u64)>> {
+    /// The snapshot, entry and first version above the pin that was not published, of a drifted table.
+    pub(crate) async fn drifted(
+        &self,
+        table: &TableName,
+    ) -> Result<Option<(Snapshot, TableEntry, u64)>> {
         // An undecided operation is resolved first: it is not drift. Each round settles one.
         for _ in 0..crate::commit::publish::PUBLISH_ROUNDS {
             let snapshot = self.load().await?;
             let entry = snapshot.state.table(table)?.clone();
-            let chain = self.scan(snapshot.state.store, &entry.path, entry.version).await?;
+            let chain = self
+                .scan(snapshot.state.store, &entry.path, entry.version)
+                .await?;
             match obstacle(&chain, entry.version) {
-                None => return Ok(None),
+                None if chain.head() == entry.version => return Ok(None),
+                None => return Ok(Some((snapshot, entry, chain.from + 1))),
                 Some(Obstacle::Foreign(version)) => return Ok(Some((snapshot, entry, version))),
                 Some(Obstacle::Operation(op)) => match self.meet(op, table).await? {
                     crate::recovery::Met::Gone => {}
-                    crate::recovery::Met::Unexplained(version) => return Ok(Some((snapshot, entry, version))),
+                    crate::recovery::Met::Unexplained(version) => {
+                        return Ok(Some((snapshot, entry, version)));
+                    }
                 },
             }
         }
-        Err(Error::conflict(format!("table {table} does not come to rest")))
+        Err(Error::conflict(format!(
+            "table {table} does not come to rest"
+        )))
     }
 
     /// Acts on the drift that `preview` showed, and on nothing else. Returns the new pin.
@@ -108,9 +135,14 @@ impl Store {
     /// `Conflict` when the table moved since the preview; `Refused` when `Publish` would publish foreign content.
     pub async fn repair(&self, preview: &DriftReport, action: RepairAction) -> Result<u64> {
         let table = &preview.table;
-        let moved = || Error::conflict(format!("table {table} moved since the preview; look again"));
-        let Some((snapshot, entry, _)) = self.drifted(table).await? else { return Err(moved()) };
-        let chain = self.scan(snapshot.state.store, &entry.path, entry.version).await?;
+        let moved =
+            || Error::conflict(format!("table {table} moved since the preview; look again"));
+        let Some((snapshot, entry, _)) = self.drifted(table).await? else {
+            return Err(moved());
+        };
+        let chain = self
+            .scan(snapshot.state.store, &entry.path, entry.version)
+            .await?;
         if entry.version != preview.pin || chain.head() != preview.head {
             return Err(moved());
         }
@@ -120,7 +152,10 @@ impl Store {
                 if n != preview.head {
                     return Err(Error::new(
                         ErrorKind::Refused,
-                        format!("table {table}: version {} changes content; review it, then --force or --discard", n + 1),
+                        format!(
+                            "table {table}: version {} changes content; review it, then --force or --discard",
+                            n + 1
+                        ),
                     ));
                 }
                 n
@@ -128,15 +163,31 @@ impl Store {
             RepairAction::Force => preview.head,
             RepairAction::Discard => {
                 let slot = preview.head + 1;
-                self.restore_strict(snapshot.state.store, self.new_op(), &entry.path, entry.version, slot).await?;
+                self.restore_strict(
+                    snapshot.state.store,
+                    self.new_op(),
+                    &entry.path,
+                    entry.version,
+                    slot,
+                )
+                .await?;
                 hit(Seam::RepairAfterRestore)?;
                 slot
             }
         };
         hit(Seam::RepairBeforePublish)?;
         let what = format!("{action:?}").to_lowercase();
-        let mut record = Record::new(self.new_op(), "repair", &self.options().actor, format!("repair --{what}"));
-        record.tables = vec![Change { table: table.clone(), from: entry.version, to }];
+        let mut record = Record::new(
+            self.new_op(),
+            "repair",
+            &self.options().actor,
+            format!("repair --{what}"),
+        );
+        record.tables = vec![Change {
+            table: table.clone(),
+            from: entry.version,
+            to,
+        }];
         let updates = vec![snapshot.state.pin_update(table, to)?];
         match self.try_publish(&snapshot, updates, &record).await? {
             Published::Won(_) => {}
@@ -146,11 +197,37 @@ impl Store {
         Ok(to)
     }
 
-    /// Publishes external commits of a table whose policy, the caller's or the store's, is to adopt them; otherwise keeps the pin from foreign
-    /// cleanups and says that it is drifted.
-    pub async fn handle_drift(&self, table: &TableName, adopt: bool) -> Result<Option<DriftReport>> {
-        let Some(report) = self.drift(table).await? else { return Ok(None) };
+    /// One look at what stands above the pin of `table`, without waiting for anyone: content-preserving versions
+    /// are published; foreign ones are published when the policy, the caller's or the store's, is to adopt them, and
+    /// otherwise reported, with the pin kept from foreign cleanups.
+    pub async fn handle_drift(
+        &self,
+        table: &TableName,
+        adopt: bool,
+    ) -> Result<Option<DriftReport>> {
         let snapshot = self.load().await?;
+        let entry = snapshot.state.table(table)?;
+        let chain = self
+            .scan(snapshot.state.store, &entry.path, entry.version)
+            .await?;
+        match obstacle(&chain, entry.version) {
+            Some(Obstacle::Operation(_)) => return Ok(None),
+            None if chain.head() == entry.version => return Ok(None),
+            None => {
+                let record = Record::new(
+                    self.new_op(),
+                    Kind::Maintenance.as_str(),
+                    &self.options().actor,
+                    "catch up",
+                );
+                self.publish_prefix(table, &record).await?;
+                return Ok(None);
+            }
+            Some(Obstacle::Foreign(_)) => {}
+        }
+        let Some(report) = self.drift(table).await? else {
+            return Ok(None);
+        };
         if adopt || snapshot.state.drift_policy(table) == DriftPolicy::Adopt {
             self.repair(&report, RepairAction::Force).await?;
             return Ok(None);

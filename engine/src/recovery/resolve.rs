@@ -4,7 +4,9 @@ use crate::clock::Backoff;
 use crate::commit::publish::{Change, PUBLISH_ROUNDS, Published, Record, exhausted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
-use crate::protocol::{Kind, Obstacle, OperationView, Role, Step, WrittenTable, is_clean, next_step, obstacle};
+use crate::protocol::{
+    Kind, Obstacle, OperationView, Role, Step, WrittenTable, is_clean, next_step, obstacle,
+};
 use crate::store::state::{Decision, encode};
 use crate::store::{Sidecar, SidecarKind, SidecarTable, Snapshot, Store, data_files_of};
 use squire_failpoints::{Seam, hit};
@@ -53,6 +55,7 @@ impl Store {
                     return Ok(Resolution::Committed(changes_seen(sidecar, &view)));
                 }
                 Step::Aborted => {
+                    self.remove_dead_creates(&snapshot, sidecar).await?;
                     self.retire_sidecar(sidecar.op).await;
                     return Ok(Resolution::Aborted);
                 }
@@ -65,11 +68,15 @@ impl Store {
                     )
                     .of(sidecar.op));
                 }
-                Step::Forward(versions) => self.forward(&snapshot, sidecar, &versions, role).await?,
-                Step::Decide => self.decide(&snapshot, sidecar).await?,
-                Step::Undo { table, target, slot } => {
-                    self.undo(&snapshot, sidecar, table, target, slot).await?
+                Step::Forward(versions) => {
+                    self.forward(&snapshot, sidecar, &versions, role).await?
                 }
+                Step::Decide => self.decide(&snapshot, sidecar).await?,
+                Step::Undo {
+                    table,
+                    target,
+                    slot,
+                } => self.undo(&snapshot, sidecar, table, target, slot).await?,
                 Step::Settle(undone) => self.settle(&snapshot, sidecar, &undone).await?,
             };
             if let Some(e) = lost {
@@ -91,16 +98,26 @@ impl Store {
             writes.push(WrittenTable {
                 pin: visible.map(|v| v.version),
                 chain: self.scan(state.store, &entry.path, entry.base).await?,
-                replaced: visible.is_some_and(|v| v.path != entry.path) || (visible.is_none() && self.burned(snapshot, sidecar.op, entry)),
+                replaced: visible.is_some_and(|v| v.path != entry.path)
+                    || (visible.is_none() && self.burned(snapshot, sidecar.op, entry)),
             });
         }
         let aborted = state.aborted.contains_key(&sidecar.op);
         let logged = pruned && !aborted && self.logged(snapshot, sidecar.op).await?;
-        let mut valid = sidecar.batch.as_ref().is_none_or(|b| state.batches.get(b).is_none_or(|e| e.op == sidecar.op));
+        let mut valid = sidecar
+            .batch
+            .as_ref()
+            .is_none_or(|b| state.batches.get(b).is_none_or(|e| e.op == sidecar.op));
         for read in &sidecar.reads {
             valid = valid && self.unchanged(snapshot, read).await?;
         }
-        Ok(OperationView { op: sidecar.op, aborted, logged, writes, valid })
+        Ok(OperationView {
+            op: sidecar.op,
+            aborted,
+            logged,
+            writes,
+            valid,
+        })
     }
 
     /// A path that an aborted create used is never published: its resolver may be deleting it.
@@ -113,18 +130,28 @@ impl Store {
     }
 
     async fn unchanged(&self, snapshot: &Snapshot, read: &SidecarTable) -> Result<bool> {
-        let Some(entry) = snapshot.state.tables.get(&read.table) else { return Ok(false) };
+        let Some(entry) = snapshot.state.tables.get(&read.table) else {
+            return Ok(false);
+        };
         if entry.path != read.path || entry.version < read.base {
             return Ok(false);
         }
         if entry.version == read.base {
             return Ok(true);
         }
-        let chain = self.scan(snapshot.state.store, &read.path, read.base).await?;
+        let chain = self
+            .scan(snapshot.state.store, &read.path, read.base)
+            .await?;
         Ok(is_clean(&chain, read.base, entry.version))
     }
 
-    async fn forward(&self, on: &Snapshot, sidecar: &Sidecar, versions: &[u64], role: Role) -> Result<Option<Error>> {
+    async fn forward(
+        &self,
+        on: &Snapshot,
+        sidecar: &Sidecar,
+        versions: &[u64],
+        role: Role,
+    ) -> Result<Option<Error>> {
         hit(Seam::ResolveBeforeForward)?;
         if role != Role::Owner {
             self.check_files(sidecar, versions).await?;
@@ -148,7 +175,9 @@ impl Store {
     /// A commit never checks that its data files still exist (fact 17); a helper cannot know how long ago they were staged.
     async fn check_files(&self, sidecar: &Sidecar, versions: &[u64]) -> Result<()> {
         for (entry, version) in sidecar.writes.iter().zip(versions) {
-            let Some(transaction) = self.transaction_of(&entry.path, *version).await? else { continue };
+            let Some(transaction) = self.transaction_of(&entry.path, *version).await? else {
+                continue;
+            };
             for file in data_files_of(&transaction.operation) {
                 let path = self.object_path(&format!("{}/{file}", entry.path));
                 if !self.objects.exists(&path).await? {
@@ -167,36 +196,67 @@ impl Store {
     /// first makes this one lose.
     async fn decide(&self, on: &Snapshot, sidecar: &Sidecar) -> Result<Option<Error>> {
         hit(Seam::ResolveBeforeDecide)?;
-        let decision = Decision { at_ms: self.clock().now_ms(), writes: sidecar.writes.clone() };
+        let decision = Decision {
+            at_ms: self.clock().now_ms(),
+            writes: sidecar.writes.clone(),
+        };
         let updates = vec![(format!("op/{}", sidecar.op), Some(encode(&decision)?))];
-        let lost = self.publish_step(on, updates, &Record::of_sidecar(sidecar, "abort")).await?;
+        let lost = self
+            .publish_step(on, updates, &Record::of_sidecar(sidecar, "abort"))
+            .await?;
         if lost.is_none() {
             hit(Seam::ResolveAfterDecide)?;
         }
         Ok(lost)
     }
 
-    async fn undo(&self, on: &Snapshot, sidecar: &Sidecar, table: usize, target: u64, slot: u64) -> Result<Option<Error>> {
+    async fn undo(
+        &self,
+        on: &Snapshot,
+        sidecar: &Sidecar,
+        table: usize,
+        target: u64,
+        slot: u64,
+    ) -> Result<Option<Error>> {
         hit(Seam::ResolveBeforeUndo)?;
         let entry = &sidecar.writes[table];
-        match self.restore_strict(on.state.store, sidecar.op, &entry.path, target, slot).await {
+        match self
+            .restore_strict(on.state.store, sidecar.op, &entry.path, target, slot)
+            .await
+        {
             Ok(()) => {
                 hit(Seam::ResolveAfterUndo)?;
                 Ok(None)
             }
-            Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::Unknown | ErrorKind::Storage) => Ok(Some(e)),
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::Conflict | ErrorKind::Unknown | ErrorKind::Storage
+                ) =>
+            {
+                Ok(Some(e))
+            }
             Err(e) => Err(e),
         }
     }
 
-    async fn settle(&self, on: &Snapshot, sidecar: &Sidecar, undone: &[(usize, u64)]) -> Result<Option<Error>> {
+    async fn settle(
+        &self,
+        on: &Snapshot,
+        sidecar: &Sidecar,
+        undone: &[(usize, u64)],
+    ) -> Result<Option<Error>> {
         hit(Seam::ResolveBeforeSettle)?;
         let mut updates = Vec::new();
         let mut record = Record::of_sidecar(sidecar, Kind::Undo.as_str());
         record.batch = None;
         for (table, version) in undone {
             let name = &sidecar.writes[*table].table;
-            record.tables.push(Change { table: name.clone(), from: on.state.table(name)?.version, to: *version });
+            record.tables.push(Change {
+                table: name.clone(),
+                from: on.state.table(name)?.version,
+                to: *version,
+            });
             updates.push(on.state.pin_update(name, *version)?);
         }
         let lost = self.publish_step(on, updates, &record).await?;
@@ -206,11 +266,39 @@ impl Store {
         Ok(lost)
     }
 
-    async fn publish_step(&self, on: &Snapshot, updates: crate::store::Updates, record: &Record) -> Result<Option<Error>> {
+    async fn publish_step(
+        &self,
+        on: &Snapshot,
+        updates: crate::store::Updates,
+        record: &Record,
+    ) -> Result<Option<Error>> {
         match self.try_publish(on, updates, record).await? {
             Published::Won(_) => Ok(None),
             Published::Lost(e) => Ok(Some(e)),
         }
+    }
+
+    /// Removes the dataset of a create that was decided to abort. Its path stands in the decision, and no publish
+    /// pins a path that does ([`Self::burned`]), so nobody else's table can be there however late this runs.
+    pub(crate) async fn remove_dead_creates(
+        &self,
+        snapshot: &Snapshot,
+        sidecar: &Sidecar,
+    ) -> Result<()> {
+        if !snapshot.state.aborted.contains_key(&sidecar.op) {
+            return Ok(());
+        }
+        for entry in sidecar.writes.iter().filter(|w| w.create.is_some()) {
+            let visible = snapshot.state.tables.values().any(|t| t.path == entry.path);
+            let chain = self.scan(snapshot.state.store, &entry.path, 0).await?;
+            if !visible && chain.landed(sidecar.op) == Some(1) {
+                self.forget_handle(&entry.path).await;
+                self.objects
+                    .remove_dir_all(self.object_path(&entry.path))
+                    .await?;
+            }
+        }
+        Ok(())
     }
 
     /// Recovery of maintenance: publish what landed, remove the sidecar. Never an undo.
@@ -234,14 +322,17 @@ impl Store {
         loop {
             let snapshot = self.load().await?;
             let entry = snapshot.state.table(table)?;
-            let chain = self.scan(snapshot.state.store, &entry.path, entry.version).await?;
+            let chain = self
+                .scan(snapshot.state.store, &entry.path, entry.version)
+                .await?;
             if obstacle(&chain, entry.version) != Some(Obstacle::Operation(other)) {
                 return Ok(Met::Gone);
             }
             let expired = self.clock().monotonic().saturating_sub(since) >= self.options().grace;
             let role = if expired { Role::Expired } else { Role::Helper };
             if let Some(decision) = snapshot.state.aborted.get(&other) {
-                self.resolve(&dead_sidecar(self, other, decision), Role::Helper).await?;
+                self.resolve(&dead_sidecar(self, other, decision), Role::Helper)
+                    .await?;
                 return Ok(Met::Gone);
             }
             match self.sidecar(other).await? {
@@ -251,7 +342,9 @@ impl Store {
                 },
                 // The sidecar is deleted after the outcome is published, and the state was loaded before: look once more.
                 None if self.load().await?.version() == snapshot.version() => {
-                    return Ok(Met::Unexplained(crate::protocol::clean_prefix(&chain, entry.version) + 1));
+                    return Ok(Met::Unexplained(
+                        crate::protocol::clean_prefix(&chain, entry.version) + 1,
+                    ));
                 }
                 None => {}
             }
@@ -262,7 +355,13 @@ impl Store {
 
 /// Enough of a sidecar to take back the dead versions of an operation that was decided to abort.
 pub(crate) fn dead_sidecar(store: &Store, op: OpId, decision: &Decision) -> Sidecar {
-    let mut sidecar = Sidecar::new(op, SidecarKind::Logical, &store.options().actor, "dead version", decision.at_ms);
+    let mut sidecar = Sidecar::new(
+        op,
+        SidecarKind::Logical,
+        &store.options().actor,
+        "dead version",
+        decision.at_ms,
+    );
     sidecar.writes.clone_from(&decision.writes);
     sidecar
 }
@@ -274,7 +373,11 @@ fn changes_seen(sidecar: &Sidecar, view: &OperationView) -> Vec<Change> {
         .zip(&view.writes)
         .filter_map(|(entry, table)| {
             let to = table.chain.landed(sidecar.op)?;
-            Some(Change { table: entry.table.clone(), from: entry.base, to })
+            Some(Change {
+                table: entry.table.clone(),
+                from: entry.base,
+                to,
+            })
         })
         .collect()
 }

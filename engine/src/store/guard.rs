@@ -12,7 +12,9 @@ use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use lance::Error as LanceError;
 use lance_io::object_store::ObjectStore;
 use lance_table::format::{IndexMetadata, Manifest, Transaction};
-use lance_table::io::commit::{CommitError, CommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter};
+use lance_table::io::commit::{
+    CommitError, CommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
+};
 use object_store::{ObjectStore as OSObjectStore, path::Path};
 use squire_failpoints::{Seam, hit};
 use std::sync::Arc;
@@ -62,8 +64,16 @@ pub struct GuardedCommitHandler {
 
 impl GuardedCommitHandler {
     /// Guards `inner`; with a `slot`, only that version can be committed.
-    pub fn new(inner: Arc<dyn CommitHandler>, slot: Option<u64>, counters: Arc<CommitCounters>) -> Self {
-        Self { inner, slot, counters }
+    pub fn new(
+        inner: Arc<dyn CommitHandler>,
+        slot: Option<u64>,
+        counters: Arc<CommitCounters>,
+    ) -> Self {
+        Self {
+            inner,
+            slot,
+            counters,
+        }
     }
 }
 
@@ -89,7 +99,9 @@ impl CommitHandler for GuardedCommitHandler {
         base_path: &Path,
         object_store: &ObjectStore,
     ) -> lance::Result<ManifestLocation> {
-        self.inner.resolve_latest_location(base_path, object_store).await
+        self.inner
+            .resolve_latest_location(base_path, object_store)
+            .await
     }
 
     async fn resolve_version_location(
@@ -98,7 +110,9 @@ impl CommitHandler for GuardedCommitHandler {
         version: u64,
         object_store: &dyn OSObjectStore,
     ) -> lance::Result<ManifestLocation> {
-        self.inner.resolve_version_location(base_path, version, object_store).await
+        self.inner
+            .resolve_version_location(base_path, version, object_store)
+            .await
     }
 
     async fn version_exists(
@@ -108,7 +122,9 @@ impl CommitHandler for GuardedCommitHandler {
         object_store: &dyn OSObjectStore,
         naming_scheme: ManifestNamingScheme,
     ) -> lance::Result<bool> {
-        self.inner.version_exists(base_path, version, object_store, naming_scheme).await
+        self.inner
+            .version_exists(base_path, version, object_store, naming_scheme)
+            .await
     }
 
     fn list_detached_manifest_locations<'a>(
@@ -116,7 +132,8 @@ impl CommitHandler for GuardedCommitHandler {
         base_path: &Path,
         object_store: &'a ObjectStore,
     ) -> BoxStream<'a, lance::Result<ManifestLocation>> {
-        self.inner.list_detached_manifest_locations(base_path, object_store)
+        self.inner
+            .list_detached_manifest_locations(base_path, object_store)
     }
 
     fn list_manifest_locations<'a>(
@@ -125,7 +142,8 @@ impl CommitHandler for GuardedCommitHandler {
         object_store: &'a ObjectStore,
         sorted_descending: bool,
     ) -> BoxStream<'a, lance::Result<ManifestLocation>> {
-        self.inner.list_manifest_locations(base_path, object_store, sorted_descending)
+        self.inner
+            .list_manifest_locations(base_path, object_store, sorted_descending)
     }
 
     fn list_manifest_locations_since<'a>(
@@ -139,7 +157,9 @@ impl CommitHandler for GuardedCommitHandler {
         let listed = self
             .inner
             .list_manifest_locations(base_path, object_store, true)
-            .try_take_while(move |location| futures::future::ready(Ok(location.version > since_version)));
+            .try_take_while(move |location| {
+                futures::future::ready(Ok(location.version > since_version))
+            });
         let counters = self.counters.clone();
         futures::stream::once(async move {
             let locations: Vec<ManifestLocation> = listed.try_collect().await?;
@@ -170,10 +190,19 @@ impl CommitHandler for GuardedCommitHandler {
             self.counters.refused_slots.fetch_add(1, Ordering::Relaxed);
             return Err(CommitError::CommitConflict);
         }
-        hit(Seam::CommitBeforePut).map_err(|e| CommitError::OtherError(LanceError::io(e.to_string())))?;
+        hit(Seam::CommitBeforePut)
+            .map_err(|e| CommitError::OtherError(LanceError::io(e.to_string())))?;
         let put = self
             .inner
-            .commit(manifest, indices, base_path, object_store, manifest_writer, naming_scheme, transaction)
+            .commit(
+                manifest,
+                indices,
+                base_path,
+                object_store,
+                manifest_writer,
+                naming_scheme,
+                transaction,
+            )
             .await;
         let counter = match &put {
             Ok(_) => &self.counters.committed,
@@ -181,7 +210,8 @@ impl CommitHandler for GuardedCommitHandler {
         };
         counter.fetch_add(1, Ordering::Relaxed);
         let location = put?;
-        hit(Seam::CommitAfterPut).map_err(|e| CommitError::OtherError(LanceError::io(e.to_string())))?;
+        hit(Seam::CommitAfterPut)
+            .map_err(|e| CommitError::OtherError(LanceError::io(e.to_string())))?;
         Ok(location)
     }
 

@@ -16,20 +16,25 @@ pub fn normalise(uri: &str) -> Result<String> {
         return Err(Error::invalid("the store's URI is empty"));
     }
     let Some((scheme, rest)) = trimmed.split_once("://") else {
-        let path = std::path::absolute(trimmed).map_err(|e| Error::invalid(format!("{uri:?} is not a path")).caused_by(e))?;
+        let path = std::path::absolute(trimmed)
+            .map_err(|e| Error::invalid(format!("{uri:?} is not a path")).caused_by(e))?;
         return Ok(path.to_string_lossy().into_owned());
     };
     if !SCHEMES.contains(&scheme) {
         return Err(Error::new(
             ErrorKind::Refused,
-            format!("{uri}: scheme {scheme:?} is not supported; use a local path, file:// or s3://"),
+            format!(
+                "{uri}: scheme {scheme:?} is not supported; use a local path, file:// or s3://"
+            ),
         ));
     }
     let bucket = rest.split('/').next().unwrap_or_default();
     if scheme == "s3" && bucket.ends_with("--x-s3") {
         return Err(Error::new(
             ErrorKind::Refused,
-            format!("{uri}: S3 Express buckets are not supported, since their version hint can turn backwards"),
+            format!(
+                "{uri}: S3 Express buckets are not supported, since their version hint can turn backwards"
+            ),
         ));
     }
     if scheme == "file" {

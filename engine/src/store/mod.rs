@@ -25,7 +25,9 @@ use lance::dataset::builder::DatasetBuilder;
 use lance::dataset::transaction::{Operation, TransactionBuilder};
 use lance::dataset::{CommitBuilder, Dataset};
 use lance::session::Session;
-use lance_io::object_store::{ObjectStore, ObjectStoreParams, StorageOptionsAccessor, WrappingObjectStore};
+use lance_io::object_store::{
+    ObjectStore, ObjectStoreParams, StorageOptionsAccessor, WrappingObjectStore,
+};
 use lance_table::io::commit::{CommitHandler, commit_handler_from_url};
 use object_store::{ObjectStoreExt, path::Path};
 use std::collections::HashMap;
@@ -111,7 +113,10 @@ impl Store {
         let store = Self::connect(uri, options).await?;
         store.probe().await?;
         if store.is_ours().await? {
-            return Err(Error::new(ErrorKind::Refused, format!("{uri} is a squire store already")));
+            return Err(Error::new(
+                ErrorKind::Refused,
+                format!("{uri} is a squire store already"),
+            ));
         }
         store.create_manifest().await?;
         store.load().await?;
@@ -144,14 +149,15 @@ impl Store {
             ..ObjectStoreParams::default()
         };
         if !options.storage_options.is_empty() {
-            params.storage_options_accessor = Some(Arc::new(StorageOptionsAccessor::with_static_options(
-                options.storage_options.clone(),
-            )));
+            params.storage_options_accessor = Some(Arc::new(
+                StorageOptionsAccessor::with_static_options(options.storage_options.clone()),
+            ));
         }
         let session = Arc::new(Session::default());
-        let (objects, base) = ObjectStore::from_uri_and_params(session.store_registry(), &uri, &params)
-            .await
-            .map_err(|e| Error::from(e).context(format!("cannot reach {uri}")))?;
+        let (objects, base) =
+            ObjectStore::from_uri_and_params(session.store_registry(), &uri, &params)
+                .await
+                .map_err(|e| Error::from(e).context(format!("cannot reach {uri}")))?;
         let inner_handler = commit_handler_from_url(&uri, &Some(params.clone())).await?;
         let entropy = Entropy::new(options.seed);
         Ok(Self {
@@ -180,7 +186,8 @@ impl Store {
     }
 
     pub(crate) fn object_path(&self, path: &str) -> Path {
-        path.split('/').fold(self.base.clone(), |base, part| base.join(part))
+        path.split('/')
+            .fold(self.base.clone(), |base, part| base.join(part))
     }
 
     /// How this process uses the store.
@@ -191,6 +198,12 @@ impl Store {
     /// The source of time.
     pub fn clock(&self) -> &dyn Clock {
         self.options.clock.as_ref()
+    }
+
+    /// Object-store requests since the last call, as (reads, writes).
+    pub fn take_requests(&self) -> (u64, u64) {
+        let counted = self.objects.io_stats_incremental();
+        (counted.read_iops, counted.write_iops)
     }
 
     /// What this process committed, and what the guard refused.
@@ -210,7 +223,11 @@ impl Store {
 
     /// A commit handler that refuses every version but `slot`, where one is given.
     pub(crate) fn handler(&self, slot: Option<u64>) -> Arc<dyn CommitHandler> {
-        Arc::new(GuardedCommitHandler::new(self.inner_handler.clone(), slot, self.counters.clone()))
+        Arc::new(GuardedCommitHandler::new(
+            self.inner_handler.clone(),
+            slot,
+            self.counters.clone(),
+        ))
     }
 
     pub(crate) fn builder(&self, path: &str) -> DatasetBuilder {
@@ -245,7 +262,10 @@ impl Store {
     }
 
     pub(crate) async fn remember_manifest(&self, manifest: Arc<Dataset>) -> Result<Snapshot> {
-        let state = Arc::new(State::parse(manifest.manifest().version, &manifest.manifest().config)?);
+        let state = Arc::new(State::parse(
+            manifest.manifest().version,
+            &manifest.manifest().config,
+        )?);
         *self.manifest.lock().await = Some(manifest.clone());
         Ok(Snapshot { manifest, state })
     }
@@ -256,7 +276,10 @@ impl Store {
         if version < latest.state.manifest_floor {
             return Err(Error::new(
                 ErrorKind::Expired,
-                format!("manifest version {version} is below the floor {}; take a fresh snapshot", latest.state.manifest_floor),
+                format!(
+                    "manifest version {version} is below the floor {}; take a fresh snapshot",
+                    latest.state.manifest_floor
+                ),
             ));
         }
         if version == latest.version() {
@@ -271,12 +294,18 @@ impl Store {
     pub async fn datasets(&self) -> Result<Vec<String>> {
         let listed = self.objects.list_with_delimiter(Some(&self.base)).await?;
         let names = listed.common_prefixes.iter().filter_map(|p| p.filename());
-        Ok(names.filter(|n| n.ends_with(".lance")).map(str::to_owned).collect())
+        Ok(names
+            .filter(|n| n.ends_with(".lance"))
+            .map(str::to_owned)
+            .collect())
     }
 
     /// Whether the root itself is a Lance dataset.
     pub async fn is_dataset(&self) -> Result<bool> {
-        let listed = self.objects.list_with_delimiter(Some(&self.base.clone().join("_versions"))).await?;
+        let listed = self
+            .objects
+            .list_with_delimiter(Some(&self.base.clone().join("_versions")))
+            .await?;
         Ok(!listed.objects.is_empty())
     }
 
@@ -286,13 +315,24 @@ impl Store {
         if !listed.objects.is_empty() {
             return Ok(true);
         }
-        let internal = self.objects.list_with_delimiter(Some(&self.object_path(INTERNAL))).await?;
-        if internal.objects.is_empty() && internal.common_prefixes.iter().all(|p| p.as_ref().ends_with("/probe")) {
+        let internal = self
+            .objects
+            .list_with_delimiter(Some(&self.object_path(INTERNAL)))
+            .await?;
+        if internal.objects.is_empty()
+            && internal
+                .common_prefixes
+                .iter()
+                .all(|p| p.as_ref().ends_with("/probe"))
+        {
             return Ok(false);
         }
         Err(Error::new(
             ErrorKind::Refused,
-            format!("{}/{INTERNAL} exists but holds no squire manifest; move it away or choose another directory", self.uri),
+            format!(
+                "{}/{INTERNAL} exists but holds no squire manifest; move it away or choose another directory",
+                self.uri
+            ),
         ))
     }
 
@@ -307,7 +347,10 @@ impl Store {
             Err(e) => Err(e.context("probing the storage")),
             Ok(()) => Err(Error::new(
                 ErrorKind::Refused,
-                format!("the storage of {} accepts two puts of one new object, so concurrent commits would overwrite each other; use storage with conditional puts", self.uri),
+                format!(
+                    "the storage of {} accepts two puts of one new object, so concurrent commits would overwrite each other; use storage with conditional puts",
+                    self.uri
+                ),
             )),
         }
     }
@@ -316,7 +359,8 @@ impl Store {
     pub(crate) async fn put_if_absent(&self, path: &Path, bytes: Vec<u8>) -> Result<()> {
         let put = self.objects.put_if_absent(path, bytes.into()).await;
         put.map_err(|e| match e {
-            object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => {
+            object_store::Error::AlreadyExists { .. }
+            | object_store::Error::Precondition { .. } => {
                 Error::conflict(format!("{path} exists")).caused_by(e)
             }
             other => Error::from(other).context(format!("putting {path}")),

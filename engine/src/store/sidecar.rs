@@ -92,7 +92,10 @@ impl Sidecar {
         if versioned.format > FORMAT {
             return Err(Error::new(
                 ErrorKind::FormatTooNew,
-                format!("sidecar {name} has format {}, this squire reads up to {FORMAT}; upgrade squire", versioned.format),
+                format!(
+                    "sidecar {name} has format {}, this squire reads up to {FORMAT}; upgrade squire",
+                    versioned.format
+                ),
             ));
         }
         serde_json::from_slice(bytes).map_err(unreadable)
@@ -106,11 +109,17 @@ impl Store {
 
     pub(crate) async fn put_sidecar(&self, sidecar: &Sidecar) -> Result<()> {
         let path = self.sidecar_path(sidecar.op);
-        let bytes = serde_json::to_vec(sidecar).map_err(|e| Error::internal("encoding a sidecar").caused_by(e))?;
+        let bytes = serde_json::to_vec(sidecar)
+            .map_err(|e| Error::internal("encoding a sidecar").caused_by(e))?;
         match self.put_if_absent(&path, bytes).await {
             Ok(()) => Ok(()),
             // A ULID is used once, so what is there is what a lost response put.
-            Err(e) if e.kind() == ErrorKind::Conflict && self.sidecar(sidecar.op).await?.as_ref() == Some(sidecar) => Ok(()),
+            Err(e)
+                if e.kind() == ErrorKind::Conflict
+                    && self.sidecar(sidecar.op).await?.as_ref() == Some(sidecar) =>
+            {
+                Ok(())
+            }
             Err(e) => Err(e),
         }
     }
@@ -118,7 +127,12 @@ impl Store {
     /// The sidecar of `op`, if it stands.
     pub async fn sidecar(&self, op: OpId) -> Result<Option<Sidecar>> {
         let path = self.sidecar_path(op);
-        let bytes = match self.objects.inner.get_opts(&path, object_store::GetOptions::default()).await {
+        let bytes = match self
+            .objects
+            .inner
+            .get_opts(&path, object_store::GetOptions::default())
+            .await
+        {
             Ok(got) => got.bytes().await?,
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(e) => return Err(e.into()),
@@ -129,7 +143,8 @@ impl Store {
     /// The operations that have a sidecar, oldest first.
     pub async fn sidecar_ops(&self) -> Result<Vec<OpId>> {
         let prefix = self.object_path(&format!("{INTERNAL}/recovery"));
-        let listed: Vec<object_store::ObjectMeta> = self.objects.list(Some(prefix)).try_collect().await?;
+        let listed: Vec<object_store::ObjectMeta> =
+            self.objects.list(Some(prefix)).try_collect().await?;
         let mut ops: Vec<OpId> = listed
             .iter()
             .filter_map(|meta| OpId::parse(meta.location.filename()?.strip_suffix(".json")?).ok())

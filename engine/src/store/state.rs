@@ -131,12 +131,17 @@ pub struct State {
 
 fn decode<T: DeserializeOwned>(key: &str, value: &str) -> Result<T> {
     serde_json::from_str(value).map_err(|e| {
-        Error::new(ErrorKind::Refused, format!("manifest key {key:?} cannot be read: {value:?}")).caused_by(e)
+        Error::new(
+            ErrorKind::Refused,
+            format!("manifest key {key:?} cannot be read: {value:?}"),
+        )
+        .caused_by(e)
     })
 }
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<String> {
-    serde_json::to_string(value).map_err(|e| Error::internal("encoding a manifest value").caused_by(e))
+    serde_json::to_string(value)
+        .map_err(|e| Error::internal("encoding a manifest value").caused_by(e))
 }
 
 impl State {
@@ -148,15 +153,23 @@ impl State {
 
     /// Reads the state from a manifest version's config map.
     pub fn parse(version: u64, config: &HashMap<String, String>) -> Result<Self> {
-        let format = config
-            .get("format")
-            .ok_or_else(|| Error::new(ErrorKind::Refused, "this is not a squire manifest: it has no key \"format\""))?;
+        let format = config.get("format").ok_or_else(|| {
+            Error::new(
+                ErrorKind::Refused,
+                "this is not a squire manifest: it has no key \"format\"",
+            )
+        })?;
         let head: serde_json::Value = decode("format", format)?;
-        let found = head.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let found = head
+            .get("format")
+            .and_then(serde_json::Value::as_u64)
+            .unwrap_or(0);
         if found > u64::from(FORMAT) {
             return Err(Error::new(
                 ErrorKind::FormatTooNew,
-                format!("the store has format {found}, this squire reads up to {FORMAT}; upgrade squire"),
+                format!(
+                    "the store has format {found}, this squire reads up to {FORMAT}; upgrade squire"
+                ),
             ));
         }
         let head: FormatKey = decode("format", format)?;
@@ -183,23 +196,32 @@ impl State {
         let (area, name) = key.split_once('/').unwrap_or((key, ""));
         match area {
             "pin" => {
-                self.tables.insert(TableName::new(name)?, decode(key, value)?);
+                self.tables
+                    .insert(TableName::new(name)?, decode(key, value)?);
             }
             "floor" if name == "__manifest" => self.manifest_floor = decode(key, value)?,
             "floor" => {
-                self.floors.insert(TableName::new(name)?, decode(key, value)?);
+                self.floors
+                    .insert(TableName::new(name)?, decode(key, value)?);
             }
             "op" => {
                 self.aborted.insert(OpId::parse(name)?, decode(key, value)?);
             }
             "index" => {
-                let (table, index) = name
-                    .split_once('/')
-                    .ok_or_else(|| Error::new(ErrorKind::Refused, format!("manifest key {key:?} names no index")))?;
-                self.indexes.insert((TableName::new(table)?, index.to_owned()), decode(key, value)?);
+                let (table, index) = name.split_once('/').ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::Refused,
+                        format!("manifest key {key:?} names no index"),
+                    )
+                })?;
+                self.indexes.insert(
+                    (TableName::new(table)?, index.to_owned()),
+                    decode(key, value)?,
+                );
             }
             "policy" => {
-                self.policies.insert(TableName::new(name)?, decode(key, value)?);
+                self.policies
+                    .insert(TableName::new(name)?, decode(key, value)?);
             }
             "keep" => {
                 self.keeps.insert(name.to_owned(), decode(key, value)?);
@@ -223,7 +245,14 @@ impl State {
             let known: Vec<&str> = self.tables.keys().map(TableName::as_str).collect();
             Error::new(
                 ErrorKind::NotFound,
-                format!("no table {table}; the store has: {}", if known.is_empty() { "none yet".into() } else { known.join(", ") }),
+                format!(
+                    "no table {table}; the store has: {}",
+                    if known.is_empty() {
+                        "none yet".into()
+                    } else {
+                        known.join(", ")
+                    }
+                ),
             )
         })
     }
@@ -235,23 +264,45 @@ impl State {
 
     /// The drift policy of a table.
     pub fn drift_policy(&self, table: &TableName) -> DriftPolicy {
-        self.policies.get(table).map(|p| p.drift).unwrap_or_default()
+        self.policies
+            .get(table)
+            .map(|p| p.drift)
+            .unwrap_or_default()
     }
 
     /// The declared indexes of a table.
-    pub fn indexes_of<'a>(&'a self, table: &'a TableName) -> impl Iterator<Item = (&'a str, &'a IndexDeclaration)> {
-        self.indexes.iter().filter(move |((t, _), _)| t == table).map(|((_, name), d)| (name.as_str(), d))
+    pub fn indexes_of<'a>(
+        &'a self,
+        table: &'a TableName,
+    ) -> impl Iterator<Item = (&'a str, &'a IndexDeclaration)> {
+        self.indexes
+            .iter()
+            .filter(move |((t, _), _)| t == table)
+            .map(|((_, name), d)| (name.as_str(), d))
     }
 
     /// The update that pins `table` at `version`, keeping what else its entry says.
-    pub(crate) fn pin_update(&self, table: &TableName, version: u64) -> Result<(String, Option<String>)> {
-        let entry = TableEntry { version, ..self.table(table)?.clone() };
+    pub(crate) fn pin_update(
+        &self,
+        table: &TableName,
+        version: u64,
+    ) -> Result<(String, Option<String>)> {
+        let entry = TableEntry {
+            version,
+            ..self.table(table)?.clone()
+        };
         Ok((format!("pin/{table}"), Some(encode(&entry)?)))
     }
 
     /// The updates that record batch `id` and drop archived ones beyond the bound.
     pub(crate) fn batch_updates(&self, id: &str, op: OpId) -> Result<Updates> {
-        let mut updates = vec![(format!("batch/{id}"), Some(encode(&BatchEntry { op, after: self.version })?))];
+        let mut updates = vec![(
+            format!("batch/{id}"),
+            Some(encode(&BatchEntry {
+                op,
+                after: self.version,
+            })?),
+        )];
         let surplus = (self.batches.len() + 1).saturating_sub(MAX_BATCHES);
         if surplus == 0 {
             return Ok(updates);
@@ -264,11 +315,24 @@ impl State {
             .collect();
         archived.sort_unstable_by_key(|(_, after)| *after);
         // Twice the surplus and some, so that the `archive` key is not rewritten by every publish.
-        let dropped: Vec<_> = archived.into_iter().take(surplus + MAX_BATCHES / 10).collect();
+        let dropped: Vec<_> = archived
+            .into_iter()
+            .take(surplus + MAX_BATCHES / 10)
+            .collect();
         if !dropped.is_empty() && !self.archive.evicted {
-            updates.push(("archive".to_owned(), Some(encode(&Archive { evicted: true, ..self.archive })?)));
+            updates.push((
+                "archive".to_owned(),
+                Some(encode(&Archive {
+                    evicted: true,
+                    ..self.archive
+                })?),
+            ));
         }
-        updates.extend(dropped.into_iter().map(|(id, _)| (format!("batch/{id}"), None)));
+        updates.extend(
+            dropped
+                .into_iter()
+                .map(|(id, _)| (format!("batch/{id}"), None)),
+        );
         Ok(updates)
     }
 }

@@ -3,7 +3,9 @@
 use super::{Store, state::TableEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::OpId;
-use crate::protocol::{Chain, Class, Effect, Kind, Marks, PROP_KIND, PROP_OP, PROP_STORE, classify};
+use crate::protocol::{
+    Chain, Class, Effect, Kind, Marks, PROP_KIND, PROP_OP, PROP_STORE, classify,
+};
 use lance::dataset::transaction::{Operation, Transaction, TransactionBuilder};
 use lance::dataset::{CommitBuilder, Dataset};
 use lance_select::RowAddrTreeMap;
@@ -49,12 +51,11 @@ fn marks_of(transaction: &Transaction, store: OpId) -> Option<Marks> {
     Some(Marks { op, kind })
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "an operation that lance adds later changes content until proved otherwise")]
 fn effect_of(operation: &Operation) -> Effect {
     match operation {
-        Operation::Rewrite { .. } | Operation::ReserveFragments { .. } | Operation::CreateIndex { .. } => {
-            Effect::PreservesContent
-        }
+        Operation::Rewrite { .. }
+        | Operation::ReserveFragments { .. }
+        | Operation::CreateIndex { .. } => Effect::PreservesContent,
         Operation::UpdateConfig { .. } => Effect::Config,
         Operation::Restore { .. } => Effect::Restore,
         _ => Effect::ChangesContent,
@@ -62,16 +63,22 @@ fn effect_of(operation: &Operation) -> Effect {
 }
 
 /// The data files, below the dataset, that a transaction adds.
-#[expect(clippy::wildcard_enum_match_arm, reason = "only these operations add data files here")]
 pub(crate) fn data_files_of(operation: &Operation) -> Vec<String> {
     let fragments = match operation {
-        Operation::Append { fragments } | Operation::Overwrite { fragments, .. } => fragments.as_slice(),
+        Operation::Append { fragments } | Operation::Overwrite { fragments, .. } => {
+            fragments.as_slice()
+        }
         Operation::Update { new_fragments, .. } => new_fragments.as_slice(),
         _ => &[],
     };
     fragments
         .iter()
-        .flat_map(|f| f.files.iter().filter(|file| file.base_id.is_none()).map(|file| format!("data/{}", file.path)))
+        .flat_map(|f| {
+            f.files
+                .iter()
+                .filter(|file| file.base_id.is_none())
+                .map(|file| format!("data/{}", file.path))
+        })
         .collect()
 }
 
@@ -96,15 +103,27 @@ impl Store {
         self.tables.lock().await.insert(path.to_owned(), dataset);
     }
 
+    pub(crate) async fn forget_handle(&self, path: &str) {
+        self.tables.lock().await.remove(path);
+    }
+
     /// Opens the dataset at `path` at `version`, through the guard.
     pub(crate) async fn open_at(&self, path: &str, version: u64) -> Result<Arc<Dataset>> {
-        let missing = || Error::new(ErrorKind::NotFound, format!("{} does not exist", self.uri_of(path)));
+        let missing = || {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("{} does not exist", self.uri_of(path)),
+            )
+        };
         let handle = self.any_handle(path).await?.ok_or_else(missing)?;
         if handle.manifest().version == version {
             return Ok(handle);
         }
         let dataset = handle.checkout_version(version).await.map_err(|e| {
-            Error::from(e).context(format!("opening version {version} of {}", self.uri_of(path)))
+            Error::from(e).context(format!(
+                "opening version {version} of {}",
+                self.uri_of(path)
+            ))
         })?;
         let dataset = Arc::new(dataset);
         self.keep_handle(path, dataset.clone()).await;
@@ -119,12 +138,19 @@ impl Store {
     /// The versions of the dataset at `path` above `from`, classified. A dataset that does not exist has none.
     pub(crate) async fn scan(&self, store: OpId, path: &str, from: u64) -> Result<Chain> {
         let Some(handle) = self.any_handle(path).await? else {
-            return Ok(Chain { from, classes: Vec::new() });
+            return Ok(Chain {
+                from,
+                classes: Vec::new(),
+            });
         };
         let head = match handle.latest_version_id().await {
             Ok(head) => head,
             Err(lance::Error::NotFound { .. } | lance::Error::DatasetNotFound { .. }) => 0,
-            Err(e) => return Err(Error::from(e).context(format!("listing versions of {}", self.uri_of(path)))),
+            Err(e) => {
+                return Err(
+                    Error::from(e).context(format!("listing versions of {}", self.uri_of(path)))
+                );
+            }
         };
         let mut classes = Vec::new();
         for version in from + 1..=head {
@@ -137,20 +163,33 @@ impl Store {
         match handle.read_transaction_by_version(version).await {
             Ok(Some(t)) => Ok(classify(effect_of(&t.operation), marks_of(&t, store))),
             // Fail closed: what cannot be read is not ours.
-            Ok(None) | Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => Ok(Class::Foreign),
-            Err(e) => Err(Error::from(e).context(format!("reading version {version} of {}", handle.uri()))),
+            Ok(None)
+            | Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => {
+                Ok(Class::Foreign)
+            }
+            Err(e) => {
+                Err(Error::from(e)
+                    .context(format!("reading version {version} of {}", handle.uri())))
+            }
         }
     }
 
     /// The transaction of one version.
-    pub(crate) async fn transaction_of(&self, path: &str, version: u64) -> Result<Option<Transaction>> {
-        let Some(handle) = self.any_handle(path).await? else { return Ok(None) };
+    pub(crate) async fn transaction_of(
+        &self,
+        path: &str,
+        version: u64,
+    ) -> Result<Option<Transaction>> {
+        let Some(handle) = self.any_handle(path).await? else {
+            return Ok(None);
+        };
         Ok(handle.read_transaction_by_version(version).await?)
     }
 
     /// Commits one version at exactly `slot`, or `Conflict`.
     pub(crate) async fn commit_strict(&self, commit: StrictCommit) -> Result<Arc<Dataset>> {
         let uri = self.uri_of(&commit.path);
+        let existing = commit.handle.is_some();
         let mut builder = match commit.handle {
             Some(handle) => CommitBuilder::new(handle),
             None => CommitBuilder::new(uri.as_str())
@@ -164,19 +203,35 @@ impl Store {
         if let Some(rows) = commit.affected_rows {
             builder = builder.with_affected_rows(rows);
         }
-        let dataset = builder.execute(commit.transaction).await?;
-        // The builder keeps the slot's handler only for this commit when it was given a handle; a new dataset
-        // would keep refusing, so its handle is opened afresh.
-        Ok(Arc::new(dataset))
+        let dataset = Arc::new(builder.execute(commit.transaction).await?);
+        // Given a handle, the builder uses the slot's handler for this commit only, and the next reader wants just
+        // this version. A new dataset would keep the slot, so it is opened afresh.
+        if existing {
+            self.keep_handle(&commit.path, dataset.clone()).await;
+        }
+        Ok(dataset)
     }
 
     /// Restores `target` as exactly version `slot`, marked as the undo of `op`.
-    pub(crate) async fn restore_strict(&self, store: OpId, op: OpId, path: &str, target: u64, slot: u64) -> Result<()> {
+    pub(crate) async fn restore_strict(
+        &self,
+        store: OpId,
+        op: OpId,
+        path: &str,
+        target: u64,
+        slot: u64,
+    ) -> Result<()> {
         let handle = self.open_at(path, slot - 1).await?;
         let transaction = TransactionBuilder::new(slot - 1, Operation::Restore { version: target })
             .transaction_properties(Some(Arc::new(marks(store, op, Kind::Undo))))
             .build();
-        let commit = StrictCommit { handle: Some(handle), path: path.to_owned(), transaction, affected_rows: None, slot };
+        let commit = StrictCommit {
+            handle: Some(handle),
+            path: path.to_owned(),
+            transaction,
+            affected_rows: None,
+            slot,
+        };
         self.commit_strict(commit).await.map(drop)
     }
 }

@@ -1,0 +1,190 @@
+//! Counting object-store requests: how many in total, and how many one after another.
+//!
+//! Time is noisy and says nothing about a remote store; requests in sequence times its latency does. Requests that
+//! overlap count as one in sequence.
+
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt};
+use lance_io::object_store::WrappingObjectStore;
+use object_store::list::PaginatedListStore;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
+};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// What was counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// All requests.
+    pub total: u64,
+    /// Stretches during which at least one request was in flight.
+    pub sequential: u64,
+}
+
+/// Counts the requests of every store that it wraps.
+#[derive(Debug, Default)]
+pub struct Counter {
+    total: AtomicU64,
+    sequential: AtomicU64,
+    in_flight: AtomicU64,
+    log: Mutex<Vec<String>>,
+}
+
+impl Counter {
+    /// The requests since the last call.
+    pub fn take(&self) -> Requests {
+        self.log.lock().expect("log").clear();
+        Requests {
+            total: self.total.swap(0, Ordering::Relaxed),
+            sequential: self.sequential.swap(0, Ordering::Relaxed),
+        }
+    }
+
+    /// What was asked since the last [`Counter::take`], in order.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().expect("log").clone()
+    }
+
+    fn begin(self: &Arc<Self>, what: &str, path: &str) -> InFlight {
+        self.total.fetch_add(1, Ordering::Relaxed);
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.sequential.fetch_add(1, Ordering::Relaxed);
+        }
+        self.log.lock().expect("log").push(format!("{what} {path}"));
+        InFlight(self.clone())
+    }
+}
+
+struct InFlight(Arc<Counter>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The wrapper to put into `StoreOptions::wrapper`.
+#[derive(Debug, Default)]
+pub struct Counting(pub Arc<Counter>);
+
+impl WrappingObjectStore for Counting {
+    fn wrap(&self, _: &str, inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        Arc::new(Counted {
+            inner,
+            counter: self.0.clone(),
+        })
+    }
+
+    fn wrap_paginated(
+        &self,
+        _: &str,
+        _: Arc<dyn PaginatedListStore>,
+    ) -> Option<Arc<dyn PaginatedListStore>> {
+        // Listings then go through `wrap`, where they are counted.
+        None
+    }
+}
+
+#[derive(Debug)]
+struct Counted {
+    inner: Arc<dyn ObjectStore>,
+    counter: Arc<Counter>,
+}
+
+impl std::fmt::Display for Counted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "counted {}", self.inner)
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Counted {
+    async fn put_opts(
+        &self,
+        path: &Path,
+        bytes: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
+        let _counted = self.counter.begin("put", path.as_ref());
+        self.inner.put_opts(path, bytes, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        let _counted = self.counter.begin("put_multipart", path.as_ref());
+        self.inner.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        let _counted = self
+            .counter
+            .begin(if options.head { "head" } else { "get" }, path.as_ref());
+        self.inner.get_opts(path, options).await
+    }
+
+    async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        let _counted = self.counter.begin("get_ranges", path.as_ref());
+        self.inner.get_ranges(path, ranges).await
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        let counter = self.counter.clone();
+        let counted = paths.inspect(move |_| drop(counter.begin("delete", "")));
+        self.inner.delete_stream(counted.boxed())
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let counted = self
+            .counter
+            .begin("list", prefix.map_or("", |p| p.as_ref()));
+        let listed = self.inner.list(prefix);
+        listed
+            .inspect(move |_| {
+                let _keep = &counted;
+            })
+            .boxed()
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let counted = self
+            .counter
+            .begin("list", prefix.map_or("", |p| p.as_ref()));
+        let listed = self.inner.list_with_offset(prefix, offset);
+        listed
+            .inspect(move |_| {
+                let _keep = &counted;
+            })
+            .boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let _counted = self
+            .counter
+            .begin("list", prefix.map_or("", |p| p.as_ref()));
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        let _counted = self.counter.begin("copy", to.as_ref());
+        self.inner.copy_opts(from, to, options).await
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        let _counted = self.counter.begin("rename", to.as_ref());
+        self.inner.rename_opts(from, to, options).await
+    }
+}

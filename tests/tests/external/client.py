@@ -1,0 +1,95 @@
+"""What other programs do with a store: pylance, LanceDB and boto3. Prints one JSON document.
+
+client.py append URI START STOP TAG     append the rows (id, "TAG-id") with pylance
+client.py compact URI                   compact_files with pylance
+client.py delete URI PREDICATE          delete with pylance
+client.py index URI COLUMN              build a btree index with pylance
+client.py head URI                      the latest version and its tags
+client.py read < {"root": URI, "tables": {NAME: {"uri": URI, "version": V or null}}}
+                                        the rows of every table, as pylance and as LanceDB see them
+client.py bucket NAME                   make an S3 bucket
+"""
+
+import json
+import os
+import sys
+
+
+def version(uri):
+    import lance
+
+    return {"version": lance.dataset(uri).version}
+
+
+def append(uri, start, stop, tag):
+    import lance
+    import pyarrow as pa
+
+    ids = list(range(int(start), int(stop)))
+    columns = {"id": ids, "value": [f"{tag}-{i}" for i in ids]}
+    lance.write_dataset(pa.table(columns, schema=lance.dataset(uri).schema), uri, mode="append")
+    return version(uri)
+
+
+def compact(uri):
+    import lance
+
+    metrics = lance.dataset(uri).optimize.compact_files()
+    return {"removed": metrics.fragments_removed, **version(uri)}
+
+
+def delete(uri, predicate):
+    import lance
+
+    lance.dataset(uri).delete(predicate)
+    return version(uri)
+
+
+def index(uri, column):
+    import lance
+
+    lance.dataset(uri).create_scalar_index(column, "BTREE")
+    return version(uri)
+
+
+def head(uri):
+    import lance
+
+    dataset = lance.dataset(uri)
+    tags = {name: tag["version"] for name, tag in dataset.tags.list().items()}
+    return {"version": dataset.version, "tags": tags, "rows": rows(dataset.to_table())}
+
+
+def rows(table):
+    return sorted([row["id"], row["value"]] for row in table.to_pylist())
+
+
+def read():
+    import lance
+    import lancedb
+
+    wanted = json.load(sys.stdin)
+    database = lancedb.connect(wanted["root"])
+    seen = {"names": sorted(database.table_names()), "lance": {}, "lancedb": {}}
+    for name, at in wanted["tables"].items():
+        dataset = lance.dataset(at["uri"], version=at["version"])
+        seen["lance"][name] = {"version": dataset.version, "rows": rows(dataset.to_table())}
+        table = database.open_table(name)
+        if at["version"] is not None:
+            table.checkout(at["version"])
+        seen["lancedb"][name] = {"version": table.version, "rows": rows(table.to_arrow())}
+    return seen
+
+
+def bucket(name):
+    import boto3
+
+    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket=name)
+    return {}
+
+
+COMMANDS = [append, compact, delete, index, head, read, bucket]
+
+if __name__ == "__main__":
+    command = next(c for c in COMMANDS if c.__name__ == sys.argv[1])
+    print(json.dumps(command(*sys.argv[2:])))

@@ -1,0 +1,522 @@
+//! The daemon from outside: its HTTP endpoints, its metrics, its signals, its words to systemd.
+
+use crate::{cache, eventually, free_port, small_commits, tagged};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use squire_tests::{Child, Lake, PATIENCE, squire};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// File events wake the daemon: what it notices must not wait for the scan, a minute apart by default.
+const NOTICED: Duration = Duration::from_secs(30);
+
+/// A running daemon or agent with an HTTP port.
+struct Served {
+    child: Child,
+    port: u16,
+}
+
+impl Served {
+    /// Starts `squire ARGS --listen ADDR` and waits until it answers.
+    fn start(lake: &Lake, failpoints: Option<&str>, args: &[&str]) -> Self {
+        let port = free_port();
+        let listen = format!("127.0.0.1:{port}");
+        let args = [args, &["--listen", &listen]].concat();
+        let child = match failpoints {
+            Some(failpoints) => lake.with_seam(failpoints, &args),
+            None => lake.start(&args),
+        };
+        let served = Self { child, port };
+        eventually("an answer", PATIENCE, || {
+            served
+                .try_request("GET", "/healthz", "")
+                .map_err(|e| e.to_string())
+        });
+        served
+    }
+
+    fn daemon(lake: &Lake, args: &[&str]) -> Self {
+        let served = Self::start(lake, None, &[&["daemon", lake.uri.as_str()], args].concat());
+        served.wait_ready();
+        served
+    }
+
+    fn wait_ready(&self) {
+        eventually("ready", PATIENCE, || match self.get("/readyz") {
+            (200, _) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+
+    fn try_request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+    ) -> std::io::Result<(u16, String)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n{headers}\r\n"
+        );
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        Ok((code.expect("a status code"), body.to_owned()))
+    }
+
+    fn request(&self, method: &str, path: &str, headers: &str) -> (u16, String) {
+        self.try_request(method, path, headers).expect("an answer")
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        self.request("GET", path, "")
+    }
+
+    fn status(&self) -> Value {
+        let (code, body) = self.get("/status");
+        assert_eq!(code, 200);
+        serde_json::from_str(&body).expect("JSON")
+    }
+
+    /// One table in `/status`.
+    fn table(&self, name: &str) -> Option<Value> {
+        let status = self.status();
+        let tables = status["stores"][0]["tables"].as_array()?;
+        tables.iter().find(|t| t["table"] == name).cloned()
+    }
+
+    /// The value of a metric without labels.
+    fn metric(&self, name: &str) -> Option<f64> {
+        let (_, text) = self.get("/metrics");
+        let line = text
+            .lines()
+            .find(|line| line.split(' ').next() == Some(name))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    fn wait_fragments_at_most(&self, table: &str, most: u64) {
+        eventually("fewer fragments", NOTICED, || {
+            let table = self.table(table).ok_or("no such table")?;
+            let fragments = table["fragments"].as_u64().expect("fragments");
+            if fragments > 0 && fragments <= most {
+                Ok(())
+            } else {
+                Err(table.to_string())
+            }
+        });
+    }
+
+    /// SIGTERM ends it with exit code 0.
+    fn stop(mut self) {
+        self.child.signal(Signal::SIGTERM);
+        self.child.wait().ok();
+    }
+}
+
+fn promtool_accepts(text: &str) {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .env("PATH", format!("{path}:{}", cache().join("bin").display()))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool starts; `make test` sets it up (ops/setup.sh --test)");
+    let mut stdin = promtool.stdin.take().expect("piped");
+    stdin.write_all(text.as_bytes()).expect("promtool reads");
+    drop(stdin);
+    let output = promtool.wait_with_output().expect("promtool ends");
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(
+        output.status.success() && said.trim().is_empty(),
+        "promtool: {said}\n{text}"
+    );
+}
+
+fn write_config(lake: &Lake, text: &str) -> String {
+    let path = lake.path("squire.toml");
+    std::fs::write(&path, text).expect("config");
+    path.to_string_lossy().into_owned()
+}
+
+fn ops(path: &str) -> String {
+    format!("{}/../ops/{path}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_answer_and_promtool_accepts_the_metrics() {
+    let lake = Lake::with_tables(&["flights", "weather"]);
+    small_commits(&lake, &["flights", "weather"], 0, 18);
+    lake.run(&["index", &lake.uri, "weather", "id", "--type", "btree"])
+        .ok();
+    let daemon = Served::daemon(&lake, &[]);
+
+    assert_eq!(daemon.get("/healthz").0, 200);
+    let table = daemon.table("flights").expect("the status names the table");
+    assert_eq!(table["rows"], 36);
+    assert_eq!(table["drift"], false);
+    assert_eq!(daemon.status()["ready"], true);
+    assert_eq!(daemon.get("/").0, 200);
+    assert_eq!(daemon.get("/nothing").0, 404);
+    let (code, _) = daemon.request("POST", "/api/v1/optimize", "");
+    assert_eq!(code, 403, "changing calls are off without a token");
+
+    // After a maintenance run every family has a sample.
+    daemon.wait_fragments_at_most("flights", 1);
+    let (code, text) = daemon.get("/metrics");
+    assert_eq!(code, 200);
+    let sample = format!("squire_rows{{store=\"{}\",table=\"flights\"}} 36", lake.uri);
+    assert!(text.contains(&sample), "{text}");
+    promtool_accepts(&text);
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agent_metrics_are_accepted_by_promtool() {
+    let lake = Lake::with_tables(&["flights"]);
+    let spool = lake.path("spool").to_string_lossy().into_owned();
+    let agent = Served::start(&lake, None, &["agent", &lake.uri, "--spool", &spool]);
+    let batch = lake.csv("flights.one.csv", tagged("spooled", 0..3));
+    let incoming = lake.path("spool").join("incoming/flights.one.csv");
+    eventually("a spool", PATIENCE, || {
+        std::fs::rename(&batch, &incoming).map_err(|e| e.to_string())
+    });
+    let done = lake.path("spool").join("done");
+    eventually("the batch is done", PATIENCE, || {
+        let files = std::fs::read_dir(&done).map_err(|e| e.to_string())?.count();
+        if files > 0 {
+            Ok(())
+        } else {
+            Err("nothing is done".to_owned())
+        }
+    });
+    promtool_accepts(&agent.get("/metrics").1);
+    agent.stop();
+    assert_eq!(lake.rows("flights").await, tagged("spooled", 0..3));
+    lake.assert_at_rest();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changing_calls_need_the_token() {
+    let lake = Lake::with_tables(&["flights"]);
+    let rows = small_commits(&lake, &["flights"], 0, 3);
+    let token = lake.path("token");
+    std::fs::write(&token, "correct-horse\n").expect("token");
+    let config = format!("[daemon]\ntoken_file = \"{}\"\n", token.display());
+    let daemon = Served::daemon(&lake, &["--config", &write_config(&lake, &config)]);
+
+    let post = |headers: &str| {
+        daemon
+            .request("POST", "/api/v1/optimize?table=flights", headers)
+            .0
+    };
+    assert_eq!(post(""), 401);
+    assert_eq!(post("Authorization: Bearer battery-staple\r\n"), 401);
+    assert_eq!(daemon.table("flights").expect("table")["fragments"], 3);
+    assert_eq!(post("Authorization: Bearer correct-horse\r\n"), 200);
+    daemon.wait_fragments_at_most("flights", 1);
+    daemon.stop();
+    assert_eq!(lake.rows("flights").await, rows);
+    lake.assert_at_rest();
+}
+
+/// What was heard at a `NOTIFY_SOCKET`, until the given word, with the time of each.
+fn heard_until(words: &mpsc::Receiver<(Instant, String)>, last: &str) -> Vec<(Instant, String)> {
+    let mut heard = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Ok((at, word)) = words.recv_timeout(left) else {
+            panic!("{last} was not heard, only {heard:?}");
+        };
+        let found = word.starts_with(last);
+        heard.push((at, word));
+        if found {
+            return heard;
+        }
+    }
+}
+
+fn listen_at(path: &Path) -> mpsc::Receiver<(Instant, String)> {
+    let socket = UnixDatagram::bind(path).expect("a socket");
+    let (sender, words) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(length) = socket.recv(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            for line in text.lines() {
+                if sender.send((Instant::now(), line.to_owned())).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    words
+}
+
+#[test]
+fn systemd_hears_ready_status_watchdog_and_stopping() {
+    let mut lake = Lake::with_tables(&["flights"]);
+    small_commits(&lake, &["flights"], 0, 18);
+    let socket = lake.path("notify");
+    let words = listen_at(&socket);
+    lake.env = vec![
+        (
+            "NOTIFY_SOCKET".to_owned(),
+            socket.to_string_lossy().into_owned(),
+        ),
+        ("WATCHDOG_USEC".to_owned(), "200000".to_owned()),
+    ];
+    let daemon = Served::daemon(&lake, &[]);
+    lake.env.clear();
+
+    let mut heard = heard_until(&words, "READY=1");
+    heard.extend(heard_until(&words, "WATCHDOG=1"));
+    let before = heard.len();
+    for _ in 0..4 {
+        heard.extend(heard_until(&words, "WATCHDOG=1"));
+    }
+    let gap = heard[before..]
+        .windows(2)
+        .map(|w| w[1].0 - w[0].0)
+        .max()
+        .expect("pings");
+    assert!(
+        gap < Duration::from_millis(200),
+        "a watchdog period without a ping: {gap:?}"
+    );
+    assert!(
+        heard
+            .iter()
+            .any(|(_, w)| w.starts_with("STATUS=compact flights")),
+        "the status line says what is done: {heard:?}"
+    );
+    daemon.stop();
+    heard_until(&words, "STOPPING=1");
+}
+
+#[test]
+fn systemd_is_told_of_a_reload() {
+    let mut lake = Lake::with_tables(&["flights"]);
+    let socket = lake.path("notify");
+    let words = listen_at(&socket);
+    lake.env = vec![(
+        "NOTIFY_SOCKET".to_owned(),
+        socket.to_string_lossy().into_owned(),
+    )];
+    let config = write_config(&lake, "[policy]\n");
+    let mut daemon = Served::daemon(&lake, &["--config", &config]);
+    lake.env.clear();
+    heard_until(&words, "READY=1");
+    daemon.child.signal(Signal::SIGHUP);
+    heard_until(&words, "RELOADING=1");
+    heard_until(&words, "MONOTONIC_USEC=");
+    heard_until(&words, "READY=1");
+    daemon.stop();
+}
+
+#[test]
+fn systemd_analyze_accepts_the_units() {
+    let Ok(version) = Command::new("systemd-analyze").arg("--version").output() else {
+        eprintln!("systemd-analyze is not here; the units are not verified");
+        return;
+    };
+    assert!(version.status.success());
+    let lake = Lake::new();
+    let binary = squire().to_string_lossy().into_owned();
+    for (unit, instance) in [
+        ("squire.service", "squire.service"),
+        ("squire-agent@.service", "squire-agent@events.service"),
+    ] {
+        let text = std::fs::read_to_string(ops(&format!("systemd/{unit}"))).expect("the unit");
+        assert!(
+            text.contains("ExecStart=/usr/bin/squire "),
+            "{unit} starts the packaged binary"
+        );
+        let copy = lake.path(instance);
+        std::fs::write(&copy, text.replace("/usr/bin/squire", &binary)).expect("a copy");
+        let verify = Command::new("systemd-analyze")
+            .arg("verify")
+            .arg(&copy)
+            .output();
+        let output = verify.expect("systemd-analyze runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && !said.contains(instance),
+            "{unit}: {said}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_config_keeps_the_old_one_and_sets_a_metric() {
+    let lake = Lake::with_tables(&["flights"]);
+    let rows = small_commits(&lake, &["flights"], 0, 18);
+    let config = write_config(&lake, "[policy]\nmin_candidate_fragments = 1000\n");
+    let mut daemon = Served::daemon(&lake, &["--config", &config]);
+    assert_eq!(daemon.metric("squire_config_reload_failed"), Some(0.0));
+    let wait_metric = |daemon: &Served, value: f64| {
+        eventually("squire_config_reload_failed", PATIENCE, || {
+            match daemon.metric("squire_config_reload_failed") {
+                Some(found) if (found - value).abs() < 0.5 => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    };
+
+    write_config(
+        &lake,
+        "[policy]\nmin_candidate_fragments = 4\nno_such_key = 1\n",
+    );
+    daemon.child.signal(Signal::SIGHUP);
+    wait_metric(&daemon, 1.0);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(
+        daemon.table("flights").expect("table")["fragments"],
+        18,
+        "the old policy holds"
+    );
+    let errors = daemon.status()["last_errors"].to_string();
+    assert!(
+        errors.contains("squire.toml:3") && errors.contains("no_such_key"),
+        "{errors}"
+    );
+
+    write_config(&lake, "[policy]\nmin_candidate_fragments = 4\n");
+    daemon.child.signal(Signal::SIGHUP);
+    wait_metric(&daemon, 0.0);
+    daemon.wait_fragments_at_most("flights", 1);
+    daemon.stop();
+    assert_eq!(lake.rows("flights").await, rows);
+    lake.assert_at_rest();
+}
+
+/// A stop at a seam puts the signal into the middle of a pass.
+#[tokio::test(flavor = "multi_thread")]
+async fn crash_sighup_during_a_pass_still_reloads() {
+    let lake = Lake::with_tables(&["flights", "weather"]);
+    small_commits(&lake, &["flights"], 0, 5);
+    small_commits(&lake, &["weather"], 0, 18);
+    let config = write_config(&lake, "[policy]\nmin_candidate_fragments = 16\n");
+    let seam = "maintain.before_compact=1*return(stop)";
+    let args = ["daemon", &lake.uri, "--config", &config];
+    let mut daemon = Served::start_stopped(&lake, seam, &args);
+    write_config(&lake, "[policy]\nmin_candidate_fragments = 4\n");
+    daemon.child.signal(Signal::SIGHUP);
+    daemon.child.signal(Signal::SIGCONT);
+    daemon.wait_ready();
+    daemon.wait_fragments_at_most("flights", 1);
+    daemon.stop();
+    lake.assert_at_rest();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn crash_sigterm_during_a_compaction_drains() {
+    for seam in [
+        "maintain.before_compact",
+        "maintain.after_plan",
+        "maintain.after_compact",
+    ] {
+        let lake = Lake::with_tables(&["flights"]);
+        let rows = small_commits(&lake, &["flights"], 0, 18);
+        let args = ["daemon", lake.uri.as_str()];
+        let mut daemon = Served::start_stopped(&lake, &format!("{seam}=1*return(stop)"), &args);
+        daemon.child.signal(Signal::SIGTERM);
+        daemon.child.resume().ok();
+        assert_eq!(lake.rows("flights").await, rows);
+        lake.daemon_pass("0s").ok();
+        assert_eq!(lake.rows("flights").await, rows);
+        assert_eq!(lake.table_status("flights", "fragments"), 1);
+        lake.assert_at_rest();
+    }
+}
+
+impl Served {
+    /// Starts it with a seam armed to stop it, and waits for that.
+    fn start_stopped(lake: &Lake, failpoints: &str, args: &[&str]) -> Self {
+        let port = free_port();
+        let listen = format!("127.0.0.1:{port}");
+        let mut child = lake.with_seam(failpoints, &[args, &["--listen", &listen]].concat());
+        child.wait_stopped();
+        Self { child, port }
+    }
+}
+
+#[test]
+fn tables_created_after_the_start_are_discovered() {
+    let lake = Lake::with_tables(&["flights"]);
+    let daemon = Served::daemon(&lake, &[]);
+    assert!(daemon.table("late").is_none());
+    lake.create_tables(&["late"]);
+    small_commits(&lake, &["late"], 0, 2);
+    eventually("the new table in /status", NOTICED, || {
+        let table = daemon.table("late").ok_or("not there")?;
+        if table["rows"] == 4 {
+            Ok(())
+        } else {
+            Err(table.to_string())
+        }
+    });
+    assert!(daemon.table("flights").is_some());
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_compacts_by_itself_while_a_writer_goes_on() {
+    let lake = Lake::with_tables(&["flights"]);
+    let config = write_config(&lake, "[policy]\nmin_candidate_fragments = 6\n");
+    let daemon = Served::daemon(&lake, &["--config", &config]);
+    let rows = small_commits(&lake, &["flights"], 0, 20);
+    daemon.wait_fragments_at_most("flights", 5);
+    let status = daemon.status();
+    assert!(
+        status["maintenance"]["compactions"].as_u64() > Some(0),
+        "{status}"
+    );
+    assert_eq!(status["maintenance"]["failures"], 0, "{status}");
+    daemon.stop();
+    assert_eq!(lake.rows("flights").await, rows);
+    lake.assert_at_rest();
+}
+
+#[test]
+fn the_packaged_config_is_accepted_as_it_is_and_with_every_default_written_out() {
+    let lake = Lake::with_tables(&["flights"]);
+    let packaged = ops("config/squire.toml");
+    lake.run(&["daemon", "--config", &packaged, "--once", &lake.uri])
+        .ok();
+
+    let text = std::fs::read_to_string(&packaged).expect("the packaged config");
+    let mut settings = 0;
+    let written: String = text
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(setting) if setting.starts_with(|c: char| c.is_ascii_lowercase()) => {
+                settings += 1;
+                format!("{setting}\n")
+            }
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    assert!(settings > 20, "{settings} settings are written out");
+    let config = write_config(&lake, &written);
+    lake.run(&["daemon", "--config", &config, "--once", &lake.uri])
+        .ok();
+
+    let unknown = write_config(&lake, &format!("{text}\nno_such_key = 1\n"));
+    lake.run(&["daemon", "--config", &unknown, "--once", &lake.uri])
+        .failed(2, "no_such_key");
+}

@@ -1,0 +1,127 @@
+//! pylance and LanceDB read what squire wrote, with nothing of squire at hand.
+
+use crate::{client_with, rows_in, small_commits};
+use serde_json::{Value, json};
+use squire_tests::{Lake, rows_of};
+use std::collections::BTreeMap;
+
+/// The rows of every table at manifest version `at`, as squire reports them.
+async fn rows_at(lake: &Lake, at: u64) -> BTreeMap<String, Vec<(i64, String)>> {
+    let store = lake.store().await;
+    let snapshot = store.snapshot_at(at).await.expect("snapshot");
+    let mut rows = BTreeMap::new();
+    for table in snapshot.state.tables.keys() {
+        let dataset = store.read(&snapshot, table).await.expect("table");
+        rows.insert(table.to_string(), rows_of(&dataset).await);
+    }
+    rows
+}
+
+/// Checks that both programs see `expected` at the versions of `snapshot`, or at HEAD.
+pub(crate) fn check(
+    lake: &Lake,
+    snapshot: &Value,
+    expected: &BTreeMap<String, Vec<(i64, String)>>,
+) {
+    let pinned = snapshot["tables"].as_object().expect("tables");
+    assert_eq!(
+        pinned.keys().collect::<Vec<_>>(),
+        expected.keys().collect::<Vec<_>>()
+    );
+    let request = json!({ "root": lake.uri, "tables": pinned }).to_string();
+    let seen = client_with(lake, &["read"], &request);
+    for (table, rows) in expected {
+        for program in ["lance", "lancedb"] {
+            let found = &seen[program][table];
+            let version = &pinned[table]["version"];
+            assert!(
+                version.is_null() || found["version"] == *version,
+                "{program} {table}"
+            );
+            assert_eq!(
+                &rows_in(&found["rows"]),
+                rows,
+                "{program} sees {table} otherwise"
+            );
+        }
+        if let Some(counted) = pinned[table]["rows"].as_u64() {
+            assert_eq!(
+                counted,
+                rows.len() as u64,
+                "`squire snapshot` counts {table} otherwise"
+            );
+        }
+    }
+}
+
+/// The same document with every version taken out: HEAD.
+pub(crate) fn at_head(snapshot: &Value) -> Value {
+    let mut head = snapshot.clone();
+    for table in head["tables"].as_object_mut().expect("tables").values_mut() {
+        table["version"] = Value::Null;
+        table["rows"] = Value::Null;
+    }
+    head
+}
+
+fn snapshot(lake: &Lake, at: Option<u64>) -> Value {
+    let at = at.map(|at| at.to_string());
+    let mut args = vec!["snapshot", &lake.uri, "--json"];
+    if let Some(at) = &at {
+        args.extend(["--at", at]);
+    }
+    lake.run(&args).ok().json()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pylance_and_lancedb_read_every_table_at_head_and_at_snapshots() {
+    let lake = Lake::with_tables(&["flights", "weather", "planes"]);
+    let mut stops = Vec::new();
+    let mut stop = |lake: &Lake| stops.push(snapshot(lake, None)["manifest_version"].as_u64());
+
+    small_commits(&lake, &["flights", "weather"], 0, 5);
+    stop(&lake);
+    let file = lake.csv("planes.csv", (0..6).map(|id| (id, format!("plane-{id}"))));
+    lake.run(&["write", &lake.uri, "planes", &file]).ok();
+    lake.run(&["delete", &lake.uri, "flights", "--where", "id % 3 = 0"])
+        .ok();
+    stop(&lake);
+    lake.run(&["optimize", &lake.uri]).ok();
+    stop(&lake);
+    let file = lake.csv("merge.csv", (4..9).map(|id| (id, format!("merged-{id}"))));
+    lake.run(&["write", &lake.uri, "planes", &file, "--mode", "merge"])
+        .ok();
+    lake.run(&["index", &lake.uri, "weather", "id", "--type", "btree"])
+        .ok();
+    lake.run(&["reindex", &lake.uri]).ok();
+    stop(&lake);
+    let file = lake.csv("over.csv", [(7, "alone".to_owned())]);
+    lake.run(&["write", &lake.uri, "weather", &file, "--mode", "overwrite"])
+        .ok();
+    stop(&lake);
+    lake.assert_at_rest();
+
+    let latest = snapshot(&lake, None);
+    let now = rows_at(&lake, latest["manifest_version"].as_u64().expect("version")).await;
+    assert_eq!(now["weather"], [(7, "alone".to_owned())]);
+    assert_eq!(now["planes"].len(), 9);
+    check(&lake, &latest, &now);
+    check(&lake, &at_head(&latest), &now);
+    for at in stops {
+        let document = snapshot(&lake, at);
+        assert_eq!(document["manifest_version"].as_u64(), at);
+        check(
+            &lake,
+            &document,
+            &rows_at(&lake, at.expect("version")).await,
+        );
+    }
+}
+
+#[test]
+fn lancedb_lists_the_tables_and_nothing_of_squire() {
+    let lake = Lake::with_tables(&["flights", "weather"]);
+    let request = json!({ "root": lake.uri, "tables": {} }).to_string();
+    let seen = client_with(&lake, &["read"], &request);
+    assert_eq!(seen["names"], json!(["flights", "weather"]));
+}

@@ -1,0 +1,263 @@
+//! The end-to-end story on an S3-compatible server: moto, on loopback.
+
+use crate::{client, eventually, free_port, python, readers, small_commits, tagged};
+use serde_json::json;
+use squire_engine::maintenance::Retention;
+use squire_tests::{Lake, PATIENCE, squire};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// moto's server; ended when dropped.
+struct Server {
+    child: Child,
+    endpoint: String,
+}
+
+impl Server {
+    fn start() -> Self {
+        let port = free_port();
+        let child = Command::new(python())
+            .args([
+                "-m",
+                "moto.server",
+                "-H",
+                "127.0.0.1",
+                "-p",
+                &port.to_string(),
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("moto starts");
+        let mut server = Self {
+            child,
+            endpoint: format!("http://127.0.0.1:{port}"),
+        };
+        eventually("moto's server listens", PATIENCE, || {
+            if let Ok(Some(status)) = server.child.try_wait() {
+                panic!("moto's server ended with {status}");
+            }
+            TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())
+        });
+        server
+    }
+
+    /// What every process that uses it has in its environment.
+    fn environment(&self) -> Vec<(String, String)> {
+        [
+            ("AWS_ACCESS_KEY_ID", "test"),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_DEFAULT_REGION", "us-east-1"),
+            ("AWS_ENDPOINT", &self.endpoint),
+            ("AWS_ENDPOINT_URL", &self.endpoint),
+            ("AWS_ALLOW_HTTP", "true"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec()
+    }
+
+    /// A store in a new bucket.
+    fn lake(&self, bucket: &str) -> Lake {
+        let mut lake = Lake::new();
+        lake.env = self.environment();
+        client(&lake, &["bucket", bucket]);
+        Lake::at(&format!("s3://{bucket}/lake"), self.environment())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+const BOTH: [&str; 2] = ["flights", "weather"];
+
+/// `squire commit` of a batch, killed at a seam.
+fn crash_commit(lake: &Lake, seam: &str, tag: &str, ids: std::ops::Range<i64>) {
+    let batch = lake.batch(tag, &BOTH, ids);
+    let failpoint = format!("{seam}=return(kill)");
+    let killed = lake
+        .with_seam(&failpoint, &["commit", &lake.uri, &batch])
+        .wait();
+    assert_eq!(killed.code, None, "killed at {seam}: {}", killed.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_whole_story_holds_on_s3() {
+    let server = Server::start();
+    let lake = server.lake("whole-story");
+    lake.create_tables(&BOTH);
+
+    // Two processes at once, each commit in both tables.
+    let mut rows = Vec::new();
+    for round in 0..4 {
+        let tags = [format!("left{round}"), format!("right{round}")];
+        let mut running = Vec::new();
+        for (i, tag) in (0..).zip(&tags) {
+            let ids = round * 20 + i * 10..round * 20 + i * 10 + 10;
+            let batch = lake.batch(tag, &BOTH, ids.clone());
+            running.push(lake.start(&["commit", &lake.uri, &batch]));
+            rows.extend(tagged(tag, ids));
+        }
+        for process in running {
+            process.wait().ok();
+        }
+    }
+    rows.sort_unstable();
+    for table in BOTH {
+        assert_eq!(lake.rows(table).await, rows, "{table}");
+    }
+    lake.assert_at_rest();
+
+    // Many small appends, then compaction.
+    let appended = small_commits(&lake, &["flights"], 1_000, 20);
+    let all = [rows.clone(), appended].concat();
+    assert_eq!(lake.table_status("flights", "fragments"), 28);
+    let old = lake.run(&["snapshot", &lake.uri, "--json"]).ok().json();
+    lake.run(&["optimize", &lake.uri, "--table", "flights"])
+        .ok();
+    assert_eq!(lake.table_status("flights", "fragments"), 1);
+    assert_eq!(lake.rows("flights").await, all);
+    lake.assert_at_rest();
+
+    // Cleanup of everything but the present.
+    let stored = lake
+        .table_status("flights", "versions")
+        .as_u64()
+        .expect("versions");
+    let store = lake.store().await;
+    let retention = Retention {
+        age: Duration::ZERO,
+        versions: 1,
+    };
+    let plan = store.plan_cleanup(retention).await.expect("plan");
+    assert!(!plan.is_empty());
+    let report = store
+        .cleanup(&plan, None, &Default::default())
+        .await
+        .expect("cleanup");
+    assert_eq!(report.failed, []);
+    assert!(report.versions_removed >= stored - 1, "{report:?}");
+    assert!(report.bytes_removed > 0, "{report:?}");
+    assert_eq!(lake.table_status("flights", "versions"), 1);
+    assert_eq!(lake.rows("flights").await, all);
+    assert_eq!(lake.rows("weather").await, rows);
+    let at = old["manifest_version"].to_string();
+    lake.run(&["snapshot", &lake.uri, "--at", &at])
+        .failed(1, "floor");
+    lake.assert_at_rest();
+
+    // Other programs read it with the same environment.
+    let document = lake.run(&["snapshot", &lake.uri, "--json"]).ok().json();
+    let expected = [
+        ("flights".to_owned(), all.clone()),
+        ("weather".to_owned(), rows.clone()),
+    ];
+    readers::check(&lake, &document, &expected.into());
+
+    // It goes on after the cleanup.
+    let more = small_commits(&lake, &BOTH, 5_000, 2);
+    assert_eq!(lake.rows("flights").await, [all, more.clone()].concat());
+    assert_eq!(lake.rows("weather").await, [rows, more].concat());
+    lake.assert_at_rest();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn crash_of_a_writer_is_recovered_on_s3() {
+    let server = Server::start();
+    let lake = server.lake("crashes");
+    lake.create_tables(&BOTH);
+    let rows = small_commits(&lake, &BOTH, 0, 1);
+
+    crash_commit(&lake, "write.after_commit_table", "half", 100..103);
+    for table in BOTH {
+        assert_eq!(
+            lake.rows(table).await,
+            rows,
+            "half of a commit is not visible: {table}"
+        );
+    }
+    let report = lake
+        .run(&["recover", &lake.uri, "--json", "--grace", "0s"])
+        .ok()
+        .json();
+    assert_eq!(
+        report["aborted"].as_array().map(Vec::len),
+        Some(1),
+        "{report}"
+    );
+    for table in BOTH {
+        assert_eq!(lake.rows(table).await, rows, "{table}");
+    }
+    lake.assert_at_rest();
+
+    // All tables landed: the daemon completes it.
+    crash_commit(&lake, "write.after_phase_b", "landed", 200..203);
+    lake.daemon_pass("0s").ok();
+    let rows = [rows, tagged("landed", 200..203)].concat();
+    for table in BOTH {
+        assert_eq!(lake.rows(table).await, rows, "{table}");
+    }
+    lake.assert_at_rest();
+
+    // The next writer does not wait for a daemon.
+    crash_commit(&lake, "write.after_commit_table", "again", 300..303);
+    let batch = lake.batch("next", &BOTH, 400..403);
+    lake.run(&["commit", &lake.uri, &batch, "--grace", "0s"])
+        .ok();
+    let rows = [rows, tagged("next", 400..403)].concat();
+    for table in BOTH {
+        assert_eq!(lake.rows(table).await, rows, "{table}");
+    }
+    assert_eq!(lake.status()["sidecars"], json!([]));
+    lake.assert_at_rest();
+}
+
+/// Storage options come from the configuration as well, with the secret taken from the environment.
+#[test]
+fn storage_options_come_from_the_config() {
+    let server = Server::start();
+    let lake = server.lake("configured");
+    lake.create_tables(&["flights"]);
+    let config = lake.path("squire.toml");
+    let text = format!(
+        "[[watch]]\nuri = \"{}\"\n[watch.storage_options]\naccess_key_id = \"test\"\n\
+         secret_access_key = \"env:LAKE_SECRET\"\nregion = \"us-east-1\"\n\
+         endpoint = \"{}\"\nallow_http = \"true\"\n",
+        lake.uri, server.endpoint
+    );
+    std::fs::write(&config, text).expect("config");
+    let run = |args: &[&str]| {
+        let mut command = Command::new(squire());
+        command
+            .args(args)
+            .arg("--config")
+            .arg(&config)
+            .env("LAKE_SECRET", "test");
+        for (name, _) in &lake.env {
+            command.env_remove(name);
+        }
+        squire_tests::Done::from(command.output().expect("squire runs"))
+    };
+    let status = run(&["status", &lake.uri, "--json"]).ok().json();
+    assert_eq!(status["tables"][0]["table"], "flights");
+    run(&["daemon", "--once"]).ok();
+}
+
+/// S3 Express and schemes without conditional puts are refused before anything is written.
+#[test]
+fn unsafe_places_are_refused() {
+    let lake = Lake::new();
+    for place in [
+        "s3://fast--use1-az4--x-s3/lake",
+        "s3+ddb://bucket/lake",
+        "gs://bucket/lake",
+    ] {
+        lake.run(&["init", place]).failed(3, "not supported");
+    }
+}
