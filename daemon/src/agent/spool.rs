@@ -230,11 +230,6 @@ impl Spool {
         Ok(entries)
     }
 
-    /// How many entries wait.
-    pub(crate) fn depth(&self) -> Result<usize, SpoolError> {
-        Ok(self.list_incoming()?.len())
-    }
-
     /// How long the oldest waiting entry has been waiting at `now`; for display only.
     pub(crate) fn oldest_age(&self, now: SystemTime) -> Result<Option<Duration>, SpoolError> {
         let entries = self.list_incoming()?;

@@ -268,6 +268,9 @@ pub(crate) struct CleanupArgs {
 #[derive(Debug, Args)]
 pub(crate) struct RecoverArgs {
     pub(crate) store: String,
+    /// Say what would be done with each operation; do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Abort incomplete operations now, without waiting for the grace. Their processes must be dead, or they retry.
     #[arg(long)]
     pub(crate) force: bool,

@@ -343,6 +343,15 @@ fn describe(plan: &CleanupPlan) -> Vec<String> {
 
 pub(super) async fn recover(context: &Context, args: RecoverArgs) -> Result<ExitCode> {
     let store = context.store(&args.store).await?;
+    if args.dry_run {
+        let plans = store.recovery_plan().await?;
+        let mut lines: Vec<String> = plans.iter().map(|p| format!("{} by {}: {}", p.op, p.actor, p.next)).collect();
+        if lines.is_empty() {
+            lines.push(String::from("nothing to recover"));
+        }
+        context.out.print(&json!({ "plan": plans }), &lines);
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut watch = RecoveryWatch::default();
     let mut report = store.recover(&mut watch, args.force).await?;
     let grace = store.options().grace;

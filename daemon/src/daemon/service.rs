@@ -36,11 +36,8 @@ pub(crate) struct Options {
 pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
     let clock = options.store.clock.clone();
     let metrics = Metrics::new().map_err(|e| Error::internal("metrics").caused_by(e))?;
-    let status = Arc::new(Status::new(
-        metrics,
-        clock.clone(),
-        config.daemon.watchdog_progress,
-    ));
+    let stall = config.daemon.watchdog_progress;
+    let status = Arc::new(Status::new(metrics, clock.clone(), stall));
     let cancel = CancellationToken::new();
     let mut tasks = Supervisor::default();
     if !options.once {
@@ -51,59 +48,26 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
     let mut memory = Memory::default();
     open_missing(&options, &status, &mut places).await;
     if places.is_empty() && options.once {
-        return Err(Error::new(
-            ErrorKind::NotFound,
-            "none of the places could be opened; see the log",
-        ));
+        let why = "none of the places could be opened; see the log";
+        return Err(Error::new(ErrorKind::NotFound, why));
     }
     let wake = Arc::new(Notify::new());
-    let _files = watch_versions(&places, wake.clone());
+    let mut watched = watch_versions(&places, wake.clone());
     let mut signals = Signals::new()?;
-    loop {
-        let requests = status.take_requests();
-        let pass_cancel = cancel.child_token();
-        let (_, failed) = {
-            let pass = Pass {
-                config: &config,
-                status: &status,
-                clock: clock.as_ref(),
-                cancel: &pass_cancel,
-                requests,
-            };
-            let work = pass.timed(&places, &mut memory);
-            tokio::pin!(work);
-            loop {
-                tokio::select! {
-                    biased;
-                    event = signals.next() => match event {
-                        Event::Stop => {
-                            // Drain: the attempt ends at its next safe point, or is dropped after the drain time;
-                            // whatever it committed is published by the next pass.
-                            systemd::stopping();
-                            cancel.cancel();
-                            if tokio::time::timeout(config.daemon.drain, &mut work).await.is_err() {
-                                tracing::warn!("the drain time is over; the running attempt is left to recovery");
-                            }
-                            break (0, 0);
-                        }
-                        Event::Reload => status.wake.notify_one(),
-                    },
-                    () = cancelled_by_request(&status) => pass_cancel.cancel(),
-                    done = &mut work => break done,
-                }
-            }
+    let failed = loop {
+        let turn = Turn {
+            config: &config,
+            status: &status,
+            clock: clock.as_ref(),
+            cancel: &cancel,
         };
-        if options.once {
-            cancel.cancel();
-            tasks.drain().await;
-            return Ok(failed);
-        }
-        if cancel.is_cancelled() {
-            break;
+        let failed = turn.run(&places, &mut memory, &mut signals).await;
+        if options.once || cancel.is_cancelled() {
+            break failed;
         }
         status.set_ready();
         systemd::ready();
-        if wait(
+        let next = wait(
             &mut config,
             &options,
             &status,
@@ -111,17 +75,67 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
             clock.as_ref(),
             &mut signals,
         )
-        .await
-            == Next::Stop
-        {
+        .await;
+        if next == Next::Stop {
             systemd::stopping();
-            cancel.cancel();
-            break;
+            break 0;
         }
+        let opened = places.len();
         open_missing(&options, &status, &mut places).await;
-    }
+        if places.len() > opened {
+            watched = watch_versions(&places, wake.clone());
+        }
+    };
+    drop(watched);
+    cancel.cancel();
     tasks.drain().await;
-    Ok(0)
+    Ok(failed)
+}
+
+/// One pass, with an ear for signals and requests.
+struct Turn<'a> {
+    config: &'a Config,
+    status: &'a Arc<Status>,
+    clock: &'a dyn Clock,
+    cancel: &'a CancellationToken,
+}
+
+impl Turn<'_> {
+    /// Returns how many operations failed.
+    async fn run(&self, places: &[Place], memory: &mut Memory, signals: &mut Signals) -> usize {
+        let stop = self.cancel.child_token();
+        let pass = Pass {
+            config: self.config,
+            status: self.status,
+            clock: self.clock,
+            cancel: &stop,
+            requests: self.status.take_requests(),
+        };
+        let work = pass.timed(places, memory);
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                event = signals.next() => match event {
+                    Event::Stop => break,
+                    Event::Reload => self.status.ask_reload(),
+                },
+                () = cancelled_by_request(self.status) => stop.cancel(),
+                (_, failed) = &mut work => return failed,
+            }
+        }
+        // Drain: the attempt ends at its next safe point, or is dropped after the drain time; whatever it committed
+        // is published by the next pass.
+        systemd::stopping();
+        self.cancel.cancel();
+        if tokio::time::timeout(self.config.daemon.drain, &mut work)
+            .await
+            .is_err()
+        {
+            tracing::warn!("the drain time is over; the running attempt is left to recovery");
+        }
+        0
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -138,6 +152,10 @@ async fn wait(
     clock: &dyn Clock,
     signals: &mut Signals,
 ) -> Next {
+    if status.take_reload() {
+        reload(config, options, status);
+        return Next::Pass;
+    }
     if status.has_requests() {
         return Next::Pass;
     }

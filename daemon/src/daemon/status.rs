@@ -44,6 +44,7 @@ pub(crate) struct Status {
     clock: Arc<dyn Clock>,
     ready: AtomicBool,
     paused: AtomicBool,
+    reload: AtomicBool,
     progress_ms: AtomicU64,
     stall: Duration,
     pub(crate) wake: Notify,
@@ -57,6 +58,7 @@ impl Status {
             clock,
             ready: AtomicBool::new(false),
             paused: AtomicBool::new(false),
+            reload: AtomicBool::new(false),
             progress_ms: AtomicU64::new(0),
             stall,
             wake: Notify::new(),
@@ -91,6 +93,16 @@ impl Status {
     /// Takes what HTTP asked for since the last pass.
     pub(crate) fn take_requests(&self) -> Vec<(ControlVerb, Option<String>)> {
         std::mem::take(&mut self.seen().requests)
+    }
+
+    /// Remembers a reload that was asked for while a pass runs on the old configuration.
+    pub(crate) fn ask_reload(&self) {
+        self.reload.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a reload was asked for; asked only once.
+    pub(crate) fn take_reload(&self) -> bool {
+        self.reload.swap(false, Ordering::Relaxed)
     }
 
     /// Whether someone asked to cancel what runs; asked only once.

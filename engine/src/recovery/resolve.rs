@@ -9,6 +9,7 @@ use crate::protocol::{
 };
 use crate::store::state::{Decision, encode};
 use crate::store::{Sidecar, SidecarKind, SidecarTable, Snapshot, Store, data_files_of};
+use serde::Serialize;
 use squire_failpoints::{Seam, hit};
 use std::time::Duration;
 
@@ -21,6 +22,19 @@ pub enum Resolution {
     Aborted,
     /// Incomplete, and not this role's to abort.
     Pending,
+}
+
+/// What recovery would do with one operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedRecovery {
+    /// The operation.
+    pub op: OpId,
+    /// Whose it is.
+    pub actor: String,
+    /// The tables that it writes.
+    pub tables: Vec<TableName>,
+    /// What would be done.
+    pub next: &'static str,
 }
 
 /// What became of an operation that stood in a writer's way.
@@ -85,6 +99,31 @@ impl Store {
             }
         }
         Err(exhausted(last))
+    }
+
+    /// What the next resolver would do with every sidecar, were its grace over. Does nothing.
+    pub async fn recovery_plan(&self) -> Result<Vec<PlannedRecovery>> {
+        let mut plans = Vec::new();
+        for op in self.sidecar_ops().await? {
+            let Some(sidecar) = self.sidecar(op).await? else { continue };
+            let snapshot = self.load().await?;
+            let next = match sidecar.kind {
+                SidecarKind::Maintenance => "publish its clean prefix, remove the sidecar",
+                SidecarKind::Logical => {
+                    match next_step(&self.view(&snapshot, &sidecar).await?, Role::Expired) {
+                        Step::Committed | Step::Aborted => "remove the sidecar",
+                        Step::Forward(_) => "publish it",
+                        Step::Decide => "abort it",
+                        Step::Undo { .. } | Step::Settle(_) => "finish taking it back",
+                        Step::Wait => "wait",
+                        Step::Blocked(_) => "blocked by a foreign version; see `squire repair`",
+                    }
+                }
+            };
+            let tables = sidecar.writes.iter().map(|w| w.table.clone()).collect();
+            plans.push(PlannedRecovery { op, actor: sidecar.actor, tables, next });
+        }
+        Ok(plans)
     }
 
     /// What stands on storage of `sidecar`'s operation. Loaded after the manifest, so a pin is never ahead of it.

@@ -1,6 +1,6 @@
 //! The daemon from outside: its HTTP endpoints, its metrics, its signals, its words to systemd.
 
-use crate::{cache, eventually, free_port, small_commits, tagged};
+use crate::{cache, client, eventually, free_port, small_commits, tagged, uri};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use squire_tests::{Child, Lake, PATIENCE, squire};
@@ -519,4 +519,93 @@ fn the_packaged_config_is_accepted_as_it_is_and_with_every_default_written_out()
     let unknown = write_config(&lake, &format!("{text}\nno_such_key = 1\n"));
     lake.run(&["daemon", "--config", &unknown, "--once", &lake.uri])
         .failed(2, "no_such_key");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drift_shows_in_status_and_metrics_and_goes_with_its_repair() {
+    let lake = Lake::with_tables(&["flights"]);
+    let rows = small_commits(&lake, &["flights"], 0, 2);
+    let daemon = Served::daemon(&lake, &[]);
+    let wait_drift = |drift: bool| {
+        eventually("drift noticed", NOTICED, || {
+            let table = daemon.table("flights").ok_or("no such table")?;
+            if table["drift"] == drift {
+                Ok(())
+            } else {
+                Err(table.to_string())
+            }
+        });
+        let sample = |value| {
+            format!(
+                "squire_drift{{store=\"{}\",table=\"flights\"}} {value}",
+                lake.uri
+            )
+        };
+        let (_, text) = daemon.get("/metrics");
+        assert!(text.contains(&sample(u8::from(drift))), "{text}");
+    };
+    wait_drift(false);
+    client(
+        &lake,
+        &["append", &uri(&lake, "flights"), "1000", "1003", "ext"],
+    );
+    wait_drift(true);
+    let reason = daemon.table("flights").expect("table")["reason"].to_string();
+    assert!(
+        reason.contains("squire repair"),
+        "it says what to do: {reason}"
+    );
+    lake.run(&["repair", &lake.uri, "--discard"]).ok();
+    wait_drift(false);
+    daemon.stop();
+    assert_eq!(lake.rows("flights").await, rows);
+    lake.assert_at_rest();
+}
+
+/// A place is opened over the network; until it answers, the daemon must listen to its signals.
+#[test]
+fn signals_are_obeyed_while_a_place_does_not_answer() {
+    let lake = Lake::new();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port that never answers");
+    let config = format!(
+        "[[watch]]\nuri = \"s3://silent/lake\"\n[watch.storage_options]\nregion = \"us-east-1\"\n\
+         access_key_id = \"test\"\nsecret_access_key = \"test\"\nallow_http = \"true\"\n\
+         endpoint = \"http://{}\"\n",
+        silent.local_addr().expect("its address")
+    );
+    let config = write_config(&lake, &config);
+    let mut daemon = Served::start(&lake, None, &["daemon", "--config", &config]);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(daemon.get("/readyz").0, 503);
+    daemon.child.signal(Signal::SIGHUP);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(
+        daemon.get("/healthz").0,
+        200,
+        "SIGHUP reloads, it does not end the daemon"
+    );
+    daemon.stop();
+}
+
+#[test]
+fn reload_takes_up_a_new_watch() {
+    let lake = Lake::with_tables(&["flights"]);
+    let other = Lake::with_tables(&["weather"]);
+    let watch = |uri: &str| format!("[[watch]]\nuri = \"{uri}\"\n");
+    let config = write_config(&lake, &watch(&lake.uri));
+    let mut daemon = Served::start(&lake, None, &["daemon", "--config", &config]);
+    daemon.wait_ready();
+    // Past the wakes of the start.
+    std::thread::sleep(Duration::from_secs(2));
+    write_config(&lake, &[watch(&lake.uri), watch(&other.uri)].concat());
+    daemon.child.signal(Signal::SIGHUP);
+    eventually("the new store in /status", NOTICED, || {
+        let stores = daemon.status()["stores"].clone();
+        if stores.to_string().contains("weather") {
+            Ok(())
+        } else {
+            Err(stores.to_string())
+        }
+    });
+    daemon.stop();
 }

@@ -125,3 +125,31 @@ fn lancedb_lists_the_tables_and_nothing_of_squire() {
     let seen = client_with(&lake, &["read"], &request);
     assert_eq!(seen["names"], json!(["flights", "weather"]));
 }
+
+/// Cleanup keeps seven days and ten versions: a daemon pass takes no snapshot of today away.
+#[tokio::test(flavor = "multi_thread")]
+async fn young_snapshots_stay_readable_after_daemon_passes() {
+    let lake = Lake::with_tables(&["flights", "weather"]);
+    small_commits(&lake, &["flights"], 0, 3);
+    lake.create_tables(&["late"]);
+    small_commits(&lake, &["flights", "late"], 100, 18);
+    let latest = snapshot(&lake, None)["manifest_version"]
+        .as_u64()
+        .expect("version");
+    let mut snapshots = Vec::new();
+    for at in 2..=latest {
+        snapshots.push((snapshot(&lake, Some(at)), rows_at(&lake, at).await));
+    }
+    lake.daemon_pass("0s").ok();
+    lake.daemon_pass("0s").ok();
+    assert_eq!(
+        lake.table_status("flights", "fragments"),
+        1,
+        "the passes had work to do"
+    );
+    for (before, rows) in snapshots {
+        let at = before["manifest_version"].as_u64().expect("version");
+        assert_eq!(snapshot(&lake, Some(at)), before);
+        assert_eq!(rows_at(&lake, at).await, rows);
+    }
+}

@@ -4,7 +4,8 @@
 //! a fact of the protocol: a commit is complete as soon as its last table has landed.
 
 use super::{
-    Batch, armed, assert_rows, assert_whole_at_every_version, op_of, outcome_of, sidecars,
+    Batch, armed, assert_rows, assert_whole_at_every_readable_version,
+    assert_whole_at_every_version, clean_up, op_of, outcome_of, sidecars,
 };
 use squire_failpoints::{Phase, Seam};
 use squire_tests::{Done, Lake};
@@ -80,6 +81,14 @@ macro_rules! points {
             $(#[tokio::test]
             async fn $test() {
                 super::stopped_at(super::POINTS[super::Row::$test as usize], super::Others::Resolve).await;
+            })*
+        }
+
+        /// SIGSTOP there; others go on until even its base is cleaned up; then SIGCONT.
+        mod stopped_until_its_base_is_cleaned_up_at {
+            $(#[tokio::test]
+            async fn $test() {
+                super::stopped_until_cleaned_up_at(super::POINTS[super::Row::$test as usize]).await;
             })*
         }
 
@@ -176,7 +185,7 @@ impl Scene {
     /// The end of every story: a daemon pass, then nothing left to do, and the rows of `batches`, whole at every
     /// version.
     async fn ends_with(&self, batches: &[&Batch]) {
-        self.lake.daemon_pass("0s").ok();
+        super::daemon_pass(&self.lake, "0s");
         assert_rows(&self.lake, batches).await;
         let all = [&self.before, &self.victim, &self.other, &self.later];
         assert_whole_at_every_version(&self.lake, &all).await;
@@ -227,7 +236,7 @@ async fn stopped_at(point: Point, others: Others) {
         batches.push(&scene.other);
     }
     scene.recover_now().ok();
-    lake.daemon_pass("0s").ok();
+    super::daemon_pass(&lake, "0s");
     if others == Others::Commit {
         lake.run(&["optimize", &lake.uri, "--json"]).ok();
         scene.later.commit(lake).ok();
@@ -249,6 +258,47 @@ async fn stopped_at(point: Point, others: Others) {
     }
     assert_rows(lake, &batches).await;
     scene.ends_with(&batches).await;
+}
+
+/// Longer than the retention. The process may give up then; what it says must still be true.
+async fn stopped_until_cleaned_up_at(point: Point) {
+    let scene = Scene::new();
+    let lake = &scene.lake;
+    let mut child = scene.start_victim(&point.armed("stop"));
+    child.wait_stopped();
+    scene.other.commit(lake).ok();
+    scene.recover_now().ok();
+    lake.run(&["optimize", &lake.uri, "--json"]).ok();
+    scene.later.commit(lake).ok();
+    clean_up(lake).await;
+
+    let done = child.resume();
+    let visible = lake.ids("a").await.contains(&100);
+    match done.code {
+        Some(0) => {
+            assert_eq!(done.json()["outcome"], "committed");
+            assert_eq!(outcome_of(lake, &op_of(&done)), "committed");
+            assert!(visible, "{done:?}");
+        }
+        Some(1) => assert!(!visible, "{done:?}"),
+        Some(75) => {
+            let op = done.json()["error"]["op"]
+                .as_str()
+                .map(str::to_owned)
+                .unwrap_or_else(|| panic!("unknown, and no operation: {done:?}"));
+            assert_eq!(outcome_of(lake, &op) == "committed", visible, "{done:?}");
+        }
+        _ => panic!("neither done nor failed: {done:?}"),
+    }
+    let mut batches = vec![&scene.before, &scene.other, &scene.later];
+    if visible {
+        batches.push(&scene.victim);
+    }
+    super::daemon_pass(lake, "0s");
+    assert_rows(lake, &batches).await;
+    let all = [&scene.before, &scene.victim, &scene.other, &scene.later];
+    assert_whole_at_every_readable_version(lake, &all).await;
+    lake.assert_at_rest();
 }
 
 async fn failed_at(point: Point) {
@@ -288,7 +338,7 @@ async fn fails(failpoints: &str, expected: Option<Failed>) {
         );
     }
     scene.other.commit(lake).ok();
-    lake.daemon_pass("0s").ok();
+    super::daemon_pass(&lake, "0s");
 
     let now = lake.ids("a").await.contains(&100);
     if let Some(committed) = committed {

@@ -12,10 +12,12 @@ mod crash;
 mod maintenance;
 mod race;
 
+use squire_engine::maintenance::Retention;
 use squire_engine::store::Snapshot;
 use squire_tests::{Done, Lake, rows_of};
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::Duration;
 
 /// `(id, value)`, sorted: what a reader sees of one table.
 type Rows = Vec<(i64, String)>;
@@ -90,10 +92,19 @@ async fn assert_rows(lake: &Lake, batches: &[&Batch]) {
 /// I1 and I2: at every manifest version each of `batches` shows all its rows in all its tables, once, or none in any;
 /// and no pin ever goes down.
 async fn assert_whole_at_every_version(lake: &Lake, batches: &[&Batch]) {
+    assert_whole_from(lake, batches, 1).await;
+}
+
+/// The same for the versions that a cleanup left.
+async fn assert_whole_at_every_readable_version(lake: &Lake, batches: &[&Batch]) {
+    assert_whole_from(lake, batches, oldest_readable(lake).await).await;
+}
+
+async fn assert_whole_from(lake: &Lake, batches: &[&Batch], oldest: u64) {
     let store = lake.store().await;
-    let latest = store.load().await.expect("snapshot");
+    let latest = store.load().await.expect("snapshot").version();
     let mut pins = BTreeMap::new();
-    for version in oldest_readable(&store).await..=latest.version() {
+    for version in oldest..=latest {
         let snapshot = store.snapshot_at(version).await.expect("old snapshot");
         for (table, entry) in &snapshot.state.tables {
             let before = pins.insert(table.clone(), entry.version).unwrap_or(0);
@@ -127,8 +138,9 @@ async fn assert_whole_at_every_version(lake: &Lake, batches: &[&Batch]) {
     }
 }
 
-/// The oldest manifest version whose tables are all still readable: the first one, unless a test cleaned up.
-async fn oldest_readable(store: &Store) -> u64 {
+/// The oldest manifest version whose tables are all still readable.
+async fn oldest_readable(lake: &Lake) -> u64 {
+    let store = lake.store().await;
     let latest = store.load().await.expect("snapshot");
     let first = latest.state.manifest_floor.max(1);
     for version in first..latest.version() {
@@ -143,6 +155,33 @@ async fn oldest_readable(store: &Store) -> u64 {
         }
     }
     latest.version()
+}
+
+/// Removes everything that nothing pins now, as a cleanup does long after the retention.
+async fn clean_up(lake: &Lake) {
+    let store = lake.store().await;
+    let keep = Retention {
+        age: Duration::ZERO,
+        versions: 1,
+    };
+    let plan = store.plan_cleanup(keep).await.expect("a plan");
+    let report = store
+        .cleanup(&plan, None, &Default::default())
+        .await
+        .expect("a cleanup");
+    assert_eq!(report.failed, Vec::new());
+}
+
+/// One daemon pass that takes every grace as over.
+fn daemon_pass(lake: &Lake, grace: &str) {
+    if let Ok(config) = std::env::var("RACES_CONFIG") {
+        lake.run(&[
+            "daemon", &lake.uri, "--once", "--grace", grace, "--config", &config,
+        ])
+        .ok();
+        return;
+    }
+    lake.daemon_pass(grace).ok();
 }
 
 /// The operation that a command's document names.

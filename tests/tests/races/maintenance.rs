@@ -37,9 +37,7 @@ impl Writer {
                     .collect();
                 rows.extend(new.clone());
                 let file = lake.csv("update.csv", new);
-                lake.run(&[
-                    "write", &lake.uri, "t", &file, "--mode", "merge", "--json",
-                ])
+                lake.run(&["write", &lake.uri, "t", &file, "--mode", "merge", "--json"])
             }
         };
         let done = done.ok();
@@ -99,7 +97,7 @@ impl Scene {
     /// The end of every story: a daemon pass leaves nothing to do, the rows are the expected ones, no pin went down.
     async fn ends(&self) {
         self.assert_rows().await;
-        self.lake.daemon_pass("0s").ok();
+        super::daemon_pass(&self.lake, "0s");
         self.assert_rows().await;
         assert_whole_at_every_version(&self.lake, &[]).await;
         self.lake.assert_at_rest();
@@ -394,7 +392,7 @@ impl Pair {
         let mut all: Vec<&Batch> = self.before.iter().collect();
         all.push(&self.batch);
         assert_rows(&self.lake, &all).await;
-        self.lake.daemon_pass("0s").ok();
+        super::daemon_pass(&self.lake, "0s");
         assert_rows(&self.lake, &all).await;
         assert_whole_at_every_version(&self.lake, &all).await;
         self.lake.assert_at_rest();
@@ -420,7 +418,7 @@ async fn undecided_commit_between_its_tables_is_not_published_by_maintenance_tha
     assert!(pair.lake.table_status("b", "pin").as_u64() > pin);
     pair.assert_neither().await;
 
-    pair.lake.daemon_pass("30s").ok();
+    super::daemon_pass(&pair.lake, "30s");
     pair.assert_neither().await;
     pair.resume(commit).await;
 }
@@ -440,7 +438,7 @@ async fn undecided_meets(failpoints: &str) {
         "neither done nor lost: {done:?}"
     );
     pair.assert_neither().await;
-    pair.lake.daemon_pass("30s").ok();
+    super::daemon_pass(&pair.lake, "30s");
     pair.assert_neither().await;
     pair.resume(commit).await;
 }
@@ -463,7 +461,7 @@ async fn crash_of_a_commit_between_its_tables_below_a_rewrite_is_taken_back() {
         let done = optimize.resume();
         assert!(matches!(done.code, Some(0 | 75)), "{done:?}");
         pair.assert_neither().await;
-        pair.lake.daemon_pass("0s").ok();
+        super::daemon_pass(&pair.lake, "0s");
         pair.assert_neither().await;
         assert_whole_at_every_version(&pair.lake, &[&pair.batch]).await;
         pair.lake.assert_at_rest();

@@ -54,7 +54,7 @@ fn an_entry_goes_from_incoming_to_done() {
         fs::read(claim.path(OsStr::new("a.1.csv"))).unwrap(),
         b"a.1.csv"
     );
-    assert_eq!(spool.depth().unwrap(), 1);
+    assert_eq!(spool.list_incoming().unwrap().len(), 1);
     spool.finish(claim).unwrap();
     assert_eq!(names(&spool.done), ["a.1.csv", "c"]);
     assert!(names(&spool.claimed).is_empty());
@@ -366,7 +366,7 @@ fn bad_names_and_used_operations_are_refused() {
         ),
         "dead, but not empty"
     );
-    assert_eq!(spool.depth().unwrap(), 1);
+    assert_eq!(spool.list_incoming().unwrap().len(), 1);
 }
 
 #[test]

@@ -1,0 +1,93 @@
+//! What a user touches: input files, the spool, the command line, and a history that outlives its versions.
+//!
+//! * [`input`]: bad input and full disks: a clear error, nothing committed, nothing left behind.
+//! * [`agent`]: agents over a spool, killed, stopped and drained: each batch exactly once.
+//! * [`cli`]: help, JSON, exit codes, and the commands on stores, directories and single tables.
+//! * [`history`]: archive and cleanup: what was said stays true after the versions are gone.
+
+mod agent;
+mod cli;
+mod history;
+mod input;
+
+use serde_json::Value;
+use squire_tests::{Done, Lake};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Every file and directory below `root`, relative to it.
+fn tree(root: &Path) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut todo = vec![root.to_path_buf()];
+    while let Some(dir) = todo.pop() {
+        let Ok(entries) = std::fs::read_dir(&dir) else {
+            continue;
+        };
+        for entry in entries {
+            let path = entry.expect("entry").path();
+            if path.is_dir() {
+                todo.push(path.clone());
+            }
+            found.insert(path.strip_prefix(root).expect("below").to_path_buf());
+        }
+    }
+    found
+}
+
+/// The versions of the dataset at `path`, by the names of their manifests.
+fn version_files(path: &Path) -> BTreeSet<String> {
+    let names = std::fs::read_dir(path.join("_versions")).expect("a dataset");
+    names
+        .map(|e| {
+            e.expect("entry")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .filter(|n| n.ends_with(".manifest"))
+        .collect()
+}
+
+/// How many versions the dataset at `path` below the store has.
+fn versions(lake: &Lake, path: &str) -> usize {
+    version_files(&Path::new(&lake.uri).join(path)).len()
+}
+
+/// Nothing in `_squire/recovery` and `_squire/probe`, and nowhere a file that was still being written.
+fn assert_no_litter(root: &Path) {
+    for path in tree(root) {
+        let inside = |dir: &str| path.starts_with(dir) && path != Path::new(dir);
+        let name = path.file_name().expect("name").to_string_lossy();
+        let temporary = name.contains('#') || name.contains(".tmp");
+        let litter = inside("_squire/recovery") || inside("_squire/probe") || temporary;
+        assert!(!litter, "left behind: {}", path.display());
+    }
+}
+
+/// The one JSON document on standard output.
+fn one_document(done: &Done) -> Value {
+    let mut documents = serde_json::Deserializer::from_str(&done.stdout).into_iter::<Value>();
+    let first = documents
+        .next()
+        .unwrap_or_else(|| panic!("no document; stderr: {}", done.stderr))
+        .unwrap_or_else(|e| panic!("not JSON ({e}): {}", done.stdout));
+    let rest = documents.next();
+    assert!(rest.is_none(), "more than one document: {}", done.stdout);
+    first
+}
+
+/// The message of an error document.
+fn error_message(done: &Done) -> String {
+    let document = one_document(done);
+    let message = document["error"]["message"].as_str();
+    message
+        .unwrap_or_else(|| panic!("no error.message: {}", done.stdout))
+        .to_owned()
+}
+
+/// The whole commit log, newest first.
+fn log_entries(lake: &Lake) -> Vec<Value> {
+    let log = lake.run(&["log", &lake.uri, "--limit", "1000000", "--json"]);
+    let log = log.ok().json();
+    log["entries"].as_array().expect("entries").clone()
+}
