@@ -50,8 +50,21 @@ impl Place {
                 .trim_end_matches('/')
                 .rsplit_once('/')
                 .map_or((".", uri.as_str()), |(parent, name)| (parent, name));
-            let store = Arc::new(Store::connect(parent, options).await?);
             let single = Some(name.to_owned());
+            // A table inside a store is the store's: maintained at its pin, or readers of the store would lose it.
+            match Store::open(parent, options.clone()).await {
+                Ok(store) => {
+                    return Ok(Self {
+                        uri,
+                        store,
+                        managed: true,
+                        single,
+                    });
+                }
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+            let store = Arc::new(Store::connect(parent, options).await?);
             return Ok(Self {
                 uri,
                 store,
@@ -87,6 +100,17 @@ impl Place {
     pub(crate) async fn targets(&self) -> Result<Vec<Target>> {
         if self.managed {
             let snapshot = self.store.load().await?;
+            if let Some(path) = &self.single {
+                let table = snapshot
+                    .state
+                    .tables
+                    .iter()
+                    .find(|(_, entry)| entry.path == *path);
+                return Ok(table
+                    .map(|(name, _)| Target::Pinned(name.clone()))
+                    .into_iter()
+                    .collect());
+            }
             return Ok(snapshot
                 .state
                 .tables

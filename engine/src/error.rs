@@ -150,6 +150,8 @@ impl StdError for Error {
     }
 }
 
+/// A file that Lance does not find is a storage failure: what a caller may name (tables, versions, operations) is
+/// looked up in the manifest first, so a missing file never means a wrong request.
 impl From<lance::Error> for Error {
     fn from(error: lance::Error) -> Self {
         use lance::Error as L;
@@ -159,6 +161,7 @@ impl From<lance::Error> for Error {
         }
         let (kind, message) = match &error {
             L::CommitConflict { .. }
+            | L::DatasetAlreadyExists { .. }
             | L::RetryableCommitConflict { .. }
             | L::IncompatibleTransaction { .. }
             | L::TooMuchWriteContention { .. } => {
@@ -168,9 +171,6 @@ impl From<lance::Error> for Error {
             | L::SchemaMismatch { .. }
             | L::Schema { .. }
             | L::FieldNotFound { .. } => (ErrorKind::InvalidInput, "invalid input"),
-            L::DatasetNotFound { .. } | L::NotFound { .. } | L::VersionNotFound { .. } => {
-                (ErrorKind::NotFound, "not found")
-            }
             L::Internal { .. } => (ErrorKind::Internal, "lance failed"),
             _ => (ErrorKind::Storage, "storage failed"),
         };
@@ -180,11 +180,7 @@ impl From<lance::Error> for Error {
 
 impl From<object_store::Error> for Error {
     fn from(error: object_store::Error) -> Self {
-        let kind = match error {
-            object_store::Error::NotFound { .. } => ErrorKind::NotFound,
-            _ => ErrorKind::Storage,
-        };
-        Self::new(kind, "storage failed").caused_by(error)
+        Self::new(ErrorKind::Storage, "storage failed").caused_by(error)
     }
 }
 

@@ -190,6 +190,8 @@ pub fn obstacle(chain: &Chain, pin: u64) -> Option<Obstacle> {
 pub struct WrittenTable {
     /// The pin; `None` while a create is not published.
     pub pin: Option<u64>,
+    /// The table's floor: a version below it that is still there was put on a number that cleanup had freed (fact 8).
+    pub floor: u64,
     /// The versions above the operation's base: the pin it was staged on, 0 for a create.
     pub chain: Chain,
     /// Whether the pin stands on another path than the operation wrote to.
@@ -213,13 +215,21 @@ pub struct OperationView {
 
 impl OperationView {
     /// Committed is: a pin at or above the operation's version with no undo of it in between.
+    ///
+    /// Never when the decision to abort stands, and a version below the floor proves nothing: a zombie may have put it.
     pub fn is_published(&self) -> bool {
+        if self.aborted {
+            return false;
+        }
         self.logged
             || self.writes.iter().any(|t| {
                 let (Some(pin), Some(v)) = (t.pin, t.chain.landed(self.op)) else {
                     return false;
                 };
-                !t.replaced && v <= pin && t.chain.undone(self.op, v).is_none_or(|undo| undo > pin)
+                !t.replaced
+                    && v >= t.floor
+                    && v <= pin
+                    && t.chain.undone(self.op, v).is_none_or(|undo| undo > pin)
             })
     }
 }

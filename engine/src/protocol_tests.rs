@@ -14,6 +14,7 @@ fn chain(from: u64, classes: &[Class]) -> Chain {
 fn table(pin: u64, classes: &[Class]) -> WrittenTable {
     WrittenTable {
         pin: Some(pin),
+        floor: 0,
         chain: chain(pin, classes),
         replaced: false,
     }
@@ -145,6 +146,7 @@ fn committed_is_a_pin_above_the_version_without_an_undo_below_it() {
             false,
             vec![WrittenTable {
                 pin: Some(pin),
+                floor: 0,
                 chain: chain(1, classes),
                 replaced: false,
             }],
@@ -158,4 +160,18 @@ fn committed_is_a_pin_above_the_version_without_an_undo_below_it() {
         next_step(&at(2, &[Class::Logical(x)]), Role::Expired),
         Step::Committed
     );
+}
+
+/// A zombie's put on a version number that cleanup had freed succeeds; its operation was aborted long before.
+#[test]
+fn a_resurrected_version_of_an_aborted_operation_is_not_committed() {
+    let x = op(1);
+    let resurrected = WrittenTable {
+        pin: Some(9),
+        floor: 8,
+        chain: chain(1, &[Class::Logical(x), Class::Foreign, Class::Foreign]),
+        replaced: false,
+    };
+    assert!(!view(x, true, vec![resurrected.clone()]).is_published());
+    assert!(!view(x, false, vec![resurrected]).is_published());
 }

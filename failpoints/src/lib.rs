@@ -96,8 +96,7 @@ fn arm(spec: &str) -> Result<Armed, String> {
 #[cfg(feature = "failpoints")]
 mod armed {
     use super::{Injected, Seam};
-    use nix::sys::signal::{Signal, kill};
-    use nix::unistd::Pid;
+    use nix::sys::signal::{Signal, raise};
 
     /// Marks a seam: does what it is armed to do.
     pub fn hit(seam: Seam) -> Result<(), Injected> {
@@ -118,7 +117,7 @@ mod armed {
             Some("stop") => Signal::SIGSTOP,
             _ => return Err(Injected(seam)),
         };
-        // A signal to oneself is delivered before `kill` returns, so nothing after the seam runs first.
-        kill(Pid::this(), signal).map_err(|_| Injected(seam))
+        // To this thread, and delivered before `raise` returns: nothing behind the seam runs first.
+        raise(signal).map_err(|_| Injected(seam))
     }
 }

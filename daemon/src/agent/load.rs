@@ -24,13 +24,33 @@ pub(crate) async fn load(store: &Store, path: &Path) -> Result<Loaded> {
     let snapshot = store.load().await?;
     let mut writes = Vec::with_capacity(spec.tables.len());
     for input in spec.tables {
-        writes.push(load_table(store, &snapshot, input).await?);
+        let files: Vec<String> = input
+            .files
+            .iter()
+            .map(|f| f.display().to_string())
+            .collect();
+        let named = if files.is_empty() {
+            path.display().to_string()
+        } else {
+            files.join(", ")
+        };
+        let loaded = load_table(store, &snapshot, input).await;
+        writes.push(loaded.map_err(|e| name_source(e, &named))?);
     }
     let mut request = CommitRequest::new(writes);
     request.batch = spec.batch_id;
     request.message = spec.message.unwrap_or(spec.name);
     let rows = request.writes.iter().map(|w| w.write.rows()).sum();
     Ok(Loaded { request, rows })
+}
+
+/// Says which file an error is about, unless it does so itself.
+fn name_source(error: Error, named: &str) -> Error {
+    if error.to_string().contains(named) {
+        error
+    } else {
+        error.context(named)
+    }
 }
 
 async fn load_table(store: &Store, snapshot: &Snapshot, input: TableInput) -> Result<TableWrite> {
@@ -86,10 +106,22 @@ async fn key_rows(
 ) -> Result<Vec<RecordBatch>> {
     let dataset = store.open_pinned(snapshot.state.table(table)?).await?;
     let schema = Schema::from(dataset.schema());
-    let field = schema
+    schema
         .field_with_name(key)
         .map_err(|_| Error::invalid(format!("table {table} has no key column {key:?}")))?;
-    read_all(files, &Schema::new(vec![field.clone()]))
+    let mut batches = Vec::new();
+    for file in files {
+        // Whatever other columns of the table the file has may be there; the key must.
+        let given = block_in_place(|| formats::schema_of(&file)).map_err(format_error)?;
+        let fields: Vec<_> = schema
+            .fields()
+            .iter()
+            .filter(|f| f.name() == key || given.field_with_name(f.name()).is_ok())
+            .cloned()
+            .collect();
+        batches.extend(read_all(vec![file], &Schema::new(fields))?);
+    }
+    Ok(batches)
 }
 
 fn read_all(files: Vec<PathBuf>, schema: &Schema) -> Result<Vec<RecordBatch>> {
@@ -106,11 +138,17 @@ pub(crate) fn is_bad_input(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound)
 }
 
+fn never_opens(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind as Io;
+    matches!(
+        error.kind(),
+        Io::NotFound | Io::PermissionDenied | Io::IsADirectory | Io::NotADirectory
+    )
+}
+
 pub(crate) fn format_error(error: FormatError) -> Error {
     let kind = match &error {
-        FormatError::Io { source, .. } if source.kind() != std::io::ErrorKind::NotFound => {
-            ErrorKind::Storage
-        }
+        FormatError::Io { source, .. } if !never_opens(source) => ErrorKind::Storage,
         _ => ErrorKind::InvalidInput,
     };
     Error::new(kind, error.to_string())
@@ -119,6 +157,10 @@ pub(crate) fn format_error(error: FormatError) -> Error {
 fn batch_error(error: BatchError) -> Error {
     match error {
         BatchError::Format(error) => format_error(error),
+        // A claimed entry is ours: when it cannot be opened now, it never can.
+        BatchError::Io { ref source, .. } if never_opens(source) => {
+            Error::invalid(error.to_string())
+        }
         BatchError::Io { .. } => Error::new(ErrorKind::Storage, error.to_string()),
         other => Error::invalid(other.to_string()),
     }

@@ -38,6 +38,9 @@ use tokio_util::sync::CancellationToken;
 /// Waits longest between attempts to reach a store that fails.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
+/// How often a batch that has to wait is tried before `--until-empty` gives up on it.
+const TRIES_UNTIL_EMPTY: u32 = 5;
+
 /// How the agent was started.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
@@ -54,10 +57,21 @@ struct Agent {
     options: Options,
 }
 
-/// How one claim ended.
+/// How work on one claim ended.
 enum Ended {
-    Finished,
-    Rejected,
+    /// Committed or rejected.
+    Done,
+    /// Not now: a drifted table, an undecided outcome, a store that is away. The claim stays ours.
+    Waits(Claim, Error),
+}
+
+/// A claim to try again later.
+struct Waiting {
+    claim: Claim,
+    next: Duration,
+    tries: u32,
+    kind: ErrorKind,
+    reason: String,
 }
 
 /// Runs until SIGTERM or SIGINT; the batch in hand is finished first.
@@ -134,12 +148,22 @@ impl Agent {
         let incoming = [self.spool.incoming_dir().to_path_buf()];
         let _files = watch_local(&incoming, |_| true, wake.clone());
         let mut pause = self.options.config.poll_interval;
+        let mut waiting = Vec::new();
         while !cancel.is_cancelled() {
-            match self.round(cancel).await {
+            match self.round(&mut waiting, cancel).await {
                 Ok(0) => {
                     pause = self.options.config.poll_interval;
                     if self.options.until_empty {
-                        return Ok(());
+                        match waiting
+                            .iter()
+                            .find(|w: &&Waiting| w.tries >= TRIES_UNTIL_EMPTY)
+                        {
+                            Some(stuck) => {
+                                return Err(Error::new(stuck.kind, stuck.reason.clone()));
+                            }
+                            None if waiting.is_empty() => return Ok(()),
+                            None => {}
+                        }
                     }
                 }
                 Ok(_) => {
@@ -162,95 +186,135 @@ impl Agent {
         Ok(())
     }
 
-    /// Resumes orphans, then works through what is incoming. Returns how many entries it ended.
-    async fn round(&self, cancel: &CancellationToken) -> Result<usize> {
+    /// Resumes orphans and claims that wait, then works through what is incoming. Returns how many entries it ended.
+    async fn round(&self, waiting: &mut Vec<Waiting>, cancel: &CancellationToken) -> Result<usize> {
         let mut ended = 0;
         for claim in block_in_place(|| self.spool.resume_orphans()).map_err(spool_error)? {
             if cancel.is_cancelled() {
                 return Ok(ended);
             }
-            ended += self.resume(claim).await?;
+            ended += self.note(self.resume(claim).await?, 0, waiting)?;
+        }
+        let now = self.store.clock().monotonic();
+        let (due, later): (Vec<Waiting>, Vec<Waiting>) = std::mem::take(waiting)
+            .into_iter()
+            .partition(|w| w.next <= now);
+        waiting.extend(later);
+        for Waiting { claim, tries, .. } in due {
+            ended += self.note(self.resume(claim).await?, tries, waiting)?;
         }
         let incoming = block_in_place(|| self.spool.list_incoming()).map_err(spool_error)?;
-        self.metrics
-            .agent
-            .spool_depth
-            .set(i64::try_from(incoming.len()).unwrap_or(i64::MAX));
-        let now = UNIX_EPOCH + Duration::from_millis(self.store.clock().now_ms());
-        let oldest = block_in_place(|| self.spool.oldest_age(now)).map_err(spool_error)?;
-        self.metrics
-            .agent
-            .spool_oldest_age
-            .set(oldest.unwrap_or_default().as_secs_f64());
+        self.observe_spool(incoming.len())?;
         for entry in incoming {
             if cancel.is_cancelled() {
                 return Ok(ended);
             }
             let op = self.store.new_op();
-            let claimed = block_in_place(|| self.spool.claim(op.into(), &[&entry.name]))
-                .map_err(spool_error)?;
+            let claimed = block_in_place(|| self.spool.claim(op.into(), &[&entry.name]));
+            let claimed = claimed.map_err(spool_error)?;
             for error in claimed.refused {
                 tracing::warn!(%error, "this entry cannot be claimed");
             }
             let Some(claim) = claimed.claim else { continue };
             hit(Seam::AgentAfterClaim)?;
-            self.commit_claim(claim).await?;
-            ended += 1;
+            ended += self.note(self.commit_claim(claim).await?, 0, waiting)?;
         }
         Ok(ended)
     }
 
-    /// A claim whose owner is dead: what became of its operation decides.
-    async fn resume(&self, claim: Claim) -> Result<usize> {
+    fn observe_spool(&self, depth: usize) -> Result<()> {
+        let agent = &self.metrics.agent;
+        agent
+            .spool_depth
+            .set(i64::try_from(depth).unwrap_or(i64::MAX));
+        let now = UNIX_EPOCH + Duration::from_millis(self.store.clock().now_ms());
+        let oldest = block_in_place(|| self.spool.oldest_age(now)).map_err(spool_error)?;
+        agent
+            .spool_oldest_age
+            .set(oldest.unwrap_or_default().as_secs_f64());
+        Ok(())
+    }
+
+    /// Keeps a claim that must wait, so that the others go on; a failing storage ends the round instead.
+    fn note(&self, ended: Ended, tries: u32, waiting: &mut Vec<Waiting>) -> Result<usize> {
+        let (claim, error) = match ended {
+            Ended::Done => return Ok(1),
+            Ended::Waits(_, error) if error.kind() == ErrorKind::FormatTooNew => return Err(error),
+            Ended::Waits(claim, error) => (claim, error),
+        };
+        let doubled = 2u32.saturating_pow(tries.min(16));
+        let pause = self
+            .options
+            .config
+            .poll_interval
+            .saturating_mul(doubled)
+            .min(MAX_PAUSE);
+        let next = self.store.clock().monotonic() + pause;
+        let (kind, reason) = (error.kind(), error.to_string());
+        tracing::warn!(claim = %claim.operation(), reason, "this batch has to wait");
+        waiting.push(Waiting {
+            claim,
+            next,
+            tries: tries + 1,
+            kind,
+            reason,
+        });
+        if kind == ErrorKind::Storage {
+            Err(error)
+        } else {
+            Ok(0)
+        }
+    }
+
+    /// A claim whose last attempt is over or whose owner is dead: what became of its operation decides.
+    async fn resume(&self, claim: Claim) -> Result<Ended> {
         let op = OpId::from(claim.operation());
-        // Its owner is dead, so nobody waits for it: it is completed or aborted now.
-        self.store.settle_dead(op).await?;
-        match self.store.outcome_of(op).await? {
-            OperationOutcome::Committed { .. } => {
+        let outcome = match self.store.settle_dead(op).await {
+            Ok(()) => self.store.outcome_of(op).await,
+            Err(e) => Err(e),
+        };
+        match outcome {
+            Ok(OperationOutcome::Committed { .. }) => {
                 self.metrics
                     .agent
                     .batch_finished(BatchResult::AlreadyCommitted);
                 block_in_place(|| self.spool.finish(claim)).map_err(spool_error)?;
+                Ok(Ended::Done)
             }
-            OperationOutcome::Aborted | OperationOutcome::Absent => {
-                self.commit_claim(claim).await?;
+            Ok(OperationOutcome::Aborted | OperationOutcome::Absent) => {
+                self.commit_claim(claim).await
             }
-            OperationOutcome::Undecided => {
-                return Err(Error::new(
-                    ErrorKind::Unknown,
-                    "the operation of a dead agent is not decided yet",
-                )
-                .of(op));
+            Ok(OperationOutcome::Undecided) => {
+                let e = Error::new(ErrorKind::Unknown, "the operation is not decided yet");
+                Ok(Ended::Waits(claim, e.of(op)))
             }
+            Err(e) => Ok(Ended::Waits(claim, e)),
         }
-        Ok(1)
     }
 
     async fn commit_claim(&self, claim: Claim) -> Result<Ended> {
         let entries: Vec<OsString> = claim.entries().to_vec();
-        let [entry] = entries.as_slice() else {
-            return self.commit_each(claim, &entries).await;
+        let entry = match entries.as_slice() {
+            // What a crash left after the last entry was moved on.
+            [] => {
+                block_in_place(|| self.spool.finish(claim)).map_err(spool_error)?;
+                return Ok(Ended::Done);
+            }
+            [entry] => entry,
+            [..] => {
+                let many = format!(
+                    "claim {} holds {} entries, not one",
+                    claim.operation(),
+                    entries.len()
+                );
+                return Ok(Ended::Waits(claim, Error::internal(many)));
+            }
         };
-        let path = claim.path(entry);
-        let loaded = match load::load(&self.store, &path).await {
-            Ok(loaded) => loaded,
-            Err(e) if load::is_bad_input(&e) => return self.reject(claim, entry, &e),
-            Err(e) => return Err(e),
-        };
-        self.commit_loaded(claim, entry, loaded).await
-    }
-
-    /// A claim that a crash left without entries, or with several: they go back to be claimed one by one.
-    async fn commit_each(&self, claim: Claim, entries: &[OsString]) -> Result<Ended> {
-        if entries.is_empty() {
-            block_in_place(|| self.spool.finish(claim)).map_err(spool_error)?;
-            return Ok(Ended::Finished);
+        match load::load(&self.store, &claim.path(entry)).await {
+            Ok(loaded) => self.commit_loaded(claim, entry, loaded).await,
+            Err(e) if load::is_bad_input(&e) => self.reject(claim, entry, &e),
+            Err(e) => Ok(Ended::Waits(claim, e)),
         }
-        Err(Error::internal(format!(
-            "claim {} holds {} entries; one was expected",
-            claim.operation(),
-            entries.len()
-        )))
     }
 
     async fn commit_loaded(&self, claim: Claim, entry: &OsString, loaded: Loaded) -> Result<Ended> {
@@ -268,10 +332,11 @@ impl Agent {
         }));
         let started = self.store.clock().monotonic();
         let committed = self.store.commit(&request).await;
+        let took = self.store.clock().monotonic().saturating_sub(started);
         self.metrics
             .agent
             .commit_seconds
-            .observe((self.store.clock().monotonic() - started).as_secs_f64());
+            .observe(took.as_secs_f64());
         drop(request);
         let taken = claim.lock().unwrap_or_else(PoisonError::into_inner).take();
         let claim = taken.ok_or_else(|| Error::internal("the claim is gone"))?;
@@ -280,11 +345,10 @@ impl Agent {
                 hit(Seam::AgentAfterCommit)?;
                 self.count(&outcome, rows);
                 block_in_place(|| self.spool.finish(claim)).map_err(spool_error)?;
-                Ok(Ended::Finished)
+                Ok(Ended::Done)
             }
             Err(e) if load::is_bad_input(&e) => self.reject(claim, entry, &e),
-            // The claim is dropped and resumed as an orphan: by then the store says what became of it.
-            Err(e) => Err(e),
+            Err(e) => Ok(Ended::Waits(claim, e)),
         }
     }
 
@@ -304,14 +368,19 @@ impl Agent {
     }
 
     fn reject(&self, mut claim: Claim, entry: &OsString, reason: &Error) -> Result<Ended> {
-        tracing::info!(entry = %entry.to_string_lossy(), %reason, "batch rejected");
+        let name = entry.to_string_lossy();
+        let reason = match reason.to_string() {
+            text if text.contains(name.as_ref()) => text,
+            text => format!("{name}: {text}"),
+        };
+        tracing::info!(entry = %name, reason, "batch rejected");
         block_in_place(|| {
-            self.spool.reject(&mut claim, entry, &reason.to_string())?;
+            self.spool.reject(&mut claim, entry, &reason)?;
             self.spool.finish(claim)
         })
         .map_err(spool_error)?;
         self.metrics.agent.batch_finished(BatchResult::Rejected);
-        Ok(Ended::Rejected)
+        Ok(Ended::Done)
     }
 }
 

@@ -2,11 +2,11 @@
 
 use super::args::{CleanupArgs, DaemonArgs, OptimizeArgs, RecoverArgs, RepairArgs, TargetArgs};
 use super::{Context, exit_code};
-use crate::config::{Watch, parse_listen};
+use crate::config::parse_listen;
 use crate::daemon::execution::retention;
 use crate::daemon::planning::{TablePlan, bounds, limits, plan as decide};
 use crate::daemon::{self, Options};
-use crate::place::{Place, watch_of};
+use crate::place::Place;
 use serde::Serialize;
 use serde_json::{Value, json};
 use squire_engine::error::{Error, ErrorKind, Result};
@@ -30,24 +30,17 @@ pub(super) async fn daemon(
         config.daemon.listen =
             parse_listen(listen).map_err(|e| Error::invalid(format!("--listen: {e}")))?;
     }
-    let mut watches: Vec<Watch> = config.watches.clone();
-    for place in &args.places {
-        let watch = watch_of(&config, place);
-        if !watches.contains(&watch) {
-            watches.push(watch);
-        }
-    }
-    if watches.is_empty() {
+    let options = Options {
+        config_path,
+        places: args.places,
+        once: args.once,
+        store: context.options,
+    };
+    if options.watches(&config).is_empty() {
         return Err(Error::invalid(
             "nothing to watch: name a STORE, or add a [[watch]] to the configuration",
         ));
     }
-    let options = Options {
-        config_path,
-        watches,
-        once: args.once,
-        store: context.options,
-    };
     let failed = daemon::run(config, options).await?;
     Ok(if failed == 0 {
         ExitCode::SUCCESS
@@ -345,7 +338,10 @@ pub(super) async fn recover(context: &Context, args: RecoverArgs) -> Result<Exit
     let store = context.store(&args.store).await?;
     if args.dry_run {
         let plans = store.recovery_plan().await?;
-        let mut lines: Vec<String> = plans.iter().map(|p| format!("{} by {}: {}", p.op, p.actor, p.next)).collect();
+        let mut lines: Vec<String> = plans
+            .iter()
+            .map(|p| format!("{} by {}: {}", p.op, p.actor, p.next))
+            .collect();
         if lines.is_empty() {
             lines.push(String::from("nothing to recover"));
         }

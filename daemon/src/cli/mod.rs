@@ -43,7 +43,10 @@ impl Context {
 
 /// Parses, runs, and turns the outcome into an exit code.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage_error(&error),
+    };
     let out = Output {
         json: cli.common.json,
     };
@@ -77,6 +80,15 @@ pub(crate) fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => out.fail(&error),
     }
+}
+
+/// Help and version are answers; anything else is bad usage, as a document where one was asked for.
+fn usage_error(error: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|arg| arg == "--json");
+    if error.use_stderr() && json {
+        return Output { json }.fail(&Error::invalid(error.render().to_string()));
+    }
+    error.exit()
 }
 
 fn load_config(path: Option<&Path>) -> Result<Config> {

@@ -5,7 +5,7 @@ use super::status::Status;
 use crate::config::{Config, Watch};
 use crate::http::{Token, serve};
 use crate::metrics::Metrics;
-use crate::place::Place;
+use crate::place::{Place, watch_of};
 use crate::supervisor::Supervisor;
 use crate::systemd;
 use crate::watch::{FileWatch, watch_local};
@@ -23,13 +23,31 @@ use tokio_util::sync::CancellationToken;
 /// File events that come closer together than this are one wake: a writer's burst is observed once.
 const SETTLE: Duration = Duration::from_millis(500);
 
+/// How long a place may take to open before the pass goes on without it; the next pass tries again.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// How the daemon was started.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) config_path: Option<PathBuf>,
-    pub(crate) watches: Vec<Watch>,
+    /// The places named on the command line.
+    pub(crate) places: Vec<String>,
     pub(crate) once: bool,
     pub(crate) store: StoreOptions,
+}
+
+impl Options {
+    /// What to watch: the configured places, then those of the command line.
+    pub(crate) fn watches(&self, config: &Config) -> Vec<Watch> {
+        let mut watches = config.watches.clone();
+        for place in &self.places {
+            let watch = watch_of(config, place);
+            if !watches.contains(&watch) {
+                watches.push(watch);
+            }
+        }
+        watches
+    }
 }
 
 /// Runs until SIGTERM or SIGINT, or one pass with `once`. Returns how many operations failed in that pass.
@@ -44,16 +62,21 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
         start_http(&config, &status, &mut tasks, &cancel).await?;
         start_watchdog(&status, clock.clone(), &mut tasks, &cancel);
     }
+    let mut signals = Signals::new()?;
     let mut places = Vec::new();
     let mut memory = Memory::default();
-    open_missing(&options, &status, &mut places).await;
+    let opened = open_missing(&config, &options, &status, &mut places, &mut signals).await;
+    if opened == Next::Stop {
+        cancel.cancel();
+        tasks.drain().await;
+        return Ok(0);
+    }
     if places.is_empty() && options.once {
         let why = "none of the places could be opened; see the log";
         return Err(Error::new(ErrorKind::NotFound, why));
     }
     let wake = Arc::new(Notify::new());
     let mut watched = watch_versions(&places, wake.clone());
-    let mut signals = Signals::new()?;
     let failed = loop {
         let turn = Turn {
             config: &config,
@@ -80,9 +103,12 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
             systemd::stopping();
             break 0;
         }
-        let opened = places.len();
-        open_missing(&options, &status, &mut places).await;
-        if places.len() > opened {
+        let before: Vec<String> = places.iter().map(|p| p.uri.clone()).collect();
+        if open_missing(&config, &options, &status, &mut places, &mut signals).await == Next::Stop {
+            systemd::stopping();
+            break 0;
+        }
+        if !before.iter().eq(places.iter().map(|p| &p.uri)) {
             watched = watch_versions(&places, wake.clone());
         }
     };
@@ -221,12 +247,45 @@ async fn cancelled_by_request(status: &Status) {
     }
 }
 
-async fn open_missing(options: &Options, status: &Status, places: &mut Vec<Place>) {
-    for watch in &options.watches {
-        if places.iter().any(|p| p.uri == watch.uri) {
-            continue;
+/// Opens what is wanted and not open yet, all at once, and lets go of what is not wanted any more. Storage that does
+/// not answer keeps neither the other places nor a signal waiting.
+async fn open_missing(
+    config: &Config,
+    options: &Options,
+    status: &Status,
+    places: &mut Vec<Place>,
+    signals: &mut Signals,
+) -> Next {
+    let wanted = options.watches(config);
+    places.retain(|place| wanted.iter().any(|w| w.uri == place.uri));
+    let missing: Vec<&Watch> = wanted
+        .iter()
+        .filter(|w| !places.iter().any(|p| p.uri == w.uri))
+        .collect();
+    let opening = futures::future::join_all(missing.into_iter().map(|watch| async move {
+        let opened =
+            tokio::time::timeout(OPEN_TIMEOUT, Place::open(watch, options.store.clone())).await;
+        let slow = || {
+            Error::new(
+                ErrorKind::Storage,
+                format!("no answer in {} s", OPEN_TIMEOUT.as_secs()),
+            )
+        };
+        (watch, opened.unwrap_or_else(|_| Err(slow())))
+    }));
+    tokio::pin!(opening);
+    let opened = loop {
+        tokio::select! {
+            biased;
+            event = signals.next() => match event {
+                Event::Stop => return Next::Stop,
+                Event::Reload => status.ask_reload(),
+            },
+            opened = &mut opening => break opened,
         }
-        match Place::open(watch, options.store.clone()).await {
+    };
+    for (watch, opened) in opened {
+        match opened {
             Ok(place) => {
                 tracing::info!(uri = place.uri, managed = place.managed, "watching");
                 places.push(place);
@@ -237,6 +296,7 @@ async fn open_missing(options: &Options, status: &Status, places: &mut Vec<Place
             }
         }
     }
+    Next::Pass
 }
 
 async fn start_http(

@@ -140,9 +140,28 @@ impl Store {
                 return Err(failed);
             }
             tracing::debug!(attempt, error = %failed, "attempt lost, retrying from a fresh snapshot");
+            if failed.op().is_some() {
+                // Some of it had landed and was taken back: cleanup may delete those versions with their files.
+                kept.appends.clear();
+            }
+            self.catch_up(&writes).await?;
             attempt += 1;
             backoff.wait(self.clock(), &self.entropy).await;
         }
+    }
+
+    /// Publishes the clean prefix of every table whose rows a write reads: staged on a pin below an unpublished
+    /// rewrite it would lose again and again, for ever when the rewrite's process is dead.
+    async fn catch_up(&self, writes: &[&TableWrite]) -> Result<()> {
+        for TableWrite { table, write } in writes {
+            if matches!(write, Write::Append(_) | Write::Create { .. }) {
+                continue;
+            }
+            let kind = Kind::Maintenance.as_str();
+            let record = Record::new(self.new_op(), kind, &self.options().actor, "catch up");
+            self.publish_prefix(table, &record).await?;
+        }
+        Ok(())
     }
 
     async fn attempt(
@@ -483,6 +502,10 @@ impl Store {
             let chain = self.scan(store, &entry.path, entry.base).await?;
             if let Some(version) = chain.landed(op) {
                 return Ok(version);
+            }
+            if entry.base == 0 && chain.head() > 0 {
+                let taken = format!("table {} was created by someone else", entry.table);
+                return Err(Error::conflict(taken).caused_by(lost));
             }
             let next = chain.head() + 1;
             if lost.kind() != ErrorKind::Conflict

@@ -3,7 +3,7 @@
 //! A monotonic fast-forward over content-preserving versions. It never passes a version that was not decided, and it
 //! never fails because someone else moved the pin: if the pin is already there, the work is done.
 
-use super::publish::{Change, PUBLISH_ROUNDS, Published, Record, exhausted};
+use super::publish::{Change, Published, Record, Rounds};
 use crate::error::Result;
 use crate::ids::TableName;
 use crate::protocol::clean_prefix;
@@ -13,9 +13,8 @@ use squire_failpoints::{Seam, hit};
 impl Store {
     /// Publishes the highest clean version of `table`. Returns the pin that stands afterwards.
     pub(crate) async fn publish_prefix(&self, table: &TableName, record: &Record) -> Result<u64> {
-        let mut backoff = self.publish_backoff();
-        let mut last = None;
-        for _ in 0..PUBLISH_ROUNDS {
+        let mut rounds = Rounds::new();
+        loop {
             let snapshot = self.load().await?;
             hit(Seam::PublishAfterLoad)?;
             let entry = snapshot.state.table(table)?;
@@ -36,10 +35,8 @@ impl Store {
             let updates = vec![snapshot.state.pin_update(table, n)?];
             match self.try_publish(&snapshot, updates, &record).await? {
                 Published::Won(_) => return Ok(n),
-                Published::Lost(e) => last = Some(e),
+                Published::Lost(e) => rounds.lost(self, e).await?,
             }
-            backoff.wait(self.clock(), &self.entropy).await;
         }
-        Err(exhausted(last))
     }
 }

@@ -1,5 +1,6 @@
 //! Publish: the compare-and-swap of the manifest from M to M+1.
 
+use crate::clock::Backoff;
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
 use crate::protocol::Kind;
@@ -10,10 +11,48 @@ use serde::{Deserialize, Serialize};
 use squire_failpoints::{Seam, hit};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How often a publish is evaluated again before the caller hears of it. Each round lost means that someone else's
 /// publish won, so the store makes progress; 200 rounds outlast any burst that a machine can produce.
 pub(crate) const PUBLISH_ROUNDS: u32 = 200;
+
+/// How many failures of the storage itself are borne before the caller hears of it: a full disk does not get better.
+const STORAGE_FAILURES: u32 = 5;
+
+/// The rounds of one publish loop: bounded, with jittered back-off in between.
+#[derive(Debug)]
+pub(crate) struct Rounds {
+    lost: u32,
+    failures: u32,
+    backoff: Backoff,
+}
+
+impl Rounds {
+    pub(crate) fn new() -> Self {
+        let backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(250));
+        Self {
+            lost: 0,
+            failures: 0,
+            backoff,
+        }
+    }
+
+    /// Waits before the next round, or gives up with what made this one lose.
+    pub(crate) async fn lost(&mut self, store: &Store, error: Error) -> Result<()> {
+        self.lost += 1;
+        self.failures += u32::from(error.kind() == ErrorKind::Storage);
+        if self.failures >= STORAGE_FAILURES {
+            return Err(error);
+        }
+        if self.lost >= PUBLISH_ROUNDS {
+            let often = format!("the manifest was taken by others {PUBLISH_ROUNDS} times in a row");
+            return Err(Error::conflict(often).caused_by(error));
+        }
+        self.backoff.wait(store.clock(), &store.entropy).await;
+        Ok(())
+    }
+}
 
 /// One table of a publish.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +155,7 @@ impl Store {
         updates: Updates,
         record: &Record,
     ) -> Result<Published> {
+        self.ensure_probed().await?;
         hit(Seam::PublishBeforeCommit)?;
         let slot = on.version() + 1;
         let update_entries = updates
@@ -156,15 +196,20 @@ impl Store {
         self.verify_publish(manifest, slot).await
     }
 
-    /// A put at a version number that cleanup freed succeeds (fact 8), so a success counts only above the floor.
+    /// A put at a version number that cleanup freed succeeds (fact 8), so a success counts only above the floor. And a
+    /// put into a directory that was unmounted meanwhile succeeds too: what it stood on must still be there.
     async fn verify_publish(&self, manifest: Arc<lance::Dataset>, slot: u64) -> Result<Published> {
-        if manifest.latest_version_id().await? != slot {
-            let latest = self.load().await?;
-            if slot <= latest.state.manifest_floor {
-                return Ok(Published::Lost(Error::conflict(
-                    "the manifest moved on and this version was cleaned up",
-                )));
+        let latest = self.latest_manifest_versions(2).await?;
+        match latest.as_slice() {
+            [newest, before, ..] if *newest == slot && *before == slot - 1 => {}
+            [newest, ..] if *newest > slot => {
+                let latest = self.load().await?;
+                if slot <= latest.state.manifest_floor {
+                    let pruned = "the manifest moved on and this version was cleaned up";
+                    return Ok(Published::Lost(Error::conflict(pruned)));
+                }
             }
+            _ => return Err(self.history_gone(slot - 1)),
         }
         Ok(Published::Won(self.remember_manifest(manifest).await?))
     }
@@ -175,9 +220,8 @@ impl Store {
     where
         F: FnMut(&Snapshot) -> Result<Option<(Updates, Record)>> + Send,
     {
-        let mut backoff = self.publish_backoff();
-        let mut last = None;
-        for _ in 0..PUBLISH_ROUNDS {
+        let mut rounds = Rounds::new();
+        loop {
             let snapshot = self.load().await?;
             hit(Seam::PublishAfterLoad)?;
             let Some((updates, record)) = plan(&snapshot)? else {
@@ -185,27 +229,8 @@ impl Store {
             };
             match self.try_publish(&snapshot, updates, &record).await? {
                 Published::Won(snapshot) => return Ok(snapshot),
-                Published::Lost(e) => last = Some(e),
+                Published::Lost(e) => rounds.lost(self, e).await?,
             }
-            backoff.wait(self.clock(), &self.entropy).await;
         }
-        Err(exhausted(last))
-    }
-
-    pub(crate) fn publish_backoff(&self) -> crate::clock::Backoff {
-        crate::clock::Backoff::new(
-            std::time::Duration::from_millis(2),
-            std::time::Duration::from_millis(250),
-        )
-    }
-}
-
-pub(crate) fn exhausted(last: Option<Error>) -> Error {
-    let e = Error::conflict(format!(
-        "the manifest was taken by others {PUBLISH_ROUNDS} times in a row"
-    ));
-    match last {
-        Some(cause) => e.caused_by(cause),
-        None => e,
     }
 }

@@ -238,9 +238,13 @@ async fn delete_keys(dataset: Arc<Dataset>, key: &str, rows: &[RecordBatch]) -> 
 async fn delete(dataset: Arc<Dataset>, predicate: &str) -> Result<Staged> {
     // Lance reports a predicate that does not parse as an execution error; asking the planner first tells bad
     // input from bad storage.
+    // In parentheses, because the parser reads one expression and ignores what stands behind it.
     dataset
         .scan()
-        .filter(predicate)
+        .filter(&format!(
+            "({predicate}
+)"
+        ))
         .and_then(|s| s.get_expr_filter().map(drop))
         .map_err(|e| Error::invalid("the predicate does not fit the table").caused_by(e))?;
     let deleted = DeleteBuilder::new(dataset, predicate)

@@ -9,7 +9,7 @@ use crate::ids::OpId;
 use crate::protocol::Kind;
 use crate::recovery::LogEntry;
 use crate::store::state::{Archive, encode};
-use crate::store::{COMMITS_PATH, Snapshot, Store, StrictCommit};
+use crate::store::{COMMITS_PATH, Snapshot, Store, StrictCommit, read_version};
 use arrow_array::{Array, Int64Array, RecordBatch, StringArray, UInt64Array};
 use arrow_schema::{DataType, Field, Schema};
 use lance::Dataset;
@@ -192,14 +192,18 @@ impl Store {
                 InsertBuilder::new(log.clone())
                     .with_params(&params)
                     .execute_uncommitted(batch)
-                    .await?
+                    .await
             }
             None => {
                 InsertBuilder::new(uri.as_str())
                     .with_params(&params)
                     .execute_uncommitted(batch)
-                    .await?
+                    .await
             }
+        };
+        let staged = match staged {
+            Ok(staged) => staged,
+            Err(e) => return lost_to_another(e.into()),
         };
         let mut properties =
             crate::store::marks(snapshot.state.store, self.new_op(), Kind::Logical);
@@ -219,28 +223,34 @@ impl Store {
                 hit(Seam::ArchiveAfterAppend)?;
                 Ok(rows)
             }
-            // Another daemon appended: what it says of itself decides where to go on.
-            Err(e) if e.kind() == ErrorKind::Conflict => Ok(0),
-            Err(e) => Err(e),
+            Err(e) => lost_to_another(e),
         }
     }
 
-    /// Publishes the watermark, at most once for each manifest version that holds more than earlier watermarks.
+    /// Publishes the watermark, if what was copied is more than watermarks and floors: those are publishes too, and
+    /// an idle store must come to rest.
     async fn record_archive(&self, through: u64) -> Result<()> {
+        let snapshot = self.load().await?;
+        let mut worth = false;
+        for version in snapshot.state.archive.through + 1..=through {
+            let entry = self.log_entry(&snapshot, version).await?;
+            if entry.is_some_and(|e| e.record.kind != "archive" && e.record.kind != "cleanup") {
+                worth = true;
+                break;
+            }
+        }
+        if !worth {
+            return Ok(());
+        }
         let op = self.new_op();
         self.publish_until(|snapshot| {
             let archive = snapshot.state.archive;
-            // The publish of a watermark is itself a version to archive: only real work moves it.
-            if through <= archive.through + 1 {
+            if through <= archive.through {
                 return Ok(None);
             }
             let value = encode(&Archive { through, ..archive })?;
-            let record = Record::new(
-                op,
-                "archive",
-                &self.options().actor,
-                format!("commit log through {through}"),
-            );
+            let what = format!("commit log through {through}");
+            let record = Record::new(op, "archive", &self.options().actor, what);
             Ok(Some((vec![("archive".to_owned(), Some(value))], record)))
         })
         .await
@@ -248,15 +258,23 @@ impl Store {
     }
 }
 
+/// Another daemon appended first: what its append says of itself decides where to go on.
+fn lost_to_another(error: Error) -> Result<u64> {
+    if error.kind() == ErrorKind::Conflict {
+        Ok(0)
+    } else {
+        Err(error)
+    }
+}
+
 /// How far the log reaches: the latest append says it; compactions above it say nothing.
 async fn archived_through(log: &Dataset) -> Result<u64> {
     for version in (1..=log.manifest().version).rev() {
-        let transaction = match log.read_transaction_by_version(version).await {
-            Ok(transaction) => transaction,
-            Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => break,
-            Err(e) => return Err(e.into()),
+        let Some(read) = read_version(log, version).await? else {
+            break;
         };
-        let through = transaction
+        let through = read
+            .transaction
             .and_then(|t| t.transaction_properties)
             .and_then(|p| p.get(PROP_THROUGH)?.parse().ok());
         if let Some(through) = through {

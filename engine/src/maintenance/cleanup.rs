@@ -103,21 +103,18 @@ impl Store {
         let mut plan = CleanupPlan::default();
         let undecided = self.undecided_roots().await?;
         for (table, entry) in &snapshot.state.tables {
-            let pinned = window
+            let kept = self.kept_pins(&snapshot, table).await?;
+            // A table that the oldest snapshot of the window does not show was made inside it: all of it is kept.
+            let oldest = window
                 .state
                 .tables
                 .get(table)
                 .filter(|t| t.path == entry.path);
-            let kept = self.kept_pins(&snapshot, table).await?;
-            let root = pinned
-                .map(|t| t.version)
-                .into_iter()
-                .chain(undecided.get(table).copied())
-                .chain([entry.version])
-                .min();
-            let floor = root
-                .unwrap_or(entry.version)
-                .max(snapshot.state.floor(table));
+            let pinned = oldest.map_or(0, |t| t.version);
+            let root = undecided
+                .get(table)
+                .map_or(pinned, |base| pinned.min(*base));
+            let floor = root.max(snapshot.state.floor(table));
             let dataset = self.open_pinned(entry).await?;
             let versions = removable(&dataset, floor, &kept).await?;
             if !versions.is_empty() {

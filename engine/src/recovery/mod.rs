@@ -14,5 +14,5 @@ mod resolve;
 pub use outcome::{LogEntry, OperationOutcome};
 pub use pass::{RecoveryReport, Watch};
 pub use repair::{DriftReport, DriftVersion, RepairAction};
-pub use resolve::{PlannedRecovery, Resolution};
 pub(crate) use resolve::{Met, dead_sidecar};
+pub use resolve::{PlannedRecovery, Resolution};

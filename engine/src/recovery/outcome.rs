@@ -3,7 +3,7 @@
 use crate::commit::publish::Record;
 use crate::error::Result;
 use crate::ids::OpId;
-use crate::store::{COMMITS_PATH, Snapshot, Store};
+use crate::store::{COMMITS_PATH, Snapshot, Store, read_version};
 use futures::TryStreamExt;
 use serde::Serialize;
 
@@ -104,12 +104,8 @@ impl Store {
         snapshot: &Snapshot,
         version: u64,
     ) -> Result<Option<LogEntry>> {
-        let read = match snapshot.manifest.read_version_transaction(version).await {
-            Ok(read) => read,
-            Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => {
-                return Ok(None);
-            }
-            Err(e) => return Err(e.into()),
+        let Some(read) = read_version(&snapshot.manifest, version).await? else {
+            return Ok(None);
         };
         let record = read
             .transaction

@@ -1,7 +1,7 @@
 //! `resolve(X)`: recovery, helping and self-abort are one function.
 
 use crate::clock::Backoff;
-use crate::commit::publish::{Change, PUBLISH_ROUNDS, Published, Record, exhausted};
+use crate::commit::publish::{Change, Published, Record, Rounds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
 use crate::protocol::{
@@ -55,9 +55,8 @@ impl Store {
         if sidecar.kind == SidecarKind::Maintenance {
             return self.resolve_maintenance(sidecar).await;
         }
-        let mut backoff = self.publish_backoff();
-        let mut last = None;
-        for _ in 0..PUBLISH_ROUNDS {
+        let mut rounds = Rounds::new();
+        loop {
             let snapshot = self.load().await?;
             hit(Seam::ResolveAfterLoad)?;
             let view = self.view(&snapshot, sidecar).await?;
@@ -94,18 +93,18 @@ impl Store {
                 Step::Settle(undone) => self.settle(&snapshot, sidecar, &undone).await?,
             };
             if let Some(e) = lost {
-                last = Some(e);
-                backoff.wait(self.clock(), &self.entropy).await;
+                rounds.lost(self, e).await?;
             }
         }
-        Err(exhausted(last))
     }
 
     /// What the next resolver would do with every sidecar, were its grace over. Does nothing.
     pub async fn recovery_plan(&self) -> Result<Vec<PlannedRecovery>> {
         let mut plans = Vec::new();
         for op in self.sidecar_ops().await? {
-            let Some(sidecar) = self.sidecar(op).await? else { continue };
+            let Some(sidecar) = self.sidecar(op).await? else {
+                continue;
+            };
             let snapshot = self.load().await?;
             let next = match sidecar.kind {
                 SidecarKind::Maintenance => "publish its clean prefix, remove the sidecar",
@@ -121,7 +120,12 @@ impl Store {
                 }
             };
             let tables = sidecar.writes.iter().map(|w| w.table.clone()).collect();
-            plans.push(PlannedRecovery { op, actor: sidecar.actor, tables, next });
+            plans.push(PlannedRecovery {
+                op,
+                actor: sidecar.actor,
+                tables,
+                next,
+            });
         }
         Ok(plans)
     }
@@ -136,6 +140,7 @@ impl Store {
             pruned |= state.floor(&entry.table) > entry.base + 1;
             writes.push(WrittenTable {
                 pin: visible.map(|v| v.version),
+                floor: state.floor(&entry.table),
                 chain: self.scan(state.store, &entry.path, entry.base).await?,
                 replaced: visible.is_some_and(|v| v.path != entry.path)
                     || (visible.is_none() && self.burned(snapshot, sidecar.op, entry)),

@@ -16,11 +16,12 @@ mod tables;
 pub use guard::{CommitCounters, GuardedCommitHandler};
 pub use sidecar::{Sidecar, SidecarKind, SidecarTable};
 pub use state::{State, TableEntry, Updates};
-pub(crate) use tables::{StrictCommit, data_files_of, marks};
+pub(crate) use tables::{StrictCommit, data_files_of, marks, read_version};
 
 use crate::clock::{Clock, Entropy, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::OpId;
+use futures::{StreamExt, TryStreamExt};
 use lance::dataset::builder::DatasetBuilder;
 use lance::dataset::transaction::{Operation, TransactionBuilder};
 use lance::dataset::{CommitBuilder, Dataset};
@@ -33,7 +34,7 @@ use object_store::{ObjectStoreExt, path::Path};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
 /// The internal directory of a store.
 pub const INTERNAL: &str = "_squire";
@@ -100,6 +101,7 @@ pub struct Store {
     counters: Arc<CommitCounters>,
     options: StoreOptions,
     pub(crate) entropy: Entropy,
+    probed: OnceCell<()>,
     manifest: Mutex<Option<Arc<Dataset>>>,
     tables: Mutex<HashMap<String, Arc<Dataset>>>,
 }
@@ -111,13 +113,13 @@ impl Store {
     /// `Refused` when one is there already, or `_squire` holds something that is not ours.
     pub async fn init(uri: &str, options: StoreOptions) -> Result<Arc<Self>> {
         let store = Self::connect(uri, options).await?;
-        store.probe().await?;
         if store.is_ours().await? {
             return Err(Error::new(
                 ErrorKind::Refused,
                 format!("{uri} is a squire store already"),
             ));
         }
+        store.ensure_probed().await?;
         store.create_manifest().await?;
         store.load().await?;
         Ok(Arc::new(store))
@@ -126,7 +128,8 @@ impl Store {
     /// Opens a store.
     ///
     /// # Errors
-    /// `NotFound` without `_squire`, `Refused` when `_squire` is not ours or the storage is unsafe,
+    /// `NotFound` without `_squire`, `Refused` when `_squire` is not ours (and, at the first commit, when the storage
+    /// has no conditional puts),
     /// `FormatTooNew` when a newer squire wrote it.
     pub async fn open(uri: &str, options: StoreOptions) -> Result<Arc<Self>> {
         let store = Self::connect(uri, options).await?;
@@ -136,7 +139,6 @@ impl Store {
                 format!("{uri} is not a squire store; make one with `squire init {uri}`"),
             ));
         }
-        store.probe().await?;
         store.load().await?;
         Ok(Arc::new(store))
     }
@@ -170,6 +172,7 @@ impl Store {
             counters: Arc::default(),
             options,
             entropy,
+            probed: OnceCell::new(),
             manifest: Mutex::new(None),
             tables: Mutex::new(HashMap::new()),
         })
@@ -247,7 +250,12 @@ impl Store {
 
     /// Loads the manifest's latest version.
     pub async fn load(&self) -> Result<Snapshot> {
+        self.load_latest().await.map_err(|e| e.context(&self.uri))
+    }
+
+    async fn load_latest(&self) -> Result<Snapshot> {
         let cached = self.manifest.lock().await.clone();
+        let known = cached.as_ref().map(|dataset| dataset.manifest().version);
         let manifest = match cached {
             Some(dataset) => {
                 let mut dataset = dataset.as_ref().clone();
@@ -256,9 +264,52 @@ impl Store {
             }
             None => Arc::new(self.builder(MANIFEST_PATH).load().await?),
         };
-        self.remember_manifest(manifest)
-            .await
-            .map_err(|e| e.context(&self.uri))
+        let version = manifest.manifest().version;
+        if known == Some(version) {
+            return self.remember_manifest(manifest).await;
+        }
+        let state = State::parse(version, &manifest.manifest().config)?;
+        let before = version - 1;
+        // A version that another process published: it must stand on what was there before it.
+        if before > 0 && before >= state.manifest_floor {
+            let naming = manifest.manifest_location().naming_scheme;
+            let base = self.object_path(MANIFEST_PATH);
+            let objects = self.objects.inner.as_ref();
+            if !self
+                .inner_handler
+                .version_exists(&base, before, objects, naming)
+                .await?
+            {
+                return Err(self.history_gone(before));
+            }
+        }
+        self.remember_manifest(manifest).await
+    }
+
+    /// The newest versions of the manifest, newest first.
+    pub(crate) async fn latest_manifest_versions(&self, count: usize) -> Result<Vec<u64>> {
+        let base = self.object_path(MANIFEST_PATH);
+        let listed = self
+            .inner_handler
+            .list_manifest_locations(&base, &self.objects, true);
+        let newest: Vec<u64> = listed
+            .map_ok(|location| location.version)
+            .take(count)
+            .try_collect()
+            .await?;
+        Ok(newest)
+    }
+
+    /// A store whose history is gone is not the store it was: an unmounted directory, most likely. Puts make missing
+    /// directories, so without this a commit into the empty place would be acknowledged.
+    pub(crate) fn history_gone(&self, version: u64) -> Error {
+        Error::new(
+            ErrorKind::Storage,
+            format!(
+                "{}: manifest version {version} is gone; is the storage still mounted?",
+                self.uri
+            ),
+        )
     }
 
     pub(crate) async fn remember_manifest(&self, manifest: Arc<Dataset>) -> Result<Snapshot> {
@@ -336,7 +387,15 @@ impl Store {
         ))
     }
 
-    /// Put-if-absent must refuse a second put; everything rests on it.
+    /// Proves once for this process, before its first commit, that put-if-absent refuses a second put: everything
+    /// rests on it. Readers put nothing, so a full or read-only storage can still be looked at.
+    pub(crate) async fn ensure_probed(&self) -> Result<()> {
+        self.probed
+            .get_or_try_init(|| self.probe())
+            .await
+            .map(|()| ())
+    }
+
     async fn probe(&self) -> Result<()> {
         let path = self.object_path(&format!("{INTERNAL}/probe/{}", self.new_op()));
         self.put_if_absent(&path, b"probe".to_vec()).await?;

@@ -108,6 +108,7 @@ impl Store {
     }
 
     pub(crate) async fn put_sidecar(&self, sidecar: &Sidecar) -> Result<()> {
+        self.ensure_probed().await?;
         let path = self.sidecar_path(sidecar.op);
         let bytes = serde_json::to_vec(sidecar)
             .map_err(|e| Error::internal("encoding a sidecar").caused_by(e))?;

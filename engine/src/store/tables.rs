@@ -7,7 +7,7 @@ use crate::protocol::{
     Chain, Class, Effect, Kind, Marks, PROP_KIND, PROP_OP, PROP_STORE, classify,
 };
 use lance::dataset::transaction::{Operation, Transaction, TransactionBuilder};
-use lance::dataset::{CommitBuilder, Dataset};
+use lance::dataset::{CommitBuilder, Dataset, VersionTransaction};
 use lance_select::RowAddrTreeMap;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -80,6 +80,25 @@ pub(crate) fn data_files_of(operation: &Operation) -> Vec<String> {
                 .map(|file| format!("data/{}", file.path))
         })
         .collect()
+}
+
+/// One version's time and transaction; `None` when the version is gone. Lance reports a missing manifest as any of
+/// several errors, so the listing decides.
+pub(crate) async fn read_version(
+    handle: &Dataset,
+    version: u64,
+) -> Result<Option<VersionTransaction>> {
+    match handle.read_version_transaction(version).await {
+        Ok(read) => Ok(Some(read)),
+        Err(e) => {
+            let listed = handle.version_refs().await?;
+            if listed.iter().any(|r| r.version == version) {
+                return Err(Error::from(e)
+                    .context(format!("reading version {version} of {}", handle.uri())));
+            }
+            Ok(None)
+        }
+    }
 }
 
 impl Store {
@@ -160,18 +179,16 @@ impl Store {
     }
 
     async fn class_of(&self, store: OpId, handle: &Dataset, version: u64) -> Result<Class> {
-        match handle.read_transaction_by_version(version).await {
-            Ok(Some(t)) => Ok(classify(effect_of(&t.operation), marks_of(&t, store))),
-            // Fail closed: what cannot be read is not ours.
-            Ok(None)
-            | Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => {
-                Ok(Class::Foreign)
-            }
-            Err(e) => {
-                Err(Error::from(e)
-                    .context(format!("reading version {version} of {}", handle.uri())))
-            }
-        }
+        // Fail closed: what is gone or says nothing is not ours.
+        Ok(
+            match read_version(handle, version)
+                .await?
+                .and_then(|read| read.transaction)
+            {
+                Some(t) => classify(effect_of(&t.operation), marks_of(&t, store)),
+                None => Class::Foreign,
+            },
+        )
     }
 
     /// The transaction of one version.

@@ -66,6 +66,9 @@ struct Seen {
     found: usize,
 }
 
+/// How many rows too few or too many.
+type Excess = fn(Seen) -> usize;
+
 /// What differs, in words.
 fn compare(expected: &RecordBatch, found: &[RecordBatch]) -> Result<Vec<String>> {
     let schema = expected.schema();
@@ -93,7 +96,7 @@ fn compare(expected: &RecordBatch, found: &[RecordBatch]) -> Result<Vec<String>>
             seen.entry(row.owned()).or_default().found += 1;
         }
     }
-    let kinds: [(&str, fn(Seen) -> usize); 3] = [
+    let kinds: [(&str, Excess); 3] = [
         ("missing", |s| s.expected.saturating_sub(s.found)),
         ("there more than once", |s| {
             if s.expected == 0 {

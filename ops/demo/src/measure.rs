@@ -22,6 +22,9 @@ pub(crate) struct Measurement {
     pub(crate) files: u64,
 }
 
+/// One number of a table.
+type Of = fn(&TableState) -> u64;
+
 /// Measures the store of a run.
 pub(crate) async fn measure(run: &Run) -> Result<Measurement> {
     let status = run.squire.done(&["status", &run.site.uri()]).await?;
@@ -135,8 +138,7 @@ impl Measurement {
                 without.to_string(),
             );
         }
-        let sums: [(&str, fn(&TableState) -> u64); 2] =
-            [("versions", |t| t.versions), ("bytes visible", |t| t.bytes)];
+        let sums: [(&str, Of); 2] = [("versions", |t| t.versions), ("bytes visible", |t| t.bytes)];
         for (what, of) in sums {
             let (with, without) = (self.total(of), bare.total(of));
             let show = |n| {

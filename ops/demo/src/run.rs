@@ -183,8 +183,11 @@ pub(crate) async fn finish(run: &Run) -> Result<()> {
 
 /// Waits until the daemon has nothing left to do, at most `patience`.
 pub(crate) async fn settle(run: &Run, patience: Duration) -> Result<()> {
+    if !run.daemon {
+        return Ok(());
+    }
     let began = run.clock.monotonic();
-    while run.daemon {
+    loop {
         run.pause(Duration::from_secs(2)).await?;
         let status = run.squire.done(&["status", &run.site.uri()]).await?;
         let tables = status.get("tables").and_then(|t| t.as_array());
@@ -198,10 +201,9 @@ pub(crate) async fn settle(run: &Run, patience: Duration) -> Result<()> {
                 >= 16
         });
         if !busy || run.clock.monotonic().saturating_sub(began) > patience {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
 }
 
 /// A part that goes on for as long as the work does. An interruption ends the work first, so that

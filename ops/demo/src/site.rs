@@ -16,7 +16,6 @@ grace = "10s"
 
 [policy]
 retention = "1h"
-max_versions = 500
 
 [agent]
 poll_interval = "200ms"

@@ -57,7 +57,7 @@ macro_rules! points {
         }),*];
 
         #[derive(Clone, Copy)]
-        #[allow(non_camel_case_types, reason = "the names of the tests")]
+        #[expect(non_camel_case_types, reason = "the names of the tests")]
         enum Row { $($test),* }
 
         /// kill -9 there; then another process and the daemon go on.
@@ -185,7 +185,7 @@ impl Scene {
     /// The end of every story: a daemon pass, then nothing left to do, and the rows of `batches`, whole at every
     /// version.
     async fn ends_with(&self, batches: &[&Batch]) {
-        super::daemon_pass(&self.lake, "0s");
+        self.lake.daemon_pass("0s").ok();
         assert_rows(&self.lake, batches).await;
         let all = [&self.before, &self.victim, &self.other, &self.later];
         assert_whole_at_every_version(&self.lake, &all).await;
@@ -236,7 +236,7 @@ async fn stopped_at(point: Point, others: Others) {
         batches.push(&scene.other);
     }
     scene.recover_now().ok();
-    super::daemon_pass(&lake, "0s");
+    lake.daemon_pass("0s").ok();
     if others == Others::Commit {
         lake.run(&["optimize", &lake.uri, "--json"]).ok();
         scene.later.commit(lake).ok();
@@ -294,7 +294,7 @@ async fn stopped_until_cleaned_up_at(point: Point) {
     if visible {
         batches.push(&scene.victim);
     }
-    super::daemon_pass(lake, "0s");
+    lake.daemon_pass("0s").ok();
     assert_rows(lake, &batches).await;
     let all = [&scene.before, &scene.victim, &scene.other, &scene.later];
     assert_whole_at_every_readable_version(lake, &all).await;
@@ -338,7 +338,7 @@ async fn fails(failpoints: &str, expected: Option<Failed>) {
         );
     }
     scene.other.commit(lake).ok();
-    super::daemon_pass(&lake, "0s");
+    lake.daemon_pass("0s").ok();
 
     let now = lake.ids("a").await.contains(&100);
     if let Some(committed) = committed {

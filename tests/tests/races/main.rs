@@ -172,18 +172,6 @@ async fn clean_up(lake: &Lake) {
     assert_eq!(report.failed, Vec::new());
 }
 
-/// One daemon pass that takes every grace as over.
-fn daemon_pass(lake: &Lake, grace: &str) {
-    if let Ok(config) = std::env::var("RACES_CONFIG") {
-        lake.run(&[
-            "daemon", &lake.uri, "--once", "--grace", grace, "--config", &config,
-        ])
-        .ok();
-        return;
-    }
-    lake.daemon_pass(grace).ok();
-}
-
 /// The operation that a command's document names.
 fn op_of(done: &Done) -> String {
     done.json()["op"]

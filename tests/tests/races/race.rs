@@ -142,42 +142,42 @@ async fn batches_to_overlapping_sets(processes: usize, commits: usize) {
 
 #[tokio::test]
 async fn processes_2_append_to_one_table_and_all_commit() {
-    appends_to_one_table(2, 6).await;
+    appends_to_one_table(2, 20).await;
 }
 
 #[tokio::test]
 async fn processes_3_append_to_one_table_and_all_commit() {
-    appends_to_one_table(3, 5).await;
+    appends_to_one_table(3, 14).await;
 }
 
 #[tokio::test]
 async fn processes_5_append_to_one_table_and_all_commit() {
-    appends_to_one_table(5, 4).await;
+    appends_to_one_table(5, 8).await;
 }
 
 #[tokio::test]
 async fn processes_8_append_to_one_table_and_all_commit() {
-    appends_to_one_table(8, 3).await;
+    appends_to_one_table(8, 6).await;
 }
 
 #[tokio::test]
 async fn processes_2_commit_to_overlapping_sets_of_tables_and_all_commit() {
-    batches_to_overlapping_sets(2, 5).await;
+    batches_to_overlapping_sets(2, 16).await;
 }
 
 #[tokio::test]
 async fn processes_3_commit_to_overlapping_sets_of_tables_and_all_commit() {
-    batches_to_overlapping_sets(3, 4).await;
+    batches_to_overlapping_sets(3, 12).await;
 }
 
 #[tokio::test]
 async fn processes_5_commit_to_overlapping_sets_of_tables_and_all_commit() {
-    batches_to_overlapping_sets(5, 3).await;
+    batches_to_overlapping_sets(5, 8).await;
 }
 
 #[tokio::test]
 async fn processes_8_commit_to_overlapping_sets_of_tables_and_all_commit() {
-    batches_to_overlapping_sets(8, 2).await;
+    batches_to_overlapping_sets(8, 6).await;
 }
 
 /// What one call does to the table, for the replay.
@@ -338,5 +338,70 @@ async fn processes_with_one_batch_id_commit_it_exactly_once() {
     let batches: Vec<&Batch> = batches.iter().collect();
     assert_rows(&lake, &batches).await;
     assert_whole_at_every_version(&lake, &batches).await;
+    lake.assert_at_rest();
+}
+
+/// The main job in small: writers of all kinds beside maintenance that never rests.
+#[tokio::test]
+async fn processes_5_and_maintenance_without_rest_lose_nothing() {
+    let lake = Lake::with_tables(&["a", "b"]);
+    let mut batches = Vec::new();
+    let mut scripts: Vec<Script> = (0..4)
+        .map(|p| {
+            (0..8)
+                .map(|c| {
+                    let first = (p * 8 + c) as i64 * 10;
+                    let batch = Batch::new(format!("p{p}c{c}"), &["a", "b"], first..first + 3);
+                    let directory = batch.directory(&lake);
+                    batches.push(batch);
+                    call(&["commit", &lake.uri, &directory, "--message", "m", "--json"])
+                })
+                .collect()
+        })
+        .collect();
+    // Upserts of rows that stand in the fragments which are being rewritten.
+    let kept = Batch::new("kept", &["a", "b"], 10_000..10_005);
+    let first = kept.commit(&lake);
+    let again = format!("{}/a.csv", kept.directory(&lake));
+    scripts.push(vec![
+        call(&[
+            "write",
+            &lake.uri,
+            "a",
+            &again,
+            "--mode",
+            "merge",
+            "--message",
+            "m",
+            "--json",
+        ]);
+        8
+    ]);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (mut ended, runs) = std::thread::scope(|scope| {
+        let maintenance = scope.spawn(|| {
+            let mut runs = Vec::new();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                runs.push(lake.run(&["optimize", &lake.uri, "--json"]));
+            }
+            runs
+        });
+        let ended = race(&lake, scripts);
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        (ended, maintenance.join().expect("maintenance"))
+    });
+    ended.push(first);
+    assert_acknowledged(&lake, ended);
+    for run in runs {
+        // Done, lost, or left alone because an operation was not decided.
+        assert!(matches!(run.code, Some(0 | 3 | 75)), "{run:?}");
+        assert!(!run.stdout.contains("drift"), "{run:?}");
+    }
+    batches.push(kept);
+    let batches: Vec<&Batch> = batches.iter().collect();
+    assert_rows(&lake, &batches).await;
+    assert_whole_at_every_version(&lake, &batches).await;
+    lake.daemon_pass("0s").ok();
+    assert_rows(&lake, &batches).await;
     lake.assert_at_rest();
 }

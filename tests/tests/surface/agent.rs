@@ -142,7 +142,10 @@ impl Spool {
 }
 
 fn csv(ids: impl IntoIterator<Item = i64>, value: &str) -> String {
-    let rows: String = ids.into_iter().map(|id| format!("{id},{value}\n")).collect();
+    let rows: String = ids
+        .into_iter()
+        .map(|id| format!("{id},{value}\n"))
+        .collect();
     format!("id,value\n{rows}")
 }
 
@@ -156,9 +159,14 @@ fn ndjson(ids: impl IntoIterator<Item = i64>, value: &str) -> String {
 fn fill_mixed(spool: &mut Spool) -> BTreeMap<&'static str, BTreeSet<i64>> {
     let mut rows: BTreeMap<&str, BTreeSet<i64>> = BTreeMap::new();
     // Rows that batches replace or delete.
-    let seed = spool.lake.csv("seed.csv", (0..60).map(|id| (id, "seed".into())));
+    let seed = spool
+        .lake
+        .csv("seed.csv", (0..60).map(|id| (id, "seed".into())));
     for table in ["b", "c"] {
-        spool.lake.run(&["write", &spool.lake.uri, table, &seed]).ok();
+        spool
+            .lake
+            .run(&["write", &spool.lake.uri, table, &seed])
+            .ok();
         rows.insert(table, (0..60).collect());
     }
     let a = rows.entry("a").or_default();
@@ -390,21 +398,43 @@ async fn bad_entries_are_rejected_with_a_reason_and_good_ones_go_on() {
     let rows = csv([1], "x");
     let bad: Vec<(&str, Vec<(&str, String)>, Vec<&str>)> = vec![
         ("none.1.csv", single(&rows), vec!["none", "a, b"]),
-        ("a.type.csv", single("id,value\nx,y\n"), vec!["a.type.csv:2", "Int64"]),
-        ("a.column.csv", single("id,other\n1,y\n"), vec!["a.column.csv", "`other`"]),
-        ("a.null.csv", single("id,value\n,y\n"), vec!["a.null.csv", "`id`"]),
+        (
+            "a.type.csv",
+            single("id,value\nx,y\n"),
+            vec!["a.type.csv:2", "Int64"],
+        ),
+        (
+            "a.column.csv",
+            single("id,other\n1,y\n"),
+            vec!["a.column.csv", "`other`"],
+        ),
+        (
+            "a.null.csv",
+            single("id,value\n,y\n"),
+            vec!["a.null.csv", "`id`"],
+        ),
         ("a.rows.txt", single(&rows), vec!["a.rows.txt", "extension"]),
         ("a.cut.parquet", single("PAR1....."), vec!["a.cut.parquet"]),
         ("9.csv", single(&rows), vec!["9.csv", "table name"]),
-        ("empty", vec![(".keep", String::new())], vec!["empty", "no data file"]),
+        (
+            "empty",
+            vec![(".keep", String::new())],
+            vec!["empty", "no data file"],
+        ),
         (
             "half",
-            vec![("a.csv", csv([900], "half")), ("b.csv", "id,value\nx,y\n".into())],
+            vec![
+                ("a.csv", csv([900], "half")),
+                ("b.csv", "id,value\nx,y\n".into()),
+            ],
             vec!["half/b.csv:2"],
         ),
         (
             "toml",
-            vec![("a.csv", csv([901], "toml")), ("batch.toml", "foo = 1\n".into())],
+            vec![
+                ("a.csv", csv([901], "toml")),
+                ("batch.toml", "foo = 1\n".into()),
+            ],
             vec!["batch.toml:1", "foo"],
         ),
         (
@@ -444,13 +474,22 @@ async fn bad_entries_are_rejected_with_a_reason_and_good_ones_go_on() {
         agent.wait().ok();
     }
     for (name, _, texts) in &bad {
-        assert!(spool.path("rejected").join(name).exists(), "{name} is not there");
+        assert!(
+            spool.path("rejected").join(name).exists(),
+            "{name} is not there"
+        );
         let reason = spool.path("rejected").join(format!("{name}.reason.txt"));
         let reason = fs::read_to_string(&reason).unwrap_or_else(|e| panic!("{name}: {e}"));
         for text in texts {
-            assert!(reason.contains(text), "{name}: {text:?} is not in: {reason}");
+            assert!(
+                reason.contains(text),
+                "{name}: {text:?} is not in: {reason}"
+            );
         }
-        assert!(reason.contains(name), "the reason does not name {name}: {reason}");
+        assert!(
+            reason.contains(name),
+            "the reason does not name {name}: {reason}"
+        );
     }
     for unfinished in [".hidden.csv", "a.copying.csv.tmp", "a.copying.csv.part"] {
         let path = spool.path("incoming").join(unfinished);
@@ -467,7 +506,10 @@ async fn bad_entries_are_rejected_with_a_reason_and_good_ones_go_on() {
     spool.put("a.type.csv", &single("id,value\nz,y\n"));
     spool.work_off();
     let again = spool.names("rejected");
-    let again: Vec<_> = again.iter().filter(|n| n.starts_with("a.type.csv")).collect();
+    let again: Vec<_> = again
+        .iter()
+        .filter(|n| n.starts_with("a.type.csv"))
+        .collect();
     assert_eq!(again.len(), 4, "two entries, two reasons: {again:?}");
     spool.assert_at_rest();
 }
@@ -480,7 +522,9 @@ async fn an_entry_that_cannot_be_opened_does_not_stop_the_others() {
     std::os::unix::fs::symlink("/nowhere/at/all.csv", link).expect("link");
     spool.put("a.1.csv", &[("", csv([1], "good"))]);
     let mut agent = spool.start(&[]);
-    spool.wait_for("the good entry's commit", |s| s.names("done").contains("a.1.csv"));
+    spool.wait_for("the good entry's commit", |s| {
+        s.names("done").contains("a.1.csv")
+    });
     agent.signal(Signal::SIGTERM);
     agent.wait().ok();
     assert_eq!(spool.lake.ids("a").await, [1]);
@@ -499,12 +543,19 @@ async fn a_batch_that_must_wait_does_not_stop_the_others() {
     spool.put("a.0.csv", &[("", csv([1], "drifted"))]);
     spool.put("b.1.csv", &[("", csv([1], "good"))]);
     let mut agent = spool.start(&["--grace", "0s"]);
-    spool.wait_for("the other table's commit", |s| s.names("done").contains("b.1.csv"));
-    assert!(!spool.names("rejected").contains("a.0.csv"), "it is not bad");
+    spool.wait_for("the other table's commit", |s| {
+        s.names("done").contains("b.1.csv")
+    });
+    assert!(
+        !spool.names("rejected").contains("a.0.csv"),
+        "it is not bad"
+    );
     // The operator decides, and the batch follows without anyone touching it.
     let repair = ["repair", &spool.lake.uri, "--table", "a", "--discard"];
     spool.lake.run(&repair).ok();
-    spool.wait_for("the repaired table's commit", |s| s.names("done").contains("a.0.csv"));
+    spool.wait_for("the repaired table's commit", |s| {
+        s.names("done").contains("a.0.csv")
+    });
     agent.signal(Signal::SIGTERM);
     agent.wait().ok();
     spool.assert_all_done();
@@ -538,7 +589,11 @@ async fn a_stopped_agent_keeps_its_claim() {
         assert_eq!(spool.names("claimed").len(), 1, "{seam}");
         let other = spool.start(&["--until-empty", "--grace", "200ms"]).wait();
         assert_eq!(other.code, Some(0), "{seam}: {other:?}");
-        assert_eq!(spool.names("claimed").len(), 1, "{seam}: the claim was stolen");
+        assert_eq!(
+            spool.names("claimed").len(),
+            1,
+            "{seam}: the claim was stolen"
+        );
         assert_eq!(spool.names("done").len(), 3, "{seam}: the rest goes on");
         stopped.resume().ok();
         for table in ["a", "b"] {
@@ -578,34 +633,53 @@ async fn a_batch_id_counts_once() {
 }
 
 /// The store is gone for a while, as when a disk is not mounted, and comes back as it was.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_away_for_a_while_loses_no_batch() {
-    for seam in ["agent.after_claim", "agent.before_commit", "write.after_stage"] {
-        let mut spool = Spool::new(&["a", "b"]);
-        for i in 0..3_i64 {
-            spool.put_pair(&format!("batch-{i}"), ["a", "b"], i * 10..i * 10 + 3);
-        }
-        let failpoints = format!("{seam}=1*off->1*return(stop)");
-        let mut agent = spool.with_seam(&failpoints, &[]);
-        agent.wait_stopped();
-        let away = spool.lake.path("away");
-        fs::rename(&spool.lake.uri, &away).expect("rename");
-        agent.signal(Signal::SIGCONT);
-        std::thread::sleep(Duration::from_secs(2));
-        let rejected = spool.names("rejected");
-        assert_eq!(rejected, BTreeSet::new(), "{seam}: a batch is not bad because the store is away");
-        // What was written meanwhile is hidden by what is mounted over it.
-        if Path::new(&spool.lake.uri).exists() {
-            fs::remove_dir_all(&spool.lake.uri).expect("remove");
-        }
-        fs::rename(&away, &spool.lake.uri).expect("rename");
-        spool.wait_for("every batch", |s| s.names("done").len() == s.put.len());
-        agent.signal(Signal::SIGTERM);
-        agent.wait().ok();
-        spool.assert_all_done();
-        assert_eq!(spool.lake.ids("a").await.len(), 9, "{seam}");
-        spool.assert_at_rest();
+async fn away_at(seam: &str) {
+    let mut spool = Spool::new(&["a", "b"]);
+    for i in 0..3_i64 {
+        spool.put_pair(&format!("batch-{i}"), ["a", "b"], i * 10..i * 10 + 3);
     }
+    let failpoints = format!("{seam}=1*off->1*return(stop)");
+    let mut agent = spool.with_seam(&failpoints, &["--grace", "1s"]);
+    agent.wait_stopped();
+    let away = spool.lake.path("away");
+    fs::rename(&spool.lake.uri, &away).expect("rename");
+    agent.signal(Signal::SIGCONT);
+    std::thread::sleep(Duration::from_secs(2));
+    let rejected = spool.names("rejected");
+    assert_eq!(
+        rejected,
+        BTreeSet::new(),
+        "{seam}: a batch is not bad because the store is away"
+    );
+    // What was written meanwhile is hidden by what is mounted over it.
+    if Path::new(&spool.lake.uri).exists() {
+        fs::remove_dir_all(&spool.lake.uri).expect("remove");
+    }
+    fs::rename(&away, &spool.lake.uri).expect("rename");
+    spool.wait_for("every batch", |s| s.names("done").len() == s.put.len());
+    agent.signal(Signal::SIGTERM);
+    agent.wait().ok();
+    spool.assert_all_done();
+    assert_eq!(spool.lake.ids("a").await.len(), 9, "{seam}");
+    spool.assert_at_rest();
+}
+
+macro_rules! store_away_at {
+    ($($name:ident: $seam:literal;)*) => {$(
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            away_at($seam).await;
+        }
+    )*};
+}
+
+store_away_at! {
+    crash_store_away_after_claim: "agent.after_claim";
+    crash_store_away_before_commit: "agent.before_commit";
+    crash_store_away_after_stage: "write.after_stage";
+    crash_store_away_after_sidecar: "sidecar.after_put";
+    crash_store_away_after_phase_b: "write.after_phase_b";
+    crash_store_away_after_publish: "publish.after_commit";
 }
 
 /// The spool is looked at again and again, so entries that come later are taken too.
@@ -615,7 +689,9 @@ async fn a_waiting_agent_takes_what_comes() {
     let mut agent = spool.start(&[]);
     for i in 0..3_i64 {
         spool.put_pair(&format!("batch-{i}"), ["a", "b"], i * 10..i * 10 + 3);
-        spool.wait_for("the batch", |s| s.names("done").contains(&format!("batch-{i}")));
+        spool.wait_for("the batch", |s| {
+            s.names("done").contains(&format!("batch-{i}"))
+        });
     }
     agent.signal(Signal::SIGTERM);
     agent.wait().ok();

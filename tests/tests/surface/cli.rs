@@ -14,7 +14,9 @@ const COMMANDS: [&str; 19] = [
 ];
 
 /// Commands that the design names for later; a test of its help begins to count as soon as one is there.
-const LATER: [&str; 7] = ["adopt", "keep", "unkeep", "lease", "config", "replay", "bench"];
+const LATER: [&str; 7] = [
+    "adopt", "keep", "unkeep", "lease", "config", "replay", "bench",
+];
 
 /// Tables t and u with `commits` single-row commits each.
 fn lake(commits: i64) -> Lake {
@@ -57,7 +59,9 @@ fn every_command_explains_itself_with_an_example() {
             "{command} is not in the design"
         );
         let help = lake.run(&[command, "--help"]).ok().stdout;
-        let example = help.lines().any(|l| l.contains(&format!("squire {command}")));
+        let example = help
+            .lines()
+            .any(|l| l.contains(&format!("squire {command}")));
         assert!(help.contains("Example: ") && example, "no example: {help}");
         assert!(help.contains("Usage: "), "{help}");
     }
@@ -175,13 +179,15 @@ async fn exit_codes_say_what_to_do() {
     lake.run(&["write", &lake.uri, "t", "none.csv"])
         .failed(2, "none.csv");
     // 1: failed. 3: refused.
-    lake.run(&["write", &lake.uri, "none", &good]).failed(1, "none");
+    lake.run(&["write", &lake.uri, "none", &good])
+        .failed(1, "none");
     lake.run(&["init", &lake.uri]).failed(3, "already");
     // 75: lost, and nothing of it is visible.
     let write = ["write", &lake.uri, "t", &good, "--retries", "0", "--json"];
     let mut loser = lake.with_seam("write.after_scan=1*return(stop)", &write);
     loser.wait_stopped();
-    lake.run(&["delete", &lake.uri, "t", "--where", "id = 0"]).ok();
+    lake.run(&["delete", &lake.uri, "t", "--where", "id = 0"])
+        .ok();
     let lost = loser.resume();
     assert_eq!(lost.code, Some(75), "{lost:?}");
     assert_eq!(lost.json()["error"]["kind"], "Conflict");
@@ -206,12 +212,16 @@ async fn exit_codes_say_what_to_do() {
         .update_config([("someone", "else")])
         .await
         .expect("an external commit");
-    lake.run(&["write", &lake.uri, "u", &good]).failed(3, "table u");
+    lake.run(&["write", &lake.uri, "u", &good])
+        .failed(3, "table u");
     lake.run(&["repair", &lake.uri]).failed(3, "u");
-    lake.run(&["repair", &lake.uri, "--table", "u", "--discard"]).ok();
+    lake.run(&["repair", &lake.uri, "--table", "u", "--discard"])
+        .ok();
     lake.run(&["repair", &lake.uri]).ok();
     // A seam that does not exist arms nothing, so it is an error.
-    let typo = lake.with_seam("write.after_scam=return(kill)", &["seams"]).wait();
+    let typo = lake
+        .with_seam("write.after_scam=return(kill)", &["seams"])
+        .wait();
     typo.failed(2, "write.after_scam");
     lake.daemon_pass("0s").ok();
     lake.assert_at_rest();
@@ -221,7 +231,10 @@ async fn exit_codes_say_what_to_do() {
 fn seams_lists_the_catalogue() {
     let lake = Lake::new();
     let document = lake.run(&["seams", "--json"]).ok().json();
-    assert_eq!(document["enabled"], true, "the tests run a binary with seams");
+    assert_eq!(
+        document["enabled"], true,
+        "the tests run a binary with seams"
+    );
     let seams = document["seams"].as_array().expect("seams");
     let names: Vec<&str> = seams
         .iter()
@@ -252,7 +265,10 @@ async fn delete_removes_what_the_predicate_selects() {
     };
     let document = delete("id >= 10 and value = 'v1'");
     assert_eq!(document["outcome"], "committed");
-    assert_eq!(document["tables"], json!([{"table": "t", "from": 2, "to": 3}]));
+    assert_eq!(
+        document["tables"],
+        json!([{"table": "t", "from": 2, "to": 3}])
+    );
     let left: Vec<i64> = (0..20).filter(|id| *id < 10 || id % 3 != 1).collect();
     assert_eq!(lake.ids("t").await, left);
     // Nothing selected is no error.
@@ -262,9 +278,19 @@ async fn delete_removes_what_the_predicate_selects() {
     assert_eq!(lake.ids("t").await, Vec::<i64>::new());
     // A batch id counts once, for deletes too.
     lake.run(&["write", &lake.uri, "t", &rows]).ok();
-    let args = ["delete", &lake.uri, "t", "--where", "id = 1", "--batch-id", "d", "--json"];
+    let args = [
+        "delete",
+        &lake.uri,
+        "t",
+        "--where",
+        "id = 1",
+        "--batch-id",
+        "d",
+        "--json",
+    ];
     assert_eq!(lake.run(&args).ok().json()["outcome"], "committed");
-    lake.run(&["write", &lake.uri, "t", &rows, "--mode", "merge"]).ok();
+    lake.run(&["write", &lake.uri, "t", &rows, "--mode", "merge"])
+        .ok();
     assert_eq!(lake.run(&args).ok().json()["outcome"], "already_committed");
     assert!(lake.ids("t").await.contains(&1));
     lake.assert_at_rest();
@@ -275,10 +301,24 @@ fn log_and_op_say_who_did_what() {
     let lake = lake(1);
     let good = lake.csv("good.csv", [(70, "good".to_owned())]);
     let batch = lake.batch("both", &["t", "u"], 80..82);
-    let commit = ["commit", &lake.uri, &batch, "--batch-id", "b1", "--actor", "ada", "--message", "two tables", "--json"];
+    let commit = [
+        "commit",
+        &lake.uri,
+        &batch,
+        "--batch-id",
+        "b1",
+        "--actor",
+        "ada",
+        "--message",
+        "two tables",
+        "--json",
+    ];
     let committed = lake.run(&commit).ok().json();
     let op = committed["op"].as_str().expect("op").to_owned();
-    let newest = lake.run(&["log", &lake.uri, "--limit", "1", "--json"]).ok().json();
+    let newest = lake
+        .run(&["log", &lake.uri, "--limit", "1", "--json"])
+        .ok()
+        .json();
     let entry = newest["entries"][0].clone();
     assert_eq!(newest["entries"].as_array().map(Vec::len), Some(1));
     for (field, value) in [
@@ -294,29 +334,52 @@ fn log_and_op_say_who_did_what() {
     let said = lake.run(&["op", &lake.uri, &op, "--json"]).ok().json();
     assert_eq!(said["outcome"], "committed");
     assert_eq!(said["entry"], entry);
-    assert!(lake.run(&["log", &lake.uri]).ok().stdout.contains("two tables"));
+    assert!(
+        lake.run(&["log", &lake.uri])
+            .ok()
+            .stdout
+            .contains("two tables")
+    );
 
     // Aborted: killed half-way, then recovered.
     let batch = lake.batch("half", &["t", "u"], 90..92);
-    let killed = lake.with_seam("write.after_commit_table=return(kill)", &["commit", &lake.uri, &batch]);
+    let killed = lake.with_seam(
+        "write.after_commit_table=return(kill)",
+        &["commit", &lake.uri, &batch],
+    );
     assert_eq!(killed.wait().code, None);
     let status = lake.status();
-    let half = status["sidecars"][0].as_str().expect("a sidecar").to_owned();
+    let half = status["sidecars"][0]
+        .as_str()
+        .expect("a sidecar")
+        .to_owned();
     let outcome = |lake: &Lake, op: &str| {
         let document = lake.run(&["op", &lake.uri, op, "--json"]).ok().json();
         document["outcome"].as_str().expect("outcome").to_owned()
     };
     assert_eq!(outcome(&lake, &half), "undecided");
-    let report = lake.run(&["recover", &lake.uri, "--grace", "0s", "--json"]).ok().json();
+    let report = lake
+        .run(&["recover", &lake.uri, "--grace", "0s", "--json"])
+        .ok()
+        .json();
     assert_eq!(report["aborted"], json!([half]));
     assert_eq!(outcome(&lake, &half), "aborted");
-    assert!(lake.run(&["op", &lake.uri, &half]).ok().stdout.contains("aborted"));
+    assert!(
+        lake.run(&["op", &lake.uri, &half])
+            .ok()
+            .stdout
+            .contains("aborted")
+    );
 
     // Absent: nobody ever began it, or it was killed before its sidecar.
     assert_eq!(outcome(&lake, "01JD2Q3V5W6X7Y8Z9A0B1C2D3E"), "absent");
-    let killed = lake.with_seam("sidecar.before_put=return(kill)", &["write", &lake.uri, "t", &good]);
+    let killed = lake.with_seam(
+        "sidecar.before_put=return(kill)",
+        &["write", &lake.uri, "t", &good],
+    );
     assert_eq!(killed.wait().code, None);
-    lake.run(&["op", &lake.uri, "not-a-ulid"]).failed(2, "not-a-ulid");
+    lake.run(&["op", &lake.uri, "not-a-ulid"])
+        .failed(2, "not-a-ulid");
     lake.assert_at_rest();
 }
 
@@ -332,7 +395,8 @@ async fn snapshot_shows_the_past_as_it_was() {
     let then = snapshot(None);
     let m = then["manifest_version"].as_u64().expect("version");
     assert_eq!(then["tables"]["t"]["rows"], 3);
-    lake.run(&["delete", &lake.uri, "t", "--where", "id < 2"]).ok();
+    lake.run(&["delete", &lake.uri, "t", "--where", "id < 2"])
+        .ok();
     let batch = lake.batch("later", &["t", "u"], 10..15);
     lake.run(&["commit", &lake.uri, &batch]).ok();
     lake.run(&["optimize", &lake.uri]).ok();
@@ -361,36 +425,50 @@ async fn snapshot_shows_the_past_as_it_was() {
 }
 
 fn tables_of(done: &Done) -> Vec<Value> {
-    one_document(done)["tables"].as_array().expect("tables").clone()
+    one_document(done)["tables"]
+        .as_array()
+        .expect("tables")
+        .clone()
 }
 
 /// The dry runs do nothing, and the plan comes true.
 #[test]
 fn plan_and_dry_runs_on_a_store() {
     let lake = lake(20);
-    lake.run(&["index", &lake.uri, "t", "id", "--type", "btree"]).ok();
+    lake.run(&["index", &lake.uri, "t", "id", "--type", "btree"])
+        .ok();
     let before = lake.status();
     let plan = lake.run(&["plan", &lake.uri, "--json"]).ok();
     for table in tables_of(&plan) {
         let operations = table["operations"].as_array().expect("operations");
         let compact = operations.iter().find(|o| o["kind"] == "compact");
         let compact = compact.unwrap_or_else(|| panic!("20 fragments, no compaction: {table}"));
-        assert!(compact["reason"].as_str().is_some_and(|r| r.contains("20")), "{table}");
+        assert!(
+            compact["reason"].as_str().is_some_and(|r| r.contains("20")),
+            "{table}"
+        );
     }
     let plan = lake.run(&["plan", &lake.uri]).ok().stdout;
     assert!(plan.contains("t: compact because of"), "{plan}");
-    let dry = lake.run(&["optimize", &lake.uri, "--dry-run", "--json"]).ok();
+    let dry = lake
+        .run(&["optimize", &lake.uri, "--dry-run", "--json"])
+        .ok();
     let rewritten: u64 = tables_of(&dry)
         .iter()
         .flat_map(|t| t["tasks"].as_array().expect("tasks").clone())
         .map(|n| n.as_u64().expect("a number"))
         .sum();
     assert_eq!(rewritten, 40);
-    let dry = lake.run(&["reindex", &lake.uri, "--dry-run", "--json"]).ok();
+    let dry = lake
+        .run(&["reindex", &lake.uri, "--dry-run", "--json"])
+        .ok();
     assert_eq!(tables_of(&dry)[0]["indexes"][0]["missing"], true);
-    let dry = lake.run(&["optimize", &lake.uri, "--dry-run", "--table", "u", "--json"]).ok();
+    let dry = lake
+        .run(&["optimize", &lake.uri, "--dry-run", "--table", "u", "--json"])
+        .ok();
     assert_eq!(tables_of(&dry).len(), 1);
-    lake.run(&["cleanup", &lake.uri, "--dry-run", "--json"]).ok();
+    lake.run(&["cleanup", &lake.uri, "--dry-run", "--json"])
+        .ok();
     assert_eq!(lake.status(), before, "a dry run did something");
 
     lake.run(&["optimize", &lake.uri]).ok();
@@ -408,17 +486,31 @@ fn plan_and_dry_runs_on_a_store() {
 #[test]
 fn cleanup_of_a_young_store_removes_nothing() {
     let lake = lake(30);
-    let oldest = lake.run(&["snapshot", &lake.uri, "--at", "4", "--json"]).ok().json();
-    let dry = lake.run(&["cleanup", &lake.uri, "--dry-run", "--json"]).ok().json();
-    assert_eq!(dry["plan"]["tables"], json!([]), "versions inside the 7 days of retention");
+    let oldest = lake
+        .run(&["snapshot", &lake.uri, "--at", "4", "--json"])
+        .ok()
+        .json();
+    let dry = lake
+        .run(&["cleanup", &lake.uri, "--dry-run", "--json"])
+        .ok()
+        .json();
+    assert_eq!(
+        dry["plan"]["tables"],
+        json!([]),
+        "versions inside the 7 days of retention"
+    );
     assert_eq!(dry["plan"]["manifest"], Value::Null);
     assert_eq!(dry["report"], Value::Null);
     let before = versions(&lake, "t.lance");
     lake.run(&["cleanup", &lake.uri]).ok();
     assert_eq!(versions(&lake, "t.lance"), before);
-    let again = lake.run(&["snapshot", &lake.uri, "--at", "4", "--json"]).ok().json();
+    let again = lake
+        .run(&["snapshot", &lake.uri, "--at", "4", "--json"])
+        .ok()
+        .json();
     assert_eq!(again, oldest);
-    lake.run(&["cleanup", &lake.uri, "--retention", "59m"]).failed(2, "--retention");
+    lake.run(&["cleanup", &lake.uri, "--retention", "59m"])
+        .failed(2, "--retention");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -427,14 +519,25 @@ async fn maintenance_of_a_watched_directory_and_of_a_single_table() {
     let rows = lake.rows("t").await;
     let directory = plain_directory(&lake);
     let table = format!("{directory}/t.lance");
-    for uri in [directory.clone(), table.clone(), format!("{table}/"), format!("file://{table}")] {
+    for uri in [
+        directory.clone(),
+        table.clone(),
+        format!("{table}/"),
+        format!("file://{table}"),
+    ] {
         let status = lake.run(&["status", &uri, "--json"]).ok().json();
         assert_eq!(status["manifest_version"], Value::Null, "{uri}");
         let status = &status["tables"][0];
         assert_eq!(status["table"], "t.lance", "{uri}");
-        assert_eq!((&status["rows"], &status["fragments"]), (&json!(20), &json!(20)));
+        assert_eq!(
+            (&status["rows"], &status["fragments"]),
+            (&json!(20), &json!(20))
+        );
         let plan = tables_of(&lake.run(&["plan", &uri, "--json"]).ok());
-        assert_eq!(plan[0]["operations"][0]["kind"], "compact", "{uri}: {plan:?}");
+        assert_eq!(
+            plan[0]["operations"][0]["kind"], "compact",
+            "{uri}: {plan:?}"
+        );
         let dry = tables_of(&lake.run(&["optimize", &uri, "--dry-run", "--json"]).ok());
         assert_eq!(dry[0]["tasks"], json!([20]), "{uri}");
         let dry = tables_of(&lake.run(&["cleanup", &uri, "--dry-run", "--json"]).ok());
@@ -448,9 +551,12 @@ async fn maintenance_of_a_watched_directory_and_of_a_single_table() {
     }
     // Looking leaves nothing of ours in it.
     assert!(!Path::new(&directory).join("_squire").exists());
-    let by_name = lake.run(&["status", &directory, "--table", "t", "--json"]).ok();
+    let by_name = lake
+        .run(&["status", &directory, "--table", "t", "--json"])
+        .ok();
     assert_eq!(tables_of(&by_name).len(), 1);
-    lake.run(&["status", &directory, "--table", "none"]).failed(1, "t.lance");
+    lake.run(&["status", &directory, "--table", "none"])
+        .failed(1, "t.lance");
 
     let before = version_files(Path::new(&table));
     lake.run(&["optimize", &table]).ok();
@@ -467,17 +573,39 @@ async fn maintenance_of_a_watched_directory_and_of_a_single_table() {
     assert_eq!(lake.table_status("t", "fragments"), 20);
 }
 
-/// The internal tables of a store are not tables of a directory.
+/// A table of a store, named by its own URI, as someone does who does not know of the store.
 #[test]
 fn a_tables_own_directory_inside_a_store_is_still_the_stores() {
     let lake = lake(2);
     let pinned = format!("{}/t.lance", lake.uri);
-    let before = versions(&lake, "t.lance");
     // Maintained as a plain table, its HEAD would run ahead of the pin; the store's pass then publishes it.
     let done = lake.run(&["optimize", &pinned, "--json"]);
     assert!(matches!(done.code, Some(0 | 3)), "{done:?}");
     lake.daemon_pass("0s").ok();
     lake.assert_at_rest();
-    assert!(versions(&lake, "t.lance") >= before);
     assert_eq!(lake.table_status("t", "rows"), 2);
+}
+
+/// Two processes create one table: one makes it, the other is told that it exists, wherever they met.
+#[test]
+fn crash_creates_of_one_table_meet() {
+    let lake = Lake::with_tables(&["t"]);
+    let schema = lake.path("schema.json").to_string_lossy().into_owned();
+    for seam in [
+        "write.after_stage",
+        "write.after_scan",
+        "sidecar.after_put",
+        "write.before_commit_table",
+        "commit.before_put",
+    ] {
+        let table = seam.replace('.', "_");
+        let create = ["create", &lake.uri, &table, "--schema", &schema];
+        let mut slow = lake.with_seam(&format!("{seam}=1*return(stop)"), &create);
+        slow.wait_stopped();
+        lake.run(&create).ok();
+        slow.resume().failed(3, "exists already");
+        assert_eq!(lake.table_status(&table, "rows"), 0);
+    }
+    lake.daemon_pass("0s").ok();
+    lake.assert_at_rest();
 }

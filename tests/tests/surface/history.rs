@@ -22,8 +22,10 @@ fn rows(ids: std::ops::Range<i64>, value: &str) -> RecordBatch {
         Field::new("value", DataType::Utf8, true),
     ]));
     let values = StringArray::from_iter_values(ids.clone().map(|_| value));
-    let columns: Vec<arrow_array::ArrayRef> =
-        vec![Arc::new(Int64Array::from_iter_values(ids)), Arc::new(values)];
+    let columns: Vec<arrow_array::ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(ids)),
+        Arc::new(values),
+    ];
     RecordBatch::try_new(schema, columns).expect("rows")
 }
 
@@ -96,14 +98,20 @@ async fn hundreds_of_commits_then_cleanup() {
     let args = ["commit", &lake.uri, &half];
     let killed = lake.with_seam("write.after_commit_table=return(kill)", &args);
     assert_eq!(killed.wait().code, None);
-    let aborted = lake.status()["sidecars"][0].as_str().expect("sidecar").to_owned();
+    let aborted = lake.status()["sidecars"][0]
+        .as_str()
+        .expect("sidecar")
+        .to_owned();
     lake.run(&["recover", &lake.uri, "--grace", "0s"]).ok();
 
     let mut ops: Vec<OpId> = Vec::new();
     for i in 0..COMMITS {
         let writes = match i % 10 {
             9 => vec![append("t", i..i + 1), append("u", i..i + 1)],
-            4 => vec![append("t", i..i + 1), delete("u", &format!("id = {}", i - 5))],
+            4 => vec![
+                append("t", i..i + 1),
+                delete("u", &format!("id = {}", i - 5)),
+            ],
             _ => vec![append("t", i..i + 1)],
         };
         ops.push(committed(commit(&store, writes, Some(format!("b{i}"))).await).op);
@@ -116,17 +124,26 @@ async fn hundreds_of_commits_then_cleanup() {
         let snapshot = store.snapshot_at(*version).await.expect("kept");
         shown.push(store.describe(&snapshot).await.expect("described"));
     }
-    let old = store.snapshot_at(latest - KEEP - 50).await.expect("still there");
+    let old = store
+        .snapshot_at(latest - KEEP - 50)
+        .await
+        .expect("still there");
     let kept_reader = store.snapshot_at(kept[3]).await.expect("kept");
     let t = "t".parse().expect("name");
     let kept_rows = rows_of(&*store.read(&kept_reader, &t).await.expect("table")).await;
     let (rows_t, rows_u) = (lake.rows("t").await, lake.rows("u").await);
-    let before = (versions(&lake, "t.lance"), versions(&lake, "_squire/manifest.lance"));
+    let before = (
+        versions(&lake, "t.lance"),
+        versions(&lake, "_squire/manifest.lance"),
+    );
 
     let report = clean(&store, KEEP).await;
     assert!(report.versions_removed > 400, "{report:?}");
     assert!(report.bytes_removed > 0, "{report:?}");
-    let after = (versions(&lake, "t.lance"), versions(&lake, "_squire/manifest.lance"));
+    let after = (
+        versions(&lake, "t.lance"),
+        versions(&lake, "_squire/manifest.lance"),
+    );
     assert!(after.0 < 40, "table versions: {before:?} -> {after:?}");
     assert!(after.1 < 40, "manifest versions: {before:?} -> {after:?}");
 
@@ -134,7 +151,10 @@ async fn hundreds_of_commits_then_cleanup() {
     for process in [store.clone(), lake.store().await] {
         for (version, shown) in kept.iter().zip(&shown) {
             let snapshot = process.snapshot_at(*version).await.expect("kept");
-            assert_eq!(&process.describe(&snapshot).await.expect("described"), shown);
+            assert_eq!(
+                &process.describe(&snapshot).await.expect("described"),
+                shown
+            );
         }
         let dataset = process.read(&kept_reader, &t).await.expect("table");
         assert_eq!(rows_of(&dataset).await, kept_rows);
@@ -143,7 +163,10 @@ async fn hundreds_of_commits_then_cleanup() {
     assert_eq!(lake.rows("u").await, rows_u);
 
     // Below the floor: expired, in words.
-    let expired = store.snapshot_at(latest - KEEP - 50).await.expect_err("expired");
+    let expired = store
+        .snapshot_at(latest - KEEP - 50)
+        .await
+        .expect_err("expired");
     assert_eq!(expired.kind(), ErrorKind::Expired);
     let expired = store.read(&old, &t).await.expect_err("expired");
     assert_eq!(expired.kind(), ErrorKind::Expired);
@@ -160,7 +183,10 @@ async fn hundreds_of_commits_then_cleanup() {
         let limit_text = limit.to_string();
         let args = ["log", &lake.uri, "--limit", &limit_text, "--json"];
         let some = lake.run(&args).ok().json();
-        assert_eq!(some["entries"].as_array().expect("entries")[..], log_after[..limit]);
+        assert_eq!(
+            some["entries"].as_array().expect("entries")[..],
+            log_after[..limit]
+        );
     }
 
     // Operations and batches answer as before.
@@ -169,7 +195,12 @@ async fn hundreds_of_commits_then_cleanup() {
         let outcome = lake.run(&["op", &lake.uri, &op, "--json"]).ok().json();
         assert_eq!(outcome["outcome"], "committed", "operation {i}");
         assert_eq!(outcome["entry"]["batch"], format!("b{i}"), "operation {i}");
-        let outcome = commit(&store, vec![append("t", 7_000..7_001)], Some(format!("b{i}"))).await;
+        let outcome = commit(
+            &store,
+            vec![append("t", 7_000..7_001)],
+            Some(format!("b{i}")),
+        )
+        .await;
         assert_eq!(outcome, Outcome::AlreadyCommitted(ops[i]), "batch b{i}");
     }
     let outcome = lake.run(&["op", &lake.uri, &aborted, "--json"]).ok().json();
@@ -184,12 +215,22 @@ async fn hundreds_of_commits_then_cleanup() {
         }
         clean(&store, 1).await;
         assert_log_is_whole(&lake);
-        assert_eq!(lake.rows("t").await.len(), rows_t.len() + 20 * (round as usize + 1));
+        assert_eq!(
+            lake.rows("t").await.len(),
+            rows_t.len() + 20 * (round as usize + 1)
+        );
         assert_eq!(lake.rows("u").await, rows_u);
     }
-    assert!(versions(&lake, "t.lance") < 10, "{}", versions(&lake, "t.lance"));
+    assert!(
+        versions(&lake, "t.lance") < 10,
+        "{}",
+        versions(&lake, "t.lance")
+    );
     let outcome = store.outcome_of(ops[0]).await.expect("outcome");
-    assert!(matches!(outcome, OperationOutcome::Committed { entry: Some(_) }));
+    assert!(matches!(
+        outcome,
+        OperationOutcome::Committed { entry: Some(_) }
+    ));
     let outcome = lake.run(&["op", &lake.uri, &aborted, "--json"]).ok().json();
     assert_eq!(outcome["outcome"], "aborted");
     lake.daemon_pass("0s").ok();
@@ -213,9 +254,16 @@ async fn batch_ids_beyond_the_manifests_bound_count_once() {
         ops.push(committed(commit(&store, writes, Some(format!("it's {i}"))).await).op);
     }
     let state = store.load().await.expect("snapshot").state;
-    assert!(state.batches.len() <= MAX_BATCHES, "{} batch ids", state.batches.len());
+    assert!(
+        state.batches.len() <= MAX_BATCHES,
+        "{} batch ids",
+        state.batches.len()
+    );
     assert!(state.archive.evicted, "{:?}", state.archive);
-    assert!(!state.batches.contains_key("it's 0"), "the oldest went first");
+    assert!(
+        !state.batches.contains_key("it's 0"),
+        "the oldest went first"
+    );
     clean(&store, 1).await;
     let fresh = lake.store().await;
     for i in [0, 1, 49, 500, 599, 600, total - 1] {
@@ -272,6 +320,43 @@ async fn archiving_and_cleaning_beside_a_writer() {
     lake.assert_at_rest();
 }
 
+/// Archivers that die, and one that stops while another does its work: the log stays whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn crash_archivers() {
+    let lake = Lake::with_tables(&["t"]);
+    let store = lake.store().await;
+    let mut id = 0;
+    let cleanup = ["cleanup", &lake.uri];
+    for seam in [
+        "archive.after_read",
+        "archive.after_append",
+        "cleanup.after_floor",
+    ] {
+        for _ in 0..5 {
+            id += 1;
+            commit(&store, vec![append("t", id..id + 1)], None).await;
+        }
+        let killed = lake
+            .with_seam(&format!("{seam}=return(kill)"), &cleanup)
+            .wait();
+        assert_eq!(killed.code, None, "{seam}: {killed:?}");
+        assert_log_is_whole(&lake);
+        let mut stopped = lake.with_seam(&format!("{seam}=1*return(stop)"), &cleanup);
+        stopped.wait_stopped();
+        for _ in 0..5 {
+            id += 1;
+            commit(&store, vec![append("t", id..id + 1)], None).await;
+        }
+        lake.run(&cleanup).ok();
+        assert_log_is_whole(&lake);
+        stopped.resume().ok();
+        assert_log_is_whole(&lake);
+    }
+    assert_eq!(lake.ids("t").await, (1..=id).collect::<Vec<i64>>());
+    clean(&store, 1).await;
+    assert_log_is_whole(&lake);
+}
+
 /// A version that a snapshot inside the window pins is never planned away, whenever its table was made.
 #[tokio::test(flavor = "multi_thread")]
 async fn cleanup_keeps_what_the_window_pins() {
@@ -284,7 +369,12 @@ async fn cleanup_keeps_what_the_window_pins() {
     let first = store.load().await.expect("snapshot").version();
     lake.create_tables(&["late"]);
     for i in 0..10_i64 {
-        commit(&store, vec![append("late", i..i + 1), append("t", 100 + i..101 + i)], None).await;
+        commit(
+            &store,
+            vec![append("late", i..i + 1), append("t", 100 + i..101 + i)],
+            None,
+        )
+        .await;
     }
     let latest = store.load().await.expect("snapshot").version();
     let keep = latest - first + 1;
@@ -298,7 +388,8 @@ async fn cleanup_keeps_what_the_window_pins() {
     for (version, shown) in shown {
         let snapshot = store.snapshot_at(version).await.expect("kept");
         let now = store.describe(&snapshot).await;
-        let now = now.unwrap_or_else(|e| panic!("manifest version {version} is in the window: {e}"));
+        let now =
+            now.unwrap_or_else(|e| panic!("manifest version {version} is in the window: {e}"));
         assert_eq!(now, shown, "manifest version {version}");
     }
 }
@@ -309,8 +400,12 @@ async fn stale_writer(seam: &str, mode: &str) {
     let lake = Lake::with_tables(&["t", "u"]);
     let store = lake.store().await;
     commit(&store, vec![append("t", 0..10), append("u", 0..10)], None).await;
-    let base = store.load().await.expect("snapshot").state.tables[&"t".parse().expect("name")].version;
-    let late = lake.csv("late.csv", [(5, "late".to_owned()), (500, "late".to_owned())]);
+    let base =
+        store.load().await.expect("snapshot").state.tables[&"t".parse().expect("name")].version;
+    let late = lake.csv(
+        "late.csv",
+        [(5, "late".to_owned()), (500, "late".to_owned())],
+    );
     let args: Vec<&str> = match mode {
         "delete" => vec!["delete", &lake.uri, "t", "--where", "id = 5"],
         mode => vec!["write", &lake.uri, "t", &late, "--mode", mode],
@@ -326,10 +421,22 @@ async fn stale_writer(seam: &str, mode: &str) {
     lake.run(&["optimize", &lake.uri]).ok();
     commit(&store, vec![delete("t", "id = 9")], None).await;
     clean(&store, 1).await;
-    let table = lance::Dataset::open(&format!("{}/t.lance", lake.uri)).await.expect("table");
-    let left: BTreeSet<u64> = table.versions().await.expect("versions").iter().map(|v| v.version).collect();
+    let table = lance::Dataset::open(&format!("{}/t.lance", lake.uri))
+        .await
+        .expect("table");
+    let left: BTreeSet<u64> = table
+        .versions()
+        .await
+        .expect("versions")
+        .iter()
+        .map(|v| v.version)
+        .collect();
     let protected = seam.starts_with("sidecar.after") || seam.starts_with("write.before_commit");
-    assert_eq!(left.contains(&base), protected, "{seam}: base {base} in {left:?}");
+    assert_eq!(
+        left.contains(&base),
+        protected,
+        "{seam}: base {base} in {left:?}"
+    );
 
     let done = writer.resume().ok().json();
     assert_eq!(done["outcome"], "committed", "{seam} {mode}");
@@ -343,13 +450,22 @@ async fn stale_writer(seam: &str, mode: &str) {
     }
     expected.sort_unstable();
     assert_eq!(lake.ids("t").await, expected, "{seam} {mode}");
-    let late = lake.rows("t").await.iter().filter(|(_, v)| v == "late").count();
+    let late = lake
+        .rows("t")
+        .await
+        .iter()
+        .filter(|(_, v)| v == "late")
+        .count();
     assert_eq!(late, if mode == "delete" { 0 } else { 2 }, "{seam} {mode}");
     let op = done["op"].as_str().expect("op");
     let times = log_entries(&lake).iter().filter(|e| e["op"] == op).count();
     assert_eq!(times, 1, "{seam} {mode}: published once");
     lake.daemon_pass("0s").ok();
-    assert_eq!(lake.ids("t").await, expected, "{seam} {mode}: after a daemon pass");
+    assert_eq!(
+        lake.ids("t").await,
+        expected,
+        "{seam} {mode}: after a daemon pass"
+    );
     lake.assert_at_rest();
 }
 

@@ -75,11 +75,7 @@ fn a_schema_that_does_not_match_is_refused() {
         ),
         ("twice.csv", "id,id\n2,3\n", vec!["twice.csv", "`id`"]),
         ("torn.csv", "id,value\n2\n", vec!["torn.csv:2"]),
-        (
-            "torn.ndjson",
-            "{\"id\":2}\n{\"id\":",
-            vec!["torn.ndjson:2"],
-        ),
+        ("torn.ndjson", "{\"id\":2}\n{\"id\":", vec!["torn.ndjson:2"]),
     ];
     for (name, content, texts) in cases {
         let path = file(&lake, name, content);
@@ -118,15 +114,33 @@ fn a_key_that_is_missing_null_or_twice_is_refused() {
     refused(&lake, &args, 2, &["table t", "id = 5", "twice"]);
 
     // The same in a batch directory, where deletes by key exist.
-    for mode in ["merge", "delete"] {
+    for (mode, rows) in [("merge", "id,value\n5,a\n5,c\n"), ("delete", "id\n5\n5\n")] {
         let batch = format!("batch-{mode}");
-        file(&lake, &format!("{batch}/t.1.csv"), "id,value\n5,a\n5,c\n");
+        file(&lake, &format!("{batch}/t.1.csv"), rows);
         let settings = format!("[tables.t]\nmode = \"{mode}\"\n");
         file(&lake, &format!("{batch}/batch.toml"), settings);
         let dir = lake.path(&batch).to_string_lossy().into_owned();
-        refused(&lake, &["commit", &lake.uri, &dir], 2, &["table t", "id"]);
+        refused(
+            &lake,
+            &["commit", &lake.uri, &dir],
+            2,
+            &["table t", "id = 5"],
+        );
     }
     lake.assert_at_rest();
+}
+
+/// Of the rows to delete by key only the key counts: a file of whole rows serves as well as a list of keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_rows_can_name_what_to_delete() {
+    let lake = lake();
+    let rows = lake.csv("rows.csv", (10..14).map(|id| (id, format!("v{id}"))));
+    lake.run(&["write", &lake.uri, "t", &rows]).ok();
+    file(&lake, "batch/t.1.csv", "id,value\n10,v10\n12,other\n");
+    file(&lake, "batch/batch.toml", "[tables.t]\nmode = \"delete\"\n");
+    let dir = lake.path("batch").to_string_lossy().into_owned();
+    lake.run(&["commit", &lake.uri, &dir]).ok();
+    assert_eq!(lake.ids("t").await, [1, 11, 13]);
 }
 
 /// The tables of a batch are checked before any of them is staged: one that cannot be committed leaves no data files
@@ -138,7 +152,12 @@ fn a_batch_with_one_bad_table_leaves_no_files_of_the_good_ones() {
     file(&lake, "batch/u.1.csv", "id,value\n5,a\n5,c\n");
     file(&lake, "batch/batch.toml", "[tables.u]\nmode = \"merge\"\n");
     let dir = lake.path("batch").to_string_lossy().into_owned();
-    refused(&lake, &["commit", &lake.uri, &dir], 2, &["table u", "id = 5"]);
+    refused(
+        &lake,
+        &["commit", &lake.uri, &dir],
+        2,
+        &["table u", "id = 5"],
+    );
     file(
         &lake,
         "predicate/batch.toml",
@@ -171,7 +190,11 @@ fn an_unknown_table_or_a_file_that_cannot_be_read_is_refused() {
     }
     let missing = lake.path("missing.csv").to_string_lossy().into_owned();
     write(&missing, &["missing.csv", "cannot be read"]);
-    let cut = file(&lake, "cut.parquet", b"PAR1\x15\x04\x15\x10\x15\x14L\x15\x02");
+    let cut = file(
+        &lake,
+        "cut.parquet",
+        b"PAR1\x15\x04\x15\x10\x15\x14L\x15\x02",
+    );
     write(&cut, &["cut.parquet"]);
     let empty = file(&lake, "empty.parquet", "");
     write(&empty, &["empty.parquet"]);
@@ -220,7 +243,11 @@ fn a_predicate_that_does_not_fit_is_refused() {
 #[test]
 fn a_predicate_with_something_behind_it_is_refused() {
     let lake = lake();
-    for predicate in ["id = 1; drop table t", "1 = 1; select 2", "id = 1 order by id"] {
+    for predicate in [
+        "id = 1; drop table t",
+        "1 = 1; select 2",
+        "id = 1 order by id",
+    ] {
         let args = ["delete", &lake.uri, "t", "--where", predicate];
         refused(&lake, &args, 2, &["table t", predicate]);
     }
@@ -256,7 +283,10 @@ fn a_batch_directory_that_makes_no_sense_is_refused() {
         ),
         (
             "nofile",
-            &[("t.csv", rows), ("batch.toml", "[tables.u]\nmode = \"merge\"\n")],
+            &[
+                ("t.csv", rows),
+                ("batch.toml", "[tables.u]\nmode = \"merge\"\n"),
+            ],
             2,
             &["batch.toml:1", "tables.u"],
         ),
@@ -559,7 +589,7 @@ async fn a_full_disk_commits_all_or_nothing() {
     lake.create_tables(&["t", "u"]);
     let mut expected: Vec<i64> = Vec::new();
     let (mut full, mut done_anyway) = (0, 0);
-    for step in 0..28_i64 {
+    for step in [0, 1, 2, 3, 6, 8, 9, 12, 16, 27_i64] {
         let ids = step * 100..step * 100 + 40;
         let batch = lake.batch(&format!("b{step}"), &["t", "u"], ids.clone());
         disk.fill(u64::try_from(step).expect("step") * 4096);
@@ -578,6 +608,8 @@ async fn a_full_disk_commits_all_or_nothing() {
             }
             Some(75) => {
                 full += 1;
+                let message = error_message(&done);
+                assert!(message.contains("space"), "room {step}: {message}");
                 let op = done.json()["error"]["op"].clone();
                 let op = op.as_str().expect("the operation to ask for");
                 lake.daemon_pass("0s").ok();
@@ -592,12 +624,43 @@ async fn a_full_disk_commits_all_or_nothing() {
         }
         lake.daemon_pass("0s").ok();
         for table in ["t", "u"] {
-            assert_eq!(lake.ids(table).await, expected, "room {step}: table {table}");
+            assert_eq!(
+                lake.ids(table).await,
+                expected,
+                "room {step}: table {table}"
+            );
         }
         assert_no_litter(Path::new(&lake.uri));
     }
     assert!(full >= 3, "the disk was never full at a step that matters");
     assert!(done_anyway >= 1, "the largest room was too small");
+    lake.assert_at_rest();
+}
+
+/// A disk that is full stays full however often one asks: the answer comes at once, and blames the disk alone.
+#[test]
+fn a_full_disk_is_said_at_once() {
+    let Some(disk) = SmallDisk::new("8m") else {
+        return;
+    };
+    let uri = disk.0.path().join("lake").to_string_lossy().into_owned();
+    let lake = Lake::at(&uri, Vec::new());
+    lake.create_tables(&["t", "u"]);
+    let batch = lake.batch("b", &["t", "u"], 0..40);
+    disk.fill(4 * 4096);
+    let begun = std::time::Instant::now();
+    let done = lake.run(&["commit", &lake.uri, &batch, "--json"]);
+    let took = begun.elapsed();
+    disk.free();
+    assert!(matches!(done.code, Some(1 | 75)), "{done:?}");
+    let message = error_message(&done);
+    assert!(message.contains("No space left"), "{message}");
+    assert!(
+        !message.contains("taken by others"),
+        "nobody took anything: {message}"
+    );
+    assert!(took.as_secs() < 15, "{took:?} until it said: {message}");
+    lake.daemon_pass("0s").ok();
     lake.assert_at_rest();
 }
 

@@ -38,12 +38,7 @@ fn tree(root: &Path) -> BTreeSet<PathBuf> {
 fn version_files(path: &Path) -> BTreeSet<String> {
     let names = std::fs::read_dir(path.join("_versions")).expect("a dataset");
     names
-        .map(|e| {
-            e.expect("entry")
-                .file_name()
-                .to_string_lossy()
-                .into_owned()
-        })
+        .map(|e| e.expect("entry").file_name().to_string_lossy().into_owned())
         .filter(|n| n.ends_with(".manifest"))
         .collect()
 }
