@@ -341,6 +341,9 @@ async fn crash_archivers() {
             .wait();
         assert_eq!(killed.code, None, "{seam}: {killed:?}");
         assert_log_is_whole(&lake);
+        // Something to archive: an idle store's archiver comes to rest without passing the seams.
+        id += 1;
+        commit(&store, vec![append("t", id..id + 1)], None).await;
         let mut stopped = lake.with_seam(&format!("{seam}=1*return(stop)"), &cleanup);
         stopped.wait_stopped();
         for _ in 0..5 {
