@@ -46,31 +46,7 @@ impl Place {
         }
         let root = Store::connect(&uri, options.clone()).await?;
         if matches!(watch.kind, WatchKind::Auto | WatchKind::Table) && root.is_dataset().await? {
-            let (parent, name) = uri
-                .trim_end_matches('/')
-                .rsplit_once('/')
-                .map_or((".", uri.as_str()), |(parent, name)| (parent, name));
-            let single = Some(name.to_owned());
-            // A table inside a store is the store's: maintained at its pin, or readers of the store would lose it.
-            match Store::open(parent, options.clone()).await {
-                Ok(store) => {
-                    return Ok(Self {
-                        uri,
-                        store,
-                        managed: true,
-                        single,
-                    });
-                }
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) => return Err(e),
-            }
-            let store = Arc::new(Store::connect(parent, options).await?);
-            return Ok(Self {
-                uri,
-                store,
-                managed: false,
-                single,
-            });
+            return Self::open_table(uri, options).await;
         }
         if watch.kind == WatchKind::Table {
             return Err(Error::new(
@@ -94,6 +70,28 @@ impl Place {
             ));
         }
         Ok(place)
+    }
+
+    /// One table. Inside a store it is the store's: maintained at its pin, or readers of the store would lose it.
+    async fn open_table(uri: String, options: StoreOptions) -> Result<Self> {
+        let (parent, name) = uri
+            .trim_end_matches('/')
+            .rsplit_once('/')
+            .unwrap_or((".", &uri));
+        let single = Some(name.to_owned());
+        let (store, managed) = match Store::open(parent, options.clone()).await {
+            Ok(store) => (store, true),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                (Arc::new(Store::connect(parent, options).await?), false)
+            }
+            Err(e) => return Err(e),
+        };
+        Ok(Self {
+            uri,
+            store,
+            managed,
+            single,
+        })
     }
 
     /// What is maintained here now; new tables appear by themselves.

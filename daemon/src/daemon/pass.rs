@@ -16,10 +16,14 @@ use squire_engine::invariants::{
 use squire_engine::maintenance::Target;
 use squire_engine::recovery::Watch as RecoveryWatch;
 use squire_engine::store::State;
+use squire_engine::store::state::MAX_BATCHES;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// The reason of work that a person asked for.
+const ASKED_FOR: &str = "asked for";
 
 /// What passes remember.
 #[derive(Debug, Default)]
@@ -126,6 +130,7 @@ impl Pass<'_> {
     ) -> Result<()> {
         if place.managed {
             self.check_invariants(place, memory).await?;
+            self.archive_early(place).await?;
         }
         let targets = place.targets().await?;
         let mut present = Vec::new();
@@ -139,6 +144,15 @@ impl Pass<'_> {
         }
         self.status.retain(&place.uri, &present);
         self.regular_cleanup(index, place, &targets, memory, items);
+        Ok(())
+    }
+
+    /// Copies the commit log when more batch ids stand in the manifest than should: only archived ones may leave it,
+    /// and every publish writes those that stay.
+    async fn archive_early(&self, place: &Place) -> Result<()> {
+        if place.store.load().await?.state.batches.len() > MAX_BATCHES {
+            place.store.archive().await?;
+        }
         Ok(())
     }
 
@@ -260,7 +274,7 @@ impl Pass<'_> {
                 .as_deref()
                 .is_none_or(|t| t == Place::config_name(target));
             if meant && !plan.operations.iter().any(|o| o.kind == kind) {
-                let reason = String::from("asked for");
+                let reason = String::from(ASKED_FOR);
                 plan.operations.push(OperationSpec {
                     kind,
                     reason,
@@ -285,20 +299,19 @@ impl Pass<'_> {
             .get(&place.uri)
             .is_none_or(|last| now.saturating_sub(*last) >= self.config.daemon.full_scan_interval);
         let covered = if place.managed { 1 } else { targets.len() };
-        if place.managed {
-            let mut first = true;
-            items.retain(|i| {
-                i.place != index
-                    || i.spec.kind != OperationKind::Cleanup
-                    || std::mem::take(&mut first)
-            });
+        let mut first = true;
+        items.retain(|item| {
+            let cleans = item.place == index && item.spec.kind == OperationKind::Cleanup;
+            // Too many versions stay too many until retention lets them go: asking at every pass would not help.
+            let wanted = due || item.spec.reason == ASKED_FOR;
+            !cleans || (wanted && (!place.managed || std::mem::take(&mut first)))
+        });
+        if !due {
+            return;
         }
         let planned = items
             .iter()
             .any(|i| i.place == index && i.spec.kind == OperationKind::Cleanup);
-        if !due {
-            return;
-        }
         memory.last_cleanup.insert(place.uri.clone(), now);
         if planned {
             return;

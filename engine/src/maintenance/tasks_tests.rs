@@ -100,9 +100,9 @@ fn amplification_is_bounded() {
     };
     let mut table: Vec<u64> = Vec::new();
     let mut rewritten = 0;
-    for _ in 0..4_096 {
+    for arrived in 1..=4_096_u64 {
         table.push(1);
-        if table.len().is_multiple_of(16) {
+        if arrived.is_multiple_of(16) {
             for task in plan_tasks(&fragments(&table), &b).into_iter().rev() {
                 let rows: u64 = task.fragments.iter().map(|i| table[*i as usize]).sum();
                 rewritten += rows;

@@ -153,22 +153,32 @@ impl CommitHandler for GuardedCommitHandler {
         since_version: u64,
     ) -> BoxStream<'a, lance::Result<ManifestLocation>> {
         // Not the inner `_since`: on local disks it believes the version hint, which a resurrected version or a writer
-        // paused before its hint turns backwards (fact 16), so a gap would look like "nothing new".
-        let listed = self
-            .inner
-            .list_manifest_locations(base_path, object_store, true)
-            .try_take_while(move |location| {
-                futures::future::ready(Ok(location.version > since_version))
-            });
+        // paused before its hint turns backwards (fact 16), so a gap would look like "nothing new". Nor a listing of
+        // all versions, which on a local disk costs a stat for each: what is newer is the latest and what leads to it.
+        let inner = self.inner.clone();
         let counters = self.counters.clone();
+        let base = base_path.clone();
         futures::stream::once(async move {
-            let locations: Vec<ManifestLocation> = listed.try_collect().await?;
-            // Newest first, down to since + 1.
-            for (expected, location) in (since_version + 1..).zip(locations.iter().rev()) {
-                if location.version != expected {
+            let latest = inner.resolve_latest_location(&base, object_store).await?;
+            let mut locations = Vec::new();
+            let (naming, objects) = (latest.naming_scheme, object_store.inner.as_ref());
+            for version in (since_version + 1..latest.version).rev() {
+                // Asked first: a location is made up from the number, whether or not something is there.
+                if !inner
+                    .version_exists(&base, version, objects, naming)
+                    .await?
+                {
                     counters.refused_gaps.fetch_add(1, Ordering::Relaxed);
-                    return Err(gap_error(expected, location.version));
+                    return Err(gap_error(version, latest.version));
                 }
+                locations.push(
+                    inner
+                        .resolve_version_location(&base, version, objects)
+                        .await?,
+                );
+            }
+            if latest.version > since_version {
+                locations.insert(0, latest);
             }
             Ok(futures::stream::iter(locations.into_iter().map(Ok)))
         })

@@ -289,6 +289,26 @@ impl Store {
     /// The newest versions of the manifest, newest first.
     pub(crate) async fn latest_manifest_versions(&self, count: usize) -> Result<Vec<u64>> {
         let base = self.object_path(MANIFEST_PATH);
+        if self.objects.is_local() {
+            // A local listing stats every version; names alone tell the latest.
+            let latest = self
+                .inner_handler
+                .resolve_latest_location(&base, &self.objects)
+                .await?;
+            let mut versions = vec![latest.version];
+            for version in (1..latest.version).rev().take(count - 1) {
+                let objects = self.objects.inner.as_ref();
+                if !self
+                    .inner_handler
+                    .version_exists(&base, version, objects, latest.naming_scheme)
+                    .await?
+                {
+                    break;
+                }
+                versions.push(version);
+            }
+            return Ok(versions);
+        }
         let listed = self
             .inner_handler
             .list_manifest_locations(&base, &self.objects, true);
@@ -390,10 +410,7 @@ impl Store {
     /// Proves once for this process, before its first commit, that put-if-absent refuses a second put: everything
     /// rests on it. Readers put nothing, so a full or read-only storage can still be looked at.
     pub(crate) async fn ensure_probed(&self) -> Result<()> {
-        self.probed
-            .get_or_try_init(|| self.probe())
-            .await
-            .map(|()| ())
+        self.probed.get_or_try_init(|| self.probe()).await.copied()
     }
 
     async fn probe(&self) -> Result<()> {

@@ -26,7 +26,7 @@ pub const FORMAT: u32 = 1;
 
 /// How many batch ids stand in the manifest. Older ones that the commit log holds are dropped from it; more would
 /// make every publish write more, fewer would make more look-ups read the log.
-pub const MAX_BATCHES: usize = 1_000;
+pub const MAX_BATCHES: usize = 256;
 
 /// A visible table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

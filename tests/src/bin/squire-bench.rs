@@ -3,8 +3,6 @@
 //! Time is measured on a local disk, rounds of the two sides alternating; requests are counted on an in-memory
 //! object store, where nothing bypasses the object-store interface.
 
-#![expect(clippy::disallowed_macros, reason = "a benchmark prints its table")]
-
 use arrow_array::{Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 use lance::Dataset;
