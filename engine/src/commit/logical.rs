@@ -503,10 +503,6 @@ impl Store {
             if let Some(version) = chain.landed(op) {
                 return Ok(version);
             }
-            if entry.base == 0 && chain.head() > 0 {
-                let taken = format!("table {} was created by someone else", entry.table);
-                return Err(Error::conflict(taken).caused_by(lost));
-            }
             let next = chain.head() + 1;
             if lost.kind() != ErrorKind::Conflict
                 || next == slot

@@ -220,7 +220,15 @@ impl Store {
         if let Some(rows) = commit.affected_rows {
             builder = builder.with_affected_rows(rows);
         }
-        let dataset = Arc::new(builder.execute(commit.transaction).await?);
+        let dataset = match builder.execute(commit.transaction).await {
+            Ok(dataset) => Arc::new(dataset),
+            // Lance has no word for "created by someone else meanwhile": it fails on the version 0 that it read.
+            Err(e) if !existing && self.any_handle(&commit.path).await?.is_some() => {
+                let taken = format!("{} was created by someone else", self.uri_of(&commit.path));
+                return Err(Error::conflict(taken).caused_by(e));
+            }
+            Err(e) => return Err(e.into()),
+        };
         // Given a handle, the builder uses the slot's handler for this commit only, and the next reader wants just
         // this version. A new dataset would keep the slot, so it is opened afresh.
         if existing {
