@@ -1,4 +1,4 @@
-//! One error type: what to do ([`ErrorKind`]), a message for people, and the private cause.
+//! One error type: what to do (`ErrorKind`), a message for people, and the private cause.
 
 use crate::ids::OpId;
 use std::error::Error as StdError;

@@ -5,11 +5,11 @@
 //!
 //! | rule | function | without it |
 //! |---|---|---|
-//! | a version is what its own transaction says | [`classify`] | an external commit is published unreviewed |
-//! | only content-preserving versions are stepped over | [`is_clean`], [`clean_prefix`] | half of a multi-table commit becomes visible |
-//! | decide before undo | [`next_step`] | committed data is undone |
-//! | a landed operation is published, not aborted | [`next_step`] | a complete write is thrown away |
-//! | an undo restores `v - 1` and nothing foreign is above it | [`next_step`] | someone else's rows are lost |
+//! | a version is what its own transaction says | `classify` | an external commit is published unreviewed |
+//! | only content-preserving versions are stepped over | `is_clean`, `clean_prefix` | half of a multi-table commit becomes visible |
+//! | decide before undo | `next_step` | committed data is undone |
+//! | a landed operation is published, not aborted | `next_step` | a complete write is thrown away |
+//! | an undo restores `v - 1` and nothing foreign is above it | `next_step` | someone else's rows are lost |
 
 use crate::ids::OpId;
 

@@ -1,6 +1,6 @@
 //! Commits: the publish primitive, logical commits of one or several tables, and the clean prefix.
 //!
-//! 1. `stage` turns a [`Write`] into an uncommitted Lance transaction on the pinned version.
+//! 1. `stage` turns a `Write` into an uncommitted Lance transaction on the pinned version.
 //! 2. `logical` runs phases A to D of one attempt, and the retry loop around them.
 //! 3. `publish` moves the manifest from M to M+1, or says that it lost.
 //! 4. `prefix` fast-forwards a pin over content-preserving versions.

@@ -1,12 +1,12 @@
 //! Maintenance: compaction, reindexing, cleanup, the commit log, and the observations that planning needs.
 //!
-//! 1. [`Store::health`] observes one table from manifests alone.
+//! 1. `Store::health` observes one table from manifests alone.
 //! 2. `tasks` groups fragments into bounded tasks: a pure function.
 //! 3. `run` is the frame of every maintenance run on a pinned table: sidecar, bounded attempts, clean prefix.
 //! 4. `compact` and `reindex` are what runs inside it.
 //! 5. `cleanup` publishes floors, then deletes below them. `archive` copies the commit log out of the manifest.
 //!
-//! A [`Target`] is a table of a store or a plain Lance table in a watched directory, where HEAD is what is visible.
+//! A `Target` is a table of a store or a plain Lance table in a watched directory, where HEAD is what is visible.
 
 pub mod archive;
 pub mod cleanup;

@@ -1,9 +1,9 @@
 //! The store: storage access, the guarded commit handler, the manifest's state, sidecars and table handles.
 //!
-//! 1. [`Store::open`] checks the URI's scheme, probes put-if-absent and loads the manifest.
-//! 2. [`Store::load`] gives a [`Snapshot`]: the manifest's latest version M and its [`State`].
-//! 3. [`Store::scan`] gives the versions of one table above some version, classified.
-//! 4. [`Store::open_at`] opens a table at a version; every handle carries the guarded commit handler.
+//! 1. `Store::open` checks the URI's scheme, probes put-if-absent and loads the manifest.
+//! 2. `Store::load` gives a `Snapshot`: the manifest's latest version M and its `State`.
+//! 3. `Store::scan` gives the versions of one table above some version, classified.
+//! 4. `Store::open_at` opens a table at a version; every handle carries the guarded commit handler.
 //!
 //! Nothing here publishes; that is the room of `commit` and `recovery`.
 
