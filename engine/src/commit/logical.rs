@@ -8,17 +8,17 @@
 //! 4. C is one compare-and-swap of all pins: a reader sees all of them or none.
 //! 5. After phase A the outcome is what `resolve` reads from the manifest, never what a put returned.
 
-use super::publish::{Change, Published, Record};
+use super::publish::{Change, Record};
 use super::stage::{Staged, Write};
 use crate::clock::Backoff;
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
-use crate::protocol::{Kind, Obstacle, Role, is_clean, obstacle};
-use crate::recovery::{Met, Resolution};
+use crate::protocol::{Kind, Obstacle, obstacle};
+use crate::recovery::Met;
 use crate::store::sidecar::CreateFacts;
-use crate::store::state::{TableEntry, encode};
-use crate::store::{Sidecar, SidecarKind, SidecarTable, Snapshot, Store, Updates};
-use lance::dataset::transaction::{Operation, TransactionBuilder};
+use crate::store::state::TableEntry;
+use crate::store::{Sidecar, SidecarKind, SidecarTable, Snapshot, Store};
+use lance::dataset::transaction::Operation;
 use squire_failpoints::{Seam, hit};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -112,10 +112,11 @@ struct Goal {
     visible: Option<TableEntry>,
 }
 
-struct Prepared {
-    entry: SidecarTable,
-    staged: Staged,
-    slot: u64,
+/// One table's write, staged, with the version that it may become.
+pub(super) struct Prepared {
+    pub(super) entry: SidecarTable,
+    pub(super) staged: Staged,
+    pub(super) slot: u64,
 }
 
 impl Store {
@@ -375,195 +376,6 @@ impl Store {
         }
         Ok(())
     }
-
-    /// Phases B to D. From here on only the manifest says how it ended.
-    async fn finish(
-        &self,
-        base: &Snapshot,
-        sidecar: &Sidecar,
-        prepared: Vec<Prepared>,
-        attempt: u32,
-    ) -> Result<Outcome> {
-        let op = sidecar.op;
-        let failed = match self.land_and_publish(base, sidecar, prepared).await {
-            Ok(Some(tables)) => {
-                self.retire_sidecar(op).await;
-                return Ok(Outcome::Committed(Committed {
-                    op,
-                    tables,
-                    attempts: attempt,
-                }));
-            }
-            Ok(None) => None,
-            Err(Unlanded::Nothing(e)) => {
-                // No version of it exists or can appear: without its sidecar it never happened, and no decision has
-                // to be kept for it. If the sidecar stays, whoever finds it decides.
-                self.retire_sidecar(op).await;
-                return Err(e);
-            }
-            Err(Unlanded::Doubtful(e)) => Some(e),
-        };
-        match self.resolve(sidecar, Role::Owner).await {
-            Ok(Resolution::Committed(tables)) => Ok(Outcome::Committed(Committed {
-                op,
-                tables,
-                attempts: attempt,
-            })),
-            Ok(Resolution::Aborted) => Err(failed
-                .unwrap_or_else(|| Error::conflict("another commit came first"))
-                .of(op)),
-            Ok(Resolution::Pending) => {
-                Err(Error::new(ErrorKind::Unknown, "the operation was left undecided").of(op))
-            }
-            Err(e) => Err(
-                Error::new(ErrorKind::Unknown, "the outcome could not be read back")
-                    .of(op)
-                    .caused_by(e),
-            ),
-        }
-    }
-
-    /// Lands every table and publishes on the base if nobody else published meanwhile; `None` when someone did.
-    async fn land_and_publish(
-        &self,
-        base: &Snapshot,
-        sidecar: &Sidecar,
-        prepared: Vec<Prepared>,
-    ) -> Result<Option<Vec<Change>>, Unlanded> {
-        let mut changes = Vec::with_capacity(prepared.len());
-        for table in prepared {
-            hit(Seam::WriteBeforeCommitTable).map_err(Error::from)?;
-            let version = match self.land(base, sidecar.op, &table).await {
-                Ok(version) => version,
-                // A refusal is definite: Lance read back who owns the slot.
-                Err(e) if changes.is_empty() && e.kind() == ErrorKind::Conflict => {
-                    return Err(Unlanded::Nothing(e));
-                }
-                Err(e) => return Err(Unlanded::Doubtful(e)),
-            };
-            hit(Seam::WriteAfterCommitTable).map_err(Error::from)?;
-            changes.push(Change {
-                table: table.entry.table,
-                from: table.entry.base,
-                to: version,
-            });
-        }
-        hit(Seam::WriteAfterPhaseB).map_err(Error::from)?;
-        // Every precondition was checked against `base`, and the publish wins only on `base`: no second look is needed.
-        if sidecar.reads.iter().any(|r| {
-            base.state
-                .tables
-                .get(&r.table)
-                .is_none_or(|t| t.version != r.base)
-        }) {
-            return Ok(None);
-        }
-        let updates = forward_updates(base, sidecar, &changes)?;
-        let mut record = Record::of_sidecar(sidecar, Kind::Logical.as_str());
-        record.tables.clone_from(&changes);
-        match self.try_publish(base, updates, &record).await? {
-            Published::Won(_) => Ok(Some(changes)),
-            Published::Lost(_) => Ok(None),
-        }
-    }
-
-    /// Phase B for one table: commits at the slot, or the next one while only maintenance takes them.
-    async fn land(&self, base: &Snapshot, op: OpId, table: &Prepared) -> Result<u64> {
-        let Prepared { entry, staged, .. } = table;
-        let store = base.state.store;
-        let mut slot = table.slot;
-        let properties = Arc::new(crate::store::marks(store, op, Kind::Logical));
-        loop {
-            // Overwrite alone is strict in Lance: it must claim to have read what it stands on. All between the base
-            // and the slot preserves content, so that is what it read.
-            let read = if matches!(staged.operation, Operation::Overwrite { .. }) {
-                slot - 1
-            } else {
-                entry.base
-            };
-            let transaction = TransactionBuilder::new(read, staged.operation.clone())
-                .transaction_properties(Some(properties.clone()))
-                .build();
-            let handle = if entry.base == 0 {
-                None
-            } else {
-                Some(self.open_at(&entry.path, entry.base).await?)
-            };
-            let commit = crate::store::StrictCommit {
-                handle,
-                path: entry.path.clone(),
-                transaction,
-                affected_rows: staged.affected_rows.clone(),
-                slot,
-            };
-            let Err(lost) = self.commit_strict(commit).await else {
-                return Ok(slot);
-            };
-            let chain = self.scan(store, &entry.path, entry.base).await?;
-            if let Some(version) = chain.landed(op) {
-                return Ok(version);
-            }
-            let next = chain.head() + 1;
-            if lost.kind() != ErrorKind::Conflict
-                || next == slot
-                || !is_clean(&chain, entry.base, chain.head())
-            {
-                return Err(lost);
-            }
-            slot = next;
-        }
-    }
-
-    /// Phase D, best effort: a sidecar that stays is removed by whoever finds its operation committed.
-    pub(crate) async fn retire_sidecar(&self, op: OpId) {
-        let deleted = match hit(Seam::SidecarBeforeDelete) {
-            Ok(()) => self.delete_sidecar(op).await,
-            Err(e) => Err(e.into()),
-        };
-        if let Err(e) = deleted {
-            tracing::debug!(%op, error = %e, "a sidecar is left for recovery");
-        }
-    }
-}
-
-/// Why an operation did not land.
-enum Unlanded {
-    /// Its first table was taken by someone else: no version of it exists.
-    Nothing(Error),
-    /// Some of it may exist: only `resolve` knows.
-    Doubtful(Error),
-}
-
-impl From<Error> for Unlanded {
-    fn from(error: Error) -> Self {
-        Self::Doubtful(error)
-    }
-}
-
-/// The publish of a complete operation: the same keys, whoever puts them.
-pub(crate) fn forward_updates(
-    on: &Snapshot,
-    sidecar: &Sidecar,
-    changes: &[Change],
-) -> Result<Updates> {
-    let mut updates = Vec::new();
-    for (entry, change) in sidecar.writes.iter().zip(changes) {
-        updates.push(match &entry.create {
-            None => on.state.pin_update(&entry.table, change.to)?,
-            Some(facts) => {
-                let created = TableEntry {
-                    path: entry.path.clone(),
-                    version: change.to,
-                    key: facts.key.clone(),
-                };
-                (format!("pin/{}", entry.table), Some(encode(&created)?))
-            }
-        });
-    }
-    if let Some(batch) = &sidecar.batch {
-        updates.extend(on.state.batch_updates(batch, sidecar.op)?);
-    }
-    Ok(updates)
 }
 
 fn drift_error(table: &TableName, version: u64) -> Error {

@@ -1,17 +1,18 @@
 //! Commits: the publish primitive, logical commits of one or several tables, and the clean prefix.
 //!
 //! 1. `stage` turns a `Write` into an uncommitted Lance transaction on the pinned version.
-//! 2. `logical` runs phases A to D of one attempt, and the retry loop around them.
+//! 2. `logical` is the retry loop: base, staging, scan, phase A. `landing` is phases B to D.
 //! 3. `publish` moves the manifest from M to M+1, or says that it lost.
 //! 4. `prefix` fast-forwards a pin over content-preserving versions.
 
+mod landing;
 mod logical;
 mod prefix;
 pub(crate) mod publish;
 mod stage;
 mod validate;
 
-pub(crate) use logical::forward_updates;
+pub(crate) use landing::forward_updates;
 pub use logical::{AttemptHook, CommitRequest, Committed, Outcome, TableWrite};
 pub use publish::{Change, Record};
 pub use stage::Write;
