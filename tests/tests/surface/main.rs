@@ -7,6 +7,7 @@
 
 mod agent;
 mod cli;
+mod guard;
 mod history;
 mod input;
 
