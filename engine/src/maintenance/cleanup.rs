@@ -11,11 +11,11 @@ use super::CompactionLimits;
 use super::Target;
 use super::archive::ArchiveReport;
 use super::tasks::TaskBounds;
-use crate::commit::publish::Record;
+use crate::commit::publish::{Record, Rounds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TableName;
 use crate::store::state::State;
-use crate::store::{COMMITS_PATH, MANIFEST_PATH, Snapshot, Store};
+use crate::store::{COMMITS_PATH, MANIFEST_PATH, Snapshot, Store, read_version};
 use lance::Dataset;
 use lance::dataset::cleanup::CleanupPolicyBuilder;
 use object_store::ObjectStoreExt;
@@ -95,8 +95,19 @@ impl CleanupPlan {
 }
 
 impl Store {
-    /// Plans a cleanup of the whole store.
+    /// Plans a cleanup of the whole store. Another daemon's cleanup may take a version away between its listing and
+    /// its reading; what is planned from a fresh look does not miss it.
     pub async fn plan_cleanup(&self, retention: Retention) -> Result<CleanupPlan> {
+        let mut rounds = Rounds::new();
+        loop {
+            match self.plan_from_fresh_look(retention).await {
+                Err(e) if e.kind() == ErrorKind::Storage => rounds.lost(self, e).await?,
+                planned => return planned,
+            }
+        }
+    }
+
+    async fn plan_from_fresh_look(&self, retention: Retention) -> Result<CleanupPlan> {
         let snapshot = self.load().await?;
         let window = self.window(&snapshot, retention).await?;
         let now = self.clock().now_ms();
@@ -256,11 +267,8 @@ impl Store {
         let (mut low, mut high) = (0, versions.len().saturating_sub(spared));
         while low < high {
             let middle = low.midpoint(high);
-            let at = dataset
-                .read_version_transaction(versions[middle])
-                .await?
-                .timestamp
-                .timestamp_millis();
+            let read = read_version(dataset, versions[middle]).await?;
+            let at = read.map_or(i64::MIN, |read| read.timestamp.timestamp_millis());
             if at < limit {
                 low = middle + 1
             } else {
@@ -393,6 +401,7 @@ impl Store {
         self.delete_versions(&log, old, rate, report).await
     }
 
+    /// Deletes those of `versions` that are still there, whoever else deletes them at the same time.
     async fn delete_versions(
         &self,
         dataset: &Dataset,
@@ -400,19 +409,37 @@ impl Store {
         rate: Option<u64>,
         report: &mut CleanupReport,
     ) -> Result<()> {
-        if versions.is_empty() {
-            return Ok(());
+        let mut rounds = Rounds::new();
+        loop {
+            let stored = dataset.version_refs().await?;
+            let left: Vec<u64> = versions
+                .iter()
+                .copied()
+                .filter(|v| stored.iter().any(|r| r.version == *v))
+                .collect();
+            if left.is_empty() {
+                return Ok(());
+            }
+            let mut builder = CleanupPolicyBuilder::default()
+                .versions(left)?
+                .error_if_tagged_old_versions(false);
+            if let Some(rate) = rate {
+                builder = builder.delete_rate_limit(rate)?;
+            }
+            match dataset
+                .cleanup_with_policy(builder.build())
+                .await
+                .map_err(Error::from)
+            {
+                Ok(removed) => {
+                    report.versions_removed += removed.old_versions;
+                    report.bytes_removed += removed.bytes_removed;
+                    return Ok(());
+                }
+                Err(e) if e.kind() == ErrorKind::Storage => rounds.lost(self, e).await?,
+                Err(e) => return Err(e),
+            }
         }
-        let mut builder = CleanupPolicyBuilder::default()
-            .versions(versions)?
-            .error_if_tagged_old_versions(false);
-        if let Some(rate) = rate {
-            builder = builder.delete_rate_limit(rate)?;
-        }
-        let removed = dataset.cleanup_with_policy(builder.build()).await?;
-        report.versions_removed += removed.old_versions;
-        report.bytes_removed += removed.bytes_removed;
-        Ok(())
     }
 
     /// Refuses when this machine's clock and the storage's differ too much: ages would be wrong.
