@@ -284,13 +284,7 @@ impl Store {
             ));
         }
         let plain = format!("{table}.lance");
-        let burned = base
-            .state
-            .aborted
-            .values()
-            .flat_map(|d| &d.writes)
-            .any(|w| w.path == plain);
-        let path = if burned || self.any_handle(&plain).await?.is_some() {
+        let path = if base.state.is_burned(&plain, op) || self.any_handle(&plain).await?.is_some() {
             format!("{table}~{op}.lance")
         } else {
             plain

@@ -143,7 +143,7 @@ impl Store {
                 floor: state.floor(&entry.table),
                 chain: self.scan(state.store, &entry.path, entry.base).await?,
                 replaced: visible.is_some_and(|v| v.path != entry.path)
-                    || (visible.is_none() && self.burned(snapshot, sidecar.op, entry)),
+                    || (visible.is_none() && state.is_burned(&entry.path, sidecar.op)),
             });
         }
         let aborted = state.aborted.contains_key(&sidecar.op);
@@ -162,15 +162,6 @@ impl Store {
             writes,
             valid,
         })
-    }
-
-    /// A path that an aborted create used is never published: its resolver may be deleting it.
-    fn burned(&self, snapshot: &Snapshot, op: OpId, entry: &SidecarTable) -> bool {
-        snapshot
-            .state
-            .aborted
-            .iter()
-            .any(|(other, d)| *other != op && d.writes.iter().any(|w| w.path == entry.path))
     }
 
     async fn unchanged(&self, snapshot: &Snapshot, read: &SidecarTable) -> Result<bool> {
@@ -323,7 +314,7 @@ impl Store {
     }
 
     /// Removes the dataset of a create that was decided to abort. Its path stands in the decision, and no publish
-    /// pins a path that does ([`Self::burned`]), so nobody else's table can be there however late this runs.
+    /// pins a path that does ([`crate::store::State::is_burned`]), so nobody else's table can be there however late this runs.
     pub(crate) async fn remove_dead_creates(
         &self,
         snapshot: &Snapshot,

@@ -257,6 +257,14 @@ impl State {
         })
     }
 
+    /// Whether an aborted operation other than `op` wrote to `path`. Such a path is never published: a resolver may be
+    /// deleting what is there.
+    pub fn is_burned(&self, path: &str, op: OpId) -> bool {
+        self.aborted
+            .iter()
+            .any(|(other, decision)| *other != op && decision.writes.iter().any(|w| w.path == path))
+    }
+
     /// The floor of a table.
     pub fn floor(&self, table: &TableName) -> u64 {
         self.floors.get(table).copied().unwrap_or(0)
