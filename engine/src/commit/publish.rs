@@ -5,12 +5,9 @@ use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
 use crate::protocol::Kind;
 use crate::store::{Sidecar, SidecarKind, Snapshot, Store, Updates};
-use lance::dataset::CommitBuilder;
-use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
 use serde::{Deserialize, Serialize};
 use squire_failpoints::{Seam, hit};
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a publish is evaluated again before the caller hears of it. Each round lost means that someone else's
@@ -157,48 +154,23 @@ impl Store {
     ) -> Result<Published> {
         self.ensure_probed().await?;
         hit(Seam::PublishBeforeCommit)?;
-        let slot = on.version() + 1;
-        let update_entries = updates
-            .into_iter()
-            .map(|(key, value)| UpdateMapEntry { key, value })
-            .collect();
-        let operation = Operation::UpdateConfig {
-            config_updates: Some(UpdateMap {
-                update_entries,
-                replace: false,
-            }),
-            table_metadata_updates: None,
-            schema_metadata_updates: None,
-            field_metadata_updates: HashMap::new(),
-        };
-        let transaction = TransactionBuilder::new(on.version(), operation)
-            .transaction_properties(Some(Arc::new(record.properties(on.state.store)?)))
-            .build();
-        let committed = CommitBuilder::new(on.manifest.clone())
-            .with_commit_handler(self.handler(Some(slot)))
-            .with_max_retries(0)
-            .with_skip_auto_cleanup(true)
-            .execute(transaction)
-            .await;
-        let manifest = match committed {
-            Ok(manifest) => Arc::new(manifest),
-            Err(e) => {
-                let e = Error::from(e);
-                return match e.disposition() {
-                    Disposition::Retry | Disposition::Look => Ok(Published::Lost(e)),
-                    // A failed put may have landed: what the state says decides.
-                    Disposition::Fail if e.kind() == ErrorKind::Storage => Ok(Published::Lost(e)),
-                    Disposition::Fail => Err(e),
-                };
+        let properties = record.properties(on.state.store)?;
+        let published = match self.put_manifest(on, updates, properties).await {
+            Ok(published) => published,
+            // A failed put may have landed: what the state says decides.
+            Err(e) if e.disposition() != Disposition::Fail || e.kind() == ErrorKind::Storage => {
+                return Ok(Published::Lost(e));
             }
+            Err(e) => return Err(e),
         };
         hit(Seam::PublishAfterCommit)?;
-        self.verify_publish(manifest, slot).await
+        self.verify_publish(published).await
     }
 
     /// A put at a version number that cleanup freed succeeds (fact 8), so a success counts only above the floor. And a
     /// put into a directory that was unmounted meanwhile succeeds too: what it stood on must still be there.
-    async fn verify_publish(&self, manifest: Arc<lance::Dataset>, slot: u64) -> Result<Published> {
+    async fn verify_publish(&self, published: Snapshot) -> Result<Published> {
+        let slot = published.version();
         let latest = self.latest_manifest_versions(2).await?;
         match latest.as_slice() {
             [newest, before, ..] if *newest == slot && *before == slot - 1 => {}
@@ -211,7 +183,8 @@ impl Store {
             }
             _ => return Err(self.history_gone(slot - 1)),
         }
-        Ok(Published::Won(self.remember_manifest(manifest).await?))
+        self.remember(&published).await;
+        Ok(Published::Won(published))
     }
 
     /// Publishes what `plan` asks for, evaluated against a fresh state until it wins; `None` from `plan` means

@@ -167,7 +167,7 @@ impl Store {
     ) -> Result<u64> {
         let mut entries = Vec::new();
         for version in through + 1..=until {
-            entries.extend(self.log_entry(snapshot, version).await?);
+            entries.extend(self.log_entry(version).await?);
         }
         hit(Seam::ArchiveAfterRead)?;
         let rows = entries.len() as u64;
@@ -233,7 +233,7 @@ impl Store {
         let snapshot = self.load().await?;
         let mut worth = false;
         for version in snapshot.state.archive.through + 1..=through {
-            let entry = self.log_entry(&snapshot, version).await?;
+            let entry = self.log_entry(version).await?;
             if entry.is_some_and(|e| e.record.kind != "archive" && e.record.kind != "cleanup") {
                 worth = true;
                 break;

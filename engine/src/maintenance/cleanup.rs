@@ -22,6 +22,7 @@ use object_store::ObjectStoreExt;
 use serde::Serialize;
 use squire_failpoints::{Seam, hit};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -139,7 +140,12 @@ impl Store {
         // Only archived publishes may go; the watermark itself is published by the run.
         let floor = window.oldest.max(snapshot.state.manifest_floor);
         let kept: Vec<u64> = snapshot.state.keeps.values().copied().collect();
-        let versions = removable(&snapshot.manifest, floor, &kept).await?;
+        let versions = removable(
+            self.manifest_dataset(&snapshot).await?.as_ref(),
+            floor,
+            &kept,
+        )
+        .await?;
         if !versions.is_empty() {
             plan.manifest = Some(TableCleanup {
                 table: MANIFEST_PATH.to_owned(),
@@ -194,8 +200,8 @@ impl Store {
                 .copied()
                 .filter(|v| *v < floor)
                 .collect();
-            let snapshot = self.load().await?;
-            self.delete_versions(&snapshot.manifest, versions, rate, &mut report)
+            let dataset = self.manifest_dataset(&self.load().await?).await?;
+            self.delete_versions(&dataset, versions, rate, &mut report)
                 .await?;
         }
         self.keep_log(rate, cancel, &mut report).await?;
@@ -244,11 +250,12 @@ impl Store {
 
     /// The manifest versions that must stay readable. Pins never go down, so the oldest one bounds every table.
     async fn window(&self, snapshot: &Snapshot, retention: Retention) -> Result<Window> {
-        let oldest = self.oldest_kept(&snapshot.manifest, retention).await?;
-        let manifest = snapshot.manifest.checkout_version(oldest).await?;
+        let oldest = self
+            .oldest_kept(self.manifest_dataset(snapshot).await?.as_ref(), retention)
+            .await?;
         Ok(Window {
             oldest,
-            state: State::parse(oldest, &manifest.manifest().config)?,
+            state: self.manifest_at(oldest).await?.state,
         })
     }
 
@@ -281,12 +288,15 @@ impl Store {
             .unwrap_or_else(|| dataset.manifest().version))
     }
 
+    async fn manifest_dataset(&self, snapshot: &Snapshot) -> Result<Arc<Dataset>> {
+        self.open_at(MANIFEST_PATH, snapshot.version()).await
+    }
+
     async fn kept_pins(&self, snapshot: &Snapshot, table: &TableName) -> Result<Vec<u64>> {
         let mut pins = Vec::new();
         for version in snapshot.state.keeps.values() {
-            let manifest = snapshot.manifest.checkout_version(*version).await?;
-            let state = State::parse(*version, &manifest.manifest().config)?;
-            pins.extend(state.tables.get(table).map(|t| t.version));
+            let held = self.manifest_at(*version).await?;
+            pins.extend(held.state.tables.get(table).map(|t| t.version));
         }
         Ok(pins)
     }
@@ -481,7 +491,7 @@ impl Store {
 /// The part of the manifest's history that stays readable.
 struct Window {
     oldest: u64,
-    state: State,
+    state: Arc<State>,
 }
 
 async fn removable(dataset: &Dataset, floor: u64, kept: &[u64]) -> Result<Vec<u64>> {

@@ -3,7 +3,7 @@
 use crate::commit::publish::Record;
 use crate::error::Result;
 use crate::ids::OpId;
-use crate::store::{COMMITS_PATH, Snapshot, Store, read_version};
+use crate::store::{COMMITS_PATH, MANIFEST_PATH, Snapshot, Store, read_version};
 use futures::TryStreamExt;
 use serde::Serialize;
 
@@ -62,7 +62,7 @@ impl Store {
     async fn find_publish(&self, snapshot: &Snapshot, op: OpId) -> Result<Option<LogEntry>> {
         let through = snapshot.state.archive.through;
         for version in (through + 1..=snapshot.version()).rev() {
-            let Some(entry) = self.log_entry(snapshot, version).await? else {
+            let Some(entry) = self.log_entry(version).await? else {
                 continue;
             };
             if entry.record.op == op
@@ -99,12 +99,11 @@ impl Store {
     }
 
     /// The publish that made manifest version `version`; `None` for the first version and ones that are gone.
-    pub(crate) async fn log_entry(
-        &self,
-        snapshot: &Snapshot,
-        version: u64,
-    ) -> Result<Option<LogEntry>> {
-        let Some(read) = read_version(&snapshot.manifest, version).await? else {
+    pub(crate) async fn log_entry(&self, version: u64) -> Result<Option<LogEntry>> {
+        let Some(manifest) = self.any_handle(MANIFEST_PATH).await? else {
+            return Ok(None);
+        };
+        let Some(read) = read_version(&manifest, version).await? else {
             return Ok(None);
         };
         let record = read
@@ -127,7 +126,7 @@ impl Store {
             if entries.len() == limit {
                 return Ok(entries);
             }
-            entries.extend(self.log_entry(&snapshot, version).await?);
+            entries.extend(self.log_entry(version).await?);
         }
         if through > 0 && entries.len() < limit {
             let oldest = (through + 1).saturating_sub((limit - entries.len()) as u64);

@@ -1,7 +1,7 @@
 //! The store: storage access, the guarded commit handler, the manifest's state, sidecars and table handles.
 //!
 //! 1. `Store::open` checks the URI's scheme, probes put-if-absent and loads the manifest.
-//! 2. `Store::load` gives a `Snapshot`: the manifest's latest version M and its `State`.
+//! 2. `Store::load` gives a `Snapshot`: the manifest's latest version M and its `State`; `put_manifest` makes M+1.
 //! 3. `Store::scan` gives the versions of one table above some version, classified.
 //! 4. `Store::open_at` opens a table at a version; every handle carries the guarded commit handler.
 //!
@@ -9,11 +9,13 @@
 
 pub mod guard;
 pub mod location;
+mod manifest;
 pub mod sidecar;
 pub mod state;
 mod tables;
 
 pub use guard::{CommitCounters, GuardedCommitHandler};
+pub use manifest::Snapshot;
 pub use sidecar::{Sidecar, SidecarKind, SidecarTable};
 pub use state::{State, TableEntry, Updates};
 pub(crate) use tables::{StrictCommit, data_files_of, marks, read_version};
@@ -21,10 +23,8 @@ pub(crate) use tables::{StrictCommit, data_files_of, marks, read_version};
 use crate::clock::{Clock, Entropy, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::OpId;
-use futures::{StreamExt, TryStreamExt};
+use lance::dataset::Dataset;
 use lance::dataset::builder::DatasetBuilder;
-use lance::dataset::transaction::{Operation, TransactionBuilder};
-use lance::dataset::{CommitBuilder, Dataset};
 use lance::session::Session;
 use lance_io::object_store::{
     ObjectStore, ObjectStoreParams, StorageOptionsAccessor, WrappingObjectStore,
@@ -73,22 +73,6 @@ impl Default for StoreOptions {
     }
 }
 
-/// The manifest at one version.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    /// The manifest dataset at version M.
-    pub(crate) manifest: Arc<Dataset>,
-    /// The facts that it holds.
-    pub state: Arc<State>,
-}
-
-impl Snapshot {
-    /// M, the manifest's version.
-    pub fn version(&self) -> u64 {
-        self.manifest.manifest().version
-    }
-}
-
 /// An open store.
 #[derive(Debug)]
 pub struct Store {
@@ -102,7 +86,7 @@ pub struct Store {
     options: StoreOptions,
     pub(crate) entropy: Entropy,
     probed: OnceCell<()>,
-    manifest: Mutex<Option<Arc<Dataset>>>,
+    manifest: Mutex<Option<Snapshot>>,
     tables: Mutex<HashMap<String, Arc<Dataset>>>,
 }
 
@@ -248,119 +232,6 @@ impl Store {
         self.session.clone()
     }
 
-    /// Loads the manifest's latest version.
-    pub async fn load(&self) -> Result<Snapshot> {
-        self.load_latest().await.map_err(|e| e.context(&self.uri))
-    }
-
-    async fn load_latest(&self) -> Result<Snapshot> {
-        let cached = self.manifest.lock().await.clone();
-        let known = cached.as_ref().map(|dataset| dataset.manifest().version);
-        let manifest = match cached {
-            Some(dataset) => {
-                let mut dataset = dataset.as_ref().clone();
-                dataset.checkout_latest().await?;
-                Arc::new(dataset)
-            }
-            None => Arc::new(self.builder(MANIFEST_PATH).load().await?),
-        };
-        let version = manifest.manifest().version;
-        if known == Some(version) {
-            return self.remember_manifest(manifest).await;
-        }
-        let state = State::parse(version, &manifest.manifest().config)?;
-        let before = version - 1;
-        // A version that another process published: it must stand on what was there before it.
-        if before > 0 && before >= state.manifest_floor {
-            let naming = manifest.manifest_location().naming_scheme;
-            let base = self.object_path(MANIFEST_PATH);
-            let objects = self.objects.inner.as_ref();
-            if !self
-                .inner_handler
-                .version_exists(&base, before, objects, naming)
-                .await?
-            {
-                return Err(self.history_gone(before));
-            }
-        }
-        self.remember_manifest(manifest).await
-    }
-
-    /// The newest versions of the manifest, newest first.
-    pub(crate) async fn latest_manifest_versions(&self, count: usize) -> Result<Vec<u64>> {
-        let base = self.object_path(MANIFEST_PATH);
-        if self.objects.is_local() {
-            // A local listing stats every version; names alone tell the latest.
-            let latest = self
-                .inner_handler
-                .resolve_latest_location(&base, &self.objects)
-                .await?;
-            let mut versions = vec![latest.version];
-            for version in (1..latest.version).rev().take(count - 1) {
-                let objects = self.objects.inner.as_ref();
-                if !self
-                    .inner_handler
-                    .version_exists(&base, version, objects, latest.naming_scheme)
-                    .await?
-                {
-                    break;
-                }
-                versions.push(version);
-            }
-            return Ok(versions);
-        }
-        let listed = self
-            .inner_handler
-            .list_manifest_locations(&base, &self.objects, true);
-        let newest: Vec<u64> = listed
-            .map_ok(|location| location.version)
-            .take(count)
-            .try_collect()
-            .await?;
-        Ok(newest)
-    }
-
-    /// A store whose history is gone is not the store it was: an unmounted directory, most likely. Puts make missing
-    /// directories, so without this a commit into the empty place would be acknowledged.
-    pub(crate) fn history_gone(&self, version: u64) -> Error {
-        Error::new(
-            ErrorKind::Storage,
-            format!(
-                "{}: manifest version {version} is gone; is the storage still mounted?",
-                self.uri
-            ),
-        )
-    }
-
-    pub(crate) async fn remember_manifest(&self, manifest: Arc<Dataset>) -> Result<Snapshot> {
-        let state = Arc::new(State::parse(
-            manifest.manifest().version,
-            &manifest.manifest().config,
-        )?);
-        *self.manifest.lock().await = Some(manifest.clone());
-        Ok(Snapshot { manifest, state })
-    }
-
-    /// The snapshot at an older manifest version.
-    pub async fn snapshot_at(&self, version: u64) -> Result<Snapshot> {
-        let latest = self.load().await?;
-        if version < latest.state.manifest_floor {
-            return Err(Error::new(
-                ErrorKind::Expired,
-                format!(
-                    "manifest version {version} is below the floor {}; take a fresh snapshot",
-                    latest.state.manifest_floor
-                ),
-            ));
-        }
-        if version == latest.version() {
-            return Ok(latest);
-        }
-        let manifest = Arc::new(latest.manifest.checkout_version(version).await?);
-        let state = Arc::new(State::parse(version, &manifest.manifest().config)?);
-        Ok(Snapshot { manifest, state })
-    }
-
     /// The Lance datasets directly below the root, by path; a store's internal ones are not among them.
     pub async fn datasets(&self) -> Result<Vec<String>> {
         let listed = self.objects.list_with_delimiter(Some(&self.base)).await?;
@@ -441,28 +312,5 @@ impl Store {
             }
             other => Error::from(other).context(format!("putting {path}")),
         })
-    }
-
-    async fn create_manifest(&self) -> Result<()> {
-        let schema = arrow_schema::Schema::new(vec![arrow_schema::Field::new(
-            "reserved",
-            arrow_schema::DataType::Boolean,
-            true,
-        )]);
-        let operation = Operation::Overwrite {
-            fragments: Vec::new(),
-            schema: (&schema).try_into()?,
-            config_upsert_values: Some(State::initial(self.new_op())),
-            initial_bases: None,
-        };
-        let transaction = TransactionBuilder::new(0, operation).build();
-        CommitBuilder::new(self.uri_of(MANIFEST_PATH).as_str())
-            .with_commit_handler(self.handler(Some(1)))
-            .with_store_params(self.params.clone())
-            .with_session(self.session.clone())
-            .with_max_retries(0)
-            .execute(transaction)
-            .await?;
-        Ok(())
     }
 }

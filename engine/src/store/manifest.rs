@@ -1,0 +1,252 @@
+//! The manifest: its latest version, its older ones, and the put of the next.
+//!
+//! It is a Lance dataset without rows whose config map holds the state. Its versions are read and written here as
+//! single objects, through the guarded commit handler: Lance's own commit would list once more, and put a transaction
+//! file beside the transaction that the version carries anyway.
+
+use super::{MANIFEST_PATH, State, Store, Updates};
+use crate::error::{Error, ErrorKind, Result};
+use futures::{StreamExt, TryStreamExt};
+use lance::dataset::CommitBuilder;
+use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
+use lance_table::format::{Manifest, pb};
+use lance_table::io::commit::{
+    CommitError, ManifestLocation, ManifestNamingScheme, write_manifest_file_to_path,
+};
+use lance_table::io::manifest::read_manifest;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The manifest at one version.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    manifest: Arc<Manifest>,
+    /// The facts that it holds.
+    pub state: Arc<State>,
+}
+
+impl Snapshot {
+    fn new(manifest: Manifest) -> Result<Self> {
+        let state = State::parse(manifest.version, &manifest.config)?;
+        Ok(Self {
+            manifest: Arc::new(manifest),
+            state: Arc::new(state),
+        })
+    }
+
+    /// M, the manifest's version.
+    pub fn version(&self) -> u64 {
+        self.manifest.version
+    }
+}
+
+impl Store {
+    /// Loads the manifest's latest version.
+    pub async fn load(&self) -> Result<Snapshot> {
+        self.load_latest().await.map_err(|e| e.context(&self.uri))
+    }
+
+    async fn load_latest(&self) -> Result<Snapshot> {
+        let newest = self.newest_manifests(2).await?;
+        let Some(latest) = newest.first() else {
+            return Err(self.history_gone(1));
+        };
+        let cached = self.manifest.lock().await.clone();
+        if let Some(cached) = cached.filter(|c| c.version() == latest.version) {
+            return Ok(cached);
+        }
+        let manifest = read_manifest(&self.objects, &latest.path, latest.size).await?;
+        let snapshot = Snapshot::new(manifest)?;
+        // A version that another process published: it must stand on what was there before it.
+        let before = latest.version - 1;
+        if before > 0
+            && before >= snapshot.state.manifest_floor
+            && newest.get(1).is_none_or(|l| l.version != before)
+        {
+            return Err(self.history_gone(before));
+        }
+        *self.manifest.lock().await = Some(snapshot.clone());
+        Ok(snapshot)
+    }
+
+    /// The `count` newest versions of the manifest, newest first.
+    async fn newest_manifests(&self, count: usize) -> Result<Vec<ManifestLocation>> {
+        let base = self.object_path(MANIFEST_PATH);
+        if !self.objects.is_local() {
+            // One request: object stores list in the order of names, and names run backwards.
+            return Ok(self
+                .inner_handler
+                .list_manifest_locations(&base, &self.objects, true)
+                .take(count)
+                .try_collect()
+                .await?);
+        }
+        // A local listing stats every version; names alone tell the latest.
+        let latest = self
+            .inner_handler
+            .resolve_latest_location(&base, &self.objects)
+            .await?;
+        let (version, naming_scheme) = (latest.version, latest.naming_scheme);
+        let mut newest = vec![latest];
+        for version in (1..version).rev().take(count - 1) {
+            let objects = self.objects.inner.as_ref();
+            let there = self
+                .inner_handler
+                .version_exists(&base, version, objects, naming_scheme)
+                .await?;
+            if !there {
+                break;
+            }
+            newest.push(ManifestLocation {
+                version,
+                path: naming_scheme.manifest_path(&base, version),
+                size: None,
+                naming_scheme,
+                e_tag: None,
+                identity: None,
+            });
+        }
+        Ok(newest)
+    }
+
+    /// The newest versions of the manifest, newest first.
+    pub(crate) async fn latest_manifest_versions(&self, count: usize) -> Result<Vec<u64>> {
+        let newest = self.newest_manifests(count).await?;
+        Ok(newest.iter().map(|l| l.version).collect())
+    }
+
+    /// A store whose history is gone is not the store it was: an unmounted directory, most likely. Puts make missing
+    /// directories, so without this a commit into the empty place would be acknowledged.
+    pub(crate) fn history_gone(&self, version: u64) -> Error {
+        Error::new(
+            ErrorKind::Storage,
+            format!(
+                "{}: manifest version {version} is gone; is the storage still mounted?",
+                self.uri
+            ),
+        )
+    }
+
+    /// The snapshot at an older manifest version.
+    ///
+    /// # Errors
+    /// `Expired` below the manifest's floor, `NotFound` for a version that was never made.
+    pub async fn snapshot_at(&self, version: u64) -> Result<Snapshot> {
+        let latest = self.load().await?;
+        let floor = latest.state.manifest_floor;
+        if version < floor {
+            return Err(Error::new(
+                ErrorKind::Expired,
+                format!(
+                    "manifest version {version} is below the floor {floor}; take a fresh snapshot"
+                ),
+            ));
+        }
+        if version == 0 || version > latest.version() {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!(
+                    "there is no manifest version {version}; the latest is {}",
+                    latest.version()
+                ),
+            ));
+        }
+        if version == latest.version() {
+            return Ok(latest);
+        }
+        self.manifest_at(version).await
+    }
+
+    /// The manifest at a version, held below the floor or not.
+    pub(crate) async fn manifest_at(&self, version: u64) -> Result<Snapshot> {
+        let path = NAMING.manifest_path(&self.object_path(MANIFEST_PATH), version);
+        let manifest = read_manifest(&self.objects, &path, None)
+            .await
+            .map_err(|e| Error::from(e).context(format!("manifest version {version}")))?;
+        Snapshot::new(manifest)
+    }
+
+    /// Puts version M+1 with `updates` on top of `on`, version M. An error does not say that it did not land.
+    pub(crate) async fn put_manifest(
+        &self,
+        on: &Snapshot,
+        updates: Updates,
+        properties: HashMap<String, String>,
+    ) -> Result<Snapshot> {
+        let mut manifest = on.manifest.as_ref().clone();
+        manifest.version += 1;
+        manifest.set_timestamp(u128::from(self.clock().now_ms()) * 1_000_000);
+        manifest.transaction_file = None;
+        let mut update_entries = Vec::with_capacity(updates.len());
+        for (key, value) in updates {
+            match &value {
+                Some(value) => manifest.config_mut().insert(key.clone(), value.clone()),
+                None => manifest.config_mut().remove(&key),
+            };
+            update_entries.push(UpdateMapEntry { key, value });
+        }
+        let operation = Operation::UpdateConfig {
+            config_updates: Some(UpdateMap {
+                update_entries,
+                replace: false,
+            }),
+            table_metadata_updates: None,
+            schema_metadata_updates: None,
+            field_metadata_updates: HashMap::new(),
+        };
+        let transaction = TransactionBuilder::new(on.version(), operation)
+            .transaction_properties(Some(Arc::new(properties)))
+            .build();
+        let slot = manifest.version;
+        let put = self
+            .handler(Some(slot))
+            .commit(
+                &mut manifest,
+                None,
+                &self.object_path(MANIFEST_PATH),
+                &self.objects,
+                write_manifest_file_to_path,
+                NAMING,
+                Some(pb::Transaction::try_from(&transaction)?.into()),
+            )
+            .await;
+        match put {
+            Ok(_) => Snapshot::new(manifest),
+            Err(CommitError::CommitConflict) => Err(Error::conflict(format!(
+                "manifest version {slot} was made by someone else"
+            ))),
+            Err(CommitError::OtherError(e)) => Err(e.into()),
+        }
+    }
+
+    /// Keeps what this process published, so that its next load reads nothing.
+    pub(crate) async fn remember(&self, snapshot: &Snapshot) {
+        *self.manifest.lock().await = Some(snapshot.clone());
+    }
+
+    pub(super) async fn create_manifest(&self) -> Result<()> {
+        let schema = arrow_schema::Schema::new(vec![arrow_schema::Field::new(
+            "reserved",
+            arrow_schema::DataType::Boolean,
+            true,
+        )]);
+        let operation = Operation::Overwrite {
+            fragments: Vec::new(),
+            schema: (&schema).try_into()?,
+            config_upsert_values: Some(State::initial(self.new_op())),
+            initial_bases: None,
+        };
+        let transaction = TransactionBuilder::new(0, operation).build();
+        CommitBuilder::new(self.uri_of(MANIFEST_PATH).as_str())
+            .with_commit_handler(self.handler(Some(1)))
+            .with_store_params(self.params.clone())
+            .with_session(self.session.clone())
+            .with_max_retries(0)
+            .execute(transaction)
+            .await?;
+        Ok(())
+    }
+}
+
+/// How the manifest's versions are named: `create_manifest` makes Lance's current default.
+const NAMING: ManifestNamingScheme = ManifestNamingScheme::V2;
