@@ -286,7 +286,10 @@ pub fn next_step(view: &OperationView, role: Role) -> Step {
         .iter()
         .map(|t| {
             let v = t.chain.landed(view.op)?;
-            let publishable = !t.replaced && is_clean(&t.chain, t.pin.unwrap_or(0), v - 1);
+            let pin = t.pin.unwrap_or(0);
+            // A version at or below the pin was put on a number that cleanup had freed: publishing it would turn the
+            // table back.
+            let publishable = !t.replaced && pin < v && is_clean(&t.chain, pin, v - 1);
             publishable.then_some(v)
         })
         .collect();

@@ -172,6 +172,11 @@ fn a_resurrected_version_of_an_aborted_operation_is_not_committed() {
         chain: chain(1, &[Class::Logical(x), Class::Foreign, Class::Foreign]),
         replaced: false,
     };
-    assert!(!view(x, true, vec![resurrected.clone()]).is_published());
-    assert!(!view(x, false, vec![resurrected]).is_published());
+    let decided = view(x, true, vec![resurrected.clone()]);
+    assert!(!decided.is_published());
+    assert_eq!(next_step(&decided, Role::Owner), Step::Aborted);
+    // Not decided, or the decision was forgotten: publishing it would turn the table back from 9 to 2.
+    let undecided = view(x, false, vec![resurrected]);
+    assert!(!undecided.is_published());
+    assert_eq!(next_step(&undecided, Role::Owner), Step::Decide);
 }

@@ -85,6 +85,7 @@ seams! {
     ResolveAfterUndo, "resolve.after_undo", Resolve, "the undo version of one table", "aborted; the next resolver goes on";
     ResolveBeforeSettle, "resolve.before_settle", Resolve, "every undo version", "aborted; the next resolver settles";
     ResolveAfterSettle, "resolve.after_settle", Resolve, "the pins on the undo versions", "aborted; the sidecar is removed by the next pass";
+    ResolveBeforeRemove, "resolve.before_remove", Resolve, "the decision, and the dataset of the aborted create", "aborted; the next resolver removes the dataset";
     MaintainBeforeCompact, "maintain.before_compact", Maintain, "the maintenance sidecar", "content unchanged; the sidecar is removed";
     MaintainAfterPlan, "maintain.after_plan", Maintain, "the maintenance sidecar", "content unchanged; the sidecar is removed";
     MaintainInjectConflict, "maintain.inject_conflict", Maintain, "the rewritten version", "the retry recognises its own HEAD";

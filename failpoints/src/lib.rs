@@ -19,8 +19,10 @@
 //! ```
 
 mod catalogue;
+mod guards;
 
 pub use catalogue::{Phase, Seam};
+pub use guards::Guard;
 
 /// The error of a seam armed with `return(error)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,8 +50,15 @@ pub fn conflict_injected(_seam: Seam) -> bool {
     false
 }
 
+/// Whether `guard` stands: always, unless a test build was told to leave it out.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn stands(_guard: Guard) -> bool {
+    true
+}
+
 #[cfg(feature = "failpoints")]
-pub use armed::{conflict_injected, hit};
+pub use armed::{conflict_injected, hit, stands};
 
 /// Whether seams are compiled in.
 pub const ENABLED: bool = cfg!(feature = "failpoints");
@@ -95,8 +104,16 @@ fn arm(spec: &str) -> Result<Armed, String> {
 
 #[cfg(feature = "failpoints")]
 mod armed {
-    use super::{Injected, Seam};
+    use super::{Guard, Injected, Seam};
     use nix::sys::signal::{Signal, raise};
+    use std::sync::OnceLock;
+
+    /// Whether `guard` stands: always, unless `SQUIRE_WITHOUT` names it.
+    pub fn stands(guard: Guard) -> bool {
+        static WITHOUT: OnceLock<Option<String>> = OnceLock::new();
+        let without = WITHOUT.get_or_init(|| std::env::var("SQUIRE_WITHOUT").ok());
+        without.as_deref() != Some(guard.name())
+    }
 
     /// Marks a seam: does what it is armed to do.
     pub fn hit(seam: Seam) -> Result<(), Injected> {

@@ -114,29 +114,39 @@ impl Child {
 
     /// Waits until it stopped itself at a seam. Fails when it ends instead: the seam was not reached.
     pub fn wait_stopped(&mut self) {
+        if self.stopped_or_ended() {
+            return;
+        }
+        let output = self
+            .0
+            .take()
+            .expect("child")
+            .wait_with_output()
+            .expect("output");
+        panic!(
+            "ended with {} before the seam: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// Waits until it stopped itself at a seam (true) or ended (false).
+    pub fn stopped_or_ended(&mut self) -> bool {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = self
+            if self
                 .inner()
                 .try_wait()
                 .expect("the child can be waited for")
+                .is_some()
             {
-                let output = self
-                    .0
-                    .take()
-                    .expect("child")
-                    .wait_with_output()
-                    .expect("output");
-                panic!(
-                    "ended with {status} before the seam: {}",
-                    String::from_utf8_lossy(&output.stderr)
-                );
+                return false;
             }
             let stat =
                 std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("procfs");
             let state = stat.rsplit(") ").next().and_then(|s| s.chars().next());
             if state == Some('T') {
-                return;
+                return true;
             }
             assert!(Instant::now() < deadline, "the seam was not reached");
             std::thread::sleep(Duration::from_millis(5));

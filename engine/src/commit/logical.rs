@@ -19,7 +19,7 @@ use crate::store::sidecar::CreateFacts;
 use crate::store::state::TableEntry;
 use crate::store::{Sidecar, SidecarKind, SidecarTable, Snapshot, Store};
 use lance::dataset::transaction::Operation;
-use squire_failpoints::{Seam, hit};
+use squire_failpoints::{Guard, Seam, hit, stands};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,6 +133,7 @@ impl Store {
         let mut kept = Kept::default();
         let mut attempt = 1;
         loop {
+            self.check_reads(request).await?;
             let failed = match self.attempt(request, &writes, attempt, &mut kept).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(e) => e,
@@ -149,6 +150,29 @@ impl Store {
             attempt += 1;
             backoff.wait(self.clock(), &self.entropy).await;
         }
+    }
+
+    /// What the caller read is given once, so a stale read is not retried here: the caller reads again.
+    async fn check_reads(&self, request: &CommitRequest) -> Result<()> {
+        if request.reads.is_empty() || !stands(Guard::ReadSet) {
+            return Ok(());
+        }
+        let snapshot = self.load().await?;
+        for (table, version) in &request.reads {
+            let entry = snapshot.state.table(table)?;
+            let read = SidecarTable {
+                table: table.clone(),
+                path: entry.path.clone(),
+                base: *version,
+                create: None,
+            };
+            if !self.unchanged(&snapshot, &read).await? {
+                return Err(Error::conflict(format!(
+                    "table {table} changed since version {version}; read it again"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Publishes the clean prefix of every table whose rows a write reads: staged on a pin below an unpublished
@@ -177,7 +201,8 @@ impl Store {
             hook(op)?;
         }
         let base = self.load().await?;
-        if let Some(batch) = &request.batch
+        if stands(Guard::BatchId)
+            && let Some(batch) = &request.batch
             && let Some(op) = self.batch_committed(&base, batch).await?
         {
             return Ok(Outcome::AlreadyCommitted(op));
@@ -284,7 +309,8 @@ impl Store {
             ));
         }
         let plain = format!("{table}.lance");
-        let path = if base.state.is_burned(&plain, op) || self.any_handle(&plain).await?.is_some() {
+        let burned = stands(Guard::BurnedPath) && base.state.is_burned(&plain, op);
+        let path = if burned || self.any_handle(&plain).await?.is_some() {
             format!("{table}~{op}.lance")
         } else {
             plain
@@ -305,7 +331,7 @@ impl Store {
     /// The slot after HEAD if everything since the base is content-preserving; otherwise meets what stands there.
     async fn free_slot(&self, base: &Snapshot, entry: &SidecarTable) -> Result<u64> {
         let chain = self.scan(base.state.store, &entry.path, entry.base).await?;
-        match obstacle(&chain, entry.base) {
+        match obstacle(&chain, entry.base).filter(|_| stands(Guard::CleanBase)) {
             None => Ok(chain.head() + 1),
             Some(Obstacle::Foreign(version)) => {
                 let now = self.load().await?;
@@ -346,7 +372,7 @@ impl Store {
         );
         sidecar.batch.clone_from(&request.batch);
         sidecar.writes = prepared.iter().map(|p| p.entry.clone()).collect();
-        for (table, version) in &request.reads {
+        for (table, version) in request.reads.iter().filter(|_| stands(Guard::ReadSet)) {
             let entry = base.state.table(table)?;
             sidecar.reads.push(SidecarTable {
                 table: table.clone(),
@@ -361,6 +387,9 @@ impl Store {
     /// Phase A. Fails without a trace that outlives the grace.
     async fn put_first(&self, sidecar: &Sidecar) -> Result<()> {
         hit(Seam::SidecarBeforePut)?;
+        if !stands(Guard::Sidecar) {
+            return Ok(());
+        }
         if let Err(e) = self.put_sidecar(sidecar).await {
             // It may have landed; nothing else has, so whoever finds it later aborts it.
             if let Err(left) = self.delete_sidecar(sidecar.op).await {

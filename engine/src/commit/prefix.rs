@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::ids::TableName;
 use crate::protocol::clean_prefix;
 use crate::store::Store;
-use squire_failpoints::{Seam, hit};
+use squire_failpoints::{Guard, Seam, hit, stands};
 
 impl Store {
     /// Publishes the highest clean version of `table`. Returns the pin that stands afterwards.
@@ -21,7 +21,11 @@ impl Store {
             let chain = self
                 .scan(snapshot.state.store, &entry.path, entry.version)
                 .await?;
-            let n = clean_prefix(&chain, entry.version);
+            let n = if stands(Guard::CleanPrefix) {
+                clean_prefix(&chain, entry.version)
+            } else {
+                chain.head()
+            };
             if n <= entry.version {
                 return Ok(entry.version);
             }

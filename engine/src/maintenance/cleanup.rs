@@ -20,7 +20,7 @@ use lance::Dataset;
 use lance::dataset::cleanup::CleanupPolicyBuilder;
 use object_store::ObjectStoreExt;
 use serde::Serialize;
-use squire_failpoints::{Seam, hit};
+use squire_failpoints::{Guard, Seam, hit, stands};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -178,7 +178,9 @@ impl Store {
         report.archived = self.archive().await?;
         let archived = report.archived.through;
         let manifest_floor = plan.manifest.as_ref().map(|m| m.floor.min(archived + 1));
-        self.publish_floors(plan, manifest_floor).await?;
+        if stands(Guard::FloorFirst) {
+            self.publish_floors(plan, manifest_floor).await?;
+        }
         hit(Seam::CleanupAfterFloor)?;
         for cleanup in &plan.tables {
             if cancel.is_cancelled() {
@@ -370,7 +372,11 @@ impl Store {
         let snapshot = self.load().await?;
         let table = TableName::new(cleanup.table.as_str())?;
         let entry = snapshot.state.table(&table)?;
-        let floor = snapshot.state.floor(&table);
+        let floor = if stands(Guard::FloorFirst) {
+            snapshot.state.floor(&table)
+        } else {
+            cleanup.floor
+        };
         let versions = cleanup
             .versions
             .iter()

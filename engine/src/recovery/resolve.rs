@@ -10,7 +10,7 @@ use crate::protocol::{
 use crate::store::state::{Decision, encode};
 use crate::store::{Sidecar, SidecarKind, SidecarTable, Snapshot, Store, data_files_of};
 use serde::Serialize;
-use squire_failpoints::{Seam, hit};
+use squire_failpoints::{Guard, Seam, hit, stands};
 use std::time::Duration;
 
 /// How a resolution ended.
@@ -59,7 +59,8 @@ impl Store {
         loop {
             let snapshot = self.load().await?;
             hit(Seam::ResolveAfterLoad)?;
-            let view = self.view(&snapshot, sidecar).await?;
+            let mut view = self.view(&snapshot, sidecar).await?;
+            view.aborted |= role == Role::Expired && !stands(Guard::DecideFirst);
             let step = next_step(&view, role);
             tracing::debug!(op = %sidecar.op, ?role, ?step, "resolving");
             let lost = match step {
@@ -140,17 +141,22 @@ impl Store {
             pruned |= state.floor(&entry.table) > entry.base + 1;
             writes.push(WrittenTable {
                 pin: visible.map(|v| v.version),
-                floor: state.floor(&entry.table),
+                floor: if stands(Guard::TableFloor) {
+                    state.floor(&entry.table)
+                } else {
+                    0
+                },
                 chain: self.scan(state.store, &entry.path, entry.base).await?,
                 replaced: visible.is_some_and(|v| v.path != entry.path)
                     || (visible.is_none() && state.is_burned(&entry.path, sidecar.op)),
             });
         }
-        let aborted = state.aborted.contains_key(&sidecar.op);
+        let aborted = stands(Guard::Decision) && state.aborted.contains_key(&sidecar.op);
         let logged = pruned && !aborted && self.logged(snapshot, sidecar.op).await?;
         let mut valid = sidecar
             .batch
             .as_ref()
+            .filter(|_| stands(Guard::BatchId))
             .is_none_or(|b| state.batches.get(b).is_none_or(|e| e.op == sidecar.op));
         for read in &sidecar.reads {
             valid = valid && self.unchanged(snapshot, read).await?;
@@ -164,7 +170,8 @@ impl Store {
         })
     }
 
-    async fn unchanged(&self, snapshot: &Snapshot, read: &SidecarTable) -> Result<bool> {
+    /// Whether a table that was read has seen only maintenance since.
+    pub(crate) async fn unchanged(&self, snapshot: &Snapshot, read: &SidecarTable) -> Result<bool> {
         let Some(entry) = snapshot.state.tables.get(&read.table) else {
             return Ok(false);
         };
@@ -215,7 +222,7 @@ impl Store {
             };
             for file in data_files_of(&transaction.operation) {
                 let path = self.object_path(&format!("{}/{file}", entry.path));
-                if !self.objects.exists(&path).await? {
+                if stands(Guard::StagedFiles) && !self.objects.exists(&path).await? {
                     return Err(Error::new(
                         ErrorKind::Drift,
                         format!("table {}: version {version} refers to {file}, which is gone; it is not published", entry.table),
@@ -327,6 +334,7 @@ impl Store {
             let visible = snapshot.state.tables.values().any(|t| t.path == entry.path);
             let chain = self.scan(snapshot.state.store, &entry.path, 0).await?;
             if !visible && chain.landed(sidecar.op) == Some(1) {
+                hit(Seam::ResolveBeforeRemove)?;
                 self.forget_handle(&entry.path).await;
                 self.objects
                     .remove_dir_all(self.object_path(&entry.path))

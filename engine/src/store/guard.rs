@@ -16,7 +16,7 @@ use lance_table::io::commit::{
     CommitError, CommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
 };
 use object_store::{ObjectStore as OSObjectStore, path::Path};
-use squire_failpoints::{Seam, hit};
+use squire_failpoints::{Guard, Seam, hit, stands};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -168,6 +168,9 @@ impl CommitHandler for GuardedCommitHandler {
                     .version_exists(&base, version, objects, naming)
                     .await?
                 {
+                    if !stands(Guard::Contiguity) {
+                        continue;
+                    }
                     counters.refused_gaps.fetch_add(1, Ordering::Relaxed);
                     return Err(gap_error(version, latest.version));
                 }
@@ -196,7 +199,7 @@ impl CommitHandler for GuardedCommitHandler {
         naming_scheme: ManifestNamingScheme,
         transaction: Option<Transaction>,
     ) -> Result<ManifestLocation, CommitError> {
-        if self.slot.is_some_and(|slot| slot != manifest.version) {
+        if stands(Guard::Slot) && self.slot.is_some_and(|slot| slot != manifest.version) {
             self.counters.refused_slots.fetch_add(1, Ordering::Relaxed);
             return Err(CommitError::CommitConflict);
         }

@@ -3,11 +3,13 @@
 //! * [`input`]: bad input and full disks: a clear error, nothing committed, nothing left behind.
 //! * [`agent`]: agents over a spool, killed, stopped and drained: each batch exactly once.
 //! * [`cli`]: help, JSON, exit codes, and the commands on stores, directories and single tables.
+//! * [`guard`], [`guards`]: each guard of the protocol, and what happens without it.
 //! * [`history`]: archive and cleanup: what was said stays true after the versions are gone.
 
 mod agent;
 mod cli;
 mod guard;
+mod guards;
 mod history;
 mod input;
 

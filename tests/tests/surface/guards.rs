@@ -1,0 +1,392 @@
+//! One short story for each guard of the protocol, and the proof that the guard is needed: the same story in a
+//! process without it ends badly ([`every_guard_is_needed`]).
+
+use arrow_array::{Int64Array, RecordBatch, StringArray};
+use squire_engine::clock::{Clock, SystemClock};
+use squire_engine::commit::{CommitRequest, TableWrite, Write};
+use squire_engine::error::ErrorKind;
+use squire_engine::maintenance::Retention;
+use squire_engine::recovery::Watch;
+use squire_engine::store::{Store, StoreOptions};
+use squire_failpoints::Guard;
+use squire_tests::{Child, Done, Lake};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Runs each guard's story once more in a process that leaves the guard out: it must fail.
+#[test]
+fn every_guard_is_needed() {
+    let exe = std::env::current_exe().expect("this test binary");
+    for guard in Guard::ALL {
+        let test = guard
+            .seen_by()
+            .strip_prefix("surface::")
+            .unwrap_or_else(|| panic!("{} is seen by a test of another binary", guard.name()));
+        let run = Command::new(&exe)
+            .args([test, "--exact"])
+            .env("SQUIRE_WITHOUT", guard.name())
+            .output()
+            .expect("the story runs");
+        let said = String::from_utf8_lossy(&run.stdout);
+        assert!(
+            said.contains("0 passed; 1 failed"),
+            "without {:?}, {test} must fail ({}): {said}",
+            guard.name(),
+            guard.without()
+        );
+    }
+}
+
+const BOTH: &[&str] = &["a", "b"];
+
+/// Tables a and b with rows 0 to 2 in both.
+fn lake() -> Lake {
+    let lake = Lake::with_tables(BOTH);
+    commit(&lake, "before", 0..3).ok();
+    lake
+}
+
+fn commit(lake: &Lake, name: &str, ids: std::ops::Range<i64>) -> Done {
+    let batch = lake.batch(name, BOTH, ids);
+    lake.run(&["commit", &lake.uri, &batch, "--grace", "0s", "--json"])
+}
+
+/// Starts a commit of rows 100 to 102 to both tables that stops at `seam`.
+fn stopped_commit(lake: &Lake, seam: &str) -> Child {
+    let batch = lake.batch("victim", BOTH, 100..103);
+    let mut child = lake.with_seam(
+        &format!("{seam}=1*return(stop)"),
+        &["commit", &lake.uri, &batch, "--json"],
+    );
+    child.wait_stopped();
+    child
+}
+
+fn recover(lake: &Lake) -> Done {
+    lake.run(&["recover", &lake.uri, "--force", "--json"])
+}
+
+async fn ids(lake: &Lake) -> [Vec<i64>; 2] {
+    [lake.ids("a").await, lake.ids("b").await]
+}
+
+fn both(ids: &[i64]) -> [Vec<i64>; 2] {
+    [ids.to_vec(), ids.to_vec()]
+}
+
+/// Everything that nothing pins now goes, as it does long after the retention.
+async fn clean_up(store: &Store) {
+    let keep = Retention {
+        age: Duration::ZERO,
+        versions: 1,
+    };
+    let plan = store.plan_cleanup(keep).await.expect("a plan");
+    let report = store
+        .cleanup(&plan, None, &Default::default())
+        .await
+        .expect("a cleanup");
+    assert_eq!(report.failed, Vec::new());
+}
+
+fn append(table: &str, id: i64) -> TableWrite {
+    let schema = Arc::new(arrow_schema::Schema::new(vec![
+        arrow_schema::Field::new("id", arrow_schema::DataType::Int64, false),
+        arrow_schema::Field::new("value", arrow_schema::DataType::Utf8, true),
+    ]));
+    let columns: Vec<arrow_array::ArrayRef> = vec![
+        Arc::new(Int64Array::from(vec![id])),
+        Arc::new(StringArray::from(vec![format!("append-{id}")])),
+    ];
+    TableWrite {
+        table: table.parse().expect("name"),
+        write: Write::Append(vec![RecordBatch::try_new(schema, columns).expect("rows")]),
+    }
+}
+
+#[tokio::test]
+async fn a_lost_slot_is_not_rebased() {
+    let lake = lake();
+    let file = lake.csv("one.csv", [(50, "one".to_owned())]);
+    let mut one = lake.with_seam(
+        "write.before_commit_table=1*return(stop)",
+        &["write", &lake.uri, "a", &file, "--grace", "0s", "--json"],
+    );
+    one.wait_stopped();
+    let half = stopped_commit(&lake, "write.after_commit_table");
+    // Lance would put the append on top of the half that nobody decided about.
+    one.resume().ok();
+    assert_eq!(lake.ids("a").await, [0, 1, 2, 50]);
+    half.resume().ok();
+    assert_eq!(lake.ids("b").await, [0, 1, 2, 100, 101, 102]);
+}
+
+#[tokio::test]
+async fn an_undecided_version_is_not_built_on() {
+    let lake = lake();
+    let half = stopped_commit(&lake, "write.after_commit_table");
+    let file = lake.csv("one.csv", [(50, "one".to_owned())]);
+    lake.run(&["write", &lake.uri, "a", &file, "--grace", "0s"])
+        .ok();
+    assert_eq!(ids(&lake).await, [vec![0, 1, 2, 50], vec![0, 1, 2]]);
+    half.resume().ok();
+}
+
+#[tokio::test]
+async fn maintenance_does_not_publish_half_a_commit() {
+    let lake = lake();
+    commit(&lake, "more", 10..13).ok();
+    let mut optimize = lake.with_seam(
+        "maintain.after_compact=1*return(stop)",
+        &["optimize", &lake.uri, "--table", "a"],
+    );
+    optimize.wait_stopped();
+    let half = stopped_commit(&lake, "write.after_commit_table");
+    optimize.resume().ok();
+    assert_eq!(ids(&lake).await, both(&[0, 1, 2, 10, 11, 12]));
+    half.resume().ok();
+    assert_eq!(
+        ids(&lake).await,
+        both(&[0, 1, 2, 10, 11, 12, 100, 101, 102])
+    );
+}
+
+#[tokio::test]
+async fn a_dead_writer_leaves_a_sidecar() {
+    let lake = lake();
+    stopped_commit(&lake, "write.after_commit_table").kill();
+    recover(&lake).ok();
+    lake.assert_at_rest();
+    assert_eq!(ids(&lake).await, both(&[0, 1, 2]));
+}
+
+#[tokio::test]
+async fn nothing_is_undone_before_the_decision() {
+    let lake = lake();
+    let complete = stopped_commit(&lake, "publish.before_commit");
+    // With the decision first there is nothing to undo: the operation is complete and goes forward.
+    let mut resolver = lake.with_seam(
+        "resolve.after_undo=1*return(stop)",
+        &["recover", &lake.uri, "--force"],
+    );
+    let stopped = resolver.stopped_or_ended();
+    complete.resume().ok();
+    if stopped {
+        resolver.resume();
+    }
+    recover(&lake).ok();
+    assert_eq!(ids(&lake).await, both(&[0, 1, 2, 100, 101, 102]));
+    lake.assert_at_rest();
+}
+
+#[tokio::test]
+async fn an_aborted_operation_stays_aborted() {
+    let lake = lake();
+    let half = stopped_commit(&lake, "write.after_commit_table");
+    let mut resolver = lake.with_seam(
+        "resolve.after_decide=1*return(stop)",
+        &["recover", &lake.uri, "--force"],
+    );
+    resolver.wait_stopped();
+    // It lands the rest, and may only become visible as another operation.
+    let done = half.resume().ok();
+    let op = done.json()["op"].as_str().expect("a ULID").to_owned();
+    resolver.resume();
+    let said = lake.run(&["op", &lake.uri, &op, "--json"]).ok().json();
+    assert_eq!(said["outcome"], "committed", "{op} was acknowledged");
+    assert_eq!(ids(&lake).await, both(&[0, 1, 2, 100, 101, 102]));
+}
+
+#[tokio::test]
+async fn a_stale_read_is_refused() {
+    let lake = lake();
+    let store = lake.store().await;
+    let read = store.load().await.expect("snapshot");
+    let version = |table: &str| read.state.tables[&table.parse().expect("name")].version;
+    // Each reads what the other writes; both at once would be a write skew.
+    let mut first = CommitRequest::new(vec![append("a", 50)]);
+    first.reads.insert("b".parse().expect("name"), version("b"));
+    let mut second = CommitRequest::new(vec![append("b", 51)]);
+    second
+        .reads
+        .insert("a".parse().expect("name"), version("a"));
+    store.commit(&first).await.expect("the first");
+    let refused = store.commit(&second).await.expect_err("its read is stale");
+    assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
+    assert_eq!(ids(&lake).await, [vec![0, 1, 2, 50], vec![0, 1, 2]]);
+}
+
+#[tokio::test]
+async fn a_batch_is_committed_once() {
+    let lake = lake();
+    let file = lake.csv("one.csv", [(50, "one".to_owned())]);
+    for _ in 0..2 {
+        lake.run(&["write", &lake.uri, "a", &file, "--batch-id", "x"])
+            .ok();
+    }
+    assert_eq!(lake.ids("a").await, [0, 1, 2, 50]);
+}
+
+#[tokio::test]
+async fn a_publish_at_a_freed_number_is_lost() {
+    let lake = lake();
+    let mut declare = lake.with_seam(
+        "commit.before_put=1*return(stop)",
+        &[
+            "index", &lake.uri, "a", "id", "--type", "btree", "--name", "declared",
+        ],
+    );
+    declare.wait_stopped();
+    for round in 0..3 {
+        commit(
+            &lake,
+            &format!("more{round}"),
+            round * 10 + 10..round * 10 + 11,
+        )
+        .ok();
+    }
+    clean_up(lake.store().await.as_ref()).await;
+    // The put succeeds, at a number that is long past.
+    declare.resume().ok();
+    let state = lake.store().await.load().await.expect("snapshot").state;
+    let declared = ("a".parse().expect("name"), "declared".to_owned());
+    assert!(
+        state.indexes.contains_key(&declared),
+        "acknowledged and lost"
+    );
+}
+
+#[tokio::test]
+async fn a_publish_stands_on_its_history() {
+    let lake = lake();
+    let mut declare = lake.with_seam(
+        "commit.before_put=1*return(stop)",
+        &[
+            "index", &lake.uri, "a", "id", "--type", "btree", "--name", "declared",
+        ],
+    );
+    declare.wait_stopped();
+    // As when a disk is unmounted: puts make the directories that are missing.
+    let away = lake.path("away");
+    std::fs::rename(&lake.uri, &away).expect("unmount");
+    declare.resume().failed(1, "still mounted");
+}
+
+#[tokio::test]
+async fn a_version_below_the_floor_proves_nothing() {
+    let lake = lake();
+    let file = lake.csv("one.csv", [(50, "one".to_owned())]);
+    let mut writer = lake.with_seam(
+        "commit.before_put=1*return(stop)",
+        &["write", &lake.uri, "a", &file, "--json"],
+    );
+    writer.wait_stopped();
+    // Aborted, and longer asleep than decisions are kept: the resolver lives forty days ago.
+    let long_ago = StoreOptions {
+        clock: Arc::new(Late(SystemClock::default())),
+        ..StoreOptions::default()
+    };
+    let resolver = Store::open(&lake.uri, long_ago).await.expect("the store");
+    resolver
+        .recover(&mut Watch::default(), true)
+        .await
+        .expect("recovery");
+    for round in 0..3 {
+        commit(
+            &lake,
+            &format!("more{round}"),
+            round * 10 + 10..round * 10 + 11,
+        )
+        .ok();
+    }
+    let store = lake.store().await;
+    clean_up(&store).await;
+    assert!(
+        store
+            .load()
+            .await
+            .expect("snapshot")
+            .state
+            .aborted
+            .is_empty()
+    );
+    let done = writer.resume();
+    let visible = lake.ids("a").await.contains(&50);
+    assert_eq!(done.code == Some(0), visible, "{done:?}");
+    assert_eq!(lake.ids("b").await, [0, 1, 2, 10, 20, 30]);
+}
+
+/// A clock that is forty days late.
+#[derive(Debug)]
+struct Late(SystemClock);
+
+impl Clock for Late {
+    fn now_ms(&self) -> u64 {
+        self.0.now_ms() - 40 * 24 * 3_600_000
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+
+    fn sleep(&self, duration: Duration) -> futures::future::BoxFuture<'static, ()> {
+        self.0.sleep(duration)
+    }
+}
+
+#[tokio::test]
+async fn a_reader_hears_expired() {
+    let lake = lake();
+    let store = lake.store().await;
+    let old = store.load().await.expect("snapshot");
+    commit(&lake, "more", 10..13).ok();
+    clean_up(&store).await;
+    let refused = store.read(&old, &"a".parse().expect("name")).await;
+    let refused = refused.expect_err("its version is gone");
+    assert_eq!(refused.kind(), ErrorKind::Expired, "{refused}");
+}
+
+#[tokio::test]
+async fn a_version_without_its_files_is_not_published() {
+    let lake = lake();
+    let data = lake.path("lake/a.lance/data");
+    let files = || -> Vec<_> {
+        let listed = std::fs::read_dir(&data).expect("data");
+        listed.map(|f| f.expect("file").path()).collect()
+    };
+    let before = files();
+    stopped_commit(&lake, "write.after_phase_b").kill();
+    for file in files().iter().filter(|f| !before.contains(f)) {
+        std::fs::remove_file(file).expect("lose a staged file");
+    }
+    recover(&lake);
+    assert_eq!(ids(&lake).await, both(&[0, 1, 2]));
+}
+
+#[tokio::test]
+async fn a_burned_path_is_not_used_again() {
+    let lake = lake();
+    let schema = lake.path("schema.json").to_string_lossy().into_owned();
+    let create = ["create", &lake.uri, "c", "--schema", &schema];
+    let mut dead = lake.with_seam(
+        "commit.before_put=1*return(stop);commit.after_put=1*return(kill)",
+        &create,
+    );
+    dead.wait_stopped();
+    recover(&lake).ok();
+    dead.resume();
+    // Two resolvers meet the dataset of the aborted create; one is slow.
+    let mut slow = lake.with_seam(
+        "resolve.before_remove=1*return(stop)",
+        &["recover", &lake.uri, "--force"],
+    );
+    slow.wait_stopped();
+    recover(&lake).ok();
+    lake.run(&create).ok();
+    slow.resume();
+    assert_eq!(
+        lake.ids("c").await,
+        Vec::<i64>::new(),
+        "the new table is there"
+    );
+}
