@@ -3,6 +3,7 @@
 #   make run ARGS="..."   the demo on real data; make run ARGS=--help lists its arguments
 #   make test             SQUIRE_SKIP_LINT=1 leaves out clippy and rustdoc
 #   make bench            ratios against bare Lance, release build
+#   make docs             writes the generated tables of ARCHITECTURE.md
 #   make setup | fmt | lint | seams
 
 SHELL := /bin/bash
@@ -13,10 +14,10 @@ CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/target
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench setup fmt lint seams
+.PHONY: help run test bench docs setup fmt lint seams
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 6
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 7
 
 # Always the whole workspace: with -p cargo resolves other features and compiles Lance again.
 # One dev build serves both commands: its dependencies are optimised, see [profile.dev] in Cargo.toml.
@@ -39,6 +40,10 @@ fmt:
 
 lint:
 	ops/test.sh --lint
+
+docs: setup
+	cargo build -q --workspace --features squire-tests/failpoints --tests
+	UPDATE_DOCS=1 cargo test -q --workspace --features squire-tests/failpoints --test surface architecture_shows
 
 seams: setup
 	cargo build -q --workspace

@@ -8,6 +8,7 @@
 
 mod agent;
 mod cli;
+mod docs;
 mod guard;
 mod guards;
 mod history;
