@@ -52,6 +52,8 @@ pub(crate) struct Metrics {
     invariants_violated: IntCounterVec,
     object_store_requests: IntCounterVec,
     sidecars: IntGaugeVec,
+    stranded: IntGaugeVec,
+    stranded_reclaimed: IntCounterVec,
 }
 
 impl Metrics {
@@ -76,6 +78,11 @@ impl Metrics {
         let object_store_requests = counters(r, name, help, &["op"])?;
         let help = "Recovery records present: operations that run or await recovery.";
         let sidecars = gauges(r, "squire_sidecars", help, &["store"])?;
+        let help = "Bytes that maintenance wrote and did not settle: of runs at work, and of dead ones until they are reclaimed.";
+        let stranded = gauges(r, "squire_stranded_bytes", help, &["store"])?;
+        let help = "Bytes that maintenance rewrote for nothing and recovery deleted.";
+        let name = "squire_stranded_bytes_reclaimed_total";
+        let stranded_reclaimed = counters(r, name, help, &["store"])?;
         Ok(Self {
             tables: TableGauges::new(r)?,
             maintenance: MaintenanceMetrics::new(r)?,
@@ -86,6 +93,8 @@ impl Metrics {
             invariants_violated,
             object_store_requests,
             sidecars,
+            stranded,
+            stranded_reclaimed,
             registry,
         })
     }
@@ -127,6 +136,20 @@ impl Metrics {
         self.sidecars
             .with_label_values(&[store])
             .set(integer(count));
+    }
+
+    /// Shows how many bytes are stranded in a store.
+    pub(crate) fn set_stranded(&self, store: &str, bytes: u64) {
+        self.stranded
+            .with_label_values(&[store])
+            .set(integer(bytes));
+    }
+
+    /// Counts stranded bytes that were deleted.
+    pub(crate) fn reclaimed_stranded(&self, store: &str, bytes: u64) {
+        self.stranded_reclaimed
+            .with_label_values(&[store])
+            .inc_by(bytes);
     }
 
     /// Counts a broken invariant by its ID, for example `I5`.

@@ -88,10 +88,14 @@ seams! {
     ResolveBeforeRemove, "resolve.before_remove", Resolve, "the decision, and the dataset of the aborted create", "aborted; the next resolver removes the dataset";
     MaintainBeforeCompact, "maintain.before_compact", Maintain, "the maintenance sidecar", "content unchanged; the sidecar is removed";
     MaintainAfterPlan, "maintain.after_plan", Maintain, "the maintenance sidecar", "content unchanged; the sidecar is removed";
+    MaintainBeforeJournal, "maintain.before_journal", Maintain, "rewritten files that nothing names", "content unchanged; Lance's seven-day rule takes the files";
+    MaintainAfterJournal, "maintain.after_journal", Maintain, "rewritten files and their journal", "content unchanged; the next pass reclaims the files";
     MaintainInjectConflict, "maintain.inject_conflict", Maintain, "the rewritten version", "the retry recognises its own HEAD";
     MaintainAfterCompact, "maintain.after_compact", Maintain, "the rewritten version", "the next pass publishes the prefix";
     MaintainAfterReindex, "maintain.after_reindex", Maintain, "the index version", "the next pass publishes the prefix";
     MaintainBeforePublish, "maintain.before_publish", Maintain, "the maintenance versions", "the next pass publishes the prefix";
+    ReclaimBeforeFence, "reclaim.before_fence", Maintain, "the journal of a run without a sidecar", "the next pass reclaims the files";
+    ReclaimBeforeDelete, "reclaim.before_delete", Maintain, "the fence and the journal", "the next pass reclaims the files";
     RepairBeforePublish, "repair.before_publish", Repair, "the drift as it was", "nothing happened";
     RepairAfterRestore, "repair.after_restore", Repair, "the restored version above the drift", "still drift; a repeated repair finishes it";
     CleanupAfterPlan, "cleanup.after_plan", Cleanup, "nothing", "nothing happened";

@@ -48,5 +48,7 @@ guards! {
     TableFloor, "table_floor", "a version at a number that cleanup freed counts as committed", "surface::guards::a_version_below_the_floor_proves_nothing";
     FloorFirst, "floor_first", "a reader meets missing files instead of hearing that its snapshot expired", "surface::guards::a_reader_hears_expired";
     StagedFiles, "staged_files", "a published version refers to files that are gone", "surface::guards::a_version_without_its_files_is_not_published";
+    Licence, "licence", "a run that was taken for dead lands a version whose files were deleted", "surface::guards::a_run_without_its_sidecar_commits_nothing";
+    Fence, "fence", "a delayed put lands a version whose files were deleted", "surface::guards::a_delayed_put_meets_the_fence";
     BurnedPath, "burned_path", "a create takes a path whose dataset a resolver is about to remove", "surface::guards::a_burned_path_is_not_used_again";
 }

@@ -371,6 +371,7 @@ impl Lake {
             serde_json::json!([]),
             "sidecars are left"
         );
+        assert_eq!(status["stranded_bytes"], 0, "files are stranded");
         for table in status["tables"].as_array().expect("tables") {
             assert_eq!(
                 table["head"], table["pin"],
@@ -382,7 +383,14 @@ impl Lake {
             .run(&["recover", &self.uri, "--json", "--grace", "0s"])
             .ok()
             .json();
-        for what in ["committed", "aborted", "pending", "healed", "failed"] {
+        for what in [
+            "committed",
+            "aborted",
+            "pending",
+            "healed",
+            "reclaimed",
+            "failed",
+        ] {
             assert_eq!(
                 report[what],
                 serde_json::json!([]),

@@ -51,26 +51,32 @@ pub(super) async fn status(context: &Context, args: TargetArgs) -> Result<ExitCo
         }
         tables.push(document);
     }
-    let (version, sidecars) = if place.managed {
+    let (version, sidecars, stranded) = if place.managed {
         (
             Some(place.store.load().await?.version()),
             place.store.sidecar_ops().await?,
+            place.store.stranded_bytes().await?,
         )
     } else {
-        (None, Vec::new())
+        (None, Vec::new(), 0)
     };
     if let Some(version) = version {
         lines.insert(
             0,
             format!(
-                "{}: manifest version {version}, {} sidecars",
+                "{}: manifest version {version}, {} sidecars, {stranded} stranded bytes",
                 place.uri,
                 sidecars.len()
             ),
         );
     }
     context.out.print(
-        &json!({ "manifest_version": version, "sidecars": sidecars, "tables": tables }),
+        &json!({
+            "manifest_version": version,
+            "sidecars": sidecars,
+            "stranded_bytes": stranded,
+            "tables": tables,
+        }),
         &lines,
     );
     Ok(ExitCode::SUCCESS)

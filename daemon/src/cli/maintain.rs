@@ -364,6 +364,11 @@ pub(super) async fn recover(context: &Context, args: RecoverArgs) -> Result<Exit
     let mut lines = names("committed", &report.committed);
     lines.extend(names("aborted", &report.aborted));
     lines.extend(names("healed", &report.healed));
+    for (op, bytes) in &report.reclaimed {
+        lines.push(format!(
+            "reclaimed {bytes} bytes that {op} rewrote for nothing"
+        ));
+    }
     lines.extend(names("pending", &report.pending));
     lines.extend(
         report

@@ -107,12 +107,20 @@ impl Pass<'_> {
                         self.status.metrics.recovered(&place.uri, outcome);
                     }
                 }
+                for (op, bytes) in &report.reclaimed {
+                    tracing::info!(%op, bytes, "reclaimed what a maintenance run rewrote for nothing");
+                    self.status.metrics.reclaimed_stranded(&place.uri, *bytes);
+                }
                 for (op, error) in &report.failed {
                     tracing::warn!(op, error, "an operation could not be resolved");
                     self.status.error(format!("recovery of {op}: {error}"));
                 }
                 let waiting = report.pending.len() + report.failed.len();
                 self.status.metrics.set_sidecars(&place.uri, waiting as u64);
+                match place.store.stranded_bytes().await {
+                    Ok(bytes) => self.status.metrics.set_stranded(&place.uri, bytes),
+                    Err(e) => self.status.error(format!("stranded files: {e}")),
+                }
             }
             Err(e) => {
                 tracing::warn!(place = place.uri, error = %e, "recovery failed");

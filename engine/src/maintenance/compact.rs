@@ -9,8 +9,9 @@ use crate::store::Store;
 use lance::Dataset;
 use lance::dataset::index::DatasetIndexRemapperOptions;
 use lance::dataset::optimize::{
-    CompactionMode, CompactionOptions, CompactionTask, TaskData, commit_compaction,
+    CompactionMode, CompactionOptions, CompactionTask, RewriteResult, TaskData, commit_compaction,
 };
+use lance_table::format::Fragment;
 use squire_failpoints::{Seam, conflict_injected, hit};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +58,7 @@ impl Work for Compaction<'_> {
     async fn attempt(
         &self,
         run: &Run<'_>,
+        store: &Store,
         mut head: Dataset,
         report: &mut MaintenanceReport,
     ) -> Result<()> {
@@ -67,7 +69,17 @@ impl Work for Compaction<'_> {
         let options = options(self.0, row_target(&facts, &self.0.bounds), run);
         for batch in tasks.chunks(self.0.tasks_per_commit.max(1)) {
             run.check_cancelled()?;
-            rewrite_batch(&mut head, batch, &options, report, run).await?;
+            let results = rewrite_batch(&head, batch, &options, run).await?;
+            let written: Vec<Fragment> = results
+                .iter()
+                .flat_map(|r| r.new_fragments.iter().cloned())
+                .collect();
+            run.journal(store, &written).await?;
+            let remap = Arc::new(DatasetIndexRemapperOptions::default());
+            let metrics = commit_compaction(&mut head, results, remap, &options).await?;
+            report.fragments_removed += metrics.fragments_removed as u64;
+            report.fragments_added += metrics.fragments_added as u64;
+            report.bytes_rewritten += batch.iter().map(|t| t.bytes).sum::<u64>();
             hit(Seam::MaintainAfterCompact)?;
             if conflict_injected(Seam::MaintainInjectConflict) {
                 return Err(Error::conflict("injected after the commit"));
@@ -78,12 +90,11 @@ impl Work for Compaction<'_> {
 }
 
 async fn rewrite_batch(
-    head: &mut Dataset,
+    head: &Dataset,
     batch: &[Task],
     options: &CompactionOptions,
-    report: &mut MaintenanceReport,
     run: &Run<'_>,
-) -> Result<()> {
+) -> Result<Vec<RewriteResult>> {
     let mut results = Vec::with_capacity(batch.len());
     for task in batch {
         run.check_cancelled()?;
@@ -105,12 +116,7 @@ async fn rewrite_batch(
         tracing::debug!(op = %run.op, target = %run.target, fragments = task.fragments.len(), bytes = task.bytes, "rewriting");
         results.push(rewrite.execute(head).await?);
     }
-    let remap = Arc::new(DatasetIndexRemapperOptions::default());
-    let metrics = commit_compaction(head, results, remap, options).await?;
-    report.fragments_removed += metrics.fragments_removed as u64;
-    report.fragments_added += metrics.fragments_added as u64;
-    report.bytes_rewritten += batch.iter().map(|t| t.bytes).sum::<u64>();
-    Ok(())
+    Ok(results)
 }
 
 /// Copying pages takes a third of the memory of decoding them, at the same speed, but it keeps the pages as they

@@ -14,6 +14,7 @@ mod compact;
 mod health;
 mod reindex;
 mod run;
+mod stranded;
 pub mod tasks;
 
 pub use archive::ArchiveReport;

@@ -116,6 +116,7 @@ impl Work for Reindex {
     async fn attempt(
         &self,
         run: &Run<'_>,
+        _store: &Store,
         mut head: Dataset,
         report: &mut MaintenanceReport,
     ) -> Result<()> {

@@ -10,9 +10,11 @@ use crate::recovery::Resolution;
 use crate::store::{Sidecar, SidecarKind, SidecarTable, Store};
 use lance::Dataset;
 use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
+use lance_table::format::Fragment;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +49,8 @@ pub struct MaintenanceReport {
     pub indexes: Vec<String>,
     /// Indexes that cannot be built or extended yet, and why.
     pub pending_indexes: Vec<(String, String)>,
+    /// Bytes rewritten for nothing, lost to a writer, and deleted again.
+    pub reclaimed_bytes: u64,
     /// The pin afterwards.
     pub pin: Option<u64>,
 }
@@ -57,9 +61,22 @@ pub(crate) struct Run<'a> {
     pub(crate) op: OpId,
     pub(crate) cancel: &'a CancellationToken,
     pub(crate) properties: HashMap<String, String>,
+    /// The run's table as its sidecar has it; a plain table has none.
+    pub(crate) table: Option<SidecarTable>,
+    /// Batches journalled so far.
+    pub(crate) journalled: AtomicU32,
 }
 
 impl Run<'_> {
+    /// Journals what a batch of tasks wrote, before the commit that refers to it.
+    pub(crate) async fn journal(&self, store: &Store, fragments: &[Fragment]) -> Result<()> {
+        let Some(table) = &self.table else {
+            return Ok(());
+        };
+        let sequence = self.journalled.fetch_add(1, Ordering::Relaxed);
+        store.put_journal(self.op, sequence, table, fragments).await
+    }
+
     /// A safe point: nothing is half-done here.
     pub(crate) fn check_cancelled(&self) -> Result<()> {
         if self.cancel.is_cancelled() {
@@ -81,6 +98,7 @@ pub(crate) trait Work: Sync {
     async fn attempt(
         &self,
         run: &Run<'_>,
+        store: &Store,
         head: Dataset,
         report: &mut MaintenanceReport,
     ) -> Result<()>;
@@ -126,6 +144,8 @@ impl Store {
             op,
             cancel,
             properties: crate::store::marks(store_id, op, Kind::Maintenance),
+            table: sidecar.as_ref().map(|s| s.writes[0].clone()),
+            journalled: AtomicU32::new(0),
         };
         let worked = self.attempts(&run, work, &mut report).await;
         let Some(sidecar) = sidecar else {
@@ -144,7 +164,25 @@ impl Store {
         };
         report.pin = published?;
         self.retire_sidecar(sidecar.op).await;
+        if run.journalled.into_inner() > 0 {
+            self.settle_journal(op, worked.is_ok() && report.conflicts == 0, &mut report)
+                .await;
+        }
         worked.map(|()| report)
+    }
+
+    /// Best effort: a journal that stays is settled by the next recovery pass.
+    async fn settle_journal(&self, op: OpId, all_landed: bool, report: &mut MaintenanceReport) {
+        let settled = if all_landed {
+            self.forget_journal(op).await
+        } else {
+            self.reclaim(op)
+                .await
+                .map(|r| report.reclaimed_bytes = r.bytes)
+        };
+        if let Err(e) = settled {
+            tracing::debug!(%op, error = %e, "stranded files are left for recovery");
+        }
     }
 
     async fn attempts(
@@ -157,7 +195,7 @@ impl Store {
         loop {
             run.check_cancelled()?;
             let head = self.maintainable_head(run).await?;
-            let Err(e) = work.attempt(run, head, report).await else {
+            let Err(e) = work.attempt(run, self, head, report).await else {
                 return Ok(());
             };
             if e.disposition() == Disposition::Fail {
@@ -178,7 +216,10 @@ impl Store {
             Target::Plain(path) => path.clone(),
             Target::Pinned(table) => self.load().await?.state.table(table)?.path.clone(),
         };
-        let head = self.latest(&path).await?;
+        let head = match run.target {
+            Target::Plain(_) => self.latest(&path).await?,
+            Target::Pinned(_) => Arc::new(self.open_licensed(&path, run.op).await?),
+        };
         let stale: Vec<UpdateMapEntry> = head
             .manifest()
             .config
@@ -219,7 +260,7 @@ impl Store {
     }
 
     /// What keeps maintenance off a table. A complete operation is published on the way.
-    async fn in_the_way(&self, table: &TableName) -> Result<Option<Skipped>> {
+    pub(crate) async fn in_the_way(&self, table: &TableName) -> Result<Option<Skipped>> {
         for _ in 0..crate::commit::publish::PUBLISH_ROUNDS {
             let snapshot = self.load().await?;
             let entry = snapshot.state.table(table)?;

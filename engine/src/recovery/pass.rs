@@ -25,6 +25,8 @@ pub struct RecoveryReport {
     pub pending: Vec<OpId>,
     /// Dead versions taken back.
     pub healed: Vec<OpId>,
+    /// Runs whose stranded files were deleted, with their bytes.
+    pub reclaimed: Vec<(OpId, u64)>,
     /// What could not be resolved, and why.
     pub failed: Vec<(String, String)>,
 }
@@ -36,10 +38,20 @@ impl RecoveryReport {
     }
 }
 
-/// When each sidecar was first seen by this process, on its monotonic clock.
+/// A maintenance run is taken for dead after this many graces without a new journal: a batch of tasks takes minutes,
+/// a commit milliseconds.
+const MAINTENANCE_PATIENCE: u32 = 20;
+
+/// Since when each sidecar has stood without progress before the eyes of this process, on its monotonic clock.
 #[derive(Debug, Default)]
 pub struct Watch {
-    first_seen: HashMap<OpId, Duration>,
+    seen: HashMap<OpId, Seen>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    since: Duration,
+    batches: usize,
 }
 
 impl Store {
@@ -48,22 +60,14 @@ impl Store {
     pub async fn recover(&self, watch: &mut Watch, force: bool) -> Result<RecoveryReport> {
         let mut report = RecoveryReport::default();
         let ops = self.sidecar_ops().await?;
-        watch.first_seen.retain(|op, _| ops.contains(op));
-        let now = self.clock().monotonic();
+        watch.seen.retain(|op, _| ops.contains(op));
         for op in ops {
-            let known = watch.first_seen.get(&op).copied();
-            let seen = *watch.first_seen.entry(op).or_insert(now);
-            let expired = force || now.saturating_sub(seen) >= self.options().grace;
-            if known.is_none() && !expired {
-                // Most likely alive and about to publish by itself: helping now would only make it lose the race.
-                report.pending.push(op);
-                continue;
-            }
-            if let Err(e) = self.recover_one(op, expired, &mut report).await {
+            if let Err(e) = self.recover_one(op, watch, force, &mut report).await {
                 report.failed.push((op.to_string(), e.to_string()));
             }
         }
         self.heal_dead_versions(&mut report).await?;
+        self.reclaim_stranded(&mut report).await?;
         self.sweep_staging().await?;
         Ok(report)
     }
@@ -79,15 +83,31 @@ impl Store {
     async fn recover_one(
         &self,
         op: OpId,
-        expired: bool,
+        watch: &mut Watch,
+        force: bool,
         report: &mut RecoveryReport,
     ) -> Result<()> {
         let Some(sidecar) = self.sidecar(op).await? else {
             return Ok(());
         };
-        // A live maintenance run holds its sidecar; publishing its prefix needs no grace, removing its sidecar does.
-        if sidecar.kind == SidecarKind::Maintenance && !expired {
+        let (patience, batches) = match sidecar.kind {
+            SidecarKind::Logical => (1, 0),
+            SidecarKind::Maintenance => (MAINTENANCE_PATIENCE, self.journalled_batches(op).await?),
+        };
+        let since = self.clock().monotonic();
+        let now = Seen { since, batches };
+        let known = watch.seen.insert(op, now).filter(|s| s.batches == batches);
+        let seen = known.unwrap_or(now);
+        watch.seen.insert(op, seen);
+        let waited = now.since.saturating_sub(seen.since);
+        let grace = self.options().grace;
+        let expired = force || waited >= grace * patience;
+        if !expired && (known.is_none() || sidecar.kind == SidecarKind::Maintenance) {
+            // Most likely alive and about to publish by itself: helping now would only make it lose the race.
             report.pending.push(op);
+            if sidecar.kind == SidecarKind::Maintenance && waited >= grace {
+                self.publish_landed(&sidecar).await?;
+            }
             return Ok(());
         }
         let role = if expired { Role::Expired } else { Role::Helper };
@@ -128,6 +148,20 @@ impl Store {
                 if !sidecar && aged {
                     self.objects.delete(&meta.location).await?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what maintenance runs that ended or died rewrote for nothing.
+    async fn reclaim_stranded(&self, report: &mut RecoveryReport) -> Result<()> {
+        for op in self.journalled_runs().await? {
+            match self.reclaim(op).await {
+                Ok(reclaimed) if reclaimed.bytes > 0 => {
+                    report.reclaimed.push((op, reclaimed.bytes))
+                }
+                Ok(_) => {}
+                Err(e) => report.failed.push((op.to_string(), e.to_string())),
             }
         }
         Ok(())

@@ -346,6 +346,13 @@ impl Store {
 
     /// Recovery of maintenance: publish what landed, remove the sidecar. Never an undo.
     async fn resolve_maintenance(&self, sidecar: &Sidecar) -> Result<Resolution> {
+        self.publish_landed(sidecar).await?;
+        self.retire_sidecar(sidecar.op).await;
+        Ok(Resolution::Committed(Vec::new()))
+    }
+
+    /// Publishes what a maintenance run landed.
+    pub(crate) async fn publish_landed(&self, sidecar: &Sidecar) -> Result<()> {
         let record = Record::of_sidecar(sidecar, Kind::Maintenance.as_str());
         for entry in &sidecar.writes {
             match self.publish_prefix(&entry.table, &record).await {
@@ -354,8 +361,7 @@ impl Store {
                 Err(e) => return Err(e),
             }
         }
-        self.retire_sidecar(sidecar.op).await;
-        Ok(Resolution::Committed(Vec::new()))
+        Ok(())
     }
 
     /// What a writer does with operation `other` in its way on `table`: complete it, wait, or abort it after the grace.

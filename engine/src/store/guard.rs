@@ -4,6 +4,8 @@
 //!   commit is rebased over whatever landed in between.
 //! * **contiguity**: refuses a list of versions with a gap. Rebase skips versions that were cleaned up (fact 5);
 //!   without this a stale handle brings deleted rows back.
+//! * **licence**: a maintenance run commits only while its sidecar stands; without this a run that was taken for dead
+//!   lands a version whose files were deleted as stranded.
 //! * **delegation** of what tells Lance how to read a refusal (fact 2); without it a refusal is "status unknown".
 //! * the seams around the put, and the counters.
 
@@ -59,6 +61,7 @@ impl CommitCounters {
 pub struct GuardedCommitHandler {
     inner: Arc<dyn CommitHandler>,
     slot: Option<u64>,
+    licence: Option<Path>,
     counters: Arc<CommitCounters>,
 }
 
@@ -72,8 +75,27 @@ impl GuardedCommitHandler {
         Self {
             inner,
             slot,
+            licence: None,
             counters,
         }
+    }
+
+    /// Refuses to commit once the object at `licence` is gone.
+    #[must_use]
+    pub fn with_licence(mut self, licence: Path) -> Self {
+        self.licence = Some(licence);
+        self
+    }
+
+    async fn check_licence(&self, object_store: &ObjectStore) -> Result<(), CommitError> {
+        let Some(licence) = &self.licence else {
+            return Ok(());
+        };
+        if stands(Guard::Licence) && !object_store.exists(licence).await? {
+            let given_up = format!("{licence} is gone: others took this run for dead");
+            return Err(CommitError::OtherError(LanceError::io(given_up)));
+        }
+        Ok(())
     }
 }
 
@@ -203,6 +225,9 @@ impl CommitHandler for GuardedCommitHandler {
             self.counters.refused_slots.fetch_add(1, Ordering::Relaxed);
             return Err(CommitError::CommitConflict);
         }
+        // Asked after everything that this commit stands on was read: whoever takes the licence away later fences
+        // the version that is about to be put, or finds it there.
+        self.check_licence(object_store).await?;
         hit(Seam::CommitBeforePut)
             .map_err(|e| CommitError::OtherError(LanceError::io(e.to_string())))?;
         let put = self

@@ -217,6 +217,15 @@ impl Store {
         ))
     }
 
+    /// A handle of the dataset at `path` through which run `op` commits only while its sidecar stands.
+    pub(crate) async fn open_licensed(&self, path: &str, op: OpId) -> Result<Dataset> {
+        let guard =
+            GuardedCommitHandler::new(self.inner_handler.clone(), None, self.counters.clone());
+        let licensed = guard.with_licence(self.sidecar_path(op));
+        let builder = self.builder(path).with_commit_handler(Arc::new(licensed));
+        Ok(builder.load().await?)
+    }
+
     pub(crate) fn builder(&self, path: &str) -> DatasetBuilder {
         DatasetBuilder::from_uri(self.uri_of(path))
             .with_store_params(self.params.clone())

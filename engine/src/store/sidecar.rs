@@ -103,7 +103,7 @@ impl Sidecar {
 }
 
 impl Store {
-    fn sidecar_path(&self, op: OpId) -> object_store::path::Path {
+    pub(super) fn sidecar_path(&self, op: OpId) -> object_store::path::Path {
         self.object_path(&format!("{INTERNAL}/recovery/{op}.json"))
     }
 

@@ -363,6 +363,39 @@ async fn a_version_without_its_files_is_not_published() {
     assert_eq!(ids(&lake).await, both(&[0, 1, 2]));
 }
 
+/// Starts a compaction of table a that stops at `seam`, and takes it for dead.
+fn given_up(lake: &Lake, failpoints: &str) -> Child {
+    let mut run = lake.with_seam(failpoints, &["optimize", &lake.uri, "--table", "a"]);
+    run.wait_stopped();
+    let stranded = recover(lake).ok().json();
+    assert_eq!(stranded["reclaimed"].as_array().expect("runs").len(), 1);
+    run
+}
+
+#[tokio::test]
+async fn a_run_without_its_sidecar_commits_nothing() {
+    let lake = lake();
+    commit(&lake, "more", 10..13).ok();
+    let run = given_up(&lake, "maintain.after_journal=1*return(stop)");
+    run.resume().failed(1, "took this run for dead");
+    assert_eq!(ids(&lake).await, both(&[0, 1, 2, 10, 11, 12]));
+    lake.daemon_pass("0s").ok();
+    lake.assert_at_rest();
+}
+
+#[tokio::test]
+async fn a_delayed_put_meets_the_fence() {
+    let lake = lake();
+    commit(&lake, "more", 10..13).ok();
+    // The second put of a compaction is the one that refers to the rewritten files; the guard was asked before.
+    let run = given_up(&lake, "commit.before_put=1*off->1*return(stop)");
+    run.resume();
+    assert_eq!(ids(&lake).await, both(&[0, 1, 2, 10, 11, 12]));
+    lake.daemon_pass("0s").ok();
+    assert_eq!(ids(&lake).await, both(&[0, 1, 2, 10, 11, 12]));
+    lake.assert_at_rest();
+}
+
 #[tokio::test]
 async fn a_burned_path_is_not_used_again() {
     let lake = lake();

@@ -1,0 +1,92 @@
+//! Files that maintenance rewrote for nothing: reclaimed by the run itself after a lost race, by one daemon pass after a
+//! crash. That a run which wakes later does no harm is shown with the guards (`surface::guards`: licence, fence).
+
+use super::{Batch, assert_rows, sidecars};
+use squire_tests::Lake;
+use std::collections::BTreeSet;
+
+const ONE: &[&str] = &["a"];
+
+fn scene() -> (Lake, Vec<Batch>) {
+    let lake = Lake::with_tables(ONE);
+    let batches: Vec<Batch> = (0..3)
+        .map(|n| Batch::new(format!("b{n}"), ONE, n * 10..n * 10 + 3))
+        .collect();
+    for batch in &batches {
+        batch.commit(&lake).ok();
+    }
+    (lake, batches)
+}
+
+fn data_files(lake: &Lake) -> BTreeSet<String> {
+    let listed = std::fs::read_dir(lake.path("lake/a.lance/data")).expect("data");
+    listed
+        .map(|f| f.expect("file").file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+fn stranded(lake: &Lake) -> u64 {
+    lake.status()["stranded_bytes"].as_u64().expect("bytes")
+}
+
+#[tokio::test]
+async fn a_crashed_run_is_reclaimed_by_one_daemon_pass() {
+    let (lake, batches) = scene();
+    let before = data_files(&lake);
+    let done = lake
+        .with_seam(
+            "maintain.after_journal=return(kill)",
+            &["optimize", &lake.uri],
+        )
+        .wait();
+    assert_eq!(done.code, None, "the seam was not reached");
+    assert!(stranded(&lake) > 0);
+    let left: Vec<String> = data_files(&lake).difference(&before).cloned().collect();
+    assert_eq!(left.len(), 1, "the rewritten file");
+
+    // Three fragments are no reason to compact, so the pass only recovers.
+    lake.daemon_pass("0s").ok();
+    assert_eq!(stranded(&lake), 0);
+    assert_eq!(data_files(&lake), before);
+    assert_rows(&lake, &batches.iter().collect::<Vec<_>>()).await;
+    lake.assert_at_rest();
+}
+
+#[tokio::test]
+async fn a_lost_race_is_reclaimed_by_the_run_itself() {
+    let (lake, _) = scene();
+    let mut run = lake.with_seam(
+        "maintain.after_journal=1*return(stop)",
+        &["optimize", &lake.uri, "--json"],
+    );
+    run.wait_stopped();
+    lake.run(&[
+        "delete", &lake.uri, "a", "--where", "id = 0", "--grace", "0s",
+    ])
+    .ok();
+    let report = run.resume().ok().json().to_string();
+    assert!(report.contains(r#""reclaimed_bytes":"#), "{report}");
+    assert!(!report.contains(r#""reclaimed_bytes":0"#), "{report}");
+    assert_eq!(stranded(&lake), 0);
+    assert_eq!(lake.ids("a").await, [1, 2, 10, 11, 12, 20, 21, 22]);
+    lake.assert_at_rest();
+}
+
+/// What was committed stays, although its journal says that the run wrote it.
+#[tokio::test]
+async fn a_committed_batch_is_never_reclaimed() {
+    let (lake, batches) = scene();
+    let done = lake
+        .with_seam(
+            "maintain.after_compact=return(kill)",
+            &["optimize", &lake.uri],
+        )
+        .wait();
+    assert_eq!(done.code, None, "the seam was not reached");
+    assert_eq!(sidecars(&lake).len(), 1);
+    lake.daemon_pass("0s").ok();
+    assert_eq!(stranded(&lake), 0);
+    assert_eq!(lake.table_status("a", "fragments"), 1);
+    assert_rows(&lake, &batches.iter().collect::<Vec<_>>()).await;
+    lake.assert_at_rest();
+}
