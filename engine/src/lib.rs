@@ -4,7 +4,7 @@
 //!
 //! Strictly upward:
 //!
-//! 1. `ids`, `error`, `clock`, `protocol`, `invariants`: names, errors, time, and the protocol as pure functions.
+//! 1. `ids`, `error`, `events`, `clock`, `protocol`, `invariants`: names, errors, what happened, time, and the protocol as pure functions.
 //! 2. `store`: storage, the guarded commit handler, the manifest's state, sidecars, scans.
 //! 3. `commit`: publish, logical commits, the clean prefix.
 //! 4. `recovery` and `maintenance`: finish, abort or take back; compact, reindex, clean up, archive.
@@ -30,6 +30,7 @@
 pub mod clock;
 pub mod commit;
 pub mod error;
+pub mod events;
 pub mod ids;
 pub mod invariants;
 pub mod maintenance;

@@ -5,6 +5,7 @@
 //! [`Child::wait`]), lets others go on, and then asserts on rows and on [`Lake::assert_at_rest`].
 
 pub mod requests;
+pub mod trace;
 
 use arrow_array::{Array, Int64Array, StringArray};
 use futures::TryStreamExt;
@@ -193,6 +194,7 @@ pub struct Lake {
     pub uri: String,
     /// Environment of every command (credentials of an S3 server).
     pub env: Vec<(String, String)>,
+    traces: TempDir,
 }
 
 impl Default for Lake {
@@ -210,6 +212,7 @@ impl Lake {
             dir,
             uri,
             env: Vec::new(),
+            traces: TempDir::new().expect("a temporary directory"),
         };
         lake.run(&["init", &lake.uri]).ok();
         lake
@@ -222,6 +225,7 @@ impl Lake {
             dir,
             uri: uri.to_owned(),
             env,
+            traces: TempDir::new().expect("a temporary directory"),
         };
         lake.run(&["init", &lake.uri]).ok();
         lake
@@ -282,6 +286,7 @@ impl Lake {
             .args(args)
             .envs(self.env.iter().cloned())
             .env_remove("FAILPOINTS")
+            .env("SQUIRE_TRACE", self.traces.path())
             .stdin(Stdio::null());
         command
     }
@@ -363,8 +368,26 @@ impl Lake {
             .collect()
     }
 
-    /// I8: no sidecar, no version above a pin; and a further daemon pass changes nothing.
+    /// What the processes so far said they did agrees with the commit log and breaks no invariant.
+    fn assert_trace(&self) {
+        let events = trace::read(self.traces.path());
+        // A thread of its own, because the caller may or may not be in a runtime.
+        let found = std::thread::scope(|scope| {
+            let check = scope.spawn(|| {
+                let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+                runtime.block_on(async {
+                    trace::violations(self.store().await.as_ref(), &events).await
+                })
+            });
+            check.join().expect("the trace check")
+        });
+        assert!(found.is_empty(), "{found:#?}");
+    }
+
+    /// I8: no sidecar, no version above a pin; and a further daemon pass changes nothing. And the trace of all
+    /// processes holds.
     pub fn assert_at_rest(&self) {
+        self.assert_trace();
         let status = self.status();
         assert_eq!(
             status["sidecars"],

@@ -11,6 +11,7 @@ use crate::place::{Place, watch_of};
 use args::{Cli, Command};
 use clap::Parser;
 use output::Output;
+use squire_engine::clock::{Clock, SystemClock};
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::store::{Store, StoreOptions};
 use std::io::IsTerminal;
@@ -66,7 +67,14 @@ pub(crate) fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return out.fail(&Error::internal("starting the runtime").caused_by(error)),
     };
+    let clock = Arc::new(SystemClock::default());
+    let events = match crate::trace::from_env(clock.now_ms()) {
+        Ok(events) => events,
+        Err(error) => return out.fail(&error),
+    };
     let options = StoreOptions {
+        clock,
+        events,
         grace: cli.common.grace.unwrap_or(config.daemon.grace),
         actor: cli.common.actor.clone().unwrap_or_else(default_actor),
         ..StoreOptions::default()

@@ -3,6 +3,7 @@
 use super::logical::{Committed, Outcome, Prepared};
 use super::publish::{Change, Published, Record};
 use crate::error::{Error, ErrorKind, Result};
+use crate::events::{At, ProtocolEvent};
 use crate::ids::OpId;
 use crate::protocol::{Kind, Role, is_clean};
 use crate::recovery::Resolution;
@@ -78,6 +79,13 @@ impl Store {
                 }
                 Err(e) => return Err(Unlanded::Doubtful(e)),
             };
+            self.tell(|| ProtocolEvent::Landed {
+                op: sidecar.op,
+                at: At {
+                    table: table.entry.table.clone(),
+                    version,
+                },
+            });
             hit(Seam::WriteAfterCommitTable).map_err(Error::from)?;
             changes.push(Change {
                 table: table.entry.table,

@@ -12,6 +12,7 @@ use super::publish::{Change, Record};
 use super::stage::{Staged, Write};
 use crate::clock::Backoff;
 use crate::error::{Disposition, Error, ErrorKind, Result};
+use crate::events::{Answer, ProtocolEvent};
 use crate::ids::{OpId, TableName};
 use crate::protocol::{Kind, Obstacle, obstacle};
 use crate::recovery::Met;
@@ -126,6 +127,20 @@ impl Store {
     /// `Conflict`: nothing of it is or will be visible. `Unknown`: ask `outcome_of` with the error's operation.
     /// `InvalidInput`, `NotFound`, `Refused`, `Drift`: nothing was committed.
     pub async fn commit(&self, request: &CommitRequest) -> Result<Outcome> {
+        let ended = self.commit_retrying(request).await;
+        let answered = match &ended {
+            Ok(Outcome::Committed(committed)) => Some((committed.op, Answer::Committed)),
+            Ok(Outcome::AlreadyCommitted(op)) => Some((*op, Answer::Committed)),
+            Err(e) if e.kind() == ErrorKind::Unknown => e.op().map(|op| (op, Answer::Unknown)),
+            Err(e) => e.op().map(|op| (op, Answer::Conflict)),
+        };
+        if let Some((op, answer)) = answered {
+            self.tell(|| ProtocolEvent::Answered { op, answer });
+        }
+        ended
+    }
+
+    async fn commit_retrying(&self, request: &CommitRequest) -> Result<Outcome> {
         let mut writes: Vec<&TableWrite> = request.writes.iter().collect();
         writes.sort_by(|a, b| a.table.cmp(&b.table));
         check_request(request, &writes)?;

@@ -2,6 +2,7 @@
 
 use crate::clock::Backoff;
 use crate::error::{Disposition, Error, ErrorKind, Result};
+use crate::events::ProtocolEvent;
 use crate::ids::{OpId, TableName};
 use crate::protocol::Kind;
 use crate::store::{Sidecar, SidecarKind, Snapshot, Store, Updates};
@@ -164,7 +165,15 @@ impl Store {
             Err(e) => return Err(e),
         };
         hit(Seam::PublishAfterCommit)?;
-        self.verify_publish(published).await
+        let verified = self.verify_publish(published).await?;
+        if let Published::Won(won) = &verified {
+            self.tell(|| ProtocolEvent::Published {
+                manifest: won.version(),
+                op: record.op,
+                kind: record.kind.clone(),
+            });
+        }
+        Ok(verified)
     }
 
     /// A put at a version number that cleanup freed succeeds (fact 8), so a success counts only above the floor. And a

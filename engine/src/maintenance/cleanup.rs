@@ -13,6 +13,7 @@ use super::archive::ArchiveReport;
 use super::tasks::TaskBounds;
 use crate::commit::publish::{Record, Rounds};
 use crate::error::{Error, ErrorKind, Result};
+use crate::events::ProtocolEvent;
 use crate::ids::TableName;
 use crate::store::state::State;
 use crate::store::{COMMITS_PATH, MANIFEST_PATH, Snapshot, Store, read_version};
@@ -377,12 +378,17 @@ impl Store {
         } else {
             cleanup.floor
         };
-        let versions = cleanup
+        let versions: Vec<u64> = cleanup
             .versions
             .iter()
             .copied()
             .filter(|v| *v < floor)
             .collect();
+        self.tell(|| ProtocolEvent::Removing {
+            table: table.clone(),
+            floor: snapshot.state.floor(&table),
+            versions: versions.clone(),
+        });
         let dataset = self.latest(&entry.path).await?;
         self.delete_versions(&dataset, versions, rate, report).await
     }

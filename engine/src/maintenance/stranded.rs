@@ -46,7 +46,7 @@ struct Journal {
 
 /// What became of the files of one run.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Reclaimed {
+pub(crate) struct Reclaimed {
     /// Files deleted.
     pub files: u64,
     /// Their bytes.

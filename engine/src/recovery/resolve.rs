@@ -3,6 +3,7 @@
 use crate::clock::Backoff;
 use crate::commit::publish::{Change, Published, Record, Rounds};
 use crate::error::{Error, ErrorKind, Result};
+use crate::events::{At, ProtocolEvent};
 use crate::ids::{OpId, TableName};
 use crate::protocol::{
     Kind, Obstacle, OperationView, Role, Step, WrittenTable, is_clean, next_step, obstacle,
@@ -267,6 +268,14 @@ impl Store {
             .await
         {
             Ok(()) => {
+                self.tell(|| ProtocolEvent::Undone {
+                    op: sidecar.op,
+                    at: At {
+                        table: entry.table.clone(),
+                        version: slot,
+                    },
+                    target,
+                });
                 hit(Seam::ResolveAfterUndo)?;
                 Ok(None)
             }

@@ -22,6 +22,7 @@ pub(crate) use tables::{StrictCommit, data_files_of, marks, read_version};
 
 use crate::clock::{Clock, Entropy, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::events::{EventSink, ProtocolEvent};
 use crate::ids::OpId;
 use lance::dataset::Dataset;
 use lance::dataset::builder::DatasetBuilder;
@@ -58,6 +59,8 @@ pub struct StoreOptions {
     pub actor: String,
     /// Wraps every object store: request counting and fault injection.
     pub wrapper: Option<Arc<dyn WrappingObjectStore>>,
+    /// Is told of every step of the protocol.
+    pub events: Option<Arc<dyn EventSink>>,
 }
 
 impl Default for StoreOptions {
@@ -69,6 +72,7 @@ impl Default for StoreOptions {
             seed: None,
             actor: String::from("squire"),
             wrapper: None,
+            events: None,
         }
     }
 }
@@ -180,6 +184,13 @@ impl Store {
     /// How this process uses the store.
     pub fn options(&self) -> &StoreOptions {
         &self.options
+    }
+
+    /// Tells of a step that is durable now.
+    pub(crate) fn tell(&self, event: impl FnOnce() -> ProtocolEvent) {
+        if let Some(sink) = &self.options.events {
+            sink.record(&event());
+        }
     }
 
     /// The source of time.

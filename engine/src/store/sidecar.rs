@@ -2,6 +2,7 @@
 
 use super::{INTERNAL, Store};
 use crate::error::{Error, ErrorKind, Result};
+use crate::events::{At, ProtocolEvent};
 use crate::ids::{OpId, TableName};
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
@@ -32,6 +33,15 @@ pub struct SidecarTable {
     /// The key column that a create declares.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub create: Option<CreateFacts>,
+}
+
+impl SidecarTable {
+    fn at(&self) -> At {
+        At {
+            table: self.table.clone(),
+            version: self.base,
+        }
+    }
 }
 
 /// What a create declares besides its schema.
@@ -108,6 +118,18 @@ impl Store {
     }
 
     pub(crate) async fn put_sidecar(&self, sidecar: &Sidecar) -> Result<()> {
+        self.put_record(sidecar).await?;
+        if sidecar.kind == SidecarKind::Logical {
+            self.tell(|| ProtocolEvent::Begun {
+                op: sidecar.op,
+                writes: sidecar.writes.iter().map(SidecarTable::at).collect(),
+                reads: sidecar.reads.iter().map(SidecarTable::at).collect(),
+            });
+        }
+        Ok(())
+    }
+
+    async fn put_record(&self, sidecar: &Sidecar) -> Result<()> {
         self.ensure_probed().await?;
         let path = self.sidecar_path(sidecar.op);
         let bytes = serde_json::to_vec(sidecar)
