@@ -117,8 +117,6 @@ pub(crate) struct AgentConfig {
     /// Time between two looks at the spool, behind file notifications.
     #[serde(serialize_with = "units::show_duration")]
     pub(crate) poll_interval: Duration,
-    /// Batches put into one commit at most.
-    pub(crate) max_group: usize,
     /// Conflicts retried before a batch goes back to the queue.
     pub(crate) conflict_retries: u32,
     /// Address of the agent's HTTP server; `None` is off.
@@ -218,7 +216,10 @@ impl Config {
 
     /// The policy of a table, overrides applied.
     pub(crate) fn policy_for(&self, table: &str) -> Policy {
-        self.tables.get(table).unwrap_or(&self.policy).clone()
+        let mut policy = self.tables.get(table).unwrap_or(&self.policy).clone();
+        // A task that holds more than the budget would never fit.
+        policy.max_task_input = policy.max_task_input.min(self.budget.memory);
+        policy
     }
 }
 

@@ -114,7 +114,7 @@ pub(super) async fn optimize(context: &Context, args: OptimizeArgs) -> Result<Ex
         let policy = context.config.policy_for(Place::config_name(&target));
         let done = place
             .store
-            .compact(&target, &limits(&policy), &cancel)
+            .compact(&target, &limits(&policy, &context.config.budget), &cancel)
             .await;
         results.add(&target, done, |r| {
             format!(

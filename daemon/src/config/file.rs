@@ -117,7 +117,6 @@ impl Default for BudgetSection {
 pub(super) struct AgentSection {
     #[serde(deserialize_with = "units::duration")]
     poll_interval: Duration,
-    max_group: usize,
     conflict_retries: u32,
     #[serde(deserialize_with = "units::listen")]
     listen: Option<SocketAddr>,
@@ -127,7 +126,6 @@ impl Default for AgentSection {
     fn default() -> Self {
         Self {
             poll_interval: Duration::from_secs(1),
-            max_group: 32,
             conflict_retries: 100,
             listen: None,
         }
@@ -232,13 +230,11 @@ impl AgentSection {
     pub(super) fn into_config(self) -> AgentConfig {
         let Self {
             poll_interval,
-            max_group,
             conflict_retries,
             listen,
         } = self;
         AgentConfig {
             poll_interval,
-            max_group,
             conflict_retries,
             listen,
         }
@@ -416,11 +412,6 @@ fn check_budget_and_agent(budget: &Budget, agent: &AgentConfig) -> Result<(), Re
             agent.poll_interval.is_zero(),
             "agent.poll_interval",
             "must not be zero; use a duration such as \"1s\"",
-        ),
-        (
-            agent.max_group == 0,
-            "agent.max_group",
-            "0 would commit nothing; use 1 or more",
         ),
     ];
     match wrong.into_iter().find(|(is_wrong, ..)| *is_wrong) {

@@ -107,10 +107,6 @@ fn bad_values_are_named_with_their_line() {
             "[[watch]]\nuri = \"a\"\n[[watch]]\nuri = \"a/\"\n",
             "squire.toml:4: [[watch]] uri: \"a/\" is watched already",
         ),
-        (
-            "[agent]\nmax_group = 0\n",
-            "squire.toml:2: [agent] max_group: 0 would commit nothing",
-        ),
         ("[daemon]\ndrain = \n", "squire.toml:2: "),
     ];
     for (text, expected) in cases {

@@ -1,7 +1,7 @@
 //! Execution: runs one decided operation on one target.
 
 use super::planning::{OperationKind, limits};
-use crate::config::Policy;
+use crate::config::{Budget, Policy};
 use crate::place::Place;
 use serde::Serialize;
 use squire_engine::error::{Error, ErrorKind, Result};
@@ -64,12 +64,13 @@ pub(crate) async fn execute(
     target: &Target,
     kind: OperationKind,
     policy: &Policy,
+    budget: &Budget,
     cancel: &CancellationToken,
 ) -> OperationReport {
     let done = match kind {
         OperationKind::Compact => place
             .store
-            .compact(target, &limits(policy), cancel)
+            .compact(target, &limits(policy, budget), cancel)
             .await
             .map(Done::Maintained),
         OperationKind::Reindex => place

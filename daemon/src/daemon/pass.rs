@@ -1,8 +1,8 @@
 //! One pass: recovery first, then observe, plan, schedule and execute.
 
 use super::execution::{Ending, execute};
-use super::planning::{OperationKind, OperationSpec, TablePlan, bounds, plan};
-use super::scheduling::{Cooldowns, WorkItem, score};
+use super::planning::{OperationKind, OperationSpec, TablePlan, bounds, memory_estimate, plan};
+use super::scheduling::{Cooldowns, MemoryBudget, WorkItem, score};
 use super::status::{Status, TableStatus};
 use crate::config::{Config, DriftPolicy};
 use crate::http::ControlVerb;
@@ -218,6 +218,7 @@ impl Pass<'_> {
             None => false,
         };
         let health = place.store.health(target, &bounds(&policy)).await?;
+        let bytes = health.bytes;
         let tasks = if health.candidate_fragments > 0 {
             place
                 .store
@@ -261,6 +262,7 @@ impl Pass<'_> {
             place: index,
             target: target.clone(),
             score: score(&spec),
+            memory: memory_estimate(spec.kind, bytes, &policy),
             spec,
             policy: policy.clone(),
         }));
@@ -335,6 +337,7 @@ impl Pass<'_> {
                 place: index,
                 target: target.clone(),
                 score: score(&spec),
+                memory: 0,
                 spec,
                 policy,
             });
@@ -350,8 +353,11 @@ impl Pass<'_> {
         let mut ran = 0;
         let mut failed = 0;
         let concurrent = self.config.budget.max_concurrent.max(1);
+        let memory_budget = MemoryBudget::new(self.config.budget.memory);
+        let memory_budget = &memory_budget;
         let mut running = futures::stream::iter(items)
             .map(|item| async move {
+                let _held = memory_budget.hold(item.memory).await;
                 self.status.doing(format!(
                     "{} {}: {}",
                     item.spec.kind.as_str(),
@@ -364,6 +370,7 @@ impl Pass<'_> {
                     &item.target,
                     item.spec.kind,
                     &item.policy,
+                    &self.config.budget,
                     self.cancel,
                 )
                 .await;

@@ -1,6 +1,6 @@
 //! Planning: what should happen to one table, and why. Pure.
 
-use crate::config::Policy;
+use crate::config::{Budget, Policy};
 use serde::Serialize;
 use squire_engine::maintenance::tasks::TaskBounds;
 use squire_engine::maintenance::{CompactionLimits, TableHealth};
@@ -58,11 +58,22 @@ pub(crate) fn bounds(policy: &Policy) -> TaskBounds {
     }
 }
 
-/// The limits of a compaction run that a policy sets.
-pub(crate) fn limits(policy: &Policy) -> CompactionLimits {
+/// The limits of a compaction run that a policy and a budget set. Concurrent runs share the budget's rate evenly.
+pub(crate) fn limits(policy: &Policy, budget: &Budget) -> CompactionLimits {
+    let concurrent = budget.max_concurrent.max(1) as u64;
     CompactionLimits {
         bounds: bounds(policy),
         tasks_per_commit: TASKS_PER_COMMIT,
+        bytes_per_second: budget.bytes_per_second.map(|rate| rate / concurrent),
+    }
+}
+
+/// Bytes that an attempt is believed to hold at once: what one task reads, or the table for an index build.
+pub(crate) fn memory_estimate(kind: OperationKind, table_bytes: u64, policy: &Policy) -> u64 {
+    match kind {
+        OperationKind::Compact => table_bytes.min(policy.max_task_input),
+        OperationKind::Reindex => table_bytes,
+        OperationKind::Cleanup => 0,
     }
 }
 

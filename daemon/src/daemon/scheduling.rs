@@ -5,6 +5,7 @@ use crate::config::Policy;
 use squire_engine::maintenance::Target;
 use std::collections::HashMap;
 use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Decided work with its score.
 #[derive(Debug, Clone)]
@@ -14,6 +15,36 @@ pub(crate) struct WorkItem {
     pub(crate) spec: OperationSpec,
     pub(crate) policy: Policy,
     pub(crate) score: u64,
+    /// Estimated bytes of memory.
+    pub(crate) memory: u64,
+}
+
+/// Memory that running attempts share. One that does not fit waits; one that would never fit runs alone.
+#[derive(Debug)]
+pub(crate) struct MemoryBudget {
+    mebibytes: u32,
+    free: Semaphore,
+}
+
+impl MemoryBudget {
+    pub(crate) fn new(bytes: u64) -> Self {
+        let mebibytes = mebibytes(bytes).max(1);
+        Self {
+            mebibytes,
+            free: Semaphore::new(mebibytes as usize),
+        }
+    }
+
+    /// Waits until `bytes` are free, and holds them.
+    pub(crate) async fn hold(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
+        let wanted = mebibytes(bytes).min(self.mebibytes);
+        // An error means a closed semaphore, and nobody closes this one.
+        self.free.acquire_many(wanted).await.ok()
+    }
+}
+
+fn mebibytes(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX >> 3)
 }
 
 /// The priority of a piece of work, larger first.
@@ -93,7 +124,28 @@ mod tests {
             spec,
             policy: Policy::default(),
             score,
+            memory: 0,
         }
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_does_not_fit_waits() {
+        let budget = MemoryBudget::new(100 << 20);
+        let first = budget.hold(60 << 20).await;
+        let _second = budget.hold(40 << 20).await;
+        let third = budget.hold(60 << 20);
+        tokio::pin!(third);
+        assert!(futures::poll!(&mut third).is_pending());
+        drop(first);
+        assert!(futures::poll!(&mut third).is_ready());
+    }
+
+    #[tokio::test]
+    async fn an_attempt_larger_than_the_budget_runs_alone() {
+        let budget = MemoryBudget::new(1 << 20);
+        let alone = budget.hold(1 << 40).await;
+        assert!(alone.is_some());
+        assert!(futures::poll!(std::pin::pin!(budget.hold(1))).is_pending());
     }
 
     #[test]

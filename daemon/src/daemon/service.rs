@@ -12,7 +12,7 @@ use crate::watch::{FileWatch, watch_local};
 use squire_engine::clock::Clock;
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::store::StoreOptions;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -77,6 +77,11 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
     }
     let wake = Arc::new(Notify::new());
     let mut watched = watch_versions(&places, wake.clone());
+    let edited = Arc::new(Notify::new());
+    let _config_watch = options
+        .config_path
+        .as_deref()
+        .and_then(|path| watch_file(path, edited.clone()));
     let failed = loop {
         let turn = Turn {
             config: &config,
@@ -95,6 +100,7 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
             &options,
             &status,
             &wake,
+            &edited,
             clock.as_ref(),
             &mut signals,
         )
@@ -175,6 +181,7 @@ async fn wait(
     options: &Options,
     status: &Arc<Status>,
     wake: &Notify,
+    edited: &Notify,
     clock: &dyn Clock,
     signals: &mut Signals,
 ) -> Next {
@@ -196,6 +203,10 @@ async fn wait(
             Event::Stop => return Next::Stop,
             Event::Reload => reload(config, options, status),
         },
+        () = edited.notified() => {
+            clock.sleep(SETTLE).await;
+            reload(config, options, status);
+        }
         () = status.wake.notified() => {}
         () = wake.notified() => clock.sleep(SETTLE).await,
         () = clock.sleep(pause) => {}
@@ -215,6 +226,17 @@ fn watch_versions(places: &[Place], wake: Arc<Notify>) -> FileWatch {
         |path| path.parent().is_some_and(|dir| dir.ends_with("_versions")),
         wake,
     )
+}
+
+/// Wakes when the file at `path` is written or replaced; its directory is watched, since editors replace files.
+fn watch_file(path: &Path, wake: Arc<Notify>) -> Option<FileWatch> {
+    let path = std::path::absolute(path).ok()?;
+    let directory = path.parent()?.to_path_buf();
+    Some(watch_local(
+        &[directory],
+        move |changed| changed == path,
+        wake,
+    ))
 }
 
 /// A bad file keeps the old configuration, sets a metric, and says so.

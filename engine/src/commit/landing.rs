@@ -94,6 +94,10 @@ impl Store {
             });
         }
         hit(Seam::WriteAfterPhaseB).map_err(Error::from)?;
+        if self.staged_long_ago(sidecar) {
+            let versions: Vec<u64> = changes.iter().map(|c| c.to).collect();
+            self.check_files(sidecar, &versions).await?;
+        }
         // Every precondition was checked against `base`, and the publish wins only on `base`: no second look is needed.
         if sidecar.reads.iter().any(|r| {
             base.state

@@ -383,7 +383,7 @@ impl Store {
             SidecarKind::Logical,
             actor,
             &request.message,
-            self.clock().now_ms(),
+            ulid::Ulid::from(op).timestamp_ms(),
         );
         sidecar.batch.clone_from(&request.batch);
         sidecar.writes = prepared.iter().map(|p| p.entry.clone()).collect();

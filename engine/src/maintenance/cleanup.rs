@@ -408,6 +408,7 @@ impl Store {
             let limits = CompactionLimits {
                 bounds: LOG_BOUNDS,
                 tasks_per_commit: usize::MAX,
+                bytes_per_second: None,
             };
             self.compact(&target, &limits, cancel).await?;
         }

@@ -14,6 +14,7 @@ use lance::dataset::optimize::{
 use lance_table::format::Fragment;
 use squire_failpoints::{Seam, conflict_injected, hit};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Bounds of one compaction run.
@@ -23,6 +24,8 @@ pub struct CompactionLimits {
     pub bounds: TaskBounds,
     /// Tasks per commit: one lost race loses this many; each commit remaps the indexes once.
     pub tasks_per_commit: usize,
+    /// Bytes read and written per second, averaged over a task; `None` for no limit.
+    pub bytes_per_second: Option<u64>,
 }
 
 struct Compaction<'a>(&'a CompactionLimits);
@@ -69,7 +72,9 @@ impl Work for Compaction<'_> {
         let options = options(self.0, row_target(&facts, &self.0.bounds), run);
         for batch in tasks.chunks(self.0.tasks_per_commit.max(1)) {
             run.check_cancelled()?;
-            let results = rewrite_batch(&head, batch, &options, run).await?;
+            let results = self
+                .rewrite_batch(&head, batch, &options, run, store)
+                .await?;
             let written: Vec<Fragment> = results
                 .iter()
                 .flat_map(|r| r.new_fragments.iter().cloned())
@@ -89,34 +94,64 @@ impl Work for Compaction<'_> {
     }
 }
 
-async fn rewrite_batch(
-    head: &Dataset,
-    batch: &[Task],
-    options: &CompactionOptions,
-    run: &Run<'_>,
-) -> Result<Vec<RewriteResult>> {
-    let mut results = Vec::with_capacity(batch.len());
-    for task in batch {
-        run.check_cancelled()?;
-        let fragments = head
-            .fragments()
-            .iter()
-            .filter(|f| task.fragments.contains(&f.id))
-            .cloned()
-            .collect();
-        let mode = mode(task);
-        let rewrite = CompactionTask {
-            task: TaskData { fragments },
-            read_version: head.manifest().version,
-            options: CompactionOptions {
-                compaction_mode: Some(mode),
-                ..options.clone()
-            },
-        };
-        tracing::debug!(op = %run.op, target = %run.target, fragments = task.fragments.len(), bytes = task.bytes, "rewriting");
-        results.push(rewrite.execute(head).await?);
+impl Compaction<'_> {
+    async fn rewrite_batch(
+        &self,
+        head: &Dataset,
+        batch: &[Task],
+        options: &CompactionOptions,
+        run: &Run<'_>,
+        store: &Store,
+    ) -> Result<Vec<RewriteResult>> {
+        let mut results = Vec::with_capacity(batch.len());
+        for task in batch {
+            run.check_cancelled()?;
+            let fragments = head
+                .fragments()
+                .iter()
+                .filter(|f| task.fragments.contains(&f.id))
+                .cloned()
+                .collect();
+            let rewrite = CompactionTask {
+                task: TaskData { fragments },
+                read_version: head.manifest().version,
+                options: CompactionOptions {
+                    compaction_mode: Some(mode(task)),
+                    ..options.clone()
+                },
+            };
+            tracing::debug!(op = %run.op, target = %run.target, fragments = task.fragments.len(), bytes = task.bytes, "rewriting");
+            let started = store.clock().monotonic();
+            let result = rewrite.execute(head).await?;
+            let moved = task.bytes + written_bytes(&result);
+            results.push(result);
+            let took = store.clock().monotonic().saturating_sub(started);
+            self.pace(run, store, moved, took).await;
+        }
+        Ok(results)
     }
-    Ok(results)
+
+    /// Rests until `moved` bytes are as old as the rate wants them, or the run is cancelled.
+    async fn pace(&self, run: &Run<'_>, store: &Store, moved: u64, took: Duration) {
+        let Some(rate) = self.0.bytes_per_second else {
+            return;
+        };
+        let due = Duration::from_secs_f64(moved as f64 / rate.max(1) as f64);
+        tokio::select! {
+            () = run.cancel.cancelled() => {}
+            () = store.clock().sleep(due.saturating_sub(took)) => {}
+        }
+    }
+}
+
+fn written_bytes(result: &RewriteResult) -> u64 {
+    result
+        .new_fragments
+        .iter()
+        .flat_map(|f| &f.files)
+        .filter_map(|file| file.file_size_bytes.get())
+        .map(u64::from)
+        .sum()
 }
 
 /// Copying pages takes a third of the memory of decoding them, at the same speed, but it keeps the pages as they

@@ -1,6 +1,7 @@
 //! Which URIs a store may live at.
 
 use crate::error::{Error, ErrorKind, Result};
+use std::collections::HashMap;
 
 /// Schemes whose commit handler uses conditional puts (fact 3); every other one would silently get an unsafe handler.
 const SCHEMES: [&str; 3] = ["file", "s3", "memory"];
@@ -43,9 +44,38 @@ pub fn normalise(uri: &str) -> Result<String> {
     Ok(trimmed.to_owned())
 }
 
+/// Refuses storage options that make a bucket an S3 Express one, whatever its name.
+///
+/// # Errors
+/// `Refused`, with the option.
+pub fn check_options(options: &HashMap<String, String>) -> Result<()> {
+    let express = options.iter().find(|(name, value)| {
+        name.to_ascii_lowercase().ends_with("s3_express") && value.eq_ignore_ascii_case("true")
+    });
+    match express {
+        None => Ok(()),
+        Some((name, _)) => Err(Error::new(
+            ErrorKind::Refused,
+            format!(
+                "storage option {name}: S3 Express buckets are not supported, since their version hint can turn backwards"
+            ),
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::normalise;
+    use super::{check_options, normalise};
+
+    #[test]
+    fn an_express_bucket_cannot_hide_behind_an_option() {
+        let with =
+            |name: &str, value: &str| check_options(&[(name.to_owned(), value.to_owned())].into());
+        assert!(with("s3_express", "true").is_err());
+        assert!(with("AWS_S3_EXPRESS", "True").is_err());
+        assert!(with("s3_express", "false").is_ok());
+        assert!(with("region", "true").is_ok());
+    }
 
     #[test]
     fn only_safe_places_are_taken() {

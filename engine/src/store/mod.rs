@@ -134,6 +134,7 @@ impl Store {
     /// Connects without requiring a store: for watched directories.
     pub async fn connect(uri: &str, options: StoreOptions) -> Result<Self> {
         let uri = location::normalise(uri)?;
+        location::check_options(&options.storage_options)?;
         let mut params = ObjectStoreParams {
             object_store_wrapper: options.wrapper.clone(),
             ..ObjectStoreParams::default()

@@ -72,7 +72,7 @@ pub struct Sidecar {
     pub actor: String,
     /// The commit message.
     pub message: String,
-    /// When it began, milliseconds since the epoch; for people only.
+    /// When it began, milliseconds since the epoch; only the check of old staged files looks at it.
     pub started_ms: u64,
 }
 

@@ -19,7 +19,6 @@ retention = "1h"
 
 [agent]
 poll_interval = "200ms"
-max_group = 1
 "#;
 
 /// The paths of one store.

@@ -167,6 +167,7 @@ async fn compaction(fragments: i64, rounds: usize) -> Value {
         let limits = CompactionLimits {
             bounds,
             tasks_per_commit: 8,
+            bytes_per_second: None,
         };
         let target = Target::Pinned("t".parse().expect("name"));
         let start = Instant::now();

@@ -404,6 +404,27 @@ async fn broken_config_keeps_the_old_one_and_sets_a_metric() {
     lake.assert_at_rest();
 }
 
+/// Nobody has to send a signal.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edited_config_is_reloaded() {
+    let lake = Lake::with_tables(&["flights"]);
+    small_commits(&lake, &["flights"], 0, 18);
+    let config = write_config(&lake, "[policy]\nmin_candidate_fragments = 1000\n");
+    let mut daemon = Served::daemon(&lake, &["--config", &config]);
+    daemon.wait_ready();
+    assert_eq!(daemon.table("flights").expect("table")["fragments"], 18);
+    // As editors do it: a new file takes the old one's name.
+    let edited = std::fs::read_to_string(&config)
+        .expect("config")
+        .replace("1000", "4");
+    let beside = format!("{config}.new");
+    std::fs::write(&beside, edited).expect("new config");
+    std::fs::rename(&beside, &config).expect("replaced");
+    daemon.wait_fragments_at_most("flights", 1);
+    daemon.stop();
+    lake.assert_at_rest();
+}
+
 /// A stop at a seam puts the signal into the middle of a pass.
 #[tokio::test(flavor = "multi_thread")]
 async fn crash_sighup_during_a_pass_still_reloads() {

@@ -4,12 +4,14 @@
 //! * [`race`]: two to eight processes commit to one table and to overlapping sets of tables.
 //! * [`crash`]: a two-table commit is killed, stopped or failed at every seam that it passes; so is its recovery.
 //! * [`maintenance`]: `optimize` and `reindex` are stopped, killed and made to lose while others write.
+//! * [`liveness`]: nobody waits for a dead process longer than the grace, and somebody always gets on.
 //! * [`stranded`]: what maintenance rewrote for nothing is reclaimed.
 //!
 //! What every test asserts: each acknowledged row exactly once (I4), each batch whole or absent in all its tables at
 //! every manifest version (I1), pins that only go up (I2), and nothing left to do at the end (I8).
 
 mod crash;
+mod liveness;
 mod maintenance;
 mod race;
 mod stranded;

@@ -1,12 +1,14 @@
 //! What a user touches: input files, the spool, the command line, and a history that outlives its versions.
 //!
 //! * [`input`]: bad input and full disks: a clear error, nothing committed, nothing left behind.
+//! * [`answers`]: what a writer was told stays true.
 //! * [`agent`]: agents over a spool, killed, stopped and drained: each batch exactly once.
 //! * [`cli`]: help, JSON, exit codes, and the commands on stores, directories and single tables.
 //! * [`guard`], [`guards`]: each guard of the protocol, and what happens without it.
 //! * [`history`]: archive and cleanup: what was said stays true after the versions are gone.
 
 mod agent;
+mod answers;
 mod cli;
 mod docs;
 mod guard;
