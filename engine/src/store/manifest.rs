@@ -166,7 +166,7 @@ impl Store {
         Snapshot::new(manifest)
     }
 
-    /// Puts version M+1 with `updates` on top of `on`, version M. An error does not say that it did not land.
+    /// Puts version M+1 with `updates` on top of `on`, version M. An error does not say for certain that it did not land.
     pub(crate) async fn put_manifest(
         &self,
         on: &Snapshot,
@@ -210,13 +210,27 @@ impl Store {
                 Some(pb::Transaction::try_from(&transaction)?.into()),
             )
             .await;
-        match put {
-            Ok(_) => Snapshot::new(manifest),
-            Err(CommitError::CommitConflict) => Err(Error::conflict(format!(
-                "manifest version {slot} was made by someone else"
-            ))),
-            Err(CommitError::OtherError(e)) => Err(e.into()),
+        let refused = match put {
+            Ok(_) => return Snapshot::new(manifest),
+            Err(CommitError::CommitConflict) => {
+                Error::conflict(format!("manifest version {slot} was made by someone else"))
+            }
+            Err(CommitError::OtherError(e)) => e.into(),
+        };
+        // The response may have been lost, and a client's own second try sees a conflict with its first.
+        if self.is_manifest_of(slot, &transaction.uuid).await {
+            return Snapshot::new(manifest);
         }
+        Err(refused)
+    }
+
+    /// Whether manifest version `slot` was made by the transaction `uuid`; no when that cannot be read.
+    async fn is_manifest_of(&self, slot: u64, uuid: &str) -> bool {
+        let Ok(Some(handle)) = self.any_handle(MANIFEST_PATH).await else {
+            return false;
+        };
+        let read = handle.read_version_transaction(slot).await;
+        read.is_ok_and(|r| r.transaction.is_some_and(|t| t.uuid == uuid))
     }
 
     /// Keeps what this process published, so that its next load reads nothing.

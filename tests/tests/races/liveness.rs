@@ -1,6 +1,6 @@
 //! Progress, counted in steps of a clock that only moves when somebody waits on it, never in wall time.
 
-use super::{Batch, outcome_of, sidecars};
+use super::Batch;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use futures::future::BoxFuture;
 use squire_engine::clock::{Clock, SystemClock};
@@ -118,13 +118,13 @@ async fn a_dead_process_costs_its_grace_once() {
 async fn a_complete_operation_is_published_at_once() {
     let lake = Lake::with_tables(BOTH);
     let complete = stopped(&lake, "complete", 100..103, "write.after_phase_b");
-    let op = sidecars(&lake).pop().expect("its sidecar");
+    let op = lake.sidecars().pop().expect("its sidecar");
     let (store, waited) = waiting_store(&lake).await;
     let request = CommitRequest::new(vec![append("a", 1)]);
     store.commit(&request).await.expect("the commit");
     // One wait before the next attempt, none for the stopped process.
     assert!(waited.total() <= ONE_WAIT, "it waited {:?}", waited.total());
-    assert_eq!(outcome_of(&lake, &op), "committed");
+    assert_eq!(lake.outcome_of(&op), "committed");
     complete.resume().ok();
     lake.assert_at_rest();
 }

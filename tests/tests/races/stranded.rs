@@ -1,7 +1,7 @@
 //! Files that maintenance rewrote for nothing: reclaimed by the run itself after a lost race, by one daemon pass after a
 //! crash. That a run which wakes later does no harm is shown with the guards (`surface::guards`: licence, fence).
 
-use super::{Batch, assert_rows, sidecars};
+use super::{Batch, assert_rows};
 use squire_tests::Lake;
 use std::collections::BTreeSet;
 
@@ -83,7 +83,7 @@ async fn a_committed_batch_is_never_reclaimed() {
         )
         .wait();
     assert_eq!(done.code, None, "the seam was not reached");
-    assert_eq!(sidecars(&lake).len(), 1);
+    assert_eq!(lake.sidecars().len(), 1);
     lake.daemon_pass("0s").ok();
     assert_eq!(stranded(&lake), 0);
     assert_eq!(lake.table_status("a", "fragments"), 1);
