@@ -77,6 +77,7 @@ seams! {
     PublishBeforeCommit, "publish.before_commit", Publish, "every table's version", "committed by whoever meets it";
     PublishAfterCommit, "publish.after_commit", Publish, "the manifest version", "committed";
     SidecarBeforeDelete, "sidecar.before_delete", Write, "the outcome, in the manifest", "the outcome stands; the sidecar is removed by the next pass";
+    SidecarAfterDelete, "sidecar.after_delete", Write, "the outcome, and no sidecar", "the outcome stands";
     ResolveAfterLoad, "resolve.after_load", Resolve, "the sidecar", "the next resolver does it";
     ResolveBeforeForward, "resolve.before_forward", Resolve, "every table's version", "committed by the next resolver";
     ResolveBeforeDecide, "resolve.before_decide", Resolve, "the sidecar", "undecided; the next resolver decides";

@@ -17,6 +17,8 @@
 //! FAILPOINTS='write.after_phase_b=return(kill)' squire write STORE flights a.parquet
 //! FAILPOINTS='commit.before_put=2*off->1*return(stop)' squire daemon STORE
 //! ```
+//!
+//! `SQUIRE_SEAMS_LOG=FILE` appends the name of each seam that the process passes, armed or not: one line for each time.
 
 mod catalogue;
 mod guards;
@@ -106,7 +108,9 @@ fn arm(spec: &str) -> Result<Armed, String> {
 mod armed {
     use super::{Guard, Injected, Seam};
     use nix::sys::signal::{Signal, raise};
-    use std::sync::OnceLock;
+    use std::fs::{File, OpenOptions};
+    use std::io::Write;
+    use std::sync::{LazyLock, OnceLock};
 
     /// Whether `guard` stands: always, unless `SQUIRE_WITHOUT` names it.
     pub fn stands(guard: Guard) -> bool {
@@ -115,14 +119,32 @@ mod armed {
         without.as_deref() != Some(guard.name())
     }
 
+    /// The file that `SQUIRE_SEAMS_LOG` names.
+    static LOG: LazyLock<Option<File>> = LazyLock::new(|| {
+        let path = std::env::var_os("SQUIRE_SEAMS_LOG")?;
+        let opened = OpenOptions::new().create(true).append(true).open(&path);
+        opened
+            .inspect_err(|e| eprintln!("SQUIRE_SEAMS_LOG: {}: {e}", path.display()))
+            .ok()
+    });
+
+    /// One write for each line: what a process passed before it was killed is there.
+    fn note(seam: Seam) {
+        if let Some(mut log) = LOG.as_ref() {
+            drop(log.write_all(format!("{}\n", seam.name()).as_bytes()));
+        }
+    }
+
     /// Marks a seam: does what it is armed to do.
     pub fn hit(seam: Seam) -> Result<(), Injected> {
+        note(seam);
         fail::fail_point!(seam.name(), |arg: Option<String>| act(seam, arg.as_deref()));
         Ok(())
     }
 
     /// Whether the seam is armed with `return(conflict)`.
     pub fn conflict_injected(seam: Seam) -> bool {
+        note(seam);
         fail::fail_point!(seam.name(), |arg: Option<String>| arg.as_deref()
             == Some("conflict"));
         false
