@@ -165,11 +165,7 @@ impl Store {
 
     /// Phase D, best effort: a sidecar that stays is removed by whoever finds its operation committed.
     pub(crate) async fn retire_sidecar(&self, op: OpId) {
-        let deleted = match hit(Seam::SidecarBeforeDelete) {
-            Ok(()) => self.delete_sidecar(op).await,
-            Err(e) => Err(e.into()),
-        };
-        if let Err(e) = deleted {
+        if let Err(e) = self.delete_sidecar(op).await {
             tracing::debug!(%op, error = %e, "a sidecar is left for recovery");
         }
     }

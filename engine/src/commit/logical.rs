@@ -242,8 +242,9 @@ impl Store {
             .collect();
         hit(Seam::WriteAfterScan)?;
         let sidecar = self.sidecar_of(request, &base, op, &prepared)?;
-        self.put_first(&sidecar).await?;
-        hit(Seam::SidecarAfterPut).map_err(|e| Error::from(e).of(op))?;
+        if stands(Guard::Sidecar) {
+            self.put_sidecar(&sidecar).await?;
+        }
         self.finish(&base, &sidecar, prepared, attempt).await
     }
 
@@ -397,22 +398,6 @@ impl Store {
             });
         }
         Ok(sidecar)
-    }
-
-    /// Phase A. Fails without a trace that outlives the grace.
-    async fn put_first(&self, sidecar: &Sidecar) -> Result<()> {
-        hit(Seam::SidecarBeforePut)?;
-        if !stands(Guard::Sidecar) {
-            return Ok(());
-        }
-        if let Err(e) = self.put_sidecar(sidecar).await {
-            // It may have landed; nothing else has, so whoever finds it later aborts it.
-            if let Err(left) = self.delete_sidecar(sidecar.op).await {
-                tracing::debug!(op = %sidecar.op, error = %left, "a sidecar may be left for recovery");
-            }
-            return Err(e);
-        }
-        Ok(())
     }
 }
 

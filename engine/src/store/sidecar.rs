@@ -7,6 +7,7 @@ use crate::ids::{OpId, TableName};
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
 use serde::{Deserialize, Serialize};
+use squire_failpoints::{Seam, hit};
 
 /// The newest sidecar format that this squire reads.
 const FORMAT: u32 = 1;
@@ -117,6 +118,7 @@ impl Store {
         self.object_path(&format!("{INTERNAL}/recovery/{op}.json"))
     }
 
+    /// Puts the sidecar, or fails without a trace that outlives the grace.
     pub(crate) async fn put_sidecar(&self, sidecar: &Sidecar) -> Result<()> {
         self.put_record(sidecar).await?;
         if sidecar.kind == SidecarKind::Logical {
@@ -131,20 +133,32 @@ impl Store {
 
     async fn put_record(&self, sidecar: &Sidecar) -> Result<()> {
         self.ensure_probed().await?;
+        hit(Seam::SidecarBeforePut)?;
+        let Err(e) = self.try_put_sidecar(sidecar).await else {
+            return Ok(());
+        };
+        // It may have landed; nothing else has, so whoever finds it later aborts it.
+        if let Err(left) = self.delete_sidecar(sidecar.op).await {
+            tracing::debug!(op = %sidecar.op, error = %left, "a sidecar may be left for recovery");
+        }
+        Err(e)
+    }
+
+    async fn try_put_sidecar(&self, sidecar: &Sidecar) -> Result<()> {
         let path = self.sidecar_path(sidecar.op);
         let bytes = serde_json::to_vec(sidecar)
             .map_err(|e| Error::internal("encoding a sidecar").caused_by(e))?;
         match self.put_if_absent(&path, bytes).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {}
             // A ULID is used once, so what is there is what a lost response put.
             Err(e)
                 if e.kind() == ErrorKind::Conflict
-                    && self.sidecar(sidecar.op).await?.as_ref() == Some(sidecar) =>
-            {
-                Ok(())
-            }
-            Err(e) => Err(e),
+                    && self.sidecar(sidecar.op).await?.as_ref() == Some(sidecar) => {}
+            Err(e) => return Err(e),
         }
+        // An error here is a put that landed and whose answer was lost.
+        hit(Seam::SidecarAfterPut)?;
+        Ok(())
     }
 
     /// The sidecar of `op`, if it stands.
@@ -178,9 +192,12 @@ impl Store {
 
     /// Removes a sidecar; one that is gone already is fine.
     pub(crate) async fn delete_sidecar(&self, op: OpId) -> Result<()> {
+        hit(Seam::SidecarBeforeDelete)?;
         match self.objects.inner.delete(&self.sidecar_path(op)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(e.into()),
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(e) => return Err(e.into()),
         }
+        hit(Seam::SidecarAfterDelete)?;
+        Ok(())
     }
 }
