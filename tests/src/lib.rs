@@ -4,19 +4,21 @@
 //! A test arms a seam with [`Lake::with_seam`], waits until the child stopped or died there ([`Child::wait_stopped`],
 //! [`Child::wait`]), lets others go on, and then asserts on rows and on [`Lake::assert_at_rest`].
 
+mod child;
 pub mod requests;
 pub mod trace;
 
+pub use child::{Child, Done};
+
 use arrow_array::{Array, Int64Array, StringArray};
 use futures::TryStreamExt;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 use squire_engine::store::{Store, StoreOptions};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// How long a test waits for something that must happen before it calls it hung.
@@ -24,166 +26,23 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary under test: the one that this workspace built, with seams.
 pub fn squire() -> PathBuf {
+    binary("squire")
+}
+
+/// A binary that this workspace built.
+fn binary(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("the test binary has a path");
     let path = exe
         .parent()
         .and_then(Path::parent)
         .expect("target/<profile>")
-        .join("squire");
+        .join(name);
     assert!(
         path.is_file(),
         "{} is missing; run `make test`, or cargo build --workspace --features squire-tests/failpoints",
         path.display()
     );
     path
-}
-
-/// What a finished command said.
-#[derive(Debug)]
-pub struct Done {
-    /// The exit code; `None` when a signal killed it.
-    pub code: Option<i32>,
-    /// Standard output.
-    pub stdout: String,
-    /// Standard error.
-    pub stderr: String,
-}
-
-impl Done {
-    /// Its JSON document.
-    pub fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|e| panic!("not JSON ({e}): {}\n{}", self.stdout, self.stderr))
-    }
-
-    /// The same, after checking that it succeeded.
-    pub fn ok(self) -> Self {
-        assert_eq!(
-            self.code,
-            Some(0),
-            "stdout: {}\nstderr: {}",
-            self.stdout,
-            self.stderr
-        );
-        self
-    }
-
-    /// The same, after checking its exit code and that standard error or output holds `text`.
-    pub fn failed(self, code: i32, text: &str) -> Self {
-        assert_eq!(
-            self.code,
-            Some(code),
-            "stdout: {}\nstderr: {}",
-            self.stdout,
-            self.stderr
-        );
-        let said = format!("{}{}", self.stdout, self.stderr);
-        assert!(said.contains(text), "{text:?} is not in: {said}");
-        self
-    }
-}
-
-impl From<Output> for Done {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-}
-
-/// A running command; killed when dropped.
-#[derive(Debug)]
-pub struct Child(Option<std::process::Child>);
-
-impl Child {
-    fn inner(&mut self) -> &mut std::process::Child {
-        self.0.as_mut().expect("not waited for yet")
-    }
-
-    /// Its process id.
-    pub fn pid(&mut self) -> u32 {
-        self.inner().id()
-    }
-
-    /// Sends it a signal.
-    pub fn signal(&mut self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
-        kill(pid, signal).expect("the child is alive");
-    }
-
-    /// Waits until it stopped itself at a seam. Fails when it ends instead: the seam was not reached.
-    pub fn wait_stopped(&mut self) {
-        if self.stopped_or_ended() {
-            return;
-        }
-        let output = self
-            .0
-            .take()
-            .expect("child")
-            .wait_with_output()
-            .expect("output");
-        panic!(
-            "ended with {} before the seam: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-
-    /// Waits until it stopped itself at a seam (true) or ended (false).
-    pub fn stopped_or_ended(&mut self) -> bool {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if self
-                .inner()
-                .try_wait()
-                .expect("the child can be waited for")
-                .is_some()
-            {
-                return false;
-            }
-            let stat =
-                std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("procfs");
-            let state = stat.rsplit(") ").next().and_then(|s| s.chars().next());
-            if state == Some('T') {
-                return true;
-            }
-            assert!(Instant::now() < deadline, "the seam was not reached");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// Waits for its end.
-    pub fn wait(mut self) -> Done {
-        self.0
-            .take()
-            .expect("child")
-            .wait_with_output()
-            .expect("output")
-            .into()
-    }
-
-    /// Lets it go on after a stop, and waits for its end.
-    pub fn resume(mut self) -> Done {
-        self.signal(Signal::SIGCONT);
-        self.wait()
-    }
-
-    /// Kills it with SIGKILL and waits.
-    pub fn kill(mut self) {
-        self.signal(Signal::SIGKILL);
-        self.wait();
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            drop(child.kill());
-            drop(child.wait());
-        }
-    }
 }
 
 /// A store in a temporary directory, with files to write into it.
@@ -281,11 +140,16 @@ impl Lake {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(squire());
+        self.command_of("squire", args)
+    }
+
+    fn command_of(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(binary(program));
         command
             .args(args)
             .envs(self.env.iter().cloned())
             .env_remove("FAILPOINTS")
+            .env_remove("SQUIRE_SEAMS_LOG")
             .env("SQUIRE_TRACE", self.traces.path())
             .stdin(Stdio::null());
         command
@@ -303,7 +167,27 @@ impl Lake {
 
     /// Starts `squire ARGS` with `FAILPOINTS=failpoints`, such as `commit.before_put=return(stop)`.
     pub fn with_seam(&self, failpoints: &str, args: &[&str]) -> Child {
-        self.spawn(self.command(args).env("FAILPOINTS", failpoints))
+        self.with_seam_in("squire", failpoints, args)
+    }
+
+    /// The same for another binary of the workspace.
+    pub fn with_seam_in(&self, program: &str, failpoints: &str, args: &[&str]) -> Child {
+        drop(std::fs::remove_file(self.seams_log()));
+        self.spawn(
+            self.command_of(program, args)
+                .env("FAILPOINTS", failpoints)
+                .env("SQUIRE_SEAMS_LOG", self.seams_log()),
+        )
+    }
+
+    fn seams_log(&self) -> PathBuf {
+        self.path("seams.log")
+    }
+
+    /// The seams that the process of the last [`Lake::with_seam`] has passed until now, in order.
+    pub fn seams_passed(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(self.seams_log()).unwrap_or_default();
+        log.lines().map(str::to_owned).collect()
     }
 
     fn spawn(&self, command: &mut Command) -> Child {
@@ -330,6 +214,37 @@ impl Lake {
             .find(|t| t["table"] == table)
             .unwrap_or_else(|| panic!("no table {table}"));
         found[field].clone()
+    }
+
+    /// The operations whose sidecars stand.
+    pub fn sidecars(&self) -> Vec<String> {
+        self.status()["sidecars"]
+            .as_array()
+            .expect("sidecars")
+            .iter()
+            .map(|op| op.as_str().expect("a ULID").to_owned())
+            .collect()
+    }
+
+    /// `squire op`: what the store says became of `op`.
+    pub fn outcome_of(&self, op: &str) -> String {
+        let said = self.run(&["op", &self.uri, op, "--json"]).ok().json();
+        said["outcome"].as_str().expect("an outcome").to_owned()
+    }
+
+    /// The whole commit log, newest first.
+    pub fn log(&self) -> Vec<Value> {
+        let log = self.run(&["log", &self.uri, "--limit", "1000000", "--json"]);
+        log.ok().json()["entries"]
+            .as_array()
+            .expect("entries")
+            .clone()
+    }
+
+    /// Removes everything that nothing pins now, as a cleanup does long after the retention.
+    pub fn clean_up(&self) {
+        let cleaned = self.command_of("squire-clean", &[&self.uri]).output();
+        Done::from(cleaned.expect("squire-clean runs")).ok();
     }
 
     /// One daemon pass, with the grace taken as `grace`.
@@ -426,6 +341,33 @@ impl Lake {
             "a second pass published"
         );
     }
+}
+
+/// fail-rs syntax: does `action` at the `nth` time that `seam` is passed, and at no other.
+pub fn armed(seam: &str, nth: usize, action: &str) -> String {
+    match nth {
+        1 => format!("{seam}=1*return({action})"),
+        n => format!("{seam}={}*off->1*return({action})", n - 1),
+    }
+}
+
+/// Every file and directory below `root`, relative to it.
+pub fn tree(root: &Path) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut todo = vec![root.to_path_buf()];
+    while let Some(dir) = todo.pop() {
+        let Ok(entries) = std::fs::read_dir(&dir) else {
+            continue;
+        };
+        for entry in entries {
+            let path = entry.expect("entry").path();
+            if path.is_dir() {
+                todo.push(path.clone());
+            }
+            found.insert(path.strip_prefix(root).expect("below").to_path_buf());
+        }
+    }
+    found
 }
 
 /// The rows of a dataset with columns id and value, sorted.

@@ -2,7 +2,6 @@
 //! between their steps.
 //!
 //! * [`race`]: two to eight processes commit to one table and to overlapping sets of tables.
-//! * [`crash`]: a two-table commit is killed, stopped or failed at every seam that it passes; so is its recovery.
 //! * [`maintenance`]: `optimize` and `reindex` are stopped, killed and made to lose while others write.
 //! * [`liveness`]: nobody waits for a dead process longer than the grace, and somebody always gets on.
 //! * [`stranded`]: what maintenance rewrote for nothing is reclaimed.
@@ -10,18 +9,15 @@
 //! What every test asserts: each acknowledged row exactly once (I4), each batch whole or absent in all its tables at
 //! every manifest version (I1), pins that only go up (I2), and nothing left to do at the end (I8).
 
-mod crash;
 mod liveness;
 mod maintenance;
 mod race;
 mod stranded;
 
-use squire_engine::maintenance::Retention;
 use squire_engine::store::Snapshot;
 use squire_tests::{Done, Lake, rows_of};
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::time::Duration;
 
 /// `(id, value)`, sorted: what a reader sees of one table.
 type Rows = Vec<(i64, String)>;
@@ -96,19 +92,10 @@ async fn assert_rows(lake: &Lake, batches: &[&Batch]) {
 /// I1 and I2: at every manifest version each of `batches` shows all its rows in all its tables, once, or none in any;
 /// and no pin ever goes down.
 async fn assert_whole_at_every_version(lake: &Lake, batches: &[&Batch]) {
-    assert_whole_from(lake, batches, 1).await;
-}
-
-/// The same for the versions that a cleanup left.
-async fn assert_whole_at_every_readable_version(lake: &Lake, batches: &[&Batch]) {
-    assert_whole_from(lake, batches, oldest_readable(lake).await).await;
-}
-
-async fn assert_whole_from(lake: &Lake, batches: &[&Batch], oldest: u64) {
     let store = lake.store().await;
     let latest = store.load().await.expect("snapshot").version();
     let mut pins = BTreeMap::new();
-    for version in oldest..=latest {
+    for version in 1..=latest {
         let snapshot = store.snapshot_at(version).await.expect("old snapshot");
         for (table, entry) in &snapshot.state.tables {
             let before = pins.insert(table.clone(), entry.version).unwrap_or(0);
@@ -139,71 +126,5 @@ async fn assert_whole_from(lake: &Lake, batches: &[&Batch], oldest: u64) {
                 batch.name
             );
         }
-    }
-}
-
-/// The oldest manifest version whose tables are all still readable.
-async fn oldest_readable(lake: &Lake) -> u64 {
-    let store = lake.store().await;
-    let latest = store.load().await.expect("snapshot");
-    let first = latest.state.manifest_floor.max(1);
-    for version in first..latest.version() {
-        let snapshot = store.snapshot_at(version).await.expect("old snapshot");
-        let readable = snapshot
-            .state
-            .tables
-            .iter()
-            .all(|(table, entry)| entry.version >= latest.state.floor(table));
-        if readable {
-            return version;
-        }
-    }
-    latest.version()
-}
-
-/// Removes everything that nothing pins now, as a cleanup does long after the retention.
-async fn clean_up(lake: &Lake) {
-    let store = lake.store().await;
-    let keep = Retention {
-        age: Duration::ZERO,
-        versions: 1,
-    };
-    let plan = store.plan_cleanup(keep).await.expect("a plan");
-    let report = store
-        .cleanup(&plan, None, &Default::default())
-        .await
-        .expect("a cleanup");
-    assert_eq!(report.failed, Vec::new());
-}
-
-/// The operation that a command's document names.
-fn op_of(done: &Done) -> String {
-    done.json()["op"]
-        .as_str()
-        .unwrap_or_else(|| panic!("no operation in {}", done.stdout))
-        .to_owned()
-}
-
-/// `squire op`: what the store says became of `op`.
-fn outcome_of(lake: &Lake, op: &str) -> String {
-    let said = lake.run(&["op", &lake.uri, op, "--json"]).ok().json();
-    said["outcome"].as_str().expect("an outcome").to_owned()
-}
-
-/// The operations whose sidecars stand.
-fn sidecars(lake: &Lake) -> Vec<String> {
-    lake.status()["sidecars"]
-        .as_array()
-        .expect("sidecars")
-        .iter()
-        .map(|op| op.as_str().expect("a ULID").to_owned())
-        .collect()
-}
-
-/// fail-rs syntax: does `action` at the `nth` time that `seam` is passed, and at no other.
-fn armed(seam: &str, nth: u32, action: &str) -> String {
-    match nth {
-        1 => format!("{seam}=1*return({action})"),
-        n => format!("{seam}={}*off->1*return({action})", n - 1),
     }
 }

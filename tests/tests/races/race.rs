@@ -1,6 +1,6 @@
 //! N processes commit at the same time. The closest published system lets 1 of N commit and leaves the rest corrupt.
 
-use super::{Batch, Rows, assert_rows, assert_whole_at_every_version, contents, op_of};
+use super::{Batch, Rows, assert_rows, assert_whole_at_every_version, contents};
 use squire_tests::{Done, Lake};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Barrier;
@@ -43,7 +43,7 @@ fn assert_acknowledged(lake: &Lake, ended: Vec<Done>) {
         let done = done.ok();
         assert_eq!(done.json()["outcome"], "committed");
         assert!(
-            acknowledged.insert(op_of(&done)),
+            acknowledged.insert(done.op()),
             "one operation acknowledged twice"
         );
     }
@@ -322,7 +322,7 @@ async fn processes_with_one_batch_id_commit_it_exactly_once() {
             ended
                 .iter()
                 .filter(|d| d.json()["outcome"] == what)
-                .map(op_of)
+                .map(Done::op)
                 .collect()
         };
         let committed = said("committed");

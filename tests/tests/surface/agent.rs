@@ -4,9 +4,8 @@
 //! What is committed is read twice: from the rows, where a second append would show, and from the commit log, where
 //! every batch carries its own name as its message.
 
-use crate::{log_entries, tree};
 use nix::sys::signal::Signal;
-use squire_tests::{Child, Lake, PATIENCE};
+use squire_tests::{Child, Lake, PATIENCE, tree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -119,7 +118,7 @@ impl Spool {
         assert_eq!(self.names("claimed"), BTreeSet::new(), "claimed");
         assert_eq!(self.names("done"), done, "done");
         let mut committed: BTreeMap<String, usize> = BTreeMap::new();
-        for entry in log_entries(&self.lake) {
+        for entry in self.lake.log() {
             let message = entry["message"].as_str().expect("message").to_owned();
             if entry["kind"] == "logical" && self.put.contains(&message) {
                 *committed.entry(message).or_default() += 1;

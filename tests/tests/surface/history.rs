@@ -1,6 +1,6 @@
 //! Archive and cleanup: what was said stays true after the versions are gone.
 
-use crate::{log_entries, one_document, versions};
+use crate::{one_document, versions};
 use arrow_array::{Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 use serde_json::Value;
@@ -75,7 +75,7 @@ async fn clean(store: &Store, keep: u64) -> CleanupReport {
 
 /// Manifest versions of the log, newest first: every one from the latest down to 2, each once.
 fn assert_log_is_whole(lake: &Lake) -> Vec<Value> {
-    let entries = log_entries(lake);
+    let entries = lake.log();
     let found: Vec<u64> = entries
         .iter()
         .map(|e| e["manifest_version"].as_u64().expect("version"))
@@ -461,7 +461,7 @@ async fn stale_writer(seam: &str, mode: &str) {
         .count();
     assert_eq!(late, if mode == "delete" { 0 } else { 2 }, "{seam} {mode}");
     let op = done["op"].as_str().expect("op");
-    let times = log_entries(&lake).iter().filter(|e| e["op"] == op).count();
+    let times = lake.log().iter().filter(|e| e["op"] == op).count();
     assert_eq!(times, 1, "{seam} {mode}: published once");
     lake.daemon_pass("0s").ok();
     assert_eq!(

@@ -1,9 +1,9 @@
 //! Bad input and full disks: a clear error that names the thing, the right exit code, nothing committed, and nothing
 //! left behind that a daemon pass does not remove.
 
-use crate::{assert_no_litter, error_message, tree};
+use crate::{assert_no_litter, error_message};
 use lance::Dataset;
-use squire_tests::{Done, Lake};
+use squire_tests::{Done, Lake, tree};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

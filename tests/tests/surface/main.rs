@@ -17,28 +17,9 @@ mod history;
 mod input;
 
 use serde_json::Value;
-use squire_tests::{Done, Lake};
+use squire_tests::{Done, Lake, tree};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-
-/// Every file and directory below `root`, relative to it.
-fn tree(root: &Path) -> BTreeSet<PathBuf> {
-    let mut found = BTreeSet::new();
-    let mut todo = vec![root.to_path_buf()];
-    while let Some(dir) = todo.pop() {
-        let Ok(entries) = std::fs::read_dir(&dir) else {
-            continue;
-        };
-        for entry in entries {
-            let path = entry.expect("entry").path();
-            if path.is_dir() {
-                todo.push(path.clone());
-            }
-            found.insert(path.strip_prefix(root).expect("below").to_path_buf());
-        }
-    }
-    found
-}
+use std::path::Path;
 
 /// The versions of the dataset at `path`, by the names of their manifests.
 fn version_files(path: &Path) -> BTreeSet<String> {
@@ -84,11 +65,4 @@ fn error_message(done: &Done) -> String {
     message
         .unwrap_or_else(|| panic!("no error.message: {}", done.stdout))
         .to_owned()
-}
-
-/// The whole commit log, newest first.
-fn log_entries(lake: &Lake) -> Vec<Value> {
-    let log = lake.run(&["log", &lake.uri, "--limit", "1000000", "--json"]);
-    let log = log.ok().json();
-    log["entries"].as_array().expect("entries").clone()
 }

@@ -1,0 +1,166 @@
+//! Child processes: what they said, and how they are stopped, resumed and killed.
+
+use crate::PATIENCE;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+/// What a finished command said.
+#[derive(Debug)]
+pub struct Done {
+    /// The exit code; `None` when a signal killed it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Done {
+    /// Its JSON document.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|e| panic!("not JSON ({e}): {}\n{}", self.stdout, self.stderr))
+    }
+
+    /// The same, after checking that it succeeded.
+    pub fn ok(self) -> Self {
+        assert_eq!(
+            self.code,
+            Some(0),
+            "stdout: {}\nstderr: {}",
+            self.stdout,
+            self.stderr
+        );
+        self
+    }
+
+    /// The same, after checking its exit code and that standard error or output holds `text`.
+    pub fn failed(self, code: i32, text: &str) -> Self {
+        assert_eq!(
+            self.code,
+            Some(code),
+            "stdout: {}\nstderr: {}",
+            self.stdout,
+            self.stderr
+        );
+        let said = format!("{}{}", self.stdout, self.stderr);
+        assert!(said.contains(text), "{text:?} is not in: {said}");
+        self
+    }
+}
+
+impl Done {
+    /// The operation that its document names.
+    pub fn op(&self) -> String {
+        self.json()["op"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no operation in {}", self.stdout))
+            .to_owned()
+    }
+}
+
+impl From<Output> for Done {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// A running command; killed when dropped.
+#[derive(Debug)]
+pub struct Child(pub(crate) Option<std::process::Child>);
+
+impl Child {
+    fn inner(&mut self) -> &mut std::process::Child {
+        self.0.as_mut().expect("not waited for yet")
+    }
+
+    /// Its process id.
+    pub fn pid(&mut self) -> u32 {
+        self.inner().id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&mut self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
+        kill(pid, signal).expect("the child is alive");
+    }
+
+    /// Waits until it stopped itself at a seam. Fails when it ends instead: the seam was not reached.
+    pub fn wait_stopped(&mut self) {
+        if self.stopped_or_ended() {
+            return;
+        }
+        let output = self
+            .0
+            .take()
+            .expect("child")
+            .wait_with_output()
+            .expect("output");
+        panic!(
+            "ended with {} before the seam: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// Waits until it stopped itself at a seam (true) or ended (false).
+    pub fn stopped_or_ended(&mut self) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if self
+                .inner()
+                .try_wait()
+                .expect("the child can be waited for")
+                .is_some()
+            {
+                return false;
+            }
+            let stat =
+                std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("procfs");
+            let state = stat.rsplit(") ").next().and_then(|s| s.chars().next());
+            if state == Some('T') {
+                return true;
+            }
+            assert!(Instant::now() < deadline, "the seam was not reached");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits for its end.
+    pub fn wait(mut self) -> Done {
+        self.0
+            .take()
+            .expect("child")
+            .wait_with_output()
+            .expect("output")
+            .into()
+    }
+
+    /// Lets it go on after a stop, and waits for its end.
+    pub fn resume(mut self) -> Done {
+        self.signal(Signal::SIGCONT);
+        self.wait()
+    }
+
+    /// Kills it with SIGKILL and waits.
+    pub fn kill(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.wait();
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! The data: each operation, each time that it passes a seam, and what must come of it there.
+//!
+//! `killed X`: what becomes of it when it is killed there, and, as far as it can be told, when it is stopped there and
+//! others go on. `fails S X`: what it says when the step fails there once, and what becomes of it then. What each
+//! word means stands at [`Fate`](crate::Fate) and [`Says`](crate::Says).
+
+use crate::stories::{passes_its_seams, play};
+use crate::{Action, Fate, LeftOut, Operation, Row, Says, Subject};
+
+/// Makes the rows of one operation and a test for each of its cells.
+macro_rules! operation {
+    ($operation:ident of $subject:ident {
+        $($row:ident: $seam:literal #$nth:literal killed $killed:ident, fails $says:ident $fate:ident;)*
+    } $(left out { $($out_seam:literal #$out_nth:literal: $reason:literal;)* })?) => {
+        pub mod $operation {
+            use super::*;
+
+            pub const OPERATION: Operation = Operation {
+                name: stringify!($operation),
+                subject: Subject::$subject,
+                rows: &[$(Row {
+                    name: stringify!($row),
+                    seam: $seam,
+                    nth: $nth,
+                    killed: Fate::$killed,
+                    failed: (Says::$says, Fate::$fate),
+                }),*],
+                left_out: &[$($(LeftOut { seam: $out_seam, nth: $out_nth, reason: $reason }),*)?],
+            };
+
+            #[derive(Clone, Copy)]
+            #[expect(non_camel_case_types, reason = "the names of the tests")]
+            enum At { $($row),* }
+
+            async fn cell(action: Action, at: At) {
+                play(&OPERATION, action, &OPERATION.rows[at as usize]).await;
+            }
+
+            #[tokio::test]
+            async fn passes_the_seams_of_its_rows() {
+                passes_its_seams(&OPERATION).await;
+            }
+
+            mod killed {
+                $(#[tokio::test] async fn $row() {
+                    super::cell(super::Action::Killed, super::At::$row).await;
+                })*
+            }
+
+            mod stopped_while_others_commit {
+                $(#[tokio::test] async fn $row() {
+                    super::cell(super::Action::StoppedWhileOthersCommit, super::At::$row).await;
+                })*
+            }
+
+            mod stopped_while_others_resolve {
+                $(#[tokio::test] async fn $row() {
+                    super::cell(super::Action::StoppedWhileOthersResolve, super::At::$row).await;
+                })*
+            }
+
+            mod stopped_until_cleaned_up {
+                $(#[tokio::test] async fn $row() {
+                    super::cell(super::Action::StoppedUntilCleanedUp, super::At::$row).await;
+                })*
+            }
+
+            mod failed {
+                $(#[tokio::test] async fn $row() {
+                    super::cell(super::Action::Failed, super::At::$row).await;
+                })*
+            }
+        }
+    };
+}
+
+/// Writes of one table: the second put is the manifest's.
+macro_rules! one_table_writes {
+    ($($operation:ident of $subject:ident;)*) => {$(
+        operation! { $operation of $subject {
+            write_after_stage_1: "write.after_stage" #1 killed Nothing, fails Failure Nothing;
+            write_after_scan_1: "write.after_scan" #1 killed Nothing, fails Failure Nothing;
+            sidecar_before_put_1: "sidecar.before_put" #1 killed Nothing, fails Failure Nothing;
+            sidecar_after_put_1: "sidecar.after_put" #1 killed Dropped, fails Failure Nothing;
+            write_before_commit_table_1: "write.before_commit_table" #1 killed Dropped, fails Failure Nothing;
+            commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Failure Nothing;
+            commit_after_put_1: "commit.after_put" #1 killed Done, fails Success Done;
+            write_after_commit_table_1: "write.after_commit_table" #1 killed Done, fails Success Done;
+            write_after_phase_b_1: "write.after_phase_b" #1 killed Done, fails Success Done;
+            publish_before_commit_1: "publish.before_commit" #1 killed Done, fails Success Done;
+            commit_before_put_2: "commit.before_put" #2 killed Done, fails Success Done;
+            commit_after_put_2: "commit.after_put" #2 killed Done, fails Success Done;
+            publish_after_commit_1: "publish.after_commit" #1 killed Done, fails Success Done;
+            sidecar_before_delete_1: "sidecar.before_delete" #1 killed Done, fails Success Done;
+            sidecar_after_delete_1: "sidecar.after_delete" #1 killed Done, fails Success Done;
+        } }
+    )*};
+}
+
+one_table_writes! {
+    append of Append;
+    merge of Merge;
+    delete of Delete;
+    delete_by_key of DeleteByKey;
+    overwrite of Overwrite;
+    create of Create;
+}
+
+// Table a, table b, the manifest. Complete, and so committed by whoever meets it, as soon as b has landed.
+operation! { two_tables of TwoTables {
+    write_after_stage_1: "write.after_stage" #1 killed Nothing, fails Failure Nothing;
+    write_after_scan_1: "write.after_scan" #1 killed Nothing, fails Failure Nothing;
+    sidecar_before_put_1: "sidecar.before_put" #1 killed Nothing, fails Failure Nothing;
+    sidecar_after_put_1: "sidecar.after_put" #1 killed Dropped, fails Failure Nothing;
+    write_before_commit_table_1: "write.before_commit_table" #1 killed Dropped, fails Failure Nothing;
+    commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Failure Nothing;
+    commit_after_put_1: "commit.after_put" #1 killed Dropped, fails Success Done;
+    write_after_commit_table_1: "write.after_commit_table" #1 killed Dropped, fails Failure Nothing;
+    write_before_commit_table_2: "write.before_commit_table" #2 killed Dropped, fails Failure Nothing;
+    commit_before_put_2: "commit.before_put" #2 killed Dropped, fails Failure Nothing;
+    commit_after_put_2: "commit.after_put" #2 killed Done, fails Success Done;
+    write_after_commit_table_2: "write.after_commit_table" #2 killed Done, fails Success Done;
+    write_after_phase_b_1: "write.after_phase_b" #1 killed Done, fails Success Done;
+    publish_before_commit_1: "publish.before_commit" #1 killed Done, fails Success Done;
+    commit_before_put_3: "commit.before_put" #3 killed Done, fails Success Done;
+    commit_after_put_3: "commit.after_put" #3 killed Done, fails Success Done;
+    publish_after_commit_1: "publish.after_commit" #1 killed Done, fails Success Done;
+    sidecar_before_delete_1: "sidecar.before_delete" #1 killed Done, fails Success Done;
+    sidecar_after_delete_1: "sidecar.after_delete" #1 killed Done, fails Success Done;
+} }
+
+// The decision, the undo of table a, the settled pin. A failed step is reported; a put that failed is tried again. What was
+// decided is taken back by the same pass, which heals dead versions after the sidecars.
+operation! { resolve_half of ResolveHalf {
+    resolve_after_load_1: "resolve.after_load" #1 killed Dropped, fails Failure Dropped;
+    resolve_before_decide_1: "resolve.before_decide" #1 killed Dropped, fails Failure Dropped;
+    publish_before_commit_1: "publish.before_commit" #1 killed Dropped, fails Failure Dropped;
+    commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Success Nothing;
+    commit_after_put_1: "commit.after_put" #1 killed Dropped, fails Success Nothing;
+    publish_after_commit_1: "publish.after_commit" #1 killed Dropped, fails Failure Nothing;
+    resolve_after_decide_1: "resolve.after_decide" #1 killed Dropped, fails Failure Nothing;
+    resolve_after_load_2: "resolve.after_load" #2 killed Dropped, fails Failure Nothing;
+    resolve_before_undo_1: "resolve.before_undo" #1 killed Dropped, fails Failure Nothing;
+    commit_before_put_2: "commit.before_put" #2 killed Dropped, fails Success Nothing;
+    commit_after_put_2: "commit.after_put" #2 killed Dropped, fails Success Nothing;
+    resolve_after_undo_1: "resolve.after_undo" #1 killed Dropped, fails Failure Nothing;
+    resolve_after_load_3: "resolve.after_load" #3 killed Dropped, fails Failure Nothing;
+    resolve_before_settle_1: "resolve.before_settle" #1 killed Dropped, fails Failure Nothing;
+    publish_before_commit_2: "publish.before_commit" #2 killed Dropped, fails Failure Nothing;
+    commit_before_put_3: "commit.before_put" #3 killed Dropped, fails Success Nothing;
+    commit_after_put_3: "commit.after_put" #3 killed Dropped, fails Success Nothing;
+    publish_after_commit_2: "publish.after_commit" #2 killed Dropped, fails Failure Dropped;
+    resolve_after_settle_1: "resolve.after_settle" #1 killed Dropped, fails Failure Dropped;
+    resolve_after_load_4: "resolve.after_load" #4 killed Dropped, fails Failure Dropped;
+    sidecar_before_delete_1: "sidecar.before_delete" #1 killed Dropped, fails Success Dropped;
+    sidecar_after_delete_1: "sidecar.after_delete" #1 killed Nothing, fails Success Nothing;
+} }
+
+operation! { resolve_complete of ResolveComplete {
+    resolve_after_load_1: "resolve.after_load" #1 killed Done, fails Failure Done;
+    resolve_before_forward_1: "resolve.before_forward" #1 killed Done, fails Failure Done;
+    publish_before_commit_1: "publish.before_commit" #1 killed Done, fails Failure Done;
+    commit_before_put_1: "commit.before_put" #1 killed Done, fails Success Done;
+    commit_after_put_1: "commit.after_put" #1 killed Done, fails Success Done;
+    publish_after_commit_1: "publish.after_commit" #1 killed Done, fails Failure Done;
+    resolve_after_load_2: "resolve.after_load" #2 killed Done, fails Failure Done;
+    sidecar_before_delete_1: "sidecar.before_delete" #1 killed Done, fails Success Done;
+    sidecar_after_delete_1: "sidecar.after_delete" #1 killed Done, fails Success Done;
+} }
+
+// ReserveFragments, Rewrite, the manifest. What was rewritten is published even when a later step fails.
+operation! { compact of Compact {
+    sidecar_before_put_1: "sidecar.before_put" #1 killed Nothing, fails Failure Nothing;
+    sidecar_after_put_1: "sidecar.after_put" #1 killed Dropped, fails Failure Nothing;
+    maintain_before_compact_1: "maintain.before_compact" #1 killed Dropped, fails Failure Nothing;
+    maintain_after_plan_1: "maintain.after_plan" #1 killed Dropped, fails Failure Nothing;
+    commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Failure Nothing;
+    commit_after_put_1: "commit.after_put" #1 killed Dropped, fails Success Done;
+    commit_before_put_2: "commit.before_put" #2 killed Dropped, fails Failure Nothing;
+    commit_after_put_2: "commit.after_put" #2 killed Done, fails Success Done;
+    maintain_after_compact_1: "maintain.after_compact" #1 killed Done, fails Failure Done;
+    publish_after_load_1: "publish.after_load" #1 killed Done, fails Failure Done;
+    maintain_before_publish_1: "maintain.before_publish" #1 killed Done, fails Failure Done;
+    publish_before_commit_1: "publish.before_commit" #1 killed Done, fails Failure Done;
+    commit_before_put_3: "commit.before_put" #3 killed Done, fails Success Done;
+    commit_after_put_3: "commit.after_put" #3 killed Done, fails Success Done;
+    publish_after_commit_1: "publish.after_commit" #1 killed Done, fails Failure Done;
+    sidecar_before_delete_1: "sidecar.before_delete" #1 killed Done, fails Success Done;
+    sidecar_after_delete_1: "sidecar.after_delete" #1 killed Done, fails Success Done;
+} left out {
+    "maintain.inject_conflict" #1: "it can only report a conflict, and does in races::maintenance";
+} }
+
+// The index, the manifest. An index that cannot be built is reported as pending and is no failure of the run.
+operation! { reindex of Reindex {
+    sidecar_before_put_1: "sidecar.before_put" #1 killed Nothing, fails Failure Nothing;
+    sidecar_after_put_1: "sidecar.after_put" #1 killed Dropped, fails Failure Nothing;
+    commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Success Nothing;
+    commit_after_put_1: "commit.after_put" #1 killed Done, fails Success Done;
+    maintain_after_reindex_1: "maintain.after_reindex" #1 killed Done, fails Failure Done;
+    publish_after_load_1: "publish.after_load" #1 killed Done, fails Failure Done;
+    maintain_before_publish_1: "maintain.before_publish" #1 killed Done, fails Failure Done;
+    publish_before_commit_1: "publish.before_commit" #1 killed Done, fails Failure Done;
+    commit_before_put_2: "commit.before_put" #2 killed Done, fails Success Done;
+    commit_after_put_2: "commit.after_put" #2 killed Done, fails Success Done;
+    publish_after_commit_1: "publish.after_commit" #1 killed Done, fails Failure Done;
+    sidecar_before_delete_1: "sidecar.before_delete" #1 killed Done, fails Success Done;
+    sidecar_after_delete_1: "sidecar.after_delete" #1 killed Done, fails Success Done;
+} }
+
+// Its effect is that the floors stand; what is below them goes now or with the next cleanup. The puts: the first rows of
+// the commit log, its watermark, the floors.
+operation! { cleanup of Cleanup {
+    cleanup_after_plan_1: "cleanup.after_plan" #1 killed Nothing, fails Failure Nothing;
+    archive_after_read_1: "archive.after_read" #1 killed Nothing, fails Failure Nothing;
+    commit_before_put_1: "commit.before_put" #1 killed Nothing, fails Failure Nothing;
+    commit_after_put_1: "commit.after_put" #1 killed Nothing, fails Success Done;
+    archive_after_append_1: "archive.after_append" #1 killed Nothing, fails Failure Nothing;
+    publish_after_load_1: "publish.after_load" #1 killed Nothing, fails Failure Nothing;
+    publish_before_commit_1: "publish.before_commit" #1 killed Nothing, fails Failure Nothing;
+    commit_before_put_2: "commit.before_put" #2 killed Nothing, fails Success Done;
+    commit_after_put_2: "commit.after_put" #2 killed Nothing, fails Success Done;
+    publish_after_commit_1: "publish.after_commit" #1 killed Nothing, fails Failure Nothing;
+    publish_after_load_2: "publish.after_load" #2 killed Nothing, fails Failure Nothing;
+    publish_before_commit_2: "publish.before_commit" #2 killed Nothing, fails Failure Nothing;
+    commit_before_put_3: "commit.before_put" #3 killed Nothing, fails Success Done;
+    commit_after_put_3: "commit.after_put" #3 killed Done, fails Success Done;
+    publish_after_commit_2: "publish.after_commit" #2 killed Done, fails Failure Done;
+    cleanup_after_floor_1: "cleanup.after_floor" #1 killed Done, fails Failure Done;
+    cleanup_before_table_1: "cleanup.before_table" #1 killed Done, fails Failure Done;
+    cleanup_after_table_1: "cleanup.after_table" #1 killed Done, fails Failure Done;
+    cleanup_before_table_2: "cleanup.before_table" #2 killed Done, fails Failure Done;
+    cleanup_after_table_2: "cleanup.after_table" #2 killed Done, fails Failure Done;
+} }
+
+// An external compaction is published by the next daemon pass anyway.
+operation! { repair_publish of RepairPublish {
+    repair_before_publish_1: "repair.before_publish" #1 killed Done, fails Failure Done;
+    publish_before_commit_1: "publish.before_commit" #1 killed Done, fails Failure Done;
+    commit_before_put_1: "commit.before_put" #1 killed Done, fails Failure Done;
+    commit_after_put_1: "commit.after_put" #1 killed Done, fails Success Done;
+    publish_after_commit_1: "publish.after_commit" #1 killed Done, fails Failure Done;
+} }
+
+// No daemon decides about external rows: until the publish they stay drift, and a repetition finishes it.
+operation! { repair_force of RepairForce {
+    repair_before_publish_1: "repair.before_publish" #1 killed Nothing, fails Failure Nothing;
+    publish_before_commit_1: "publish.before_commit" #1 killed Nothing, fails Failure Nothing;
+    commit_before_put_1: "commit.before_put" #1 killed Nothing, fails Failure Nothing;
+    commit_after_put_1: "commit.after_put" #1 killed Done, fails Success Done;
+    publish_after_commit_1: "publish.after_commit" #1 killed Done, fails Failure Done;
+} }
+
+// The restore above the external rows, the manifest.
+operation! { repair_discard of RepairDiscard {
+    commit_before_put_1: "commit.before_put" #1 killed Nothing, fails Failure Nothing;
+    commit_after_put_1: "commit.after_put" #1 killed Nothing, fails Success Done;
+    repair_after_restore_1: "repair.after_restore" #1 killed Nothing, fails Failure Nothing;
+    repair_before_publish_1: "repair.before_publish" #1 killed Nothing, fails Failure Nothing;
+    publish_before_commit_1: "publish.before_commit" #1 killed Nothing, fails Failure Nothing;
+    commit_before_put_2: "commit.before_put" #2 killed Nothing, fails Failure Nothing;
+    commit_after_put_2: "commit.after_put" #2 killed Done, fails Success Done;
+    publish_after_commit_1: "publish.after_commit" #1 killed Done, fails Failure Done;
+} }
+
+/// The matrix.
+pub const OPERATIONS: &[&Operation] = &[
+    &append::OPERATION,
+    &two_tables::OPERATION,
+    &merge::OPERATION,
+    &delete::OPERATION,
+    &delete_by_key::OPERATION,
+    &overwrite::OPERATION,
+    &create::OPERATION,
+    &resolve_half::OPERATION,
+    &resolve_complete::OPERATION,
+    &compact::OPERATION,
+    &reindex::OPERATION,
+    &cleanup::OPERATION,
+    &repair_publish::OPERATION,
+    &repair_force::OPERATION,
+    &repair_discard::OPERATION,
+];
+
+/// Seams that no operation of the matrix passes, and where they are armed.
+pub const ELSEWHERE: &[(&str, &str)] = &[
+    (
+        "agent.after_claim",
+        "surface::agent kills, stops and fails agents there",
+    ),
+    (
+        "agent.before_commit",
+        "surface::agent kills, stops and fails agents there",
+    ),
+    (
+        "agent.after_commit",
+        "surface::agent kills, stops and fails agents there",
+    ),
+];

@@ -1,0 +1,371 @@
+//! The operations of the matrix: what stands before each, its command, and what it does to the rows.
+
+use crate::ends::Reader;
+use lance::Dataset;
+use lance::dataset::optimize::{CompactionOptions, compact_files};
+use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
+use serde_json::Value;
+use squire_tests::{Child, Done, Lake};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The rows of one table.
+pub type Rows = BTreeMap<i64, String>;
+
+/// An operation that goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// An append to one table.
+    Append,
+    /// An append to two tables in one commit.
+    TwoTables,
+    /// A merge: one row replaced, others added.
+    Merge,
+    /// A delete by predicate.
+    Delete,
+    /// A delete by key.
+    DeleteByKey,
+    /// The replacement of all rows.
+    Overwrite,
+    /// A new table.
+    Create,
+    /// A compaction.
+    Compact,
+    /// The building of a declared index.
+    Reindex,
+    /// The removal of old versions, of two tables and the manifest, with the archive before it.
+    Cleanup,
+    /// The publish of an external compaction.
+    RepairPublish,
+    /// The publish of external rows.
+    RepairForce,
+    /// The removal of external rows.
+    RepairDiscard,
+    /// The recovery of a two-table commit that landed one table.
+    ResolveHalf,
+    /// The recovery of a two-table commit that landed both.
+    ResolveComplete,
+}
+
+/// Who runs the operation that goes wrong; the commit log tells its publishes from those of others by this.
+const VICTIM: &str = "victim";
+/// Whoever else writes.
+const OTHER: &str = "other";
+/// And once more.
+const LATER: &str = "later";
+/// The table that [`Subject::Create`] makes.
+const MADE: &str = "made";
+/// Ids that only the external program writes.
+const EXTERNAL: std::ops::Range<i64> = 900..903;
+
+impl Subject {
+    /// Whether it changes rows, so that its answer must agree with them.
+    pub fn is_write(self) -> bool {
+        matches!(
+            self,
+            Self::Append
+                | Self::TwoTables
+                | Self::Merge
+                | Self::Delete
+                | Self::DeleteByKey
+                | Self::Overwrite
+                | Self::Create
+        )
+    }
+
+    /// Whether it acts on external versions, which stand in every writer's way until it is done.
+    pub fn is_repair(self) -> bool {
+        matches!(
+            self,
+            Self::RepairPublish | Self::RepairForce | Self::RepairDiscard
+        )
+    }
+
+    /// The tables that stand before it.
+    fn tables(self) -> &'static [&'static str] {
+        match self {
+            Self::TwoTables | Self::Cleanup | Self::ResolveHalf | Self::ResolveComplete => {
+                &["a", "b"]
+            }
+            _ => &["a"],
+        }
+    }
+
+    /// How many commits stand before it, each of them a fragment of three rows in every table.
+    fn commits(self) -> i64 {
+        match self {
+            Self::Compact | Self::Reindex | Self::Cleanup => 4,
+            _ => 2,
+        }
+    }
+
+    fn command(self, lake: &Lake) -> Vec<String> {
+        let uri = lake.uri.as_str();
+        let files = lake.batch(VICTIM, self.tables(), 100..103);
+        let file = format!("{files}/a.csv");
+        let schema = lake.path("schema.json").to_string_lossy().into_owned();
+        let args: Vec<&str> = match self {
+            Self::Append => vec!["write", uri, "a", &file],
+            Self::TwoTables => vec!["commit", uri, &files],
+            Self::Merge => {
+                let rows = [1, 100, 101].map(|id| (id, format!("{VICTIM}-{id}")));
+                lake.csv("victim/a.csv", rows);
+                vec!["write", uri, "a", &file, "--mode", "merge"]
+            }
+            Self::Delete => vec!["delete", uri, "a", "--where", "id = 1"],
+            Self::DeleteByKey => {
+                lake.csv("victim/a.csv", [(1, String::new())]);
+                settings(lake, VICTIM, "delete", &["a"]);
+                vec!["commit", uri, &files]
+            }
+            Self::Overwrite => vec!["write", uri, "a", &file, "--mode", "overwrite"],
+            Self::Create => vec!["create", uri, MADE, "--schema", &schema, "--key", "id"],
+            Self::Compact => vec!["optimize", uri, "--table", "a"],
+            Self::Reindex => vec!["reindex", uri, "--table", "a"],
+            Self::Cleanup => return vec![uri.to_owned()],
+            Self::RepairPublish => vec!["repair", uri, "--publish"],
+            Self::RepairForce => vec!["repair", uri, "--force"],
+            Self::RepairDiscard => vec!["repair", uri, "--discard"],
+            Self::ResolveHalf | Self::ResolveComplete => vec!["recover", uri, "--force"],
+        };
+        args.into_iter().map(str::to_owned).collect()
+    }
+
+    /// What a publish of the commit log does to the rows of one of its tables.
+    pub fn apply(self, entry: &Value, rows: &mut Rows) {
+        let (kind, actor) = (&entry["kind"], entry["actor"].as_str().expect("actor"));
+        if kind == "repair" && entry["message"] == "repair --force" {
+            rows.extend(named("external", EXTERNAL));
+        }
+        if kind != "logical" || entry["tables"][0]["from"] == 0 {
+            return;
+        }
+        match (actor, self) {
+            (OTHER, _) => {
+                rows.extend(named(OTHER, 200..203));
+                rows.insert(1, format!("{OTHER}-1"));
+            }
+            (LATER, _) => rows.extend(named(LATER, 300..303)),
+            (VICTIM, Self::Delete | Self::DeleteByKey) => drop(rows.remove(&1)),
+            (VICTIM, Self::Merge) => {
+                rows.extend([1, 100, 101].map(|id| (id, format!("{VICTIM}-{id}"))))
+            }
+            (VICTIM, Self::Overwrite) => *rows = named(VICTIM, 100..103),
+            (VICTIM, _) => rows.extend(named(VICTIM, 100..103)),
+            _ => panic!("nobody is called {actor}: {entry}"),
+        }
+    }
+
+    /// The tables that a logical publish of `actor` moves together.
+    pub fn written_by(self, actor: &str, visible: &[String]) -> Vec<String> {
+        match (actor, self) {
+            (VICTIM, Self::Create) => vec![MADE.to_owned()],
+            (VICTIM, _) => self.tables().iter().map(|t| (*t).to_owned()).collect(),
+            _ => visible.to_vec(),
+        }
+    }
+}
+
+fn named(name: &str, ids: std::ops::Range<i64>) -> Rows {
+    ids.map(|id| (id, format!("{name}-{id}"))).collect()
+}
+
+fn settings(lake: &Lake, batch: &str, mode: &str, tables: &[&str]) {
+    let text: String = tables
+        .iter()
+        .map(|t| format!("[tables.{t}]\nmode = \"{mode}\"\n"))
+        .collect();
+    std::fs::write(lake.path(batch).join("batch.toml"), text).expect("batch.toml");
+}
+
+/// A store on which an operation goes wrong.
+pub struct Scene {
+    pub lake: Lake,
+    pub subject: Subject,
+    /// A reader that pinned the snapshot before it.
+    pub reader: Reader,
+}
+
+impl Scene {
+    pub async fn new(subject: Subject) -> Self {
+        let lake = Lake::with_tables(subject.tables());
+        for i in 0..subject.commits() {
+            let batch = lake.batch(&format!("before{i}"), subject.tables(), i * 10..i * 10 + 3);
+            lake.run(&["commit", &lake.uri, &batch]).ok();
+        }
+        if subject == Subject::Reindex {
+            lake.run(&["index", &lake.uri, "a", "id", "--type", "btree"])
+                .ok();
+        }
+        let reader = Reader::pin(&lake).await;
+        let scene = Self {
+            lake,
+            subject,
+            reader,
+        };
+        scene.set_the_stage().await;
+        scene
+    }
+
+    /// What recovery and repair find.
+    async fn set_the_stage(&self) {
+        let table = format!("{}/a.lance", self.lake.uri);
+        match self.subject {
+            Subject::ResolveHalf => self.leave_a_commit("write.after_commit_table=1*return(kill)"),
+            Subject::ResolveComplete => self.leave_a_commit("write.after_phase_b=1*return(kill)"),
+            Subject::RepairForce | Subject::RepairDiscard => append_externally(&table).await,
+            Subject::RepairPublish => {
+                let mut dataset = Dataset::open(&table).await.expect("the table");
+                let compacted = compact_files(&mut dataset, CompactionOptions::default(), None);
+                compacted.await.expect("compaction");
+            }
+            _ => {}
+        }
+    }
+
+    fn leave_a_commit(&self, failpoints: &str) {
+        let files = self.lake.batch(VICTIM, self.subject.tables(), 100..103);
+        let args = ["commit", &self.lake.uri, &files, "--actor", VICTIM];
+        let done = self.lake.with_seam(failpoints, &args).wait();
+        assert_eq!(done.code, None, "{done:?}");
+    }
+
+    /// Starts the operation that goes wrong.
+    pub fn start(&self, failpoints: &str) -> Child {
+        let command = self.subject.command(&self.lake);
+        let mut args: Vec<&str> = command.iter().map(String::as_str).collect();
+        let resolves = matches!(
+            self.subject,
+            Subject::ResolveHalf | Subject::ResolveComplete
+        );
+        if self.subject == Subject::Cleanup {
+            return self.lake.with_seam_in("squire-clean", failpoints, &args);
+        }
+        args.extend([
+            "--json",
+            "--actor",
+            if resolves { "resolver" } else { VICTIM },
+        ]);
+        self.lake.with_seam(failpoints, &args)
+    }
+
+    /// Runs it once more, as whoever finds it undone does. It must succeed now.
+    pub fn repeat(&self) {
+        if !self.subject.is_write() {
+            self.start("").wait().ok();
+        }
+    }
+
+    fn write(&self, name: &str, mode: &str, ids: impl IntoIterator<Item = i64>) {
+        let status = self.lake.status();
+        let tables = status["tables"].as_array().expect("tables").iter();
+        let tables: Vec<&str> = tables.map(|t| t["table"].as_str().expect("name")).collect();
+        let ids: Vec<i64> = ids.into_iter().collect();
+        for table in &tables {
+            let rows = ids.iter().map(|id| (*id, format!("{name}-{id}")));
+            self.lake.csv(&format!("{name}/{table}.csv"), rows);
+        }
+        settings(&self.lake, name, mode, &tables);
+        let batch = self.lake.path(name).to_string_lossy().into_owned();
+        let args = ["commit", &self.lake.uri, &batch];
+        let more = ["--actor", name, "--grace", "0s", "--json"];
+        let done = self.lake.run(&[args.as_slice(), &more].concat()).ok();
+        assert_eq!(done.json()["outcome"], "committed");
+    }
+
+    /// Someone else writes to every table, a row that the operation touches among them. Whatever it left in the way is
+    /// resolved on the way.
+    pub fn others_write(&self) {
+        if self.subject == Subject::Create {
+            let command = self.subject.command(&self.lake);
+            let mut args: Vec<&str> = command.iter().map(String::as_str).collect();
+            args.extend(["--actor", OTHER, "--grace", "0s"]);
+            let done = self.lake.run(&args);
+            assert!(matches!(done.code, Some(0 | 3)), "{done:?}");
+        }
+        if self.subject.is_repair() {
+            let command = self.subject.command(&self.lake);
+            let args: Vec<&str> = command.iter().map(String::as_str).collect();
+            self.lake.run(&args).ok();
+        }
+        self.write(OTHER, "merge", [1, 200, 201, 202]);
+    }
+
+    /// And once more.
+    pub fn others_write_more(&self) {
+        self.write(LATER, "append", 300..303);
+    }
+
+    /// Recovery by someone who does not wait.
+    pub fn others_recover(&self) {
+        self.lake
+            .run(&["recover", &self.lake.uri, "--force", "--json"])
+            .ok();
+    }
+
+    /// The logical publishes of the operation that goes wrong. Never more than one.
+    pub fn published(&self) -> bool {
+        let log = self.lake.log();
+        let published = log
+            .iter()
+            .filter(|e| e["actor"] == VICTIM && e["kind"] == "logical")
+            .count();
+        assert!(published <= 1, "published {published} times: {log:#?}");
+        published == 1
+    }
+
+    /// Whether the operation has its effect, as a user sees it.
+    pub async fn has_effect(&self) -> bool {
+        let status = || self.lake.status()["tables"][0].clone();
+        match self.subject {
+            Subject::Compact => status()["fragments"] == 1,
+            Subject::Reindex => status()["indexes"][0]["missing"] == false,
+            Subject::RepairPublish | Subject::RepairForce | Subject::RepairDiscard => {
+                let table = status();
+                table["pin"] == table["head"]
+            }
+            Subject::Cleanup => {
+                let state = self
+                    .lake
+                    .store()
+                    .await
+                    .load()
+                    .await
+                    .expect("snapshot")
+                    .state;
+                !state.floors.is_empty()
+            }
+            _ => self.published(),
+        }
+    }
+
+    /// The operation that the answer names.
+    pub fn op_in(done: &Done) -> Option<String> {
+        let document: Value = serde_json::from_str(&done.stdout).ok()?;
+        let op = document["op"].as_str().or(document["error"]["op"].as_str());
+        op.map(str::to_owned)
+    }
+}
+
+async fn append_externally(table: &str) {
+    let dataset = Arc::new(Dataset::open(table).await.expect("the table"));
+    let ids: Vec<i64> = EXTERNAL.collect();
+    let values: Vec<String> = named("external", EXTERNAL).into_values().collect();
+    let schema = Arc::new(arrow_schema::Schema::from(dataset.schema()));
+    let rows = arrow_array::RecordBatch::try_new(
+        schema,
+        vec![
+            Arc::new(arrow_array::Int64Array::from(ids)),
+            Arc::new(arrow_array::StringArray::from(values)),
+        ],
+    );
+    let params = WriteParams {
+        mode: WriteMode::Append,
+        ..WriteParams::default()
+    };
+    InsertBuilder::new(dataset)
+        .with_params(&params)
+        .execute(vec![rows.expect("rows")])
+        .await
+        .expect("append");
+}
