@@ -30,7 +30,7 @@ const BATCH: u64 = 10_000;
 pub struct ArchiveReport {
     /// Publishes copied.
     pub rows: u64,
-    /// The manifest version up to which the log reaches now.
+    /// The manifest version up to which the log is read instead of the manifest.
     pub through: u64,
 }
 
@@ -144,8 +144,7 @@ impl Store {
                 report.rows += self.append_log(&snapshot, log, through, until).await?;
                 continue;
             }
-            report.through = through;
-            self.record_archive(through).await?;
+            report.through = self.record_archive(through).await?;
             return Ok(report);
         }
     }
@@ -228,8 +227,8 @@ impl Store {
     }
 
     /// Publishes the watermark, if what was copied is more than watermarks and floors: those are publishes too, and
-    /// an idle store must come to rest.
-    async fn record_archive(&self, through: u64) -> Result<()> {
+    /// an idle store must come to rest. Returns the watermark that stands: what is above it, only the manifest shows.
+    async fn record_archive(&self, through: u64) -> Result<u64> {
         let snapshot = self.load().await?;
         let mut worth = false;
         for version in snapshot.state.archive.through + 1..=through {
@@ -240,21 +239,22 @@ impl Store {
             }
         }
         if !worth {
-            return Ok(());
+            return Ok(snapshot.state.archive.through);
         }
         let op = self.new_op();
-        self.publish_until(|snapshot| {
-            let archive = snapshot.state.archive;
-            if through <= archive.through {
-                return Ok(None);
-            }
-            let value = encode(&Archive { through, ..archive })?;
-            let what = format!("commit log through {through}");
-            let record = Record::new(op, "archive", &self.options().actor, what);
-            Ok(Some((vec![("archive".to_owned(), Some(value))], record)))
-        })
-        .await
-        .map(drop)
+        let recorded = self
+            .publish_until(|snapshot| {
+                let archive = snapshot.state.archive;
+                if through <= archive.through {
+                    return Ok(None);
+                }
+                let value = encode(&Archive { through, ..archive })?;
+                let what = format!("commit log through {through}");
+                let record = Record::new(op, "archive", &self.options().actor, what);
+                Ok(Some((vec![("archive".to_owned(), Some(value))], record)))
+            })
+            .await?;
+        Ok(recorded.state.archive.through)
     }
 }
 
