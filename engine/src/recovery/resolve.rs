@@ -353,9 +353,12 @@ impl Store {
             if !visible && chain.landed(sidecar.op) == Some(1) {
                 hit(Seam::ResolveBeforeRemove)?;
                 self.forget_handle(&entry.path).await;
-                self.objects
-                    .remove_dir_all(self.object_path(&entry.path))
-                    .await?;
+                let dead = self.object_path(&entry.path);
+                match self.objects.remove_dir_all(dead).await {
+                    // Gone already: another resolver was faster.
+                    Ok(()) | Err(lance::Error::NotFound { .. }) => {}
+                    Err(e) => return Err(e.into()),
+                }
             }
         }
         Ok(())
