@@ -43,7 +43,6 @@ enum Says {
 /// One time that an operation passes a seam.
 #[derive(Debug, Clone, Copy)]
 struct Row {
-    name: &'static str,
     seam: &'static str,
     nth: usize,
     /// What becomes of it when it is killed there.

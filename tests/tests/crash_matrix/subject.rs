@@ -45,6 +45,10 @@ pub enum Subject {
     ResolveHalf,
     /// The recovery of a two-table commit that landed both.
     ResolveComplete,
+    /// The recovery of a create that landed after it had been aborted.
+    ResolveCreate,
+    /// A pass of the daemon: the recovery of a two-table commit that landed one table, an archive, a compaction.
+    DaemonPass,
 }
 
 /// Who runs the operation that goes wrong; the commit log tells its publishes from those of others by this.
@@ -55,6 +59,8 @@ const OTHER: &str = "other";
 const LATER: &str = "later";
 /// The table that [`Subject::Create`] makes.
 const MADE: &str = "made";
+/// Four fragments are enough for a compaction, and operations run one after the other.
+const DAEMON_CONFIG: &str = "[policy]\nmin_candidate_fragments = 4\n[budget]\nmax_concurrent = 1\n";
 /// Ids that only the external program writes.
 const EXTERNAL: std::ops::Range<i64> = 900..903;
 
@@ -81,12 +87,22 @@ impl Subject {
         )
     }
 
+    /// Whether it recovers what another operation left.
+    pub fn is_recovery(self) -> bool {
+        matches!(
+            self,
+            Self::ResolveHalf | Self::ResolveComplete | Self::ResolveCreate | Self::DaemonPass
+        )
+    }
+
     /// The tables that stand before it.
     fn tables(self) -> &'static [&'static str] {
         match self {
-            Self::TwoTables | Self::Cleanup | Self::ResolveHalf | Self::ResolveComplete => {
-                &["a", "b"]
-            }
+            Self::TwoTables
+            | Self::Cleanup
+            | Self::ResolveHalf
+            | Self::ResolveComplete
+            | Self::DaemonPass => &["a", "b"],
             _ => &["a"],
         }
     }
@@ -104,6 +120,7 @@ impl Subject {
         let files = lake.batch(VICTIM, self.tables(), 100..103);
         let file = format!("{files}/a.csv");
         let schema = lake.path("schema.json").to_string_lossy().into_owned();
+        let config = lake.path("daemon.toml").to_string_lossy().into_owned();
         let args: Vec<&str> = match self {
             Self::Append => vec!["write", uri, "a", &file],
             Self::TwoTables => vec!["commit", uri, &files],
@@ -123,10 +140,18 @@ impl Subject {
             Self::Compact => vec!["optimize", uri, "--table", "a"],
             Self::Reindex => vec!["reindex", uri, "--table", "a"],
             Self::Cleanup => return vec![uri.to_owned()],
+            Self::DaemonPass => {
+                std::fs::write(&config, DAEMON_CONFIG).expect("the configuration");
+                vec![
+                    "daemon", uri, "--once", "--grace", "0s", "--config", &config,
+                ]
+            }
             Self::RepairPublish => vec!["repair", uri, "--publish"],
             Self::RepairForce => vec!["repair", uri, "--force"],
             Self::RepairDiscard => vec!["repair", uri, "--discard"],
-            Self::ResolveHalf | Self::ResolveComplete => vec!["recover", uri, "--force"],
+            Self::ResolveHalf | Self::ResolveComplete | Self::ResolveCreate => {
+                vec!["recover", uri, "--force"]
+            }
         };
         args.into_iter().map(str::to_owned).collect()
     }
@@ -193,6 +218,13 @@ impl Scene {
             let batch = lake.batch(&format!("before{i}"), subject.tables(), i * 10..i * 10 + 3);
             lake.run(&["commit", &lake.uri, &batch]).ok();
         }
+        if subject == Subject::DaemonPass {
+            // Only table a gets as many fragments as make it due.
+            for i in 2..4 {
+                let batch = lake.batch(&format!("before{i}"), &["a"], i * 10..i * 10 + 3);
+                lake.run(&["commit", &lake.uri, &batch]).ok();
+            }
+        }
         if subject == Subject::Reindex {
             lake.run(&["index", &lake.uri, "a", "id", "--type", "btree"])
                 .ok();
@@ -211,8 +243,10 @@ impl Scene {
     async fn set_the_stage(&self) {
         let table = format!("{}/a.lance", self.lake.uri);
         match self.subject {
+            Subject::DaemonPass => self.leave_a_commit("write.after_commit_table=1*return(kill)"),
             Subject::ResolveHalf => self.leave_a_commit("write.after_commit_table=1*return(kill)"),
             Subject::ResolveComplete => self.leave_a_commit("write.after_phase_b=1*return(kill)"),
+            Subject::ResolveCreate => self.leave_a_dead_create(),
             Subject::RepairForce | Subject::RepairDiscard => append_externally(&table).await,
             Subject::RepairPublish => {
                 let mut dataset = Dataset::open(&table).await.expect("the table");
@@ -230,21 +264,41 @@ impl Scene {
         assert_eq!(done.code, None, "{done:?}");
     }
 
+    /// A create is aborted while it is stopped before its put; it wakes, lands, and is killed.
+    fn leave_a_dead_create(&self) {
+        let schema = self.lake.path("schema.json").to_string_lossy().into_owned();
+        let args = [
+            "create",
+            &self.lake.uri,
+            MADE,
+            "--schema",
+            &schema,
+            "--actor",
+            VICTIM,
+        ];
+        let failpoints = "commit.before_put=1*return(stop);write.after_commit_table=1*return(kill)";
+        let mut child = self.lake.with_seam(failpoints, &args);
+        child.wait_stopped();
+        self.others_recover();
+        let done = child.resume();
+        assert_eq!(done.code, None, "{done:?}");
+    }
+
     /// Starts the operation that goes wrong.
     pub fn start(&self, failpoints: &str) -> Child {
         let command = self.subject.command(&self.lake);
         let mut args: Vec<&str> = command.iter().map(String::as_str).collect();
-        let resolves = matches!(
-            self.subject,
-            Subject::ResolveHalf | Subject::ResolveComplete
-        );
         if self.subject == Subject::Cleanup {
             return self.lake.with_seam_in("squire-clean", failpoints, &args);
         }
         args.extend([
             "--json",
             "--actor",
-            if resolves { "resolver" } else { VICTIM },
+            if self.subject.is_recovery() {
+                "resolver"
+            } else {
+                VICTIM
+            },
         ]);
         self.lake.with_seam(failpoints, &args)
     }
@@ -334,6 +388,11 @@ impl Scene {
                     .expect("snapshot")
                     .state;
                 !state.floors.is_empty()
+            }
+            // What it has to remove is gone.
+            Subject::ResolveCreate => {
+                let dead = std::path::Path::new(&self.lake.uri).join(format!("{MADE}.lance"));
+                !dead.join("_versions").exists()
             }
             _ => self.published(),
         }

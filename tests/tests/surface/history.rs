@@ -320,46 +320,6 @@ async fn archiving_and_cleaning_beside_a_writer() {
     lake.assert_at_rest();
 }
 
-/// Archivers that die, and one that stops while another does its work: the log stays whole.
-#[tokio::test(flavor = "multi_thread")]
-async fn crash_archivers() {
-    let lake = Lake::with_tables(&["t"]);
-    let store = lake.store().await;
-    let mut id = 0;
-    let cleanup = ["cleanup", &lake.uri];
-    for seam in [
-        "archive.after_read",
-        "archive.after_append",
-        "cleanup.after_floor",
-    ] {
-        for _ in 0..5 {
-            id += 1;
-            commit(&store, vec![append("t", id..id + 1)], None).await;
-        }
-        let killed = lake
-            .with_seam(&format!("{seam}=return(kill)"), &cleanup)
-            .wait();
-        assert_eq!(killed.code, None, "{seam}: {killed:?}");
-        assert_log_is_whole(&lake);
-        // Something to archive: an idle store's archiver comes to rest without passing the seams.
-        id += 1;
-        commit(&store, vec![append("t", id..id + 1)], None).await;
-        let mut stopped = lake.with_seam(&format!("{seam}=1*return(stop)"), &cleanup);
-        stopped.wait_stopped();
-        for _ in 0..5 {
-            id += 1;
-            commit(&store, vec![append("t", id..id + 1)], None).await;
-        }
-        lake.run(&cleanup).ok();
-        assert_log_is_whole(&lake);
-        stopped.resume().ok();
-        assert_log_is_whole(&lake);
-    }
-    assert_eq!(lake.ids("t").await, (1..=id).collect::<Vec<i64>>());
-    clean(&store, 1).await;
-    assert_log_is_whole(&lake);
-}
-
 /// A version that a snapshot inside the window pins is never planned away, whenever its table was made.
 #[tokio::test(flavor = "multi_thread")]
 async fn cleanup_keeps_what_the_window_pins() {
@@ -397,8 +357,9 @@ async fn cleanup_keeps_what_the_window_pins() {
     }
 }
 
-/// Fact 5: a writer stops, the version that it stands on is cleaned up, it wakes. It must notice, start again from a
-/// fresh snapshot, and bring back nothing that was deleted meanwhile.
+/// A writer stops with its sidecar standing; others write and clean up, and what it stands on stays. It wakes, notices,
+/// starts again from a fresh snapshot, and brings back nothing that was deleted meanwhile. What comes of one whose base
+/// does go stands in the crash matrix.
 async fn stale_writer(seam: &str, mode: &str) {
     let lake = Lake::with_tables(&["t", "u"]);
     let store = lake.store().await;
@@ -434,12 +395,7 @@ async fn stale_writer(seam: &str, mode: &str) {
         .iter()
         .map(|v| v.version)
         .collect();
-    let protected = seam.starts_with("sidecar.after") || seam.starts_with("write.before_commit");
-    assert_eq!(
-        left.contains(&base),
-        protected,
-        "{seam}: base {base} in {left:?}"
-    );
+    assert!(left.contains(&base), "{seam}: base {base} in {left:?}");
 
     let done = writer.resume().ok().json();
     assert_eq!(done["outcome"], "committed", "{seam} {mode}");
@@ -472,28 +428,6 @@ async fn stale_writer(seam: &str, mode: &str) {
     lake.assert_at_rest();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn crash_stale_writer_after_stage() {
-    for mode in ["append", "merge", "delete"] {
-        stale_writer("write.after_stage", mode).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn crash_stale_writer_after_scan() {
-    for mode in ["append", "merge", "delete"] {
-        stale_writer("write.after_scan", mode).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn crash_stale_writer_before_the_sidecar() {
-    for mode in ["append", "merge", "delete"] {
-        stale_writer("sidecar.before_put", mode).await;
-    }
-}
-
-/// With its sidecar standing, what the writer stands on is not removed at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn crash_stale_writer_with_a_sidecar() {
     for seam in ["sidecar.after_put", "write.before_commit_table"] {
