@@ -3,6 +3,7 @@
 #   make run ARGS="..."   the demo on real data; make run ARGS=--help lists its arguments
 #   make test             SQUIRE_SKIP_LINT=1 leaves out clippy and rustdoc
 #   make bench            ratios against bare Lance, release build
+#   make matrix           the crash matrix alone, and its table
 #   make docs             writes the generated tables of ARCHITECTURE.md
 #   make setup | fmt | lint | seams
 
@@ -14,10 +15,10 @@ CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/target
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench docs setup fmt lint seams
+.PHONY: help run test bench matrix docs setup fmt lint seams
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 7
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 8
 
 # Always the whole workspace: with -p cargo resolves other features and compiles Lance again.
 # One dev build serves both commands: its dependencies are optimised, see [profile.dev] in Cargo.toml.
@@ -40,6 +41,14 @@ fmt:
 
 lint:
 	ops/test.sh --lint
+
+# Several cells at a time: each waits for processes of its own most of the time.
+MATRIX := --workspace --features squire-tests/failpoints --test crash_matrix
+matrix: setup
+	cargo build --workspace --features squire-tests/failpoints --bins --tests
+	rm -f $(CARGO_TARGET_DIR)/tmp/crash_matrix.tsv
+	status=0; time cargo test -q $(MATRIX) -- --test-threads=3 || status=1; \
+	cargo test -q $(MATRIX) -- --ignored --nocapture || status=1; exit $$status
 
 docs: setup
 	cargo build -q --workspace --features squire-tests/failpoints --tests

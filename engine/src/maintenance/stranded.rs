@@ -157,8 +157,7 @@ impl Store {
         }
         if self.objects.is_local() {
             // An object store has no directories; a local disk keeps empty ones.
-            let prefix = self.object_path(&self.journal_prefix(op));
-            self.objects.remove_dir_all(prefix).await?;
+            self.remove_dir(&self.journal_prefix(op)).await?;
         }
         Ok(())
     }

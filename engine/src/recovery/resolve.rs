@@ -353,12 +353,7 @@ impl Store {
             if !visible && chain.landed(sidecar.op) == Some(1) {
                 hit(Seam::ResolveBeforeRemove)?;
                 self.forget_handle(&entry.path).await;
-                let dead = self.object_path(&entry.path);
-                match self.objects.remove_dir_all(dead).await {
-                    // Gone already: another resolver was faster.
-                    Ok(()) | Err(lance::Error::NotFound { .. }) => {}
-                    Err(e) => return Err(e.into()),
-                }
+                self.remove_dir(&entry.path).await?;
             }
         }
         Ok(())

@@ -272,6 +272,14 @@ impl Store {
         Ok(!listed.objects.is_empty())
     }
 
+    /// Removes everything below `path`; that it is gone already, because someone else was faster, is fine.
+    pub(crate) async fn remove_dir(&self, path: &str) -> Result<()> {
+        match self.objects.remove_dir_all(self.object_path(path)).await {
+            Ok(()) | Err(lance::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     async fn is_ours(&self) -> Result<bool> {
         let versions = self.object_path(&format!("{MANIFEST_PATH}/_versions"));
         let listed = self.objects.list_with_delimiter(Some(&versions)).await?;

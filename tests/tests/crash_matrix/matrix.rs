@@ -172,12 +172,31 @@ operation! { resolve_create of ResolveCreate {
     resolve_before_remove_1: "resolve.before_remove" #1 killed Done, fails Failure Done;
 } }
 
+// The fence, the manifest. Whoever comes next reclaims what is left.
+operation! { reclaim of Reclaim {
+    publish_after_load_1: "publish.after_load" #1 killed Done, fails Failure Done;
+    sidecar_before_delete_1: "sidecar.before_delete" #1 killed Done, fails Success Done;
+    sidecar_after_delete_1: "sidecar.after_delete" #1 killed Done, fails Success Done;
+    reclaim_before_fence_1: "reclaim.before_fence" #1 killed Done, fails Failure Done;
+    commit_before_put_1: "commit.before_put" #1 killed Done, fails Failure Done;
+    commit_after_put_1: "commit.after_put" #1 killed Done, fails Success Done;
+    reclaim_before_delete_1: "reclaim.before_delete" #1 killed Done, fails Failure Done;
+    publish_after_load_2: "publish.after_load" #2 killed Done, fails Failure Done;
+    maintain_before_publish_1: "maintain.before_publish" #1 killed Done, fails Failure Done;
+    publish_before_commit_1: "publish.before_commit" #1 killed Done, fails Failure Done;
+    commit_before_put_2: "commit.before_put" #2 killed Done, fails Success Done;
+    commit_after_put_2: "commit.after_put" #2 killed Done, fails Success Done;
+    publish_after_commit_1: "publish.after_commit" #1 killed Done, fails Failure Done;
+} }
+
 // ReserveFragments, Rewrite, the manifest. What was rewritten is published even when a later step fails.
 operation! { compact of Compact {
     sidecar_before_put_1: "sidecar.before_put" #1 killed Nothing, fails Failure Nothing;
     sidecar_after_put_1: "sidecar.after_put" #1 killed Dropped, fails Failure Nothing;
     maintain_before_compact_1: "maintain.before_compact" #1 killed Dropped, fails Failure Nothing;
     maintain_after_plan_1: "maintain.after_plan" #1 killed Dropped, fails Failure Nothing;
+    maintain_before_journal_1: "maintain.before_journal" #1 killed Dropped, fails Failure Nothing;
+    maintain_after_journal_1: "maintain.after_journal" #1 killed Dropped, fails Failure Nothing;
     commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Failure Nothing;
     commit_after_put_1: "commit.after_put" #1 killed Dropped, fails Success Done;
     commit_before_put_2: "commit.before_put" #2 killed Dropped, fails Failure Nothing;
@@ -309,6 +328,8 @@ operation! { daemon_pass of DaemonPass {
     sidecar_after_put_1: "sidecar.after_put" #1 killed Dropped, fails Failure Nothing;
     maintain_before_compact_1: "maintain.before_compact" #1 killed Dropped, fails Failure Nothing;
     maintain_after_plan_1: "maintain.after_plan" #1 killed Dropped, fails Failure Nothing;
+    maintain_before_journal_1: "maintain.before_journal" #1 killed Dropped, fails Failure Nothing;
+    maintain_after_journal_1: "maintain.after_journal" #1 killed Dropped, fails Failure Nothing;
     commit_before_put_6: "commit.before_put" #6 killed Dropped, fails Failure Nothing;
     commit_after_put_6: "commit.after_put" #6 killed Dropped, fails Success Nothing;
     commit_before_put_7: "commit.before_put" #7 killed Dropped, fails Failure Nothing;
@@ -363,6 +384,7 @@ pub const OPERATIONS: &[&Operation] = &[
     &resolve_half::OPERATION,
     &resolve_complete::OPERATION,
     &resolve_create::OPERATION,
+    &reclaim::OPERATION,
     &compact::OPERATION,
     &reindex::OPERATION,
     &cleanup::OPERATION,

@@ -47,6 +47,8 @@ pub enum Subject {
     ResolveComplete,
     /// The recovery of a create that landed after it had been aborted.
     ResolveCreate,
+    /// The recovery of a compaction that died before it committed, and the removal of what it had rewritten.
+    Reclaim,
     /// A pass of the daemon: the recovery of a two-table commit that landed one table, an archive, a compaction.
     DaemonPass,
 }
@@ -91,7 +93,11 @@ impl Subject {
     pub fn is_recovery(self) -> bool {
         matches!(
             self,
-            Self::ResolveHalf | Self::ResolveComplete | Self::ResolveCreate | Self::DaemonPass
+            Self::ResolveHalf
+                | Self::ResolveComplete
+                | Self::ResolveCreate
+                | Self::Reclaim
+                | Self::DaemonPass
         )
     }
 
@@ -110,7 +116,7 @@ impl Subject {
     /// How many commits stand before it, each of them a fragment of three rows in every table.
     fn commits(self) -> i64 {
         match self {
-            Self::Compact | Self::Reindex | Self::Cleanup => 4,
+            Self::Compact | Self::Reindex | Self::Reclaim | Self::Cleanup => 4,
             _ => 2,
         }
     }
@@ -149,7 +155,7 @@ impl Subject {
             Self::RepairPublish => vec!["repair", uri, "--publish"],
             Self::RepairForce => vec!["repair", uri, "--force"],
             Self::RepairDiscard => vec!["repair", uri, "--discard"],
-            Self::ResolveHalf | Self::ResolveComplete | Self::ResolveCreate => {
+            Self::ResolveHalf | Self::ResolveComplete | Self::ResolveCreate | Self::Reclaim => {
                 vec!["recover", uri, "--force"]
             }
         };
@@ -246,6 +252,12 @@ impl Scene {
             Subject::DaemonPass => self.leave_a_commit("write.after_commit_table=1*return(kill)"),
             Subject::ResolveHalf => self.leave_a_commit("write.after_commit_table=1*return(kill)"),
             Subject::ResolveComplete => self.leave_a_commit("write.after_phase_b=1*return(kill)"),
+            Subject::Reclaim => {
+                let args = ["optimize", &self.lake.uri, "--table", "a"];
+                let seam = "maintain.after_journal=1*return(kill)";
+                let done = self.lake.with_seam(seam, &args).wait();
+                assert_eq!(done.code, None, "{done:?}");
+            }
             Subject::ResolveCreate => self.leave_a_dead_create(),
             Subject::RepairForce | Subject::RepairDiscard => append_externally(&table).await,
             Subject::RepairPublish => {
@@ -389,6 +401,7 @@ impl Scene {
                     .state;
                 !state.floors.is_empty()
             }
+            Subject::Reclaim => self.lake.status()["stranded_bytes"] == 0,
             // What it has to remove is gone.
             Subject::ResolveCreate => {
                 let dead = std::path::Path::new(&self.lake.uri).join(format!("{MADE}.lance"));
