@@ -19,11 +19,15 @@
 //! ```
 //!
 //! `SQUIRE_SEAMS_LOG=FILE` appends the name of each seam that the process passes, armed or not: one line for each time.
+//! `SQUIRE_WITHOUT` leaves out one guard ([`Guard`]). `SQUIRE_FAULTS` injects storage faults ([`FaultSpec`]), and
+//! `SQUIRE_RETENTION` makes cleanups keep less than any configuration may ([`retention`]).
 
 mod catalogue;
+mod faults;
 mod guards;
 
 pub use catalogue::{Phase, Seam};
+pub use faults::FaultSpec;
 pub use guards::Guard;
 
 /// The error of a seam armed with `return(error)`.
@@ -64,6 +68,16 @@ pub use armed::{conflict_injected, hit, stands};
 
 /// Whether seams are compiled in.
 pub const ENABLED: bool = cfg!(feature = "failpoints");
+
+/// The retention that `SQUIRE_RETENTION` (whole seconds) sets for the cleanups of a binary with seams. A configuration
+/// refuses less than an hour, and no test lasts that long.
+pub fn retention() -> Option<std::time::Duration> {
+    if !ENABLED {
+        return None;
+    }
+    let seconds = std::env::var("SQUIRE_RETENTION").ok()?.parse().ok()?;
+    Some(std::time::Duration::from_secs(seconds))
+}
 
 /// Keeps what the environment armed; everything is disarmed when it is dropped.
 #[derive(Debug)]

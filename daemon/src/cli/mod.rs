@@ -55,6 +55,10 @@ pub(crate) fn main() -> ExitCode {
         Ok(armed) => armed,
         Err(message) => return out.fail(&Error::invalid(message)),
     };
+    let wrapper = match squire_engine::store::faults::from_env() {
+        Ok(wrapper) => wrapper,
+        Err(error) => return out.fail(&error),
+    };
     let config = match load_config(cli.common.config.as_deref()) {
         Ok(config) => config,
         Err(error) => return out.fail(&error),
@@ -77,6 +81,7 @@ pub(crate) fn main() -> ExitCode {
         events,
         grace: cli.common.grace.unwrap_or(config.daemon.grace),
         actor: cli.common.actor.clone().unwrap_or_else(default_actor),
+        wrapper,
         ..StoreOptions::default()
     };
     let context = Context {

@@ -53,7 +53,7 @@ impl OperationReport {
 /// The retention that a policy sets.
 pub(crate) fn retention(policy: &Policy) -> Retention {
     Retention {
-        age: policy.retention,
+        age: squire_failpoints::retention().unwrap_or(policy.retention),
         versions: policy.min_versions,
     }
 }

@@ -394,6 +394,7 @@ impl Pass<'_> {
                     removed = report.fragments_removed,
                     added = report.fragments_added,
                     versions = report.versions_removed,
+                    bytes = report.bytes_removed,
                     detail,
                     "maintenance done"
                 );

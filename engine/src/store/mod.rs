@@ -7,6 +7,7 @@
 //!
 //! Nothing here publishes; that is the room of `commit` and `recovery`.
 
+pub mod faults;
 pub mod guard;
 pub mod location;
 mod manifest;
