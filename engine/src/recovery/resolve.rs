@@ -87,7 +87,11 @@ impl Store {
                     .of(sidecar.op));
                 }
                 Step::Forward(versions) => {
-                    self.forward(&snapshot, sidecar, &versions, role).await?
+                    let lost = self.forward(&snapshot, sidecar, &versions, role).await?;
+                    if lost.is_none() && role != Role::Owner {
+                        tracing::debug!(op = %sidecar.op, "published for another process");
+                    }
+                    lost
                 }
                 Step::Decide => self.decide(&snapshot, sidecar).await?,
                 Step::Undo {
