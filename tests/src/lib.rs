@@ -4,6 +4,7 @@
 //! A test arms a seam with [`Lake::with_seam`], waits until the child stopped or died there ([`Child::wait_stopped`],
 //! [`Child::wait`]), lets others go on, and then asserts on rows and on [`Lake::assert_at_rest`].
 
+pub mod chaos;
 mod child;
 pub mod requests;
 pub mod trace;
@@ -31,18 +32,18 @@ pub fn squire() -> PathBuf {
 
 /// A binary that this workspace built.
 fn binary(name: &str) -> PathBuf {
-    let exe = std::env::current_exe().expect("the test binary has a path");
-    let path = exe
-        .parent()
-        .and_then(Path::parent)
-        .expect("target/<profile>")
-        .join(name);
-    assert!(
-        path.is_file(),
-        "{} is missing; run `make test`, or cargo build --workspace --features squire-tests/failpoints",
-        path.display()
-    );
-    path
+    let exe = std::env::current_exe().expect("the program has a path");
+    // Programs stand beside it, test binaries one directory below.
+    let beside = exe.parent().expect("target/<profile>");
+    let above = beside.parent().expect("target");
+    let places = [beside.join(name), above.join(name)];
+    let found = places.iter().find(|path| path.is_file()).cloned();
+    found.unwrap_or_else(|| {
+        panic!(
+            "{} is missing; run `make test`, or cargo build --workspace --features squire-tests/failpoints",
+            places[1].display()
+        )
+    })
 }
 
 /// A store in a temporary directory, with files to write into it.
@@ -88,6 +89,15 @@ impl Lake {
         };
         lake.run(&["init", &lake.uri]).ok();
         lake
+    }
+
+    /// A store that is there already.
+    pub fn existing(uri: &str) -> Self {
+        Self {
+            dir: TempDir::new().expect("a temporary directory"),
+            uri: uri.to_owned(),
+            env: Vec::new(),
+        }
     }
 
     /// A store with tables (id int64, value utf8), keyed by id.
@@ -372,14 +382,17 @@ pub fn tree(root: &Path) -> BTreeSet<PathBuf> {
 
 /// The rows of a dataset with columns id and value, sorted.
 pub async fn rows_of(dataset: &lance::Dataset) -> Vec<(i64, String)> {
+    read_rows(dataset).await.expect("the rows can be read")
+}
+
+/// The same, where the read may fail.
+pub async fn read_rows(dataset: &lance::Dataset) -> lance::Result<Vec<(i64, String)>> {
     let batches: Vec<arrow_array::RecordBatch> = dataset
         .scan()
         .try_into_stream()
-        .await
-        .expect("scan")
+        .await?
         .try_collect()
-        .await
-        .expect("batches");
+        .await?;
     let mut rows = Vec::new();
     for batch in &batches {
         let ids = batch["id"]
@@ -395,5 +408,5 @@ pub async fn rows_of(dataset: &lance::Dataset) -> Vec<(i64, String)> {
         rows.extend((0..batch.num_rows()).map(|i| (ids.value(i), values.value(i).to_owned())));
     }
     rows.sort_unstable();
-    rows
+    Ok(rows)
 }
