@@ -43,9 +43,24 @@ pub struct Verdict {
     pub ordered: u64,
 }
 
+/// Looks at what the calls that ended lately were told; says at once what can be said before the end.
+pub fn answers(replay: &mut Replay, violations: &Violations) {
+    replay.history.catch_up();
+    for name in std::mem::take(&mut replay.history.ended) {
+        let call = &replay.history.calls[&name];
+        let error = call.end.as_ref().and_then(|e| e.error.as_deref());
+        if let Some(word) = NEVER_SAID
+            .iter()
+            .find(|w| error.is_some_and(|e| e.contains(**w)))
+        {
+            violations.add(format!("{name} was told {error:?} ({word})"));
+        }
+    }
+}
+
 /// Compares every answer with the log.
 pub fn history(replay: &mut Replay, told: &[Told], violations: &Violations) -> Verdict {
-    replay.history.catch_up();
+    answers(replay, violations);
     let mut verdict = Verdict {
         asked: told.len() as u64,
         ..Verdict::default()
@@ -93,12 +108,6 @@ fn check_call(replay: &Replay, call: &Call, verdict: &mut Verdict, violations: &
         .iter()
         .find(|op| replay.commits.contains_key(*op));
     let error = call.end.as_ref().and_then(|e| e.error.as_deref());
-    if let Some(word) = NEVER_SAID
-        .iter()
-        .find(|w| error.is_some_and(|e| e.contains(**w)))
-    {
-        violations.add(format!("{name} was told {error:?} ({word})"));
-    }
     let told = call.end.as_ref().and_then(|e| e.op.as_deref());
     match call.answer() {
         Some(Answer::Committed) => {

@@ -126,6 +126,8 @@ pub struct History {
     pub calls: BTreeMap<String, Call>,
     by_op: HashMap<String, String>,
     by_tag: HashMap<String, Vec<String>>,
+    /// Calls that ended since this was last emptied.
+    pub ended: Vec<String>,
 }
 
 impl History {
@@ -181,6 +183,7 @@ impl History {
                     self.attempt(end.call.clone(), op);
                 }
                 let call = self.calls.get_mut(&end.call).expect("it began");
+                self.ended.push(end.call.clone());
                 call.end = Some(end);
             }
         }

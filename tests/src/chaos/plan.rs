@@ -173,7 +173,7 @@ pub struct Mischief {
 /// What a process that starts now meets.
 pub fn mischief(rng: &mut StdRng, part: Part, fault_log: &Path) -> Mischief {
     Mischief {
-        seams: rng.random_bool(0.6).then(|| seams(rng, part)),
+        seams: rng.random_bool(0.8).then(|| seams(rng, part)),
         faults: rng.random_bool(0.5).then(|| faults(rng, fault_log)),
         through_objects: rng.random_bool(0.5),
     }
@@ -190,25 +190,36 @@ fn seams(rng: &mut StdRng, part: Part) -> String {
             (Phase::Maintain | Phase::Cleanup | Phase::Archive, part) => part == Part::Daemon,
         })
         .collect();
-    let armed: BTreeMap<&str, String> = (0..rng.random_range(1..=3))
-        .map(|_| {
-            let seam = *one_of(rng, &passed);
-            let action = *one_of(rng, &["kill", "kill", "stop", "stop", "error"]);
-            // Most seams are passed once for each operation; some only when something else went wrong.
-            let most = if seam.phase() == Phase::Resolve {
-                3
-            } else {
-                40
-            };
-            let actions = match rng.random_range(0..most) {
-                0 => format!("1*return({action})"),
-                n => format!("{n}*off->1*return({action})"),
-            };
-            (seam.name(), actions)
-        })
-        .collect();
+    let mut armed: BTreeMap<&str, String> = BTreeMap::new();
+    // Delays make others come in between, where two steps are otherwise a fraction of a millisecond apart.
+    for _ in 0..rng.random_range(0..=4) {
+        let (often, long) = (rng.random_range(5..60), rng.random_range(1..60));
+        armed.insert(
+            one_of(rng, &passed).name(),
+            format!("{often}%sleep({long})"),
+        );
+    }
+    for _ in 0..rng.random_range(0..=2) {
+        let seam = *one_of(rng, &passed);
+        armed.insert(seam.name(), once(rng, seam));
+    }
     let armed: Vec<String> = armed.iter().map(|(s, a)| format!("{s}={a}")).collect();
     armed.join(";")
+}
+
+/// Dies, stops or fails at a seam, the n-th time that it is passed.
+fn once(rng: &mut StdRng, seam: Seam) -> String {
+    let action = *one_of(rng, &["kill", "kill", "stop", "stop", "error"]);
+    // Most seams are passed once for each operation; some only when something else went wrong.
+    let most = if seam.phase() == Phase::Resolve {
+        3
+    } else {
+        30
+    };
+    match rng.random_range(0..most) {
+        0 => format!("1*return({action})"),
+        n => format!("{n}*off->1*return({action})"),
+    }
 }
 
 fn faults(rng: &mut StdRng, log: &Path) -> String {

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Writer processes.
-pub const WRITERS: u32 = 4;
+pub const WRITERS: u32 = 6;
 /// Daemons.
 pub const DAEMONS: u32 = 2;
 /// Writers that run one command for each call.
@@ -235,6 +235,7 @@ async fn torment(
     let mut clock = ClockWatch::default();
     while Instant::now() < deadline && !violations.any() {
         clock.look();
+        check::answers(&mut replay, violations);
         match tokio::time::timeout(Duration::from_millis(200), observed.recv()).await {
             Ok(Some(observation)) => replay.compare(observation).await,
             Ok(None) => break,
