@@ -2,6 +2,7 @@
 #
 #   make run ARGS="..."   the demo on real data; make run ARGS=--help lists its arguments
 #   make test             SQUIRE_SKIP_LINT=1 leaves out clippy and rustdoc
+#   make chaos            SEED=... MINUTES=...; processes killed, paused and lied to, every answer checked
 #   make bench            ratios against bare Lance, release build
 #   make matrix           the crash matrix alone, and its table
 #   make docs             writes the generated tables of ARCHITECTURE.md
@@ -15,10 +16,10 @@ CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/target
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench matrix docs setup fmt lint seams
+.PHONY: help run test chaos matrix bench docs setup fmt lint seams
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 8
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 9
 
 # Always the whole workspace: with -p cargo resolves other features and compiles Lance again.
 # One dev build serves both commands: its dependencies are optimised, see [profile.dev] in Cargo.toml.
@@ -29,6 +30,11 @@ run: setup
 test:
 	ops/setup.sh --test
 	ops/test.sh
+
+# SEED repeats what is tried and what strikes whom; a fresh one is printed. MINUTES is 10 by default.
+chaos: setup
+	cargo build --workspace --features squire-tests/failpoints --bins
+	$(CARGO_TARGET_DIR)/debug/squire-chaos $(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),10) $(ARGS)
 
 bench: setup
 	cargo run --release --workspace --bin squire-bench -- $(ARGS)

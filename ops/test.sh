@@ -57,6 +57,9 @@ run_tests() {
   return "$status"
 }
 
+# A minute each with a seed that every run shares and with one that no other run has; it is printed.
+run_chaos() { "$CARGO_TARGET_DIR/debug/squire-chaos" --minutes 1 "$@"; }
+
 check_prometheus() {
   promtool check config ops/prometheus/prometheus.yml &&
     promtool check rules ops/prometheus/squire.rules.yml &&
@@ -91,6 +94,8 @@ if [ "$lint_only" = no ]; then
   step "alert rules and their tests" check_prometheus
   step "build" build_all
   step "tests" run_tests
+  step "chaos, seed 1" run_chaos --seed 1
+  step "chaos, fresh seed" run_chaos
   step "examples in the documentation" cargo test "${FEATURES[@]}" --doc
 fi
 if [ "$lint_only" = yes ] || [ "${SQUIRE_SKIP_LINT:-0}" != 1 ]; then

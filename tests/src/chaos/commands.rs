@@ -124,7 +124,7 @@ fn submit(
     let mut command = Command::new(squire());
     command
         .args(arguments)
-        .args(["--json", "--grace", "1s", "--retries", "20"])
+        .args(["--json", "--grace", "400ms", "--retries", "20"])
         .args(["--batch-id", &begin.tag, "--message", &begin.tag])
         .stdin(Stdio::null())
         .stdout(File::create(&said).expect("a file"))

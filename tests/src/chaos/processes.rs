@@ -188,8 +188,8 @@ impl Drop for Processes {
 /// How long a stopped process stays stopped: mostly short, sometimes longer than the grace of everyone else.
 fn nap(rng: &mut StdRng) -> Duration {
     match rng.random_range(0..10) {
-        0..5 => millis(rng, 10..300),
-        5..8 => millis(rng, 300..2_000),
+        0..4 => millis(rng, 10..300),
+        4..9 => millis(rng, 300..2_000),
         _ => millis(rng, 2_000..6_000),
     }
 }

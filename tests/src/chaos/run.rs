@@ -115,7 +115,7 @@ impl Room {
     fn config(&self, name: &str, min_versions: u64) -> PathBuf {
         let path = self.directory.join(format!("{name}.toml"));
         let text = format!(
-            "[daemon]\nlisten = \"off\"\nscan_interval = \"300ms\"\nfull_scan_interval = \"1s\"\ngrace = \"1s\"\n\
+            "[daemon]\nlisten = \"off\"\nscan_interval = \"300ms\"\nfull_scan_interval = \"1s\"\ngrace = \"400ms\"\n\
              drain = \"1s\"\nwatchdog_progress = \"30s\"\n\
              [policy]\nmin_candidate_fragments = 4\nmax_deleted_ratio = 0.05\nmax_versions = 40\n\
              max_unindexed_rows = 30\nmax_unindexed_ratio = 0.05\nmax_index_age = \"2s\"\n\

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long writers leave an undecided operation of another process alone: far shorter than many pauses.
-pub const GRACE: Duration = Duration::from_secs(1);
+pub const GRACE: Duration = Duration::from_millis(400);
 
 /// The exit code of a writer that could not even open the store.
 pub const NO_STORE: i32 = 7;

@@ -276,6 +276,18 @@ async fn batch_ids_beyond_the_manifests_bound_count_once() {
     assert_log_is_whole(&lake);
 }
 
+/// Cleanups publish floors and little else: their own publishes are in the log, too, once their versions are gone.
+#[tokio::test]
+async fn the_log_of_a_store_that_only_cleans_stays_whole() {
+    let lake = Lake::with_tables(&["t"]);
+    let store = lake.store().await;
+    commit(&store, vec![append("t", 0..3)], None).await;
+    for _ in 0..5 {
+        clean(&store, 1).await;
+        assert_log_is_whole(&lake);
+    }
+}
+
 /// Two daemons archive and clean at once while a writer commits: no publish is logged twice or never.
 #[tokio::test(flavor = "multi_thread")]
 async fn archiving_and_cleaning_beside_a_writer() {
