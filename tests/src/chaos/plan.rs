@@ -98,7 +98,7 @@ impl Workload {
                 accounts: [0, 0].map(|_: i64| self.rng.random_range(0..ACCOUNTS_EACH)),
                 amount: self.rng.random_range(1..50),
             },
-            30..36 => Operation::Audit,
+            30..42 => Operation::Audit,
             _ => Operation::Blind(self.blind(tag)),
         }
     }
@@ -174,10 +174,18 @@ pub struct Mischief {
 pub fn mischief(rng: &mut StdRng, part: Part, fault_log: &Path) -> Mischief {
     Mischief {
         seams: rng.random_bool(0.8).then(|| seams(rng, part)),
-        faults: rng.random_bool(0.5).then(|| faults(rng, fault_log)),
+        faults: rng.random_bool(0.5).then(|| faults(rng, part, fault_log)),
         through_objects: rng.random_bool(0.5),
     }
 }
+
+/// The seams between the last look at the state and the put that rests on it.
+const DECISIVE: [Seam; 4] = [
+    Seam::CommitBeforePut,
+    Seam::PublishBeforeCommit,
+    Seam::PublishAfterCommit,
+    Seam::CommitAfterPut,
+];
 
 fn seams(rng: &mut StdRng, part: Part) -> String {
     let passed: Vec<Seam> = Seam::ALL
@@ -199,8 +207,19 @@ fn seams(rng: &mut StdRng, part: Part) -> String {
             format!("{often}%sleep({long})"),
         );
     }
+    // A writer that sleeps between its last look and its put, while others decide, publish and clean up.
+    if part == Part::Writer && rng.random_bool(0.6) {
+        let seam = *one_of(rng, &DECISIVE);
+        let passes = rng.random_range(0..50);
+        armed.insert(seam.name(), format!("{passes}*off->1*return(stop)"));
+    }
     for _ in 0..rng.random_range(0..=2) {
-        let seam = *one_of(rng, &passed);
+        // Every second time one of the few around the compare-and-swap and the put that it is.
+        let seam = if rng.random_bool(0.5) {
+            *one_of(rng, &DECISIVE)
+        } else {
+            *one_of(rng, &passed)
+        };
         armed.insert(seam.name(), once(rng, seam));
     }
     let armed: Vec<String> = armed.iter().map(|(s, a)| format!("{s}={a}")).collect();
@@ -222,16 +241,18 @@ fn once(rng: &mut StdRng, seam: Seam) -> String {
     }
 }
 
-fn faults(rng: &mut StdRng, log: &Path) -> String {
+fn faults(rng: &mut StdRng, part: Part, log: &Path) -> String {
+    // One cleanup makes hundreds of requests; if one of a hundred fails, none ever succeeds.
+    let rare = if part == Part::Daemon { 0.1 } else { 1.0 };
     let mut p = |most: f64| rng.random_range(0.0..most);
     let mut spec = format!(
-        "seed={};latency=0..{}ms;before={:.4};after={:.4};throttle={:.4};outage={:.5}:{}ms",
+        "seed={};latency=0..{}ms;before={:.5};after={:.5};throttle={:.5};outage={:.6}:{}ms",
         (p(1.0) * 1e9) as u64,
         (p(12.0)) as u64,
-        p(0.02),
-        p(0.02),
-        p(0.01),
-        p(0.002),
+        p(0.02) * rare,
+        p(0.02) * rare,
+        p(0.01) * rare,
+        p(0.002) * rare,
         (p(800.0)) as u64,
     );
     let only = *one_of(rng, &["", "", ";only=_versions", ";only=_squire"]);

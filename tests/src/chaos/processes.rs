@@ -140,7 +140,7 @@ impl Processes {
             match victim.wake {
                 None if victim.is_stopped() => {
                     self.counts.paused_at_seam.fetch_add(1, Ordering::Relaxed);
-                    victim.wake = Some(now + nap(rng));
+                    victim.wake = Some(now + millis(rng, 300..5_000));
                 }
                 Some(at) if at <= now => {
                     victim.wake = None;
@@ -158,6 +158,9 @@ impl Processes {
         }
         let chosen = rng.random_range(0..running.len());
         let victim = &mut running[chosen];
+        if victim.name.starts_with('d') && rng.random_bool(0.6) {
+            return; // Daemons need a few seconds to get anything done.
+        }
         if rng.random_bool(0.45) {
             victim.killed = true;
             victim.signal(Signal::SIGKILL);

@@ -115,7 +115,7 @@ impl Room {
     fn config(&self, name: &str, min_versions: u64) -> PathBuf {
         let path = self.directory.join(format!("{name}.toml"));
         let text = format!(
-            "[daemon]\nlisten = \"off\"\nscan_interval = \"300ms\"\nfull_scan_interval = \"1s\"\ngrace = \"400ms\"\n\
+            "[daemon]\nlisten = \"off\"\nscan_interval = \"200ms\"\nfull_scan_interval = \"500ms\"\ngrace = \"400ms\"\n\
              drain = \"1s\"\nwatchdog_progress = \"30s\"\n\
              [policy]\nmin_candidate_fragments = 4\nmax_deleted_ratio = 0.05\nmax_versions = 40\n\
              max_unindexed_rows = 30\nmax_unindexed_ratio = 0.05\nmax_index_age = \"2s\"\n\
@@ -292,7 +292,9 @@ fn keep_all(
 /// Starts a process again whenever it ends.
 fn keep(room: &Room, part: Part, number: u32, processes: &Processes, violations: &Violations) {
     let mut rng = rng(room.seed, &format!("{part:?} {number}"));
-    let config = room.config(&format!("d{number}"), rng.random_range(2..60));
+    // The first keeps next to nothing, so that a paused writer wakes to freed version numbers.
+    let kept = if number == 0 { 1..4 } else { 5..40 };
+    let config = room.config(&format!("d{number}"), rng.random_range(kept));
     let mut incarnation = 0;
     while !room.is_over() {
         let mischief = mischief(&mut rng, part, &room.fault_log());
