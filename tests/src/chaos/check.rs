@@ -46,8 +46,23 @@ pub struct Verdict {
 /// Looks at what the calls that ended lately were told; says at once what can be said before the end.
 pub fn answers(replay: &mut Replay, violations: &Violations) {
     replay.history.catch_up();
-    for name in std::mem::take(&mut replay.history.ended) {
+    let ended = std::mem::take(&mut replay.history.ended);
+    for name in ended {
         let call = &replay.history.calls[&name];
+        let at_us = call.end.as_ref().map_or(0, |e| e.at_us);
+        if at_us >= replay.complete_us && !replay.clock_jumped {
+            replay.history.ended.push(name); // Looked at again when the replay has come that far.
+            continue;
+        }
+        let told = call.end.as_ref().and_then(|e| e.op.as_deref());
+        if call.answer() == Some(Answer::Committed)
+            && !told.is_some_and(|op| replay.commits.contains_key(op))
+        {
+            violations.add(format!(
+                "I4: {name} was told that {told:?} committed; the log up to version {} does not have it",
+                replay.version()
+            ));
+        }
         let error = call.end.as_ref().and_then(|e| e.error.as_deref());
         if let Some(word) = NEVER_SAID
             .iter()

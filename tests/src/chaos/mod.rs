@@ -7,7 +7,7 @@
 //! 4. [`history`]: what every writer began and was told, one line each, on disk before the next step.
 //! 5. [`model`]: the tables as a replay of the commit log says they are.
 //! 6. [`observe`]: readers; each snapshot is compared with the replay at its manifest version while the run goes on.
-//! 7. [`check`]: the whole history at the end; [`report`]: the table and the JSON document.
+//! 7. [`settle`] and [`check`]: the store at rest and the whole history at the end; [`report`]: the table and the JSON document.
 //! 8. [`run`]: the order of all that.
 //!
 //! The seed repeats what each process tries and which seams, faults and signals meet it; how the processes interleave
@@ -23,6 +23,7 @@ pub mod processes;
 pub mod replay;
 pub mod report;
 pub mod run;
+pub mod settle;
 pub mod writer;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -210,7 +210,7 @@ fn seams(rng: &mut StdRng, part: Part) -> String {
     // A writer that sleeps between its last look and its put, while others decide, publish and clean up.
     if part == Part::Writer && rng.random_bool(0.6) {
         let seam = *one_of(rng, &DECISIVE);
-        let passes = rng.random_range(0..50);
+        let passes = rng.random_range(1..50);
         armed.insert(seam.name(), format!("{passes}*off->1*return(stop)"));
     }
     for _ in 0..rng.random_range(0..=2) {

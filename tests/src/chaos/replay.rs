@@ -4,7 +4,7 @@ use super::history::{Begin, History};
 use super::model::{Contents, Digest, difference};
 use super::observe::{Observation, Seen};
 use super::writer::balance;
-use super::{ACCOUNTS, ACCOUNTS_EACH, BALANCE, TABLES, Violations};
+use super::{ACCOUNTS, ACCOUNTS_EACH, BALANCE, TABLES, Violations, now_us};
 use squire_engine::recovery::LogEntry;
 use squire_engine::store::Store;
 use std::collections::{BTreeSet, HashMap};
@@ -55,6 +55,8 @@ pub struct Replay {
     pub aborted: HashMap<String, u64>,
     /// Snapshots that were compared.
     pub compared: u64,
+    /// Everything that was committed before this moment is in the replay.
+    pub complete_us: u64,
     /// When which reader saw which version.
     pub seen: Vec<Seen>,
     /// Whether the clock by which processes compare times jumped.
@@ -75,6 +77,7 @@ impl Replay {
             tags: HashMap::new(),
             aborted: HashMap::new(),
             compared: 0,
+            complete_us: 0,
             seen: Vec::new(),
             clock_jumped: false,
         }
@@ -107,9 +110,11 @@ impl Replay {
 
     /// Replays what is there now.
     pub async fn fetch(&mut self) -> squire_engine::error::Result<()> {
+        let asked_us = now_us();
         let latest = self.store.load().await?.version();
         let missing = usize::try_from(latest.saturating_sub(self.version())).expect("a count");
         if missing == 0 {
+            self.complete_us = asked_us;
             return Ok(());
         }
         let mut entries = self.store.log(missing).await?;
@@ -119,6 +124,9 @@ impl Replay {
             if entry.manifest_version == self.version() + 1 {
                 self.take(entry);
             }
+        }
+        if self.version() >= latest {
+            self.complete_us = asked_us;
         }
         Ok(())
     }
