@@ -2,7 +2,8 @@
 //! answer and every snapshot is checked against a model.
 //!
 //! 1. [`plan`]: everything that is chosen at random, from the seed: operations, seams, faults, signals.
-//! 2. [`writer`]: a writer process that commits through the engine; [`commands`]: a writer that runs `squire`.
+//! 2. [`writer`]: a writer process that commits through the engine; [`commands`]: a writer that runs `squire`; [`spool`]: a
+//!    producer whose batches agents commit.
 //! 3. [`processes`]: children, and the monkey that kills, stops and wakes them.
 //! 4. [`history`]: what every writer began and was told, one line each, on disk before the next step.
 //! 5. [`model`]: the tables as a replay of the commit log says they are.
@@ -24,6 +25,7 @@ pub mod replay;
 pub mod report;
 pub mod run;
 pub mod settle;
+pub mod spool;
 pub mod writer;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -155,6 +155,8 @@ fn append_to_logs(rows: &[Row]) -> BTreeMap<String, Change> {
 pub enum Part {
     /// Commits.
     Writer,
+    /// Commits from a spool.
+    Agent,
     /// Maintains.
     Daemon,
 }
@@ -192,9 +194,10 @@ fn seams(rng: &mut StdRng, part: Part) -> String {
         .iter()
         .copied()
         .filter(|seam| match (seam.phase(), part) {
-            (Phase::Agent | Phase::Repair, _) => false,
+            (Phase::Repair, _) => false,
+            (Phase::Agent, part) => part == Part::Agent,
             (Phase::Commit | Phase::Publish | Phase::Resolve, _) => true,
-            (Phase::Write, part) => part == Part::Writer,
+            (Phase::Write, part) => part != Part::Daemon,
             (Phase::Maintain | Phase::Cleanup | Phase::Archive, part) => part == Part::Daemon,
         })
         .collect();
@@ -208,7 +211,7 @@ fn seams(rng: &mut StdRng, part: Part) -> String {
         );
     }
     // A writer that sleeps between its last look and its put, while others decide, publish and clean up.
-    if part == Part::Writer && rng.random_bool(0.6) {
+    if part != Part::Daemon && rng.random_bool(0.6) {
         let seam = *one_of(rng, &DECISIVE);
         let passes = rng.random_range(1..50);
         armed.insert(seam.name(), format!("{passes}*off->1*return(stop)"));

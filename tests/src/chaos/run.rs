@@ -7,6 +7,7 @@ use super::processes::{ClockWatch, Processes, judge};
 use super::replay::Replay;
 use super::report::{Left, Report, alarms};
 use super::settle::settle;
+use super::spool::Producer;
 use super::writer::{NO_STORE, endow};
 use super::{TABLES, Violations, commands};
 use crate::{Lake, squire};
@@ -24,10 +25,15 @@ use tokio::sync::mpsc;
 pub const WRITERS: u32 = 6;
 /// Daemons.
 pub const DAEMONS: u32 = 2;
+/// Agents on one spool.
+pub const AGENTS: u32 = 2;
 /// Writers that run one command for each call.
 pub const COMMANDERS: u32 = 1;
 /// Readers.
 const READERS: u32 = 2;
+
+/// The exit code of a command whose storage failed.
+const CANNOT_OPEN: i32 = 1;
 
 /// What was asked for.
 #[derive(Debug, Clone)]
@@ -67,6 +73,11 @@ impl Room {
     /// The directory of what the processes said.
     pub fn logs(&self) -> PathBuf {
         self.directory.join("logs")
+    }
+
+    /// The spool of the agents.
+    pub fn spool(&self) -> PathBuf {
+        self.directory.join("spool")
     }
 
     /// Where injected faults are noted.
@@ -155,13 +166,14 @@ pub async fn run(settings: &Settings) -> Report {
     make_store(&room).await;
     let started = Instant::now();
     let processes = Arc::new(Processes::default());
-    let (mut replay, told, readers) = torment(settings, &room, &processes, &violations).await;
+    let lived = torment(settings, &room, &processes, &violations).await;
     let tormented = started.elapsed();
     println!(
         "chaos: {} s over, looking at what is left",
         tormented.as_secs()
     );
-    let verdict = settle(&room, &mut replay, &told, &violations).await;
+    let readers = lived.readers.clone();
+    let (replay, verdict) = settle(&room, lived, &violations).await;
     // The place for further checks of what the processes left behind in the room.
     // A run in which nothing happened proves nothing.
     let (commits, least) = (replay.commits.len() as u64, settings.length.as_secs() / 2);
@@ -203,13 +215,25 @@ async fn make_store(room: &Room) {
         .expect("first money");
 }
 
+/// What the part in which everything happens at once leaves.
+pub struct Lived {
+    /// The log as far as it was followed.
+    pub replay: Replay,
+    /// Answers about operations.
+    pub told: Vec<Told>,
+    /// What readers counted.
+    pub readers: Arc<ReaderCounts>,
+    /// Who waits for batches in the spool.
+    pub producer: Producer,
+}
+
 /// The part in which everything happens at once.
 async fn torment(
     settings: &Settings,
     room: &Arc<Room>,
     processes: &Arc<Processes>,
     violations: &Violations,
-) -> (Replay, Vec<Told>, Arc<ReaderCounts>) {
+) -> Lived {
     let store = Store::open(&room.store, StoreOptions::default())
         .await
         .expect("the store opens");
@@ -234,6 +258,10 @@ async fn torment(
     }
     let asker = tokio::spawn(ask_on(desk, store));
     let keepers = keep_all(room, processes, violations);
+    let producer = {
+        let (room, violations) = (room.clone(), violations.clone());
+        std::thread::spawn(move || Producer::new(&room).run(&room, &violations))
+    };
     let deadline = Instant::now() + settings.length;
     let mut clock = ClockWatch::default();
     while Instant::now() < deadline && !violations.any() {
@@ -262,7 +290,12 @@ async fn torment(
         reader.await.expect("a reader ends");
     }
     replay.clock_jumped = clock.jumped;
-    (replay, asker.await.expect("the asker ends"), counts)
+    Lived {
+        replay,
+        told: asker.await.expect("the asker ends"),
+        readers: counts,
+        producer: producer.join().expect("the producer ends"),
+    }
 }
 
 fn keep_all(
@@ -279,6 +312,9 @@ fn keep_all(
     };
     for number in 0..WRITERS {
         start(Box::new(move |r, p, v| keep(r, Part::Writer, number, p, v)));
+    }
+    for number in 0..AGENTS {
+        start(Box::new(move |r, p, v| keep(r, Part::Agent, number, p, v)));
     }
     for number in 0..DAEMONS {
         start(Box::new(move |r, p, v| keep(r, Part::Daemon, number, p, v)));
@@ -307,6 +343,12 @@ fn keep(room: &Room, part: Part, number: u32, processes: &Processes, violations:
                 format!("w{number}"),
                 writer_command(room, &uri, number, incarnation),
             ),
+            Part::Agent => {
+                let mut command = Command::new(squire());
+                command.args(["agent", &uri, "--grace", "400ms", "--spool"]);
+                command.arg(room.spool());
+                (format!("a{number}"), command)
+            }
             Part::Daemon => {
                 let mut command = Command::new(squire());
                 command.args(["daemon", &uri, "--actor", &format!("d{number}")]);
@@ -321,7 +363,7 @@ fn keep(room: &Room, part: Part, number: u32, processes: &Processes, violations:
             .stderr(room.log(&name));
         let id = processes.start(&name, &mut command);
         let ended = processes.wait(id);
-        judge(&name, ended, &[NO_STORE], violations);
+        judge(&name, ended, &[NO_STORE, CANNOT_OPEN], violations);
         incarnation += 1;
         std::thread::sleep(millis(&mut rng, 0..200));
     }

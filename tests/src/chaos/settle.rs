@@ -1,10 +1,10 @@
 //! The end of a run: nobody disturbs the store any more, it comes to rest, and everything is compared.
 
 use super::check::{self, Verdict};
-use super::observe::{Observation, Seen, Told, read_all};
+use super::observe::{Observation, Seen, read_all};
 use super::plan::Mischief;
 use super::replay::Replay;
-use super::run::Room;
+use super::run::{Lived, Room};
 use super::{Violations, now_us};
 use crate::{Lake, squire};
 use serde_json::Value;
@@ -19,14 +19,11 @@ const PASSES: u32 = 20;
 const SAMPLE: usize = 200;
 
 /// Brings the store to rest and gives the verdict on the whole history.
-pub async fn settle(
-    room: &Room,
-    replay: &mut Replay,
-    told: &[Told],
-    violations: &Violations,
-) -> Verdict {
+pub async fn settle(room: &Room, lived: Lived, violations: &Violations) -> (Replay, Verdict) {
+    let mut replay = lived.replay;
     let lake = Lake::existing(&room.store);
     if !violations.any() {
+        lived.producer.finish(room, violations);
         come_to_rest(room, &lake, violations).await;
     }
     // A fresh handle: no cache of the run's readers stands between the check and the storage.
@@ -49,14 +46,21 @@ pub async fn settle(
     if let Err(e) = replay.fetch().await {
         violations.add(format!("the log cannot be read: {e}"));
     }
-    let mut verdict = check::history(replay, told, violations);
-    let asked = check::to_ask(replay, SAMPLE);
-    check::outcomes(&store, replay, &asked, "at rest", violations).await;
+    let mut verdict = check::history(&mut replay, &lived.told, violations);
+    let asked = check::to_ask(&replay, SAMPLE);
+    check::outcomes(&store, &replay, &asked, "at rest", violations).await;
     clean_everything(&store, violations).await;
-    check::log_unchanged(&store, replay, violations).await;
-    check::outcomes(&store, replay, &asked, "after the last cleanup", violations).await;
-    verdict.asked = asked.len() as u64 * 2;
-    verdict
+    check::log_unchanged(&store, &replay, violations).await;
+    check::outcomes(
+        &store,
+        &replay,
+        &asked,
+        "after the last cleanup",
+        violations,
+    )
+    .await;
+    verdict.asked += asked.len() as u64 * 2;
+    (replay, verdict)
 }
 
 async fn come_to_rest(room: &Room, lake: &Lake, violations: &Violations) {
