@@ -1,10 +1,10 @@
 //! Readers in the runner's own process: whole snapshots, new ones and old ones, and what became of operations.
 
+use super::history::{Answer, History};
+use super::model::Row;
 use super::plan::{millis, one_of, rng};
 use super::run::Room;
 use super::{TABLES, Violations, now_us};
-use crate::chaos::history::{Answer, History};
-use crate::chaos::model::Row;
 use crate::read_rows;
 use rand::RngExt;
 use rand::rngs::StdRng;
