@@ -144,10 +144,9 @@ pub fn store_uri(store: &str, mischief: &Mischief) -> String {
 
 /// Runs it.
 pub async fn run(settings: &Settings) -> Report {
-    let directory = std::env::temp_dir().join(format!("squire-chaos-{}", settings.seed));
-    if directory.exists() {
-        std::fs::remove_dir_all(&directory).expect("an older run of this seed");
-    }
+    // Two runs of one seed may go on at once on one machine.
+    let name = format!("squire-chaos-{}-{}", settings.seed, std::process::id());
+    let directory = std::env::temp_dir().join(name);
     let store = settings.store.clone().unwrap_or_else(|| {
         let path = directory.join("lake");
         path.to_string_lossy().into_owned()
