@@ -3,7 +3,7 @@
 //! 1. `cli` parses the command line and prints; every command goes through the same engine functions.
 //! 2. `daemon` watches and maintains: discovery, observation, planning, scheduling, execution, report.
 //! 3. `agent` takes batches from a spool and commits each exactly once.
-//! 4. `config`, `formats`, `http`, `metrics`, `place`, `systemd`, `trace` serve the two.
+//! 4. `config`, `formats`, `http`, `metrics`, `place`, `systemd` serve the two.
 
 mod agent;
 mod cli;
@@ -15,7 +15,6 @@ mod metrics;
 mod place;
 mod supervisor;
 mod systemd;
-mod trace;
 mod watch;
 
 use std::process::ExitCode;

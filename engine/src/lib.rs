@@ -38,3 +38,4 @@ pub mod protocol;
 pub mod read;
 pub mod recovery;
 pub mod store;
+pub mod trace;

@@ -97,6 +97,7 @@ impl Lake {
             dir: TempDir::new().expect("a temporary directory"),
             uri: uri.to_owned(),
             env: Vec::new(),
+            traces: TempDir::new().expect("a temporary directory"),
         }
     }
 

@@ -4,7 +4,7 @@
 //! callers were answered, which versions landed, what was undone, which versions were deleted.
 
 use squire_engine::events::{Answer, ProtocolEvent};
-use squire_engine::ids::OpId;
+use squire_engine::ids::{OpId, TableName};
 use squire_engine::invariants::{
     i2_pins_never_go_down, i3_decisions_never_change, i7_floors_stay_below_pins,
 };
@@ -34,9 +34,9 @@ pub async fn violations(store: &Store, events: &[ProtocolEvent]) -> Vec<String> 
     log.reverse();
     let mut found = state_violations(store).await;
     let history = History::of(&log, &mut found);
-    let begun = begun_by_op(events);
+    let (begun, landed) = (begun_by_op(events), landed_by_op(events));
     for event in events {
-        found.extend(history.contradicts(event, events));
+        found.extend(history.contradicts(event, &landed));
     }
     for entry in log.iter().filter(|e| e.record.kind == "logical") {
         found.extend(published_violations(entry, &begun, &log));
@@ -80,6 +80,19 @@ fn begun_by_op(events: &[ProtocolEvent]) -> Begun<'_> {
             _ => None,
         })
         .collect()
+}
+
+/// The versions that each operation landed, by table.
+type Landed<'a> = BTreeMap<(OpId, &'a TableName), Vec<u64>>;
+
+fn landed_by_op(events: &[ProtocolEvent]) -> Landed<'_> {
+    let mut landed = Landed::new();
+    for event in events {
+        if let ProtocolEvent::Landed { op, at } = event {
+            landed.entry((*op, &at.table)).or_default().push(at.version);
+        }
+    }
+    landed
 }
 
 /// What the log says of each operation.
@@ -136,7 +149,7 @@ impl History {
     }
 
     /// What `event` claims against the log.
-    fn contradicts(&self, event: &ProtocolEvent, all: &[ProtocolEvent]) -> Option<String> {
+    fn contradicts(&self, event: &ProtocolEvent, landed: &Landed<'_>) -> Option<String> {
         match event {
             ProtocolEvent::Answered { op, answer } => match answer {
                 Answer::Committed if !self.committed.contains(op) => Some(format!(
@@ -157,20 +170,9 @@ impl History {
                 if !self.aborted.contains(op) {
                     return Some(format!("{op} was undone without a decision"));
                 }
-                let landed: Vec<u64> = all
-                    .iter()
-                    .filter_map(|e| match e {
-                        ProtocolEvent::Landed { op: o, at: l }
-                            if o == op && l.table == at.table =>
-                        {
-                            Some(l.version)
-                        }
-                        _ => None,
-                    })
-                    .collect();
                 // A process that died between its commit and its event leaves none.
-                let fits = landed.is_empty() || landed.contains(&(target + 1));
-                (!fits).then(|| {
+                let landed = landed.get(&(*op, &at.table))?;
+                (!landed.contains(&(target + 1))).then(|| {
                     format!("I6: the undo of {op} restored {target}, it had landed {landed:?}")
                 })
             }

@@ -72,7 +72,7 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => return out.fail(&Error::internal("starting the runtime").caused_by(error)),
     };
     let clock = Arc::new(SystemClock::default());
-    let events = match crate::trace::from_env(clock.now_ms()) {
+    let events = match squire_engine::trace::from_env(clock.now_ms()) {
         Ok(events) => events,
         Err(error) => return out.fail(&error),
     };

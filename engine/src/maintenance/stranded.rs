@@ -188,6 +188,8 @@ impl Store {
                 // Once more: the delayed put may have landed before the fence did.
                 self.drop_landed(op, &table, &mut files).await?;
                 reclaimed = self.delete_stranded(&table.path, &files).await?;
+                let (files, bytes) = (reclaimed.files, reclaimed.bytes);
+                tracing::debug!(%op, files, bytes, "stranded files reclaimed");
                 self.publish_fence(op, &table.table).await?;
             }
         }

@@ -204,6 +204,12 @@ impl Said {
             ] {
                 *self.maintenance.entry(name).or_default() += count;
             }
+        } else if line.contains("stranded files reclaimed") {
+            let bytes = field(line, "bytes").and_then(|n| n.parse::<u64>().ok());
+            *self
+                .maintenance
+                .entry("stranded bytes reclaimed")
+                .or_default() += bytes.unwrap_or(0);
         } else if line.contains("maintenance did not succeed") {
             *self.maintenance.entry("failures").or_default() += 1;
         }

@@ -85,6 +85,11 @@ impl Room {
         self.directory.join("faults.log")
     }
 
+    /// The directory of the protocol traces.
+    pub fn traces(&self) -> PathBuf {
+        self.directory.join("traces")
+    }
+
     /// Where a process says what it does.
     pub fn log(&self, name: &str) -> File {
         let path = self.logs().join(format!("{name}.log"));
@@ -103,6 +108,7 @@ impl Room {
             .env_remove("FAILPOINTS")
             .env_remove("SQUIRE_FAULTS")
             .env("SQUIRE_RETENTION", "0")
+            .env("SQUIRE_TRACE", self.traces())
             .env("SQUIRE_LOG", "warn,squire=info,squire_engine=debug");
         if let Some(seams) = &mischief.seams {
             command.env("FAILPOINTS", seams);
@@ -157,7 +163,7 @@ pub async fn run(settings: &Settings) -> Report {
         directory,
         over: AtomicBool::new(false),
     });
-    for made in [room.history(), room.scratch(), room.logs()] {
+    for made in [room.history(), room.scratch(), room.logs(), room.traces()] {
         std::fs::create_dir_all(made).expect("a directory");
     }
     println!("chaos: seed {}, {}", room.seed, room.directory.display());
@@ -173,7 +179,14 @@ pub async fn run(settings: &Settings) -> Report {
     );
     let readers = lived.readers.clone();
     let (replay, verdict) = settle(&room, lived, &violations).await;
-    // The place for further checks of what the processes left behind in the room.
+    let events = crate::trace::read(&room.traces());
+    println!("chaos: {} protocol events", events.len());
+    let store = Store::open(&room.store, StoreOptions::default())
+        .await
+        .expect("the store opens");
+    for found in crate::trace::violations(&store, &events).await {
+        violations.add(found);
+    }
     // A run in which nothing happened proves nothing.
     let (commits, least) = (replay.commits.len() as u64, settings.length.as_secs() / 2);
     if !violations.any() && (commits < least || replay.compared < least) {

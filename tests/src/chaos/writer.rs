@@ -7,6 +7,7 @@ use super::{ACCOUNTS, now_us};
 use crate::read_rows;
 use arrow_array::{Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
+use squire_engine::clock::{Clock, SystemClock};
 use squire_engine::commit::{AttemptHook, CommitRequest, Outcome, TableWrite, Write};
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::ids::TableName;
@@ -50,6 +51,7 @@ pub async fn run(identity: &Identity) -> Result<()> {
         grace: GRACE,
         actor: identity.process(),
         wrapper: squire_engine::store::faults::from_env()?,
+        events: squire_engine::trace::from_env(SystemClock::default().now_ms())?,
         ..StoreOptions::default()
     };
     let store = open(&identity.uri, options).await?;

@@ -1,7 +1,7 @@
 //! The protocol trace: with `SQUIRE_TRACE=DIR` each process appends what it did to `DIR/<pid>-<start>.ndjson`.
 
-use squire_engine::error::{Error, Result};
-use squire_engine::events::{EventSink, ProtocolEvent};
+use crate::error::{Error, Result};
+use crate::events::{EventSink, ProtocolEvent};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
@@ -29,7 +29,7 @@ impl EventSink for TraceFile {
 ///
 /// # Errors
 /// `InvalidInput` when the file cannot be made.
-pub(crate) fn from_env(started_ms: u64) -> Result<Option<Arc<dyn EventSink>>> {
+pub fn from_env(started_ms: u64) -> Result<Option<Arc<dyn EventSink>>> {
     let Some(dir) = std::env::var_os("SQUIRE_TRACE") else {
         return Ok(None);
     };
