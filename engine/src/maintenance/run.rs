@@ -198,6 +198,13 @@ impl Store {
             let Err(e) = work.attempt(run, self, head, report).await else {
                 return Ok(());
             };
+            if run.table.is_some() && self.sidecar(run.op).await?.is_none() {
+                return Err(Error::conflict(format!(
+                    "{}: others took this run for dead; what is left to do is for the next one",
+                    run.target
+                ))
+                .caused_by(e));
+            }
             if e.disposition() == Disposition::Fail {
                 return Err(e);
             }

@@ -377,7 +377,7 @@ async fn a_run_without_its_sidecar_commits_nothing() {
     let lake = lake();
     commit(&lake, "more", 10..13).ok();
     let run = given_up(&lake, "maintain.after_journal=1*return(stop)");
-    run.resume().failed(1, "took this run for dead");
+    run.resume().failed(75, "took this run for dead");
     assert_eq!(ids(&lake).await, both(&[0, 1, 2, 10, 11, 12]));
     lake.daemon_pass("0s").ok();
     lake.assert_at_rest();
