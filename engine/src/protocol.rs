@@ -21,7 +21,7 @@ pub const PROP_OP: &str = "squire.op";
 pub const PROP_KIND: &str = "squire.kind";
 
 /// The kind of a version that we make.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Changes what a reader sees.
     Logical,
@@ -43,7 +43,7 @@ impl Kind {
 }
 
 /// What a Lance operation does to content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Rewrite, ReserveFragments, CreateIndex.
     PreservesContent,
@@ -56,7 +56,7 @@ pub enum Effect {
 }
 
 /// What a version is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
     /// Content-preserving, whoever made it.
     Maintenance,
@@ -69,7 +69,7 @@ pub enum Class {
 }
 
 /// Our marks on a version's transaction, if they name this store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Marks {
     /// The operation.
     pub op: OpId,
@@ -185,6 +185,66 @@ pub fn obstacle(chain: &Chain, pin: u64) -> Option<Obstacle> {
     })
 }
 
+/// Whether a table that an operation read at `chain.from` shows the same at `pin`.
+pub fn is_unchanged(chain: &Chain, pin: u64) -> bool {
+    pin >= chain.from && is_clean(chain, chain.from, pin)
+}
+
+/// What follows from a refused commit of one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refused {
+    /// It stands all the same, at this version.
+    Landed(u64),
+    /// Only maintenance took the slot: try this one.
+    Again(u64),
+    /// Someone else's content is in the way, or it is not known what happened.
+    Lost,
+}
+
+/// Looks at the versions above the base after a commit of `op` at `slot` did not succeed. `definite` is a refusal that
+/// leaves nothing under way.
+pub fn after_refusal(chain: &Chain, op: OpId, slot: u64, definite: bool) -> Refused {
+    if let Some(version) = chain.landed(op) {
+        return Refused::Landed(version);
+    }
+    let next = chain.head() + 1;
+    if definite && next != slot && is_clean(chain, chain.from, chain.head()) {
+        Refused::Again(next)
+    } else {
+        Refused::Lost
+    }
+}
+
+/// Whether an operation that did not land left nothing that anyone could complete or would have to undo: its first
+/// table was refused, definitely. Then it needs no decision.
+pub fn is_without_trace(first_table: bool, definite: bool) -> bool {
+    first_table && definite
+}
+
+/// Whether a publish that was told to have made manifest version `slot` did, now that `floor` is the manifest's floor:
+/// a put at a number that cleanup freed succeeds (fact 8).
+pub fn publish_counts(slot: u64, floor: u64) -> bool {
+    slot > floor
+}
+
+/// Whether an operation of `writers` other than `op` wrote to `path`. With the aborted ones: such a path is never
+/// published, a resolver may be deleting what is there.
+pub fn is_burned<'a, P: PartialEq + ?Sized + 'a>(
+    writers: impl IntoIterator<Item = (OpId, &'a P)>,
+    path: &P,
+    op: OpId,
+) -> bool {
+    writers
+        .into_iter()
+        .any(|(other, written)| other != op && written == path)
+}
+
+/// A table's floor: what the oldest kept snapshot pins, but not above the base of an undecided operation, and never
+/// down.
+pub fn cleanup_floor(pinned: u64, undecided: Option<u64>, floor: u64) -> u64 {
+    undecided.map_or(pinned, |base| pinned.min(base)).max(floor)
+}
+
 /// One written table of an operation as a resolver sees it.
 #[derive(Debug, Clone)]
 pub struct WrittenTable {
@@ -235,7 +295,7 @@ impl OperationView {
 }
 
 /// Who resolves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// The operation's own process, which will land nothing more.
     Owner,
@@ -246,7 +306,7 @@ pub enum Role {
 }
 
 /// What a resolver does next. Every step is idempotent and evaluated again from a fresh load.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Published: remove the sidecar.
     Committed,

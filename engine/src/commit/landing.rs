@@ -5,7 +5,7 @@ use super::publish::{Change, Published, Record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{At, ProtocolEvent};
 use crate::ids::OpId;
-use crate::protocol::{Kind, Role, is_clean};
+use crate::protocol::{Kind, Refused, Role, after_refusal, is_without_trace};
 use crate::recovery::Resolution;
 use crate::store::state::{TableEntry, encode};
 use crate::store::{Sidecar, Snapshot, Store, Updates};
@@ -74,7 +74,7 @@ impl Store {
             let version = match self.land(base, sidecar.op, &table).await {
                 Ok(version) => version,
                 // A refusal is definite: Lance read back who owns the slot.
-                Err(e) if changes.is_empty() && e.kind() == ErrorKind::Conflict => {
+                Err(e) if is_without_trace(changes.is_empty(), e.kind() == ErrorKind::Conflict) => {
                     return Err(Unlanded::Nothing(e));
                 }
                 Err(e) => return Err(Unlanded::Doubtful(e)),
@@ -149,17 +149,12 @@ impl Store {
                 return Ok(slot);
             };
             let chain = self.scan(store, &entry.path, entry.base).await?;
-            if let Some(version) = chain.landed(op) {
-                return Ok(version);
+            let definite = lost.kind() == ErrorKind::Conflict;
+            match after_refusal(&chain, op, slot, definite) {
+                Refused::Landed(version) => return Ok(version),
+                Refused::Again(next) => slot = next,
+                Refused::Lost => return Err(lost),
             }
-            let next = chain.head() + 1;
-            if lost.kind() != ErrorKind::Conflict
-                || next == slot
-                || !is_clean(&chain, entry.base, chain.head())
-            {
-                return Err(lost);
-            }
-            slot = next;
         }
     }
 

@@ -4,7 +4,7 @@ use crate::clock::Backoff;
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::events::ProtocolEvent;
 use crate::ids::{OpId, TableName};
-use crate::protocol::Kind;
+use crate::protocol::{Kind, publish_counts};
 use crate::store::{Sidecar, SidecarKind, Snapshot, Store, Updates};
 use serde::{Deserialize, Serialize};
 use squire_failpoints::{Guard, Seam, hit, stands};
@@ -185,7 +185,9 @@ impl Store {
             [newest, before, ..] if *newest == slot && *before == slot - 1 => {}
             [newest, ..] if *newest > slot => {
                 let latest = self.load().await?;
-                if stands(Guard::PublishFloor) && slot <= latest.state.manifest_floor {
+                if stands(Guard::PublishFloor)
+                    && !publish_counts(slot, latest.state.manifest_floor)
+                {
                     let pruned = "the manifest moved on and this version was cleaned up";
                     return Ok(Published::Lost(Error::conflict(pruned)));
                 }

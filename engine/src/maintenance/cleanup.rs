@@ -15,6 +15,7 @@ use crate::commit::publish::{Record, Rounds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::ProtocolEvent;
 use crate::ids::TableName;
+use crate::protocol::cleanup_floor;
 use crate::store::state::State;
 use crate::store::{COMMITS_PATH, MANIFEST_PATH, Snapshot, Store, read_version};
 use lance::Dataset;
@@ -124,10 +125,11 @@ impl Store {
                 .get(table)
                 .filter(|t| t.path == entry.path);
             let pinned = oldest.map_or(0, |t| t.version);
-            let root = undecided
-                .get(table)
-                .map_or(pinned, |base| pinned.min(*base));
-            let floor = root.max(snapshot.state.floor(table));
+            let floor = cleanup_floor(
+                pinned,
+                undecided.get(table).copied(),
+                snapshot.state.floor(table),
+            );
             let dataset = self.open_pinned(entry).await?;
             let versions = removable(&dataset, floor, &kept).await?;
             if !versions.is_empty() {

@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::events::{At, ProtocolEvent};
 use crate::ids::{OpId, TableName};
 use crate::protocol::{
-    Kind, Obstacle, OperationView, Role, Step, WrittenTable, is_clean, next_step, obstacle,
+    Kind, Obstacle, OperationView, Role, Step, WrittenTable, is_unchanged, next_step, obstacle,
 };
 use crate::store::state::{Decision, encode};
 use crate::store::{Sidecar, SidecarKind, SidecarTable, Snapshot, Store, data_files_of};
@@ -192,7 +192,7 @@ impl Store {
         let chain = self
             .scan(snapshot.state.store, &read.path, read.base)
             .await?;
-        Ok(is_clean(&chain, read.base, entry.version))
+        Ok(is_unchanged(&chain, entry.version))
     }
 
     async fn forward(

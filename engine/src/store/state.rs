@@ -260,9 +260,13 @@ impl State {
     /// Whether an aborted operation other than `op` wrote to `path`. Such a path is never published: a resolver may be
     /// deleting what is there.
     pub fn is_burned(&self, path: &str, op: OpId) -> bool {
-        self.aborted
-            .iter()
-            .any(|(other, decision)| *other != op && decision.writes.iter().any(|w| w.path == path))
+        let written = self.aborted.iter().flat_map(|(other, decision)| {
+            decision
+                .writes
+                .iter()
+                .map(move |w| (*other, w.path.as_str()))
+        });
+        crate::protocol::is_burned(written, path, op)
     }
 
     /// The floor of a table.

@@ -1,0 +1,124 @@
+//! Processes: what each does next. A step is one request to storage, or the thinking between two.
+//!
+//! A process that is never scheduled again is one that was killed, so writers, maintainers and cleaners need no action for
+//! that; a resolver that dies is replaced.
+
+use crate::protocol::Role;
+use crate::scenario::Process;
+use crate::squire::Squire;
+use crate::world::World;
+use crate::{adopter, cleaner, maintainer, prefix, resolver, writer};
+
+/// What a process is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Proc {
+    Idle,
+    Over,
+    Write(u8, writer::At),
+    Resolve(u8, Role, resolver::At),
+    Prefix(u8, prefix::After, prefix::At),
+    Maintain(u8, maintainer::At),
+    Clean(cleaner::At),
+    Adopt(adopter::At),
+}
+
+/// How a put fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// It lands; an error is returned.
+    Landed,
+    /// It does not land; an error is returned.
+    Lost,
+    /// An error is returned; it may land later.
+    Late,
+}
+
+impl Fault {
+    /// How many ways a put may fare now.
+    pub fn ways(world: &World) -> u8 {
+        if world.faults > 0 { 4 } else { 1 }
+    }
+
+    /// The way that `choice` means, taken from the budget.
+    pub fn take(world: &mut World, choice: u8) -> Self {
+        let fault = match choice {
+            0 => return Self::None,
+            1 => Self::Landed,
+            2 => Self::Lost,
+            _ => Self::Late,
+        };
+        world.faults -= 1;
+        fault
+    }
+}
+
+pub fn begin(process: &Process) -> Proc {
+    match process {
+        Process::Writer(ops) => Proc::Write(ops[0], writer::At::Load),
+        Process::Resolver | Process::Adopter { .. } => Proc::Idle,
+        Process::Quick(op) => Proc::Write(*op, writer::At::Load),
+        Process::Maintainer { op, .. } => Proc::Maintain(*op, maintainer::At::Sidecar),
+        Process::Cleaner { .. } => Proc::Clean(cleaner::At::Load),
+    }
+}
+
+/// How many things `proc` may do next.
+pub fn choices(model: &Squire, world: &World, index: u8, proc: &Proc) -> u8 {
+    match proc {
+        Proc::Over => 0,
+        Proc::Idle => match model.scenario.procs[index as usize] {
+            Process::Resolver => resolver::tasks(model, world).len() as u8,
+            Process::Adopter { .. } => 1,
+            Process::Writer(_)
+            | Process::Quick(_)
+            | Process::Maintainer { .. }
+            | Process::Cleaner { .. } => 0,
+        },
+        Proc::Write(_, at) => writer::choices(world, at),
+        Proc::Resolve(_, _, at) => resolver::choices(world, at),
+        Proc::Prefix(_, _, at) => prefix::choices(world, at),
+        Proc::Maintain(_, at) => maintainer::choices(world, at),
+        Proc::Clean(at) => cleaner::choices(model, world, at),
+        Proc::Adopt(at) => adopter::choices(world, at),
+    }
+}
+
+pub fn may_restart(model: &Squire, index: u8, proc: &Proc) -> bool {
+    *proc != Proc::Idle && matches!(model.scenario.procs[index as usize], Process::Resolver)
+}
+
+pub fn step(model: &Squire, world: &mut World, index: u8, proc: &mut Proc, choice: u8) {
+    one_step(model, world, index, proc, choice);
+    if matches!(model.scenario.procs[index as usize], Process::Quick(_)) {
+        while matches!(proc, Proc::Write(..)) {
+            one_step(model, world, index, proc, 0);
+        }
+    }
+}
+
+fn one_step(model: &Squire, world: &mut World, index: u8, proc: &mut Proc, choice: u8) {
+    let config = model.scenario.procs[index as usize];
+    *proc = match proc {
+        Proc::Over => Proc::Over,
+        Proc::Idle => match config {
+            Process::Adopter { .. } => Proc::Adopt(adopter::At::Load),
+            Process::Resolver
+            | Process::Writer(_)
+            | Process::Quick(_)
+            | Process::Maintainer { .. }
+            | Process::Cleaner { .. } => resolver::tasks(model, world)
+                .get(choice as usize)
+                .cloned()
+                .unwrap_or(Proc::Idle),
+        },
+        Proc::Write(op, at) => writer::step(model, world, config, *op, *at, choice),
+        Proc::Resolve(op, role, at) => {
+            resolver::step(model, world, config, (*op, *role), at.clone(), choice)
+        }
+        Proc::Prefix(name, after, at) => prefix::step(model, world, (*name, *after), *at, choice),
+        Proc::Maintain(op, at) => maintainer::step(model, world, config, *op, *at, choice),
+        Proc::Clean(at) => cleaner::step(model, world, config, *at, choice),
+        Proc::Adopt(at) => adopter::step(model, world, config, *at, choice),
+    };
+}

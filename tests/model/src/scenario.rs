@@ -1,0 +1,337 @@
+//! Scenarios: which processes run, on what. Data only.
+
+/// What an operation writes into each of its tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// Commutes with everything.
+    Append,
+    /// Changes rows that others may rewrite.
+    Update,
+    /// Makes the table.
+    Create,
+    /// Preserves content.
+    Maintain,
+}
+
+/// One operation. Its index in the scenario is its id.
+#[derive(Debug, Clone, Copy)]
+pub struct OpConfig {
+    /// The tables that it writes, in order.
+    pub writes: &'static [u8],
+    /// The tables that must not change until it commits.
+    pub reads: &'static [u8],
+    pub write: Write,
+    pub batch: Option<u8>,
+}
+
+/// One process.
+#[derive(Debug, Clone, Copy)]
+pub enum Process {
+    /// Tries these operations in turn until one is committed: attempts of one request.
+    Writer(&'static [u8]),
+    /// Commits this operation in one step, if nothing is in its way: a writer that nothing interrupts.
+    Quick(u8),
+    /// Resolves anything, any number of times, without grace; may die and start again at any point.
+    Resolver,
+    /// One run of maintenance, with that many commits.
+    Maintainer { op: u8, commits: u8 },
+    /// Cleans up once, keeping any window of snapshots.
+    Cleaner { forgets: bool },
+    /// Publishes what others committed to this table, or takes it back.
+    Adopter { name: u8, discard: bool },
+}
+
+/// A small store and its processes.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub ops: &'static [OpConfig],
+    pub procs: &'static [Process],
+    /// How many tables exist at the beginning.
+    pub tables: u8,
+    /// Commits of others to table 0.
+    pub foreign: u8,
+    /// Publishes of others that change nothing here.
+    pub publishes: u8,
+    /// Puts that fail in each possible way: landed or not, or still on their way.
+    pub faults: u8,
+    /// Whether the manifest holds one batch id only, as if it were full.
+    pub evicts: bool,
+    /// Part of the bounded search, or only of the deep one.
+    pub deep: bool,
+}
+
+impl Scenario {
+    /// The index of a resolver among the processes.
+    pub fn resolver(&self) -> u8 {
+        let found = (0u8..)
+            .zip(self.procs)
+            .find(|(_, p)| matches!(p, Process::Resolver));
+        found.map_or(0, |(index, _)| index)
+    }
+
+    pub fn cleans(&self) -> bool {
+        self.procs
+            .iter()
+            .any(|p| matches!(p, Process::Cleaner { .. }))
+    }
+}
+
+const fn append(writes: &'static [u8]) -> OpConfig {
+    OpConfig {
+        writes,
+        reads: &[],
+        write: Write::Append,
+        batch: None,
+    }
+}
+
+const fn update(writes: &'static [u8], reads: &'static [u8]) -> OpConfig {
+    OpConfig {
+        writes,
+        reads,
+        write: Write::Update,
+        batch: None,
+    }
+}
+
+const fn batch(writes: &'static [u8], id: u8) -> OpConfig {
+    OpConfig {
+        batch: Some(id),
+        ..append(writes)
+    }
+}
+
+const fn create(name: &'static [u8]) -> OpConfig {
+    OpConfig {
+        write: Write::Create,
+        ..append(name)
+    }
+}
+
+const fn maintain(table: &'static [u8]) -> OpConfig {
+    OpConfig {
+        write: Write::Maintain,
+        ..append(table)
+    }
+}
+
+const BASE: Scenario = Scenario {
+    name: "",
+    about: "",
+    ops: &[],
+    procs: &[],
+    tables: 2,
+    foreign: 0,
+    publishes: 0,
+    faults: 0,
+    evicts: false,
+    deep: false,
+};
+
+const CLEANER: Process = Process::Cleaner { forgets: false };
+
+/// All scenarios; their names are arguments of the command line.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "writers",
+        about: "two writers of both tables, a resolver that dies",
+        ops: &[append(&[0, 1]), append(&[0, 1])],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Writer(&[1]),
+            Process::Resolver,
+        ],
+        ..BASE
+    },
+    Scenario {
+        name: "resolvers",
+        about: "a writer of both tables, two resolvers",
+        ops: &[append(&[0, 1])],
+        procs: &[Process::Writer(&[0]), Process::Resolver, Process::Resolver],
+        ..BASE
+    },
+    Scenario {
+        name: "maintenance",
+        about: "a writer of both tables, a maintenance run of two commits, a resolver",
+        ops: &[append(&[0, 1]), maintain(&[0])],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Maintainer { op: 1, commits: 2 },
+            Process::Resolver,
+        ],
+        ..BASE
+    },
+    Scenario {
+        name: "skew",
+        about: "two writers that each read what the other writes, a resolver",
+        ops: &[append_reading(&[0], &[1]), append_reading(&[1], &[0])],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Writer(&[1]),
+            Process::Resolver,
+        ],
+        ..BASE
+    },
+    Scenario {
+        name: "history",
+        about: "a writer, a resolver that helps it, cleanup of tables and manifest: false success",
+        ops: &[append(&[0])],
+        procs: &[Process::Writer(&[0]), Process::Resolver, CLEANER],
+        publishes: 1,
+        tables: 1,
+        ..BASE
+    },
+    Scenario {
+        name: "log",
+        about: "a writer, another that nothing interrupts, a resolver, cleanup: an outcome that only the commit log still knows",
+        ops: &[append(&[0]), append(&[0])],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Quick(1),
+            Process::Resolver,
+            CLEANER,
+        ],
+        tables: 1,
+        ..BASE
+    },
+    Scenario {
+        name: "floor",
+        about: "an update, maintenance, cleanup, a resolver: rebase over what is gone",
+        ops: &[update(&[0], &[]), maintain(&[0])],
+        procs: &[
+            Process::Quick(0),
+            Process::Maintainer { op: 1, commits: 1 },
+            Process::Resolver,
+            CLEANER,
+        ],
+        tables: 1,
+        ..BASE
+    },
+    Scenario {
+        name: "adopt",
+        about: "foreign commits that are adopted, a writer, a resolver",
+        ops: &[append(&[0])],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Adopter {
+                name: 0,
+                discard: false,
+            },
+            Process::Resolver,
+        ],
+        foreign: 2,
+        tables: 1,
+        ..BASE
+    },
+    Scenario {
+        name: "discard",
+        about: "foreign commits that are taken back, a writer, a resolver",
+        ops: &[append(&[0])],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Adopter {
+                name: 0,
+                discard: true,
+            },
+            Process::Resolver,
+        ],
+        foreign: 2,
+        tables: 1,
+        ..BASE
+    },
+    Scenario {
+        name: "faults",
+        about: "a writer of both tables and a resolver; one put fails in every way, or arrives late",
+        ops: &[append(&[0, 1]), append(&[0])],
+        procs: &[Process::Writer(&[0, 1]), Process::Resolver],
+        faults: 2,
+        ..BASE
+    },
+    Scenario {
+        name: "batch",
+        about: "one batch id twice, into different tables; the manifest drops it once the log has it",
+        ops: &[batch(&[0], 0), batch(&[1], 0)],
+        procs: &[Process::Writer(&[0]), Process::Quick(1), Process::Resolver],
+        publishes: 1,
+        evicts: true,
+        ..BASE
+    },
+    Scenario {
+        name: "zombie",
+        about: "a writer of two tables and an uninterrupted one, cleanup, a resolver: late puts",
+        ops: &[append(&[0, 1]), append(&[0])],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Quick(1),
+            Process::Resolver,
+            CLEANER,
+        ],
+        ..BASE
+    },
+    Scenario {
+        name: "stale",
+        about: "a writer whose read is old, an update, maintenance that is put late, cleanup",
+        ops: &[
+            append_reading(&[1], &[0]),
+            update(&[0], &[]),
+            maintain(&[0]),
+        ],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Quick(1),
+            Process::Maintainer { op: 2, commits: 2 },
+            Process::Resolver,
+            CLEANER,
+        ],
+        deep: true,
+        ..BASE
+    },
+    Scenario {
+        name: "fooled",
+        about: "two maintenance runs, one put late, an update, cleanup, a resolver",
+        ops: &[update(&[0], &[]), maintain(&[0]), maintain(&[0])],
+        procs: &[
+            Process::Quick(0),
+            Process::Maintainer { op: 1, commits: 1 },
+            Process::Maintainer { op: 2, commits: 1 },
+            Process::Resolver,
+            CLEANER,
+        ],
+        tables: 1,
+        deep: true,
+        ..BASE
+    },
+    Scenario {
+        name: "forget",
+        about: "a writer of both tables, a resolver, cleanup that forgets decisions too early",
+        ops: &[append(&[0, 1])],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Resolver,
+            Process::Cleaner { forgets: true },
+        ],
+        deep: true,
+        ..BASE
+    },
+    Scenario {
+        name: "create",
+        about: "two processes create one table, a resolver",
+        ops: &[create(&[0]), create(&[0])],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Writer(&[1]),
+            Process::Resolver,
+        ],
+        tables: 0,
+        ..BASE
+    },
+];
+
+const fn append_reading(writes: &'static [u8], reads: &'static [u8]) -> OpConfig {
+    OpConfig {
+        reads,
+        ..append(writes)
+    }
+}

@@ -1,0 +1,184 @@
+//! Runs the searches and prints what they saw.
+
+use crate::invariants::Event;
+use crate::mutation::{CASES, Case};
+use crate::scenario::{SCENARIOS, Scenario};
+use crate::squire::Squire;
+use crate::words;
+use stateright::{Checker, HasDiscoveries, Model};
+use std::time::{Duration, Instant};
+
+/// How far a search goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    Ci,
+    Deep,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub struct Options {
+    pub size: Size,
+    pub scenario: Option<String>,
+    pub mutation: Option<String>,
+    pub trace: bool,
+}
+
+/// Two cores are what every machine that builds this has.
+const THREADS: usize = 2;
+
+/// What one search may take; one that takes longer was not exhaustive, and says so.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// A scenario without a mutation, searched.
+struct Searched {
+    held: bool,
+    exhaustive: bool,
+    row: String,
+    reached: Vec<Event>,
+}
+
+/// Runs what `options` ask for. True when every invariant held, every mutation was found and everything was reached.
+pub fn run(options: &Options) -> bool {
+    let searched = options.mutation.is_some() || search_scenarios(options);
+    let found = search_mutations(options);
+    searched && found
+}
+
+fn search_scenarios(options: &Options) -> bool {
+    let wanted: Vec<&'static Scenario> = SCENARIOS
+        .iter()
+        .filter(|s| match &options.scenario {
+            Some(name) => s.name == name,
+            None => options.size == Size::Deep || !s.deep,
+        })
+        .collect();
+    println!(
+        "{:<12} {:>10} {:>10} {:>6} {:>11} {:>11} {:>8}  what runs",
+        "scenario", "states", "unique", "depth", "exhaustive", "properties", "seconds"
+    );
+    let mut reached: Vec<Event> = Vec::new();
+    let mut all_held = !wanted.is_empty();
+    for scenario in wanted {
+        let searched = search(scenario, options.trace);
+        println!("{}", searched.row);
+        all_held &= searched.held && (searched.exhaustive || options.size == Size::Deep);
+        reached.extend(searched.reached);
+    }
+    let missed: Vec<&str> = Event::ALL
+        .iter()
+        .filter(|e| !reached.contains(e))
+        .map(|e| e.name())
+        .collect();
+    println!(
+        "\nreached {} of {} events{}{}",
+        Event::ALL.len() - missed.len(),
+        Event::ALL.len(),
+        if missed.is_empty() { "" } else { "; not: " },
+        missed.join(", ")
+    );
+    all_held && (missed.is_empty() || options.scenario.is_some())
+}
+
+fn search(scenario: &'static Scenario, trace: bool) -> Searched {
+    let started = Instant::now();
+    let checker = Squire::new(scenario, None)
+        .checker()
+        .threads(THREADS)
+        .timeout(LIMIT)
+        .finish_when(HasDiscoveries::AnyFailures)
+        .spawn_bfs()
+        .join();
+    let took = started.elapsed();
+    let properties = checker.model().properties().len();
+    let broken = checker.discoveries();
+    let exhaustive = took < LIMIT && broken.is_empty();
+    let verdict = match broken.keys().next() {
+        None => format!("{properties} hold"),
+        Some(name) => format!("BROKEN: {name}"),
+    };
+    if trace {
+        broken
+            .iter()
+            .for_each(|(name, path)| words::print(checker.model(), name, path));
+    }
+    let row = format!(
+        "{:<12} {:>10} {:>10} {:>6} {:>11} {:>11} {:>8.1}  {}",
+        scenario.name,
+        checker.state_count(),
+        checker.unique_state_count(),
+        checker.max_depth(),
+        if exhaustive { "yes" } else { "no" },
+        verdict,
+        took.as_secs_f32(),
+        scenario.about
+    );
+    let reached = Event::ALL
+        .into_iter()
+        .filter(|e| checker.model().has_reached(*e))
+        .collect();
+    Searched {
+        held: broken.is_empty(),
+        exhaustive,
+        row,
+        reached,
+    }
+}
+
+fn search_mutations(options: &Options) -> bool {
+    let wanted: Vec<&Case> = CASES
+        .iter()
+        .filter(|c| match (&options.mutation, &options.scenario) {
+            (Some(name), _) => c.name == name,
+            (None, Some(scenario)) => c.scenario == scenario,
+            (None, None) => true,
+        })
+        .collect();
+    println!(
+        "\n{:<20} {:<12} {:>6} {:>10} {:>8}  property broken",
+        "mutation", "scenario", "steps", "unique", "seconds"
+    );
+    let mut all_found = options.mutation.is_none() || !wanted.is_empty();
+    for case in wanted {
+        let name = options.scenario.as_deref().unwrap_or(case.scenario);
+        let Some(scenario) = SCENARIOS.iter().find(|s| s.name == name) else {
+            println!("no scenario {name}");
+            return false;
+        };
+        all_found &= search_mutation(case, scenario, options.trace);
+    }
+    all_found
+}
+
+/// One thread: breadth first then gives the shortest counterexample, the same on each run.
+fn search_mutation(case: &Case, scenario: &'static Scenario, trace: bool) -> bool {
+    let started = Instant::now();
+    let checker = Squire::new(scenario, Some(case.mutation))
+        .checker()
+        .timeout(LIMIT)
+        .finish_when(HasDiscoveries::AnyFailures)
+        .spawn_bfs()
+        .join();
+    let found = checker.discoveries();
+    let shortest = found
+        .iter()
+        .map(|(name, path)| (path.clone().into_actions().len(), *name, path))
+        .min_by_key(|(steps, name, _)| (*steps, *name));
+    let (steps, name) = match &shortest {
+        Some((steps, name, _)) => (steps.to_string(), *name),
+        None => ("-".to_owned(), "NONE: the mutation survives"),
+    };
+    println!(
+        "{:<20} {:<12} {:>6} {:>10} {:>8.1}  {}",
+        case.name,
+        scenario.name,
+        steps,
+        checker.unique_state_count(),
+        started.elapsed().as_secs_f32(),
+        name
+    );
+    if let (true, Some((_, name, path))) = (trace, &shortest) {
+        words::print(checker.model(), name, path);
+    }
+    shortest.is_some()
+}
