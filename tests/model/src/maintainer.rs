@@ -43,7 +43,9 @@ pub fn step(
             facts.base[name as usize] = world.latest().pins[name as usize].version;
             facts.path[name as usize] = path;
             world.facts[op as usize] = facts;
-            world.sidecars.put(op);
+            if !matches!(config, Process::Maintainer { sidecar: false, .. }) {
+                world.sidecars.put(op);
+            }
             Proc::Maintain(op, At::Stage(0))
         }
         At::Stage(done) => Proc::Maintain(op, At::Check(done, world.head(path))),
@@ -76,8 +78,9 @@ pub fn step(
                     true
                 }
             };
-            let Process::Maintainer { commits, .. } = config else {
-                return Proc::Over;
+            let commits = match config {
+                Process::Maintainer { commits, .. } => commits,
+                _ => 1,
             };
             if !put {
                 // Lance rebases by itself.

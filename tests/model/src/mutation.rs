@@ -1,5 +1,7 @@
 //! Mutations: the protocol with one guard taken out. Each must break something in the scenario named here.
 
+use crate::invariants::Invariant;
+
 /// A guard that is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutation {
@@ -49,48 +51,157 @@ pub enum Mutation {
     RetireFirst,
 }
 
-/// A mutation, the scenario that must find it, and what it is called on the command line.
+/// Guards taken out together, the scenario in which that is looked at, and what must break.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
-    pub mutation: Mutation,
+    /// On the command line.
     pub name: &'static str,
+    pub without: &'static [Mutation],
     pub scenario: &'static str,
+    /// `None`: another guard stands behind it, and nothing breaks.
+    pub breaks: Option<Invariant>,
 }
 
-const fn case(mutation: Mutation, name: &'static str, scenario: &'static str) -> Case {
+const fn case(
+    name: &'static str,
+    without: &'static [Mutation],
+    scenario: &'static str,
+    breaks: Invariant,
+) -> Case {
     Case {
-        mutation,
         name,
+        without,
         scenario,
+        breaks: Some(breaks),
+    }
+}
+
+const fn safe(name: &'static str, without: &'static [Mutation], scenario: &'static str) -> Case {
+    Case {
+        name,
+        without,
+        scenario,
+        breaks: None,
     }
 }
 
 /// All mutations.
 pub const CASES: &[Case] = &[
-    case(Mutation::NoSlot, "no-slot", "writers"),
-    case(Mutation::NoContiguity, "no-contiguity", "floor"),
-    case(Mutation::PublishHead, "publish-head", "maintenance"),
-    case(Mutation::UndoFirst, "undo-before-decide", "writers"),
-    case(Mutation::LaxRestore, "lax-restore", "resolvers"),
-    case(Mutation::IgnoreDecision, "ignore-decision", "resolvers"),
-    case(Mutation::IgnoreChain, "ignore-chain", "zombie"),
-    case(Mutation::BelievePublish, "believe-publish", "history"),
-    case(Mutation::IgnoreReads, "ignore-reads", "skew"),
-    case(Mutation::IgnoreBatch, "ignore-batch", "batch"),
-    case(Mutation::ForgetBatch, "forget-batch", "batch"),
-    case(Mutation::DeleteFirst, "delete-first", "zombie"),
-    case(Mutation::IgnoreRoots, "ignore-roots", "zombie"),
-    case(Mutation::ListFirst, "list-sidecars-first", "zombie"),
-    case(Mutation::HeadsFirst, "heads-first", "resolvers"),
+    case("no-slot", &[Mutation::NoSlot], "writers", Invariant::I1),
     case(
-        Mutation::BelieveResurrected,
-        "believe-resurrected",
-        "zombie",
+        "no-contiguity",
+        &[Mutation::NoContiguity],
+        "floor",
+        Invariant::I5,
     ),
-    case(Mutation::IgnoreLog, "ignore-log", "log"),
-    case(Mutation::LateSidecar, "late-sidecar", "resolvers"),
-    case(Mutation::DoubtIsRefusal, "doubt-is-refusal", "faults"),
-    case(Mutation::IgnoreBurned, "ignore-burned", "create"),
-    case(Mutation::ForgetDecisions, "forget-decisions", "forget"),
-    case(Mutation::RetireFirst, "retire-first", "resolvers"),
+    case(
+        "publish-head",
+        &[Mutation::PublishHead],
+        "maintenance",
+        Invariant::I1,
+    ),
+    case(
+        "undo-before-decide",
+        &[Mutation::UndoFirst],
+        "writers",
+        Invariant::I1,
+    ),
+    case(
+        "lax-restore",
+        &[Mutation::LaxRestore],
+        "writers",
+        Invariant::I5,
+    ),
+    case(
+        "ignore-decision",
+        &[Mutation::IgnoreDecision],
+        "resolvers",
+        Invariant::I3,
+    ),
+    case(
+        "believe-publish",
+        &[Mutation::BelievePublish],
+        "history",
+        Invariant::I4,
+    ),
+    case(
+        "ignore-reads",
+        &[Mutation::IgnoreReads],
+        "skew",
+        Invariant::I9,
+    ),
+    case(
+        "ignore-batch",
+        &[Mutation::IgnoreBatch],
+        "batch",
+        Invariant::Once,
+    ),
+    case(
+        "forget-batch",
+        &[Mutation::ForgetBatch],
+        "batch",
+        Invariant::Once,
+    ),
+    case(
+        "delete-first",
+        &[Mutation::DeleteFirst],
+        "zombie",
+        Invariant::I11,
+    ),
+    case(
+        "ignore-roots",
+        &[Mutation::IgnoreRoots],
+        "late",
+        Invariant::I2,
+    ),
+    case(
+        "list-sidecars-first",
+        &[Mutation::ListFirst],
+        "late",
+        Invariant::I2,
+    ),
+    case(
+        "heads-first",
+        &[Mutation::HeadsFirst],
+        "resolvers",
+        Invariant::I3,
+    ),
+    case(
+        "believe-resurrected",
+        &[Mutation::BelieveResurrected],
+        "late",
+        Invariant::I4,
+    ),
+    case("ignore-log", &[Mutation::IgnoreLog], "log", Invariant::I3),
+    case(
+        "late-sidecar",
+        &[Mutation::LateSidecar],
+        "resolvers",
+        Invariant::I8,
+    ),
+    case(
+        "retire-first",
+        &[Mutation::RetireFirst],
+        "resolvers",
+        Invariant::I8,
+    ),
+    case(
+        "doubt-is-refusal",
+        &[Mutation::DoubtIsRefusal],
+        "faults",
+        Invariant::I8,
+    ),
+    case(
+        "ignore-burned",
+        &[Mutation::IgnoreBurned],
+        "create",
+        Invariant::I11,
+    ),
+    case(
+        "forget-decisions",
+        &[Mutation::ForgetDecisions],
+        "forget",
+        Invariant::I8,
+    ),
+    safe("ignore-chain", &[Mutation::IgnoreChain], "late"),
 ];

@@ -4,7 +4,7 @@
 //! that; a resolver that dies is replaced.
 
 use crate::protocol::Role;
-use crate::scenario::Process;
+use crate::scenario::{Process, Scenario, Write};
 use crate::squire::Squire;
 use crate::world::World;
 use crate::{adopter, cleaner, maintainer, prefix, resolver, writer};
@@ -53,12 +53,16 @@ impl Fault {
     }
 }
 
-pub fn begin(process: &Process) -> Proc {
+pub fn begin(scenario: &Scenario, process: &Process) -> Proc {
     match process {
         Process::Writer(ops) => Proc::Write(ops[0], writer::At::Load),
         Process::Resolver | Process::Adopter { .. } => Proc::Idle,
-        Process::Quick(op) => Proc::Write(*op, writer::At::Load),
-        Process::Maintainer { op, .. } => Proc::Maintain(*op, maintainer::At::Sidecar),
+        Process::Quick(op) if scenario.ops[*op as usize].write != Write::Maintain => {
+            Proc::Write(*op, writer::At::Load)
+        }
+        Process::Quick(op) | Process::Maintainer { op, .. } => {
+            Proc::Maintain(*op, maintainer::At::Sidecar)
+        }
         Process::Cleaner { .. } => Proc::Clean(cleaner::At::Load),
     }
 }
@@ -91,7 +95,7 @@ pub fn may_restart(model: &Squire, index: u8, proc: &Proc) -> bool {
 pub fn step(model: &Squire, world: &mut World, index: u8, proc: &mut Proc, choice: u8) {
     one_step(model, world, index, proc, choice);
     if matches!(model.scenario.procs[index as usize], Process::Quick(_)) {
-        while matches!(proc, Proc::Write(..)) {
+        while !matches!(proc, Proc::Idle | Proc::Over | Proc::Resolve(..)) {
             one_step(model, world, index, proc, 0);
         }
     }

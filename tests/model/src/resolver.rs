@@ -252,10 +252,11 @@ pub fn step(
             then(At::Load)
         }
         At::RemoveDataset => {
-            if let Some(path) = dead_dataset(model, world, op) {
-                model.reached(Event::DeadCreateRemoved);
-                world.tables[path as usize].clear();
-            }
+            // What it saw may be gone by now, and something else there.
+            model.reached(Event::DeadCreateRemoved);
+            let path = written_path(model, world, op, 0);
+            world.tables[path as usize].clear();
+            crate::invariants::check_readable(world);
             then(At::Retire(Told::Aborted))
         }
         At::Retire(told) => {

@@ -29,12 +29,12 @@ pub struct OpConfig {
 pub enum Process {
     /// Tries these operations in turn until one is committed: attempts of one request.
     Writer(&'static [u8]),
-    /// Commits this operation in one step, if nothing is in its way: a writer that nothing interrupts.
+    /// Commits this operation, logical or maintenance, in one step: a process that nothing interrupts.
     Quick(u8),
     /// Resolves anything, any number of times, without grace; may die and start again at any point.
     Resolver,
-    /// One run of maintenance, with that many commits.
-    Maintainer { op: u8, commits: u8 },
+    /// One run of maintenance, with that many commits; without a sidecar it is one whose sidecar recovery removed.
+    Maintainer { op: u8, commits: u8, sidecar: bool },
     /// Cleans up once, keeping any window of snapshots.
     Cleaner { forgets: bool },
     /// Publishes what others committed to this table, or takes it back.
@@ -158,7 +158,11 @@ pub const SCENARIOS: &[Scenario] = &[
         ops: &[append(&[0, 1]), maintain(&[0])],
         procs: &[
             Process::Writer(&[0]),
-            Process::Maintainer { op: 1, commits: 2 },
+            Process::Maintainer {
+                op: 1,
+                commits: 2,
+                sidecar: true,
+            },
             Process::Resolver,
         ],
         ..BASE
@@ -198,11 +202,16 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "floor",
-        about: "an update, maintenance, cleanup, a resolver: rebase over what is gone",
-        ops: &[update(&[0], &[]), maintain(&[0])],
+        about: "maintenance that was staged long ago, two commits, cleanup: rebase over what is gone",
+        ops: &[update(&[0], &[]), append(&[0]), maintain(&[0])],
         procs: &[
             Process::Quick(0),
-            Process::Maintainer { op: 1, commits: 1 },
+            Process::Quick(1),
+            Process::Maintainer {
+                op: 2,
+                commits: 1,
+                sidecar: false,
+            },
             Process::Resolver,
             CLEANER,
         ],
@@ -277,30 +286,60 @@ pub const SCENARIOS: &[Scenario] = &[
             append_reading(&[1], &[0]),
             update(&[0], &[]),
             maintain(&[0]),
+            maintain(&[0]),
         ],
         procs: &[
             Process::Writer(&[0]),
             Process::Quick(1),
-            Process::Maintainer { op: 2, commits: 2 },
-            Process::Resolver,
+            Process::Quick(2),
+            Process::Maintainer {
+                op: 3,
+                commits: 1,
+                sidecar: false,
+            },
             CLEANER,
         ],
-        deep: true,
         ..BASE
     },
     Scenario {
         name: "fooled",
-        about: "two maintenance runs, one put late, an update, cleanup, a resolver",
-        ops: &[update(&[0], &[]), maintain(&[0]), maintain(&[0])],
+        about: "two maintenance runs that were staged long ago, two commits, cleanup",
+        ops: &[
+            update(&[0], &[]),
+            append(&[0]),
+            maintain(&[0]),
+            maintain(&[0]),
+        ],
         procs: &[
             Process::Quick(0),
-            Process::Maintainer { op: 1, commits: 1 },
-            Process::Maintainer { op: 2, commits: 1 },
+            Process::Quick(1),
+            Process::Maintainer {
+                op: 2,
+                commits: 1,
+                sidecar: false,
+            },
+            Process::Maintainer {
+                op: 3,
+                commits: 1,
+                sidecar: false,
+            },
+            CLEANER,
+        ],
+        tables: 1,
+        ..BASE
+    },
+    Scenario {
+        name: "late",
+        about: "a writer, two uninterrupted ones, cleanup, a resolver: a put on a freed number",
+        ops: &[append(&[0]), append(&[0]), append(&[0])],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Quick(1),
+            Process::Quick(2),
             Process::Resolver,
             CLEANER,
         ],
         tables: 1,
-        deep: true,
         ..BASE
     },
     Scenario {

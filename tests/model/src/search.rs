@@ -82,7 +82,7 @@ fn search_scenarios(options: &Options) -> bool {
 
 fn search(scenario: &'static Scenario, trace: bool) -> Searched {
     let started = Instant::now();
-    let checker = Squire::new(scenario, None)
+    let checker = Squire::new(scenario, &[])
         .checker()
         .threads(THREADS)
         .timeout(LIMIT)
@@ -153,20 +153,30 @@ fn search_mutations(options: &Options) -> bool {
 /// One thread: breadth first then gives the shortest counterexample, the same on each run.
 fn search_mutation(case: &Case, scenario: &'static Scenario, trace: bool) -> bool {
     let started = Instant::now();
-    let checker = Squire::new(scenario, Some(case.mutation))
+    let until = match case.breaks {
+        Some(invariant) => HasDiscoveries::AnyOf([invariant.name()].into()),
+        None => HasDiscoveries::AnyFailures,
+    };
+    let checker = Squire::new(scenario, case.without)
         .checker()
         .timeout(LIMIT)
-        .finish_when(HasDiscoveries::AnyFailures)
+        .finish_when(until)
         .spawn_bfs()
         .join();
+    let took = started.elapsed();
     let found = checker.discoveries();
-    let shortest = found
-        .iter()
-        .map(|(name, path)| (path.clone().into_actions().len(), *name, path))
-        .min_by_key(|(steps, name, _)| (*steps, *name));
-    let (steps, name) = match &shortest {
-        Some((steps, name, _)) => (steps.to_string(), *name),
-        None => ("-".to_owned(), "NONE: the mutation survives"),
+    let broken = match case.breaks {
+        Some(invariant) => found.get_key_value(invariant.name()),
+        None => found.iter().next(),
+    };
+    let steps = broken.map_or("-".to_owned(), |(_, path)| {
+        path.clone().into_actions().len().to_string()
+    });
+    let verdict = match (broken, case.breaks) {
+        (Some((name, _)), Some(_)) => (*name).to_owned(),
+        (Some((name, _)), None) => format!("UNEXPECTED: {name}"),
+        (None, Some(invariant)) => format!("SURVIVES: {} holds", invariant.name()),
+        (None, None) => "none: another guard stands behind it".to_owned(),
     };
     println!(
         "{:<20} {:<12} {:>6} {:>10} {:>8.1}  {}",
@@ -174,11 +184,11 @@ fn search_mutation(case: &Case, scenario: &'static Scenario, trace: bool) -> boo
         scenario.name,
         steps,
         checker.unique_state_count(),
-        started.elapsed().as_secs_f32(),
-        name
+        took.as_secs_f32(),
+        verdict
     );
-    if let (true, Some((_, name, path))) = (trace, &shortest) {
+    if let (true, Some((name, path))) = (trace, broken) {
         words::print(checker.model(), name, path);
     }
-    shortest.is_some()
+    broken.is_some() == case.breaks.is_some() && took < LIMIT
 }

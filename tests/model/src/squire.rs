@@ -47,23 +47,23 @@ impl Default for Memo {
 #[derive(Debug)]
 pub struct Squire {
     pub scenario: &'static Scenario,
-    pub mutation: Option<Mutation>,
+    pub without: &'static [Mutation],
     events: AtomicU32,
     at_rest: Memo,
 }
 
 impl Squire {
-    pub fn new(scenario: &'static Scenario, mutation: Option<Mutation>) -> Self {
+    pub fn new(scenario: &'static Scenario, without: &'static [Mutation]) -> Self {
         Self {
             scenario,
-            mutation,
+            without,
             events: AtomicU32::new(0),
             at_rest: Memo::default(),
         }
     }
 
     pub fn lacks(&self, mutation: Mutation) -> bool {
-        self.mutation == Some(mutation)
+        self.without.contains(&mutation)
     }
 
     /// Notes that `event` happened. Not part of the state: it would only multiply states.
@@ -146,7 +146,8 @@ impl Model for Squire {
             expected: Default::default(),
             broken: 0,
         };
-        let procs = self.scenario.procs.iter().map(process::begin).collect();
+        let procs = self.scenario.procs.iter();
+        let procs = procs.map(|p| process::begin(self.scenario, p)).collect();
         vec![State { world, procs }]
     }
 

@@ -61,11 +61,6 @@ impl Content {
     pub fn with(self, op: u8) -> Self {
         Self(self.0 << 4 | u64::from(op + 1))
     }
-    pub fn without(self, op: u8) -> Self {
-        self.iter()
-            .filter(|o| *o != op)
-            .fold(Self::default(), Self::with)
-    }
 }
 
 impl std::fmt::Debug for Content {
