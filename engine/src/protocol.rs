@@ -10,6 +10,7 @@
 //! | decide before undo | `next_step` | committed data is undone |
 //! | a landed operation is published, not aborted | `next_step` | a complete write is thrown away |
 //! | an undo restores `v - 1` and nothing foreign is above it | `next_step` | someone else's rows are lost |
+//! | a pin only goes up, and nothing that cleanup passed over is believed | `next_step`, `is_genuine` | a delayed put brings old rows back |
 
 use crate::ids::OpId;
 
@@ -185,9 +186,15 @@ pub fn obstacle(chain: &Chain, pin: u64) -> Option<Obstacle> {
     })
 }
 
+/// Whether what stands above `chain.from` is what was committed there. Below the floor, a delayed put can stand on a number
+/// that cleanup freed (fact 8): maintenance in the place of somebody's rows makes a chain look clean that is not.
+pub fn is_genuine(chain: &Chain, floor: u64) -> bool {
+    floor <= chain.from + 1
+}
+
 /// Whether a table that an operation read at `chain.from` shows the same at `pin`.
-pub fn is_unchanged(chain: &Chain, pin: u64) -> bool {
-    pin >= chain.from && is_clean(chain, chain.from, pin)
+pub fn is_unchanged(chain: &Chain, floor: u64, pin: u64) -> bool {
+    pin >= chain.from && is_genuine(chain, floor) && is_clean(chain, chain.from, pin)
 }
 
 /// What follows from a refused commit of one table.
@@ -243,6 +250,12 @@ pub fn is_burned<'a, P: PartialEq + ?Sized + 'a>(
 /// down.
 pub fn cleanup_floor(pinned: u64, undecided: Option<u64>, floor: u64) -> u64 {
     undecided.map_or(pinned, |base| pinned.min(base)).max(floor)
+}
+
+/// Whether a decision to abort may be forgotten. `aged`: no process is believed to sleep that long. While its sidecar
+/// stands the operation is not settled, and without its decision it could still be completed.
+pub fn may_forget(aged: bool, sidecar: bool) -> bool {
+    aged && !sidecar
 }
 
 /// One written table of an operation as a resolver sees it.
@@ -349,7 +362,10 @@ pub fn next_step(view: &OperationView, role: Role) -> Step {
             let pin = t.pin.unwrap_or(0);
             // A version at or below the pin was put on a number that cleanup had freed: publishing it would turn the
             // table back.
-            let publishable = !t.replaced && pin < v && is_clean(&t.chain, pin, v - 1);
+            let publishable = !t.replaced
+                && pin < v
+                && is_genuine(&t.chain, t.floor)
+                && is_clean(&t.chain, pin, v - 1);
             publishable.then_some(v)
         })
         .collect();

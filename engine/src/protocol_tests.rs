@@ -180,3 +180,57 @@ fn a_resurrected_version_of_an_aborted_operation_is_not_committed() {
     assert!(!undecided.is_published());
     assert_eq!(next_step(&undecided, Role::Owner), Step::Decide);
 }
+
+/// Its number was free again, and the pin is far above: a publish of it would bring old rows back.
+#[test]
+fn a_landed_version_at_or_below_the_pin_is_not_published() {
+    let x = op(1);
+    let resurrected = WrittenTable {
+        pin: Some(3),
+        floor: 3,
+        chain: chain(1, &[Class::Logical(x), M]),
+        replaced: false,
+    };
+    assert_eq!(
+        next_step(&view(x, false, vec![resurrected]), Role::Owner),
+        Step::Decide
+    );
+}
+
+/// Version 2 was somebody's update until cleanup freed its number and a delayed rewrite was put there.
+#[test]
+fn a_chain_that_cleanup_passed_over_proves_nothing() {
+    let x = op(1);
+    let staged_on_1 = |floor| WrittenTable {
+        pin: Some(3),
+        floor,
+        chain: chain(1, &[M, M, Class::Logical(x)]),
+        replaced: false,
+    };
+    let step = |floor| next_step(&view(x, false, vec![staged_on_1(floor)]), Role::Owner);
+    assert_eq!(step(2), Step::Forward(vec![4]));
+    assert_eq!(step(3), Step::Decide);
+
+    let read = chain(1, &[M, M]);
+    assert!(is_unchanged(&read, 2, 3));
+    assert!(!is_unchanged(&read, 3, 3));
+    assert!(!is_unchanged(&read, 0, 0));
+}
+
+#[test]
+fn a_refused_commit_steps_over_maintenance_only() {
+    let x = op(1);
+    let after = |classes: &[Class], definite| after_refusal(&chain(1, classes), x, 2, definite);
+    assert_eq!(after(&[M], true), Refused::Again(3));
+    assert_eq!(after(&[M], false), Refused::Lost);
+    assert_eq!(after(&[], true), Refused::Lost);
+    assert_eq!(after(&[Class::Logical(op(2))], true), Refused::Lost);
+    assert_eq!(after(&[M, Class::Logical(x)], false), Refused::Landed(3));
+}
+
+#[test]
+fn a_floor_spares_what_undecided_operations_stand_on_and_never_falls() {
+    assert_eq!(cleanup_floor(7, None, 3), 7);
+    assert_eq!(cleanup_floor(7, Some(5), 3), 5);
+    assert_eq!(cleanup_floor(7, Some(2), 3), 3);
+}

@@ -15,7 +15,7 @@ use crate::commit::publish::{Record, Rounds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::ProtocolEvent;
 use crate::ids::TableName;
-use crate::protocol::cleanup_floor;
+use crate::protocol::{cleanup_floor, may_forget};
 use crate::store::state::State;
 use crate::store::{COMMITS_PATH, MANIFEST_PATH, Snapshot, Store, read_version};
 use lance::Dataset;
@@ -158,11 +158,12 @@ impl Store {
         }
         let oldest =
             now.saturating_sub(u64::try_from(DECISION_RETENTION.as_millis()).unwrap_or(u64::MAX));
+        let standing = self.sidecar_ops().await?;
         plan.decisions = snapshot
             .state
             .aborted
             .iter()
-            .filter(|(_, d)| d.at_ms < oldest)
+            .filter(|(op, d)| may_forget(d.at_ms < oldest, standing.contains(op)))
             .map(|(op, _)| *op)
             .collect();
         Ok(plan)

@@ -161,11 +161,14 @@ impl Store {
         }
         let aborted = stands(Guard::Decision) && state.aborted.contains_key(&sidecar.op);
         let logged = pruned && !aborted && self.logged(snapshot, sidecar.op).await?;
-        let mut valid = sidecar
-            .batch
-            .as_ref()
-            .filter(|_| stands(Guard::BatchId))
-            .is_none_or(|b| state.batches.get(b).is_none_or(|e| e.op == sidecar.op));
+        // The manifest drops old batch ids; asked of it alone, an operation that slept long enough would commit a batch again.
+        let mut valid = match &sidecar.batch {
+            Some(batch) if stands(Guard::BatchId) => {
+                let committed = self.batch_committed(snapshot, batch).await?;
+                committed.is_none_or(|op| op == sidecar.op)
+            }
+            _ => true,
+        };
         for read in &sidecar.reads {
             valid = valid && self.unchanged(snapshot, read).await?;
         }
@@ -192,7 +195,8 @@ impl Store {
         let chain = self
             .scan(snapshot.state.store, &read.path, read.base)
             .await?;
-        Ok(is_unchanged(&chain, entry.version))
+        let floor = snapshot.state.floor(&read.table);
+        Ok(is_unchanged(&chain, floor, entry.version))
     }
 
     async fn forward(

@@ -2,7 +2,7 @@
 
 use crate::mutation::Mutation;
 use crate::process::{Fault, Proc};
-use crate::protocol::{cleanup_floor, publish_counts};
+use crate::protocol::{cleanup_floor, may_forget, publish_counts};
 use crate::scenario::Process;
 use crate::squire::Squire;
 use crate::world::{Change, Flight, Manifest, NAMES, Ops, World};
@@ -166,14 +166,13 @@ fn plan(
         let old = snapshot.floors[name];
         *floor = cleanup_floor(pinned.into(), undecided.map(u64::from), old.into()) as u8;
     }
-    let forgets = matches!(config, Process::Cleaner { forgets: true });
+    let aged = matches!(config, Process::Cleaner { forgets: true });
     let mut forget = Ops::default();
-    if forgets {
-        snapshot
-            .aborted
-            .iter()
-            .filter(|op| !sidecars.has(*op))
-            .for_each(|op| forget.put(op));
+    for op in snapshot.aborted.iter() {
+        let standing = sidecars.has(op) && !model.lacks(Mutation::ForgetStanding);
+        if may_forget(aged, standing) {
+            forget.put(op);
+        }
     }
     Plan {
         floors,

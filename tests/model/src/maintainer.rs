@@ -6,8 +6,11 @@ use crate::prefix;
 use crate::process::{Fault, Proc};
 use crate::scenario::{Process, Write};
 use crate::squire::Squire;
-use crate::world::{Facts, Flight, Made, Version, World};
+use crate::world::{Content, Facts, Flight, Made, Version, World};
 use crate::writer::gap;
+
+/// The version that a rewrite was staged on, and what it showed.
+pub type Staged = (u8, Content);
 
 /// Where a run is. Numbers: commits done, the version it was staged on, the version it becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,8 +19,8 @@ pub enum At {
     /// Opens HEAD and rewrites it.
     Stage(u8),
     /// Lance looks at what was committed meanwhile.
-    Check(u8, u8),
-    Put(u8, u8, u8),
+    Check(u8, Staged),
+    Put(u8, Staged, u8),
 }
 
 pub fn choices(world: &World, at: &At) -> u8 {
@@ -48,22 +51,25 @@ pub fn step(
             }
             Proc::Maintain(op, At::Stage(0))
         }
-        At::Stage(done) => Proc::Maintain(op, At::Check(done, world.head(path))),
-        At::Check(done, base) => {
-            if gap(world, path, base) && !model.lacks(Mutation::NoContiguity) {
+        At::Stage(done) => {
+            let head = world.head(path);
+            Proc::Maintain(op, At::Check(done, (head, world.content(path, head))))
+        }
+        At::Check(done, staged) => {
+            if gap(world, path, staged.0) && !model.lacks(Mutation::NoContiguity) {
                 model.reached(Event::GapRefused);
                 return Proc::Maintain(op, At::Stage(done));
             }
-            if collides(model, world, path, base) {
+            if collides(model, world, path, staged.0) {
                 return Proc::Maintain(op, At::Stage(done));
             }
-            Proc::Maintain(op, At::Put(done, base, world.head(path) + 1))
+            Proc::Maintain(op, At::Put(done, staged, world.head(path) + 1))
         }
-        At::Put(done, base, slot) => {
+        At::Put(done, staged, slot) => {
             let fault = Fault::take(world, choice);
             let version = Version {
                 made: Made::Maintenance,
-                content: world.rebased(model, path, base, slot - 1),
+                content: world.rebased(model, path, staged, slot - 1),
                 there: true,
             };
             let put = match fault {
@@ -84,7 +90,7 @@ pub fn step(
             };
             if !put {
                 // Lance rebases by itself.
-                return Proc::Maintain(op, At::Check(done, base));
+                return Proc::Maintain(op, At::Check(done, staged));
             }
             if fault == Fault::None && done + 1 < commits {
                 return Proc::Maintain(op, At::Stage(done + 1));

@@ -111,6 +111,10 @@ fn view(
         chain.classes.truncate(seen.into());
         chain
     };
+    let floor_of = |name: u8| match model.lacks(Mutation::IgnoreFloor) {
+        true => 0,
+        false => snapshot.floors[name as usize].into(),
+    };
     let mut pruned = false;
     let writes = config
         .writes
@@ -118,13 +122,12 @@ fn view(
         .map(|name| {
             let pin = snapshot.pins[*name as usize];
             let path = facts.path[*name as usize];
-            let floor = snapshot.floors[*name as usize];
-            pruned |= floor > facts.base[*name as usize] + 1;
+            pruned |= snapshot.floors[*name as usize] > facts.base[*name as usize] + 1;
             let burned =
                 burned(model, world, snapshot, path, op) && !model.lacks(Mutation::IgnoreBurned);
             WrittenTable {
                 pin: (pin.version > 0).then_some(pin.version.into()),
-                floor: floor.into(),
+                floor: floor_of(*name),
                 chain: chain_of(*name),
                 replaced: (pin.version > 0 && pin.path != path) || (pin.version == 0 && burned),
             }
@@ -142,7 +145,7 @@ fn view(
         || config.reads.iter().all(|name| {
             let pin = snapshot.pins[*name as usize];
             pin.path == facts.path[*name as usize]
-                && is_unchanged(&chain_of(*name), pin.version.into())
+                && is_unchanged(&chain_of(*name), floor_of(*name), pin.version.into())
         });
     if !reads_hold {
         model.reached(Event::StaleRead);

@@ -41,6 +41,16 @@ pub enum Process {
     Adopter { name: u8, discard: bool },
 }
 
+/// When a scenario is searched without a mutation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Search {
+    Always,
+    /// Too large for CI.
+    Deep,
+    /// Never: it goes beyond what the protocol assumes, to show what happens then.
+    Beyond,
+}
+
 /// A small store and its processes.
 #[derive(Debug, Clone, Copy)]
 pub struct Scenario {
@@ -58,8 +68,7 @@ pub struct Scenario {
     pub faults: u8,
     /// Whether the manifest holds one batch id only, as if it were full.
     pub evicts: bool,
-    /// Part of the bounded search, or only of the deep one.
-    pub deep: bool,
+    pub search: Search,
 }
 
 impl Scenario {
@@ -127,7 +136,7 @@ const BASE: Scenario = Scenario {
     publishes: 0,
     faults: 0,
     evicts: false,
-    deep: false,
+    search: Search::Always,
 };
 
 const CLEANER: Process = Process::Cleaner { forgets: false };
@@ -302,6 +311,29 @@ pub const SCENARIOS: &[Scenario] = &[
         ..BASE
     },
     Scenario {
+        name: "stale-write",
+        about: "an update that was staged long ago, another, maintenance that is put late, cleanup",
+        ops: &[
+            update(&[0], &[]),
+            update(&[0], &[]),
+            maintain(&[0]),
+            maintain(&[0]),
+        ],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Quick(1),
+            Process::Quick(2),
+            Process::Maintainer {
+                op: 3,
+                commits: 1,
+                sidecar: false,
+            },
+            CLEANER,
+        ],
+        tables: 1,
+        ..BASE
+    },
+    Scenario {
         name: "fooled",
         about: "two maintenance runs that were staged long ago, two commits, cleanup",
         ops: &[
@@ -326,6 +358,7 @@ pub const SCENARIOS: &[Scenario] = &[
             CLEANER,
         ],
         tables: 1,
+        search: Search::Beyond,
         ..BASE
     },
     Scenario {
@@ -351,7 +384,7 @@ pub const SCENARIOS: &[Scenario] = &[
             Process::Resolver,
             Process::Cleaner { forgets: true },
         ],
-        deep: true,
+        search: Search::Beyond,
         ..BASE
     },
     Scenario {
@@ -364,6 +397,89 @@ pub const SCENARIOS: &[Scenario] = &[
             Process::Resolver,
         ],
         tables: 0,
+        ..BASE
+    },
+    Scenario {
+        name: "log-2",
+        about: "as log, with the other writer interrupted",
+        ops: &[append(&[0]), append(&[0])],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Writer(&[1]),
+            Process::Resolver,
+            CLEANER,
+        ],
+        tables: 1,
+        search: Search::Deep,
+        ..BASE
+    },
+    Scenario {
+        name: "skew-2",
+        about: "as skew, with maintenance",
+        ops: &[
+            append_reading(&[0], &[1]),
+            append_reading(&[1], &[0]),
+            maintain(&[0]),
+        ],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Writer(&[1]),
+            Process::Maintainer {
+                op: 2,
+                commits: 1,
+                sidecar: true,
+            },
+            Process::Resolver,
+        ],
+        search: Search::Deep,
+        ..BASE
+    },
+    Scenario {
+        name: "faults-2",
+        about: "as writers, where one put fails or arrives late",
+        ops: &[append(&[0, 1]), append(&[0, 1])],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Writer(&[1]),
+            Process::Resolver,
+        ],
+        faults: 1,
+        search: Search::Deep,
+        ..BASE
+    },
+    Scenario {
+        name: "three",
+        about: "three writers of one table, a resolver",
+        ops: &[append(&[0]), append(&[0]), append(&[0])],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Writer(&[1]),
+            Process::Writer(&[2]),
+            Process::Resolver,
+        ],
+        tables: 1,
+        search: Search::Deep,
+        ..BASE
+    },
+    Scenario {
+        name: "rewrites-2",
+        about: "a writer of both tables, two maintenance runs, a resolver",
+        ops: &[append(&[0, 1]), maintain(&[0]), maintain(&[0])],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Maintainer {
+                op: 1,
+                commits: 1,
+                sidecar: true,
+            },
+            Process::Maintainer {
+                op: 2,
+                commits: 1,
+                sidecar: true,
+            },
+            Process::Resolver,
+        ],
+        search: Search::Deep,
         ..BASE
     },
 ];

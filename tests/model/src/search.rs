@@ -2,7 +2,7 @@
 
 use crate::invariants::Event;
 use crate::mutation::{CASES, Case};
-use crate::scenario::{SCENARIOS, Scenario};
+use crate::scenario::{SCENARIOS, Scenario, Search};
 use crate::squire::Squire;
 use crate::words;
 use stateright::{Checker, HasDiscoveries, Model};
@@ -50,7 +50,11 @@ fn search_scenarios(options: &Options) -> bool {
         .iter()
         .filter(|s| match &options.scenario {
             Some(name) => s.name == name,
-            None => options.size == Size::Deep || !s.deep,
+            None => match s.search {
+                Search::Always => true,
+                Search::Deep => options.size == Size::Deep,
+                Search::Beyond => false,
+            },
         })
         .collect();
     println!(
@@ -135,7 +139,7 @@ fn search_mutations(options: &Options) -> bool {
         })
         .collect();
     println!(
-        "\n{:<20} {:<12} {:>6} {:>10} {:>8}  property broken",
+        "\n{:<22} {:<12} {:>6} {:>10} {:>8}  property broken",
         "mutation", "scenario", "steps", "unique", "seconds"
     );
     let mut all_found = options.mutation.is_none() || !wanted.is_empty();
@@ -159,6 +163,7 @@ fn search_mutation(case: &Case, scenario: &'static Scenario, trace: bool) -> boo
     };
     let checker = Squire::new(scenario, case.without)
         .checker()
+        .threads(if case.breaks.is_some() { 1 } else { THREADS })
         .timeout(LIMIT)
         .finish_when(until)
         .spawn_bfs()
@@ -179,7 +184,7 @@ fn search_mutation(case: &Case, scenario: &'static Scenario, trace: bool) -> boo
         (None, None) => "none: another guard stands behind it".to_owned(),
     };
     println!(
-        "{:<20} {:<12} {:>6} {:>10} {:>8.1}  {}",
+        "{:<22} {:<12} {:>6} {:>10} {:>8.1}  {}",
         case.name,
         scenario.name,
         steps,

@@ -122,6 +122,8 @@ pub struct Facts {
     pub base: [u8; NAMES],
     /// By name: the dataset.
     pub path: [u8; NAMES],
+    /// By name: what the pins showed, which is what an update was staged on.
+    pub content: [Content; NAMES],
     /// Ghost: by name, what was committed then.
     pub seen: [Content; NAMES],
 }
@@ -270,11 +272,17 @@ impl World {
         true
     }
 
-    /// What Lance makes of a transaction that was staged on `base` and lands on top of `head`: the content of `head`, in
-    /// which an update that Lance did not see, because its version is gone, is lost (fact 5).
-    pub fn rebased(&self, model: &Squire, path: u8, base: u8, head: u8) -> Content {
-        let (then, now) = (self.content(path, base), self.content(path, head));
-        now.iter()
+    /// What Lance makes of a transaction that was staged on `base`, which showed `then`, and lands on top of `head`: the
+    /// content of `head`, in which an update that Lance did not see, because its version is gone, is lost (fact 5).
+    pub fn rebased(
+        &self,
+        model: &Squire,
+        path: u8,
+        (base, then): (u8, Content),
+        head: u8,
+    ) -> Content {
+        self.content(path, head)
+            .iter()
             .filter(|op| {
                 let unseen = !then.has(*op)
                     && !self.tables[path as usize]

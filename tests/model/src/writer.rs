@@ -128,6 +128,7 @@ fn load(model: &Squire, world: &mut World, op: u8) -> Proc {
         let name = *name as usize;
         facts.base[name] = base.pins[name].version;
         facts.path[name] = base.pins[name].path;
+        facts.content[name] = world.content(facts.path[name], facts.base[name]);
         facts.seen[name] = world.expected[name];
     }
     if config.write == Write::Create {
@@ -291,11 +292,10 @@ fn put(model: &Squire, world: &mut World, op: u8, (i, slots): (u8, Slots), choic
 fn version_of(model: &Squire, world: &World, op: u8, path: u8, slot: u8) -> Version {
     let facts = world.facts[op as usize];
     let writes = model.scenario.ops[op as usize].writes;
-    let base = writes
-        .iter()
-        .find(|name| facts.path[**name as usize] == path)
-        .map_or(0, |name| facts.base[*name as usize]);
-    let content = world.rebased(model, path, base, slot.saturating_sub(1));
+    let name = writes.iter().find(|n| facts.path[**n as usize] == path);
+    let name = name.map_or(0, |n| *n as usize);
+    let staged = (facts.base[name], facts.content[name]);
+    let content = world.rebased(model, path, staged, slot.saturating_sub(1));
     Version {
         made: Made::Logical(op),
         content: content.with(op),
