@@ -5,6 +5,7 @@
 #   make chaos            SEED=... MINUTES=...; processes killed, paused and lied to, every answer checked
 #   make bench            ratios against bare Lance, release build
 #   make matrix           the crash matrix alone, and its table
+#   make model            the deep search of the protocol's model; ARGS="--trace" prints counterexamples
 #   make docs             writes the generated tables of ARCHITECTURE.md
 #   make setup | fmt | lint | seams
 
@@ -16,10 +17,10 @@ CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/target
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos matrix bench docs setup fmt lint seams
+.PHONY: help run test chaos matrix model bench docs setup fmt lint seams
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 9
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 10
 
 # Always the whole workspace: with -p cargo resolves other features and compiles Lance again.
 # One dev build serves both commands: its dependencies are optimised, see [profile.dev] in Cargo.toml.
@@ -39,11 +40,16 @@ chaos: setup
 bench: setup
 	cargo run --release --workspace --bin squire-bench -- $(ARGS)
 
+# A workspace of its own, with its own target directory: see tests/model/Cargo.toml.
+model:
+	cd tests/model && CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/../model cargo run --release -- deep $(ARGS)
+
 setup:
 	ops/setup.sh
 
 fmt:
 	cargo fmt --all
+	cd tests/model && cargo fmt
 
 lint:
 	ops/test.sh --lint

@@ -66,6 +66,10 @@ check_prometheus() {
     promtool test rules ops/prometheus/squire.rules.test.yml
 }
 
+# The model is a workspace of its own, and optimised: see tests/model/Cargo.toml.
+in_model() { (cd tests/model && CARGO_TARGET_DIR=$cache/model "$@"); }
+check_model() { in_model cargo test -q --release && in_model cargo run -q --release -- ci; }
+
 # Every relative link of the Markdown files leads to a file that is there.
 check_links() {
   local broken=0 file link
@@ -85,13 +89,17 @@ check_rustdoc() {
   RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
 }
 
-check_formatting() { cargo fmt --all --check; }
-check_clippy() { cargo clippy --workspace --all-targets --all-features -- -D warnings; }
+check_formatting() { cargo fmt --all --check && in_model cargo fmt --check; }
+check_clippy() {
+  cargo clippy --workspace --all-targets --all-features -- -D warnings &&
+    in_model cargo clippy --release --all-targets -- -D warnings
+}
 
 step "formatting" check_formatting
 if [ "$lint_only" = no ]; then
   step "links in the documentation" check_links
   step "alert rules and their tests" check_prometheus
+  step "protocol model" check_model
   step "build" build_all
   step "tests" run_tests
   step "chaos, seed 1" run_chaos --seed 1

@@ -10,6 +10,7 @@
 //! | decide before undo | `next_step` | committed data is undone |
 //! | a landed operation is published, not aborted | `next_step` | a complete write is thrown away |
 //! | an undo restores `v - 1` and nothing foreign is above it | `next_step` | someone else's rows are lost |
+//! | the pin is looked at again before an undo | `may_restore` | committed rows are restored away |
 //! | a pin only goes up, and nothing that cleanup passed over is believed | `next_step`, `is_genuine` | a delayed put brings old rows back |
 
 use crate::ids::OpId;
@@ -252,6 +253,13 @@ pub fn cleanup_floor(pinned: u64, undecided: Option<u64>, floor: u64) -> u64 {
     undecided.map_or(pinned, |base| pinned.min(base)).max(floor)
 }
 
+/// Whether `target` may be restored to undo the version above it, with `pin` loaded after the scan that found that version.
+/// A restore is not a publish: no swap of the manifest tells it that the pin moved past meanwhile, and that the version is
+/// a delayed put on a number that cleanup had freed. Above the pin no number is ever freed.
+pub fn may_restore(target: u64, pin: u64) -> bool {
+    pin <= target
+}
+
 /// Whether a decision to abort may be forgotten. `aged`: no process is believed to sleep that long. While its sidecar
 /// stands the operation is not settled, and without its decision it could still be completed.
 pub fn may_forget(aged: bool, sidecar: bool) -> bool {
@@ -410,7 +418,7 @@ fn next_undo_step(view: &OperationView) -> Step {
         if undo <= pin {
             continue;
         }
-        if is_clean(&table.chain, pin, v - 1) {
+        if pin < v && is_clean(&table.chain, pin, v - 1) {
             settle.push((index, undo));
         } else {
             return Step::Blocked(index);

@@ -6,7 +6,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::events::{At, ProtocolEvent};
 use crate::ids::{OpId, TableName};
 use crate::protocol::{
-    Kind, Obstacle, OperationView, Role, Step, WrittenTable, is_unchanged, next_step, obstacle,
+    Kind, Obstacle, OperationView, Role, Step, WrittenTable, is_unchanged, may_restore, next_step,
+    obstacle,
 };
 use crate::store::state::{Decision, encode};
 use crate::store::{Sidecar, SidecarKind, SidecarTable, Snapshot, Store, data_files_of};
@@ -279,6 +280,12 @@ impl Store {
     ) -> Result<Option<Error>> {
         hit(Seam::ResolveBeforeUndo)?;
         let entry = &sidecar.writes[table];
+        if !may_restore(
+            target,
+            self.load().await?.state.table(&entry.table)?.version,
+        ) {
+            return Ok(Some(Error::conflict("the pin moved past it")));
+        }
         match self
             .restore_strict(on.state.store, sidecar.op, &entry.path, target, slot)
             .await

@@ -62,10 +62,11 @@ pub enum Event {
     WithoutTrace,
     PrefixBelowUndecided,
     SlotAgain,
+    PinMovedPast,
 }
 
 impl Event {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::HelperPublishes,
         Self::SelfUndo,
         Self::PrunedTablePut,
@@ -84,6 +85,7 @@ impl Event {
         Self::WithoutTrace,
         Self::PrefixBelowUndecided,
         Self::SlotAgain,
+        Self::PinMovedPast,
     ];
 
     pub fn name(self) -> &'static str {
@@ -105,6 +107,7 @@ impl Event {
             Self::DeadCreateRemoved => "a dead create is removed",
             Self::WithoutTrace => "an operation ends without a decision",
             Self::PrefixBelowUndecided => "a prefix stops below an undecided version",
+            Self::PinMovedPast => "an undo finds that the pin moved past",
             Self::SlotAgain => "a writer steps over maintenance",
         }
     }

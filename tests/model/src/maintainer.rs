@@ -4,7 +4,7 @@ use crate::invariants::Event;
 use crate::mutation::Mutation;
 use crate::prefix;
 use crate::process::{Fault, Proc};
-use crate::scenario::{Process, Write};
+use crate::scenario::{Begins, Process, Write};
 use crate::squire::Squire;
 use crate::world::{Content, Facts, Flight, Made, Version, World};
 use crate::writer::gap;
@@ -21,6 +21,15 @@ pub enum At {
     /// Lance looks at what was committed meanwhile.
     Check(u8, Staged),
     Put(u8, Staged, u8),
+}
+
+pub fn begin(begins: Begins) -> At {
+    let first = (1, Content::default());
+    match begins {
+        Begins::Now => At::Sidecar,
+        Begins::Staged => At::Check(0, first),
+        Begins::Checked => At::Put(0, first, 2),
+    }
 }
 
 pub fn choices(world: &World, at: &At) -> u8 {
@@ -46,9 +55,7 @@ pub fn step(
             facts.base[name as usize] = world.latest().pins[name as usize].version;
             facts.path[name as usize] = path;
             world.facts[op as usize] = facts;
-            if !matches!(config, Process::Maintainer { sidecar: false, .. }) {
-                world.sidecars.put(op);
-            }
+            world.sidecars.put(op);
             Proc::Maintain(op, At::Stage(0))
         }
         At::Stage(done) => {

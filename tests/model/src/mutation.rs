@@ -47,6 +47,8 @@ pub enum Mutation {
     IgnoreBurned,
     /// Decisions are forgotten while the sidecar stands.
     ForgetStanding,
+    /// The pin is not looked at again before an undo.
+    NoSecondLook,
     /// What stands below a floor is taken for what was committed there.
     IgnoreFloor,
     /// The sidecar is deleted before the outcome is published.
@@ -89,7 +91,7 @@ const fn safe(name: &'static str, without: &'static [Mutation], scenario: &'stat
 
 use Mutation as M;
 
-/// All mutations; at the end those that another guard catches, and what is assumed.
+/// All mutations; at the end those that another guard catches, and what breaks without any.
 pub const CASES: &[Case] = &[
     case("no-slot", &[M::NoSlot], "writers", Invariant::I1),
     case("no-contiguity", &[M::NoContiguity], "floor", Invariant::I5),
@@ -178,15 +180,22 @@ pub const CASES: &[Case] = &[
         "late",
         Invariant::I2,
     ),
+    case(
+        "no-second-look",
+        &[M::NoSecondLook],
+        "late-resolvers",
+        Invariant::I8,
+    ),
     safe("ignore-roots", &[M::IgnoreRoots], "late"),
     safe("ignore-chain", &[M::IgnoreChain], "late"),
     safe("list-sidecars-first", &[M::ListFirst], "late"),
     safe("abort-without-grace", &[], "resolvers"),
     assumed("decision-forgotten", "forget", Invariant::I8),
+    assumed("two-repairs", "repairs", Invariant::I8),
     assumed("two-late-rewrites", "fooled", Invariant::I5),
 ];
 
-/// Nothing is taken out: this breaks when a process sleeps longer than the protocol assumes.
+/// Nothing is taken out: this breaks as things stand. ARCHITECTURE.md says what is assumed, and why.
 const fn assumed(name: &'static str, scenario: &'static str, breaks: Invariant) -> Case {
     case(name, &[], scenario, breaks)
 }

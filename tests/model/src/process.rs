@@ -6,7 +6,7 @@
 use crate::protocol::Role;
 use crate::scenario::{Process, Scenario, Write};
 use crate::squire::Squire;
-use crate::world::World;
+use crate::world::{NAMES, World};
 use crate::{adopter, cleaner, maintainer, prefix, resolver, writer};
 
 /// What a process is doing.
@@ -57,12 +57,12 @@ pub fn begin(scenario: &Scenario, process: &Process) -> Proc {
     match process {
         Process::Writer(ops) => Proc::Write(ops[0], writer::At::Load),
         Process::Resolver | Process::Adopter { .. } => Proc::Idle,
+        Process::Stopped(op) => Proc::Write(*op, writer::At::Put(0, [2; NAMES])),
         Process::Quick(op) if scenario.ops[*op as usize].write != Write::Maintain => {
             Proc::Write(*op, writer::At::Load)
         }
-        Process::Quick(op) | Process::Maintainer { op, .. } => {
-            Proc::Maintain(*op, maintainer::At::Sidecar)
-        }
+        Process::Quick(op) => Proc::Maintain(*op, maintainer::At::Sidecar),
+        Process::Maintainer { op, begins, .. } => Proc::Maintain(*op, maintainer::begin(*begins)),
         Process::Cleaner { .. } => Proc::Clean(cleaner::At::Load),
     }
 }
@@ -76,6 +76,7 @@ pub fn choices(model: &Squire, world: &World, index: u8, proc: &Proc) -> u8 {
             Process::Adopter { .. } => 1,
             Process::Writer(_)
             | Process::Quick(_)
+            | Process::Stopped(_)
             | Process::Maintainer { .. }
             | Process::Cleaner { .. } => 0,
         },
@@ -110,6 +111,7 @@ fn one_step(model: &Squire, world: &mut World, index: u8, proc: &mut Proc, choic
             Process::Resolver
             | Process::Writer(_)
             | Process::Quick(_)
+            | Process::Stopped(_)
             | Process::Maintainer { .. }
             | Process::Cleaner { .. } => resolver::tasks(model, world)
                 .get(choice as usize)

@@ -6,7 +6,8 @@ use crate::mutation::Mutation;
 use crate::prefix;
 use crate::process::{Fault, Proc};
 use crate::protocol::{
-    Chain, Class, OperationView, Role, Step, WrittenTable, clean_prefix, is_unchanged, next_step,
+    Chain, Class, OperationView, Role, Step, WrittenTable, clean_prefix, is_unchanged, may_restore,
+    next_step,
 };
 use crate::scenario::{Process, Write};
 use crate::squire::Squire;
@@ -313,6 +314,12 @@ fn act(
             slot,
         } => {
             let path = written_path(model, world, op, table as u8);
+            let name = model.scenario.ops[op as usize].writes[table];
+            let pin = world.latest().pins[name as usize].version;
+            if !may_restore(target, pin.into()) && !model.lacks(Mutation::NoSecondLook) {
+                model.reached(Event::PinMovedPast);
+                return then(At::Load);
+            }
             let free = world.head(path) + 1;
             if role == Role::Owner {
                 model.reached(Event::SelfUndo);

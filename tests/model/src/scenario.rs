@@ -24,17 +24,30 @@ pub struct OpConfig {
     pub batch: Option<u8>,
 }
 
+/// How far a maintenance run has come when the search begins. One that is under way has no sidecar: it was stopped so long
+/// ago that recovery removed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begins {
+    Now,
+    /// It rewrote version 1.
+    Staged,
+    /// And Lance saw nothing newer: what is left is the put.
+    Checked,
+}
+
 /// One process.
 #[derive(Debug, Clone, Copy)]
 pub enum Process {
     /// Tries these operations in turn until one is committed: attempts of one request.
     Writer(&'static [u8]),
+    /// A writer that was stopped right before its first put; its operation was decided to abort since.
+    Stopped(u8),
     /// Commits this operation, logical or maintenance, in one step: a process that nothing interrupts.
     Quick(u8),
     /// Resolves anything, any number of times, without grace; may die and start again at any point.
     Resolver,
-    /// One run of maintenance, with that many commits; without a sidecar it is one whose sidecar recovery removed.
-    Maintainer { op: u8, commits: u8, sidecar: bool },
+    /// One run of maintenance, with that many commits.
+    Maintainer { op: u8, commits: u8, begins: Begins },
     /// Cleans up once, keeping any window of snapshots.
     Cleaner { forgets: bool },
     /// Publishes what others committed to this table, or takes it back.
@@ -47,7 +60,7 @@ pub enum Search {
     Always,
     /// Too large for CI.
     Deep,
-    /// Never: it goes beyond what the protocol assumes, to show what happens then.
+    /// Never: it shows what the protocol does not hold against.
     Beyond,
 }
 
@@ -170,7 +183,7 @@ pub const SCENARIOS: &[Scenario] = &[
             Process::Maintainer {
                 op: 1,
                 commits: 2,
-                sidecar: true,
+                begins: Begins::Now,
             },
             Process::Resolver,
         ],
@@ -219,7 +232,7 @@ pub const SCENARIOS: &[Scenario] = &[
             Process::Maintainer {
                 op: 2,
                 commits: 1,
-                sidecar: false,
+                begins: Begins::Staged,
             },
             Process::Resolver,
             CLEANER,
@@ -304,7 +317,7 @@ pub const SCENARIOS: &[Scenario] = &[
             Process::Maintainer {
                 op: 3,
                 commits: 1,
-                sidecar: false,
+                begins: Begins::Checked,
             },
             CLEANER,
         ],
@@ -326,7 +339,7 @@ pub const SCENARIOS: &[Scenario] = &[
             Process::Maintainer {
                 op: 3,
                 commits: 1,
-                sidecar: false,
+                begins: Begins::Checked,
             },
             CLEANER,
         ],
@@ -348,12 +361,12 @@ pub const SCENARIOS: &[Scenario] = &[
             Process::Maintainer {
                 op: 2,
                 commits: 1,
-                sidecar: false,
+                begins: Begins::Checked,
             },
             Process::Maintainer {
                 op: 3,
                 commits: 1,
-                sidecar: false,
+                begins: Begins::Staged,
             },
             CLEANER,
         ],
@@ -384,6 +397,43 @@ pub const SCENARIOS: &[Scenario] = &[
             Process::Resolver,
             Process::Cleaner { forgets: true },
         ],
+        search: Search::Beyond,
+        ..BASE
+    },
+    Scenario {
+        name: "late-resolvers",
+        about: "an aborted writer stopped before its put, two resolvers, two commits, cleanup",
+        ops: &[append(&[0]), append(&[0]), append(&[0])],
+        procs: &[
+            Process::Stopped(0),
+            Process::Quick(1),
+            Process::Quick(2),
+            Process::Resolver,
+            Process::Resolver,
+            CLEANER,
+        ],
+        tables: 1,
+        search: Search::Deep,
+        ..BASE
+    },
+    Scenario {
+        name: "repairs",
+        about: "foreign commits that one repair adopts and another takes back",
+        ops: &[append(&[0])],
+        procs: &[
+            Process::Quick(0),
+            Process::Adopter {
+                name: 0,
+                discard: false,
+            },
+            Process::Adopter {
+                name: 0,
+                discard: true,
+            },
+            Process::Resolver,
+        ],
+        foreign: 1,
+        tables: 1,
         search: Search::Beyond,
         ..BASE
     },
@@ -427,7 +477,7 @@ pub const SCENARIOS: &[Scenario] = &[
             Process::Maintainer {
                 op: 2,
                 commits: 1,
-                sidecar: true,
+                begins: Begins::Now,
             },
             Process::Resolver,
         ],
@@ -470,12 +520,12 @@ pub const SCENARIOS: &[Scenario] = &[
             Process::Maintainer {
                 op: 1,
                 commits: 1,
-                sidecar: true,
+                begins: Begins::Now,
             },
             Process::Maintainer {
                 op: 2,
                 commits: 1,
-                sidecar: true,
+                begins: Begins::Now,
             },
             Process::Resolver,
         ],

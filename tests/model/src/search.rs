@@ -3,7 +3,7 @@
 use crate::invariants::Event;
 use crate::mutation::{CASES, Case};
 use crate::scenario::{SCENARIOS, Scenario, Search};
-use crate::squire::Squire;
+use crate::squire::{COMMITS, Squire};
 use crate::words;
 use stateright::{Checker, HasDiscoveries, Model};
 use std::time::{Duration, Instant};
@@ -95,10 +95,12 @@ fn search(scenario: &'static Scenario, trace: bool) -> Searched {
         .join();
     let took = started.elapsed();
     let properties = checker.model().properties().len();
-    let broken = checker.discoveries();
+    let mut broken = checker.discoveries();
+    let commits = broken.remove(COMMITS).is_some();
     let exhaustive = took < LIMIT && broken.is_empty();
     let verdict = match broken.keys().next() {
-        None => format!("{properties} hold"),
+        None if commits => format!("{properties} hold"),
+        None => "NOTHING COMMITS".to_owned(),
         Some(name) => format!("BROKEN: {name}"),
     };
     if trace {
@@ -122,7 +124,7 @@ fn search(scenario: &'static Scenario, trace: bool) -> Searched {
         .filter(|e| checker.model().has_reached(*e))
         .collect();
     Searched {
-        held: broken.is_empty(),
+        held: commits && broken.is_empty(),
         exhaustive,
         row,
         reached,
@@ -172,7 +174,7 @@ fn search_mutation(case: &Case, scenario: &'static Scenario, trace: bool) -> boo
     let found = checker.discoveries();
     let broken = match case.breaks {
         Some(invariant) => found.get_key_value(invariant.name()),
-        None => found.iter().next(),
+        None => found.iter().find(|(name, _)| **name != COMMITS),
     };
     let steps = broken.map_or("-".to_owned(), |(_, path)| {
         path.clone().into_actions().len().to_string()

@@ -26,7 +26,9 @@ fn step(model: &Squire, state: &State, action: Action) -> String {
         Action::Restart(i) => format!("process {i} dies and starts again"),
         Action::Step(i, choice) => {
             let who = match model.scenario.procs[i as usize] {
-                crate::scenario::Process::Writer(_) => "writer",
+                crate::scenario::Process::Writer(_) | crate::scenario::Process::Stopped(_) => {
+                    "writer"
+                }
                 crate::scenario::Process::Quick(_) => "uninterrupted writer",
                 crate::scenario::Process::Resolver => "resolver",
                 crate::scenario::Process::Maintainer { .. } => "maintainer",
