@@ -30,6 +30,9 @@ const THREADS: usize = 2;
 /// What one search may take; one that takes longer was not exhaustive, and says so.
 const LIMIT: Duration = Duration::from_secs(600);
 
+/// How many states one search may generate: what is waiting to be looked at stays below some 10 GB.
+const STATES: usize = 80_000_000;
+
 /// A scenario without a mutation, searched.
 struct Searched {
     held: bool,
@@ -90,6 +93,7 @@ fn search(scenario: &'static Scenario, trace: bool) -> Searched {
         .checker()
         .threads(THREADS)
         .timeout(LIMIT)
+        .target_state_count(STATES)
         .finish_when(HasDiscoveries::AnyFailures)
         .spawn_bfs()
         .join();
@@ -97,7 +101,7 @@ fn search(scenario: &'static Scenario, trace: bool) -> Searched {
     let properties = checker.model().properties().len();
     let mut broken = checker.discoveries();
     let commits = broken.remove(COMMITS).is_some();
-    let exhaustive = took < LIMIT && broken.is_empty();
+    let exhaustive = took < LIMIT && checker.state_count() < STATES && broken.is_empty();
     let verdict = match broken.keys().next() {
         None if commits => format!("{properties} hold"),
         None => "NOTHING COMMITS".to_owned(),
