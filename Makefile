@@ -42,7 +42,7 @@ bench: setup
 
 # A workspace of its own, with its own target directory: see tests/model/Cargo.toml.
 model:
-	cd tests/model && CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/../model cargo run --release -- deep $(ARGS)
+	cd tests/model && CARGO_TARGET_DIR=$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/model cargo run --release -- deep $(ARGS)
 
 setup:
 	ops/setup.sh

@@ -185,8 +185,7 @@ impl Store {
             [newest, before, ..] if *newest == slot && *before == slot - 1 => {}
             [newest, ..] if *newest > slot => {
                 let latest = self.load().await?;
-                if stands(Guard::PublishFloor)
-                    && !publish_counts(slot, latest.state.manifest_floor)
+                if stands(Guard::PublishFloor) && !publish_counts(slot, latest.state.manifest_floor)
                 {
                     let pruned = "the manifest moved on and this version was cleaned up";
                     return Ok(Published::Lost(Error::conflict(pruned)));
