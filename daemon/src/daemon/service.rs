@@ -77,11 +77,7 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
     }
     let wake = Arc::new(Notify::new());
     let mut watched = watch_versions(&places, wake.clone());
-    let edited = Arc::new(Notify::new());
-    let _config_watch = options
-        .config_path
-        .as_deref()
-        .and_then(|path| watch_file(path, edited.clone()));
+    let _config_watch = watch_config(&options, &status, wake.clone());
     let failed = loop {
         let turn = Turn {
             config: &config,
@@ -100,7 +96,6 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
             &options,
             &status,
             &wake,
-            &edited,
             clock.as_ref(),
             &mut signals,
         )
@@ -181,7 +176,6 @@ async fn wait(
     options: &Options,
     status: &Arc<Status>,
     wake: &Notify,
-    edited: &Notify,
     clock: &dyn Clock,
     signals: &mut Signals,
 ) -> Next {
@@ -203,10 +197,6 @@ async fn wait(
             Event::Stop => return Next::Stop,
             Event::Reload => reload(config, options, status),
         },
-        () = edited.notified() => {
-            clock.sleep(SETTLE).await;
-            reload(config, options, status);
-        }
         () = status.wake.notified() => {}
         () = wake.notified() => clock.sleep(SETTLE).await,
         () = clock.sleep(pause) => {}
@@ -228,15 +218,20 @@ fn watch_versions(places: &[Place], wake: Arc<Notify>) -> FileWatch {
     )
 }
 
-/// Wakes when the file at `path` is written or replaced; its directory is watched, since editors replace files.
-fn watch_file(path: &Path, wake: Arc<Notify>) -> Option<FileWatch> {
-    let path = std::path::absolute(path).ok()?;
+/// Asks for a reload when the configuration file is written or replaced. Its directory is watched, since editors replace
+/// files.
+fn watch_config(options: &Options, status: &Arc<Status>, wake: Arc<Notify>) -> Option<FileWatch> {
+    let path = std::path::absolute(options.config_path.as_deref()?).ok()?;
     let directory = path.parent()?.to_path_buf();
-    Some(watch_local(
-        &[directory],
-        move |changed| changed == path,
-        wake,
-    ))
+    let status = status.clone();
+    let edited = move |changed: &Path| {
+        let edited = changed == path;
+        if edited {
+            status.ask_reload();
+        }
+        edited
+    };
+    Some(watch_local(&[directory], edited, wake))
 }
 
 /// A bad file keeps the old configuration, sets a metric, and says so.

@@ -96,10 +96,9 @@ async fn write(identity: &writer::Identity) -> ExitCode {
 }
 
 async fn torment(args: RunArgs) -> ExitCode {
-    assert!(
-        squire_failpoints::ENABLED,
-        "built without seams; use --features squire-tests/failpoints"
-    );
+    if !squire_failpoints::ENABLED {
+        panic!("built without seams; use --features squire-tests/failpoints");
+    }
     let settings = Settings {
         seed: args.seed.unwrap_or_else(|| now_us() % 1_000_000_000),
         length: Duration::from_secs_f64(args.minutes * 60.0),

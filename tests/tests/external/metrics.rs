@@ -410,7 +410,7 @@ async fn an_edited_config_is_reloaded() {
     let lake = Lake::with_tables(&["flights"]);
     small_commits(&lake, &["flights"], 0, 18);
     let config = write_config(&lake, "[policy]\nmin_candidate_fragments = 1000\n");
-    let mut daemon = Served::daemon(&lake, &["--config", &config]);
+    let daemon = Served::daemon(&lake, &["--config", &config]);
     daemon.wait_ready();
     assert_eq!(daemon.table("flights").expect("table")["fragments"], 18);
     // As editors do it: a new file takes the old one's name.
