@@ -39,6 +39,18 @@ pub enum OperationOutcome {
 impl Store {
     /// What became of `op`. Stays right after cleanup and archiving.
     pub async fn outcome_of(&self, op: OpId) -> Result<OperationOutcome> {
+        loop {
+            let archived = self.load().await?.state.archive.through;
+            let outcome = self.look_for(op).await?;
+            // What is copied to the log meanwhile may be in neither of the two places when it is looked for there.
+            let unmoved = self.load().await?.state.archive.through == archived;
+            if outcome != OperationOutcome::Absent || unmoved {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    async fn look_for(&self, op: OpId) -> Result<OperationOutcome> {
         // Sidecar first: it is removed only after the outcome is published, so a state loaded later holds it.
         let sidecar = self.sidecar(op).await?;
         let snapshot = self.load().await?;

@@ -4,6 +4,7 @@ use crate::commit::publish::{Change, Published, Record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TableName;
 use crate::protocol::{Class, Kind, Obstacle, clean_prefix, obstacle};
+use crate::recovery::Met;
 use crate::store::state::DriftPolicy;
 use crate::store::{Snapshot, Store, TableEntry};
 use serde::Serialize;
@@ -116,11 +117,17 @@ impl Store {
                 None if chain.head() == entry.version => return Ok(None),
                 None => return Ok(Some((snapshot, entry, chain.from + 1))),
                 Some(Obstacle::Foreign(version)) => return Ok(Some((snapshot, entry, version))),
-                Some(Obstacle::Operation(op)) => match self.meet(op, table).await? {
-                    crate::recovery::Met::Gone => {}
-                    crate::recovery::Met::Unexplained(version) => {
+                Some(Obstacle::Operation(op)) => match self.meet(op, table).await {
+                    Ok(Met::Gone) => {}
+                    Ok(Met::Unexplained(version)) => {
                         return Ok(Some((snapshot, entry, version)));
                     }
+                    // Its undo is blocked by a foreign version above it: what stands there is for a person to decide.
+                    Err(e) if e.kind() == ErrorKind::Drift => {
+                        let first = clean_prefix(&chain, entry.version) + 1;
+                        return Ok(Some((snapshot, entry, first)));
+                    }
+                    Err(e) => return Err(e),
                 },
             }
         }
@@ -160,7 +167,23 @@ impl Store {
                 }
                 n
             }
-            RepairAction::Force => preview.head,
+            RepairAction::Force => {
+                let aborted = chain.iter().find_map(|(version, class)| match class {
+                    Class::Logical(op) if snapshot.state.aborted.contains_key(&op) => {
+                        Some((version, op))
+                    }
+                    _ => None,
+                });
+                if let Some((version, op)) = aborted {
+                    return Err(Error::new(
+                        ErrorKind::Refused,
+                        format!(
+                            "table {table}: version {version} belongs to operation {op}, which was aborted; --discard takes it back with what stands above it"
+                        ),
+                    ));
+                }
+                preview.head
+            }
             RepairAction::Discard => {
                 let slot = preview.head + 1;
                 self.restore_strict(

@@ -221,6 +221,34 @@ async fn repair_discard_removes_external_rows() {
     assert_eq!(lake.rows("events").await, all);
 }
 
+/// pylance commits on top of the first half of a commit whose process is dead: the half cannot be undone over it, and
+/// discarding both is the way out.
+#[tokio::test(flavor = "multi_thread")]
+async fn repair_discard_takes_back_a_dead_half_under_external_rows() {
+    let lake = Lake::with_tables(&["events", "other"]);
+    small_commits(&lake, &["events", "other"], 0, 2);
+    let half = lake.batch("half", &["events", "other"], 500..503);
+    let killed = lake
+        .with_seam(
+            "write.after_commit_table=return(kill)",
+            &["commit", &lake.uri, &half],
+        )
+        .wait();
+    assert_eq!(killed.code, None, "the seam was not reached");
+    append(&lake, "events");
+
+    lake.run(&["recover", &lake.uri, "--force"])
+        .failed(1, "squire repair");
+    let repair = ["repair", &lake.uri, "--table", "events"];
+    lake.run(&[&repair[..], &["--force"]].concat())
+        .failed(3, "was aborted");
+    lake.run(&[&repair[..], &["--discard"]].concat()).ok();
+    assert_eq!(rows_in(&head(&lake, "events")["rows"]), ours());
+    lake.daemon_pass("0s").ok();
+    assert_eq!(lake.rows("events").await, ours());
+    lake.assert_at_rest();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn repair_publish_refuses_foreign_content() {
     let lake = drifted();
