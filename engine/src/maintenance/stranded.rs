@@ -98,13 +98,12 @@ impl Store {
             if meta.location.extension() != Some("json") {
                 continue;
             }
-            let bytes = self
-                .objects
-                .inner
-                .get(&meta.location)
-                .await?
-                .bytes()
-                .await?;
+            let bytes = match self.objects.inner.get(&meta.location).await {
+                Ok(got) => got.bytes().await?,
+                // Another process settled this run meanwhile.
+                Err(object_store::Error::NotFound { .. }) => continue,
+                Err(e) => return Err(e.into()),
+            };
             let journal: Journal = serde_json::from_slice(&bytes).map_err(|e| {
                 Error::internal(format!("journal {} cannot be read", meta.location)).caused_by(e)
             })?;
@@ -165,17 +164,18 @@ impl Store {
     /// Deletes what run `op` rewrote and never committed. Nothing happens while its sidecar stands, or while something
     /// undecided stands on its table.
     pub(crate) async fn reclaim(&self, op: OpId) -> Result<Reclaimed> {
+        let mut reclaimed = Reclaimed::default();
+        if self.sidecar(op).await?.is_some() {
+            return Ok(reclaimed);
+        }
         let journals = self.journal(op).await?;
         let Some((_, Journal { table, .. })) = journals.first() else {
-            return Ok(Reclaimed::default());
+            self.forget_journal(op).await?;
+            return Ok(reclaimed);
         };
         let table = table.clone();
-        if self.sidecar(op).await?.is_some() {
-            return Ok(Reclaimed::default());
-        }
         let snapshot = self.load().await?;
         let visible = snapshot.state.tables.get(&table.table);
-        let mut reclaimed = Reclaimed::default();
         if visible.is_some_and(|v| v.path == table.path) {
             if self.in_the_way(&table.table).await?.is_some() {
                 return Ok(reclaimed);

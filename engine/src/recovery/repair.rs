@@ -3,7 +3,7 @@
 use crate::commit::publish::{Change, Published, Record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TableName;
-use crate::protocol::{Class, Kind, Obstacle, clean_prefix, obstacle};
+use crate::protocol::{Chain, Class, Kind, Obstacle, clean_prefix, obstacle};
 use crate::recovery::Met;
 use crate::store::state::DriftPolicy;
 use crate::store::{Snapshot, Store, TableEntry};
@@ -168,20 +168,7 @@ impl Store {
                 n
             }
             RepairAction::Force => {
-                let aborted = chain.iter().find_map(|(version, class)| match class {
-                    Class::Logical(op) if snapshot.state.aborted.contains_key(&op) => {
-                        Some((version, op))
-                    }
-                    _ => None,
-                });
-                if let Some((version, op)) = aborted {
-                    return Err(Error::new(
-                        ErrorKind::Refused,
-                        format!(
-                            "table {table}: version {version} belongs to operation {op}, which was aborted; --discard takes it back with what stands above it"
-                        ),
-                    ));
-                }
+                refuse_aborted(&snapshot, table, &chain)?;
                 preview.head
             }
             RepairAction::Discard => {
@@ -284,4 +271,21 @@ impl Store {
             tracing::warn!(path = %entry.path, error = %e, "the tag {PIN_TAG} stays on the table");
         }
     }
+}
+
+/// An aborted operation is never published, by nobody's word.
+fn refuse_aborted(snapshot: &Snapshot, table: &TableName, chain: &Chain) -> Result<()> {
+    let aborted = chain.iter().find_map(|(version, class)| match class {
+        Class::Logical(op) if snapshot.state.aborted.contains_key(&op) => Some((version, op)),
+        _ => None,
+    });
+    let Some((version, op)) = aborted else {
+        return Ok(());
+    };
+    Err(Error::new(
+        ErrorKind::Refused,
+        format!(
+            "table {table}: version {version} belongs to operation {op}, which was aborted; --discard takes it back with what stands above it"
+        ),
+    ))
 }

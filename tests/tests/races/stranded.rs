@@ -90,3 +90,32 @@ async fn a_committed_batch_is_never_reclaimed() {
     assert_rows(&lake, &batches.iter().collect::<Vec<_>>()).await;
     lake.assert_at_rest();
 }
+
+/// A put that storage delivers after the run was taken for dead, its files deleted: the fence stands where it wanted to.
+#[tokio::test]
+async fn a_put_that_arrives_after_the_reclaim_lands_nowhere() {
+    let (mut lake, batches) = scene();
+    let head = lake.table_status("a", "head").as_u64().expect("a version");
+    // First the reserved fragments, then the version that refers to the rewritten files. Names count backwards.
+    let rewrite = format!("a.lance/_versions/{:020}", u64::MAX - (head + 2));
+    let (release, log) = (lake.path("release"), lake.path("faults.log"));
+    let faults = format!("hold={rewrite}:{};log={}", release.display(), log.display());
+    lake.env.push(("SQUIRE_FAULTS".into(), faults));
+    let run = lake.start(&["optimize", &lake.uri, "--json"]);
+    lake.env.clear();
+    let patience = std::time::Instant::now() + squire_tests::PATIENCE;
+    while !std::fs::read_to_string(&log).is_ok_and(|said| said.contains("hold")) {
+        assert!(std::time::Instant::now() < patience, "the put was not held");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+
+    let recovered = lake.run(&["recover", &lake.uri, "--force", "--json"]).ok();
+    let reclaimed = recovered.json()["reclaimed"].clone();
+    assert_eq!(reclaimed.as_array().expect("runs").len(), 1, "{reclaimed}");
+    std::fs::write(&release, "").expect("the put goes on");
+    run.wait().failed(75, "took this run for dead");
+    assert_rows(&lake, &batches.iter().collect::<Vec<_>>()).await;
+    lake.daemon_pass("0s").ok();
+    assert_rows(&lake, &batches.iter().collect::<Vec<_>>()).await;
+    lake.assert_at_rest();
+}
