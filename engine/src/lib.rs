@@ -8,7 +8,7 @@
 //! 2. `store`: storage, the guarded commit handler, the manifest's state, sidecars, scans.
 //! 3. `commit`: publish, logical commits, the clean prefix.
 //! 4. `recovery` and `maintenance`: finish, abort or take back; compact, reindex, clean up, archive.
-//! 5. `read`: snapshots.
+//! 5. `read`: snapshots. `trace`: the events of a process as a file.
 //!
 //! ```no_run
 //! use squire_engine::commit::{CommitRequest, TableWrite, Write};

@@ -11,9 +11,11 @@ pub mod trace;
 
 pub use child::{Child, Done};
 
-use arrow_array::{Array, Int64Array, StringArray};
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Schema};
 use futures::TryStreamExt;
 use serde_json::Value;
+use squire_engine::commit::{TableWrite, Write};
 use squire_engine::store::{Store, StoreOptions};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -354,6 +356,24 @@ impl Lake {
     }
 }
 
+/// A write that appends rows with these ids to a table of (id, value).
+pub fn append(table: &str, ids: std::ops::Range<i64>) -> TableWrite {
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("value", DataType::Utf8, true),
+    ]));
+    let values = StringArray::from_iter_values(ids.clone().map(|_| "appended"));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(ids)),
+        Arc::new(values),
+    ];
+    let rows = RecordBatch::try_new(schema, columns).expect("rows");
+    TableWrite {
+        table: table.parse().expect("name"),
+        write: Write::Append(vec![rows]),
+    }
+}
+
 /// fail-rs syntax: does `action` at the `nth` time that `seam` is passed, and at no other.
 pub fn armed(seam: &str, nth: usize, action: &str) -> String {
     match nth {
@@ -388,7 +408,7 @@ pub async fn rows_of(dataset: &lance::Dataset) -> Vec<(i64, String)> {
 
 /// The same, where the read may fail.
 pub async fn read_rows(dataset: &lance::Dataset) -> lance::Result<Vec<(i64, String)>> {
-    let batches: Vec<arrow_array::RecordBatch> = dataset
+    let batches: Vec<RecordBatch> = dataset
         .scan()
         .try_into_stream()
         .await?

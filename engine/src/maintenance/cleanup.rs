@@ -14,7 +14,7 @@ use super::tasks::TaskBounds;
 use crate::commit::publish::{Record, Rounds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::ProtocolEvent;
-use crate::ids::TableName;
+use crate::ids::{OpId, TableName};
 use crate::protocol::{cleanup_floor, may_forget};
 use crate::store::state::State;
 use crate::store::{COMMITS_PATH, MANIFEST_PATH, Snapshot, Store, read_version};
@@ -74,7 +74,7 @@ pub struct CleanupPlan {
     /// The manifest's own floor and versions.
     pub manifest: Option<TableCleanup>,
     /// Decisions old enough to be forgotten.
-    pub decisions: Vec<crate::ids::OpId>,
+    pub decisions: Vec<OpId>,
 }
 
 /// What a cleanup did.
@@ -115,7 +115,8 @@ impl Store {
         let window = self.window(&snapshot, retention).await?;
         let now = self.clock().now_ms();
         let mut plan = CleanupPlan::default();
-        let undecided = self.undecided_roots().await?;
+        let standing = self.sidecar_ops().await?;
+        let undecided = self.undecided_roots(&standing).await?;
         for (table, entry) in &snapshot.state.tables {
             let kept = self.kept_pins(&snapshot, table).await?;
             // A table that the oldest snapshot of the window does not show was made inside it: all of it is kept.
@@ -158,7 +159,6 @@ impl Store {
         }
         let oldest =
             now.saturating_sub(u64::try_from(DECISION_RETENTION.as_millis()).unwrap_or(u64::MAX));
-        let standing = self.sidecar_ops().await?;
         plan.decisions = snapshot
             .state
             .aborted
@@ -308,10 +308,10 @@ impl Store {
     }
 
     /// The base of every table that an undecided operation writes or reads.
-    async fn undecided_roots(&self) -> Result<BTreeMap<TableName, u64>> {
+    async fn undecided_roots(&self, standing: &[OpId]) -> Result<BTreeMap<TableName, u64>> {
         let mut roots: BTreeMap<TableName, u64> = BTreeMap::new();
-        for op in self.sidecar_ops().await? {
-            let Some(sidecar) = self.sidecar(op).await? else {
+        for op in standing {
+            let Some(sidecar) = self.sidecar(*op).await? else {
                 continue;
             };
             for entry in sidecar.writes.iter().chain(&sidecar.reads) {

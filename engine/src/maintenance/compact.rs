@@ -1,7 +1,7 @@
 //! Compaction: rewrites small and half-deleted fragments, in batches of bounded tasks.
 
 use super::Target;
-use super::health::fragment_facts;
+use super::health::{fragment_bytes, fragment_facts};
 use super::run::{MaintenanceReport, Run, Work};
 use super::tasks::{Task, TaskBounds, plan_tasks, row_target};
 use crate::error::{Error, Result};
@@ -123,10 +123,10 @@ impl Compaction<'_> {
             tracing::debug!(op = %run.op, target = %run.target, fragments = task.fragments.len(), bytes = task.bytes, "rewriting");
             let started = store.clock().monotonic();
             let result = rewrite.execute(head).await?;
-            let moved = task.bytes + written_bytes(&result);
+            let written: u64 = result.new_fragments.iter().map(fragment_bytes).sum();
             results.push(result);
             let took = store.clock().monotonic().saturating_sub(started);
-            self.pace(run, store, moved, took).await;
+            self.pace(run, store, task.bytes + written, took).await;
         }
         Ok(results)
     }
@@ -142,16 +142,6 @@ impl Compaction<'_> {
             () = store.clock().sleep(due.saturating_sub(took)) => {}
         }
     }
-}
-
-fn written_bytes(result: &RewriteResult) -> u64 {
-    result
-        .new_fragments
-        .iter()
-        .flat_map(|f| &f.files)
-        .filter_map(|file| file.file_size_bytes.get())
-        .map(u64::from)
-        .sum()
 }
 
 /// Copying pages takes a third of the memory of decoding them, at the same speed, but it keeps the pages as they

@@ -7,7 +7,7 @@ use crate::store::{Snapshot, Store};
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
 use lance_index::is_system_index;
-use lance_table::format::IndexMetadata;
+use lance_table::format::{Fragment, IndexMetadata};
 use roaring::RoaringBitmap;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -51,6 +51,12 @@ pub struct TableHealth {
     pub indexes: Vec<IndexHealth>,
 }
 
+/// Bytes of a fragment's data files.
+pub(crate) fn fragment_bytes(fragment: &Fragment) -> u64 {
+    let sizes = fragment.files.iter().map(|file| &file.file_size_bytes);
+    sizes.filter_map(|size| size.get()).map(u64::from).sum()
+}
+
 /// The fragments of a dataset, as planning sees them.
 pub(crate) async fn fragment_facts(dataset: &Dataset) -> Result<Vec<FragmentFacts>> {
     let indexes = dataset.load_indices().await?;
@@ -69,12 +75,7 @@ pub(crate) async fn fragment_facts(dataset: &Dataset) -> Result<Vec<FragmentFact
                 .as_ref()
                 .and_then(|d| d.num_deleted_rows)
                 .unwrap_or(0) as u64,
-            bytes: f
-                .files
-                .iter()
-                .filter_map(|file| file.file_size_bytes.get())
-                .map(u64::from)
-                .sum(),
+            bytes: fragment_bytes(f),
             indexes: coverage
                 .iter()
                 .enumerate()

@@ -152,17 +152,11 @@ impl Store {
             return worked.map(|()| report);
         };
         // What was committed is published even when a later step failed: it must not look like drift.
-        let published = match target {
-            Target::Pinned(table) => self
-                .publish_prefix(
-                    table,
-                    &Record::of_sidecar(&sidecar, Kind::Maintenance.as_str()),
-                )
-                .await
-                .map(Some),
-            Target::Plain(_) => Ok(None),
-        };
-        report.pin = published?;
+        let record = Record::of_sidecar(&sidecar, Kind::Maintenance.as_str());
+        report.pin = Some(
+            self.publish_prefix(&sidecar.writes[0].table, &record)
+                .await?,
+        );
         self.retire_sidecar(sidecar.op).await;
         if run.journalled.into_inner() > 0 {
             self.settle_journal(op, worked.is_ok() && report.conflicts == 0, &mut report)
@@ -220,13 +214,11 @@ impl Store {
     /// HEAD, with a stored auto-cleanup config taken away: it would make every commit delete old versions (fact 11).
     async fn maintainable_head(&self, run: &Run<'_>) -> Result<Dataset> {
         let path = match run.target {
-            Target::Plain(path) => path.clone(),
+            // A plain table's config is its owner's.
+            Target::Plain(path) => return Ok(self.latest(path).await?.as_ref().clone()),
             Target::Pinned(table) => self.load().await?.state.table(table)?.path.clone(),
         };
-        let head = match run.target {
-            Target::Plain(_) => self.latest(&path).await?,
-            Target::Pinned(_) => Arc::new(self.open_licensed(&path, run.op).await?),
-        };
+        let head = self.open_licensed(&path, run.op).await?;
         let stale: Vec<UpdateMapEntry> = head
             .manifest()
             .config
@@ -237,9 +229,8 @@ impl Store {
                 value: None,
             })
             .collect();
-        // A plain table's config is its owner's.
-        if stale.is_empty() || matches!(run.target, Target::Plain(_)) {
-            return Ok(head.as_ref().clone());
+        if stale.is_empty() {
+            return Ok(head);
         }
         let operation = Operation::UpdateConfig {
             config_updates: Some(UpdateMap {
@@ -256,7 +247,7 @@ impl Store {
             .build();
         let stripped = self
             .commit_strict(crate::store::StrictCommit {
-                handle: Some(head),
+                handle: Some(Arc::new(head)),
                 path,
                 transaction,
                 affected_rows: None,

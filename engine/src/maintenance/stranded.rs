@@ -90,14 +90,18 @@ impl Store {
         Ok(())
     }
 
-    async fn journal(&self, op: OpId) -> Result<Vec<(ObjectMeta, Journal)>> {
+    /// The journals of run `op`, unread.
+    async fn journal_objects(&self, op: OpId) -> Result<Vec<ObjectMeta>> {
         let prefix = self.object_path(&self.journal_prefix(op));
-        let listed: Vec<ObjectMeta> = self.objects.list(Some(prefix)).try_collect().await?;
+        let mut listed: Vec<ObjectMeta> = self.objects.list(Some(prefix)).try_collect().await?;
+        listed.retain(|meta| meta.location.extension() == Some("json"));
+        Ok(listed)
+    }
+
+    async fn journal(&self, op: OpId) -> Result<Vec<Journal>> {
+        let listed = self.journal_objects(op).await?;
         let mut journals = Vec::with_capacity(listed.len());
         for meta in listed {
-            if meta.location.extension() != Some("json") {
-                continue;
-            }
             let bytes = match self.objects.inner.get(&meta.location).await {
                 Ok(got) => got.bytes().await?,
                 // Another process settled this run meanwhile.
@@ -113,7 +117,7 @@ impl Store {
                     meta.location, journal.format
                 )));
             }
-            journals.push((meta, journal));
+            journals.push(journal);
         }
         Ok(journals)
     }
@@ -133,7 +137,7 @@ impl Store {
         let mut bytes = 0;
         for op in self.journalled_runs().await? {
             let journals = self.journal(op).await?;
-            let files = journals.iter().flat_map(|(_, j)| &j.files);
+            let files = journals.iter().flat_map(|j| &j.files);
             bytes += files.map(|f| f.bytes).sum::<u64>();
         }
         Ok(bytes)
@@ -141,14 +145,12 @@ impl Store {
 
     /// How many batches run `op` has journalled: while that grows it makes progress.
     pub(crate) async fn journalled_batches(&self, op: OpId) -> Result<usize> {
-        let prefix = self.object_path(&self.journal_prefix(op));
-        let listed: Vec<ObjectMeta> = self.objects.list(Some(prefix)).try_collect().await?;
-        Ok(listed.len())
+        Ok(self.journal_objects(op).await?.len())
     }
 
     /// Removes the journal of a run all of whose batches were committed.
     pub(crate) async fn forget_journal(&self, op: OpId) -> Result<()> {
-        for (meta, _) in self.journal(op).await? {
+        for meta in self.journal_objects(op).await? {
             match self.objects.inner.delete(&meta.location).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
                 Err(e) => return Err(e.into()),
@@ -169,7 +171,7 @@ impl Store {
             return Ok(reclaimed);
         }
         let journals = self.journal(op).await?;
-        let Some((_, Journal { table, .. })) = journals.first() else {
+        let Some(Journal { table, .. }) = journals.first() else {
             self.forget_journal(op).await?;
             return Ok(reclaimed);
         };
@@ -180,8 +182,7 @@ impl Store {
             if self.in_the_way(&table.table).await?.is_some() {
                 return Ok(reclaimed);
             }
-            let mut files: Vec<JournalFile> =
-                journals.into_iter().flat_map(|(_, j)| j.files).collect();
+            let mut files: Vec<JournalFile> = journals.into_iter().flat_map(|j| j.files).collect();
             self.drop_landed(op, &table, &mut files).await?;
             if !files.is_empty() {
                 self.fence(op, snapshot.state.store, &table.path).await?;

@@ -94,12 +94,12 @@ impl Store {
             SidecarKind::Logical => (1, 0),
             SidecarKind::Maintenance => (MAINTENANCE_PATIENCE, self.journalled_batches(op).await?),
         };
-        let since = self.clock().monotonic();
-        let now = Seen { since, batches };
-        let known = watch.seen.insert(op, now).filter(|s| s.batches == batches);
-        let seen = known.unwrap_or(now);
-        watch.seen.insert(op, seen);
-        let waited = now.since.saturating_sub(seen.since);
+        let now = self.clock().monotonic();
+        let known = watch.seen.get(&op).copied();
+        let known = known.filter(|seen| seen.batches == batches);
+        let since = known.map_or(now, |seen| seen.since);
+        watch.seen.insert(op, Seen { since, batches });
+        let waited = now.saturating_sub(since);
         let grace = self.options().grace;
         let expired = force || waited >= grace * patience;
         if !expired && (known.is_none() || sidecar.kind == SidecarKind::Maintenance) {

@@ -1,12 +1,11 @@
 //! Progress, counted in steps of a clock that only moves when somebody waits on it, never in wall time.
 
 use super::Batch;
-use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use futures::future::BoxFuture;
 use squire_engine::clock::{Clock, SystemClock};
-use squire_engine::commit::{CommitRequest, Outcome, TableWrite, Write};
+use squire_engine::commit::{CommitRequest, Outcome};
 use squire_engine::store::{Store, StoreOptions};
-use squire_tests::{Child, Lake};
+use squire_tests::{Child, Lake, append};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -60,21 +59,6 @@ async fn waiting_store(lake: &Lake) -> (Arc<Store>, Waited) {
     )
 }
 
-fn append(table: &str, id: i64) -> TableWrite {
-    let schema = Arc::new(arrow_schema::Schema::new(vec![
-        arrow_schema::Field::new("id", arrow_schema::DataType::Int64, false),
-        arrow_schema::Field::new("value", arrow_schema::DataType::Utf8, true),
-    ]));
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(Int64Array::from(vec![id])),
-        Arc::new(StringArray::from(vec![format!("append-{id}")])),
-    ];
-    TableWrite {
-        table: table.parse().expect("name"),
-        write: Write::Append(vec![RecordBatch::try_new(schema, columns).expect("rows")]),
-    }
-}
-
 /// Starts a two-table commit that stops at `seam`.
 fn stopped(lake: &Lake, name: &str, ids: std::ops::Range<i64>, seam: &str) -> Child {
     let directory = Batch::new(name, BOTH, ids).directory(lake);
@@ -91,7 +75,7 @@ async fn a_stopped_process_blocks_nobody_for_longer_than_the_grace() {
     let lake = Lake::with_tables(BOTH);
     let half = stopped(&lake, "half", 100..103, "write.after_commit_table");
     let (store, waited) = waiting_store(&lake).await;
-    let request = CommitRequest::new(vec![append("a", 1)]);
+    let request = CommitRequest::new(vec![append("a", 1..2)]);
     store.commit(&request).await.expect("the commit");
     let total = waited.total();
     assert!(total >= GRACE, "it was aborted after {total:?} already");
@@ -106,7 +90,7 @@ async fn a_dead_process_costs_its_grace_once() {
     let lake = Lake::with_tables(BOTH);
     stopped(&lake, "half", 100..103, "write.after_commit_table").kill();
     let (store, waited) = waiting_store(&lake).await;
-    let request = CommitRequest::new(vec![append("a", 1), append("b", 1)]);
+    let request = CommitRequest::new(vec![append("a", 1..2), append("b", 1..2)]);
     store.commit(&request).await.expect("the first");
     let first = waited.total();
     store.commit(&request).await.expect("the second");
@@ -120,7 +104,7 @@ async fn a_complete_operation_is_published_at_once() {
     let complete = stopped(&lake, "complete", 100..103, "write.after_phase_b");
     let op = lake.sidecars().pop().expect("its sidecar");
     let (store, waited) = waiting_store(&lake).await;
-    let request = CommitRequest::new(vec![append("a", 1)]);
+    let request = CommitRequest::new(vec![append("a", 1..2)]);
     store.commit(&request).await.expect("the commit");
     // One wait before the next attempt, none for the stopped process.
     assert!(waited.total() <= ONE_WAIT, "it waited {:?}", waited.total());
@@ -147,7 +131,7 @@ async fn writers_in_opposite_order_always_make_progress() {
                     .await
                     .expect("the store");
                 let id = round * 100 + i64::from(writer);
-                let mut writes = vec![append("a", id), append("b", id)];
+                let mut writes = vec![append("a", id..id + 1), append("b", id..id + 1)];
                 if writer % 2 == 1 {
                     writes.reverse();
                 }

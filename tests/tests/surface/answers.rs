@@ -1,19 +1,12 @@
 //! Acknowledgement: an unknown outcome is called unknown, named, and settled later; and every answer stays what it is after
 //! cleanup and archiving.
 
-use squire_engine::maintenance::Retention;
 use squire_tests::Lake;
-use std::time::Duration;
 
 const BOTH: &[&str] = &["a", "b"];
 
 /// The publish fails, and whatever is asked of the manifest afterwards fails too: the writer cannot know.
 const BLIND: &str = "publish.before_commit=return(error);resolve.after_load=return(error)";
-
-fn outcome(lake: &Lake, op: &str) -> String {
-    let said = lake.run(&["op", &lake.uri, op, "--json"]).ok().json();
-    said["outcome"].as_str().expect("an outcome").to_owned()
-}
 
 /// Commits rows 100 to 102 as batch `x` to both tables with `failpoints`; gives the operation that the error names.
 fn unknown(lake: &Lake, failpoints: &str) -> String {
@@ -34,18 +27,10 @@ fn unknown(lake: &Lake, failpoints: &str) -> String {
 async fn age(lake: &Lake) {
     let more = lake.batch("more", BOTH, 200..203);
     lake.run(&["commit", &lake.uri, &more]).ok();
+    // The second removes what the first archived.
+    lake.clean_up();
+    lake.clean_up();
     let store = lake.store().await;
-    let keep = Retention {
-        age: Duration::ZERO,
-        versions: 1,
-    };
-    for _ in 0..2 {
-        let plan = store.plan_cleanup(keep).await.expect("a plan");
-        store
-            .cleanup(&plan, None, &Default::default())
-            .await
-            .expect("a cleanup");
-    }
     let state = store.load().await.expect("snapshot").state;
     assert!(state.archive.through > 1, "nothing was archived");
     assert!(state.manifest_floor > 1, "nothing was removed");
@@ -55,11 +40,11 @@ async fn age(lake: &Lake) {
 async fn an_unknown_commit_that_landed_becomes_and_stays_committed() {
     let lake = Lake::with_tables(BOTH);
     let op = unknown(&lake, BLIND);
-    assert_eq!(outcome(&lake, &op), "undecided");
+    assert_eq!(lake.outcome_of(&op), "undecided");
     lake.daemon_pass("0s").ok();
-    assert_eq!(outcome(&lake, &op), "committed");
+    assert_eq!(lake.outcome_of(&op), "committed");
     age(&lake).await;
-    assert_eq!(outcome(&lake, &op), "committed");
+    assert_eq!(lake.outcome_of(&op), "committed");
     lake.assert_at_rest();
 }
 
@@ -70,11 +55,11 @@ async fn an_unknown_commit_that_did_not_land_becomes_and_stays_aborted() {
         &lake,
         "write.before_commit_table=1*off->1*return(error);resolve.after_load=return(error)",
     );
-    assert_eq!(outcome(&lake, &op), "undecided");
+    assert_eq!(lake.outcome_of(&op), "undecided");
     lake.daemon_pass("0s").ok();
-    assert_eq!(outcome(&lake, &op), "aborted");
+    assert_eq!(lake.outcome_of(&op), "aborted");
     age(&lake).await;
-    assert_eq!(outcome(&lake, &op), "aborted");
+    assert_eq!(lake.outcome_of(&op), "aborted");
     assert_eq!(lake.ids("a").await, [200, 201, 202]);
     lake.assert_at_rest();
 }

@@ -22,6 +22,17 @@ async fn guarded(uri: &str, slot: Option<u64>, counters: &Arc<CommitCounters>) -
     Arc::new(builder.load().await.expect("table"))
 }
 
+/// A table of one row, and the directory that it goes with.
+async fn table() -> (tempfile::TempDir, String) {
+    let dir = tempfile::TempDir::new().expect("directory");
+    let uri = dir.path().join("t.lance").to_string_lossy().into_owned();
+    InsertBuilder::new(uri.as_str())
+        .execute(rows(1))
+        .await
+        .expect("create");
+    (dir, uri)
+}
+
 async fn append(dataset: Arc<Dataset>, id: i64) -> lance::Result<Dataset> {
     let params = WriteParams {
         mode: WriteMode::Append,
@@ -36,12 +47,7 @@ async fn append(dataset: Arc<Dataset>, id: i64) -> lance::Result<Dataset> {
 /// A handle whose following versions were cleaned up cannot know what they changed (fact 5).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handle_behind_a_gap_is_refused() {
-    let dir = tempfile::TempDir::new().expect("directory");
-    let uri = dir.path().join("t.lance").to_string_lossy().into_owned();
-    InsertBuilder::new(uri.as_str())
-        .execute(rows(1))
-        .await
-        .expect("create");
+    let (_dir, uri) = table().await;
     let counters = Arc::new(CommitCounters::default());
     let stale = guarded(&uri, None, &counters).await;
     let mut other = Dataset::open(&uri).await.expect("table");
@@ -70,12 +76,7 @@ async fn a_handle_behind_a_gap_is_refused() {
 /// A commit that may only become one version is not rebased onto another.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_taken_slot_is_refused_without_a_trace() {
-    let dir = tempfile::TempDir::new().expect("directory");
-    let uri = dir.path().join("t.lance").to_string_lossy().into_owned();
-    InsertBuilder::new(uri.as_str())
-        .execute(rows(1))
-        .await
-        .expect("create");
+    let (_dir, uri) = table().await;
     let counters = Arc::new(CommitCounters::default());
     let slotted = guarded(&uri, Some(2), &counters).await;
     let other = Arc::new(Dataset::open(&uri).await.expect("table"));

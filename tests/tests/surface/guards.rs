@@ -1,15 +1,13 @@
 //! One short story for each guard of the protocol, and the proof that the guard is needed: the same story in a
 //! process without it ends badly ([`every_guard_is_needed`]).
 
-use arrow_array::{Int64Array, RecordBatch, StringArray};
 use squire_engine::clock::{Clock, SystemClock};
-use squire_engine::commit::{CommitRequest, TableWrite, Write};
+use squire_engine::commit::CommitRequest;
 use squire_engine::error::ErrorKind;
-use squire_engine::maintenance::Retention;
 use squire_engine::recovery::Watch;
 use squire_engine::store::{Store, StoreOptions};
 use squire_failpoints::Guard;
-use squire_tests::{Child, Done, Lake};
+use squire_tests::{Child, Done, Lake, append};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,33 +73,24 @@ fn both(ids: &[i64]) -> [Vec<i64>; 2] {
     [ids.to_vec(), ids.to_vec()]
 }
 
-/// Everything that nothing pins now goes, as it does long after the retention.
-async fn clean_up(store: &Store) {
-    let keep = Retention {
-        age: Duration::ZERO,
-        versions: 1,
-    };
-    let plan = store.plan_cleanup(keep).await.expect("a plan");
-    let report = store
-        .cleanup(&plan, None, &Default::default())
-        .await
-        .expect("a cleanup");
-    assert_eq!(report.failed, Vec::new());
+/// Three commits, rows 10, 20 and 30, and then everything goes that nothing pins, as long after the retention.
+fn move_on_and_clean_up(lake: &Lake) {
+    for id in [10, 20, 30] {
+        commit(lake, &format!("more{id}"), id..id + 1).ok();
+    }
+    lake.clean_up();
 }
 
-fn append(table: &str, id: i64) -> TableWrite {
-    let schema = Arc::new(arrow_schema::Schema::new(vec![
-        arrow_schema::Field::new("id", arrow_schema::DataType::Int64, false),
-        arrow_schema::Field::new("value", arrow_schema::DataType::Utf8, true),
-    ]));
-    let columns: Vec<arrow_array::ArrayRef> = vec![
-        Arc::new(Int64Array::from(vec![id])),
-        Arc::new(StringArray::from(vec![format!("append-{id}")])),
-    ];
-    TableWrite {
-        table: table.parse().expect("name"),
-        write: Write::Append(vec![RecordBatch::try_new(schema, columns).expect("rows")]),
-    }
+/// Starts the declaration of an index that stops before it puts the manifest.
+fn stopped_declaration(lake: &Lake) -> Child {
+    let mut declare = lake.with_seam(
+        "commit.before_put=1*return(stop)",
+        &[
+            "index", &lake.uri, "a", "id", "--type", "btree", "--name", "declared",
+        ],
+    );
+    declare.wait_stopped();
+    declare
 }
 
 #[tokio::test]
@@ -204,9 +193,9 @@ async fn a_stale_read_is_refused() {
     let read = store.load().await.expect("snapshot");
     let version = |table: &str| read.state.tables[&table.parse().expect("name")].version;
     // Each reads what the other writes; both at once would be a write skew.
-    let mut first = CommitRequest::new(vec![append("a", 50)]);
+    let mut first = CommitRequest::new(vec![append("a", 50..51)]);
     first.reads.insert("b".parse().expect("name"), version("b"));
-    let mut second = CommitRequest::new(vec![append("b", 51)]);
+    let mut second = CommitRequest::new(vec![append("b", 51..52)]);
     second
         .reads
         .insert("a".parse().expect("name"), version("a"));
@@ -230,22 +219,8 @@ async fn a_batch_is_committed_once() {
 #[tokio::test]
 async fn a_publish_at_a_freed_number_is_lost() {
     let lake = lake();
-    let mut declare = lake.with_seam(
-        "commit.before_put=1*return(stop)",
-        &[
-            "index", &lake.uri, "a", "id", "--type", "btree", "--name", "declared",
-        ],
-    );
-    declare.wait_stopped();
-    for round in 0..3 {
-        commit(
-            &lake,
-            &format!("more{round}"),
-            round * 10 + 10..round * 10 + 11,
-        )
-        .ok();
-    }
-    clean_up(lake.store().await.as_ref()).await;
+    let declare = stopped_declaration(&lake);
+    move_on_and_clean_up(&lake);
     // The put succeeds, at a number that is long past.
     declare.resume().ok();
     let state = lake.store().await.load().await.expect("snapshot").state;
@@ -259,13 +234,7 @@ async fn a_publish_at_a_freed_number_is_lost() {
 #[tokio::test]
 async fn a_publish_stands_on_its_history() {
     let lake = lake();
-    let mut declare = lake.with_seam(
-        "commit.before_put=1*return(stop)",
-        &[
-            "index", &lake.uri, "a", "id", "--type", "btree", "--name", "declared",
-        ],
-    );
-    declare.wait_stopped();
+    let declare = stopped_declaration(&lake);
     // As when a disk is unmounted: puts make the directories that are missing.
     let away = lake.path("away");
     std::fs::rename(&lake.uri, &away).expect("unmount");
@@ -291,16 +260,8 @@ async fn a_version_below_the_floor_proves_nothing() {
         .recover(&mut Watch::default(), true)
         .await
         .expect("recovery");
-    for round in 0..3 {
-        commit(
-            &lake,
-            &format!("more{round}"),
-            round * 10 + 10..round * 10 + 11,
-        )
-        .ok();
-    }
+    move_on_and_clean_up(&lake);
     let store = lake.store().await;
-    clean_up(&store).await;
     assert!(
         store
             .load()
@@ -340,7 +301,7 @@ async fn a_reader_hears_expired() {
     let store = lake.store().await;
     let old = store.load().await.expect("snapshot");
     commit(&lake, "more", 10..13).ok();
-    clean_up(&store).await;
+    lake.clean_up();
     let refused = store.read(&old, &"a".parse().expect("name")).await;
     let refused = refused.expect_err("its version is gone");
     assert_eq!(refused.kind(), ErrorKind::Expired, "{refused}");

@@ -1,8 +1,6 @@
 //! Archive and cleanup: what was said stays true after the versions are gone.
 
 use crate::{one_document, versions};
-use arrow_array::{Int64Array, RecordBatch, StringArray};
-use arrow_schema::{DataType, Field, Schema};
 use serde_json::Value;
 use squire_engine::commit::{CommitRequest, Committed, Outcome, TableWrite, Write};
 use squire_engine::error::ErrorKind;
@@ -11,30 +9,9 @@ use squire_engine::maintenance::{CleanupReport, Retention};
 use squire_engine::recovery::OperationOutcome;
 use squire_engine::store::Store;
 use squire_engine::store::state::MAX_BATCHES;
-use squire_tests::{Lake, rows_of};
+use squire_tests::{Lake, append, rows_of};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
-
-fn rows(ids: std::ops::Range<i64>, value: &str) -> RecordBatch {
-    let schema = Arc::new(Schema::new(vec![
-        Field::new("id", DataType::Int64, false),
-        Field::new("value", DataType::Utf8, true),
-    ]));
-    let values = StringArray::from_iter_values(ids.clone().map(|_| value));
-    let columns: Vec<arrow_array::ArrayRef> = vec![
-        Arc::new(Int64Array::from_iter_values(ids)),
-        Arc::new(values),
-    ];
-    RecordBatch::try_new(schema, columns).expect("rows")
-}
-
-fn append(table: &str, ids: std::ops::Range<i64>) -> TableWrite {
-    TableWrite {
-        table: table.parse().expect("name"),
-        write: Write::Append(vec![rows(ids, "appended")]),
-    }
-}
 
 fn delete(table: &str, predicate: &str) -> TableWrite {
     TableWrite {
