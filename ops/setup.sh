@@ -31,6 +31,13 @@ need_package() { # COMMAND PACKAGE
   command -v "$1" >/dev/null 2>&1 || missing+=("$2")
 }
 
+# Lance's protocol files import Google's, which Debian packs apart from the compiler.
+protoc_knows_googles_types() (
+  probe=$(mktemp -d) && trap 'rm -rf "$probe"' EXIT || return 1
+  printf 'syntax = "proto3";\nimport "google/protobuf/empty.proto";\n' > "$probe/probe.proto"
+  protoc --proto_path="$probe" --descriptor_set_out=/dev/null "$probe/probe.proto" 2>/dev/null
+)
+
 python_can_make_environments() {
   command -v python3 >/dev/null 2>&1 && python3 -c 'import ensurepip, venv' >/dev/null 2>&1
 }
@@ -39,6 +46,7 @@ find_missing_packages() {
   missing=()
   need_package cc build-essential
   need_package protoc protobuf-compiler
+  protoc_knows_googles_types || missing+=(libprotobuf-dev)
   if [ "$for_tests" = yes ] && [ ! -x "$venv/bin/python" ] && ! python_can_make_environments; then
     missing+=(python3 python3-venv)
   fi
