@@ -5,9 +5,6 @@
 
 use squire_engine::events::{Answer, ProtocolEvent};
 use squire_engine::ids::{OpId, TableName};
-use squire_engine::invariants::{
-    i2_pins_never_go_down, i3_decisions_never_change, i7_floors_stay_below_pins,
-};
 use squire_engine::recovery::LogEntry;
 use squire_engine::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,19 +48,12 @@ async fn state_violations(store: &Store) -> Vec<String> {
     let mut before: Option<std::sync::Arc<squire_engine::store::State>> = None;
     for version in latest.state.manifest_floor.max(1)..=latest.version() {
         let state = store.snapshot_at(version).await.expect("a snapshot").state;
-        if let Err(table) = i7_floors_stay_below_pins(&state) {
-            found.push(format!(
-                "I7: the floor of {table} is above its pin at {version}"
-            ));
-        }
-        if let Some(before) = &before {
-            if let Err(table) = i2_pins_never_go_down(before, &state) {
-                found.push(format!("I2: the pin of {table} went down at {version}"));
-            }
-            if let Err(op) = i3_decisions_never_change(before, &state) {
-                found.push(format!("I3: the decision about {op} changed at {version}"));
-            }
-        }
+        let broken = squire_engine::invariants::violations(before.as_deref(), &state);
+        found.extend(
+            broken
+                .iter()
+                .map(|v| format!("{}: {} at {version}", v.invariant, v.seen)),
+        );
         before = Some(state);
     }
     found

@@ -9,15 +9,14 @@ use crate::http::ControlVerb;
 use crate::place::Place;
 use futures::StreamExt;
 use squire_engine::clock::Clock;
-use squire_engine::error::{Error, Result};
-use squire_engine::invariants::{
-    i2_pins_never_go_down, i3_decisions_never_change, i7_floors_stay_below_pins,
-};
+use squire_engine::error::Result;
+use squire_engine::ids::TableName;
+use squire_engine::invariants::violations;
 use squire_engine::maintenance::Target;
 use squire_engine::recovery::Watch as RecoveryWatch;
 use squire_engine::store::State;
 use squire_engine::store::state::MAX_BATCHES;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +31,16 @@ pub(crate) struct Memory {
     cooldowns: Cooldowns,
     last_cleanup: HashMap<String, Duration>,
     states: HashMap<String, Arc<State>>,
+    /// Tables with a broken invariant, by place, which invariant and what was seen: not maintained until a person has
+    /// looked and starts the daemon again.
+    stopped: HashMap<String, BTreeMap<TableName, BTreeMap<&'static str, String>>>,
+}
+
+impl Memory {
+    fn why_stopped(&self, place: &Place, target: &Target) -> Option<&String> {
+        let broken = self.stopped.get(&place.uri)?.get(target.table()?)?;
+        broken.values().next()
+    }
 }
 
 /// One pass over all places.
@@ -145,7 +154,11 @@ impl Pass<'_> {
         for target in &targets {
             present.push(target.to_string());
             // A failing table never stops the others.
-            if let Err(e) = self.observe_target(index, place, target, items).await {
+            let stopped = memory.why_stopped(place, target);
+            if let Err(e) = self
+                .observe_target(index, place, target, stopped, items)
+                .await
+            {
                 tracing::warn!(%target, error = %e, "this table cannot be observed now");
                 self.status.error(format!("{target}: {e}"));
             }
@@ -164,41 +177,36 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The cheap invariants, always. A violation is an error for people, a metric, and no maintenance here.
+    /// The cheap invariants, always. A violation is an error for people, a metric, and no more maintenance of its tables.
     async fn check_invariants(&self, place: &Place, memory: &mut Memory) -> Result<()> {
         let state = place.store.load().await?.state;
         let before = memory.states.insert(place.uri.clone(), state.clone());
-        let mut violated = Vec::new();
-        if let Err(table) = i7_floors_stay_below_pins(&state) {
-            violated.push(("I7", table.to_string()));
-        }
-        if let Some(before) = before {
-            violated.extend(
-                i2_pins_never_go_down(&before, &state)
-                    .err()
-                    .map(|t| ("I2", t.to_string())),
-            );
-            violated.extend(
-                i3_decisions_never_change(&before, &state)
-                    .err()
-                    .map(|op| ("I3", op.to_string())),
-            );
-        }
-        for (invariant, what) in &violated {
+        let stopped = memory.stopped.entry(place.uri.clone()).or_default();
+        for violation in violations(before.as_deref(), &state) {
+            let (invariant, seen) = (violation.invariant, violation.seen);
+            let known = |table| {
+                let broken = stopped.get(table);
+                broken.is_some_and(|b: &BTreeMap<_, _>| b.contains_key(invariant))
+            };
+            if !violation.tables.is_empty() && violation.tables.iter().all(known) {
+                continue;
+            }
             tracing::error!(
                 invariant,
-                what,
+                seen,
                 place = place.uri,
                 "an invariant of the protocol is violated"
             );
             self.status.metrics.invariant_violated(invariant);
+            self.status
+                .error(format!("{}: {invariant}: {seen}", place.uri));
+            let why = format!("stopped: invariant {invariant} is violated: {seen}");
+            for table in violation.tables {
+                let broken = stopped.entry(table).or_default();
+                broken.insert(invariant, why.clone());
+            }
         }
-        match violated.first() {
-            None => Ok(()),
-            Some((invariant, what)) => Err(Error::internal(format!(
-                "invariant {invariant} is violated by {what}; maintenance stops here"
-            ))),
-        }
+        Ok(())
     }
 
     async fn observe_target(
@@ -206,16 +214,17 @@ impl Pass<'_> {
         index: usize,
         place: &Place,
         target: &Target,
+        stopped: Option<&String>,
         items: &mut Vec<WorkItem>,
     ) -> Result<()> {
         let policy = self.config.policy_for(Place::config_name(target));
         let drift = match target.table() {
-            Some(table) => place
+            Some(table) if stopped.is_none() => place
                 .store
                 .handle_drift(table, policy.drift == DriftPolicy::Adopt)
                 .await?
                 .is_some(),
-            None => false,
+            _ => false,
         };
         let health = place.store.health(target, &bounds(&policy)).await?;
         let bytes = health.bytes;
@@ -230,15 +239,16 @@ impl Pass<'_> {
         };
         let mut planned = plan(&health, tasks, &policy);
         self.add_requested(target, &mut planned);
-        let (state, reason) = match planned.operations.first() {
+        let (state, reason) = match (stopped, planned.operations.first()) {
+            (Some(why), _) => ("stopped", why.clone()),
             _ if drift => (
                 "drift",
                 String::from(
                     "skipped: versions above the pin that squire did not make; see `squire repair`",
                 ),
             ),
-            Some(first) => ("due", first.reason.clone()),
-            None => ("healthy", planned.otherwise.clone()),
+            (None, Some(first)) => ("due", first.reason.clone()),
+            (None, None) => ("healthy", planned.otherwise.clone()),
         };
         self.status.observe(
             &place.uri,
@@ -249,7 +259,7 @@ impl Pass<'_> {
                 drift,
             },
         );
-        if drift {
+        if drift || stopped.is_some() {
             return Ok(());
         }
         for kind in OperationKind::ALL {
@@ -303,6 +313,15 @@ impl Pass<'_> {
         memory: &mut Memory,
         items: &mut Vec<WorkItem>,
     ) {
+        if memory
+            .stopped
+            .get(&place.uri)
+            .is_some_and(|s| !s.is_empty())
+        {
+            // A cleanup covers the whole store, and what is wrong with one table is not known.
+            items.retain(|i| i.place != index || i.spec.kind != OperationKind::Cleanup);
+            return;
+        }
         let now = self.clock.monotonic();
         let due = memory
             .last_cleanup
