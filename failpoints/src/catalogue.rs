@@ -89,8 +89,9 @@ seams! {
     ResolveBeforeRemove, "resolve.before_remove", Resolve, "the decision, and the dataset of the aborted create", "aborted; the next resolver removes the dataset";
     MaintainBeforeCompact, "maintain.before_compact", Maintain, "the maintenance sidecar", "content unchanged; the sidecar is removed";
     MaintainAfterPlan, "maintain.after_plan", Maintain, "the maintenance sidecar", "content unchanged; the sidecar is removed";
-    MaintainBeforeJournal, "maintain.before_journal", Maintain, "rewritten files that nothing names", "content unchanged; Lance's seven-day rule takes the files";
-    MaintainAfterJournal, "maintain.after_journal", Maintain, "rewritten files and their journal", "content unchanged; the next pass reclaims the files";
+    MaintainBeforeJournal, "maintain.before_journal", Maintain, "the maintenance sidecar, files named before", "content unchanged; the next pass reclaims the files";
+    MaintainAfterJournal, "maintain.after_journal", Maintain, "the name of a file that is about to be written", "content unchanged; the next pass reclaims the files";
+    MaintainAfterRewrite, "maintain.after_rewrite", Maintain, "rewritten files and their names", "content unchanged; the next pass reclaims the files";
     MaintainInjectConflict, "maintain.inject_conflict", Maintain, "the rewritten version", "the retry recognises its own HEAD";
     MaintainAfterCompact, "maintain.after_compact", Maintain, "the rewritten version", "the next pass publishes the prefix";
     MaintainAfterReindex, "maintain.after_reindex", Maintain, "the index version", "the next pass publishes the prefix";

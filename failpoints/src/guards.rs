@@ -34,21 +34,21 @@ macro_rules! guards {
 }
 
 guards! {
-    Slot, "slot", "a commit lands on versions that it never saw", "surface::guards::a_lost_slot_is_not_rebased";
-    Contiguity, "contiguity", "a handle older than a cleanup brings deleted rows back", "surface::guard::a_handle_behind_a_gap_is_refused";
-    CleanBase, "clean_base", "a commit stands on another operation's undecided version", "surface::guards::an_undecided_version_is_not_built_on";
-    CleanPrefix, "clean_prefix", "maintenance publishes half of a multi-table commit", "surface::guards::maintenance_does_not_publish_half_a_commit";
-    Sidecar, "sidecar", "nobody can finish or take back what a dead writer left", "surface::guards::a_dead_writer_leaves_a_sidecar";
-    DecideFirst, "decide_first", "an undo tears an operation that still commits", "surface::guards::nothing_is_undone_before_the_decision";
-    Decision, "decision", "an aborted operation is published", "surface::guards::an_aborted_operation_stays_aborted";
-    ReadSet, "read_set", "two operations each read what the other writes", "surface::guards::a_stale_read_is_refused";
-    BatchId, "batch_id", "a batch is committed twice", "surface::guards::a_batch_is_committed_once";
-    PublishFloor, "publish_floor", "a publish at a number that cleanup freed is acknowledged and lost", "surface::guards::a_publish_at_a_freed_number_is_lost";
-    PublishHistory, "publish_history", "a commit into an unmounted directory is acknowledged", "surface::guards::a_publish_stands_on_its_history";
-    TableFloor, "table_floor", "a version at a number that cleanup freed counts as committed", "surface::guards::a_version_below_the_floor_proves_nothing";
-    FloorFirst, "floor_first", "a reader meets missing files instead of hearing that its snapshot expired", "surface::guards::a_reader_hears_expired";
-    StagedFiles, "staged_files", "a published version refers to files that are gone", "surface::guards::a_version_without_its_files_is_not_published";
-    Licence, "licence", "a run that was taken for dead lands a version whose files were deleted", "surface::guards::a_run_without_its_sidecar_commits_nothing";
-    Fence, "fence", "a delayed put lands a version whose files were deleted", "surface::guards::a_delayed_put_meets_the_fence";
-    BurnedPath, "burned_path", "a create takes a path whose dataset a resolver is about to remove", "surface::guards::a_burned_path_is_not_used_again";
+    Slot, "slot", "a commit lands on versions that it never saw", "crash_matrix::guards::a_lost_slot_is_not_rebased";
+    Contiguity, "contiguity", "a handle older than a cleanup brings deleted rows back", "crash_matrix::guards::a_run_behind_a_cleanup_is_refused";
+    CleanBase, "clean_base", "a commit stands on another operation's undecided version", "crash_matrix::guards::an_undecided_version_is_not_built_on";
+    CleanPrefix, "clean_prefix", "maintenance publishes half of a multi-table commit", "crash_matrix::guards::maintenance_does_not_publish_half_a_commit";
+    Sidecar, "sidecar", "nobody can finish or take back what a dead writer left", "crash_matrix::guards::a_dead_writer_leaves_a_sidecar";
+    DecideFirst, "decide_first", "an undo tears an operation that still commits", "crash_matrix::guards::nothing_is_undone_before_the_decision";
+    Decision, "decision", "an aborted operation is published", "crash_matrix::guards::an_aborted_operation_stays_aborted";
+    ReadSet, "read_set", "two operations each read what the other writes", "crash_matrix::guards::a_stale_read_is_refused";
+    BatchId, "batch_id", "a batch is committed twice", "crash_matrix::guards::a_batch_is_committed_once";
+    PublishFloor, "publish_floor", "a publish at a number that cleanup freed is acknowledged and lost", "crash_matrix::guards::a_publish_at_a_freed_number_is_lost";
+    PublishHistory, "publish_history", "a commit into an unmounted directory is acknowledged", "crash_matrix::guards::a_publish_stands_on_its_history";
+    TableFloor, "table_floor", "a version at a number that cleanup freed counts as committed", "crash_matrix::guards::a_version_below_the_floor_proves_nothing";
+    FloorFirst, "floor_first", "a reader meets missing files instead of hearing that its snapshot expired", "crash_matrix::guards::a_reader_hears_expired";
+    StagedFiles, "staged_files", "a published version refers to files that are gone", "crash_matrix::guards::a_version_without_its_files_is_not_published";
+    Licence, "licence", "a run that was taken for dead lands a version whose files were deleted", "crash_matrix::guards::a_run_without_its_sidecar_commits_nothing";
+    Fence, "fence", "a delayed put lands a version whose files were deleted", "crash_matrix::guards::a_delayed_put_meets_the_fence";
+    BurnedPath, "burned_path", "a create takes a path whose dataset a resolver is about to remove", "crash_matrix::guards::a_burned_path_is_not_used_again";
 }

@@ -86,6 +86,15 @@ impl Child {
         self.inner().id()
     }
 
+    /// The most memory that it has had resident so far, in bytes.
+    pub fn peak_memory(&mut self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = std::fs::read_to_string(path).expect("procfs");
+        let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+        let kib = peak.and_then(|p| p.split_whitespace().next());
+        kib.and_then(|k| k.parse::<u64>().ok()).expect("VmHWM") << 10
+    }
+
     /// Sends it a signal.
     pub fn signal(&mut self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));

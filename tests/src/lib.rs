@@ -358,14 +358,19 @@ impl Lake {
 
 /// A write that appends rows with these ids to a table of (id, value).
 pub fn append(table: &str, ids: std::ops::Range<i64>) -> TableWrite {
+    append_rows(table, ids.map(|id| (id, "appended".to_owned())).collect())
+}
+
+/// A write that appends these rows to a table of (id, value).
+pub fn append_rows(table: &str, rows: Vec<(i64, String)>) -> TableWrite {
     let schema = Arc::new(Schema::new(vec![
         Field::new("id", DataType::Int64, false),
         Field::new("value", DataType::Utf8, true),
     ]));
-    let values = StringArray::from_iter_values(ids.clone().map(|_| "appended"));
+    let (ids, values): (Vec<i64>, Vec<String>) = rows.into_iter().unzip();
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(Int64Array::from_iter_values(ids)),
-        Arc::new(values),
+        Arc::new(Int64Array::from(ids)),
+        Arc::new(StringArray::from(values)),
     ];
     let rows = RecordBatch::try_new(schema, columns).expect("rows");
     TableWrite {

@@ -96,7 +96,9 @@ impl Store {
         hit(Seam::WriteAfterPhaseB).map_err(Error::from)?;
         if self.staged_long_ago(sidecar) {
             let versions: Vec<u64> = changes.iter().map(|c| c.to).collect();
-            self.check_files(sidecar, &versions).await?;
+            if !self.has_files(sidecar, &versions).await? {
+                return Err(Error::conflict("a staged file is gone").into());
+            }
         }
         // Every precondition was checked against `base`, and the publish wins only on `base`: no second look is needed.
         if sidecar.reads.iter().any(|r| {

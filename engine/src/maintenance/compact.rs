@@ -11,7 +11,6 @@ use lance::dataset::index::DatasetIndexRemapperOptions;
 use lance::dataset::optimize::{
     CompactionMode, CompactionOptions, CompactionTask, RewriteResult, TaskData, commit_compaction,
 };
-use lance_table::format::Fragment;
 use squire_failpoints::{Seam, conflict_injected, hit};
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,11 +74,7 @@ impl Work for Compaction<'_> {
             let results = self
                 .rewrite_batch(&head, batch, &options, run, store)
                 .await?;
-            let written: Vec<Fragment> = results
-                .iter()
-                .flat_map(|r| r.new_fragments.iter().cloned())
-                .collect();
-            run.journal(store, &written).await?;
+            hit(Seam::MaintainAfterRewrite)?;
             let remap = Arc::new(DatasetIndexRemapperOptions::default());
             let metrics = commit_compaction(&mut head, results, remap, &options).await?;
             report.fragments_removed += metrics.fragments_removed as u64;

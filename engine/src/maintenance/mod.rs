@@ -3,7 +3,8 @@
 //! 1. `Store::health` observes one table from manifests alone.
 //! 2. `tasks` groups fragments into bounded tasks: a pure function.
 //! 3. `run` is the frame of every maintenance run on a pinned table: sidecar, bounded attempts, clean prefix.
-//! 4. `compact` and `reindex` are what runs inside it.
+//! 4. `compact` and `reindex` are what runs inside it. `journal` names what they write before they do; `stranded` deletes
+//!    what was written for nothing.
 //! 5. `cleanup` publishes floors, then deletes below them. `archive` copies the commit log out of the manifest.
 //!
 //! A `Target` is a table of a store or a plain Lance table in a watched directory, where HEAD is what is visible.
@@ -12,6 +13,7 @@ pub mod archive;
 pub mod cleanup;
 mod compact;
 mod health;
+mod journal;
 mod reindex;
 mod run;
 mod stranded;
@@ -21,6 +23,7 @@ pub use archive::ArchiveReport;
 pub use cleanup::{CleanupPlan, CleanupReport, Retention, TableCleanup};
 pub use compact::CompactionLimits;
 pub use health::{IndexHealth, TableHealth};
+pub(crate) use journal::Progress;
 pub use run::{MaintenanceReport, Skipped};
 
 use crate::ids::TableName;

@@ -116,7 +116,7 @@ impl Work for Reindex {
     async fn attempt(
         &self,
         run: &Run<'_>,
-        _store: &Store,
+        store: &Store,
         mut head: Dataset,
         report: &mut MaintenanceReport,
     ) -> Result<()> {
@@ -136,7 +136,7 @@ impl Work for Reindex {
                 .index_names(vec![name.clone()])
                 .transaction_properties(run.properties.clone());
             let extended = head.optimize_indices(&options).await.map_err(Error::from);
-            settle_one(name, extended, report)?;
+            settle_one(name, extended, run, store, report).await?;
         }
         for (name, declaration) in self
             .declared
@@ -145,21 +145,27 @@ impl Work for Reindex {
         {
             run.check_cancelled()?;
             let done = build(&mut head, name, declaration, run).await;
-            settle_one(name, done, report)?;
+            settle_one(name, done, run, store, report).await?;
         }
         Ok(())
     }
 }
 
-/// A lost race ends the attempt; any other failure stays with its index.
-fn settle_one(name: &str, done: Result<()>, report: &mut MaintenanceReport) -> Result<()> {
+/// A lost race ends the attempt, and so does a lost licence; any other failure stays with its index.
+async fn settle_one(
+    name: &str,
+    done: Result<()>,
+    run: &Run<'_>,
+    store: &Store,
+    report: &mut MaintenanceReport,
+) -> Result<()> {
     match done {
         Ok(()) => {
             report.indexes.push(name.to_owned());
             hit(Seam::MaintainAfterReindex)?;
             Ok(())
         }
-        Err(e) if e.disposition() == Disposition::Fail => {
+        Err(e) if e.disposition() == Disposition::Fail && run.is_licensed(store).await? => {
             report
                 .pending_indexes
                 .push((name.to_owned(), e.to_string()));

@@ -1,6 +1,8 @@
 //! The frame of every maintenance run: sidecar, bounded attempts, clean prefix, sidecar away.
 
 use super::Target;
+use super::journal::Journal;
+use super::stranded::DeadRun;
 use crate::clock::Backoff;
 use crate::commit::publish::Record;
 use crate::error::{Disposition, Error, ErrorKind, Result};
@@ -10,11 +12,9 @@ use crate::recovery::Resolution;
 use crate::store::{Sidecar, SidecarKind, SidecarTable, Store};
 use lance::Dataset;
 use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
-use lance_table::format::Fragment;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -61,20 +61,14 @@ pub(crate) struct Run<'a> {
     pub(crate) op: OpId,
     pub(crate) cancel: &'a CancellationToken,
     pub(crate) properties: HashMap<String, String>,
-    /// The run's table as its sidecar has it; a plain table has none.
-    pub(crate) table: Option<SidecarTable>,
-    /// Batches journalled so far.
-    pub(crate) journalled: AtomicU32,
+    /// What the run writes is named here first; a plain table's run has no store to keep names in.
+    pub(crate) journal: Option<Arc<Journal>>,
 }
 
 impl Run<'_> {
-    /// Journals what a batch of tasks wrote, before the commit that refers to it.
-    pub(crate) async fn journal(&self, store: &Store, fragments: &[Fragment]) -> Result<()> {
-        let Some(table) = &self.table else {
-            return Ok(());
-        };
-        let sequence = self.journalled.fetch_add(1, Ordering::Relaxed);
-        store.put_journal(self.op, sequence, table, fragments).await
+    /// Whether its sidecar stands; a plain table's run has and needs none.
+    pub(crate) async fn is_licensed(&self, store: &Store) -> Result<bool> {
+        Ok(self.journal.is_none() || store.sidecar(self.op).await?.is_some())
     }
 
     /// A safe point: nothing is half-done here.
@@ -144,12 +138,15 @@ impl Store {
             op,
             cancel,
             properties: crate::store::marks(store_id, op, Kind::Maintenance),
-            table: sidecar.as_ref().map(|s| s.writes[0].clone()),
-            journalled: AtomicU32::new(0),
+            journal: sidecar.as_ref().map(|s| self.new_journal(op, &s.writes[0])),
         };
-        let worked = self.attempts(&run, work, &mut report).await;
-        let Some(sidecar) = sidecar else {
-            return worked.map(|()| report);
+        let attempts = self.attempts(&run, work, &mut report);
+        let (Some(sidecar), Some(journal)) = (sidecar, &run.journal) else {
+            return attempts.await.map(|()| report);
+        };
+        let worked = tokio::select! {
+            worked = attempts => worked,
+            never = journal.beat(self.clock()) => match never {},
         };
         // What was committed is published even when a later step failed: it must not look like drift.
         let record = Record::of_sidecar(&sidecar, Kind::Maintenance.as_str());
@@ -158,21 +155,32 @@ impl Store {
                 .await?,
         );
         self.retire_sidecar(sidecar.op).await;
-        if run.journalled.into_inner() > 0 {
-            self.settle_journal(op, worked.is_ok() && report.conflicts == 0, &mut report)
-                .await;
-        }
+        let all_landed =
+            worked.is_ok() && report.conflicts == 0 && report.pending_indexes.is_empty();
+        self.settle_journal(op, journal, all_landed, &mut report)
+            .await;
         worked.map(|()| report)
     }
 
-    /// Best effort: a journal that stays is settled by the next recovery pass.
-    async fn settle_journal(&self, op: OpId, all_landed: bool, report: &mut MaintenanceReport) {
+    /// Best effort: a journal that stays is settled by the next recovery pass. The names are those in memory: whoever took
+    /// this run for dead has removed those on storage, and a file that was being written then is finished now.
+    async fn settle_journal(
+        &self,
+        op: OpId,
+        journal: &Journal,
+        all_landed: bool,
+        report: &mut MaintenanceReport,
+    ) {
+        if journal.is_empty() {
+            return;
+        }
+        let journalled = journal.journalled().await;
         let settled = if all_landed {
             self.forget_journal(op).await
         } else {
-            self.reclaim(op)
+            self.reclaim(&[DeadRun { op, journalled }])
                 .await
-                .map(|r| report.reclaimed_bytes = r.bytes)
+                .map(|runs| report.reclaimed_bytes = runs.iter().map(|(_, bytes)| bytes).sum())
         };
         if let Err(e) = settled {
             tracing::debug!(%op, error = %e, "stranded files are left for recovery");
@@ -192,7 +200,7 @@ impl Store {
             let Err(e) = work.attempt(run, self, head, report).await else {
                 return Ok(());
             };
-            if run.table.is_some() && self.sidecar(run.op).await?.is_none() {
+            if !run.is_licensed(self).await? {
                 return Err(Error::conflict(format!(
                     "{}: others took this run for dead; what is left to do is for the next one",
                     run.target
@@ -213,12 +221,21 @@ impl Store {
 
     /// HEAD, with a stored auto-cleanup config taken away: it would make every commit delete old versions (fact 11).
     async fn maintainable_head(&self, run: &Run<'_>) -> Result<Dataset> {
-        let path = match run.target {
+        let Some(journal) = &run.journal else {
             // A plain table's config is its owner's.
-            Target::Plain(path) => return Ok(self.latest(path).await?.as_ref().clone()),
-            Target::Pinned(table) => self.load().await?.state.table(table)?.path.clone(),
+            return Ok(self.latest(&run.target.to_string()).await?.as_ref().clone());
         };
-        let head = self.open_licensed(&path, run.op).await?;
+        let head = self.open_licensed(&journal.table().path, run.op).await?;
+        let head = self.without_auto_cleanup(run, journal, head).await?;
+        self.written_through(&head, journal.clone()).await
+    }
+
+    async fn without_auto_cleanup(
+        &self,
+        run: &Run<'_>,
+        journal: &Journal,
+        head: Dataset,
+    ) -> Result<Dataset> {
         let stale: Vec<UpdateMapEntry> = head
             .manifest()
             .config
@@ -248,7 +265,7 @@ impl Store {
         let stripped = self
             .commit_strict(crate::store::StrictCommit {
                 handle: Some(Arc::new(head)),
-                path,
+                path: journal.table().path.clone(),
                 transaction,
                 affected_rows: None,
                 slot: version + 1,

@@ -1,231 +1,174 @@
-//! Stranded files: what a maintenance run rewrote and no version refers to.
+//! Stranded files: what a maintenance run wrote and no version refers to.
 //!
 //! Lance leaves them for seven days, because it cannot know whether a commit that refers to them is still under way.
 //! We can, in this order; without each step a version could refer to files that are gone:
 //!
-//! 1. The run journals its files before it commits them. Only what stands in a journal is ever deleted.
+//! 1. The run journals the name of each file before it writes it. Only what stands in a journal is ever deleted.
 //! 2. Its sidecar is removed. It is the run's licence: the guard asks for it before each put of the run, so a run that
 //!    wakes later commits nothing.
 //! 3. A fence takes version HEAD+1. A put that had passed the guard was for that version or one before it.
 //! 4. The proof: every version since the run began says which of the files it refers to. If one is missing, nothing
 //!    is proved and the files stay.
 //! 5. The rest is deleted, then the journal.
+//!
+//! All dead runs of one table share one fence and one proof.
 
+use super::journal::Journalled;
 use crate::commit::publish::{Record, Rounds};
 use crate::error::{Disposition, Error, Result};
 use crate::ids::{OpId, TableName};
-use crate::protocol::{Kind, PROP_OP};
-use crate::store::{INTERNAL, SidecarTable, Store, StrictCommit, marks, read_version};
-use futures::TryStreamExt;
+use crate::protocol::Kind;
+use crate::store::{Store, StrictCommit, marks, read_version};
 use lance::dataset::transaction::{Operation, TransactionBuilder};
-use lance_table::format::Fragment;
-use object_store::{ObjectMeta, ObjectStoreExt};
-use serde::{Deserialize, Serialize};
+use object_store::ObjectStoreExt;
 use squire_failpoints::{Guard, Seam, hit, stands};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// The newest journal format that this squire reads.
-const FORMAT: u32 = 1;
-
-/// One file of a journal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct JournalFile {
-    /// Below the dataset.
-    path: String,
-    bytes: u64,
+/// A run without a sidecar, and what it wrote.
+#[derive(Debug, Clone)]
+pub(crate) struct DeadRun {
+    pub(crate) op: OpId,
+    pub(crate) journalled: Journalled,
 }
 
-/// The files that one batch of tasks wrote: put before the commit that refers to them, never changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Journal {
-    format: u32,
-    table: SidecarTable,
-    files: Vec<JournalFile>,
+/// Which journal names the versions of one table refer to, and which versions are gone.
+#[derive(Debug, Default)]
+struct References {
+    names: BTreeSet<String>,
+    missing: BTreeSet<u64>,
 }
 
-/// What became of the files of one run.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(crate) struct Reclaimed {
-    /// Files deleted.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
+impl References {
+    /// What nothing refers to of the names of a run that began on `base`; nothing when a version since then is gone.
+    fn unreferenced(&self, base: u64, names: &BTreeSet<String>) -> BTreeSet<String> {
+        if self.missing.range(base + 1..).next().is_some() {
+            return BTreeSet::new();
+        }
+        names.difference(&self.names).cloned().collect()
+    }
 }
 
-fn files_of(fragments: &[Fragment]) -> impl Iterator<Item = JournalFile> + '_ {
-    fragments
-        .iter()
-        .flat_map(|f| &f.files)
-        .map(|file| JournalFile {
-            path: format!("data/{}", file.path),
-            bytes: file.file_size_bytes.get().map_or(0, u64::from),
-        })
+/// The journal names of what a version adds.
+fn names_of(operation: &Operation) -> Vec<String> {
+    let index = |id: &dyn std::fmt::Display| format!("_indices/{id}");
+    match operation {
+        Operation::Rewrite {
+            groups,
+            rewritten_indices,
+            frag_reuse_index,
+            ..
+        } => {
+            let files = groups
+                .iter()
+                .flat_map(|g| &g.new_fragments)
+                .flat_map(|f| &f.files);
+            files
+                .map(|file| format!("data/{}", file.path.split('.').next().unwrap_or_default()))
+                .chain(rewritten_indices.iter().map(|i| index(&i.new_id)))
+                .chain(frag_reuse_index.iter().map(|i| index(&i.uuid)))
+                .collect()
+        }
+        Operation::CreateIndex { new_indices, .. } => {
+            new_indices.iter().map(|i| index(&i.uuid)).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 impl Store {
-    fn journal_prefix(&self, op: OpId) -> String {
-        format!("{INTERNAL}/recovery/{op}.files")
-    }
-
-    /// Puts the journal of the `sequence`th batch of run `op`.
-    pub(crate) async fn put_journal(
-        &self,
-        op: OpId,
-        sequence: u32,
-        table: &SidecarTable,
-        fragments: &[Fragment],
-    ) -> Result<()> {
-        hit(Seam::MaintainBeforeJournal)?;
-        let journal = Journal {
-            format: FORMAT,
-            table: table.clone(),
-            files: files_of(fragments).collect(),
-        };
-        let bytes = serde_json::to_vec(&journal)
-            .map_err(|e| Error::internal("encoding a journal").caused_by(e))?;
-        let path = self.object_path(&format!("{}/{sequence}.json", self.journal_prefix(op)));
-        self.put_if_absent(&path, bytes).await?;
-        hit(Seam::MaintainAfterJournal)?;
-        Ok(())
-    }
-
-    /// The journals of run `op`, unread.
-    async fn journal_objects(&self, op: OpId) -> Result<Vec<ObjectMeta>> {
-        let prefix = self.object_path(&self.journal_prefix(op));
-        let mut listed: Vec<ObjectMeta> = self.objects.list(Some(prefix)).try_collect().await?;
-        listed.retain(|meta| meta.location.extension() == Some("json"));
-        Ok(listed)
-    }
-
-    async fn journal(&self, op: OpId) -> Result<Vec<Journal>> {
-        let listed = self.journal_objects(op).await?;
-        let mut journals = Vec::with_capacity(listed.len());
-        for meta in listed {
-            let bytes = match self.objects.inner.get(&meta.location).await {
-                Ok(got) => got.bytes().await?,
-                // Another process settled this run meanwhile.
-                Err(object_store::Error::NotFound { .. }) => continue,
-                Err(e) => return Err(e.into()),
-            };
-            let journal: Journal = serde_json::from_slice(&bytes).map_err(|e| {
-                Error::internal(format!("journal {} cannot be read", meta.location)).caused_by(e)
-            })?;
-            if journal.format > FORMAT {
-                return Err(Error::internal(format!(
-                    "journal {} has format {}, this squire reads up to {FORMAT}; upgrade squire",
-                    meta.location, journal.format
-                )));
-            }
-            journals.push(journal);
-        }
-        Ok(journals)
-    }
-
-    /// The runs whose files are journalled, the living ones among them.
-    pub(crate) async fn journalled_runs(&self) -> Result<BTreeSet<OpId>> {
-        let recovery = self.object_path(&format!("{INTERNAL}/recovery"));
-        let listed = self.objects.list_with_delimiter(Some(&recovery)).await?;
-        let names = listed.common_prefixes.iter().filter_map(|p| p.filename());
-        Ok(names
-            .filter_map(|n| OpId::parse(n.strip_suffix(".files")?).ok())
-            .collect())
-    }
-
-    /// Bytes that the journals name: of runs at work, and of dead ones until they are reclaimed.
-    pub async fn stranded_bytes(&self) -> Result<u64> {
-        let mut bytes = 0;
+    /// Deletes what dead runs wrote and never committed, table by table. The bytes of each run that was looked at.
+    pub(crate) async fn reclaim_dead_runs(&self) -> Result<Vec<(OpId, Result<u64>)>> {
+        let mut by_table: BTreeMap<String, Vec<DeadRun>> = BTreeMap::new();
+        let mut outcomes = Vec::new();
         for op in self.journalled_runs().await? {
-            let journals = self.journal(op).await?;
-            let files = journals.iter().flat_map(|j| &j.files);
-            bytes += files.map(|f| f.bytes).sum::<u64>();
-        }
-        Ok(bytes)
-    }
-
-    /// How many batches run `op` has journalled: while that grows it makes progress.
-    pub(crate) async fn journalled_batches(&self, op: OpId) -> Result<usize> {
-        Ok(self.journal_objects(op).await?.len())
-    }
-
-    /// Removes the journal of a run all of whose batches were committed.
-    pub(crate) async fn forget_journal(&self, op: OpId) -> Result<()> {
-        for meta in self.journal_objects(op).await? {
-            match self.objects.inner.delete(&meta.location).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(e) => return Err(e.into()),
+            match self.dead_run(op).await {
+                Ok(None) => {}
+                Ok(Some(run)) => by_table
+                    .entry(run.journalled.table.path.clone())
+                    .or_default()
+                    .push(run),
+                Err(e) => outcomes.push((op, Err(e))),
             }
         }
-        if self.objects.is_local() {
-            // An object store has no directories; a local disk keeps empty ones.
-            self.remove_dir(&self.journal_prefix(op)).await?;
+        for runs in by_table.into_values() {
+            let first = runs[0].op;
+            match self.reclaim(&runs).await {
+                Ok(reclaimed) => outcomes.extend(reclaimed.into_iter().map(|(op, r)| (op, Ok(r)))),
+                Err(e) => outcomes.push((first, Err(e))),
+            }
         }
-        Ok(())
+        Ok(outcomes)
     }
 
-    /// Deletes what run `op` rewrote and never committed. Nothing happens while its sidecar stands, or while something
-    /// undecided stands on its table.
-    pub(crate) async fn reclaim(&self, op: OpId) -> Result<Reclaimed> {
-        let mut reclaimed = Reclaimed::default();
+    /// The run `op` with its journal, unless its sidecar stands. A journal without entries is removed on the way.
+    async fn dead_run(&self, op: OpId) -> Result<Option<DeadRun>> {
         if self.sidecar(op).await?.is_some() {
-            return Ok(reclaimed);
+            return Ok(None);
         }
-        let journals = self.journal(op).await?;
-        let Some(Journal { table, .. }) = journals.first() else {
+        let Some(journalled) = self.journalled(op).await? else {
             self.forget_journal(op).await?;
-            return Ok(reclaimed);
+            return Ok(None);
         };
-        let table = table.clone();
+        Ok(Some(DeadRun { op, journalled }))
+    }
+
+    /// Deletes what `runs` of one table wrote and never committed, and gives the bytes of each. Nothing happens while
+    /// something undecided stands on the table.
+    pub(crate) async fn reclaim(&self, runs: &[DeadRun]) -> Result<Vec<(OpId, u64)>> {
+        let Some(first) = runs.first() else {
+            return Ok(Vec::new());
+        };
+        let table = &first.journalled.table;
         let snapshot = self.load().await?;
         let visible = snapshot.state.tables.get(&table.table);
-        if visible.is_some_and(|v| v.path == table.path) {
-            if self.in_the_way(&table.table).await?.is_some() {
-                return Ok(reclaimed);
+        let mut outcomes = Vec::new();
+        if let Some(visible) = visible.filter(|v| v.path == table.path) {
+            // A head below what was published or begun on says that versions are missing: nothing could be proved.
+            let bases = runs.iter().map(|run| run.journalled.table.base);
+            let known = bases.fold(visible.version, u64::max);
+            let head = self.latest(&table.path).await?.manifest().version;
+            if head < known || self.in_the_way(&table.table).await?.is_some() {
+                return Ok(outcomes);
             }
-            let mut files: Vec<JournalFile> = journals.into_iter().flat_map(|j| j.files).collect();
-            self.drop_landed(op, &table, &mut files).await?;
-            if !files.is_empty() {
-                self.fence(op, snapshot.state.store, &table.path).await?;
+            let stranded = self.unreferenced(runs).await?;
+            if stranded.iter().any(|names| !names.is_empty()) {
+                self.fence(first.op, snapshot.state.store, &table.path)
+                    .await?;
                 // Once more: the delayed put may have landed before the fence did.
-                self.drop_landed(op, &table, &mut files).await?;
-                reclaimed = self.delete_stranded(&table.path, &files).await?;
-                let (files, bytes) = (reclaimed.files, reclaimed.bytes);
-                tracing::debug!(%op, files, bytes, "stranded files reclaimed");
-                self.publish_fence(op, &table.table).await?;
+                for (run, names) in runs.iter().zip(self.unreferenced(runs).await?) {
+                    let bytes = self.delete_stranded(&table.path, &names).await?;
+                    tracing::debug!(op = %run.op, bytes, "stranded files reclaimed");
+                    outcomes.push((run.op, bytes));
+                }
+                self.publish_fence(first.op, &table.table).await?;
             }
         }
-        self.forget_journal(op).await?;
-        Ok(reclaimed)
+        for run in runs {
+            self.forget_journal(run.op).await?;
+        }
+        Ok(outcomes)
     }
 
-    /// Removes from `files` what a version of the run refers to; all of them when a version is gone that might.
-    async fn drop_landed(
-        &self,
-        op: OpId,
-        table: &SidecarTable,
-        files: &mut Vec<JournalFile>,
-    ) -> Result<()> {
-        let head = self.latest(&table.path).await?;
-        for version in table.base + 1..=head.manifest().version {
-            let Some(transaction) = read_version(&head, version)
+    /// The proof: for each run the names that no version refers to.
+    async fn unreferenced(&self, runs: &[DeadRun]) -> Result<Vec<BTreeSet<String>>> {
+        let bases = || runs.iter().map(|run| run.journalled.table.base);
+        let head = self.latest(&runs[0].journalled.table.path).await?;
+        let mut references = References::default();
+        for version in bases().min().unwrap_or(0) + 1..=head.manifest().version {
+            match read_version(&head, version)
                 .await?
-                .and_then(|r| r.transaction)
-            else {
-                files.clear();
-                return Ok(());
-            };
-            let properties = transaction.transaction_properties.as_deref();
-            let ours = properties.and_then(|p| p.get(PROP_OP)) == Some(&op.to_string());
-            if let (true, Operation::Rewrite { groups, .. }) = (ours, &transaction.operation) {
-                let landed: HashSet<String> = groups
-                    .iter()
-                    .flat_map(|g| files_of(&g.new_fragments))
-                    .map(|f| f.path)
-                    .collect();
-                files.retain(|f| !landed.contains(&f.path));
+                .and_then(|read| read.transaction)
+            {
+                Some(transaction) => references.names.extend(names_of(&transaction.operation)),
+                None => drop(references.missing.insert(version)),
             }
         }
-        Ok(())
+        Ok(runs
+            .iter()
+            .zip(bases())
+            .map(|(run, base)| references.unreferenced(base, &run.journalled.names))
+            .collect())
     }
 
     /// Takes version HEAD+1 of the dataset at `path` with a version that changes nothing.
@@ -257,26 +200,82 @@ impl Store {
         }
     }
 
-    async fn delete_stranded(&self, path: &str, files: &[JournalFile]) -> Result<Reclaimed> {
-        let mut reclaimed = Reclaimed::default();
-        for file in files {
+    /// Deletes what belongs to `names` of the dataset at `table`. Returns the bytes.
+    async fn delete_stranded(&self, table: &str, names: &BTreeSet<String>) -> Result<u64> {
+        let mut bytes = 0;
+        for name in names {
             hit(Seam::ReclaimBeforeDelete)?;
-            let location = self.object_path(&format!("{path}/{}", file.path));
-            match self.objects.inner.delete(&location).await {
-                Ok(()) => {
-                    reclaimed.files += 1;
-                    reclaimed.bytes += file.bytes;
+            for meta in self.named_objects(table, name).await? {
+                match self.objects.inner.delete(&meta.location).await {
+                    Ok(()) => bytes += meta.size,
+                    Err(object_store::Error::NotFound { .. }) => {}
+                    Err(e) => return Err(e.into()),
                 }
-                Err(object_store::Error::NotFound { .. }) => {}
-                Err(e) => return Err(e.into()),
+            }
+            if self.objects.is_local() {
+                // An object store has no directories; a local disk keeps empty ones.
+                self.remove_dir(&format!("{table}/{name}")).await?;
             }
         }
-        Ok(reclaimed)
+        if self.objects.is_local() {
+            self.delete_local_remains(table, names).await?;
+        }
+        Ok(bytes)
+    }
+
+    /// What an upload leaves on a local disk when its process is killed: `<file>#<n>`, which the object-store interface
+    /// does not show.
+    async fn delete_local_remains(&self, table: &str, names: &BTreeSet<String>) -> Result<()> {
+        let failed = |e: std::io::Error| {
+            Error::from(object_store::Error::Generic {
+                store: "local",
+                source: e.into(),
+            })
+        };
+        let data = format!("/{}", self.object_path(&format!("{table}/data")));
+        let mut listed = match tokio::fs::read_dir(data).await {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            listed => listed.map_err(failed)?,
+        };
+        while let Some(entry) = listed.next_entry().await.map_err(failed)? {
+            let file = entry.file_name();
+            let Some((file, _)) = file.to_str().and_then(|f| f.split_once(".lance#")) else {
+                continue;
+            };
+            if names.contains(&format!("data/{file}")) {
+                match tokio::fs::remove_file(entry.path()).await {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn publish_fence(&self, op: OpId, table: &TableName) -> Result<()> {
         let kind = Kind::Maintenance.as_str();
         let record = Record::new(op, kind, &self.options().actor, "reclaim stranded files");
         self.publish_prefix(table, &record).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::References;
+    use std::collections::BTreeSet;
+
+    fn names(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|n| (*n).to_owned()).collect()
+    }
+
+    #[test]
+    fn nothing_is_proved_past_a_missing_version() {
+        let references = References {
+            names: names(&["data/a"]),
+            missing: BTreeSet::from([5]),
+        };
+        let written = names(&["data/a", "data/b"]);
+        assert_eq!(references.unreferenced(5, &written), names(&["data/b"]));
+        assert_eq!(references.unreferenced(4, &written), names(&[]));
     }
 }

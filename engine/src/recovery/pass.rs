@@ -3,6 +3,7 @@
 use super::resolve::{Resolution, dead_sidecar};
 use crate::error::{Error, Result};
 use crate::ids::{OpId, TableName};
+use crate::maintenance::Progress;
 use crate::protocol::{Class, Role};
 use crate::store::{INTERNAL, SidecarKind, Store};
 use futures::TryStreamExt;
@@ -38,8 +39,7 @@ impl RecoveryReport {
     }
 }
 
-/// A maintenance run is taken for dead after this many graces without a new journal: a batch of tasks takes minutes,
-/// a commit milliseconds.
+/// A maintenance run is taken for dead after this many graces in which its journal did not grow.
 const MAINTENANCE_PATIENCE: u32 = 20;
 
 /// Since when each sidecar has stood without progress before the eyes of this process, on its monotonic clock.
@@ -50,8 +50,10 @@ pub struct Watch {
 
 #[derive(Debug, Clone, Copy)]
 struct Seen {
-    since: Duration,
-    batches: usize,
+    first: Duration,
+    journal: Progress,
+    /// When the journal was seen to grow.
+    grew: Duration,
 }
 
 impl Store {
@@ -90,22 +92,33 @@ impl Store {
         let Some(sidecar) = self.sidecar(op).await? else {
             return Ok(());
         };
-        let (patience, batches) = match sidecar.kind {
-            SidecarKind::Logical => (1, 0),
-            SidecarKind::Maintenance => (MAINTENANCE_PATIENCE, self.journalled_batches(op).await?),
+        let (patience, journal) = match sidecar.kind {
+            SidecarKind::Logical => (1, Progress::default()),
+            SidecarKind::Maintenance => (MAINTENANCE_PATIENCE, self.journal_progress(op).await?),
         };
         let now = self.clock().monotonic();
         let known = watch.seen.get(&op).copied();
-        let known = known.filter(|seen| seen.batches == batches);
-        let since = known.map_or(now, |seen| seen.since);
-        watch.seen.insert(op, Seen { since, batches });
-        let waited = now.saturating_sub(since);
+        let new = Seen {
+            first: now,
+            journal,
+            grew: now,
+        };
+        let seen = match known {
+            None => new,
+            Some(seen) if journal > seen.journal => Seen {
+                first: seen.first,
+                ..new
+            },
+            Some(seen) => seen,
+        };
+        watch.seen.insert(op, seen);
         let grace = self.options().grace;
-        let expired = force || waited >= grace * patience;
+        let expired = force || now.saturating_sub(seen.grew) >= grace * patience;
         if !expired && (known.is_none() || sidecar.kind == SidecarKind::Maintenance) {
             // Most likely alive and about to publish by itself: helping now would only make it lose the race.
             report.pending.push(op);
-            if sidecar.kind == SidecarKind::Maintenance && waited >= grace {
+            let long = now.saturating_sub(seen.first) >= grace;
+            if sidecar.kind == SidecarKind::Maintenance && long {
                 self.publish_landed(&sidecar).await?;
             }
             return Ok(());
@@ -135,7 +148,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes what a put that was killed half-way left beside the sidecars. A live put takes milliseconds, and one
+    /// Removes what a put that was killed half-way left beside the sidecars, and old beats. A live put takes milliseconds, and one
     /// that loses its staging file fails without a trace.
     async fn sweep_staging(&self) -> Result<()> {
         let old = self.clock().now_ms().saturating_sub(STAGING_AGE_MS);
@@ -155,12 +168,10 @@ impl Store {
 
     /// Deletes what maintenance runs that ended or died rewrote for nothing.
     async fn reclaim_stranded(&self, report: &mut RecoveryReport) -> Result<()> {
-        for op in self.journalled_runs().await? {
-            match self.reclaim(op).await {
-                Ok(reclaimed) if reclaimed.bytes > 0 => {
-                    report.reclaimed.push((op, reclaimed.bytes))
-                }
-                Ok(_) => {}
+        for (op, outcome) in self.reclaim_dead_runs().await? {
+            match outcome {
+                Ok(0) => {}
+                Ok(bytes) => report.reclaimed.push((op, bytes)),
                 Err(e) => report.failed.push((op.to_string(), e.to_string())),
             }
         }

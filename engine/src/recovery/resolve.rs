@@ -66,7 +66,7 @@ impl Store {
             hit(Seam::ResolveAfterLoad)?;
             let mut view = self.view(&snapshot, sidecar).await?;
             view.aborted |= role == Role::Expired && !stands(Guard::DecideFirst);
-            let step = next_step(&view, role);
+            let step = self.next_step(&mut view, sidecar, role).await?;
             tracing::debug!(op = %sidecar.op, ?role, ?step, "resolving");
             let lost = match step {
                 Step::Committed => {
@@ -88,7 +88,7 @@ impl Store {
                     .of(sidecar.op));
                 }
                 Step::Forward(versions) => {
-                    let lost = self.forward(&snapshot, sidecar, &versions, role).await?;
+                    let lost = self.forward(&snapshot, sidecar, &versions).await?;
                     if lost.is_none() && role != Role::Owner {
                         tracing::debug!(op = %sidecar.op, "published for another process");
                     }
@@ -119,7 +119,8 @@ impl Store {
             let next = match sidecar.kind {
                 SidecarKind::Maintenance => "publish its clean prefix, remove the sidecar",
                 SidecarKind::Logical => {
-                    match next_step(&self.view(&snapshot, &sidecar).await?, Role::Expired) {
+                    let mut view = self.view(&snapshot, &sidecar).await?;
+                    match self.next_step(&mut view, &sidecar, Role::Expired).await? {
                         Step::Committed | Step::Aborted => "remove the sidecar",
                         Step::Forward(_) => "publish it",
                         Step::Decide => "abort it",
@@ -182,6 +183,26 @@ impl Store {
         })
     }
 
+    /// The next step. An operation that would go forward and has lost staged files is not valid; its owner knows that it has
+    /// just staged them.
+    async fn next_step(
+        &self,
+        view: &mut OperationView,
+        sidecar: &Sidecar,
+        role: Role,
+    ) -> Result<Step> {
+        let step = next_step(view, role);
+        let trusted = role == Role::Owner && !self.staged_long_ago(sidecar);
+        if let Step::Forward(versions) = &step
+            && !trusted
+            && !self.has_files(sidecar, versions).await?
+        {
+            view.valid = false;
+            return Ok(next_step(view, role));
+        }
+        Ok(step)
+    }
+
     /// Whether a table that was read has seen only maintenance since.
     pub(crate) async fn unchanged(&self, snapshot: &Snapshot, read: &SidecarTable) -> Result<bool> {
         let Some(entry) = snapshot.state.tables.get(&read.table) else {
@@ -205,12 +226,8 @@ impl Store {
         on: &Snapshot,
         sidecar: &Sidecar,
         versions: &[u64],
-        role: Role,
     ) -> Result<Option<Error>> {
         hit(Seam::ResolveBeforeForward)?;
-        if role != Role::Owner || self.staged_long_ago(sidecar) {
-            self.check_files(sidecar, versions).await?;
-        }
         let changes: Vec<Change> = sidecar
             .writes
             .iter()
@@ -232,24 +249,25 @@ impl Store {
         self.clock().now_ms().abs_diff(sidecar.started_ms) > TRUSTED_AGE_MS
     }
 
-    /// A commit never checks that its data files still exist (fact 17); a helper cannot know how long ago they were staged.
-    pub(crate) async fn check_files(&self, sidecar: &Sidecar, versions: &[u64]) -> Result<()> {
+    /// Whether the data files of `versions` are there. A commit never checks that (fact 17), and a helper cannot know how long
+    /// ago they were staged. An operation that has lost some is not published but taken back.
+    pub(crate) async fn has_files(&self, sidecar: &Sidecar, versions: &[u64]) -> Result<bool> {
+        if !stands(Guard::StagedFiles) {
+            return Ok(true);
+        }
         for (entry, version) in sidecar.writes.iter().zip(versions) {
             let Some(transaction) = self.transaction_of(&entry.path, *version).await? else {
                 continue;
             };
             for file in data_files_of(&transaction.operation) {
                 let path = self.object_path(&format!("{}/{file}", entry.path));
-                if stands(Guard::StagedFiles) && !self.objects.exists(&path).await? {
-                    return Err(Error::new(
-                        ErrorKind::Drift,
-                        format!("table {}: version {version} refers to {file}, which is gone; it is not published", entry.table),
-                    )
-                    .of(sidecar.op));
+                if !self.objects.exists(&path).await? {
+                    tracing::warn!(op = %sidecar.op, table = %entry.table, version, file, "a staged file is gone");
+                    return Ok(false);
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// THE decision. It stands on the snapshot that showed the operation incomplete, so a publish of it that came

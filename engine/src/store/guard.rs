@@ -5,7 +5,7 @@
 //! * **contiguity**: refuses a list of versions with a gap. Rebase skips versions that were cleaned up (fact 5);
 //!   without this a stale handle brings deleted rows back.
 //! * **licence**: a maintenance run commits only while its sidecar stands; without this a run that was taken for dead
-//!   lands a version whose files were deleted as stranded.
+//!   lands a version whose files were deleted as stranded. Its data may go through another store than its versions.
 //! * **delegation** of what tells Lance how to read a refusal (fact 2); without it a refusal is "status unknown".
 //! * the seams around the put, and the counters.
 
@@ -61,8 +61,18 @@ impl CommitCounters {
 pub struct GuardedCommitHandler {
     inner: Arc<dyn CommitHandler>,
     slot: Option<u64>,
-    licence: Option<Path>,
+    licence: Option<Licence>,
     counters: Arc<CommitCounters>,
+}
+
+/// What a maintenance run commits by.
+#[derive(Debug)]
+struct Licence {
+    /// Its sidecar.
+    path: Path,
+    /// Where versions are found and put, whatever store the run's data goes through: other stores would find the latest
+    /// version by its hint (fact 16).
+    objects: Arc<ObjectStore>,
 }
 
 impl GuardedCommitHandler {
@@ -80,22 +90,26 @@ impl GuardedCommitHandler {
         }
     }
 
-    /// Refuses to commit once the object at `licence` is gone.
+    /// Refuses to commit once the object at `path` is gone, and goes to `objects` for versions.
     #[must_use]
-    pub fn with_licence(mut self, licence: Path) -> Self {
-        self.licence = Some(licence);
+    pub fn with_licence(mut self, path: Path, objects: Arc<ObjectStore>) -> Self {
+        self.licence = Some(Licence { path, objects });
         self
     }
 
-    async fn check_licence(&self, object_store: &ObjectStore) -> Result<(), CommitError> {
-        let Some(licence) = &self.licence else {
+    async fn check_licence(&self) -> Result<(), CommitError> {
+        let Some(Licence { path, objects }) = &self.licence else {
             return Ok(());
         };
-        if stands(Guard::Licence) && !object_store.exists(licence).await? {
-            let given_up = format!("{licence} is gone: others took this run for dead");
+        if stands(Guard::Licence) && !objects.exists(path).await? {
+            let given_up = format!("{path} is gone: others took this run for dead");
             return Err(CommitError::OtherError(LanceError::io(given_up)));
         }
         Ok(())
+    }
+
+    fn versions<'a>(&'a self, object_store: &'a ObjectStore) -> &'a ObjectStore {
+        self.licence.as_ref().map_or(object_store, |l| &l.objects)
     }
 }
 
@@ -122,7 +136,7 @@ impl CommitHandler for GuardedCommitHandler {
         object_store: &ObjectStore,
     ) -> lance::Result<ManifestLocation> {
         self.inner
-            .resolve_latest_location(base_path, object_store)
+            .resolve_latest_location(base_path, self.versions(object_store))
             .await
     }
 
@@ -180,7 +194,9 @@ impl CommitHandler for GuardedCommitHandler {
         let inner = self.inner.clone();
         let counters = self.counters.clone();
         let base = base_path.clone();
+        let own = self.licence.as_ref().map(|l| l.objects.clone());
         futures::stream::once(async move {
+            let object_store = own.as_deref().unwrap_or(object_store);
             let latest = inner.resolve_latest_location(&base, object_store).await?;
             let mut locations = Vec::new();
             let (naming, objects) = (latest.naming_scheme, object_store.inner.as_ref());
@@ -227,7 +243,8 @@ impl CommitHandler for GuardedCommitHandler {
         }
         // Asked after everything that this commit stands on was read: whoever takes the licence away later fences
         // the version that is about to be put, or finds it there.
-        self.check_licence(object_store).await?;
+        self.check_licence().await?;
+        let object_store = self.versions(object_store);
         hit(Seam::CommitBeforePut)
             .map_err(|e| CommitError::OtherError(LanceError::io(e.to_string())))?;
         let put = self

@@ -6,12 +6,12 @@ use std::collections::HashMap;
 /// Schemes whose commit handler uses conditional puts (fact 3); every other one would silently get an unsafe handler.
 const SCHEMES: [&str; 3] = ["file", "s3", "memory"];
 
-/// An absolute URI without a trailing slash.
+/// An absolute URI without a trailing slash. `wrapped`: whether something is wrapped around its storage.
 ///
 /// # Errors
 /// `Refused` for a scheme without conditional puts and for S3 Express buckets, whose version hint a resurrected
 /// version turns backwards (fact 16).
-pub fn normalise(uri: &str) -> Result<String> {
+pub fn normalise(uri: &str, wrapped: bool) -> Result<String> {
     let trimmed = uri.trim_end_matches('/');
     if trimmed.is_empty() {
         return Err(Error::invalid("the store's URI is empty"));
@@ -21,9 +21,9 @@ pub fn normalise(uri: &str) -> Result<String> {
             .map_err(|e| Error::invalid(format!("{uri:?} is not a path")).caused_by(e))?;
         return Ok(path.to_string_lossy().into_owned());
     };
-    // The local disk through the object-store interface alone, so that injected faults meet every request.
-    let faulty = squire_failpoints::ENABLED && scheme == "file-object-store";
-    if !SCHEMES.contains(&scheme) && !faulty {
+    // The local disk through the object-store interface alone, so that a wrapper meets every request.
+    let interface = scheme == "file-object-store" && (wrapped || squire_failpoints::ENABLED);
+    if !SCHEMES.contains(&scheme) && !interface {
         return Err(Error::new(
             ErrorKind::Refused,
             format!(
@@ -81,11 +81,12 @@ mod tests {
 
     #[test]
     fn only_safe_places_are_taken() {
-        assert_eq!(normalise("/tmp/a/").ok().as_deref(), Some("/tmp/a"));
-        assert_eq!(normalise("file:///tmp/a").ok().as_deref(), Some("/tmp/a"));
-        assert_eq!(normalise("s3://b/p/").ok().as_deref(), Some("s3://b/p"));
-        assert!(normalise("s3+ddb://b/p").is_err());
-        assert!(normalise("s3://fast--use1-az4--x-s3/p").is_err());
-        assert!(normalise("").is_err());
+        let of = |uri| normalise(uri, false);
+        assert_eq!(of("/tmp/a/").ok().as_deref(), Some("/tmp/a"));
+        assert_eq!(of("file:///tmp/a").ok().as_deref(), Some("/tmp/a"));
+        assert_eq!(of("s3://b/p/").ok().as_deref(), Some("s3://b/p"));
+        assert!(of("s3+ddb://b/p").is_err());
+        assert!(of("s3://fast--use1-az4--x-s3/p").is_err());
+        assert!(of("").is_err());
     }
 }

@@ -134,7 +134,7 @@ impl Store {
 
     /// Connects without requiring a store: for watched directories.
     pub async fn connect(uri: &str, options: StoreOptions) -> Result<Self> {
-        let uri = location::normalise(uri)?;
+        let uri = location::normalise(uri, options.wrapper.is_some())?;
         location::check_options(&options.storage_options)?;
         let mut params = ObjectStoreParams {
             object_store_wrapper: options.wrapper.clone(),
@@ -234,9 +234,21 @@ impl Store {
     pub(crate) async fn open_licensed(&self, path: &str, op: OpId) -> Result<Dataset> {
         let guard =
             GuardedCommitHandler::new(self.inner_handler.clone(), None, self.counters.clone());
-        let licensed = guard.with_licence(self.sidecar_path(op));
+        let licensed = guard.with_licence(self.sidecar_path(op), self.objects.clone());
         let builder = self.builder(path).with_commit_handler(Arc::new(licensed));
         Ok(builder.load().await?)
+    }
+
+    /// The storage with every request going through the object-store interface, where a wrapper sees it. Lance goes
+    /// past it on plain local paths.
+    pub(crate) async fn interface(&self) -> Result<ObjectStore> {
+        if !self.objects.has_direct_local_paths() {
+            return Ok(self.objects.as_ref().clone());
+        }
+        let registry = self.session.store_registry();
+        let root = "file-object-store:///";
+        let (objects, _) = ObjectStore::from_uri_and_params(registry, root, &self.params).await?;
+        Ok(objects.as_ref().clone())
     }
 
     pub(crate) fn builder(&self, path: &str) -> DatasetBuilder {

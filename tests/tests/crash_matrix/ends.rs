@@ -84,15 +84,19 @@ async fn read(store: &Store, snapshot: &Snapshot) -> Result<Content, Expired> {
     Ok(content)
 }
 
-/// The end of every cell: a daemon pass; then nothing is left to do, and everything that was ever visible is right.
+/// The end of every cell: after a daemon pass nothing is left to do, and everything that was ever visible is right.
 pub async fn ends_well(scene: &Scene) {
-    let lake = &scene.lake;
+    comes_to_rest(&scene.lake).await;
+    scene.lake.assert_at_rest();
+    check_history(scene).await;
+    scene.reader.reads_on(&scene.lake).await;
+}
+
+/// A daemon pass; then nothing is left to do, and every undo was one.
+pub async fn comes_to_rest(lake: &Lake) {
     lake.daemon_pass("0s").ok();
     assert_second_pass_is_idle(lake);
-    lake.assert_at_rest();
-    check_history(scene).await;
     check_undos(lake).await;
-    scene.reader.reads_on(lake).await;
 }
 
 /// A second daemon pass changes nothing. One thing is left to it when the first one had something to do after it had

@@ -7,6 +7,7 @@
 //! * [`stories`] is what happens in a cell, one story for each action.
 //! * [`ends`] is how every cell ends: the invariants that can be seen from outside, rows that are the committed
 //!   operations in order at every version, a second daemon pass that does nothing, a reader that still reads.
+//! * [`guards`] has one cell more for each guard of the protocol, and shows that without the guard it is red.
 //! * [`table`] prints the matrix after a run and fails when a cell is missing: `make matrix`.
 //!
 //! The data is complete or a test is red: `passes_its_seams` runs each operation with all its seams logged and compares.
@@ -14,6 +15,7 @@
 #[path = "matrix.rs"]
 mod crash_matrix;
 mod ends;
+mod guards;
 mod stories;
 mod subject;
 mod table;

@@ -197,6 +197,7 @@ operation! { compact of Compact {
     maintain_after_plan_1: "maintain.after_plan" #1 killed Dropped, fails Failure Nothing;
     maintain_before_journal_1: "maintain.before_journal" #1 killed Dropped, fails Failure Nothing;
     maintain_after_journal_1: "maintain.after_journal" #1 killed Dropped, fails Failure Nothing;
+    maintain_after_rewrite_1: "maintain.after_rewrite" #1 killed Dropped, fails Failure Nothing;
     commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Failure Nothing;
     commit_after_put_1: "commit.after_put" #1 killed Dropped, fails Success Done;
     commit_before_put_2: "commit.before_put" #2 killed Dropped, fails Failure Nothing;
@@ -218,6 +219,8 @@ operation! { compact of Compact {
 operation! { reindex of Reindex {
     sidecar_before_put_1: "sidecar.before_put" #1 killed Nothing, fails Failure Nothing;
     sidecar_after_put_1: "sidecar.after_put" #1 killed Dropped, fails Failure Nothing;
+    maintain_before_journal_1: "maintain.before_journal" #1 killed Dropped, fails Success Nothing;
+    maintain_after_journal_1: "maintain.after_journal" #1 killed Dropped, fails Success Nothing;
     commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Success Nothing;
     commit_after_put_1: "commit.after_put" #1 killed Done, fails Success Done;
     maintain_after_reindex_1: "maintain.after_reindex" #1 killed Done, fails Failure Done;
@@ -330,6 +333,7 @@ operation! { daemon_pass of DaemonPass {
     maintain_after_plan_1: "maintain.after_plan" #1 killed Dropped, fails Failure Nothing;
     maintain_before_journal_1: "maintain.before_journal" #1 killed Dropped, fails Failure Nothing;
     maintain_after_journal_1: "maintain.after_journal" #1 killed Dropped, fails Failure Nothing;
+    maintain_after_rewrite_1: "maintain.after_rewrite" #1 killed Dropped, fails Failure Nothing;
     commit_before_put_6: "commit.before_put" #6 killed Dropped, fails Failure Nothing;
     commit_after_put_6: "commit.after_put" #6 killed Dropped, fails Success Nothing;
     commit_before_put_7: "commit.before_put" #7 killed Dropped, fails Failure Nothing;

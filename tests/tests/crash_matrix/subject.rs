@@ -1,6 +1,8 @@
 //! The operations of the matrix: what stands before each, its command, and what it does to the rows.
 
 use crate::ends::Reader;
+use arrow_array::{Int64Array, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Schema};
 use lance::Dataset;
 use lance::dataset::optimize::{CompactionOptions, compact_files};
 use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
@@ -254,12 +256,14 @@ impl Scene {
             Subject::ResolveComplete => self.leave_a_commit("write.after_phase_b=1*return(kill)"),
             Subject::Reclaim => {
                 let args = ["optimize", &self.lake.uri, "--table", "a"];
-                let seam = "maintain.after_journal=1*return(kill)";
+                let seam = "maintain.after_rewrite=1*return(kill)";
                 let done = self.lake.with_seam(seam, &args).wait();
                 assert_eq!(done.code, None, "{done:?}");
             }
             Subject::ResolveCreate => self.leave_a_dead_create(),
-            Subject::RepairForce | Subject::RepairDiscard => append_externally(&table).await,
+            Subject::RepairForce | Subject::RepairDiscard => {
+                append_externally(&table, EXTERNAL).await
+            }
             Subject::RepairPublish => {
                 let mut dataset = Dataset::open(&table).await.expect("the table");
                 let compacted = compact_files(&mut dataset, CompactionOptions::default(), None);
@@ -419,23 +423,25 @@ impl Scene {
     }
 }
 
-async fn append_externally(table: &str) {
-    let dataset = Arc::new(Dataset::open(table).await.expect("the table"));
-    let ids: Vec<i64> = EXTERNAL.collect();
-    let values: Vec<String> = named("external", EXTERNAL).into_values().collect();
-    let schema = Arc::new(arrow_schema::Schema::from(dataset.schema()));
-    let rows = arrow_array::RecordBatch::try_new(
-        schema,
+/// Another program appends rows, or makes a table of them.
+pub async fn append_externally(table: &str, ids: std::ops::Range<i64>) {
+    let schema = Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("value", DataType::Utf8, true),
+    ]);
+    let values: Vec<String> = named("external", ids.clone()).into_values().collect();
+    let rows = RecordBatch::try_new(
+        Arc::new(schema),
         vec![
-            Arc::new(arrow_array::Int64Array::from(ids)),
-            Arc::new(arrow_array::StringArray::from(values)),
+            Arc::new(Int64Array::from(ids.collect::<Vec<_>>())),
+            Arc::new(StringArray::from(values)),
         ],
     );
     let params = WriteParams {
         mode: WriteMode::Append,
         ..WriteParams::default()
     };
-    InsertBuilder::new(dataset)
+    InsertBuilder::new(table)
         .with_params(&params)
         .execute(vec![rows.expect("rows")])
         .await

@@ -2,7 +2,7 @@
 
 use crate::crash_matrix::{ELSEWHERE, OPERATIONS};
 use crate::{Action, Operation, Row};
-use squire_failpoints::Seam;
+use squire_failpoints::{Guard, Seam};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
@@ -19,12 +19,25 @@ fn line(operation: &Operation, action: Action, row: &Row) -> String {
 
 /// Notes that a cell ended well.
 pub fn note(operation: &Operation, action: Action, row: &Row) {
+    note_line(line(operation, action, row));
+}
+
+fn guard_line(guard: Guard) -> String {
+    format!("guard\t{}", guard.name())
+}
+
+/// Notes that the cell of a guard ended well.
+pub fn note_guard(guard: Guard) {
+    note_line(guard_line(guard));
+}
+
+fn note_line(line: String) {
     let mut file = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(notes())
         .expect("the notes");
-    let line = line(operation, action, row) + "\n";
+    let line = line + "\n";
     file.write_all(line.as_bytes()).expect("a note");
 }
 
@@ -84,6 +97,16 @@ fn matrix_of_the_last_run() {
             operation.rows.len(),
             seams.len()
         );
+    }
+    for guard in Guard::ALL {
+        let line = guard_line(*guard);
+        total.0 += 1;
+        if ended.contains(line.as_str()) {
+            total.1 += 1;
+        } else {
+            missing.push(line);
+        }
+        println!("guard {:<16} {}", guard.name(), guard.seen_by());
     }
     for operation in OPERATIONS {
         for out in operation.left_out {

@@ -513,6 +513,59 @@ async fn the_daemon_compacts_by_itself_while_a_writer_goes_on() {
     lake.assert_at_rest();
 }
 
+/// A floor above its pin, as no squire makes it: that table is left alone and said to be, the other is maintained.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_invariant_stops_that_table_alone() {
+    let lake = Lake::with_tables(&["broken", "whole"]);
+    small_commits(&lake, &["broken", "whole"], 0, 8);
+    let mut manifest = lance::Dataset::open(&format!("{}/_squire/manifest.lance", lake.uri))
+        .await
+        .expect("the manifest");
+    let floor = [("floor/broken", Some("1000"))];
+    manifest.update_config(floor).await.expect("a bad floor");
+
+    let config = write_config(&lake, "[policy]\nmin_candidate_fragments = 6\n");
+    let daemon = Served::daemon(&lake, &["--config", &config]);
+    daemon.wait_fragments_at_most("whole", 1);
+    let broken = daemon.table("broken").expect("table");
+    assert_eq!(broken["state"], "stopped", "{broken}");
+    assert_eq!(broken["fragments"], 8, "{broken}");
+    let reason = broken["reason"].as_str().expect("a reason");
+    assert!(
+        reason.contains("I7") && reason.contains("broken"),
+        "{reason}"
+    );
+    let violations = daemon.metric("squire_invariants_violated_total{invariant=\"I7\"}");
+    assert_eq!(violations, Some(1.0), "it is counted once");
+    daemon.stop();
+}
+
+/// The files of a run that died are counted until recovery may take it for dead, and then they are gone.
+#[test]
+fn stranded_bytes_are_shown_until_they_are_reclaimed() {
+    let lake = Lake::with_tables(&["t"]);
+    small_commits(&lake, &["t"], 0, 4);
+    let seam = "maintain.after_rewrite=1*return(kill)";
+    let killed = lake.with_seam(seam, &["optimize", &lake.uri]).wait();
+    assert_eq!(killed.code, None, "the seam was not reached");
+    let of_store = |name: &str| format!("{name}{{store=\"{}\"}}", lake.uri);
+    let wait_for = |daemon: &Served, name: &str, holds: fn(f64) -> bool| {
+        eventually(name, PATIENCE, || {
+            let value = daemon.metric(&of_store(name));
+            value.filter(|v| holds(*v)).ok_or(format!("{value:?}"))
+        })
+    };
+    let patient = Served::daemon(&lake, &[]);
+    let bytes = wait_for(&patient, "squire_stranded_bytes", |bytes| bytes > 0.0);
+    patient.stop();
+    let hasty = Served::daemon(&lake, &["--grace", "0s"]);
+    let reclaimed = "squire_stranded_bytes_reclaimed_total";
+    assert_eq!(wait_for(&hasty, reclaimed, |bytes| bytes > 0.0), bytes);
+    wait_for(&hasty, "squire_stranded_bytes", |bytes| bytes == 0.0);
+    hasty.stop();
+    lake.assert_at_rest();
+}
+
 #[test]
 fn the_packaged_config_is_accepted_as_it_is_and_with_every_default_written_out() {
     let lake = Lake::with_tables(&["flights"]);

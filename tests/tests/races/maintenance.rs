@@ -4,7 +4,8 @@
 //! The writer never fails because of maintenance, maintenance converges, and what is not decided is never published.
 
 use super::{Batch, Rows, assert_rows, assert_whole_at_every_version};
-use squire_tests::{Child, Done, Lake, armed};
+use squire_engine::commit::CommitRequest;
+use squire_tests::{Child, Done, Lake, append_rows, armed};
 use std::collections::BTreeMap;
 
 /// What a writer does while maintenance is stopped. All of it touches the fragments that are being rewritten, except
@@ -423,4 +424,68 @@ async fn crash_of_a_commit_between_its_tables_below_a_rewrite_is_taken_back() {
         assert_whole_at_every_version(&pair.lake, &[&pair.batch]).await;
         pair.lake.assert_at_rest();
     }
+}
+
+/// Appends `fragments` fragments of 8 MiB that do not compress.
+async fn heavy_fragments(lake: &Lake, fragments: i64) {
+    const ROWS: i64 = 128;
+    let store = lake.store().await;
+    let mut bits = 1u64;
+    for f in 0..fragments {
+        let values: Vec<(i64, String)> = (f * ROWS..(f + 1) * ROWS)
+            .map(|id| {
+                let word = |_| {
+                    // Knuth's MMIX generator: the same text in every run.
+                    bits = bits.wrapping_mul(6_364_136_223_846_793_005);
+                    bits = bits.wrapping_add(1_442_695_040_888_963_407);
+                    format!("{:016x}", bits)
+                };
+                (id, (0..4_096).map(word).collect())
+            })
+            .collect();
+        let request = CommitRequest::new(vec![append_rows("t", values)]);
+        store.commit(&request).await.expect("commit");
+    }
+}
+
+/// The peak memory of a daemon pass over a table of so many heavy fragments, when all are rewritten.
+async fn peak_of_a_pass(fragments: i64) -> u64 {
+    let lake = Lake::with_tables(&["t"]);
+    heavy_fragments(&lake, fragments).await;
+    let config = lake.path("squire.toml");
+    let text = "[policy]\nmin_candidate_fragments = 4\nmax_task_input = \"40MiB\"\n";
+    std::fs::write(&config, text).expect("the configuration");
+    let config = config.to_string_lossy().into_owned();
+    let args = ["daemon", &lake.uri, "--once", "--config", &config];
+    let mut pass = lake.with_seam("maintain.before_publish=1*return(stop)", &args);
+    pass.wait_stopped();
+    let peak = pass.peak_memory();
+    pass.resume().ok();
+    let left = lake
+        .table_status("t", "fragments")
+        .as_i64()
+        .expect("fragments");
+    assert!(
+        left <= fragments / 4 + 1,
+        "{left} of {fragments} fragments are left"
+    );
+    peak
+}
+
+/// What a compaction needs is bounded by its task, not by its table: six times the table takes at most what one task
+/// reads and writes more. Without the bound on tasks it was more.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_is_bounded_by_the_task() {
+    let small = peak_of_a_pass(5).await;
+    let large = peak_of_a_pass(30).await;
+    let mib = |bytes: u64| bytes >> 20;
+    println!("40 MiB: {} MiB, 240 MiB: {} MiB", mib(small), mib(large));
+    let budget = (40 + 40) << 20;
+    assert!(
+        large < small + budget,
+        "{} and {} MiB",
+        mib(small),
+        mib(large)
+    );
+    assert!(large < 640 << 20, "{} MiB", mib(large));
 }

@@ -4,7 +4,7 @@
 //! * [`answers`]: what a writer was told stays true.
 //! * [`agent`]: agents over a spool, killed, stopped and drained: each batch exactly once.
 //! * [`cli`]: help, JSON, exit codes, and the commands on stores, directories and single tables.
-//! * [`guard`], [`guards`]: each guard of the protocol, and what happens without it.
+//! * [`guard`]: the guarded commit handler alone.
 //! * [`history`]: archive and cleanup: what was said stays true after the versions are gone.
 
 mod agent;
@@ -12,7 +12,6 @@ mod answers;
 mod cli;
 mod docs;
 mod guard;
-mod guards;
 mod history;
 mod input;
 

@@ -1,31 +1,37 @@
-//! One short story for each guard of the protocol, and the proof that the guard is needed: the same story in a
-//! process without it ends badly ([`every_guard_is_needed`]).
+//! A cell for each guard of the protocol: what goes wrong at which seam so that this guard alone stands in the way. And
+//! the proof that the guard is needed: the same cell in processes without it ends badly ([`every_guard_is_needed`]).
+//!
+//! They end as all cells do ([`comes_to_rest`]), and stand in the printed table.
 
+use crate::ends::comes_to_rest;
+use crate::{subject, table};
+use lance::Dataset;
+use lance::dataset::cleanup::CleanupPolicyBuilder;
 use squire_engine::clock::{Clock, SystemClock};
 use squire_engine::commit::CommitRequest;
 use squire_engine::error::ErrorKind;
 use squire_engine::recovery::Watch;
 use squire_engine::store::{Store, StoreOptions};
 use squire_failpoints::Guard;
-use squire_tests::{Child, Done, Lake, append};
+use squire_tests::{Child, Done, Lake, append, rows_of};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Runs each guard's story once more in a process that leaves the guard out: it must fail.
+/// Plays each guard's cell once more in processes that leave the guard out: it must fail.
 #[test]
 fn every_guard_is_needed() {
     let exe = std::env::current_exe().expect("this test binary");
     for guard in Guard::ALL {
         let test = guard
             .seen_by()
-            .strip_prefix("surface::")
+            .strip_prefix("crash_matrix::")
             .unwrap_or_else(|| panic!("{} is seen by a test of another binary", guard.name()));
         let run = Command::new(&exe)
             .args([test, "--exact"])
             .env("SQUIRE_WITHOUT", guard.name())
             .output()
-            .expect("the story runs");
+            .expect("the cell runs");
         let said = String::from_utf8_lossy(&run.stdout);
         assert!(
             said.contains("0 passed; 1 failed"),
@@ -34,6 +40,13 @@ fn every_guard_is_needed() {
             guard.without()
         );
     }
+}
+
+/// How each of these cells ends.
+async fn ends_well(guard: Guard, lake: &Lake) {
+    comes_to_rest(lake).await;
+    lake.assert_at_rest();
+    table::note_guard(guard);
 }
 
 const BOTH: &[&str] = &["a", "b"];
@@ -108,6 +121,40 @@ async fn a_lost_slot_is_not_rebased() {
     assert_eq!(lake.ids("a").await, [0, 1, 2, 50]);
     half.resume().ok();
     assert_eq!(lake.ids("b").await, [0, 1, 2, 100, 101, 102]);
+    ends_well(Guard::Slot, &lake).await;
+}
+
+/// A table that is no store's has no pin and no sidecar: only the list of its versions tells a compaction what it missed.
+#[tokio::test]
+async fn a_run_behind_a_cleanup_is_refused() {
+    let lake = lake();
+    let plain = lake.path("plain/t.lance").to_string_lossy().into_owned();
+    for id in [0, 10, 20, 30] {
+        subject::append_externally(&plain, id..id + 2).await;
+    }
+    let mut run = lake.with_seam(
+        "maintain.after_rewrite=1*return(stop)",
+        &["optimize", &plain],
+    );
+    run.wait_stopped();
+    let mut dataset = Dataset::open(&plain).await.expect("the table");
+    let rewritten = dataset.version().version;
+    dataset.delete("id = 1").await.expect("delete");
+    for id in [40, 50] {
+        subject::append_externally(&plain, id..id + 1).await;
+    }
+    let gone = CleanupPolicyBuilder::default()
+        .versions((rewritten + 1..rewritten + 3).collect())
+        .expect("versions")
+        .build();
+    dataset.checkout_latest().await.expect("the latest version");
+    dataset.cleanup_with_policy(gone).await.expect("cleanup");
+    run.resume().ok();
+    let now = Dataset::open(&plain).await.expect("the table");
+    let ids = rows_of(&now).await.into_iter().map(|(id, _)| id);
+    let expected = [0, 10, 11, 20, 21, 30, 31, 40, 50];
+    assert_eq!(ids.collect::<Vec<_>>(), expected, "1 was deleted");
+    ends_well(Guard::Contiguity, &lake).await;
 }
 
 #[tokio::test]
@@ -119,6 +166,7 @@ async fn an_undecided_version_is_not_built_on() {
         .ok();
     assert_eq!(ids(&lake).await, [vec![0, 1, 2, 50], vec![0, 1, 2]]);
     half.resume().ok();
+    ends_well(Guard::CleanBase, &lake).await;
 }
 
 #[tokio::test]
@@ -138,6 +186,7 @@ async fn maintenance_does_not_publish_half_a_commit() {
         ids(&lake).await,
         both(&[0, 1, 2, 10, 11, 12, 100, 101, 102])
     );
+    ends_well(Guard::CleanPrefix, &lake).await;
 }
 
 #[tokio::test]
@@ -145,8 +194,8 @@ async fn a_dead_writer_leaves_a_sidecar() {
     let lake = lake();
     stopped_commit(&lake, "write.after_commit_table").kill();
     recover(&lake).ok();
-    lake.assert_at_rest();
     assert_eq!(ids(&lake).await, both(&[0, 1, 2]));
+    ends_well(Guard::Sidecar, &lake).await;
 }
 
 #[tokio::test]
@@ -165,7 +214,7 @@ async fn nothing_is_undone_before_the_decision() {
     }
     recover(&lake).ok();
     assert_eq!(ids(&lake).await, both(&[0, 1, 2, 100, 101, 102]));
-    lake.assert_at_rest();
+    ends_well(Guard::DecideFirst, &lake).await;
 }
 
 #[tokio::test]
@@ -184,6 +233,7 @@ async fn an_aborted_operation_stays_aborted() {
     let said = lake.run(&["op", &lake.uri, &op, "--json"]).ok().json();
     assert_eq!(said["outcome"], "committed", "{op} was acknowledged");
     assert_eq!(ids(&lake).await, both(&[0, 1, 2, 100, 101, 102]));
+    ends_well(Guard::Decision, &lake).await;
 }
 
 #[tokio::test]
@@ -203,17 +253,20 @@ async fn a_stale_read_is_refused() {
     let refused = store.commit(&second).await.expect_err("its read is stale");
     assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
     assert_eq!(ids(&lake).await, [vec![0, 1, 2, 50], vec![0, 1, 2]]);
+    ends_well(Guard::ReadSet, &lake).await;
 }
 
 #[tokio::test]
 async fn a_batch_is_committed_once() {
     let lake = lake();
     let file = lake.csv("one.csv", [(50, "one".to_owned())]);
-    for _ in 0..2 {
-        lake.run(&["write", &lake.uri, "a", &file, "--batch-id", "x"])
-            .ok();
-    }
+    let write = ["write", &lake.uri, "a", &file, "--batch-id", "x"];
+    // Killed after it was published and before it could say so; then whoever sent the batch sends it again.
+    let seam = "sidecar.after_delete=1*return(kill)";
+    assert_eq!(lake.with_seam(seam, &write).wait().code, None);
+    lake.run(&write).ok();
     assert_eq!(lake.ids("a").await, [0, 1, 2, 50]);
+    ends_well(Guard::BatchId, &lake).await;
 }
 
 #[tokio::test]
@@ -229,6 +282,7 @@ async fn a_publish_at_a_freed_number_is_lost() {
         state.indexes.contains_key(&declared),
         "acknowledged and lost"
     );
+    ends_well(Guard::PublishFloor, &lake).await;
 }
 
 #[tokio::test]
@@ -239,6 +293,9 @@ async fn a_publish_stands_on_its_history() {
     let away = lake.path("away");
     std::fs::rename(&lake.uri, &away).expect("unmount");
     declare.resume().failed(1, "still mounted");
+    std::fs::remove_dir_all(&lake.uri).expect("what the put made");
+    std::fs::rename(&away, &lake.uri).expect("mount");
+    ends_well(Guard::PublishHistory, &lake).await;
 }
 
 #[tokio::test]
@@ -275,6 +332,9 @@ async fn a_version_below_the_floor_proves_nothing() {
     let visible = lake.ids("a").await.contains(&50);
     assert_eq!(done.code == Some(0), visible, "{done:?}");
     assert_eq!(lake.ids("b").await, [0, 1, 2, 10, 20, 30]);
+    // Not the trace: the decision was forgotten, and is made once more.
+    comes_to_rest(&lake).await;
+    table::note_guard(Guard::TableFloor);
 }
 
 /// A clock that is forty days late.
@@ -301,10 +361,13 @@ async fn a_reader_hears_expired() {
     let store = lake.store().await;
     let old = store.load().await.expect("snapshot");
     commit(&lake, "more", 10..13).ok();
-    lake.clean_up();
+    let seam = "cleanup.after_table=1*return(kill)";
+    let cleanup = lake.with_seam_in("squire-clean", seam, &[&lake.uri]);
+    assert_eq!(cleanup.wait().code, None, "the seam was not reached");
     let refused = store.read(&old, &"a".parse().expect("name")).await;
     let refused = refused.expect_err("its version is gone");
     assert_eq!(refused.kind(), ErrorKind::Expired, "{refused}");
+    ends_well(Guard::FloorFirst, &lake).await;
 }
 
 #[tokio::test]
@@ -320,8 +383,9 @@ async fn a_version_without_its_files_is_not_published() {
     for file in files().iter().filter(|f| !before.contains(f)) {
         std::fs::remove_file(file).expect("lose a staged file");
     }
-    recover(&lake);
+    recover(&lake).ok();
     assert_eq!(ids(&lake).await, both(&[0, 1, 2]));
+    ends_well(Guard::StagedFiles, &lake).await;
 }
 
 /// Starts a compaction of table a that stops at `seam`, and takes it for dead.
@@ -337,11 +401,10 @@ fn given_up(lake: &Lake, failpoints: &str) -> Child {
 async fn a_run_without_its_sidecar_commits_nothing() {
     let lake = lake();
     commit(&lake, "more", 10..13).ok();
-    let run = given_up(&lake, "maintain.after_journal=1*return(stop)");
+    let run = given_up(&lake, "maintain.after_rewrite=1*return(stop)");
     run.resume().failed(75, "took this run for dead");
     assert_eq!(ids(&lake).await, both(&[0, 1, 2, 10, 11, 12]));
-    lake.daemon_pass("0s").ok();
-    lake.assert_at_rest();
+    ends_well(Guard::Licence, &lake).await;
 }
 
 #[tokio::test]
@@ -354,7 +417,7 @@ async fn a_delayed_put_meets_the_fence() {
     assert_eq!(ids(&lake).await, both(&[0, 1, 2, 10, 11, 12]));
     lake.daemon_pass("0s").ok();
     assert_eq!(ids(&lake).await, both(&[0, 1, 2, 10, 11, 12]));
-    lake.assert_at_rest();
+    ends_well(Guard::Fence, &lake).await;
 }
 
 #[tokio::test]
@@ -383,4 +446,5 @@ async fn a_burned_path_is_not_used_again() {
         Vec::<i64>::new(),
         "the new table is there"
     );
+    ends_well(Guard::BurnedPath, &lake).await;
 }

@@ -1,0 +1,443 @@
+//! The journal of a maintenance run: the name of everything that it writes, put before the first byte of it.
+//!
+//! Lance names a file when it opens it, so the only place that learns the name in time is the storage below: a run
+//! writes through a [`Journal`], which lets no data or index file be put before its name is durable. What a run that died
+//! left behind is then what its journal names, finished or not. (The parts of an upload that a bucket never completed are
+//! its lifecycle rule's.)
+//!
+//! A run at work also puts a beat now and then. A journal that moves belongs to the living, however long a file takes.
+
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::OpId;
+use crate::store::{INTERNAL, SidecarTable, Store};
+use chrono::{DateTime, Utc};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use lance::Dataset;
+use lance_io::object_store::{ObjectStore as LanceStore, WrappingObjectStore};
+use object_store::list::PaginatedListStore;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
+    Result as StorageResult,
+};
+use serde::{Deserialize, Serialize};
+use squire_failpoints::{Seam, hit};
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+/// The newest journal format that this squire reads. Format 1 had lists of files, put after them.
+const FORMAT: u32 = 2;
+
+/// Requests that are under way at one time.
+const AT_ONCE: usize = 16;
+
+/// How often a run puts a beat. Recovery waits many times as long before it takes a run for dead.
+const BEAT: Duration = Duration::from_secs(10);
+
+/// One name of a journal: put before what it names, never changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    format: u32,
+    table: SidecarTable,
+    /// Below the dataset; see [`name_of`].
+    name: String,
+}
+
+impl Entry {
+    /// `None` for what a power cut left torn: the file that it was to name was not begun.
+    fn parse(bytes: &[u8], at: &Path) -> Result<Option<Self>> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            format: u32,
+        }
+        match serde_json::from_slice::<Versioned>(bytes) {
+            Ok(Versioned { format }) if format > FORMAT => Err(Error::new(
+                ErrorKind::FormatTooNew,
+                format!(
+                    "journal {at} has format {format}, this squire reads up to {FORMAT}; upgrade squire"
+                ),
+            )),
+            Ok(_) => Ok(serde_json::from_slice(bytes).ok()),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+/// How far a run's journal is. It grows while the run is alive.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Progress {
+    names: usize,
+    beat: Option<DateTime<Utc>>,
+}
+
+/// What a run wrote, by its journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Journalled {
+    /// The run's table, as its sidecar had it.
+    pub(crate) table: SidecarTable,
+    /// Names below the dataset; see [`name_of`].
+    pub(crate) names: BTreeSet<String>,
+}
+
+/// What the object at `path` belongs to, below `dataset`: `data/<key>` for a data file and what stands beside it
+/// (`data/<key>.lance`, `data/<key>/...`), `_indices/<uuid>` for a file of an index. Versions and transactions belong
+/// to nobody in this sense: the guard and Lance's own rules have them.
+pub(crate) fn name_of(dataset: &Path, path: &Path) -> Option<String> {
+    let mut parts = path.prefix_match(dataset)?;
+    let (area, name) = (parts.next()?, parts.next()?);
+    match area.as_ref() {
+        "data" => Some(format!("data/{}", name.as_ref().split('.').next()?)),
+        "_indices" => Some(format!("_indices/{}", name.as_ref())),
+        _ => None,
+    }
+}
+
+/// The journal of one run at work. Wraps the object store that the run writes through.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    objects: Arc<LanceStore>,
+    directory: Path,
+    dataset: Path,
+    table: SidecarTable,
+    named: Mutex<BTreeSet<String>>,
+    /// Puts begun, of names and of beats.
+    puts: AtomicU32,
+}
+
+impl Journal {
+    /// The run's table, as its sidecar has it.
+    pub(crate) fn table(&self) -> &SidecarTable {
+        &self.table
+    }
+
+    /// What the run has named so far.
+    pub(crate) async fn journalled(&self) -> Journalled {
+        Journalled {
+            table: self.table.clone(),
+            names: self.named.lock().await.clone(),
+        }
+    }
+
+    /// Puts the name of what `path` belongs to, once. The lock is held over the put: a second file of one index waits
+    /// until the name is durable.
+    async fn name(&self, path: &Path) -> Result<()> {
+        let Some(name) = name_of(&self.dataset, path) else {
+            return Ok(());
+        };
+        let mut named = self.named.lock().await;
+        if named.contains(&name) {
+            return Ok(());
+        }
+        hit(Seam::MaintainBeforeJournal)?;
+        let entry = Entry {
+            format: FORMAT,
+            table: self.table.clone(),
+            name: name.clone(),
+        };
+        let bytes = serde_json::to_vec(&entry)
+            .map_err(|e| Error::internal("encoding a journal").caused_by(e))?;
+        // A put that reports an error may have landed: each has a number of its own.
+        let put = self.puts.fetch_add(1, Ordering::Relaxed);
+        let at = self.directory.clone().join(format!("{put}.json"));
+        self.objects.put_if_absent(&at, bytes.into()).await?;
+        named.insert(name);
+        hit(Seam::MaintainAfterJournal)?;
+        Ok(())
+    }
+
+    /// Shows for ever that the run is alive.
+    pub(crate) async fn beat(&self, clock: &dyn Clock) -> Infallible {
+        loop {
+            clock.sleep(BEAT).await;
+            self.puts.fetch_add(1, Ordering::Relaxed);
+            let at = self.directory.clone().join("alive.beat");
+            if let Err(e) = self.objects.inner.put(&at, PutPayload::new()).await {
+                tracing::debug!(error = %e, "a beat was not put");
+            }
+        }
+    }
+
+    /// Whether nothing of it can be on storage.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.puts.load(Ordering::Relaxed) == 0
+    }
+
+    async fn before_put(&self, path: &Path) -> StorageResult<()> {
+        self.name(path)
+            .await
+            .map_err(|e| object_store::Error::Generic {
+                store: "journal",
+                source: e.into(),
+            })
+    }
+}
+
+/// The [`Journal`] as Lance's wrapper of a store.
+#[derive(Debug)]
+struct Journalling(Arc<Journal>);
+
+impl WrappingObjectStore for Journalling {
+    fn wrap(&self, _: &str, inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        Arc::new(Named {
+            inner,
+            journal: self.0.clone(),
+        })
+    }
+
+    fn wrap_paginated(
+        &self,
+        _: &str,
+        inner: Arc<dyn PaginatedListStore>,
+    ) -> Option<Arc<dyn PaginatedListStore>> {
+        // Listings name nothing.
+        Some(inner)
+    }
+}
+
+/// A store that names what is put before it is.
+#[derive(Debug)]
+struct Named {
+    inner: Arc<dyn ObjectStore>,
+    journal: Arc<Journal>,
+}
+
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "journalled {}", self.inner)
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Named {
+    async fn put_opts(
+        &self,
+        path: &Path,
+        bytes: PutPayload,
+        options: PutOptions,
+    ) -> StorageResult<PutResult> {
+        self.journal.before_put(path).await?;
+        self.inner.put_opts(path, bytes, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> StorageResult<Box<dyn MultipartUpload>> {
+        self.journal.before_put(path).await?;
+        self.inner.put_multipart_opts(path, options).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> StorageResult<()> {
+        self.journal.before_put(to).await?;
+        self.inner.copy_opts(from, to, options).await
+    }
+
+    async fn rename_opts(
+        &self,
+        from: &Path,
+        to: &Path,
+        options: RenameOptions,
+    ) -> StorageResult<()> {
+        self.journal.before_put(to).await?;
+        self.inner.rename_opts(from, to, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> StorageResult<GetResult> {
+        self.inner.get_opts(path, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, StorageResult<Path>>,
+    ) -> BoxStream<'static, StorageResult<Path>> {
+        self.inner.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, StorageResult<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, StorageResult<ObjectMeta>> {
+        self.inner.list_with_offset(prefix, offset)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> StorageResult<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+}
+
+/// Whether an object of a journal is a name; otherwise it is a beat.
+fn is_name(at: &Path) -> bool {
+    at.extension() == Some("json")
+}
+
+impl Store {
+    fn journal_directory(&self, op: OpId) -> String {
+        format!("{INTERNAL}/recovery/{op}.files")
+    }
+
+    /// An empty journal for run `op` on `table`.
+    pub(crate) fn new_journal(&self, op: OpId, table: &SidecarTable) -> Arc<Journal> {
+        Arc::new(Journal {
+            objects: self.objects.clone(),
+            directory: self.object_path(&self.journal_directory(op)),
+            dataset: self.object_path(&table.path),
+            table: table.clone(),
+            named: Mutex::default(),
+            puts: AtomicU32::default(),
+        })
+    }
+
+    /// The same dataset, written through `journal`. On plain local paths Lance writes past the object-store interface, so
+    /// there the run goes through it; versions are found and put as ever, see [`Store::open_licensed`].
+    pub(crate) async fn written_through(
+        &self,
+        dataset: &Dataset,
+        journal: Arc<Journal>,
+    ) -> Result<Dataset> {
+        let mut objects = self.interface().await?;
+        objects.apply_wrapper(&Journalling(journal));
+        Ok(dataset.with_object_store(Arc::new(objects), None))
+    }
+
+    /// Names and beats of the journal of run `op`, unread.
+    async fn journal_objects(&self, op: OpId) -> Result<Vec<ObjectMeta>> {
+        let prefix = self.object_path(&self.journal_directory(op));
+        Ok(self.objects.list(Some(prefix)).try_collect().await?)
+    }
+
+    /// The journal of run `op`; `None` when it has no entry.
+    pub(crate) async fn journalled(&self, op: OpId) -> Result<Option<Journalled>> {
+        let objects = self.journal_objects(op).await?.into_iter();
+        let names = objects.map(|meta| meta.location).filter(is_name);
+        let entries = futures::stream::iter(names.map(|at| async move {
+            match self.objects.inner.get(&at).await {
+                Ok(got) => Entry::parse(&got.bytes().await?, &at),
+                // Another process settled this run meanwhile.
+                Err(object_store::Error::NotFound { .. }) => Ok(None),
+                Err(e) => Err(e.into()),
+            }
+        }));
+        let entries = entries.buffer_unordered(AT_ONCE);
+        let entries: Vec<Option<Entry>> = entries.try_collect().await?;
+        let mut journalled: Option<Journalled> = None;
+        for entry in entries.into_iter().flatten() {
+            let of_run = journalled.get_or_insert_with(|| Journalled {
+                table: entry.table,
+                names: BTreeSet::new(),
+            });
+            of_run.names.insert(entry.name);
+        }
+        Ok(journalled)
+    }
+
+    /// The runs that have a journal, the living ones among them.
+    pub(crate) async fn journalled_runs(&self) -> Result<BTreeSet<OpId>> {
+        let recovery = self.object_path(&format!("{INTERNAL}/recovery"));
+        let listed = self.objects.list_with_delimiter(Some(&recovery)).await?;
+        let names = listed.common_prefixes.iter().filter_map(|p| p.filename());
+        Ok(names
+            .filter_map(|n| OpId::parse(n.strip_suffix(".files")?).ok())
+            .collect())
+    }
+
+    /// How far the journal of run `op` is.
+    pub(crate) async fn journal_progress(&self, op: OpId) -> Result<Progress> {
+        let mut progress = Progress::default();
+        for meta in self.journal_objects(op).await? {
+            if is_name(&meta.location) {
+                progress.names += 1;
+            } else {
+                progress.beat = progress.beat.max(Some(meta.last_modified));
+            }
+        }
+        Ok(progress)
+    }
+
+    /// Bytes of what the journals name: of runs at work, and of dead ones until they are reclaimed.
+    pub async fn stranded_bytes(&self) -> Result<u64> {
+        let mut bytes = 0;
+        for op in self.journalled_runs().await? {
+            let Some(Journalled { table, names }) = self.journalled(op).await? else {
+                continue;
+            };
+            let sizes = names.iter().map(|name| async {
+                let objects = self.named_objects(&table.path, name).await?;
+                Ok::<u64, Error>(objects.iter().map(|meta| meta.size).sum())
+            });
+            let sizes = futures::stream::iter(sizes).buffer_unordered(AT_ONCE);
+            bytes += sizes
+                .try_fold(0, |sum, size| async move { Ok(sum + size) })
+                .await?;
+        }
+        Ok(bytes)
+    }
+
+    /// The objects that belong to `name` in the dataset at `table`.
+    pub(crate) async fn named_objects(&self, table: &str, name: &str) -> Result<Vec<ObjectMeta>> {
+        let path = format!("{table}/{name}");
+        let below = self.objects.list(Some(self.object_path(&path)));
+        let mut objects: Vec<ObjectMeta> = below.try_collect().await?;
+        if name.starts_with("data/") {
+            let file = self.object_path(&format!("{path}.lance"));
+            match self.objects.inner.head(&file).await {
+                Ok(meta) => objects.push(meta),
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(objects)
+    }
+
+    /// Removes the journal of a run that has nothing to reclaim any more.
+    pub(crate) async fn forget_journal(&self, op: OpId) -> Result<()> {
+        for meta in self.journal_objects(op).await? {
+            match self.objects.inner.delete(&meta.location).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        if self.objects.is_local() {
+            // An object store has no directories; a local disk keeps empty ones.
+            self.remove_dir(&self.journal_directory(op)).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::name_of;
+
+    #[test]
+    fn what_belongs_together_has_one_name() {
+        let of = |path: &str| name_of(&"lake/t.lance".into(), &path.into());
+        assert_eq!(
+            of("lake/t.lance/data/01ab.lance").as_deref(),
+            Some("data/01ab")
+        );
+        assert_eq!(
+            of("lake/t.lance/data/01ab/1.blob").as_deref(),
+            Some("data/01ab")
+        );
+        assert_eq!(
+            of("lake/t.lance/_indices/u-1/page_data.lance").as_deref(),
+            Some("_indices/u-1")
+        );
+        assert_eq!(of("lake/t.lance/_versions/1.manifest"), None);
+        assert_eq!(of("lake/t.lance/_transactions/1-x.txn"), None);
+        assert_eq!(of("lake/other.lance/data/01ab.lance"), None);
+    }
+}
