@@ -38,7 +38,8 @@ chaos: setup
 	$(CARGO_TARGET_DIR)/debug/squire-chaos $(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),10) $(ARGS)
 
 bench: setup
-	cargo run --release --workspace --bin squire-bench -- $(ARGS)
+	cargo build --release --workspace --bins
+	$(CARGO_TARGET_DIR)/release/squire-bench $(ARGS)
 
 # A workspace of its own, with its own target directory: see tests/model/Cargo.toml.
 model:

@@ -15,6 +15,7 @@ use object_store::{
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// What was counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,6 +33,7 @@ pub struct Counter {
     sequential: AtomicU64,
     in_flight: AtomicU64,
     log: Mutex<Vec<String>>,
+    latency_ms: AtomicU64,
 }
 
 impl Counter {
@@ -42,6 +44,12 @@ impl Counter {
             total: self.total.swap(0, Ordering::Relaxed),
             sequential: self.sequential.swap(0, Ordering::Relaxed),
         }
+    }
+
+    /// Answers each request from now on after `latency`, as a remote store does: what overlaps there then overlaps here.
+    pub fn answer_after(&self, latency: Duration) {
+        let millis = u64::try_from(latency.as_millis()).expect("a short time");
+        self.latency_ms.store(millis, Ordering::Relaxed);
     }
 
     /// What was asked since the last [`Counter::take`], in order.
@@ -56,6 +64,15 @@ impl Counter {
         }
         self.log.lock().expect("log").push(format!("{what} {path}"));
         InFlight(self.clone())
+    }
+
+    async fn asked(self: &Arc<Self>, what: &str, path: &Path) -> InFlight {
+        let counted = self.begin(what, path.as_ref());
+        let latency = self.latency_ms.load(Ordering::Relaxed);
+        if latency > 0 {
+            tokio::time::sleep(Duration::from_millis(latency)).await;
+        }
+        counted
     }
 }
 
@@ -101,6 +118,25 @@ impl std::fmt::Display for Counted {
     }
 }
 
+impl Counted {
+    fn listed(
+        &self,
+        prefix: Option<&Path>,
+        inner: BoxStream<'static, Result<ObjectMeta>>,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let counter = self.counter.clone();
+        let prefix = prefix.cloned().unwrap_or_default();
+        futures::stream::once(async move {
+            let counted = counter.asked("list", &prefix).await;
+            inner.inspect(move |_| {
+                let _keep = &counted;
+            })
+        })
+        .flatten()
+        .boxed()
+    }
+}
+
 #[async_trait::async_trait]
 impl ObjectStore for Counted {
     async fn put_opts(
@@ -109,7 +145,7 @@ impl ObjectStore for Counted {
         bytes: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
-        let _counted = self.counter.begin("put", path.as_ref());
+        let _counted = self.counter.asked("put", path).await;
         self.inner.put_opts(path, bytes, options).await
     }
 
@@ -118,19 +154,18 @@ impl ObjectStore for Counted {
         path: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        let _counted = self.counter.begin("put_multipart", path.as_ref());
+        let _counted = self.counter.asked("put_multipart", path).await;
         self.inner.put_multipart_opts(path, options).await
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        let _counted = self
-            .counter
-            .begin(if options.head { "head" } else { "get" }, path.as_ref());
+        let what = if options.head { "head" } else { "get" };
+        let _counted = self.counter.asked(what, path).await;
         self.inner.get_opts(path, options).await
     }
 
     async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        let _counted = self.counter.begin("get_ranges", path.as_ref());
+        let _counted = self.counter.asked("get_ranges", path).await;
         self.inner.get_ranges(path, ranges).await
     }
 
@@ -144,15 +179,7 @@ impl ObjectStore for Counted {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        let counted = self
-            .counter
-            .begin("list", prefix.map_or("", |p| p.as_ref()));
-        let listed = self.inner.list(prefix);
-        listed
-            .inspect(move |_| {
-                let _keep = &counted;
-            })
-            .boxed()
+        self.listed(prefix, self.inner.list(prefix))
     }
 
     fn list_with_offset(
@@ -160,31 +187,22 @@ impl ObjectStore for Counted {
         prefix: Option<&Path>,
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
-        let counted = self
-            .counter
-            .begin("list", prefix.map_or("", |p| p.as_ref()));
-        let listed = self.inner.list_with_offset(prefix, offset);
-        listed
-            .inspect(move |_| {
-                let _keep = &counted;
-            })
-            .boxed()
+        self.listed(prefix, self.inner.list_with_offset(prefix, offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        let _counted = self
-            .counter
-            .begin("list", prefix.map_or("", |p| p.as_ref()));
+        let root = Path::default();
+        let _counted = self.counter.asked("list", prefix.unwrap_or(&root)).await;
         self.inner.list_with_delimiter(prefix).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        let _counted = self.counter.begin("copy", to.as_ref());
+        let _counted = self.counter.asked("copy", to).await;
         self.inner.copy_opts(from, to, options).await
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        let _counted = self.counter.begin("rename", to.as_ref());
+        let _counted = self.counter.asked("rename", to).await;
         self.inner.rename_opts(from, to, options).await
     }
 }

@@ -1,7 +1,8 @@
 //! `make bench`: the engine against bare Lance, both sides in one run, printed as ratios and written as JSON.
 //!
-//! Time is measured on a local disk, rounds of the two sides alternating; requests are counted on an in-memory
-//! object store, where nothing bypasses the object-store interface.
+//! Time is measured on a local disk, rounds of the two sides alternating. Requests are counted where nothing bypasses
+//! the object-store interface: in memory, each answered after some milliseconds as a remote store does, and on a local
+//! disk beside a `squire daemon`.
 
 use arrow_array::{Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
@@ -10,12 +11,13 @@ use lance::dataset::optimize::{CompactionOptions, compact_files};
 use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
 use serde_json::{Value, json};
 use squire_engine::commit::{CommitRequest, TableWrite, Write};
+use squire_engine::events::{EventSink, ProtocolEvent};
 use squire_engine::maintenance::tasks::TaskBounds;
 use squire_engine::maintenance::{CompactionLimits, Target};
-use squire_engine::store::state::IndexDeclaration;
 use squire_engine::store::{Store, StoreOptions};
 use squire_tests::requests::{Counter, Counting, Requests};
-use std::sync::Arc;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +89,27 @@ async fn store_at(uri: &str) -> Arc<Store> {
         .expect("store")
 }
 
+/// Measures publishes: from a table that landed to the manifest that shows it, verified.
+#[derive(Debug, Default)]
+struct Publishes {
+    landed: Mutex<Option<Instant>>,
+    took: Mutex<Vec<Duration>>,
+}
+
+impl EventSink for Publishes {
+    fn record(&self, event: &ProtocolEvent) {
+        let mut landed = self.landed.lock().expect("landed");
+        match event {
+            ProtocolEvent::Landed { .. } => *landed = Some(Instant::now()),
+            ProtocolEvent::Published { .. } => {
+                let took = landed.take().map(|at| at.elapsed());
+                self.took.lock().expect("times").extend(took);
+            }
+            _ => {}
+        }
+    }
+}
+
 fn median(mut times: Vec<Duration>) -> f64 {
     times.sort_unstable();
     times[times.len() / 2].as_secs_f64() * 1_000.0
@@ -100,14 +123,20 @@ fn entry(what: &str, ours: f64, bare: f64, aim: f64) -> Value {
     json!({ "what": what, "squire_ms": ours, "lance_ms": bare, "ratio": ours / bare, "aim": aim })
 }
 
-/// One-row commit through the engine, and publish alone, against a bare append; rounds alternate.
+/// One-row commit through the engine, and the publish in it, against a bare append; rounds alternate.
 async fn commits(rounds: i64) -> Vec<Value> {
     let dir = TempDir::new().expect("directory");
     let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
-    let store = store_at(&at("lake")).await;
+    let publishes = Arc::new(Publishes::default());
+    let options = StoreOptions {
+        events: Some(publishes.clone()),
+        ..StoreOptions::default()
+    };
+    let store = Store::init(&at("lake"), options).await.expect("store");
     create(&store, "t").await;
     let mut bare = create_bare(&at("bare.lance")).await;
-    let (mut ours, mut theirs, mut publishes) = (Vec::new(), Vec::new(), Vec::new());
+    publishes.took.lock().expect("times").clear();
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         let batch = rows(round..round + 1);
         let start = Instant::now();
@@ -116,30 +145,13 @@ async fn commits(rounds: i64) -> Vec<Value> {
         let start = Instant::now();
         bare = append_bare(bare, batch).await;
         theirs.push(start.elapsed());
-        let start = Instant::now();
-        let declaration = IndexDeclaration {
-            column: "id".into(),
-            kind: "btree".into(),
-        };
-        store
-            .declare_index(
-                &"t".parse().expect("name"),
-                &format!("i{round}"),
-                declaration,
-            )
-            .await
-            .expect("publish");
-        publishes.push(start.elapsed());
     }
-    let theirs = median(theirs);
+    let publishes = std::mem::take(&mut *publishes.took.lock().expect("times"));
+    assert_eq!(publishes.len(), ours.len(), "each commit publishes once");
+    let (publishes, theirs) = (median(publishes), median(theirs));
     vec![
         entry("one-row commit / bare append", median(ours), theirs, 1.5),
-        entry(
-            "publish alone / bare append",
-            median(publishes),
-            theirs,
-            0.25,
-        ),
+        entry("publish alone / bare append", publishes, theirs, 0.25),
     ]
 }
 
@@ -199,6 +211,9 @@ async fn compaction(fragments: i64, rounds: usize) -> Value {
     )
 }
 
+/// How long a request takes that is counted: long beside what the engine computes in between.
+const LATENCY: Duration = Duration::from_millis(5);
+
 /// Requests of one commit after `before` others.
 async fn requests(tables: &[&str], before: i64, show: bool) -> Requests {
     let counter = Arc::new(Counter::default());
@@ -214,6 +229,7 @@ async fn requests(tables: &[&str], before: i64, show: bool) -> Requests {
         append(&store, tables, &rows(i..i + 1)).await;
     }
     counter.take();
+    counter.answer_after(LATENCY);
     append(&store, tables, &rows(before..before + 1)).await;
     if show {
         for line in counter.log() {
@@ -223,25 +239,105 @@ async fn requests(tables: &[&str], before: i64, show: bool) -> Requests {
     counter.take()
 }
 
+/// Stops the daemon when the benchmark ends, however it ends.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Requests of commits while a daemon maintains the table: the medians of a hundred early and of the hundred last of
+/// `commits` commits; and how many fragments are left.
+async fn beside_a_daemon(commits: usize) -> Value {
+    let dir = TempDir::new().expect("directory");
+    let path = dir.path().join("lake").to_string_lossy().into_owned();
+    let counter = Arc::new(Counter::default());
+    let options = StoreOptions {
+        wrapper: Some(Arc::new(Counting(counter.clone()))),
+        ..StoreOptions::default()
+    };
+    let uri = format!("file-object-store://{path}");
+    let store = Store::init(&uri, options).await.expect("store");
+    create(&store, "t").await;
+    let mut squire = Command::new(squire_tests::squire());
+    squire.args(["daemon", &path, "--listen", "127.0.0.1:0"]);
+    let quiet = squire.stdout(Stdio::null()).stderr(Stdio::null());
+    let _daemon = Daemon(quiet.spawn().expect("the daemon starts"));
+    let mut counted = Vec::new();
+    for i in (0..).take(commits) {
+        counter.take();
+        append(&store, &["t"], &rows(i..i + 1)).await;
+        counted.push(counter.take());
+    }
+    let state = store.load().await.expect("snapshot").state;
+    let entry = &state.tables[&"t".parse().expect("name")];
+    let table = store.open_pinned(entry).await.expect("table");
+    let row = |commit: usize, of: &[Requests]| {
+        let middle = |field: fn(&Requests) -> u64| {
+            let mut values: Vec<u64> = of.iter().map(field).collect();
+            values.sort_unstable();
+            values[values.len() / 2]
+        };
+        let (sequential, total) = (middle(|r| r.sequential), middle(|r| r.total));
+        json!({ "what": "requests, beside a daemon", "commit": commit, "sequential": sequential, "total": total })
+    };
+    let (early, late) = (&counted[10..110], &counted[commits - 100..]);
+    json!({ "rows": [row(10, early), row(commits, late)], "fragments": table.count_fragments() })
+}
+
+/// [`beside_a_daemon`] in a process of its own, where Lance does not read version hints: they would hide listings.
+fn in_a_process_without_hints(commits: usize) -> Value {
+    let exe = std::env::current_exe().expect("this program");
+    let mut command = Command::new(exe);
+    command.args(["--beside-a-daemon", &commits.to_string()]);
+    command.env("LANCE_USE_VERSION_HINT", "0");
+    let output = command.stderr(Stdio::inherit()).output();
+    serde_json::from_slice(&output.expect("it runs").stdout).expect("JSON")
+}
+
+fn print_requests(row: &Value) {
+    println!(
+        "{:<28} commit {:>5}: {:>3} in sequence, {:>3} in total   aim 7 in sequence for one table",
+        row["what"].as_str().unwrap_or_default(),
+        row["commit"],
+        row["sequential"],
+        row["total"]
+    );
+}
+
 #[tokio::main]
 async fn main() {
-    let quick = std::env::args().any(|a| a == "--quick");
-    let show = std::env::args().any(|a| a == "--requests");
+    let args: Vec<String> = std::env::args().collect();
+    let flag = |name: &str| args.iter().any(|a| a == name);
+    if let [_, mode, commits] = args.as_slice()
+        && mode == "--beside-a-daemon"
+    {
+        let commits = commits.parse().expect("a number of commits");
+        println!("{}", beside_a_daemon(commits).await);
+        return;
+    }
+    let quick = flag("--quick");
     println!("{:<44} {:>12} {:>12}", "", "squire", "lance");
     let mut table = commits(if quick { 30 } else { 200 }).await;
     table.push(compaction(32, if quick { 1 } else { 5 }).await);
+    let many = if quick { 200 } else { 5_000 };
     for (what, tables) in [("one table", &["a"][..]), ("two tables", &["a", "b"][..])] {
-        for before in [10, if quick { 200 } else { 5_000 }] {
-            let r = requests(tables, before, show && before == 10).await;
-            println!(
-                "requests of commit {:>5}, {what:<10}  {:>3} in sequence, {:>3} in total   aim 7 in sequence for one table",
-                before + 1,
-                r.sequential,
-                r.total
-            );
-            table.push(json!({ "what": format!("requests, {what}"), "commit": before + 1, "sequential": r.sequential, "total": r.total }));
+        for commit in [10, many] {
+            let show = flag("--requests") && commit == 10;
+            let r = requests(tables, commit - 1, show).await;
+            let row = json!({ "what": format!("requests, {what}"), "commit": commit, "sequential": r.sequential, "total": r.total });
+            print_requests(&row);
+            table.push(row);
         }
     }
+    let daemon = in_a_process_without_hints(usize::try_from(many).expect("a few thousand"));
+    let rows = daemon["rows"].as_array().expect("rows");
+    rows.iter().for_each(print_requests);
+    println!("the daemon left {} fragments", daemon["fragments"]);
+    table.extend(rows.iter().cloned());
     let path = std::env::var("SQUIRE_BENCH_JSON").unwrap_or_else(|_| "bench.json".to_owned());
     let document = serde_json::to_string_pretty(&table).expect("json");
     std::fs::write(&path, document).expect("the result file can be written");
