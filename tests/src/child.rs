@@ -142,6 +142,12 @@ impl Child {
         }
     }
 
+    /// Waits until the seam that it was started with has killed it.
+    pub fn killed(self) {
+        let done = self.wait();
+        assert_eq!(done.code, None, "the seam was not reached: {}", done.stderr);
+    }
+
     /// Waits for its end.
     pub fn wait(mut self) -> Done {
         self.0

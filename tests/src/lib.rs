@@ -356,6 +356,24 @@ impl Lake {
     }
 }
 
+fn schema() -> Arc<Schema> {
+    Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("value", DataType::Utf8, true),
+    ]))
+}
+
+/// A write that creates a table of (id, value).
+pub fn create(table: &str) -> TableWrite {
+    TableWrite {
+        table: table.parse().expect("name"),
+        write: Write::Create {
+            schema: schema(),
+            key: None,
+        },
+    }
+}
+
 /// A write that appends rows with these ids to a table of (id, value).
 pub fn append(table: &str, ids: std::ops::Range<i64>) -> TableWrite {
     append_rows(table, ids.map(|id| (id, "appended".to_owned())).collect())
@@ -363,16 +381,12 @@ pub fn append(table: &str, ids: std::ops::Range<i64>) -> TableWrite {
 
 /// A write that appends these rows to a table of (id, value).
 pub fn append_rows(table: &str, rows: Vec<(i64, String)>) -> TableWrite {
-    let schema = Arc::new(Schema::new(vec![
-        Field::new("id", DataType::Int64, false),
-        Field::new("value", DataType::Utf8, true),
-    ]));
     let (ids, values): (Vec<i64>, Vec<String>) = rows.into_iter().unzip();
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from(ids)),
         Arc::new(StringArray::from(values)),
     ];
-    let rows = RecordBatch::try_new(schema, columns).expect("rows");
+    let rows = RecordBatch::try_new(schema(), columns).expect("rows");
     TableWrite {
         table: table.parse().expect("name"),
         write: Write::Append(vec![rows]),

@@ -106,6 +106,15 @@ struct Kept {
     appends: BTreeMap<TableName, Operation>,
 }
 
+/// What to do about something that stands on a table's HEAD.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum InTheWay {
+    /// Help it to its end, or wait for that.
+    Meet,
+    /// Look no further: this was a guess.
+    GiveUp,
+}
+
 /// Where one write goes.
 struct Goal {
     entry: SidecarTable,
@@ -215,37 +224,85 @@ impl Store {
         if let Some(hook) = &request.before_attempt {
             hook(op)?;
         }
-        let base = self.load().await?;
-        if stands(Guard::BatchId)
-            && let Some(batch) = &request.batch
-            && let Some(op) = self.batch_committed(&base, batch).await?
+        let guess = self.guess(writes).await;
+        // Asked before anything is staged, and again if the manifest has moved on.
+        if let Some(guess) = &guess
+            && let Some(op) = self.already_committed(guess, request).await?
         {
             return Ok(Outcome::AlreadyCommitted(op));
         }
-        let targets: Vec<Goal> = self.goals(&base, op, writes).await?;
-        // Looking for obstacles while staging: a round trip less, and an early end when something stands there.
-        let (staged, slots) = futures::future::try_join(
-            self.stage_all(&targets, writes, kept),
-            self.free_slots(&base, &targets),
-        )
-        .await?;
+        let (base, guessed) = match &guess {
+            None => (self.load().await?, None),
+            Some(guess) => {
+                let preparing = self.prepare(guess, op, writes, kept, InTheWay::GiveUp);
+                let (base, prepared) = futures::future::join(self.load(), preparing).await;
+                let base = base?;
+                let prepared = prepared.ok().filter(|_| same_pins(guess, &base, writes));
+                (base, prepared)
+            }
+        };
+        if guess.is_none_or(|guess| guess.version() != base.version())
+            && let Some(op) = self.already_committed(&base, request).await?
+        {
+            return Ok(Outcome::AlreadyCommitted(op));
+        }
+        let prepared = match guessed {
+            Some(prepared) => prepared,
+            None => {
+                self.prepare(&base, op, writes, kept, InTheWay::Meet)
+                    .await?
+            }
+        };
         hit(Seam::WriteAfterStage)?;
-        let prepared: Vec<Prepared> = targets
-            .into_iter()
-            .zip(staged)
-            .zip(slots)
-            .map(|((goal, staged), slot)| Prepared {
-                entry: goal.entry,
-                staged,
-                slot,
-            })
-            .collect();
         hit(Seam::WriteAfterScan)?;
         let sidecar = self.sidecar_of(request, &base, op, &prepared)?;
         if stands(Guard::Sidecar) {
             self.put_sidecar(&sidecar).await?;
         }
         self.finish(&base, &sidecar, prepared, attempt).await
+    }
+
+    /// What a blind append is prepared on while the manifest is asked for: it reads nothing, so a guess that turns out
+    /// stale costs one more scan.
+    async fn guess(&self, writes: &[&TableWrite]) -> Option<Snapshot> {
+        let blind = writes.iter().all(|w| matches!(w.write, Write::Append(_)));
+        if blind { self.remembered().await } else { None }
+    }
+
+    async fn already_committed(
+        &self,
+        base: &Snapshot,
+        request: &CommitRequest,
+    ) -> Result<Option<OpId>> {
+        match &request.batch {
+            Some(batch) if stands(Guard::BatchId) => self.batch_committed(base, batch).await,
+            _ => Ok(None),
+        }
+    }
+
+    /// Stages every write and finds its slot, at the same time: a round trip less, and an early end when something
+    /// stands in the way.
+    async fn prepare(
+        &self,
+        base: &Snapshot,
+        op: OpId,
+        writes: &[&TableWrite],
+        kept: &mut Kept,
+        on: InTheWay,
+    ) -> Result<Vec<Prepared>> {
+        let goals = self.goals(base, op, writes).await?;
+        let slots = goals.iter().map(|g| self.free_slot(base, &g.entry, on));
+        let slots = futures::future::try_join_all(slots);
+        let staging = self.stage_all(&goals, writes, kept);
+        let (staged, slots) = futures::future::try_join(staging, slots).await?;
+        let parts = goals.into_iter().zip(staged).zip(slots);
+        Ok(parts
+            .map(|((goal, staged), slot)| Prepared {
+                entry: goal.entry,
+                staged,
+                slot,
+            })
+            .collect())
     }
 
     async fn goals(&self, base: &Snapshot, op: OpId, writes: &[&TableWrite]) -> Result<Vec<Goal>> {
@@ -290,11 +347,6 @@ impl Store {
             }
         }
         Ok(staged)
-    }
-
-    async fn free_slots(&self, base: &Snapshot, goals: &[Goal]) -> Result<Vec<u64>> {
-        futures::future::try_join_all(goals.iter().map(|goal| self.free_slot(base, &goal.entry)))
-            .await
     }
 
     /// Where a write goes: a visible table's path and pin, or a fresh path for a create.
@@ -345,10 +397,13 @@ impl Store {
     }
 
     /// The slot after HEAD if everything since the base is content-preserving; otherwise meets what stands there.
-    async fn free_slot(&self, base: &Snapshot, entry: &SidecarTable) -> Result<u64> {
+    async fn free_slot(&self, base: &Snapshot, entry: &SidecarTable, on: InTheWay) -> Result<u64> {
         let chain = self.scan(base.state.store, &entry.path, entry.base).await?;
         match obstacle(&chain, entry.base).filter(|_| stands(Guard::CleanBase)) {
             None => Ok(chain.head() + 1),
+            Some(_) if on == InTheWay::GiveUp => {
+                Err(Error::conflict(format!("table {} is taken", entry.table)))
+            }
             Some(Obstacle::Foreign(version)) => {
                 let now = self.load().await?;
                 if now
@@ -399,6 +454,15 @@ impl Store {
         }
         Ok(sidecar)
     }
+}
+
+/// Whether the written tables are in `now` what they were in `guess`. Pins only go up, so then they were that at every
+/// moment in between, and what was found on the guess holds.
+fn same_pins(guess: &Snapshot, now: &Snapshot, writes: &[&TableWrite]) -> bool {
+    let entry = |of: &Snapshot, table| of.state.tables.get(table).cloned();
+    writes
+        .iter()
+        .all(|w| entry(guess, &w.table) == entry(now, &w.table))
 }
 
 fn drift_error(table: &TableName, version: u64) -> Error {

@@ -3,8 +3,8 @@
 use super::validate::{check_key, conform};
 use crate::error::{Error, Result};
 use crate::ids::TableName;
-use crate::store::Store;
 use crate::store::state::TableEntry;
+use crate::store::{Slot, Store};
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use lance::dataset::transaction::{Operation, Transaction};
@@ -164,7 +164,7 @@ impl Store {
         }
         let params = WriteParams {
             store_params: Some(self.params().clone()),
-            commit_handler: Some(self.handler(Some(1))),
+            commit_handler: Some(Arc::new(self.guard().at(Slot::ours(1)))),
             session: Some(self.session()),
             ..write_params(WriteMode::Create)
         };

@@ -9,7 +9,7 @@ use crate::ids::OpId;
 use crate::protocol::Kind;
 use crate::recovery::LogEntry;
 use crate::store::state::{Archive, encode};
-use crate::store::{COMMITS_PATH, Snapshot, Store, StrictCommit, read_version};
+use crate::store::{COMMITS_PATH, Slot, Snapshot, Store, StrictCommit, read_version};
 use arrow_array::{Array, Int64Array, RecordBatch, StringArray, UInt64Array};
 use arrow_schema::{DataType, Field, Schema};
 use lance::Dataset;
@@ -179,7 +179,7 @@ impl Store {
             },
             store_params: Some(self.params().clone()),
             session: Some(self.session()),
-            commit_handler: Some(self.handler(Some(slot))),
+            commit_handler: Some(Arc::new(self.guard().at(Slot::ours(slot)))),
             skip_auto_cleanup: true,
             ..WriteParams::default()
         };
@@ -218,7 +218,7 @@ impl Store {
             slot,
         };
         match self.commit_strict(commit).await {
-            Ok(_) => {
+            Ok(()) => {
                 hit(Seam::ArchiveAfterAppend)?;
                 Ok(rows)
             }

@@ -9,7 +9,7 @@ use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
 use crate::protocol::{Kind, Obstacle, Role, obstacle};
 use crate::recovery::Resolution;
-use crate::store::{Sidecar, SidecarKind, SidecarTable, Store};
+use crate::store::{Sidecar, SidecarKind, SidecarTable, Store, StrictCommit};
 use lance::Dataset;
 use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
 use serde::Serialize;
@@ -68,7 +68,7 @@ pub(crate) struct Run<'a> {
 impl Run<'_> {
     /// Whether its sidecar stands; a plain table's run has and needs none.
     pub(crate) async fn is_licensed(&self, store: &Store) -> Result<bool> {
-        Ok(self.journal.is_none() || store.sidecar(self.op).await?.is_some())
+        Ok(self.journal.is_none() || store.has_sidecar(self.op).await?)
     }
 
     /// A safe point: nothing is half-done here.
@@ -225,17 +225,16 @@ impl Store {
             // A plain table's config is its owner's.
             return Ok(self.latest(&run.target.to_string()).await?.as_ref().clone());
         };
-        let head = self.open_licensed(&journal.table().path, run.op).await?;
-        let head = self.without_auto_cleanup(run, journal, head).await?;
+        let path = &journal.table().path;
+        let mut head = self.open_licensed(path, run.op).await?;
+        if self.strip_auto_cleanup(run, path, &head).await? {
+            head = self.open_licensed(path, run.op).await?;
+        }
         self.written_through(&head, journal.clone()).await
     }
 
-    async fn without_auto_cleanup(
-        &self,
-        run: &Run<'_>,
-        journal: &Journal,
-        head: Dataset,
-    ) -> Result<Dataset> {
+    /// Whether there was anything to strip.
+    async fn strip_auto_cleanup(&self, run: &Run<'_>, path: &str, head: &Dataset) -> Result<bool> {
         let stale: Vec<UpdateMapEntry> = head
             .manifest()
             .config
@@ -247,7 +246,7 @@ impl Store {
             })
             .collect();
         if stale.is_empty() {
-            return Ok(head);
+            return Ok(false);
         }
         let operation = Operation::UpdateConfig {
             config_updates: Some(UpdateMap {
@@ -262,16 +261,15 @@ impl Store {
         let transaction = TransactionBuilder::new(version, operation)
             .transaction_properties(Some(Arc::new(run.properties.clone())))
             .build();
-        let stripped = self
-            .commit_strict(crate::store::StrictCommit {
-                handle: Some(Arc::new(head)),
-                path: journal.table().path.clone(),
-                transaction,
-                affected_rows: None,
-                slot: version + 1,
-            })
-            .await?;
-        Ok(stripped.as_ref().clone())
+        let commit = StrictCommit {
+            handle: Some(Arc::new(head.clone())),
+            path: path.to_owned(),
+            transaction,
+            affected_rows: None,
+            slot: version + 1,
+        };
+        self.commit_strict(commit).await?;
+        Ok(true)
     }
 
     /// What keeps maintenance off a table. A complete operation is published on the way.

@@ -103,7 +103,7 @@ impl Store {
 
     /// The run `op` with its journal, unless its sidecar stands. A journal without entries is removed on the way.
     async fn dead_run(&self, op: OpId) -> Result<Option<DeadRun>> {
-        if self.sidecar(op).await?.is_some() {
+        if self.has_sidecar(op).await? {
             return Ok(None);
         }
         let Some(journalled) = self.journalled(op).await? else {
@@ -193,7 +193,7 @@ impl Store {
                 slot: version + 1,
             };
             match self.commit_strict(commit).await {
-                Ok(_) => return Ok(()),
+                Ok(()) => return Ok(()),
                 Err(e) if e.disposition() == Disposition::Retry => rounds.lost(self, e).await?,
                 Err(e) => return Err(e),
             }

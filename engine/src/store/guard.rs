@@ -1,7 +1,8 @@
 //! The one guarded commit handler, used for every handle of every table and of the manifest.
 //!
 //! * **slot**: refuses any version but the expected one. Lance has no strict commit (fact 1); without the slot a
-//!   commit is rebased over whatever landed in between.
+//!   commit is rebased over whatever landed in between. All below the slot was read when the slot was chosen, so no
+//!   latest version is asked for.
 //! * **contiguity**: refuses a list of versions with a gap. Rebase skips versions that were cleaned up (fact 5);
 //!   without this a stale handle brings deleted rows back.
 //! * **licence**: a maintenance run commits only while its sidecar stands; without this a run that was taken for dead
@@ -21,6 +22,7 @@ use object_store::{ObjectStore as OSObjectStore, path::Path};
 use squire_failpoints::{Guard, Seam, hit, stands};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Mutex;
 
 /// What this process committed, and what the guard refused.
 #[derive(Debug, Default)]
@@ -60,10 +62,34 @@ impl CommitCounters {
 #[derive(Debug)]
 pub struct GuardedCommitHandler {
     inner: Arc<dyn CommitHandler>,
-    slot: Option<u64>,
+    slot: Option<Slot>,
     licence: Option<Licence>,
+    /// Where the version lies that a handle is about to be opened at.
+    known: Mutex<Option<ManifestLocation>>,
     counters: Arc<CommitCounters>,
 }
+
+/// The only version that may be committed.
+#[derive(Debug, Clone, Copy)]
+pub struct Slot {
+    /// Its number.
+    pub version: u64,
+    /// How the versions of its dataset are named.
+    pub naming: ManifestNamingScheme,
+}
+
+impl Slot {
+    /// A version of a dataset that is not there yet, or that only this engine writes.
+    pub const fn ours(version: u64) -> Self {
+        Self {
+            version,
+            naming: NAMING,
+        }
+    }
+}
+
+/// How Lance names the versions of new datasets.
+pub(super) const NAMING: ManifestNamingScheme = ManifestNamingScheme::V2;
 
 /// What a maintenance run commits by.
 #[derive(Debug)]
@@ -76,18 +102,30 @@ struct Licence {
 }
 
 impl GuardedCommitHandler {
-    /// Guards `inner`; with a `slot`, only that version can be committed.
-    pub fn new(
-        inner: Arc<dyn CommitHandler>,
-        slot: Option<u64>,
-        counters: Arc<CommitCounters>,
-    ) -> Self {
+    /// Guards `inner`.
+    pub fn new(inner: Arc<dyn CommitHandler>, counters: Arc<CommitCounters>) -> Self {
         Self {
             inner,
-            slot,
+            slot: None,
             licence: None,
+            known: Mutex::default(),
             counters,
         }
+    }
+
+    /// Refuses to commit any version but `slot`.
+    #[must_use]
+    pub fn at(mut self, slot: Slot) -> Self {
+        self.slot = Some(slot);
+        self
+    }
+
+    /// Answers the first question for where this version lies without asking the storage. Later ones are asked: it may
+    /// be gone by then.
+    #[must_use]
+    pub fn knowing(mut self, location: ManifestLocation) -> Self {
+        self.known = Mutex::new(Some(location));
+        self
     }
 
     /// Refuses to commit once the object at `path` is gone, and goes to `objects` for versions.
@@ -146,6 +184,10 @@ impl CommitHandler for GuardedCommitHandler {
         version: u64,
         object_store: &dyn OSObjectStore,
     ) -> lance::Result<ManifestLocation> {
+        let known = self.known.lock().await.take();
+        if let Some(known) = known.filter(|k| k.version == version) {
+            return Ok(known);
+        }
         self.inner
             .resolve_version_location(base_path, version, object_store)
             .await
@@ -195,12 +237,23 @@ impl CommitHandler for GuardedCommitHandler {
         let counters = self.counters.clone();
         let base = base_path.clone();
         let own = self.licence.as_ref().map(|l| l.objects.clone());
+        let slot = self.slot.filter(|_| stands(Guard::Slot));
         futures::stream::once(async move {
             let object_store = own.as_deref().unwrap_or(object_store);
-            let latest = inner.resolve_latest_location(&base, object_store).await?;
             let mut locations = Vec::new();
-            let (naming, objects) = (latest.naming_scheme, object_store.inner.as_ref());
-            for version in (since_version + 1..latest.version).rev() {
+            let (below, naming) = match slot {
+                Some(slot) => (slot.version, slot.naming),
+                None => {
+                    let latest = inner.resolve_latest_location(&base, object_store).await?;
+                    let found = (latest.version, latest.naming_scheme);
+                    if latest.version > since_version {
+                        locations.push(latest);
+                    }
+                    found
+                }
+            };
+            let objects = object_store.inner.as_ref();
+            for version in (since_version + 1..below).rev() {
                 // Asked first: a location is made up from the number, whether or not something is there.
                 if !inner
                     .version_exists(&base, version, objects, naming)
@@ -210,16 +263,13 @@ impl CommitHandler for GuardedCommitHandler {
                         continue;
                     }
                     counters.refused_gaps.fetch_add(1, Ordering::Relaxed);
-                    return Err(gap_error(version, latest.version));
+                    return Err(gap_error(version, below));
                 }
                 locations.push(
                     inner
                         .resolve_version_location(&base, version, objects)
                         .await?,
                 );
-            }
-            if latest.version > since_version {
-                locations.insert(0, latest);
             }
             Ok(futures::stream::iter(locations.into_iter().map(Ok)))
         })
@@ -237,7 +287,11 @@ impl CommitHandler for GuardedCommitHandler {
         naming_scheme: ManifestNamingScheme,
         transaction: Option<Transaction>,
     ) -> Result<ManifestLocation, CommitError> {
-        if stands(Guard::Slot) && self.slot.is_some_and(|slot| slot != manifest.version) {
+        if stands(Guard::Slot)
+            && self
+                .slot
+                .is_some_and(|slot| slot.version != manifest.version)
+        {
             self.counters.refused_slots.fetch_add(1, Ordering::Relaxed);
             return Err(CommitError::CommitConflict);
         }

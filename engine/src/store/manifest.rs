@@ -4,14 +4,15 @@
 //! single objects, through the guarded commit handler: Lance's own commit would list once more, and put a transaction
 //! file beside the transaction that the version carries anyway.
 
-use super::{MANIFEST_PATH, State, Store, Updates};
+use super::guard::NAMING;
+use super::{MANIFEST_PATH, Slot, State, Store, Updates};
 use crate::error::{Error, ErrorKind, Result};
 use futures::{StreamExt, TryStreamExt};
 use lance::dataset::CommitBuilder;
 use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
 use lance_table::format::{Manifest, pb};
 use lance_table::io::commit::{
-    CommitError, ManifestLocation, ManifestNamingScheme, write_manifest_file_to_path,
+    CommitError, CommitHandler, ManifestLocation, write_manifest_file_to_path,
 };
 use lance_table::io::manifest::read_manifest;
 use std::collections::HashMap;
@@ -51,7 +52,7 @@ impl Store {
         let Some(latest) = newest.first() else {
             return Err(self.history_gone(1));
         };
-        let cached = self.manifest.lock().await.clone();
+        let cached = self.remembered().await;
         if let Some(cached) = cached.filter(|c| c.version() == latest.version) {
             return Ok(cached);
         }
@@ -199,7 +200,8 @@ impl Store {
             .build();
         let slot = manifest.version;
         let put = self
-            .handler(Some(slot))
+            .guard()
+            .at(Slot::ours(slot))
             .commit(
                 &mut manifest,
                 None,
@@ -233,6 +235,11 @@ impl Store {
         read.is_ok_and(|r| r.transaction.is_some_and(|t| t.uuid == uuid))
     }
 
+    /// The newest manifest that this process has seen; others may have published since.
+    pub(crate) async fn remembered(&self) -> Option<Snapshot> {
+        self.manifest.lock().await.clone()
+    }
+
     /// Keeps what this process published, so that its next load reads nothing.
     pub(crate) async fn remember(&self, snapshot: &Snapshot) {
         *self.manifest.lock().await = Some(snapshot.clone());
@@ -252,7 +259,7 @@ impl Store {
         };
         let transaction = TransactionBuilder::new(0, operation).build();
         CommitBuilder::new(self.uri_of(MANIFEST_PATH).as_str())
-            .with_commit_handler(self.handler(Some(1)))
+            .with_commit_handler(Arc::new(self.guard().at(Slot::ours(1))))
             .with_store_params(self.params.clone())
             .with_session(self.session.clone())
             .with_max_retries(0)
@@ -261,6 +268,3 @@ impl Store {
         Ok(())
     }
 }
-
-/// How the manifest's versions are named: `create_manifest` makes Lance's current default.
-const NAMING: ManifestNamingScheme = ManifestNamingScheme::V2;

@@ -15,7 +15,7 @@ pub mod sidecar;
 pub mod state;
 mod tables;
 
-pub use guard::{CommitCounters, GuardedCommitHandler};
+pub use guard::{CommitCounters, GuardedCommitHandler, Slot};
 pub use manifest::Snapshot;
 pub use sidecar::{Sidecar, SidecarKind, SidecarTable};
 pub use state::{State, TableEntry, Updates};
@@ -221,20 +221,16 @@ impl Store {
         self.entropy.op_id(self.clock().now_ms())
     }
 
-    /// A commit handler that refuses every version but `slot`, where one is given.
-    pub(crate) fn handler(&self, slot: Option<u64>) -> Arc<dyn CommitHandler> {
-        Arc::new(GuardedCommitHandler::new(
-            self.inner_handler.clone(),
-            slot,
-            self.counters.clone(),
-        ))
+    /// A guard of the store's commits.
+    pub(crate) fn guard(&self) -> GuardedCommitHandler {
+        GuardedCommitHandler::new(self.inner_handler.clone(), self.counters.clone())
     }
 
     /// A handle of the dataset at `path` through which run `op` commits only while its sidecar stands.
     pub(crate) async fn open_licensed(&self, path: &str, op: OpId) -> Result<Dataset> {
-        let guard =
-            GuardedCommitHandler::new(self.inner_handler.clone(), None, self.counters.clone());
-        let licensed = guard.with_licence(self.sidecar_path(op), self.objects.clone());
+        let licensed = self
+            .guard()
+            .with_licence(self.sidecar_path(op), self.objects.clone());
         let builder = self.builder(path).with_commit_handler(Arc::new(licensed));
         Ok(builder.load().await?)
     }
@@ -254,7 +250,7 @@ impl Store {
     pub(crate) fn builder(&self, path: &str) -> DatasetBuilder {
         DatasetBuilder::from_uri(self.uri_of(path))
             .with_store_params(self.params.clone())
-            .with_commit_handler(self.handler(None))
+            .with_commit_handler(Arc::new(self.guard()))
             .with_session(self.session.clone())
     }
 

@@ -177,6 +177,11 @@ impl Store {
         Sidecar::parse(&bytes, path.as_ref()).map(Some)
     }
 
+    /// Whether the sidecar of `op` stands.
+    pub(crate) async fn has_sidecar(&self, op: OpId) -> Result<bool> {
+        Ok(self.objects.exists(&self.sidecar_path(op)).await?)
+    }
+
     /// The operations that have a sidecar, oldest first.
     pub async fn sidecar_ops(&self) -> Result<Vec<OpId>> {
         let prefix = self.object_path(&format!("{INTERNAL}/recovery"));

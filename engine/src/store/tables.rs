@@ -1,6 +1,6 @@
 //! Table handles, scans and strict commits of single versions.
 
-use super::{Store, state::TableEntry};
+use super::{GuardedCommitHandler, Slot, Store, state::TableEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::OpId;
 use crate::protocol::{
@@ -204,24 +204,29 @@ impl Store {
     }
 
     /// Commits one version at exactly `slot`, or `Conflict`.
-    pub(crate) async fn commit_strict(&self, commit: StrictCommit) -> Result<Arc<Dataset>> {
+    pub(crate) async fn commit_strict(&self, commit: StrictCommit) -> Result<()> {
         let uri = self.uri_of(&commit.path);
         let existing = commit.handle.is_some();
-        let mut builder = match commit.handle {
-            Some(handle) => CommitBuilder::new(handle),
+        let mut builder = match &commit.handle {
+            Some(handle) => {
+                let slot = Slot {
+                    version: commit.slot,
+                    naming: handle.manifest_location().naming_scheme,
+                };
+                let slotted = self.reopen(&commit.path, handle, self.guard().at(slot));
+                CommitBuilder::new(Arc::new(slotted.await?))
+            }
             None => CommitBuilder::new(uri.as_str())
                 .with_store_params(self.params().clone())
-                .with_session(self.session()),
+                .with_session(self.session())
+                .with_commit_handler(Arc::new(self.guard().at(Slot::ours(commit.slot)))),
         };
-        builder = builder
-            .with_commit_handler(self.handler(Some(commit.slot)))
-            .with_max_retries(0)
-            .with_skip_auto_cleanup(true);
+        builder = builder.with_max_retries(0).with_skip_auto_cleanup(true);
         if let Some(rows) = commit.affected_rows {
             builder = builder.with_affected_rows(rows);
         }
         let dataset = match builder.execute(commit.transaction).await {
-            Ok(dataset) => Arc::new(dataset),
+            Ok(dataset) => dataset,
             // Lance has no word for "created by someone else meanwhile": it fails on the version 0 that it read.
             Err(e) if !existing && self.any_handle(&commit.path).await?.is_some() => {
                 let taken = format!("{} was created by someone else", self.uri_of(&commit.path));
@@ -229,12 +234,24 @@ impl Store {
             }
             Err(e) => return Err(e.into()),
         };
-        // Given a handle, the builder uses the slot's handler for this commit only, and the next reader wants just
-        // this version. A new dataset would keep the slot, so it is opened afresh.
-        if existing {
-            self.keep_handle(&commit.path, dataset.clone()).await;
+        // The next reader wants just this version, without the slot.
+        if existing && let Ok(fresh) = self.reopen(&commit.path, &dataset, self.guard()).await {
+            self.keep_handle(&commit.path, Arc::new(fresh)).await;
         }
-        Ok(dataset)
+        Ok(())
+    }
+
+    /// The same version under another guard, without a request while the session holds it.
+    async fn reopen(
+        &self,
+        path: &str,
+        dataset: &Dataset,
+        guard: GuardedCommitHandler,
+    ) -> Result<Dataset> {
+        let location = dataset.manifest_location().clone();
+        let builder = self.builder(path).with_version(location.version);
+        let guard = Arc::new(guard.knowing(location));
+        Ok(builder.with_commit_handler(guard).load().await?)
     }
 
     /// Restores `target` as exactly version `slot`, marked as the undo of `op`.
@@ -257,6 +274,6 @@ impl Store {
             affected_rows: None,
             slot,
         };
-        self.commit_strict(commit).await.map(drop)
+        self.commit_strict(commit).await
     }
 }

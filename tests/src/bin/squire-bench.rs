@@ -58,13 +58,8 @@ async fn create_bare(uri: &str) -> Arc<Dataset> {
 }
 
 async fn create(store: &Store, table: &str) {
-    let write = Write::Create {
-        schema: schema(),
-        key: None,
-    };
-    let table = table.parse().expect("name");
     store
-        .commit(&CommitRequest::new(vec![TableWrite { table, write }]))
+        .commit(&CommitRequest::new(vec![squire_tests::create(table)]))
         .await
         .expect("create");
 }
@@ -156,7 +151,7 @@ async fn commits(rounds: i64) -> Vec<Value> {
 }
 
 /// The same fragments compacted by the engine and by `compact_files`.
-async fn compaction(fragments: i64, rounds: usize) -> Value {
+async fn compaction(fragments: i64, rows_each: i64, rounds: usize) -> Value {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         let dir = TempDir::new().expect("directory");
@@ -165,7 +160,7 @@ async fn compaction(fragments: i64, rounds: usize) -> Value {
         create(&store, "t").await;
         let mut bare = create_bare(&at("bare.lance")).await;
         for f in 0..fragments {
-            let batch = rows(f * 10_000..(f + 1) * 10_000);
+            let batch = rows(f * rows_each..(f + 1) * rows_each);
             append(&store, &["t"], &batch).await;
             bare = append_bare(bare, batch).await;
         }
@@ -204,7 +199,7 @@ async fn compaction(fragments: i64, rounds: usize) -> Value {
         theirs.push(start.elapsed());
     }
     entry(
-        &format!("compaction of {fragments} x 10,000 rows / compact_files"),
+        &format!("compaction of {fragments} x {rows_each} rows / compact_files"),
         median(ours),
         median(theirs),
         1.05,
@@ -322,7 +317,9 @@ async fn main() {
     let quick = flag("--quick");
     println!("{:<44} {:>12} {:>12}", "", "squire", "lance");
     let mut table = commits(if quick { 30 } else { 200 }).await;
-    table.push(compaction(32, if quick { 1 } else { 5 }).await);
+    let rounds = if quick { 1 } else { 5 };
+    table.push(compaction(32, 10_000, rounds).await);
+    table.push(compaction(8, 100_000, rounds).await);
     let many = if quick { 200 } else { 5_000 };
     for (what, tables) in [("one table", &["a"][..]), ("two tables", &["a", "b"][..])] {
         for commit in [10, many] {

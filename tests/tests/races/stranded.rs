@@ -54,13 +54,11 @@ fn stranded(lake: &Lake) -> u64 {
 async fn a_crashed_run_is_reclaimed_by_one_daemon_pass() {
     let (lake, batches) = scene();
     let before = data_files(&lake);
-    let done = lake
-        .with_seam(
-            "maintain.after_rewrite=return(kill)",
-            &["optimize", &lake.uri],
-        )
-        .wait();
-    assert_eq!(done.code, None, "the seam was not reached");
+    lake.with_seam(
+        "maintain.after_rewrite=return(kill)",
+        &["optimize", &lake.uri],
+    )
+    .killed();
     assert!(stranded(&lake) > 0);
     let left: Vec<String> = data_files(&lake).difference(&before).cloned().collect();
     assert_eq!(left.len(), 1, "the rewritten file");
@@ -81,8 +79,7 @@ async fn a_run_killed_while_it_writes_leaves_nothing() {
     let before = data_files(&lake);
     let args = ["optimize", &lake.uri];
     let seam = "maintain.after_journal=return(kill)";
-    let done = lake.with_seam(seam, &args).wait();
-    assert_eq!(done.code, None, "the seam was not reached");
+    lake.with_seam(seam, &args).killed();
     let name = &journalled(&lake)[0];
     for part in [".lance", ".lance#1", "/1.blob"] {
         let path = lake.path(&format!("lake/a.lance/{name}{part}"));
@@ -107,10 +104,8 @@ async fn an_index_that_lost_its_commit_is_reclaimed() {
         .ok();
     let indices = || squire_tests::tree(&lake.path("lake/a.lance/_indices"));
     let args = ["reindex", &lake.uri];
-    let done = lake
-        .with_seam("commit.before_put=1*return(kill)", &args)
-        .wait();
-    assert_eq!(done.code, None, "the seam was not reached");
+    lake.with_seam("commit.before_put=1*return(kill)", &args)
+        .killed();
     assert!(!indices().is_empty());
     lake.run(&["recover", &lake.uri, "--force"]).ok();
     assert!(indices().is_empty(), "{:?}", indices());
@@ -128,8 +123,7 @@ async fn a_committed_index_is_never_reclaimed() {
     lake.run(&["index", &lake.uri, "a", "id", "--type", "btree"])
         .ok();
     let seam = "maintain.after_reindex=1*return(kill)";
-    let done = lake.with_seam(seam, &["reindex", &lake.uri]).wait();
-    assert_eq!(done.code, None, "the seam was not reached");
+    lake.with_seam(seam, &["reindex", &lake.uri]).killed();
     let indices = || squire_tests::tree(&lake.path("lake/a.lance/_indices"));
     let built = indices();
     assert!(!built.is_empty());
@@ -146,8 +140,7 @@ async fn many_dead_runs_meet_one_fence() {
     let before = data_files(&lake);
     for _ in 0..3 {
         let seam = "maintain.after_rewrite=return(kill)";
-        let done = lake.with_seam(seam, &["optimize", &lake.uri]).wait();
-        assert_eq!(done.code, None, "the seam was not reached");
+        lake.with_seam(seam, &["optimize", &lake.uri]).killed();
     }
     let head = lake.table_status("a", "head").as_u64().expect("a version");
     let recovered = lake.run(&["recover", &lake.uri, "--force", "--json"]).ok();
@@ -183,13 +176,11 @@ async fn a_lost_race_is_reclaimed_by_the_run_itself() {
 #[tokio::test]
 async fn a_committed_batch_is_never_reclaimed() {
     let (lake, batches) = scene();
-    let done = lake
-        .with_seam(
-            "maintain.after_compact=return(kill)",
-            &["optimize", &lake.uri],
-        )
-        .wait();
-    assert_eq!(done.code, None, "the seam was not reached");
+    lake.with_seam(
+        "maintain.after_compact=return(kill)",
+        &["optimize", &lake.uri],
+    )
+    .killed();
     assert_eq!(lake.sidecars().len(), 1);
     lake.daemon_pass("0s").ok();
     assert_eq!(stranded(&lake), 0);

@@ -5,6 +5,7 @@
 //! * [`agent`]: agents over a spool, killed, stopped and drained: each batch exactly once.
 //! * [`cli`]: help, JSON, exit codes, and the commands on stores, directories and single tables.
 //! * [`guard`]: the guarded commit handler alone.
+//! * [`requests`]: what a commit asks of its storage.
 //! * [`history`]: archive and cleanup: what was said stays true after the versions are gone.
 
 mod agent;
@@ -14,6 +15,7 @@ mod docs;
 mod guard;
 mod history;
 mod input;
+mod requests;
 
 use serde_json::Value;
 use squire_tests::{Done, Lake, tree};
