@@ -97,7 +97,7 @@ check_rust() {
 announce_build() {
   local target=${CARGO_TARGET_DIR:-$cache/target}
   if [ ! -d "$target/debug/deps" ]; then
-    say "first build into $target: about 600 crates, 20 to 35 minutes on two cores and several GB of disk; later builds take seconds"
+    say "first build into $target: about 600 crates, 20 to 30 minutes on two cores and several GB of disk; later builds take seconds"
   fi
 }
 
