@@ -235,10 +235,13 @@ impl Store {
             None => (self.load().await?, None),
             Some(guess) => {
                 let preparing = self.prepare(guess, op, writes, kept, InTheWay::GiveUp);
-                let (base, prepared) = futures::future::join(self.load(), preparing).await;
-                let base = base?;
-                let prepared = prepared.ok().filter(|_| same_pins(guess, &base, writes));
-                (base, prepared)
+                let (now, prepared) = futures::future::join(self.load(), preparing).await;
+                let now = now?;
+                match prepared {
+                    Ok(prepared) if same_pins(guess, &now, writes) => (now, Some(prepared)),
+                    // An attempt that stands on a manifest from before its scan is lost to who was published in between.
+                    _ => (self.load().await?, None),
+                }
             }
         };
         if guess.is_none_or(|guess| guess.version() != base.version())
@@ -263,7 +266,7 @@ impl Store {
     }
 
     /// What a blind append is prepared on while the manifest is asked for: it reads nothing, so a guess that turns out
-    /// stale costs one more scan.
+    /// stale costs one more look at the manifest and the tables.
     async fn guess(&self, writes: &[&TableWrite]) -> Option<Snapshot> {
         let blind = writes.iter().all(|w| matches!(w.write, Write::Append(_)));
         if blind { self.remembered().await } else { None }

@@ -114,7 +114,8 @@ async fn a_complete_operation_is_published_at_once() {
 }
 
 /// Writers that name two tables in opposite order: whoever loses lost to somebody who won, so no attempt is lost to
-/// nobody, and N writers need at most N attempts each.
+/// nobody. To each winner a writer loses twice at most, its slot and then the attempt that meets the winner before it has
+/// published: the k-th to win needs at most 2k - 1 attempts.
 #[tokio::test(flavor = "multi_thread")]
 async fn writers_in_opposite_order_always_make_progress() {
     const WRITERS: u32 = 5;
@@ -148,13 +149,13 @@ async fn writers_in_opposite_order_always_make_progress() {
         });
         for ended in futures::future::join_all(writers).await {
             let took = ended.expect("a writer");
-            assert!(took <= WRITERS, "a writer needed {took} attempts");
+            assert!(took < 2 * WRITERS, "a writer needed {took} attempts");
             attempts += took;
         }
     }
     let rounds = u32::try_from(ROUNDS).expect("few");
     assert!(
-        attempts <= rounds * WRITERS * (WRITERS + 1) / 2,
+        attempts <= rounds * WRITERS * WRITERS,
         "{attempts} attempts"
     );
     assert_eq!(lake.ids("a").await, lake.ids("b").await);
