@@ -52,17 +52,21 @@ impl Counter {
         self.latency_ms.store(millis, Ordering::Relaxed);
     }
 
-    /// What was asked since the last [`Counter::take`], in order.
+    /// What was asked since the last [`Counter::take`], in order: `then` what was asked alone, `with` what was asked
+    /// beside others.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().expect("log").clone()
     }
 
     fn begin(self: &Arc<Self>, what: &str, path: &str) -> InFlight {
         self.total.fetch_add(1, Ordering::Relaxed);
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+        let alone = self.in_flight.fetch_add(1, Ordering::Relaxed) == 0;
+        if alone {
             self.sequential.fetch_add(1, Ordering::Relaxed);
         }
-        self.log.lock().expect("log").push(format!("{what} {path}"));
+        let order = if alone { "then" } else { "with" };
+        let line = format!("{order} {what} {path}");
+        self.log.lock().expect("log").push(line);
         InFlight(self.clone())
     }
 

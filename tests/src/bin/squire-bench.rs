@@ -323,7 +323,7 @@ async fn main() {
     let many = if quick { 200 } else { 5_000 };
     for (what, tables) in [("one table", &["a"][..]), ("two tables", &["a", "b"][..])] {
         for commit in [10, many] {
-            let show = flag("--requests") && commit == 10;
+            let show = flag("--requests");
             let r = requests(tables, commit - 1, show).await;
             let row = json!({ "what": format!("requests, {what}"), "commit": commit, "sequential": r.sequential, "total": r.total });
             print_requests(&row);
