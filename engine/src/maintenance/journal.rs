@@ -10,7 +10,7 @@
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::OpId;
-use crate::store::{INTERNAL, SidecarTable, Store};
+use crate::store::{INTERNAL, SidecarTable, Store, put_new};
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -146,7 +146,7 @@ impl Journal {
         // A put that reports an error may have landed: each has a number of its own.
         let put = self.puts.fetch_add(1, Ordering::Relaxed);
         let at = self.directory.clone().join(format!("{put}.json"));
-        self.objects.put_if_absent(&at, bytes.into()).await?;
+        put_new(&self.objects, &at, bytes).await?;
         named.insert(name);
         hit(Seam::MaintainAfterJournal)?;
         Ok(())

@@ -199,6 +199,9 @@ impl Store {
             .transaction_properties(Some(Arc::new(properties)))
             .build();
         let slot = manifest.version;
+        // Where listings have no order Lance leaves a version hint after each commit. Nobody reads the manifest's.
+        let mut objects = self.objects.as_ref().clone();
+        objects.list_is_lexically_ordered = true;
         let put = self
             .guard()
             .at(Slot::ours(slot))
@@ -206,7 +209,7 @@ impl Store {
                 &mut manifest,
                 None,
                 &self.object_path(MANIFEST_PATH),
-                &self.objects,
+                &objects,
                 write_manifest_file_to_path,
                 NAMING,
                 Some(pb::Transaction::try_from(&transaction)?.into()),

@@ -32,7 +32,8 @@ use lance_io::object_store::{
     ObjectStore, ObjectStoreParams, StorageOptionsAccessor, WrappingObjectStore,
 };
 use lance_table::io::commit::{CommitHandler, commit_handler_from_url};
-use object_store::{ObjectStoreExt, path::Path};
+use object_store::path::Path;
+use object_store::{ObjectStoreExt, PutMode, PutOptions};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -340,9 +341,9 @@ impl Store {
         }
     }
 
-    /// Puts a new object; `Conflict` when one is there.
+    /// Puts a new object as versions are put; `Conflict` when one is there.
     pub(crate) async fn put_if_absent(&self, path: &Path, bytes: Vec<u8>) -> Result<()> {
-        let put = self.objects.put_if_absent(path, bytes.into()).await;
+        let put = put_new(&self.objects, path, bytes).await;
         put.map_err(|e| match e {
             object_store::Error::AlreadyExists { .. }
             | object_store::Error::Precondition { .. } => {
@@ -351,4 +352,16 @@ impl Store {
             other => Error::from(other).context(format!("putting {path}")),
         })
     }
+}
+
+/// One put that another object at `path` refuses. Lance's own `put_if_absent` puts a local file under a second name
+/// first and then renames it.
+pub(crate) async fn put_new(
+    objects: &ObjectStore,
+    path: &Path,
+    bytes: Vec<u8>,
+) -> object_store::Result<()> {
+    let new = PutOptions::from(PutMode::Create);
+    let put = objects.inner.put_opts(path, bytes.into(), new).await;
+    put.map(drop)
 }
