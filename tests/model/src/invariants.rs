@@ -63,10 +63,11 @@ pub enum Event {
     PrefixBelowUndecided,
     SlotAgain,
     PinMovedPast,
+    LicenceGone,
 }
 
 impl Event {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::HelperPublishes,
         Self::SelfUndo,
         Self::PrunedTablePut,
@@ -86,6 +87,7 @@ impl Event {
         Self::PrefixBelowUndecided,
         Self::SlotAgain,
         Self::PinMovedPast,
+        Self::LicenceGone,
     ];
 
     pub fn name(self) -> &'static str {
@@ -109,6 +111,7 @@ impl Event {
             Self::PrefixBelowUndecided => "a prefix stops below an undecided version",
             Self::PinMovedPast => "an undo finds that the pin moved past",
             Self::SlotAgain => "a writer steps over maintenance",
+            Self::LicenceGone => "a run without its sidecar gives up",
         }
     }
 }

@@ -20,6 +20,8 @@ pub enum At {
     Stage(u8),
     /// Lance looks at what was committed meanwhile.
     Check(u8, Staged),
+    /// The guard asks for the sidecar.
+    Licence(u8, Staged, u8),
     Put(u8, Staged, u8),
 }
 
@@ -28,13 +30,13 @@ pub fn begin(begins: Begins) -> At {
     match begins {
         Begins::Now => At::Sidecar,
         Begins::Staged => At::Check(0, first),
-        Begins::Checked => At::Put(0, first, 2),
+        Begins::Licensed => At::Put(0, first, 2),
     }
 }
 
 pub fn choices(world: &World, at: &At) -> u8 {
     match at {
-        At::Sidecar | At::Stage(_) | At::Check(..) => 1,
+        At::Sidecar | At::Stage(_) | At::Check(..) | At::Licence(..) => 1,
         At::Put(..) => Fault::ways(world),
     }
 }
@@ -70,7 +72,14 @@ pub fn step(
             if collides(model, world, path, staged.0) {
                 return Proc::Maintain(op, At::Stage(done));
             }
-            Proc::Maintain(op, At::Put(done, staged, world.head(path) + 1))
+            Proc::Maintain(op, At::Licence(done, staged, world.head(path) + 1))
+        }
+        At::Licence(done, staged, slot) => {
+            if !world.sidecars.has(op) && !model.lacks(Mutation::NoLicence) {
+                model.reached(Event::LicenceGone);
+                return Proc::Prefix(name, prefix::After::Idle, prefix::At::Load);
+            }
+            Proc::Maintain(op, At::Put(done, staged, slot))
         }
         At::Put(done, staged, slot) => {
             let fault = Fault::take(world, choice);

@@ -31,8 +31,8 @@ pub enum Begins {
     Now,
     /// It rewrote version 1.
     Staged,
-    /// And Lance saw nothing newer: what is left is the put.
-    Checked,
+    /// And Lance saw nothing newer, and the guard its sidecar: what is left is the put.
+    Licensed,
 }
 
 /// One process.
@@ -317,7 +317,7 @@ pub const SCENARIOS: &[Scenario] = &[
             Process::Maintainer {
                 op: 3,
                 commits: 1,
-                begins: Begins::Checked,
+                begins: Begins::Licensed,
             },
             CLEANER,
         ],
@@ -339,7 +339,7 @@ pub const SCENARIOS: &[Scenario] = &[
             Process::Maintainer {
                 op: 3,
                 commits: 1,
-                begins: Begins::Checked,
+                begins: Begins::Licensed,
             },
             CLEANER,
         ],
@@ -361,7 +361,7 @@ pub const SCENARIOS: &[Scenario] = &[
             Process::Maintainer {
                 op: 2,
                 commits: 1,
-                begins: Begins::Checked,
+                begins: Begins::Licensed,
             },
             Process::Maintainer {
                 op: 3,
@@ -371,7 +371,35 @@ pub const SCENARIOS: &[Scenario] = &[
             CLEANER,
         ],
         tables: 1,
-        search: Search::Beyond,
+        ..BASE
+    },
+    Scenario {
+        name: "asleep",
+        about: "two maintenance runs, a resolver that takes them for dead, two commits, cleanup",
+        ops: &[
+            update(&[0], &[]),
+            append(&[0]),
+            maintain(&[0]),
+            maintain(&[0]),
+        ],
+        procs: &[
+            Process::Quick(0),
+            Process::Quick(1),
+            Process::Maintainer {
+                op: 2,
+                commits: 1,
+                begins: Begins::Now,
+            },
+            Process::Maintainer {
+                op: 3,
+                commits: 1,
+                begins: Begins::Now,
+            },
+            Process::Resolver,
+            CLEANER,
+        ],
+        tables: 1,
+        search: Search::Deep,
         ..BASE
     },
     Scenario {
