@@ -7,6 +7,8 @@ use crate::invariants::Invariant;
 pub enum Mutation {
     /// Lance rebases a table commit over whatever landed.
     NoSlot,
+    /// A writer does not look at what stands above the pin.
+    DirtyBase,
     /// Lance rebases over versions that are gone.
     NoContiguity,
     /// Maintenance commits without its sidecar.
@@ -96,6 +98,7 @@ use Mutation as M;
 /// All mutations; at the end those that another guard catches, and what breaks without any.
 pub const CASES: &[Case] = &[
     case("no-slot", &[M::NoSlot], "writers", Invariant::I1),
+    case("dirty-base", &[M::DirtyBase], "writers", Invariant::I10),
     case("no-licence", &[M::NoLicence], "fooled", Invariant::I5),
     case(
         "licence-and-contiguity",

@@ -182,7 +182,7 @@ fn scan(model: &Squire, world: &mut World, config: Process, op: u8) -> Proc {
     for (slot, name) in slots.iter_mut().zip(model.scenario.ops[op as usize].writes) {
         let base = facts.base[*name as usize];
         let chain = world.chain(facts.path[*name as usize], base);
-        if obstacle(&chain, base.into()).is_some() {
+        if obstacle(&chain, base.into()).is_some() && !model.lacks(Mutation::DirtyBase) {
             return ended(world, config, op, Told::Aborted);
         }
         *slot = chain.head() as u8 + 1;
