@@ -52,8 +52,7 @@ impl Counter {
         self.latency_ms.store(millis, Ordering::Relaxed);
     }
 
-    /// What was asked since the last [`Counter::take`], in order: `then` what was asked alone, `with` what was asked
-    /// beside others.
+    /// What was asked since the last [`Counter::take`], in order: `then` begins a stretch, `with` falls into one.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().expect("log").clone()
     }

@@ -154,6 +154,23 @@ const BASE: Scenario = Scenario {
 
 const CLEANER: Process = Process::Cleaner { forgets: false };
 
+/// A run of one commit.
+const fn maintainer(op: u8, begins: Begins) -> Process {
+    Process::Maintainer {
+        op,
+        commits: 1,
+        begins,
+    }
+}
+
+/// Two commits that two runs miss.
+const TWO_RUNS: &[OpConfig] = &[
+    update(&[0], &[]),
+    append(&[0]),
+    maintain(&[0]),
+    maintain(&[0]),
+];
+
 /// All scenarios; their names are arguments of the command line.
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -229,11 +246,7 @@ pub const SCENARIOS: &[Scenario] = &[
         procs: &[
             Process::Quick(0),
             Process::Quick(1),
-            Process::Maintainer {
-                op: 2,
-                commits: 1,
-                begins: Begins::Staged,
-            },
+            maintainer(2, Begins::Staged),
             Process::Resolver,
             CLEANER,
         ],
@@ -314,11 +327,7 @@ pub const SCENARIOS: &[Scenario] = &[
             Process::Writer(&[0]),
             Process::Quick(1),
             Process::Quick(2),
-            Process::Maintainer {
-                op: 3,
-                commits: 1,
-                begins: Begins::Licensed,
-            },
+            maintainer(3, Begins::Licensed),
             CLEANER,
         ],
         ..BASE
@@ -336,11 +345,7 @@ pub const SCENARIOS: &[Scenario] = &[
             Process::Writer(&[0]),
             Process::Quick(1),
             Process::Quick(2),
-            Process::Maintainer {
-                op: 3,
-                commits: 1,
-                begins: Begins::Licensed,
-            },
+            maintainer(3, Begins::Licensed),
             CLEANER,
         ],
         tables: 1,
@@ -349,25 +354,12 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "fooled",
         about: "two maintenance runs that were staged long ago, two commits, cleanup",
-        ops: &[
-            update(&[0], &[]),
-            append(&[0]),
-            maintain(&[0]),
-            maintain(&[0]),
-        ],
+        ops: TWO_RUNS,
         procs: &[
             Process::Quick(0),
             Process::Quick(1),
-            Process::Maintainer {
-                op: 2,
-                commits: 1,
-                begins: Begins::Licensed,
-            },
-            Process::Maintainer {
-                op: 3,
-                commits: 1,
-                begins: Begins::Staged,
-            },
+            maintainer(2, Begins::Licensed),
+            maintainer(3, Begins::Staged),
             CLEANER,
         ],
         tables: 1,
@@ -376,25 +368,12 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "asleep",
         about: "two maintenance runs, a resolver that takes them for dead, two commits, cleanup",
-        ops: &[
-            update(&[0], &[]),
-            append(&[0]),
-            maintain(&[0]),
-            maintain(&[0]),
-        ],
+        ops: TWO_RUNS,
         procs: &[
             Process::Quick(0),
             Process::Quick(1),
-            Process::Maintainer {
-                op: 2,
-                commits: 1,
-                begins: Begins::Now,
-            },
-            Process::Maintainer {
-                op: 3,
-                commits: 1,
-                begins: Begins::Now,
-            },
+            maintainer(2, Begins::Now),
+            maintainer(3, Begins::Now),
             Process::Resolver,
             CLEANER,
         ],
@@ -502,11 +481,7 @@ pub const SCENARIOS: &[Scenario] = &[
         procs: &[
             Process::Writer(&[0]),
             Process::Writer(&[1]),
-            Process::Maintainer {
-                op: 2,
-                commits: 1,
-                begins: Begins::Now,
-            },
+            maintainer(2, Begins::Now),
             Process::Resolver,
         ],
         search: Search::Deep,
@@ -545,16 +520,8 @@ pub const SCENARIOS: &[Scenario] = &[
         ops: &[append(&[0, 1]), maintain(&[0]), maintain(&[0])],
         procs: &[
             Process::Writer(&[0]),
-            Process::Maintainer {
-                op: 1,
-                commits: 1,
-                begins: Begins::Now,
-            },
-            Process::Maintainer {
-                op: 2,
-                commits: 1,
-                begins: Begins::Now,
-            },
+            maintainer(1, Begins::Now),
+            maintainer(2, Begins::Now),
             Process::Resolver,
         ],
         search: Search::Deep,
