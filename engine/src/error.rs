@@ -1,7 +1,10 @@
 //! One error type: what to do (`ErrorKind`), a message for people, and the private cause.
 
 use crate::ids::OpId;
+use futures::FutureExt;
+use std::any::Any;
 use std::error::Error as StdError;
+use std::panic::AssertUnwindSafe;
 
 /// What a caller can do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +30,9 @@ pub enum ErrorKind {
     Storage,
     /// Cancelled at a safe point.
     Cancelled,
+    /// What was made could not replace what it should replace, or Lance cannot make it for this table: nothing was
+    /// committed, and trying again gives the same until the table's schema or the release changes.
+    Unfit,
     /// A broken assumption of the engine itself; please report it.
     Internal,
 }
@@ -124,9 +130,39 @@ impl Error {
             | ErrorKind::FormatTooNew
             | ErrorKind::Storage
             | ErrorKind::Cancelled
+            | ErrorKind::Unfit
             | ErrorKind::Internal => Disposition::Fail,
         }
     }
+}
+
+/// How much of a panic's message is told: the rest quotes data or paths of the machine that built us.
+const PANIC_CHARS: usize = 200;
+
+/// Runs `work`. Lance and Arrow panic on tables and files that they do not expect; that ends this one piece of work, as
+/// an `Internal` error that names `what`, and nothing else.
+///
+/// # Errors
+/// Those of `work`, and its panic.
+pub async fn caught<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(done) => done,
+        Err(panic) => Err(Error::internal(format!(
+            "{what}: panicked: {}",
+            panic_text(panic.as_ref())
+        ))),
+    }
+}
+
+/// The first line of a panic's message, shortened.
+pub fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (_, Some(text)) => text.as_str(),
+        (None, None) => "without a message",
+    };
+    let line = text.lines().next().unwrap_or_default();
+    line.chars().take(PANIC_CHARS).collect()
 }
 
 impl std::fmt::Display for Error {

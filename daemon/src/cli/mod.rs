@@ -157,7 +157,7 @@ async fn dispatch(cli: Cli, context: Context) -> Result<ExitCode> {
 pub(crate) fn exit_code(kind: ErrorKind) -> ExitCode {
     ExitCode::from(match kind {
         ErrorKind::InvalidInput => 2,
-        ErrorKind::Drift | ErrorKind::Refused => 3,
+        ErrorKind::Drift | ErrorKind::Refused | ErrorKind::Unfit => 3,
         ErrorKind::Conflict | ErrorKind::Unknown => 75,
         _ => 1,
     })
