@@ -1,24 +1,18 @@
 //! Commands that maintain.
 
-use super::args::{CleanupArgs, DaemonArgs, OptimizeArgs, RecoverArgs, RepairArgs, TargetArgs};
+use super::args::{DaemonArgs, OptimizeArgs, RecoverArgs, TargetArgs};
 use super::{Context, exit_code};
 use crate::config::parse_listen;
-use crate::daemon::execution::retention;
 use crate::daemon::planning::{TablePlan, bounds, limits, plan as decide};
 use crate::daemon::{self, Options};
 use crate::place::Place;
-use serde::Serialize;
 use serde_json::{Value, json};
 use squire_engine::error::{Error, ErrorKind, Result};
-use squire_engine::maintenance::{CleanupPlan, MaintenanceReport, Retention, TableCleanup, Target};
-use squire_engine::recovery::{RepairAction, Watch as RecoveryWatch};
+use squire_engine::maintenance::{MaintenanceReport, Target};
+use squire_engine::recovery::Watch as RecoveryWatch;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-
-/// The shortest retention: readers and writers in flight need their versions.
-const MIN_RETENTION: Duration = Duration::from_secs(3_600);
 
 pub(super) async fn daemon(
     context: Context,
@@ -219,7 +213,7 @@ impl Results {
 }
 
 /// A token that Ctrl-C cancels: work stops at its next safe point.
-fn cancel_on_signal() -> CancellationToken {
+pub(super) fn cancel_on_signal() -> CancellationToken {
     let token = CancellationToken::new();
     let cancel = token.clone();
     #[expect(
@@ -232,106 +226,6 @@ fn cancel_on_signal() -> CancellationToken {
         }
     });
     token
-}
-
-pub(super) async fn cleanup(context: &Context, args: CleanupArgs) -> Result<ExitCode> {
-    let policy = &context.config.policy;
-    let mut keep: Retention = retention(policy);
-    keep.age = args.retention.unwrap_or(keep.age);
-    keep.versions = args.min_versions.unwrap_or(keep.versions);
-    if keep.age < MIN_RETENTION || keep.versions == 0 {
-        return Err(Error::invalid(format!(
-            "--retention is at least 1h and --min-versions at least 1 (got {} s and {}): readers and writers in flight need their versions",
-            keep.age.as_secs(),
-            keep.versions
-        )));
-    }
-    let place = context.place(&args.target.store).await?;
-    if !place.managed {
-        return cleanup_plain(context, &place, &args, keep).await;
-    }
-    if !args.target.tables.is_empty() {
-        return Err(Error::invalid(
-            "a store is cleaned as a whole, since its snapshots span tables; leave --table out",
-        ));
-    }
-    let plan = place.store.plan_cleanup(keep).await?;
-    let mut lines = describe(&plan);
-    if args.dry_run {
-        context
-            .out
-            .print(&json!({ "plan": plan, "report": null }), &lines);
-        return Ok(ExitCode::SUCCESS);
-    }
-    let report = place
-        .store
-        .cleanup(&plan, args.rate, &cancel_on_signal())
-        .await?;
-    lines.push(format!(
-        "removed {} versions, {} bytes",
-        report.versions_removed, report.bytes_removed
-    ));
-    lines.extend(
-        report
-            .failed
-            .iter()
-            .map(|(table, why)| format!("{table}: failed: {why}")),
-    );
-    context
-        .out
-        .print(&json!({ "plan": plan, "report": report }), &lines);
-    Ok(if report.failed.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
-}
-
-async fn cleanup_plain(
-    context: &Context,
-    place: &Place,
-    args: &CleanupArgs,
-    keep: Retention,
-) -> Result<ExitCode> {
-    let mut documents = Vec::new();
-    let mut lines = Vec::new();
-    for target in place.select(&args.target.tables).await? {
-        let Target::Plain(path) = &target else {
-            continue;
-        };
-        let plan = place.store.plan_plain_cleanup(path, keep).await?;
-        lines.push(describe_table(&plan));
-        let report = match args.dry_run {
-            true => None,
-            false => Some(place.store.cleanup_plain(&plan, args.rate).await?),
-        };
-        documents.push(json!({ "plan": plan, "report": report }));
-    }
-    context.out.print(&json!({ "tables": documents }), &lines);
-    Ok(ExitCode::SUCCESS)
-}
-
-fn describe_table(table: &TableCleanup) -> String {
-    format!(
-        "{}: floor {}, versions to remove: {:?}",
-        table.table, table.floor, table.versions
-    )
-}
-
-fn describe(plan: &CleanupPlan) -> Vec<String> {
-    if plan.is_empty() {
-        return vec![String::from("nothing to remove")];
-    }
-    let mut lines: Vec<String> = plan
-        .tables
-        .iter()
-        .chain(&plan.manifest)
-        .map(describe_table)
-        .collect();
-    if !plan.decisions.is_empty() {
-        lines.push(format!("decisions to forget: {}", plan.decisions.len()));
-    }
-    lines
 }
 
 pub(super) async fn recover(context: &Context, args: RecoverArgs) -> Result<ExitCode> {
@@ -385,74 +279,4 @@ pub(super) async fn recover(context: &Context, args: RecoverArgs) -> Result<Exit
     } else {
         ExitCode::FAILURE
     })
-}
-
-#[derive(Serialize)]
-struct Repaired {
-    table: String,
-    pin: u64,
-}
-
-pub(super) async fn repair(context: &Context, args: RepairArgs) -> Result<ExitCode> {
-    let store = context.store(&args.target.store).await?;
-    let place = context.place(&args.target.store).await?;
-    let action = match (args.action.publish, args.action.force, args.action.discard) {
-        (true, _, _) => Some(RepairAction::Publish),
-        (_, true, _) => Some(RepairAction::Force),
-        (_, _, true) => Some(RepairAction::Discard),
-        (false, false, false) => None,
-    };
-    let mut drifted = Vec::new();
-    let mut repaired = Vec::new();
-    let mut lines = Vec::new();
-    for target in place.select(&args.target.tables).await? {
-        let Some(table) = target.table() else {
-            continue;
-        };
-        let Some(report) = store.drift(table).await? else {
-            continue;
-        };
-        lines.push(format!(
-            "{table}: pin {} with {} rows, HEAD {} with {} rows; above the pin: {}",
-            report.pin,
-            report.pinned_rows,
-            report.head,
-            report
-                .head_rows
-                .map_or_else(|| "unreadable".to_owned(), |r| r.to_string()),
-            report
-                .versions
-                .iter()
-                .map(|v| format!("{} {}", v.version, v.operation))
-                .collect::<Vec<_>>()
-                .join(", ")
-        ));
-        if let Some(action) = action {
-            if args.head.is_some_and(|head| head != report.head) {
-                return Err(Error::conflict(format!(
-                    "table {table}: HEAD is {} now; look again",
-                    report.head
-                )));
-            }
-            let pin = store.repair(&report, action).await?;
-            lines.push(format!("{table}: pinned at {pin}"));
-            repaired.push(Repaired {
-                table: table.to_string(),
-                pin,
-            });
-        }
-        drifted.push(report);
-    }
-    if drifted.is_empty() {
-        lines.push(String::from("no drift"));
-    } else if action.is_none() {
-        lines.push(String::from(
-            "nothing was done; --publish, --force or --discard acts",
-        ));
-    }
-    let left = !drifted.is_empty() && action.is_none();
-    context
-        .out
-        .print(&json!({ "drift": drifted, "repaired": repaired }), &lines);
-    Ok(ExitCode::from(if left { 3 } else { 0 }))
 }

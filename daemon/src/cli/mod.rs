@@ -1,9 +1,11 @@
 //! The command line: arguments in, engine calls, one document or a few lines out, an exit code.
 
 mod args;
+mod cleanup;
 mod inspect;
 mod maintain;
 mod output;
+mod repair;
 mod write;
 
 use crate::config::Config;
@@ -142,9 +144,9 @@ async fn dispatch(cli: Cli, context: Context) -> Result<ExitCode> {
         Command::Plan(args) => maintain::plan(&context, args).await,
         Command::Optimize(args) => maintain::optimize(&context, args).await,
         Command::Reindex(args) => maintain::reindex(&context, args).await,
-        Command::Cleanup(args) => maintain::cleanup(&context, args).await,
+        Command::Cleanup(args) => cleanup::cleanup(&context, args).await,
         Command::Recover(args) => maintain::recover(&context, args).await,
-        Command::Repair(args) => maintain::repair(&context, args).await,
+        Command::Repair(args) => repair::repair(&context, args).await,
         Command::Status(args) => inspect::status(&context, args).await,
         Command::Log(args) => inspect::log(&context, args).await,
         Command::Op(args) => inspect::op(&context, args).await,
