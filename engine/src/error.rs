@@ -107,6 +107,14 @@ impl Error {
         Self::new(ErrorKind::Internal, message)
     }
 
+    /// The error in a few words: without the places in Lance's source that it names, and not much of what it quotes.
+    pub fn brief(&self) -> String {
+        let text = self.to_string();
+        let places = text.split(", ").filter(|part| !part.contains(".cargo/"));
+        let text = places.collect::<Vec<_>>().join(", ");
+        text.chars().take(BRIEF_CHARS).collect()
+    }
+
     /// What a caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -135,6 +143,9 @@ impl Error {
         }
     }
 }
+
+/// How much of an error is told where it stands among others.
+const BRIEF_CHARS: usize = 300;
 
 /// How much of a panic's message is told: the rest quotes data or paths of the machine that built us.
 const PANIC_CHARS: usize = 200;

@@ -149,15 +149,17 @@ pub(super) async fn reindex(context: &Context, args: OptimizeArgs) -> Result<Exi
         }
         let done = place.store.reindex(&target, &cancel).await;
         results.add(&target, done, |r| {
-            let pending: Vec<String> = r
-                .pending_indexes
-                .iter()
-                .map(|(n, why)| format!("; {n} is pending: {why}"))
-                .collect();
+            let of = |what: &str, indexes: &[(String, String)]| {
+                indexes
+                    .iter()
+                    .map(|(name, why)| format!("; {name} {what}: {why}"))
+                    .collect::<String>()
+            };
             format!(
-                "{} indexes extended or built{}",
+                "{} indexes extended or built{}{}",
                 r.indexes.len(),
-                pending.concat()
+                of("failed", &r.failed_indexes),
+                of("is pending", &r.pending_indexes)
             )
         });
     }
@@ -188,6 +190,9 @@ impl Results {
                     None => format!("{table}: {}", describe(&report)),
                 });
                 self.skipped |= report.skipped.is_some();
+                if !report.failed_indexes.is_empty() {
+                    self.worst.get_or_insert(ErrorKind::Internal);
+                }
                 self.tables
                     .push(json!({ "table": table, "report": report, "error": null }));
             }

@@ -96,6 +96,10 @@ pub(crate) async fn execute(
             if let [(index, reason), ..] = m.pending_indexes.as_slice() {
                 report.detail = Some(format!("index {index} is pending: {reason}"));
             }
+            if let [(index, reason), ..] = m.failed_indexes.as_slice() {
+                report.ending = Ending::Failed;
+                report.detail = Some(format!("index {index} failed: {reason}"));
+            }
         }
         Ok(Done::Cleaned(c)) => {
             report.versions_removed = c.versions_removed;

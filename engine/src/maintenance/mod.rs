@@ -14,6 +14,7 @@ pub mod cleanup;
 mod compact;
 mod health;
 mod journal;
+mod listed;
 mod reindex;
 mod run;
 mod stranded;

@@ -1,21 +1,23 @@
 //! Reindexing: extends existing indexes over new rows and builds declared ones, each independently.
 
 use super::Target;
-use super::health::coverage_by_name;
+use super::listed::{Listed, listed_indexes};
 use super::run::{MaintenanceReport, Run, Work};
 use crate::commit::publish::Record;
-use crate::error::{Disposition, Error, ErrorKind, Result};
+use crate::error::{Disposition, Error, ErrorKind, Result, caught};
 use crate::ids::TableName;
 use crate::store::Store;
 use crate::store::state::{IndexDeclaration, encode};
 use arrow_schema::DataType;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
+use lance::index::optimize::{commit_optimize_indices, plan_optimize_indices};
 use lance::index::vector::VectorIndexParams;
 use lance_index::optimize::OptimizeOptions;
 use lance_index::scalar::{InvertedIndexParams, ScalarIndexParams};
 use lance_index::{IndexParams, IndexType};
 use lance_linalg::distance::MetricType;
+use roaring::RoaringBitmap;
 use squire_failpoints::{Seam, hit};
 use tokio_util::sync::CancellationToken;
 
@@ -86,7 +88,7 @@ impl Store {
     }
 
     /// Extends every index of `target` that does not cover all rows and builds declared ones. An index that cannot
-    /// be built yet is reported as pending and never fails a sibling.
+    /// be built yet is reported as pending, one that fails as failed; neither stops a sibling.
     pub async fn reindex(
         &self,
         target: &Target,
@@ -120,59 +122,123 @@ impl Work for Reindex {
         mut head: Dataset,
         report: &mut MaintenanceReport,
     ) -> Result<()> {
-        let built = coverage_by_name(&head.load_indices().await?);
-        let fragments: Vec<u32> = head
-            .fragments()
-            .iter()
-            .filter_map(|f| u32::try_from(f.id).ok())
-            .collect();
         report.pending_indexes.clear();
-        for (name, (covered, _)) in &built {
-            if fragments.iter().all(|f| covered.contains(*f)) {
-                continue;
-            }
+        report.failed_indexes.clear();
+        let listed = listed_indexes(&head).await?;
+        for index in &listed {
             run.check_cancelled()?;
-            let options = OptimizeOptions::merge(1)
-                .index_names(vec![name.clone()])
-                .transaction_properties(run.properties.clone());
-            let extended = head.optimize_indices(&options).await.map_err(Error::from);
-            settle_one(name, extended, run, store, report).await?;
+            let done = caught("extending it", extend(&mut head, index, run, store)).await;
+            settle_one(&index.name, done, run, store, report).await?;
         }
-        for (name, declaration) in self
-            .declared
-            .iter()
-            .filter(|(name, _)| !built.contains_key(name))
-        {
+        let missing = |name: &str| listed.iter().all(|index| index.name != name);
+        for (name, declaration) in self.declared.iter().filter(|(name, _)| missing(name)) {
             run.check_cancelled()?;
-            let done = build(&mut head, name, declaration, run).await;
+            let done = caught("building it", build(&mut head, name, declaration, run)).await;
             settle_one(name, done, run, store, report).await?;
         }
         Ok(())
     }
 }
 
+/// What became of one index.
+enum Outcome {
+    /// It covered everything.
+    Complete,
+    /// It was built, or extended over what it did not cover.
+    Covered,
+    /// It cannot be built yet.
+    Pending(String),
+}
+
 /// A lost race ends the attempt, and so does a lost licence; any other failure stays with its index.
 async fn settle_one(
     name: &str,
-    done: Result<()>,
+    done: Result<Outcome>,
     run: &Run<'_>,
     store: &Store,
     report: &mut MaintenanceReport,
 ) -> Result<()> {
     match done {
-        Ok(()) => {
+        Ok(Outcome::Complete) => Ok(()),
+        Ok(Outcome::Covered) => {
             report.indexes.push(name.to_owned());
             hit(Seam::MaintainAfterReindex)?;
             Ok(())
         }
+        Ok(Outcome::Pending(why)) => {
+            report.pending_indexes.push((name.to_owned(), why));
+            Ok(())
+        }
         Err(e) if e.disposition() == Disposition::Fail && run.is_licensed(store).await? => {
-            report
-                .pending_indexes
-                .push((name.to_owned(), e.to_string()));
+            let why = format!("{}; {REMEDY}", e.brief());
+            report.failed_indexes.push((name.to_owned(), why));
             Ok(())
         }
         Err(e) => Err(e),
     }
+}
+
+/// What helps an index that cannot be extended or built: nothing that is tried again does.
+const REMEDY: &str = "drop it and create it again";
+
+fn fragment_ids(dataset: &Dataset) -> RoaringBitmap {
+    let fragments = dataset.fragments().iter();
+    fragments.filter_map(|f| u32::try_from(f.id).ok()).collect()
+}
+
+/// Extends `index` over the fragments that it does not cover, as one version above `head`.
+async fn extend(
+    head: &mut Dataset,
+    index: &Listed,
+    run: &Run<'_>,
+    store: &Store,
+) -> Result<Outcome> {
+    index.check_files(store, run.path()).await?;
+    let fragments = fragment_ids(head);
+    if index.uncovered(&fragments).is_empty() {
+        return Ok(Outcome::Complete);
+    }
+    index.check_extensible(head)?;
+    let options = OptimizeOptions::merge(1)
+        .index_names(vec![index.name.clone()])
+        .transaction_properties(run.properties.clone());
+    let plan = plan_optimize_indices(head, &options).await?;
+    let mut built = Vec::new();
+    for task in &plan.tasks {
+        built.extend(task.execute(head).await?);
+    }
+    let mut merged = Vec::new();
+    for merge in &plan.merges {
+        merged.extend(merge.execute(head, &built).await?);
+    }
+    let segments = merged.iter().map(|result| &result.segment);
+    if index.is_definition() && segments.clone().all(|s| s.fragment_bitmap.is_none()) {
+        return Ok(Outcome::Pending(String::from(
+            "the table has too few rows to train it",
+        )));
+    }
+    let replaced: Vec<_> = merged.iter().flat_map(|result| &result.replaces).collect();
+    let kept = index
+        .segments
+        .iter()
+        .filter(|s| !replaced.contains(&&s.uuid));
+    let bitmaps = segments
+        .chain(kept)
+        .filter_map(|s| s.fragment_bitmap.as_ref());
+    let covered = bitmaps.fold(RoaringBitmap::new(), |all, bitmap| all | bitmap);
+    let left = &fragments - covered;
+    if !left.is_empty() {
+        return Err(Error::new(
+            ErrorKind::Unfit,
+            format!(
+                "Lance extends it, but not over {} of {} fragments",
+                left.len(),
+                fragments.len()
+            ),
+        ));
+    }
+    commit_optimize_indices(head, merged, &options).await?;
+    Ok(Outcome::Covered)
 }
 
 async fn build(
@@ -180,11 +246,11 @@ async fn build(
     name: &str,
     declaration: &IndexDeclaration,
     run: &Run<'_>,
-) -> Result<()> {
+) -> Result<Outcome> {
     let rows = head.count_rows(None).await?;
     let (kind, params) = index_params(&declaration.kind, Some(rows))?;
     if kind.is_vector() && rows < MIN_VECTOR_ROWS {
-        return Err(Error::invalid(format!(
+        return Ok(Outcome::Pending(format!(
             "a vector index needs {MIN_VECTOR_ROWS} rows to train and the table has {rows}"
         )));
     }
@@ -192,7 +258,7 @@ async fn build(
         .name(name.to_owned())
         .transaction_properties(run.properties.clone())
         .await?;
-    Ok(())
+    Ok(Outcome::Covered)
 }
 
 fn index_params(kind: &str, rows: Option<usize>) -> Result<(IndexType, Box<dyn IndexParams>)> {

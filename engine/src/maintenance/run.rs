@@ -47,8 +47,10 @@ pub struct MaintenanceReport {
     pub bytes_rewritten: u64,
     /// Indexes built or extended.
     pub indexes: Vec<String>,
-    /// Indexes that cannot be built or extended yet, and why.
+    /// Indexes that cannot be built yet, and why: a vector index of a table without enough rows.
     pub pending_indexes: Vec<(String, String)>,
+    /// Indexes that could not be built or extended, and why, with what helps. Nothing was committed for them.
+    pub failed_indexes: Vec<(String, String)>,
     /// Bytes rewritten for nothing, lost to a writer, and deleted again.
     pub reclaimed_bytes: u64,
     /// The pin afterwards.
@@ -66,6 +68,16 @@ pub(crate) struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// The dataset below the store's root.
+    pub(crate) fn path(&self) -> &str {
+        match (self.target, &self.journal) {
+            (Target::Plain(path), _) => path,
+            (Target::Pinned(table), journal) => journal
+                .as_ref()
+                .map_or(table.as_str(), |journal| &journal.table().path),
+        }
+    }
+
     /// Whether its sidecar stands; a plain table's run has and needs none.
     pub(crate) async fn is_licensed(&self, store: &Store) -> Result<bool> {
         Ok(self.journal.is_none() || store.has_sidecar(self.op).await?)
@@ -156,7 +168,7 @@ impl Store {
         );
         self.retire_sidecar(sidecar.op).await;
         let all_landed =
-            worked.is_ok() && report.conflicts == 0 && report.pending_indexes.is_empty();
+            worked.is_ok() && report.conflicts == 0 && report.failed_indexes.is_empty();
         self.settle_journal(op, journal, all_landed, &mut report)
             .await;
         worked.map(|()| report)

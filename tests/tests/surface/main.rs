@@ -6,6 +6,7 @@
 //! * [`cli`]: help, JSON, exit codes, and the commands on stores, directories and single tables.
 //! * [`guard`]: the guarded commit handler alone.
 //! * [`requests`]: what a commit asks of its storage.
+//! * [`indexes`]: an index that fails is named and stops nothing else.
 //! * [`history`]: archive and cleanup: what was said stays true after the versions are gone.
 
 mod agent;
@@ -14,6 +15,7 @@ mod cli;
 mod docs;
 mod guard;
 mod history;
+mod indexes;
 mod input;
 mod requests;
 

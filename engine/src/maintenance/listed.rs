@@ -1,0 +1,139 @@
+//! The indexes that a version lists, as reindexing sees them: what each covers, and what keeps it from being extended.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::Store;
+use lance::Dataset;
+use lance::index::DatasetIndexExt;
+use lance_index::is_system_index;
+use lance_table::format::IndexMetadata;
+use lance_table::io::manifest::read_manifest_indexes;
+use roaring::RoaringBitmap;
+use std::collections::BTreeMap;
+
+/// One index: the segments of one name.
+#[derive(Debug, Clone)]
+pub(crate) struct Listed {
+    pub(crate) name: String,
+    pub(crate) segments: Vec<IndexMetadata>,
+    /// Why this release of Lance can read none of it, if so.
+    unreadable: Option<String>,
+}
+
+/// What `dataset`'s version lists, in name order; also what Lance hides because it cannot read it.
+pub(crate) async fn listed_indexes(dataset: &Dataset) -> Result<Vec<Listed>> {
+    let objects = dataset.object_store(None).await?;
+    let location = dataset.manifest_location();
+    let all = read_manifest_indexes(&objects, location, dataset.manifest()).await?;
+    // Lance's own listing also says what a segment covers after a rewrite that it has not followed yet.
+    let usable = dataset.load_indices().await?;
+    let mut by_name: BTreeMap<&str, Listed> = BTreeMap::new();
+    for segment in all.iter().filter(|segment| !is_system_index(segment)) {
+        let listed = by_name.entry(&segment.name).or_insert_with(|| Listed {
+            name: segment.name.clone(),
+            segments: Vec::new(),
+            unreadable: None,
+        });
+        match usable.iter().find(|usable| usable.uuid == segment.uuid) {
+            Some(usable) => listed.segments.push(usable.clone()),
+            None => {
+                listed.unreadable = Some(kind_of(segment));
+                listed.segments.push(segment.clone());
+            }
+        }
+    }
+    Ok(by_name.into_values().collect())
+}
+
+/// The last word of an index's type, as its details name it.
+pub(crate) fn kind_of(segment: &IndexMetadata) -> String {
+    let details = segment.index_details.as_ref();
+    let url = details.map_or("", |details| details.type_url.as_str());
+    let word = url.rsplit(['.', '/']).next().unwrap_or_default();
+    word.strip_suffix("IndexDetails").unwrap_or(word).to_owned()
+}
+
+impl Listed {
+    /// The fragments that it covers.
+    pub(crate) fn covered(&self) -> RoaringBitmap {
+        let bitmaps = self
+            .segments
+            .iter()
+            .filter_map(|s| s.fragment_bitmap.as_ref());
+        bitmaps.fold(RoaringBitmap::new(), |all, bitmap| all | bitmap)
+    }
+
+    /// Which of `fragments` it does not cover.
+    pub(crate) fn uncovered(&self, fragments: &RoaringBitmap) -> RoaringBitmap {
+        fragments - self.covered()
+    }
+
+    /// Lance makes an index of a table without enough rows a definition alone, and trains it once there are.
+    pub(crate) fn is_definition(&self) -> bool {
+        self.segments.iter().all(|segment| {
+            let without_files = segment.files.as_ref().is_none_or(Vec::is_empty);
+            let without_rows = segment.fragment_bitmap.as_ref();
+            without_files && without_rows.is_some_and(RoaringBitmap::is_empty)
+        })
+    }
+
+    /// Refuses what cannot be extended whatever is tried.
+    ///
+    /// # Errors
+    /// `Unfit`: Lance cannot read it, or its column is gone.
+    pub(crate) fn check_extensible(&self, dataset: &Dataset) -> Result<()> {
+        let unfit = |why: String| Err(Error::new(ErrorKind::Unfit, why));
+        if let Some(kind) = &self.unreadable {
+            return unfit(format!(
+                "this release cannot read indexes of its type or version ({kind})"
+            ));
+        }
+        let fields = self.segments.iter().flat_map(|segment| &segment.fields);
+        match fields
+            .into_iter()
+            .find(|field| dataset.schema().field_by_id(**field).is_none())
+        {
+            Some(field) => unfit(format!("its column (field {field}) is gone")),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks whether the files of the index stand on storage, by a listing of each segment.
+    ///
+    /// # Errors
+    /// `Unfit` names the first that does not, or has another size than the version says.
+    pub(crate) async fn check_files(&self, store: &Store, path: &str) -> Result<()> {
+        let here = |segment: &&IndexMetadata| segment.base_id.is_none();
+        for segment in self.segments.iter().filter(here) {
+            let name = format!("_indices/{}", segment.uuid);
+            let expected = segment.files.as_deref();
+            if expected.is_some_and(<[_]>::is_empty) || self.is_definition() {
+                continue;
+            }
+            let below = format!("{}/", store.object_path(&format!("{path}/{name}")));
+            let found: BTreeMap<String, u64> = store
+                .named_objects(path, &name)
+                .await?
+                .into_iter()
+                .filter_map(|meta| {
+                    let file = meta.location.as_ref().strip_prefix(&below)?;
+                    Some((file.to_owned(), meta.size))
+                })
+                .collect();
+            let wrong = match expected {
+                None => found.is_empty().then(|| format!("{name} is gone or empty")),
+                Some(files) => files.iter().find_map(|file| match found.get(&file.path) {
+                    None => Some(format!("{name}/{} is gone", file.path)),
+                    Some(size) if file.size_bytes > 0 && *size != file.size_bytes => Some(format!(
+                        "{name}/{} has {size} bytes, not {}",
+                        file.path, file.size_bytes
+                    )),
+                    Some(_) => None,
+                }),
+            };
+            if let Some(wrong) = wrong {
+                return Err(Error::new(ErrorKind::Unfit, wrong));
+            }
+        }
+        Ok(())
+    }
+}
