@@ -140,8 +140,16 @@ pub(crate) struct IndexArgs {
     pub(crate) table: String,
     pub(crate) column: String,
     /// btree, bitmap, label_list, ngram, zonemap, bloomfilter, inverted, ivf_flat or ivf_pq.
-    #[arg(long = "type", value_name = "TYPE")]
-    pub(crate) kind: String,
+    #[arg(
+        long = "type",
+        value_name = "TYPE",
+        required_unless_present = "withdraw",
+        conflicts_with = "withdraw"
+    )]
+    pub(crate) kind: Option<String>,
+    /// Declare it no more, and drop what was built of it.
+    #[arg(long)]
+    pub(crate) withdraw: bool,
     /// The index's name; COLUMN_idx by default.
     #[arg(long)]
     pub(crate) name: Option<String>,

@@ -2,6 +2,7 @@
 
 mod args;
 mod cleanup;
+mod index;
 mod inspect;
 mod maintain;
 mod output;
@@ -135,7 +136,7 @@ async fn dispatch(cli: Cli, context: Context) -> Result<ExitCode> {
     match cli.command {
         Command::Init { store } => write::init(&context, &store).await,
         Command::Create(args) => write::create(&context, args).await,
-        Command::Index(args) => write::index(&context, args).await,
+        Command::Index(args) => index::index(&context, args).await,
         Command::Write(args) => write::write(&context, args).await,
         Command::Delete(args) => write::delete(&context, args).await,
         Command::Commit(args) => write::commit(&context, args).await,

@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::args::{
-    AgentArgs, CommitArgs, CommitFlags, CreateArgs, DeleteArgs, IndexArgs, WriteArgs, WriteMode,
+    AgentArgs, CommitArgs, CommitFlags, CreateArgs, DeleteArgs, WriteArgs, WriteMode,
 };
 use crate::agent::{self, load};
 use crate::config::parse_listen;
@@ -12,7 +12,6 @@ use serde_json::json;
 use squire_engine::commit::{CommitRequest, Outcome, TableWrite, Write};
 use squire_engine::error::{Error, Result};
 use squire_engine::store::Store;
-use squire_engine::store::state::IndexDeclaration;
 use std::process::ExitCode;
 
 pub(super) async fn init(context: &Context, uri: &str) -> Result<ExitCode> {
@@ -46,27 +45,6 @@ pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<ExitCo
         },
     }]);
     report(context, &store.commit(&request).await?)
-}
-
-pub(super) async fn index(context: &Context, args: IndexArgs) -> Result<ExitCode> {
-    let store = context.store(&args.store).await?;
-    let table = table_name(&args.table)?;
-    let name = args.name.unwrap_or_else(|| format!("{}_idx", args.column));
-    store
-        .declare_index(
-            &table,
-            &name,
-            IndexDeclaration {
-                column: args.column,
-                kind: args.kind,
-            },
-        )
-        .await?;
-    let line = format!("declared index {name} on {table}; maintenance builds it");
-    context
-        .out
-        .print(&json!({ "table": table, "index": name }), &[line]);
-    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn write(context: &Context, args: WriteArgs) -> Result<ExitCode> {

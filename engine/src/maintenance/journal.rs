@@ -10,7 +10,7 @@
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::OpId;
-use crate::store::{INTERNAL, SidecarTable, Store, put_new};
+use crate::store::{GuardedCommitHandler, INTERNAL, SidecarTable, Store, put_new};
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -28,7 +28,7 @@ use squire_failpoints::{Seam, hit};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
 
@@ -102,27 +102,38 @@ pub(crate) fn name_of(dataset: &Path, path: &Path) -> Option<String> {
 /// The journal of one run at work. Wraps the object store that the run writes through.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    objects: Arc<LanceStore>,
-    directory: Path,
+    /// Where the names are put; a plain table's run has no store to keep them in, and knows them while it lives.
+    kept: Option<Kept>,
     dataset: Path,
-    table: SidecarTable,
     named: Mutex<BTreeSet<String>>,
+    /// Puts of versions whose outcome the run does not know.
+    doubts: Arc<AtomicU64>,
     /// Puts begun, of names and of beats.
     puts: AtomicU32,
 }
 
+/// A journal's place on storage.
+#[derive(Debug)]
+struct Kept {
+    objects: Arc<LanceStore>,
+    directory: Path,
+    table: SidecarTable,
+}
+
 impl Journal {
-    /// The run's table, as its sidecar has it.
-    pub(crate) fn table(&self) -> &SidecarTable {
-        &self.table
+    /// The run's table, as its sidecar has it; `None` for a plain table.
+    pub(crate) fn table(&self) -> Option<&SidecarTable> {
+        self.kept.as_ref().map(|kept| &kept.table)
     }
 
     /// What the run has named so far.
-    pub(crate) async fn journalled(&self) -> Journalled {
-        Journalled {
-            table: self.table.clone(),
-            names: self.named.lock().await.clone(),
-        }
+    pub(crate) async fn names(&self) -> BTreeSet<String> {
+        self.named.lock().await.clone()
+    }
+
+    /// Whether a version that the run put may land yet.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.doubts.load(Ordering::Relaxed) > 0
     }
 
     /// Puts the name of what `path` belongs to, once. The lock is held over the put: a second file of one index waits
@@ -136,19 +147,26 @@ impl Journal {
             return Ok(());
         }
         hit(Seam::MaintainBeforeJournal)?;
+        if let Some(kept) = &self.kept {
+            self.put_name(kept, &name).await?;
+        }
+        named.insert(name);
+        hit(Seam::MaintainAfterJournal)?;
+        Ok(())
+    }
+
+    async fn put_name(&self, kept: &Kept, name: &str) -> Result<()> {
         let entry = Entry {
             format: FORMAT,
-            table: self.table.clone(),
-            name: name.clone(),
+            table: kept.table.clone(),
+            name: name.to_owned(),
         };
         let bytes = serde_json::to_vec(&entry)
             .map_err(|e| Error::internal("encoding a journal").caused_by(e))?;
         // A put that reports an error may have landed: each has a number of its own.
         let put = self.puts.fetch_add(1, Ordering::Relaxed);
-        let at = self.directory.clone().join(format!("{put}.json"));
-        put_new(&self.objects, &at, bytes).await?;
-        named.insert(name);
-        hit(Seam::MaintainAfterJournal)?;
+        let at = kept.directory.clone().join(format!("{put}.json"));
+        put_new(&kept.objects, &at, bytes).await?;
         Ok(())
     }
 
@@ -156,9 +174,10 @@ impl Journal {
     pub(crate) async fn beat(&self, clock: &dyn Clock) -> Infallible {
         loop {
             clock.sleep(BEAT).await;
+            let Some(kept) = &self.kept else { continue };
             self.puts.fetch_add(1, Ordering::Relaxed);
-            let at = self.directory.clone().join("alive.beat");
-            if let Err(e) = self.objects.inner.put(&at, PutPayload::new()).await {
+            let at = kept.directory.clone().join("alive.beat");
+            if let Err(e) = kept.objects.inner.put(&at, PutPayload::new()).await {
                 tracing::debug!(error = %e, "a beat was not put");
             }
         }
@@ -290,18 +309,42 @@ impl Store {
 
     /// An empty journal for run `op` on `table`.
     pub(crate) fn new_journal(&self, op: OpId, table: &SidecarTable) -> Arc<Journal> {
-        Arc::new(Journal {
+        let kept = Kept {
             objects: self.objects.clone(),
             directory: self.object_path(&self.journal_directory(op)),
-            dataset: self.object_path(&table.path),
             table: table.clone(),
+        };
+        self.journal(Some(kept), &table.path)
+    }
+
+    /// An empty journal in memory, for a run on the plain table at `path`.
+    pub(crate) fn new_plain_journal(&self, path: &str) -> Arc<Journal> {
+        self.journal(None, path)
+    }
+
+    fn journal(&self, kept: Option<Kept>, path: &str) -> Arc<Journal> {
+        Arc::new(Journal {
+            kept,
+            dataset: self.object_path(path),
             named: Mutex::default(),
+            doubts: Arc::default(),
             puts: AtomicU32::default(),
         })
     }
 
+    /// A guard of the commits of run `op`: they need its sidecar, if it has one. Versions are found and put as ever,
+    /// whatever store the run's data goes through.
+    pub(crate) fn guard_of(&self, op: OpId, journal: &Journal) -> GuardedCommitHandler {
+        let guard = self.guard();
+        let guard = guard.for_run(self.objects.clone(), journal.doubts.clone());
+        match journal.kept {
+            Some(_) => guard.with_licence(self.sidecar_path(op)),
+            None => guard,
+        }
+    }
+
     /// The same dataset, written through `journal`. On plain local paths Lance writes past the object-store interface, so
-    /// there the run goes through it; versions are found and put as ever, see [`Store::open_licensed`].
+    /// there the run goes through it; versions are found and put as ever, see [`Store::guard_of`].
     pub(crate) async fn written_through(
         &self,
         dataset: &Dataset,

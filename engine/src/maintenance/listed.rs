@@ -52,19 +52,16 @@ pub(crate) fn kind_of(segment: &IndexMetadata) -> String {
     word.strip_suffix("IndexDetails").unwrap_or(word).to_owned()
 }
 
-impl Listed {
-    /// The fragments that it covers.
-    pub(crate) fn covered(&self) -> RoaringBitmap {
-        let bitmaps = self
-            .segments
-            .iter()
-            .filter_map(|s| s.fragment_bitmap.as_ref());
-        bitmaps.fold(RoaringBitmap::new(), |all, bitmap| all | bitmap)
-    }
+/// The fragments that `segments` cover together.
+pub(crate) fn covered_by(segments: &[IndexMetadata]) -> RoaringBitmap {
+    let bitmaps = segments.iter().filter_map(|s| s.fragment_bitmap.as_ref());
+    bitmaps.fold(RoaringBitmap::new(), |all, bitmap| all | bitmap)
+}
 
+impl Listed {
     /// Which of `fragments` it does not cover.
     pub(crate) fn uncovered(&self, fragments: &RoaringBitmap) -> RoaringBitmap {
-        fragments - self.covered()
+        fragments - covered_by(&self.segments)
     }
 
     /// Lance makes an index of a table without enough rows a definition alone, and trains it once there are.

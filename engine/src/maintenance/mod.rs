@@ -4,7 +4,9 @@
 //! 2. `tasks` groups fragments into bounded tasks: a pure function.
 //! 3. `run` is the frame of every maintenance run on a pinned table: sidecar, bounded attempts, clean prefix.
 //! 4. `compact` and `reindex` are what runs inside it. `journal` names what they write before they do; `stranded` deletes
-//!    what was written for nothing.
+//!    what was written for nothing. `rehearsal` builds a version without committing it, and `index_proof` asks it a
+//!    sample of what its indexes should find.
+//!    `declare` says which indexes there should be.
 //! 5. `cleanup` publishes floors, then deletes below them. `archive` copies the commit log out of the manifest.
 //!
 //! A `Target` is a table of a store or a plain Lance table in a watched directory, where HEAD is what is visible.
@@ -12,9 +14,12 @@
 pub mod archive;
 pub mod cleanup;
 mod compact;
+mod declare;
 mod health;
+mod index_proof;
 mod journal;
 mod listed;
+mod rehearsal;
 mod reindex;
 mod run;
 mod stranded;

@@ -1,17 +1,15 @@
 //! Reindexing: extends existing indexes over new rows and builds declared ones, each independently.
 
 use super::Target;
-use super::listed::{Listed, listed_indexes};
+use super::index_proof::prove_index;
+use super::listed::{Listed, covered_by, listed_indexes};
+use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Work};
-use crate::commit::publish::Record;
 use crate::error::{Disposition, Error, ErrorKind, Result, caught};
-use crate::ids::TableName;
 use crate::store::Store;
-use crate::store::state::{IndexDeclaration, encode};
-use arrow_schema::DataType;
+use crate::store::state::IndexDeclaration;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
-use lance::index::optimize::{commit_optimize_indices, plan_optimize_indices};
 use lance::index::vector::VectorIndexParams;
 use lance_index::optimize::OptimizeOptions;
 use lance_index::scalar::{InvertedIndexParams, ScalarIndexParams};
@@ -29,64 +27,6 @@ struct Reindex {
 }
 
 impl Store {
-    /// Declares an index; maintenance builds it.
-    pub async fn declare_index(
-        &self,
-        table: &TableName,
-        name: &str,
-        declaration: IndexDeclaration,
-    ) -> Result<()> {
-        let (kind, _) = index_params(&declaration.kind, None)?;
-        let snapshot = self.load().await?;
-        let dataset = self.open_pinned(snapshot.state.table(table)?).await?;
-        let column = &declaration.column;
-        let field = dataset
-            .schema()
-            .field(column)
-            .ok_or_else(|| Error::invalid(format!("table {table} has no column {column:?}")))?;
-        if kind.is_vector() && !matches!(field.data_type(), DataType::FixedSizeList(..)) {
-            return Err(Error::invalid(format!(
-                "table {table}: column {column:?} is {}, and {} needs a fixed-size list of floats",
-                field.data_type(),
-                declaration.kind
-            )));
-        }
-        let op = self.new_op();
-        let key = format!("index/{table}/{name}");
-        self.publish_until(|snapshot| {
-            snapshot.state.table(table)?;
-            match snapshot
-                .state
-                .indexes
-                .get(&(table.clone(), name.to_owned()))
-            {
-                Some(existing) if *existing == declaration => return Ok(None),
-                Some(existing) => {
-                    return Err(Error::new(
-                        ErrorKind::Refused,
-                        format!(
-                            "table {table} has an index {name:?} on {:?} ({}) already",
-                            existing.column, existing.kind
-                        ),
-                    ));
-                }
-                None => {}
-            }
-            let record = Record::new(
-                op,
-                "declare",
-                &self.options().actor,
-                format!("index {name} on {table}"),
-            );
-            Ok(Some((
-                vec![(key.clone(), Some(encode(&declaration)?))],
-                record,
-            )))
-        })
-        .await
-        .map(drop)
-    }
-
     /// Extends every index of `target` that does not cover all rows and builds declared ones. An index that cannot
     /// be built yet is reported as pending, one that fails as failed; neither stops a sibling.
     pub async fn reindex(
@@ -133,7 +73,11 @@ impl Work for Reindex {
         let missing = |name: &str| listed.iter().all(|index| index.name != name);
         for (name, declaration) in self.declared.iter().filter(|(name, _)| missing(name)) {
             run.check_cancelled()?;
-            let done = caught("building it", build(&mut head, name, declaration, run)).await;
+            let done = caught(
+                "building it",
+                build(&mut head, name, declaration, run, store),
+            )
+            .await;
             settle_one(name, done, run, store, report).await?;
         }
         Ok(())
@@ -202,42 +146,29 @@ async fn extend(
     let options = OptimizeOptions::merge(1)
         .index_names(vec![index.name.clone()])
         .transaction_properties(run.properties.clone());
-    let plan = plan_optimize_indices(head, &options).await?;
-    let mut built = Vec::new();
-    for task in &plan.tasks {
-        built.extend(task.execute(head).await?);
-    }
-    let mut merged = Vec::new();
-    for merge in &plan.merges {
-        merged.extend(merge.execute(head, &built).await?);
-    }
-    let segments = merged.iter().map(|result| &result.segment);
-    if index.is_definition() && segments.clone().all(|s| s.fragment_bitmap.is_none()) {
+    let mut staged = store.rehearsal(run, head).await?;
+    staged.optimize_indices(&options).await?;
+    let segments = staged.load_indices_by_name(&index.name).await?;
+    let covered = covered_by(&segments);
+    if index.is_definition() && covered.is_empty() {
         return Ok(Outcome::Pending(String::from(
             "the table has too few rows to train it",
         )));
     }
-    let replaced: Vec<_> = merged.iter().flat_map(|result| &result.replaces).collect();
-    let kept = index
-        .segments
-        .iter()
-        .filter(|s| !replaced.contains(&&s.uuid));
-    let bitmaps = segments
-        .chain(kept)
-        .filter_map(|s| s.fragment_bitmap.as_ref());
-    let covered = bitmaps.fold(RoaringBitmap::new(), |all, bitmap| all | bitmap);
-    let left = &fragments - covered;
+    let left = (&fragments & fragment_ids(&staged)) - covered;
     if !left.is_empty() {
-        return Err(Error::new(
-            ErrorKind::Unfit,
-            format!(
-                "Lance extends it, but not over {} of {} fragments",
-                left.len(),
-                fragments.len()
-            ),
-        ));
+        let (left, all) = (left.len(), fragments.len());
+        let why = format!("Lance extends it, but not over {left} of {all} fragments");
+        return Err(Error::new(ErrorKind::Unfit, why));
     }
-    commit_optimize_indices(head, merged, &options).await?;
+    prove_and_commit(head, &staged, &index.name).await
+}
+
+/// Commits `staged` if its index `name` answers as it should.
+async fn prove_and_commit(head: &mut Dataset, staged: &Dataset, name: &str) -> Result<Outcome> {
+    let before = base_of(staged, head).await?;
+    prove_index(&before, staged, name).await?;
+    commit_rehearsed(head, staged).await?;
     Ok(Outcome::Covered)
 }
 
@@ -246,6 +177,7 @@ async fn build(
     name: &str,
     declaration: &IndexDeclaration,
     run: &Run<'_>,
+    store: &Store,
 ) -> Result<Outcome> {
     let rows = head.count_rows(None).await?;
     let (kind, params) = index_params(&declaration.kind, Some(rows))?;
@@ -254,14 +186,19 @@ async fn build(
             "a vector index needs {MIN_VECTOR_ROWS} rows to train and the table has {rows}"
         )));
     }
-    head.create_index_builder(&[declaration.column.as_str()], kind, params.as_ref())
+    let mut staged = store.rehearsal(run, head).await?;
+    staged
+        .create_index_builder(&[declaration.column.as_str()], kind, params.as_ref())
         .name(name.to_owned())
         .transaction_properties(run.properties.clone())
         .await?;
-    Ok(Outcome::Covered)
+    prove_and_commit(head, &staged, name).await
 }
 
-fn index_params(kind: &str, rows: Option<usize>) -> Result<(IndexType, Box<dyn IndexParams>)> {
+pub(crate) fn index_params(
+    kind: &str,
+    rows: Option<usize>,
+) -> Result<(IndexType, Box<dyn IndexParams>)> {
     let scalar = |index: IndexType| {
         (
             index,

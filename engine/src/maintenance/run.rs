@@ -1,7 +1,7 @@
 //! The frame of every maintenance run: sidecar, bounded attempts, clean prefix, sidecar away.
 
 use super::Target;
-use super::journal::Journal;
+use super::journal::{Journal, Journalled};
 use super::stranded::DeadRun;
 use crate::clock::Backoff;
 use crate::commit::publish::Record;
@@ -57,30 +57,36 @@ pub struct MaintenanceReport {
     pub pin: Option<u64>,
 }
 
+impl MaintenanceReport {
+    /// Whether everything that was written was committed.
+    fn all_landed(&self) -> bool {
+        self.conflicts == 0 && self.failed_indexes.is_empty()
+    }
+}
+
 /// One running maintenance attempt's surroundings.
 pub(crate) struct Run<'a> {
     pub(crate) target: &'a Target,
     pub(crate) op: OpId,
     pub(crate) cancel: &'a CancellationToken,
     pub(crate) properties: HashMap<String, String>,
-    /// What the run writes is named here first; a plain table's run has no store to keep names in.
-    pub(crate) journal: Option<Arc<Journal>>,
+    /// What the run writes is named here first.
+    pub(crate) journal: Arc<Journal>,
 }
 
 impl Run<'_> {
     /// The dataset below the store's root.
     pub(crate) fn path(&self) -> &str {
-        match (self.target, &self.journal) {
-            (Target::Plain(path), _) => path,
-            (Target::Pinned(table), journal) => journal
-                .as_ref()
-                .map_or(table.as_str(), |journal| &journal.table().path),
+        match (self.journal.table(), self.target) {
+            (Some(table), _) => &table.path,
+            (None, Target::Plain(path)) => path,
+            (None, Target::Pinned(table)) => table.as_str(),
         }
     }
 
     /// Whether its sidecar stands; a plain table's run has and needs none.
     pub(crate) async fn is_licensed(&self, store: &Store) -> Result<bool> {
-        Ok(self.journal.is_none() || store.has_sidecar(self.op).await?)
+        Ok(self.journal.table().is_none() || store.has_sidecar(self.op).await?)
     }
 
     /// A safe point: nothing is half-done here.
@@ -150,12 +156,16 @@ impl Store {
             op,
             cancel,
             properties: crate::store::marks(store_id, op, Kind::Maintenance),
-            journal: sidecar.as_ref().map(|s| self.new_journal(op, &s.writes[0])),
+            journal: match (&sidecar, target) {
+                (Some(sidecar), _) => self.new_journal(op, &sidecar.writes[0]),
+                (None, target) => self.new_plain_journal(&target.to_string()),
+            },
         };
+        let Some(sidecar) = sidecar else {
+            return self.maintain_plain(&run, work, report).await;
+        };
+        let journal = &run.journal;
         let attempts = self.attempts(&run, work, &mut report);
-        let (Some(sidecar), Some(journal)) = (sidecar, &run.journal) else {
-            return attempts.await.map(|()| report);
-        };
         let worked = tokio::select! {
             worked = attempts => worked,
             never = journal.beat(self.clock()) => match never {},
@@ -167,10 +177,29 @@ impl Store {
                 .await?,
         );
         self.retire_sidecar(sidecar.op).await;
-        let all_landed =
-            worked.is_ok() && report.conflicts == 0 && report.failed_indexes.is_empty();
-        self.settle_journal(op, journal, all_landed, &mut report)
+        let all_landed = worked.is_ok() && report.all_landed();
+        self.settle_journal(op, &sidecar, journal, all_landed, &mut report)
             .await;
+        worked.map(|()| report)
+    }
+
+    /// A plain table has no sidecar and no pin: what is left is to take away what was written for nothing.
+    async fn maintain_plain(
+        &self,
+        run: &Run<'_>,
+        work: &dyn Work,
+        mut report: MaintenanceReport,
+    ) -> Result<MaintenanceReport> {
+        let base = self.latest(run.path()).await?.manifest().version;
+        let worked = self.attempts(run, work, &mut report).await;
+        if worked.is_err() || !report.all_landed() {
+            match self.reclaim_plain(run, base).await {
+                Ok(bytes) => report.reclaimed_bytes = bytes,
+                Err(e) => {
+                    tracing::debug!(target = %run.target, error = %e, "stranded files are left for a cleanup");
+                }
+            }
+        }
         worked.map(|()| report)
     }
 
@@ -179,6 +208,7 @@ impl Store {
     async fn settle_journal(
         &self,
         op: OpId,
+        sidecar: &Sidecar,
         journal: &Journal,
         all_landed: bool,
         report: &mut MaintenanceReport,
@@ -186,7 +216,10 @@ impl Store {
         if journal.is_empty() {
             return;
         }
-        let journalled = journal.journalled().await;
+        let journalled = Journalled {
+            table: sidecar.writes[0].clone(),
+            names: journal.names().await,
+        };
         let settled = if all_landed {
             self.forget_journal(op).await
         } else {
@@ -233,20 +266,23 @@ impl Store {
 
     /// HEAD, with a stored auto-cleanup config taken away: it would make every commit delete old versions (fact 11).
     async fn maintainable_head(&self, run: &Run<'_>) -> Result<Dataset> {
-        let Some(journal) = &run.journal else {
-            // A plain table's config is its owner's.
-            return Ok(self.latest(&run.target.to_string()).await?.as_ref().clone());
-        };
-        let path = &journal.table().path;
-        let mut head = self.open_licensed(path, run.op).await?;
-        if self.strip_auto_cleanup(run, path, &head).await? {
-            head = self.open_licensed(path, run.op).await?;
+        let mut head = self.head_of(run).await?;
+        // A plain table's config is its owner's.
+        if run.journal.table().is_some() && self.strip_auto_cleanup(run, &head).await? {
+            head = self.head_of(run).await?;
         }
-        self.written_through(&head, journal.clone()).await
+        self.written_through(&head, run.journal.clone()).await
+    }
+
+    /// HEAD, through a guard that commits for `run` alone.
+    async fn head_of(&self, run: &Run<'_>) -> Result<Dataset> {
+        let guard = Arc::new(self.guard_of(run.op, &run.journal));
+        let builder = self.builder(run.path()).with_commit_handler(guard);
+        Ok(builder.load().await?)
     }
 
     /// Whether there was anything to strip.
-    async fn strip_auto_cleanup(&self, run: &Run<'_>, path: &str, head: &Dataset) -> Result<bool> {
+    async fn strip_auto_cleanup(&self, run: &Run<'_>, head: &Dataset) -> Result<bool> {
         let stale: Vec<UpdateMapEntry> = head
             .manifest()
             .config
@@ -275,7 +311,7 @@ impl Store {
             .build();
         let commit = StrictCommit {
             handle: Some(Arc::new(head.clone())),
-            path: path.to_owned(),
+            path: run.path().to_owned(),
             transaction,
             affected_rows: None,
             slot: version + 1,

@@ -14,6 +14,7 @@
 //! All dead runs of one table share one fence and one proof.
 
 use super::journal::Journalled;
+use super::run::Run;
 use crate::commit::publish::{Record, Rounds};
 use crate::error::{Disposition, Error, Result};
 use crate::ids::{OpId, TableName};
@@ -131,12 +132,19 @@ impl Store {
             if head < known || self.in_the_way(&table.table).await?.is_some() {
                 return Ok(outcomes);
             }
-            let stranded = self.unreferenced(runs).await?;
+            let named = || {
+                runs.iter()
+                    .map(|r| (r.journalled.table.base, &r.journalled.names))
+            };
+            let stranded = self.unreferenced(&table.path, named()).await?;
             if stranded.iter().any(|names| !names.is_empty()) {
                 self.fence(first.op, snapshot.state.store, &table.path)
                     .await?;
                 // Once more: the delayed put may have landed before the fence did.
-                for (run, names) in runs.iter().zip(self.unreferenced(runs).await?) {
+                for (run, names) in runs
+                    .iter()
+                    .zip(self.unreferenced(&table.path, named()).await?)
+                {
                     let bytes = self.delete_stranded(&table.path, &names).await?;
                     tracing::debug!(op = %run.op, bytes, "stranded files reclaimed");
                     outcomes.push((run.op, bytes));
@@ -150,12 +158,32 @@ impl Store {
         Ok(outcomes)
     }
 
-    /// The proof: for each run the names that no version refers to.
-    async fn unreferenced(&self, runs: &[DeadRun]) -> Result<Vec<BTreeSet<String>>> {
-        let bases = || runs.iter().map(|run| run.journalled.table.base);
-        let head = self.latest(&runs[0].journalled.table.path).await?;
+    /// Deletes what a run on a plain table, which began on version `base` and is at its end, wrote and never committed.
+    /// Nothing is fenced, since the table is its owner's: instead the run knows of each version that it put whether
+    /// that landed, or nothing is deleted.
+    pub(crate) async fn reclaim_plain(&self, run: &Run<'_>, base: u64) -> Result<u64> {
+        let names = run.journal.names().await;
+        if names.is_empty() || run.journal.is_in_doubt() {
+            return Ok(0);
+        }
+        let named = std::iter::once((base, &names));
+        let mut bytes = 0;
+        for stranded in self.unreferenced(run.path(), named).await? {
+            bytes += self.delete_stranded(run.path(), &stranded).await?;
+        }
+        Ok(bytes)
+    }
+
+    /// The proof: of each run's names, with the version that it began on, those that no version refers to.
+    async fn unreferenced<'a>(
+        &self,
+        table: &str,
+        named: impl Iterator<Item = (u64, &'a BTreeSet<String>)> + Clone,
+    ) -> Result<Vec<BTreeSet<String>>> {
+        let head = self.latest(table).await?;
         let mut references = References::default();
-        for version in bases().min().unwrap_or(0) + 1..=head.manifest().version {
+        let first = named.clone().map(|(base, _)| base).min().unwrap_or(0);
+        for version in first + 1..=head.manifest().version {
             match read_version(&head, version)
                 .await?
                 .and_then(|read| read.transaction)
@@ -164,10 +192,8 @@ impl Store {
                 None => drop(references.missing.insert(version)),
             }
         }
-        Ok(runs
-            .iter()
-            .zip(bases())
-            .map(|(run, base)| references.unreferenced(base, &run.journalled.names))
+        Ok(named
+            .map(|(base, names)| references.unreferenced(base, names))
             .collect())
     }
 

@@ -7,6 +7,7 @@
 //!   without this a stale handle brings deleted rows back.
 //! * **licence**: a maintenance run commits only while its sidecar stands; without this a run that was taken for dead
 //!   lands a version whose files were deleted as stranded. Its data may go through another store than its versions.
+//! * **rehearsal**: a version is built and not put, so that it can be looked at before it counts.
 //! * **delegation** of what tells Lance how to read a refusal (fact 2); without it a refusal is "status unknown".
 //! * the seams around the put, and the counters.
 
@@ -14,7 +15,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use lance::Error as LanceError;
 use lance_io::object_store::ObjectStore;
-use lance_table::format::{IndexMetadata, Manifest, Transaction};
+use lance_table::format::{IndexMetadata, Manifest, Transaction, pb};
 use lance_table::io::commit::{
     CommitError, CommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
 };
@@ -63,7 +64,14 @@ impl CommitCounters {
 pub struct GuardedCommitHandler {
     inner: Arc<dyn CommitHandler>,
     slot: Option<Slot>,
-    licence: Option<Licence>,
+    /// The sidecar of the maintenance run that commits.
+    licence: Option<Path>,
+    /// Where versions are found and put, whatever store a run's data goes through: other stores would find the latest
+    /// version by its hint (fact 16).
+    objects: Option<Arc<ObjectStore>>,
+    is_rehearsal: bool,
+    /// Puts whose outcome is not known.
+    doubts: Arc<AtomicU64>,
     /// Where the version lies that a handle is about to be opened at.
     known: Mutex<Option<ManifestLocation>>,
     counters: Arc<CommitCounters>,
@@ -91,16 +99,6 @@ impl Slot {
 /// How Lance names the versions of new datasets.
 pub(super) const NAMING: ManifestNamingScheme = ManifestNamingScheme::V2;
 
-/// What a maintenance run commits by.
-#[derive(Debug)]
-struct Licence {
-    /// Its sidecar.
-    path: Path,
-    /// Where versions are found and put, whatever store the run's data goes through: other stores would find the latest
-    /// version by its hint (fact 16).
-    objects: Arc<ObjectStore>,
-}
-
 impl GuardedCommitHandler {
     /// Guards `inner`.
     pub fn new(inner: Arc<dyn CommitHandler>, counters: Arc<CommitCounters>) -> Self {
@@ -108,6 +106,9 @@ impl GuardedCommitHandler {
             inner,
             slot: None,
             licence: None,
+            objects: None,
+            is_rehearsal: false,
+            doubts: Arc::default(),
             known: Mutex::default(),
             counters,
         }
@@ -128,18 +129,34 @@ impl GuardedCommitHandler {
         self
     }
 
-    /// Refuses to commit once the object at `path` is gone, and goes to `objects` for versions.
+    /// Refuses to commit once the object at `path` is gone.
     #[must_use]
-    pub fn with_licence(mut self, path: Path, objects: Arc<ObjectStore>) -> Self {
-        self.licence = Some(Licence { path, objects });
+    pub fn with_licence(mut self, path: Path) -> Self {
+        self.licence = Some(path);
         self
     }
 
-    async fn check_licence(&self) -> Result<(), CommitError> {
-        let Some(Licence { path, objects }) = &self.licence else {
+    /// Goes to `objects` for versions, and counts in `doubts` the puts whose outcome it does not know.
+    #[must_use]
+    pub fn for_run(mut self, objects: Arc<ObjectStore>, doubts: Arc<AtomicU64>) -> Self {
+        self.objects = Some(objects);
+        self.doubts = doubts;
+        self
+    }
+
+    /// Puts no version, and says that it did: the handle then shows what the version would be. Ids of fragments are
+    /// reserved nevertheless, since what is rehearsed refers to them.
+    #[must_use]
+    pub fn rehearsing(mut self) -> Self {
+        self.is_rehearsal = true;
+        self
+    }
+
+    async fn check_licence(&self, object_store: &ObjectStore) -> Result<(), CommitError> {
+        let Some(path) = &self.licence else {
             return Ok(());
         };
-        if stands(Guard::Licence) && !objects.exists(path).await? {
+        if stands(Guard::Licence) && !self.versions(object_store).exists(path).await? {
             let given_up = format!("{path} is gone: others took this run for dead");
             return Err(CommitError::OtherError(LanceError::io(given_up)));
         }
@@ -147,8 +164,38 @@ impl GuardedCommitHandler {
     }
 
     fn versions<'a>(&'a self, object_store: &'a ObjectStore) -> &'a ObjectStore {
-        self.licence.as_ref().map_or(object_store, |l| &l.objects)
+        self.objects.as_deref().unwrap_or(object_store)
     }
+}
+
+/// Whether it only takes ids for fragments that are yet to come.
+fn reserves_ids(transaction: Option<&Transaction>) -> bool {
+    let operation = transaction.and_then(|t| t.inner.operation.as_ref());
+    matches!(
+        operation,
+        Some(pb::transaction::Operation::ReserveFragments(_))
+    )
+}
+
+/// Where `manifest` would lie. The transaction's file, which Lance put before it asked, is taken away again.
+async fn rehearse(
+    manifest: &Manifest,
+    base: &Path,
+    object_store: &ObjectStore,
+    naming_scheme: ManifestNamingScheme,
+) -> Result<ManifestLocation, CommitError> {
+    if let Some(file) = &manifest.transaction_file {
+        let file = base.clone().join("_transactions").join(file.as_str());
+        object_store.delete(&file).await?;
+    }
+    Ok(ManifestLocation {
+        version: manifest.version,
+        path: naming_scheme.manifest_path(base, manifest.version),
+        size: None,
+        naming_scheme,
+        e_tag: None,
+        identity: None,
+    })
 }
 
 fn gap_error(expected: u64, found: u64) -> LanceError {
@@ -236,7 +283,7 @@ impl CommitHandler for GuardedCommitHandler {
         let inner = self.inner.clone();
         let counters = self.counters.clone();
         let base = base_path.clone();
-        let own = self.licence.as_ref().map(|l| l.objects.clone());
+        let own = self.objects.clone();
         let slot = self.slot.filter(|_| stands(Guard::Slot));
         futures::stream::once(async move {
             let object_store = own.as_deref().unwrap_or(object_store);
@@ -295,12 +342,16 @@ impl CommitHandler for GuardedCommitHandler {
             self.counters.refused_slots.fetch_add(1, Ordering::Relaxed);
             return Err(CommitError::CommitConflict);
         }
+        if self.is_rehearsal && !reserves_ids(transaction.as_ref()) {
+            return rehearse(manifest, base_path, object_store, naming_scheme).await;
+        }
         // Asked after everything that this commit stands on was read: whoever takes the licence away later fences
         // the version that is about to be put, or finds it there.
-        self.check_licence().await?;
+        self.check_licence(object_store).await?;
         let object_store = self.versions(object_store);
         hit(Seam::CommitBeforePut)
             .map_err(|e| CommitError::OtherError(LanceError::io(e.to_string())))?;
+        self.doubts.fetch_add(1, Ordering::Relaxed);
         let put = self
             .inner
             .commit(
@@ -318,6 +369,9 @@ impl CommitHandler for GuardedCommitHandler {
             Err(_) => &self.counters.lost,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+        if matches!(put, Ok(_) | Err(CommitError::CommitConflict)) {
+            self.doubts.fetch_sub(1, Ordering::Relaxed);
+        }
         let location = put?;
         hit(Seam::CommitAfterPut)
             .map_err(|e| CommitError::OtherError(LanceError::io(e.to_string())))?;

@@ -227,15 +227,6 @@ impl Store {
         GuardedCommitHandler::new(self.inner_handler.clone(), self.counters.clone())
     }
 
-    /// A handle of the dataset at `path` through which run `op` commits only while its sidecar stands.
-    pub(crate) async fn open_licensed(&self, path: &str, op: OpId) -> Result<Dataset> {
-        let licensed = self
-            .guard()
-            .with_licence(self.sidecar_path(op), self.objects.clone());
-        let builder = self.builder(path).with_commit_handler(Arc::new(licensed));
-        Ok(builder.load().await?)
-    }
-
     /// The storage with every request going through the object-store interface, where a wrapper sees it. Lance goes
     /// past it on plain local paths.
     pub(crate) async fn interface(&self) -> Result<ObjectStore> {

@@ -114,7 +114,7 @@ impl Sidecar {
 }
 
 impl Store {
-    pub(super) fn sidecar_path(&self, op: OpId) -> object_store::path::Path {
+    pub(crate) fn sidecar_path(&self, op: OpId) -> object_store::path::Path {
         self.object_path(&format!("{INTERNAL}/recovery/{op}.json"))
     }
 

@@ -1,0 +1,400 @@
+//! The proof of an index: before a version counts, a sample is asked of it with and without the index.
+//!
+//! Lance's indexes lose rows without an error: one remapped past a fragment-reuse index finds nothing any more, and
+//! nothing says so. The sample is bounded by [`FRAGMENTS`] and [`ROWS`], whatever the size of the table:
+//!
+//! * keys (and nulls): the rows that the index finds in the sampled fragments are those that a scan finds.
+//! * words: as many rows as before, in the whole table; of a new index, some.
+//! * vectors: the nearest of each sampled vector is no further than before; of a new index, the vector itself.
+//!
+//! Vector indexes approximate, so [`KEPT`] of the vectors suffice, of old and of new rows alike.
+
+use super::listed::kind_of;
+use crate::error::{Error, ErrorKind, Result};
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, UInt64Array};
+use arrow_schema::DataType;
+use futures::TryStreamExt;
+use lance::Dataset;
+use lance::dataset::scanner::Scanner;
+use lance::deps::datafusion::common::{Column, ScalarValue};
+use lance::deps::datafusion::prelude::Expr;
+use lance::index::DatasetIndexExt;
+use lance_index::scalar::FullTextSearchQuery;
+use lance_table::format::{Fragment, IndexMetadata};
+use std::collections::BTreeSet;
+
+/// Fragments that are sampled, old and new.
+const FRAGMENTS: usize = 8;
+
+/// Rows of the sampled fragments together, at most: a scan of one column of them is what the proof costs.
+const ROWS: u64 = 1_000_000;
+
+/// Values that are taken of each sampled fragment.
+const VALUES: i64 = 2;
+
+/// The share of vectors whose nearest must be found as well as before.
+const KEPT: f64 = 0.5;
+
+/// How much further a vector's nearest may be: the arithmetic of two searches differs in the last digits.
+const SLACK: f32 = 1e-3;
+
+/// Neighbours that are asked for, and how many times as many the index may look at.
+const NEIGHBOURS: usize = 10;
+
+/// Checks that the index `name` answers in `after` as it did in `before`, and as a scan does. `before` is a version with
+/// the same rows; it need not have the index.
+///
+/// # Errors
+/// `Unfit` says what the index does not find. What a scan cannot answer proves nothing and is no error.
+pub(crate) async fn prove_index(before: &Dataset, after: &Dataset, name: &str) -> Result<()> {
+    let was = before.load_indices_by_name(name).await?;
+    let segments = after.load_indices_by_name(name).await?;
+    let Some(segment) = segments.first() else {
+        return Err(unfit("the index is gone".to_owned()));
+    };
+    let Some(subject) = Subject::of(before, after, &was, segment) else {
+        return Ok(());
+    };
+    match kind_of(segment).as_str() {
+        "BTree" | "Bitmap" | "ZoneMap" | "BloomFilter" => subject.prove_keys().await,
+        "NGram" => subject.prove_parts().await,
+        "Inverted" => subject.prove_words().await,
+        "Vector" => subject.prove_vectors().await,
+        kind => {
+            tracing::debug!(name, kind, "an index of this type is not proved");
+            Ok(())
+        }
+    }
+}
+
+fn unfit(why: String) -> Error {
+    Error::new(ErrorKind::Unfit, why)
+}
+
+/// An index under proof.
+struct Subject<'a> {
+    before: &'a Dataset,
+    after: &'a Dataset,
+    /// Whether `before` has the index.
+    is_old: bool,
+    column: String,
+    /// Sampled fragments that the index covered before, and others.
+    sampled: [Vec<Fragment>; 2],
+}
+
+impl<'a> Subject<'a> {
+    /// `None` where nothing can be asked: a nested column, or a table without rows.
+    fn of(
+        before: &'a Dataset,
+        after: &'a Dataset,
+        was: &[IndexMetadata],
+        segment: &IndexMetadata,
+    ) -> Option<Self> {
+        let field = segment.fields.first()?;
+        let mut top = after.schema().fields.iter();
+        let column = top.find(|top| top.id == *field)?.name.clone();
+        let covered = |f: &&Fragment| {
+            u32::try_from(f.id).is_ok_and(|id| {
+                let mut bitmaps = was.iter().filter_map(|s| s.fragment_bitmap.as_ref());
+                bitmaps.any(|bitmap| bitmap.contains(id))
+            })
+        };
+        let (old, new): (Vec<_>, Vec<_>) = after.fragments().iter().partition(covered);
+        let sampled = [old, new].map(|fragments| sample(&fragments));
+        let is_empty = sampled.iter().all(Vec::is_empty);
+        (!is_empty).then_some(Self {
+            before,
+            after,
+            is_old: !was.is_empty(),
+            column,
+            sampled,
+        })
+    }
+
+    /// A few values of the column, of the beginning and the middle of each fragment.
+    async fn values(&self, fragments: &[Fragment]) -> Result<Vec<ArrayRef>> {
+        let mut values = Vec::new();
+        for fragment in fragments {
+            let rows = i64::try_from(fragment.num_rows().unwrap_or(0)).unwrap_or(0);
+            for offset in BTreeSet::from([0, rows / 2]) {
+                let mut scan = self.after.scan();
+                scan.with_fragments(vec![fragment.clone()])
+                    .project(&[&self.column])?
+                    .limit(Some(VALUES), Some(offset))?;
+                let batches = rows_of(&scan).await?;
+                values.extend(batches.iter().map(|batch| batch.column(0).clone()));
+            }
+        }
+        Ok(values)
+    }
+
+    async fn prove_keys(&self) -> Result<()> {
+        let fragments = self.sampled.concat();
+        let mut keys: Vec<ScalarValue> = Vec::new();
+        for values in self.values(&fragments).await? {
+            for row in 0..values.len() {
+                let Ok(key) = ScalarValue::try_from_array(&values, row) else {
+                    return Ok(());
+                };
+                let key = match key {
+                    ScalarValue::Dictionary(_, value) => *value,
+                    key => key,
+                };
+                let comparable = !key.is_null() && !is_nan(&key);
+                if comparable && !keys.contains(&key) {
+                    keys.push(key);
+                }
+            }
+        }
+        let asked = format!("asked for {} of its keys and for nulls", keys.len());
+        let keys = keys.into_iter().map(|key| Expr::Literal(key, None));
+        let column = || Expr::Column(Column::new_unqualified(self.column.clone()));
+        let filter = column()
+            .in_list(keys.collect(), false)
+            .or(column().is_null());
+        self.compare(&fragments, &asked, |scan| {
+            scan.filter_expr(filter.clone());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Parts of texts.
+    async fn prove_parts(&self) -> Result<()> {
+        let fragments = self.sampled.concat();
+        for word in self.words().await? {
+            let column = self.column.replace('`', "``");
+            let filter = format!("contains(`{column}`, '{word}')");
+            self.compare(&fragments, "asked for a part of a text", |scan| {
+                scan.filter(&filter)?;
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// What the index finds in `fragments` of what `ask` asks for is what a scan finds.
+    async fn compare(
+        &self,
+        fragments: &[Fragment],
+        asked: &str,
+        ask: impl Fn(&mut Scanner) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let Ok(scanned) = self.addresses(fragments, &ask, false).await else {
+            return Ok(());
+        };
+        let found = self.addresses(fragments, &ask, true).await?;
+        if found == scanned {
+            return Ok(());
+        }
+        Err(unfit(format!(
+            "{asked}, it finds {} rows where a scan finds {} ({} of them)",
+            found.len(),
+            scanned.len(),
+            found.intersection(&scanned).count(),
+        )))
+    }
+
+    /// The addresses of the rows of `fragments` that `ask` asks for.
+    async fn addresses(
+        &self,
+        fragments: &[Fragment],
+        ask: &(impl Fn(&mut Scanner) -> Result<()> + Sync),
+        with_index: bool,
+    ) -> Result<BTreeSet<u64>> {
+        let mut scan = self.after.scan();
+        scan.with_fragments(fragments.to_vec())
+            .project::<&str>(&[])?
+            .with_row_address()
+            .use_scalar_index(with_index);
+        ask(&mut scan)?;
+        let mut addresses = BTreeSet::new();
+        for batch in rows_of(&scan).await? {
+            if let Some(column) = batch.column(0).as_any().downcast_ref::<UInt64Array>() {
+                addresses.extend(column.values());
+            }
+        }
+        Ok(addresses)
+    }
+
+    /// A word of each sampled value.
+    async fn words(&self) -> Result<BTreeSet<String>> {
+        let mut words = BTreeSet::new();
+        for values in self.values(&self.sampled.concat()).await? {
+            let texts = arrow_cast::cast(&values, &DataType::LargeUtf8);
+            let texts = texts.ok().map(|texts| texts.as_string::<i64>().clone());
+            for text in texts.iter().flatten().flatten() {
+                words.extend(longest_word(text));
+            }
+        }
+        Ok(words)
+    }
+
+    async fn prove_words(&self) -> Result<()> {
+        let words = self.words().await?;
+        let mut found_any = words.is_empty();
+        for word in &words {
+            let found = self.matches(self.after, word).await?;
+            found_any |= found > 0;
+            if !self.is_old {
+                continue;
+            }
+            let expected = self.matches(self.before, word).await?;
+            if found != expected {
+                return Err(unfit(format!(
+                    "asked for a word, it finds {found} rows instead of {expected}"
+                )));
+            }
+        }
+        match found_any || self.is_old {
+            true => Ok(()),
+            false => Err(unfit(format!(
+                "asked for {} words of the table, it finds none",
+                words.len()
+            ))),
+        }
+    }
+
+    /// How many rows hold `word`.
+    async fn matches(&self, dataset: &Dataset, word: &str) -> Result<usize> {
+        let query = FullTextSearchQuery::new(word.to_owned()).with_column(self.column.clone())?;
+        let mut scan = dataset.scan();
+        scan.project::<&str>(&[])?
+            .with_row_id()
+            .full_text_search(query)?;
+        let batches = rows_of(&scan).await?;
+        Ok(batches.iter().map(RecordBatch::num_rows).sum())
+    }
+
+    async fn prove_vectors(&self) -> Result<()> {
+        for (fragments, which) in self.sampled.iter().zip(["indexed before", "new"]) {
+            let (mut asked, mut kept) = (0_usize, 0_usize);
+            for values in self.values(fragments).await? {
+                let Some(vectors) = values
+                    .as_any()
+                    .downcast_ref::<arrow_array::FixedSizeListArray>()
+                else {
+                    return Ok(());
+                };
+                for vector in vectors.iter().flatten() {
+                    let before = match self.is_old {
+                        true => self.nearest(self.before, &vector).await?,
+                        false => Some(0.0),
+                    };
+                    let after = self.nearest(self.after, &vector).await?;
+                    asked += 1;
+                    let is_kept = match (before, after) {
+                        (Some(before), Some(after)) => {
+                            after <= before + SLACK * (1.0 + before.abs())
+                        }
+                        (before, _) => before.is_none(),
+                    };
+                    kept += usize::from(is_kept);
+                }
+            }
+            if (kept as f64) < asked as f64 * KEPT {
+                return Err(unfit(format!(
+                    "of {asked} vectors that were {which} it finds the nearest of {kept} alone"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// How far the nearest row is.
+    async fn nearest(&self, dataset: &Dataset, vector: &ArrayRef) -> Result<Option<f32>> {
+        let mut scan = dataset.scan();
+        scan.project::<&str>(&[])?
+            .with_row_id()
+            .nearest(&self.column, vector.as_ref(), NEIGHBOURS)?
+            .refine(u32::try_from(NEIGHBOURS).unwrap_or(1));
+        let mut nearest: Option<f32> = None;
+        for batch in rows_of(&scan).await? {
+            let distances = batch.column_by_name("_distance");
+            let distances = distances.and_then(|d| d.as_any().downcast_ref::<Float32Array>());
+            for distance in distances.into_iter().flatten().flatten() {
+                nearest = Some(nearest.map_or(distance, |n| n.min(distance)));
+            }
+        }
+        Ok(nearest)
+    }
+}
+
+async fn rows_of(scan: &Scanner) -> Result<Vec<RecordBatch>> {
+    Ok(scan.try_into_stream().await?.try_collect().await?)
+}
+
+fn is_nan(key: &ScalarValue) -> bool {
+    match key {
+        ScalarValue::Float16(Some(value)) => value.is_nan(),
+        ScalarValue::Float32(Some(value)) => value.is_nan(),
+        ScalarValue::Float64(Some(value)) => value.is_nan(),
+        _ => false,
+    }
+}
+
+/// Fragments spread over `fragments`, the first and the last among them, of [`ROWS`] rows together; one at least.
+fn sample(fragments: &[&Fragment]) -> Vec<Fragment> {
+    let most = FRAGMENTS / 2;
+    let step = fragments.len().saturating_sub(1).max(1) as f64 / (most - 1) as f64;
+    let spread = (0..most).map(|i| (i as f64 * step).round() as usize);
+    let mut rows = 0;
+    let mut sampled = Vec::new();
+    for position in spread.collect::<BTreeSet<_>>() {
+        let Some(fragment) = fragments.get(position) else {
+            continue;
+        };
+        rows += fragment.physical_rows.unwrap_or(0) as u64;
+        if rows <= ROWS || sampled.is_empty() {
+            sampled.push((*fragment).clone());
+        }
+    }
+    sampled
+}
+
+/// A word that every tokenizer which splits text into words keeps: too long for a stop word, and of plain letters.
+fn longest_word(text: &str) -> Option<String> {
+    let words = text.split(|c: char| !c.is_alphanumeric());
+    let plain = words.filter(|word| (2..=30).contains(&word.len()) && word.is_ascii());
+    plain.max_by_key(|word| word.len()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{longest_word, sample};
+    use lance_table::format::Fragment;
+
+    #[test]
+    fn a_sample_is_spread_and_bounded() {
+        let fragments: Vec<Fragment> = (0..100)
+            .map(|id| {
+                let mut fragment = Fragment::new(id);
+                fragment.physical_rows = Some(10);
+                fragment
+            })
+            .collect();
+        let of = |n: usize| {
+            let sampled = sample(&fragments.iter().take(n).collect::<Vec<_>>());
+            sampled.iter().map(|f| f.id).collect::<Vec<_>>()
+        };
+        assert_eq!(of(0), [] as [u64; 0]);
+        assert_eq!(of(1), [0]);
+        assert_eq!(of(3), [0, 1, 2]);
+        assert_eq!(of(100), [0, 33, 66, 99]);
+
+        let mut large = Fragment::new(7);
+        large.physical_rows = Some(5_000_000);
+        assert_eq!(sample(&[&large, &large]).len(), 1);
+    }
+
+    #[test]
+    fn a_word_is_the_longest_plain_one() {
+        assert_eq!(
+            longest_word("the Übersicht of Airports, 12"),
+            Some("Airports".into())
+        );
+        assert_eq!(longest_word("ü ?"), None);
+    }
+}

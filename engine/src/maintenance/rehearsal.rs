@@ -1,0 +1,51 @@
+//! Rehearsal: a version is built as it would be committed, and looked at, before it is.
+//!
+//! 1. `Store::rehearsal` gives a handle of HEAD whose commits put nothing (see the guard) and whose caches are its own.
+//! 2. Lance commits through it whatever it likes. The files that this writes are journalled as ever.
+//! 3. The handle then shows the version that would be; [`base_of`] is the one before it.
+//! 4. [`commit_rehearsed`] commits the same transaction for good.
+
+use super::run::Run;
+use crate::error::{Error, Result};
+use crate::store::Store;
+use lance::Dataset;
+use lance::dataset::CommitBuilder;
+use lance::session::Session;
+use std::sync::Arc;
+
+/// Bytes of the caches of a rehearsal. What it would commit lives in them alone, so nothing may be evicted.
+const CACHE_BYTES: usize = 4 << 30;
+
+impl Store {
+    /// A handle of `head`'s version through which `run` rehearses.
+    pub(crate) async fn rehearsal(&self, run: &Run<'_>, head: &Dataset) -> Result<Dataset> {
+        let location = head.manifest_location().clone();
+        let registry = self.session().store_registry();
+        let session = Arc::new(Session::new(CACHE_BYTES, CACHE_BYTES, registry));
+        let builder = self.builder(run.path()).with_version(location.version);
+        let guard = self.guard_of(run.op, &run.journal).knowing(location);
+        let builder = builder.with_commit_handler(Arc::new(guard.rehearsing()));
+        let stage = builder.with_session(session).load().await?;
+        self.written_through(&stage, run.journal.clone()).await
+    }
+}
+
+/// The version that `rehearsed` was built on: `head`, or one that others committed meanwhile.
+pub(crate) async fn base_of(rehearsed: &Dataset, head: &Dataset) -> Result<Dataset> {
+    match rehearsed.manifest().version - 1 {
+        base if base == head.manifest().version => Ok(head.clone()),
+        base => Ok(head.checkout_version(base).await?),
+    }
+}
+
+/// Commits what was `rehearsed` above `head`, and moves `head` there.
+pub(crate) async fn commit_rehearsed(head: &mut Dataset, rehearsed: &Dataset) -> Result<()> {
+    let transaction = rehearsed.read_transaction().await?;
+    let transaction =
+        transaction.ok_or_else(|| Error::internal("what was rehearsed has no transaction"))?;
+    *head = CommitBuilder::new(Arc::new(head.clone()))
+        .with_skip_auto_cleanup(true)
+        .execute(transaction)
+        .await?;
+    Ok(())
+}
