@@ -5,6 +5,7 @@
 #   make chaos            SEED=... MINUTES=...; processes killed, paused and lied to, every answer checked
 #   make bench            ratios against bare Lance, release build
 #   make matrix           the crash matrix alone, and its table
+#   make zoo              SEED=... ARGS="STATE..."; table states of many releases through every command, and their table
 #   make model            the deep search of the protocol's model; ARGS="--trace" prints counterexamples
 #   make docs             writes the generated tables of ARCHITECTURE.md
 #   make setup | fmt | lint | seams
@@ -17,10 +18,10 @@ CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/target
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos matrix model bench docs setup fmt lint seams
+.PHONY: help run test chaos matrix zoo model bench docs setup fmt lint seams
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 10
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 11
 
 # Always the whole workspace: with -p cargo resolves other features and compiles Lance again.
 # One dev build serves both commands: its dependencies are optimised, see [profile.dev] in Cargo.toml.
@@ -62,6 +63,12 @@ matrix: setup
 	rm -f $(CARGO_TARGET_DIR)/tmp/crash_matrix.tsv
 	status=0; time cargo test -q $(MATRIX) -- --test-threads=3 || status=1; \
 	cargo test -q $(MATRIX) -- --ignored --nocapture || status=1; exit $$status
+
+# The table also stands in $(CARGO_TARGET_DIR)/zoo/zoo.tsv; ARGS=--list names the states.
+zoo:
+	ops/setup.sh --zoo
+	cargo build --workspace --features squire-tests/failpoints --bins
+	$(or $(SQUIRE_PYTHON),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/venv/bin/python) tests/zoo/zoo.py $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 docs: setup
 	cargo build -q --workspace --features squire-tests/failpoints --tests

@@ -4,6 +4,7 @@
 #
 #   ops/setup.sh          what `make run` needs: a C compiler, protoc; checks the Rust toolchain
 #   ops/setup.sh --test   also promtool and a Python environment with pylance, LanceDB and moto
+#   ops/setup.sh --zoo    also one environment for each older release of pylance that the zoo builds states with
 #
 # Everything that is not a system package goes below ${XDG_CACHE_HOME:-~/.cache}/squire.
 set -euo pipefail
@@ -11,9 +12,16 @@ set -euo pipefail
 readonly RUST_MINIMUM=1.94.0
 readonly PYTHON_PACKAGES=("pylance==14.0.2" "lancedb==0.40.0" "moto[server]==5.2.5" "pyarrow==26.0.1")
 
+# From the oldest that installs on a current Python to a recent one; what pip needs to be told beside the release.
+readonly ZOO_RELEASES=(
+  "0.5.10 pyarrow<15 numpy<2" "0.10.18 pyarrow<16 numpy<2" "0.21.0 pyarrow<19 numpy<3" "0.30.0 pyarrow==26.0.1 numpy<3"
+  "1.0.4 pyarrow==26.0.1 numpy<3" "6.1.0 pyarrow==26.0.1 numpy<3"
+)
+
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/squire
 venv=$cache/venv
 for_tests=no
+for_zoo=no
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -21,7 +29,8 @@ die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 case "${1-}" in
   "") ;;
   --test) for_tests=yes ;;
-  *) printf 'usage: %s [--test]\n' "$0" >&2; exit 2 ;;
+  --zoo) for_tests=yes for_zoo=yes ;;
+  *) printf 'usage: %s [--test | --zoo]\n' "$0" >&2; exit 2 ;;
 esac
 
 # ---- system packages -------------------------------------------------------------------------
@@ -140,6 +149,27 @@ make_python_environment() {
   printf '%s' "$wanted" > "$stamp"
 }
 
+# A release that does not install here is skipped by the zoo, which says so.
+make_zoo_environments() {
+  local release packages home
+  for wanted in "${ZOO_RELEASES[@]}"; do
+    read -r release packages <<<"$wanted"
+    home=$cache/zoo/pylance-$release
+    [ "$(cat "$home/squire-packages" 2>/dev/null)" = "$wanted" ] && continue
+    say "making an environment with pylance $release in $home"
+    mkdir -p "$cache/zoo"
+    # shellcheck disable=SC2086 # several packages in one word
+    if python3 -m venv --clear "$home" &&
+      "$home/bin/python" -m pip install --quiet --disable-pip-version-check "pylance==$release" $packages &&
+      "$home/bin/python" -c 'import lance, pyarrow'; then
+      printf '%s' "$wanted" > "$home/squire-packages"
+    else
+      rm -rf "$home"
+      say "pylance $release does not install with $(python3 --version); the zoo skips its states"
+    fi
+  done
+}
+
 note_test_runner() {
   command -v cargo-nextest >/dev/null 2>&1 ||
     say "cargo-nextest is not installed: the tests run under plain cargo test, one binary after another"
@@ -151,6 +181,9 @@ if [ "$for_tests" = yes ]; then
   get_promtool
   make_python_environment
   note_test_runner
+fi
+if [ "$for_zoo" = yes ]; then
+  make_zoo_environments
 fi
 announce_build
 say "ready"

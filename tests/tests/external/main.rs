@@ -4,11 +4,13 @@
 //! 2. `readers`: other programs read what squire wrote.
 //! 3. `s3`: the end-to-end story on an S3-compatible server.
 //! 4. `metrics`: the daemon's endpoints, signals and words to systemd.
+//! 5. `zoo`: states of tables, of several releases, through every command.
 
 mod drift;
 mod metrics;
 mod readers;
 mod s3;
+mod zoo;
 
 use serde_json::Value;
 use squire_tests::Lake;

@@ -1,0 +1,220 @@
+"""Indexes: every kind, grown by deltas, remapped, deferred, damaged."""
+
+import os
+import shutil
+
+import pyarrow as pa
+
+from build import Db, ids, state
+from states.cases import vectors, words
+
+
+def lists(i: int) -> pa.Table:
+    return pa.table({"id": range(50), "l": pa.array([[f"w{j % 9}", f"w{i % 5}"] for j in range(50)])})
+
+
+def simple(kind: str, column: str, make=words, **options):
+    """Twenty fragments, an index over them, deletions, and a tail that it lacks."""
+
+    def build(db: Db):
+        db.fill(make)
+        db.open().create_scalar_index(column, kind, **options)
+        db.open().delete("id % 10 = 3")
+        db.put(make(20))
+
+    return build
+
+
+def vector(kind: str, **options):
+    def build(db: Db):
+        db.fill(lambda i: vectors(60, seed=i))
+        db.open().create_index("vec", index_type=kind, num_partitions=2, **options)
+        db.open().delete("id % 10 = 3")
+        db.put(vectors(60, seed=99))
+
+    return build
+
+
+KINDS = {
+    "index_btree": (simple("BTREE", "id"), "A btree."),
+    "index_bitmap": (simple("BITMAP", "v"), "A bitmap."),
+    "index_label_list": (simple("LABEL_LIST", "l", lists), "A label list."),
+    "index_ngram": (simple("NGRAM", "v"), "N-grams."),
+    "index_zonemap": (simple("ZONEMAP", "id"), "A zone map."),
+    "index_bloomfilter": (simple("BLOOMFILTER", "v"), "A bloom filter."),
+    "index_text": (simple("INVERTED", "v"), "A text index."),
+    "index_text_positions": (simple("INVERTED", "v", with_position=True), "A text index with positions."),
+    "index_ivf_flat": (vector("IVF_FLAT"), "IVF_FLAT."),
+    "index_ivf_pq": (vector("IVF_PQ", num_sub_vectors=4), "IVF_PQ."),
+    "index_ivf_sq": (vector("IVF_SQ"), "IVF_SQ."),
+    "index_ivf_hnsw_sq": (vector("IVF_HNSW_SQ"), "IVF_HNSW_SQ."),
+    "index_ivf_hnsw_pq": (vector("IVF_HNSW_PQ", num_sub_vectors=4), "IVF_HNSW_PQ."),
+    "index_ivf_rq": (vector("IVF_RQ"), "IVF_RQ."),
+}
+for name, (make, about) in KINDS.items():
+    make.__name__, make.__doc__ = name, about
+    state(quick=name in ("index_btree", "index_text"))(make)
+
+
+@state()
+def index_deltas(db: Db):
+    """An index of twelve deltas."""
+    db.fill(words, 5)
+    db.open().create_scalar_index("id", "BTREE")
+    for i in range(12):
+        db.put(words(5 + i))
+        db.open().optimize.optimize_indices(num_indices_to_merge=0)
+    db.put(words(30))
+
+
+@state()
+def index_vector_deltas(db: Db):
+    """A vector index of six deltas."""
+    db.fill(lambda i: vectors(60, seed=i), 5)
+    db.open().create_index("vec", index_type="IVF_FLAT", num_partitions=2)
+    for i in range(6):
+        db.put(vectors(60, seed=50 + i))
+        db.open().optimize.optimize_indices(num_indices_to_merge=0)
+
+
+@state()
+def index_two_on_column(db: Db):
+    """A btree and a bitmap on one column."""
+    db.fill(words)
+    db.open().create_scalar_index("v", "BTREE", name="one")
+    db.open().create_scalar_index("v", "BITMAP", name="two", replace=False)
+    db.put(words(20))
+
+
+@state()
+def index_nested_field(db: Db):
+    """An index on a field of a struct."""
+    db.fill(lambda i: pa.table({"id": range(10), "st": [{"a": i * 10 + j, "b": "x"} for j in range(10)]}))
+    db.open().create_scalar_index("st.a", "BTREE")
+    db.put(pa.table({"id": range(10), "st": [{"a": 200 + j, "b": "x"} for j in range(10)]}))
+
+
+@state()
+def index_nulls(db: Db):
+    """A btree and a bitmap over columns that are mostly null."""
+    db.fill(
+        lambda i: pa.table({"id": range(20), "v": pa.array([None] * 18 + [f"x{i}", ""]), "n": pa.nulls(20, pa.int32())})
+    )
+    db.open().create_scalar_index("v", "BTREE")
+    db.open().create_scalar_index("n", "BITMAP")
+    db.put(pa.table({"id": range(20), "v": pa.array([None] * 20, pa.string()), "n": pa.nulls(20, pa.int32())}))
+
+
+@state()
+def index_untrained(db: Db):
+    """An index that was declared and never trained."""
+    db.fill(words)
+    db.open().create_scalar_index("id", "BTREE", train=False)
+
+
+@state()
+def index_column_dropped(db: Db):
+    """An indexed column was dropped."""
+    db.fill(words)
+    db.open().create_scalar_index("v", "BITMAP")
+    db.open().create_scalar_index("id", "BTREE")
+    db.open().drop_columns(["v"])
+    db.put(ids(20, 50))
+
+
+@state(broken_index=True, expect={"reindex": (1, "id_idx"), "daemon": (1, "id_idx")})
+def index_truncated(db: Db):
+    """The files of an index were cut short."""
+    db.fill(ids)
+    db.open().create_scalar_index("id", "BTREE")
+    db.put(ids(20, 50))
+    yield
+    for index in os.listdir(db.dir() / "_indices"):
+        for file in (db.dir() / "_indices" / index).iterdir():
+            os.truncate(file, file.stat().st_size // 2)
+
+
+@state(broken_index=True, expect={"reindex": (1, "vec_idx"), "daemon": (1, "vec_idx")})
+def index_vector_gone(db: Db):
+    """The files of a vector index are gone."""
+    db.fill(lambda i: vectors(60, seed=i))
+    db.open().create_index("vec", index_type="IVF_FLAT", num_partitions=2)
+    db.put(vectors(60, seed=99))
+    yield
+    shutil.rmtree(db.dir() / "_indices")
+
+
+@state(broken_index=True, expect={"reindex": (1, "v_idx"), "daemon": (1, "v_idx")})
+def index_text_gone(db: Db):
+    """The files of a text index are gone."""
+    db.fill(words)
+    db.open().create_scalar_index("v", "INVERTED")
+    db.put(words(20))
+    yield
+    shutil.rmtree(db.dir() / "_indices")
+
+
+@state(broken_index=True, expect={"reindex": (3, "v_idx"), "daemon": (1, "v_idx")})
+def index_unknown_type(db: Db):
+    """An index of a type that this release does not know."""
+    db.fill(words)
+    db.open().create_scalar_index("v", "BITMAP")
+    db.put(words(20))
+    for manifest in (db.dir() / "_versions").glob("*.manifest"):
+        manifest.write_bytes(manifest.read_bytes().replace(b"BitmapIndexDetails", b"FutureIndexDetails"))
+
+
+def deferred(kind: str, column: str, make=words):
+    """An index whose remap was deferred, and deletions since."""
+
+    def build(db: Db):
+        db.fill(make)
+        create = db.open().create_index if kind.startswith("IVF") else db.open().create_scalar_index
+        create(column, kind, **({"num_partitions": 2} if kind.startswith("IVF") else {}))
+        db.open().optimize.compact_files(defer_index_remap=True)
+        db.open().delete("id % 5 = 1")
+        for i in range(20):
+            db.put(make(20 + i))
+
+    return build
+
+
+for kind, column in (
+    ("BTREE", "id"),
+    ("BITMAP", "v"),
+    ("INVERTED", "v"),
+    ("NGRAM", "v"),
+    ("ZONEMAP", "id"),
+    ("IVF_FLAT", "vec"),
+    ("LABEL_LIST", "l"),
+):
+    make = deferred(kind, column, {"vec": lambda i: vectors(60, seed=i), "l": lists}.get(column, words))
+    make.__name__, make.__doc__ = (
+        f"reuse_{kind.lower()}",
+        f"A fragment-reuse index over {kind}, deletions and new fragments.",
+    )
+    state()(make)
+
+
+@state()
+def reuse_twice(db: Db):
+    """Two deferred compactions, one after the other, then deletions."""
+    db.fill(words)
+    db.open().create_scalar_index("id", "BTREE")
+    db.open().optimize.compact_files(defer_index_remap=True)
+    db.fill(lambda i: words(20 + i), 20)
+    db.open().delete("id % 5 = 1")
+    db.open().optimize.compact_files(defer_index_remap=True)
+    db.fill(lambda i: words(60 + i), 20)
+    db.open().delete("id % 5 = 2")
+
+
+@state(store=False)
+def index_stable_row_ids(db: Db):
+    """Every common index over stable row ids, with updates and deletions."""
+    db.fill(words, enable_stable_row_ids=True)
+    db.open().create_scalar_index("id", "BTREE")
+    db.open().create_scalar_index("v", "INVERTED")
+    db.open().delete("id % 5 = 1")
+    db.open().update({"v": "'w1'"}, where="id % 7 = 2")
+    db.put(words(20))
