@@ -214,6 +214,11 @@ impl Config {
         })
     }
 
+    /// The policies of `[[table]]`, by name.
+    pub(crate) fn table_policies(&self) -> impl Iterator<Item = (&str, &Policy)> {
+        self.tables.iter().map(|(name, of)| (name.as_str(), of))
+    }
+
     /// The policy of a table, overrides applied.
     pub(crate) fn policy_for(&self, table: &str) -> Policy {
         let mut policy = self.tables.get(table).unwrap_or(&self.policy).clone();

@@ -290,10 +290,10 @@ pub(crate) struct RepairAction {
     /// Publish the external versions if they preserve content.
     #[arg(long)]
     pub(crate) publish: bool,
-    /// Publish the external versions whatever they change.
+    /// Publish the external versions whatever they change; takes one --table and the --head that was reviewed.
     #[arg(long)]
     pub(crate) force: bool,
-    /// Restore the pinned version above the external ones.
+    /// Restore the pinned version above the external ones; takes the --table.
     #[arg(long)]
     pub(crate) discard: bool,
 }

@@ -3,113 +3,186 @@
 use super::Context;
 use super::args::CleanupArgs;
 use super::maintain::cancel_on_signal;
-use crate::daemon::execution::retention;
+use crate::daemon::execution::cleanup_policies;
 use crate::place::Place;
 use serde_json::json;
 use squire_engine::error::{Error, Result};
-use squire_engine::maintenance::{CleanupPlan, Retention, TableCleanup, Target};
+use squire_engine::maintenance::{
+    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, TableCleanup, Target,
+};
 use std::process::ExitCode;
 use std::time::Duration;
 
 /// The shortest retention: readers and writers in flight need their versions.
 const MIN_RETENTION: Duration = Duration::from_secs(3_600);
 
+/// What cannot be found out, and is said wherever something is removed.
+pub(crate) const CLONES_ELSEWHERE: &str = "shallow clones that lie in locations which are not watched are not known, and lose the files that only old versions hold; tag what they were made of";
+
 pub(super) async fn cleanup(context: &Context, args: CleanupArgs) -> Result<ExitCode> {
-    let policy = &context.config.policy;
-    let mut keep: Retention = retention(policy);
-    keep.age = args.retention.unwrap_or(keep.age);
-    keep.versions = args.min_versions.unwrap_or(keep.versions);
-    if keep.age < MIN_RETENTION || keep.versions == 0 {
-        return Err(Error::invalid(format!(
-            "--retention is at least 1h and --min-versions at least 1 (got {} s and {}): readers and writers in flight need their versions",
-            keep.age.as_secs(),
-            keep.versions
-        )));
-    }
+    let policies = policies(context, &args)?;
     let place = context.place(&args.target.store).await?;
     if !place.managed {
-        return cleanup_plain(context, &place, &args, keep).await;
+        return cleanup_plain(context, &place, &args, &policies).await;
     }
     if !args.target.tables.is_empty() {
         return Err(Error::invalid(
             "a store is cleaned as a whole, since its snapshots span tables; leave --table out",
         ));
     }
-    let plan = place.store.plan_cleanup(keep).await?;
+    let plan = place.store.plan_cleanup(&policies).await?;
     let mut lines = describe(&plan);
-    if args.dry_run {
-        context
-            .out
-            .print(&json!({ "plan": plan, "report": null }), &lines);
-        return Ok(ExitCode::SUCCESS);
-    }
-    let report = place
-        .store
-        .cleanup(&plan, args.rate, &cancel_on_signal())
-        .await?;
-    lines.push(format!(
-        "removed {} versions, {} bytes",
-        report.versions_removed, report.bytes_removed
-    ));
+    let (report, failed) = if args.dry_run {
+        (None, plan.failed.clone())
+    } else {
+        let cancel = cancel_on_signal();
+        let report = place.store.cleanup(&plan, args.rate, &cancel).await?;
+        lines.push(removed(&report));
+        let failed = report.failed.clone();
+        (Some(report), failed)
+    };
     lines.extend(
-        report
-            .failed
+        failed
             .iter()
             .map(|(table, why)| format!("{table}: failed: {why}")),
     );
     context
         .out
         .print(&json!({ "plan": plan, "report": report }), &lines);
-    Ok(if report.failed.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(ending(failed.is_empty()))
+}
+
+/// The policies of the configuration, with the command's own words over them. Asked by hand, cleanup is on wherever
+/// the configuration does not say that it is off.
+fn policies(context: &Context, args: &CleanupArgs) -> Result<CleanupPolicies> {
+    let short = args.retention.filter(|age| *age < MIN_RETENTION);
+    if short.is_some() || args.min_versions == Some(0) {
+        return Err(Error::invalid(format!(
+            "--retention is at least 1h and --min-versions at least 1 (got {} s and {}): readers and writers in flight need their versions",
+            args.retention.map_or(0, |age| age.as_secs()),
+            args.min_versions.unwrap_or(0)
+        )));
+    }
+    let mut policies = cleanup_policies(&context.config, true);
+    let said = |policy: &mut CleanupPolicy| {
+        let keep = &mut policy.retention;
+        keep.age = args.retention.unwrap_or(keep.age);
+        keep.versions = args.min_versions.unwrap_or(keep.versions);
+    };
+    said(&mut policies.default);
+    policies.tables.values_mut().for_each(said);
+    Ok(policies)
 }
 
 async fn cleanup_plain(
     context: &Context,
     place: &Place,
     args: &CleanupArgs,
-    keep: Retention,
+    policies: &CleanupPolicies,
 ) -> Result<ExitCode> {
     let mut documents = Vec::new();
     let mut lines = Vec::new();
+    let mut whole = true;
+    let mut removes = false;
     for target in place.select(&args.target.tables).await? {
         let Target::Plain(path) = &target else {
             continue;
         };
-        let plan = place.store.plan_plain_cleanup(path, keep).await?;
-        lines.push(describe_table(&plan));
-        let report = match args.dry_run {
-            true => None,
-            false => Some(place.store.cleanup_plain(&plan, args.rate).await?),
+        let (document, said, went) = match clean_plain(place, path, args, policies).await {
+            Ok((plan, report)) => {
+                removes |= !plan.versions.is_empty();
+                let mut said = describe_table(&plan);
+                let off = !policies.of(path).enabled;
+                if off {
+                    said = vec![format!(
+                        "{path}: {OFF}; it would remove {:?}",
+                        plan.versions
+                    )];
+                }
+                said.extend(report.as_ref().map(|r| format!("{path}: {}", removed(r))));
+                (
+                    json!({ "plan": plan, "report": report, "off": off, "error": null }),
+                    said,
+                    true,
+                )
+            }
+            Err(e) => (
+                json!({ "plan": null, "report": null, "table": path, "error": e.to_string() }),
+                vec![format!("{path}: failed: {e}")],
+                false,
+            ),
         };
-        documents.push(json!({ "plan": plan, "report": report }));
+        documents.push(document);
+        lines.extend(said);
+        whole &= went;
+    }
+    if removes {
+        lines.push(format!("note: {CLONES_ELSEWHERE}"));
     }
     context.out.print(&json!({ "tables": documents }), &lines);
-    Ok(ExitCode::SUCCESS)
+    Ok(ending(whole))
 }
 
-fn describe_table(table: &TableCleanup) -> String {
+async fn clean_plain(
+    place: &Place,
+    path: &str,
+    args: &CleanupArgs,
+    policies: &CleanupPolicies,
+) -> Result<(TableCleanup, Option<CleanupReport>)> {
+    let plan = place.store.plan_plain_cleanup(path, policies).await?;
+    if args.dry_run || !policies.of(path).enabled {
+        return Ok((plan, None));
+    }
+    let report = place.store.cleanup_plain(&plan, args.rate).await?;
+    Ok((plan, Some(report)))
+}
+
+const OFF: &str = "off (cleanup.enabled = false)";
+
+fn ending(whole: bool) -> ExitCode {
+    if whole {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn removed(report: &CleanupReport) -> String {
     format!(
-        "{}: floor {}, versions to remove: {:?}",
-        table.table, table.floor, table.versions
+        "removed {} versions, {} bytes",
+        report.versions_removed, report.bytes_removed
     )
 }
 
+fn describe_table(table: &TableCleanup) -> Vec<String> {
+    let mut lines = vec![format!(
+        "{}: floor {}, versions to remove: {:?}",
+        table.table, table.floor, table.versions
+    )];
+    lines.extend(table.held.iter().map(|held| {
+        format!(
+            "{}: version {} stays: {} refers to its files",
+            table.table, held.version, held.by
+        )
+    }));
+    lines
+}
+
 fn describe(plan: &CleanupPlan) -> Vec<String> {
-    if plan.is_empty() {
-        return vec![String::from("nothing to remove")];
-    }
-    let mut lines: Vec<String> = plan
-        .tables
-        .iter()
-        .chain(&plan.manifest)
-        .map(describe_table)
-        .collect();
+    let tables = plan.tables.iter().chain(&plan.manifest);
+    let mut lines: Vec<String> = tables.flat_map(describe_table).collect();
+    lines.extend(
+        plan.off
+            .iter()
+            .map(|t| format!("{}: {OFF}; it would remove {:?}", t.table, t.versions)),
+    );
     if !plan.decisions.is_empty() {
         lines.push(format!("decisions to forget: {}", plan.decisions.len()));
+    }
+    if plan.is_empty() {
+        lines.push(String::from("nothing to remove"));
+    } else {
+        lines.push(format!("note: {CLONES_ELSEWHERE}"));
     }
     lines
 }

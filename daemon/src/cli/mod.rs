@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::place::{Place, watch_of};
 use args::{Cli, Command};
 use clap::Parser;
+pub(crate) use cleanup::CLONES_ELSEWHERE;
 use output::Output;
 use squire_engine::clock::{Clock, SystemClock};
 use squire_engine::error::{Error, ErrorKind, Result};

@@ -2,10 +2,12 @@
 
 use super::Context;
 use super::args::RepairArgs;
+use crate::place::Place;
 use serde::Serialize;
 use serde_json::json;
 use squire_engine::error::{Error, Result};
 use squire_engine::recovery::RepairAction;
+use squire_engine::store::Store;
 use std::process::ExitCode;
 
 #[derive(Serialize)]
@@ -23,6 +25,9 @@ pub(super) async fn repair(context: &Context, args: RepairArgs) -> Result<ExitCo
         (_, _, true) => Some(RepairAction::Discard),
         (false, false, false) => None,
     };
+    if let Some(action) = action {
+        check_named(&store, &place, &args, action).await?;
+    }
     let mut drifted = Vec::new();
     let mut repaired = Vec::new();
     let mut lines = Vec::new();
@@ -68,7 +73,7 @@ pub(super) async fn repair(context: &Context, args: RepairArgs) -> Result<ExitCo
         lines.push(String::from("no drift"));
     } else if action.is_none() {
         lines.push(String::from(
-            "nothing was done; --publish, --force or --discard acts",
+            "nothing was done; --publish, --force --head N or --discard acts on the --table",
         ));
     }
     let left = !drifted.is_empty() && action.is_none();
@@ -76,4 +81,44 @@ pub(super) async fn repair(context: &Context, args: RepairArgs) -> Result<ExitCo
         .out
         .print(&json!({ "drift": drifted, "repaired": repaired }), &lines);
     Ok(ExitCode::from(if left { 3 } else { 0 }))
+}
+
+/// A force names what it forces, and a discard what it discards: the message offers the words, which a person reviews.
+async fn check_named(
+    store: &Store,
+    place: &Place,
+    args: &RepairArgs,
+    action: RepairAction,
+) -> Result<()> {
+    let (tables, head) = (&args.target.tables, args.head);
+    let (flag, rule) = match action {
+        RepairAction::Force if tables.len() != 1 || head.is_none() => (
+            "--force",
+            "publishes what somebody else wrote, so it takes one --table and the --head that was reviewed",
+        ),
+        RepairAction::Discard if tables.is_empty() => (
+            "--discard",
+            "takes back what somebody else wrote, so it takes the --table",
+        ),
+        RepairAction::Publish | RepairAction::Force | RepairAction::Discard => return Ok(()),
+    };
+    let mut offers = Vec::new();
+    for target in place.select(tables).await? {
+        let Some(table) = target.table() else {
+            continue;
+        };
+        if let Some(report) = store.drift(table).await? {
+            offers.push(format!(
+                "squire repair {} --table {table} {flag} --head {}",
+                place.uri, report.head
+            ));
+        }
+    }
+    if offers.is_empty() {
+        offers.push(String::from("no table has drifted"));
+    }
+    Err(Error::invalid(format!(
+        "{flag} {rule}; now: {}",
+        offers.join(", or ")
+    )))
 }

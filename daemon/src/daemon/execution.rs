@@ -1,11 +1,14 @@
 //! Execution: runs one decided operation on one target.
 
 use super::planning::{OperationKind, limits};
-use crate::config::{Budget, Policy};
+use super::scheduling::WorkItem;
+use crate::config::{Config, Policy};
 use crate::place::Place;
 use serde::Serialize;
 use squire_engine::error::{Error, ErrorKind, Result};
-use squire_engine::maintenance::{CleanupReport, MaintenanceReport, Retention, Target};
+use squire_engine::maintenance::{
+    CleanupPolicies, CleanupPolicy, CleanupReport, MaintenanceReport, Retention, Target,
+};
 use tokio_util::sync::CancellationToken;
 
 /// How an operation ended.
@@ -58,19 +61,34 @@ pub(crate) fn retention(policy: &Policy) -> Retention {
     }
 }
 
+/// What the configuration says of each table's cleanup; `otherwise` where it says nothing of whether it is on.
+pub(crate) fn cleanup_policies(config: &Config, otherwise: bool) -> CleanupPolicies {
+    let policy = |policy: &Policy| CleanupPolicy {
+        retention: retention(policy),
+        enabled: policy.may_delete(otherwise),
+    };
+    CleanupPolicies {
+        default: policy(&config.policy),
+        tables: config
+            .table_policies()
+            .map(|(table, of_table)| (table.to_owned(), policy(of_table)))
+            .collect(),
+        neighbours: Vec::new(),
+    }
+}
+
 /// Runs one operation to its end and says how it went; an error is part of the report.
 pub(crate) async fn execute(
-    place: &Place,
-    target: &Target,
-    kind: OperationKind,
-    policy: &Policy,
-    budget: &Budget,
+    places: &[Place],
+    item: &WorkItem,
+    config: &Config,
     cancel: &CancellationToken,
 ) -> OperationReport {
+    let (place, target, kind) = (&places[item.place], &item.target, item.spec.kind);
     let done = match kind {
         OperationKind::Compact => place
             .store
-            .compact(target, &limits(policy, budget), cancel)
+            .compact(target, &limits(&item.policy, &config.budget), cancel)
             .await
             .map(Done::Maintained),
         OperationKind::Reindex => place
@@ -78,7 +96,12 @@ pub(crate) async fn execute(
             .reindex(target, cancel)
             .await
             .map(Done::Maintained),
-        OperationKind::Cleanup => clean(place, target, policy, cancel).await,
+        OperationKind::Cleanup => {
+            let mut policies = cleanup_policies(config, place.managed);
+            let others = places.iter().filter(|p| p.uri != place.uri);
+            policies.neighbours = others.map(|p| p.store.clone()).collect();
+            clean(place, target, &policies, cancel).await
+        }
     };
     let mut report = OperationReport::new(place, target, kind, Ending::Success);
     match done {
@@ -138,16 +161,16 @@ fn ending_of(error: &Error) -> Ending {
 async fn clean(
     place: &Place,
     target: &Target,
-    policy: &Policy,
+    policies: &CleanupPolicies,
     cancel: &CancellationToken,
 ) -> Result<Done> {
     match target {
         Target::Pinned(_) => {
-            let plan = place.store.plan_cleanup(retention(policy)).await?;
-            if !policy.may_delete(true) {
+            let plan = place.store.plan_cleanup(policies).await?;
+            if !policies.default.enabled && plan.tables.is_empty() && plan.failed.is_empty() {
                 return Ok(Done::Planned(format!(
                     "cleanup is off; it would remove versions of {} tables",
-                    plan.tables.len()
+                    plan.off.len()
                 )));
             }
             place
@@ -157,11 +180,8 @@ async fn clean(
                 .map(Done::Cleaned)
         }
         Target::Plain(path) => {
-            let plan = place
-                .store
-                .plan_plain_cleanup(path, retention(policy))
-                .await?;
-            if !policy.may_delete(false) {
+            let plan = place.store.plan_plain_cleanup(path, policies).await?;
+            if !policies.of(path).enabled {
                 return Ok(Done::Planned(format!(
                     "cleanup of watched directories is off (policy.cleanup.enabled); it would remove {} versions of {path}",
                     plan.versions.len()

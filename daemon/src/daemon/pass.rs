@@ -4,6 +4,7 @@ use super::execution::{Ending, execute};
 use super::planning::{OperationKind, OperationSpec, TablePlan, bounds, memory_estimate, plan};
 use super::scheduling::{Cooldowns, MemoryBudget, WorkItem, score};
 use super::status::{Status, TableStatus};
+use crate::cli::CLONES_ELSEWHERE;
 use crate::config::{Config, DriftPolicy};
 use crate::http::ControlVerb;
 use crate::place::Place;
@@ -341,7 +342,12 @@ impl Pass<'_> {
         let planned = items
             .iter()
             .any(|i| i.place == index && i.spec.kind == OperationKind::Cleanup);
-        memory.last_cleanup.insert(place.uri.clone(), now);
+        if memory.last_cleanup.insert(place.uri.clone(), now).is_none() {
+            tracing::warn!(
+                place = place.uri,
+                "before the first cleanup: {CLONES_ELSEWHERE}"
+            );
+        }
         if planned {
             return;
         }
@@ -383,16 +389,7 @@ impl Pass<'_> {
                     item.target,
                     item.spec.reason
                 ));
-                let place = &places[item.place];
-                let report = execute(
-                    place,
-                    &item.target,
-                    item.spec.kind,
-                    &item.policy,
-                    &self.config.budget,
-                    self.cancel,
-                )
-                .await;
+                let report = execute(places, &item, self.config, self.cancel).await;
                 (item, report)
             })
             .buffer_unordered(concurrent);

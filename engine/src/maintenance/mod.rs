@@ -26,7 +26,10 @@ mod stranded;
 pub mod tasks;
 
 pub use archive::ArchiveReport;
-pub use cleanup::{CleanupPlan, CleanupReport, Retention, TableCleanup};
+pub(crate) use cleanup::ReferenceMemo;
+pub use cleanup::{
+    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, Held, Retention, TableCleanup,
+};
 pub use compact::CompactionLimits;
 pub use health::{IndexHealth, TableHealth};
 pub(crate) use journal::Progress;

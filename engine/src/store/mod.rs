@@ -25,6 +25,7 @@ use crate::clock::{Clock, Entropy, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{EventSink, ProtocolEvent};
 use crate::ids::OpId;
+use crate::maintenance::ReferenceMemo;
 use lance::dataset::Dataset;
 use lance::dataset::builder::DatasetBuilder;
 use lance::session::Session;
@@ -94,6 +95,8 @@ pub struct Store {
     probed: OnceCell<()>,
     manifest: Mutex<Option<Snapshot>>,
     tables: Mutex<HashMap<String, Arc<Dataset>>>,
+    /// What cleanup found that tables here refer to elsewhere.
+    pub(crate) reference_memo: ReferenceMemo,
 }
 
 impl Store {
@@ -166,6 +169,7 @@ impl Store {
             probed: OnceCell::new(),
             manifest: Mutex::new(None),
             tables: Mutex::new(HashMap::new()),
+            reference_memo: ReferenceMemo::default(),
         })
     }
 

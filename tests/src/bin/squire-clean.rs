@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     // A version of this very millisecond counts as young.
     tokio::time::sleep(Duration::from_millis(2)).await;
-    let plan = store.plan_cleanup(keep).await?;
+    let plan = store.plan_cleanup(&keep.into()).await?;
     let report = store.cleanup(&plan, None, &Default::default()).await?;
     if let Some((table, why)) = report.failed.first() {
         return Err(format!("table {table}: {why}").into());

@@ -106,7 +106,7 @@ async fn clean_everything(store: &Store, violations: &Violations) {
         age: Duration::ZERO,
         versions: 1,
     };
-    let cleaned = match store.plan_cleanup(keep).await {
+    let cleaned = match store.plan_cleanup(&keep.into()).await {
         Ok(plan) => store.cleanup(&plan, None, &Default::default()).await,
         Err(e) => Err(e),
     };

@@ -129,6 +129,7 @@ impl Subject {
         let file = format!("{files}/a.csv");
         let schema = lake.path("schema.json").to_string_lossy().into_owned();
         let config = lake.path("daemon.toml").to_string_lossy().into_owned();
+        let reviewed;
         let args: Vec<&str> = match self {
             Self::Append => vec!["write", uri, "a", &file],
             Self::TwoTables => vec!["commit", uri, &files],
@@ -155,8 +156,13 @@ impl Subject {
                 ]
             }
             Self::RepairPublish => vec!["repair", uri, "--publish"],
-            Self::RepairForce => vec!["repair", uri, "--force"],
-            Self::RepairDiscard => vec!["repair", uri, "--discard"],
+            Self::RepairForce => {
+                reviewed = lake.table_status("a", "head").to_string();
+                vec![
+                    "repair", uri, "--table", "a", "--force", "--head", &reviewed,
+                ]
+            }
+            Self::RepairDiscard => vec!["repair", uri, "--table", "a", "--discard"],
             Self::ResolveHalf | Self::ResolveComplete | Self::ResolveCreate | Self::Reclaim => {
                 vec!["recover", uri, "--force"]
             }

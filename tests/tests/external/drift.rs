@@ -37,6 +37,19 @@ fn ours_and_external() -> Vec<(i64, String)> {
     [ours(), tagged("ext", EXTERNAL)].concat()
 }
 
+/// Runs `squire repair` with `action` on `events`, as a person does after a look at what HEAD is.
+fn repair(lake: &Lake, action: &str) -> Vec<String> {
+    let head = version(lake, "events", "head").to_string();
+    let words = ["repair", &lake.uri, "--table", "events", action];
+    let reviewed = ["--head", &head];
+    let words = words.iter().chain(&reviewed);
+    words.map(|word| (*word).to_owned()).collect()
+}
+
+fn words(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
 /// Nothing differs from before: same manifest version, same pin, same HEAD.
 fn standing(lake: &Lake, table: &str) -> (Value, u64, u64) {
     let manifest = lake.status()["manifest_version"].clone();
@@ -175,8 +188,20 @@ async fn repair_force_publishes_external_rows() {
     let head_version = version(&lake, "events", "head");
     assert_eq!(lake.rows("events").await, ours());
 
-    lake.run(&["repair", &lake.uri, "--table", "events", "--force"])
-        .ok();
+    // A force names what it forces, and the refusal says how.
+    let said = format!("--table events --force --head {head_version}");
+    for unnamed in [
+        &["--force"][..],
+        &["--force", "--table", "events"],
+        &["--force", "--head", "9"],
+    ] {
+        let args = [&["repair", &lake.uri][..], unnamed].concat();
+        lake.run(&args).failed(2, &said);
+    }
+    lake.run(&["repair", &lake.uri, "--discard"])
+        .failed(2, "--table events --discard");
+    assert_eq!(lake.rows("events").await, ours());
+    lake.run(&words(&repair(&lake, "--force"))).ok();
     assert_eq!(lake.rows("events").await, ours_and_external());
     assert_eq!(version(&lake, "events", "pin"), head_version);
     assert_eq!(
@@ -203,7 +228,7 @@ async fn repair_force_publishes_external_rows() {
 async fn repair_discard_removes_external_rows() {
     let lake = drifted();
     lake.daemon_pass("0s").ok();
-    lake.run(&["repair", &lake.uri, "--discard"]).ok();
+    lake.run(&words(&repair(&lake, "--discard"))).ok();
     assert_eq!(lake.rows("events").await, ours());
     let seen = head(&lake, "events");
     assert_eq!(
@@ -237,10 +262,9 @@ async fn repair_discard_takes_back_a_dead_half_under_external_rows() {
 
     lake.run(&["recover", &lake.uri, "--force"])
         .failed(1, "squire repair");
-    let repair = ["repair", &lake.uri, "--table", "events"];
-    lake.run(&[&repair[..], &["--force"]].concat())
+    lake.run(&words(&repair(&lake, "--force")))
         .failed(3, "was aborted");
-    lake.run(&[&repair[..], &["--discard"]].concat()).ok();
+    lake.run(&words(&repair(&lake, "--discard"))).ok();
     assert_eq!(rows_in(&head(&lake, "events")["rows"]), ours());
     lake.daemon_pass("0s").ok();
     assert_eq!(lake.rows("events").await, ours());
@@ -356,7 +380,7 @@ async fn interrupted(action: &str, seam: &str, after: Vec<(i64, String)>) {
     let lake = drifted();
     let failpoint = format!("{seam}=return(kill)");
     let killed = lake
-        .with_seam(&failpoint, &["repair", &lake.uri, action])
+        .with_seam(&failpoint, &words(&repair(&lake, action)))
         .wait();
     assert_eq!(killed.code, None, "killed at {seam}: {}", killed.stderr);
     assert_eq!(lake.rows("events").await, ours(), "readers see the pin");
@@ -372,7 +396,7 @@ async fn interrupted(action: &str, seam: &str, after: Vec<(i64, String)>) {
         "it is drift still"
     );
 
-    lake.run(&["repair", &lake.uri, action]).ok();
+    lake.run(&words(&repair(&lake, action))).ok();
     assert_eq!(lake.rows("events").await, after);
     assert_eq!(rows_in(&head(&lake, "events")["rows"]), after);
     lake.assert_at_rest();

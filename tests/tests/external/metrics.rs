@@ -628,7 +628,8 @@ async fn drift_shows_in_status_and_metrics_and_goes_with_its_repair() {
         reason.contains("squire repair"),
         "it says what to do: {reason}"
     );
-    lake.run(&["repair", &lake.uri, "--discard"]).ok();
+    lake.run(&["repair", &lake.uri, "--table", "flights", "--discard"])
+        .ok();
     wait_drift(false);
     daemon.stop();
     assert_eq!(lake.rows("flights").await, rows);

@@ -135,7 +135,7 @@ async fn the_whole_story_holds_on_s3() {
         age: Duration::ZERO,
         versions: 1,
     };
-    let plan = store.plan_cleanup(retention).await.expect("plan");
+    let plan = store.plan_cleanup(&retention.into()).await.expect("plan");
     assert!(!plan.is_empty());
     let report = store
         .cleanup(&plan, None, &Default::default())

@@ -43,7 +43,7 @@ async fn clean(store: &Store, keep: u64) -> CleanupReport {
     };
     // A version of this very millisecond counts as young.
     tokio::time::sleep(Duration::from_millis(5)).await;
-    let plan = store.plan_cleanup(retention).await.expect("plan");
+    let plan = store.plan_cleanup(&retention.into()).await.expect("plan");
     let report = store.cleanup(&plan, None, &Default::default()).await;
     let report = report.expect("cleanup");
     assert_eq!(report.failed, [], "{report:?}");
@@ -279,7 +279,7 @@ async fn archiving_and_cleaning_beside_a_writer() {
                     age: Duration::ZERO,
                     versions: keep,
                 };
-                let plan = store.plan_cleanup(retention).await;
+                let plan = store.plan_cleanup(&retention.into()).await;
                 let plan = plan.unwrap_or_else(|e| panic!("{uri}: plan: {e}"));
                 let report = store.cleanup(&plan, None, &Default::default()).await;
                 let report = report.unwrap_or_else(|e| panic!("{uri}: cleanup: {e}"));

@@ -4,6 +4,7 @@
 //! * [`answers`]: what a writer was told stays true.
 //! * [`agent`]: agents over a spool, killed, stopped and drained: each batch exactly once.
 //! * [`cli`]: help, JSON, exit codes, and the commands on stores, directories and single tables.
+//! * [`cleanup`]: every policy and every reference is obeyed.
 //! * [`guard`]: the guarded commit handler alone.
 //! * [`requests`]: what a commit asks of its storage.
 //! * [`indexes`]: an index that fails is named and stops nothing else.
@@ -11,6 +12,7 @@
 
 mod agent;
 mod answers;
+mod cleanup;
 mod cli;
 mod docs;
 mod guard;

@@ -1,0 +1,166 @@
+//! Cleanup: removes versions that nothing needs.
+//!
+//! The order, and what breaks without each rule:
+//!
+//! 1. Roots first: pins of each table's retention window, keeps, `v - 1` of undecided operations, and files that other
+//!    tables refer to. A missed root is data loss.
+//! 2. Nothing of a table goes whose HEAD lacks a file: one of its older versions may be the last good one.
+//! 3. Floors are published before anything is deleted: a reader is refused instead of failing on a missing file.
+//! 4. Only versions below the floor go, by exact list; unverified files are left to Lance's 7-day rule.
+//! 5. The manifest's own versions go last, and only archived ones: they say which tables' versions are pinned.
+//!
+//! `plan` decides, `references` and `readable` are what it looks at, `run` does what the plan says.
+//!
+//! Retention is per table, and a snapshot spans tables. So the manifest is kept for the longest retention of all tables,
+//! and each table's floor says which of its versions a snapshot in there may still open: one below it is refused
+//! as expired, by name, while the others open. A table whose cleanup is off keeps every version and its floor.
+
+mod plan;
+mod readable;
+mod references;
+mod run;
+
+pub(crate) use references::ReferenceMemo;
+
+use super::Target;
+use super::archive::ArchiveReport;
+use crate::ids::{OpId, TableName};
+use crate::store::Store;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How far the local clock and the storage's may differ: ages are compared across them.
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(600);
+
+/// What is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Retention {
+    /// Snapshots younger than this are kept.
+    pub age: Duration,
+    /// And this many of the latest, whatever their age.
+    pub versions: u64,
+}
+
+/// What one table's policy says of cleanup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CleanupPolicy {
+    /// What is kept.
+    pub retention: Retention,
+    /// Whether anything may be removed.
+    pub enabled: bool,
+}
+
+/// The policies of a place's tables.
+#[derive(Debug, Clone)]
+pub struct CleanupPolicies {
+    /// For tables without one of their own, and for the manifest's permission.
+    pub default: CleanupPolicy,
+    /// By table, or by path without `.lance` in a watched directory.
+    pub tables: BTreeMap<String, CleanupPolicy>,
+    /// Other locations that this process watches: what their tables refer to stays, too.
+    pub neighbours: Vec<Arc<Store>>,
+}
+
+impl From<Retention> for CleanupPolicies {
+    /// The same for every table.
+    fn from(retention: Retention) -> Self {
+        Self {
+            default: CleanupPolicy {
+                retention,
+                enabled: true,
+            },
+            tables: BTreeMap::new(),
+            neighbours: Vec::new(),
+        }
+    }
+}
+
+impl CleanupPolicies {
+    /// The policy of a table; a plain one is named by its path.
+    pub fn of(&self, table: &str) -> CleanupPolicy {
+        let name = table.strip_suffix(".lance").unwrap_or(table);
+        self.tables.get(name).copied().unwrap_or(self.default)
+    }
+
+    /// What the manifest is kept for: as long as the most patient of `tables`.
+    fn longest<'a>(&self, tables: impl Iterator<Item = &'a TableName>) -> Retention {
+        tables
+            .map(|table| self.of(table.as_str()).retention)
+            .reduce(|a, b| Retention {
+                age: a.age.max(b.age),
+                versions: a.versions.max(b.versions),
+            })
+            .unwrap_or(self.default.retention)
+    }
+}
+
+/// A version that stays although it is old, and the table that refers to its files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// The version.
+    pub version: u64,
+    /// The table that refers to it by `base_paths`, most likely its shallow clone.
+    pub by: String,
+}
+
+/// One table of a cleanup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TableCleanup {
+    /// The table, or its path in a watched directory, or an internal table's path.
+    pub table: String,
+    /// Its floor: versions below are refused to readers, then removed.
+    pub floor: u64,
+    /// The exact versions to remove.
+    pub versions: Vec<u64>,
+    /// Versions below the floor that stay, since other tables refer to their files.
+    pub held: Vec<Held>,
+}
+
+/// What a cleanup would do. The dry run prints it; the real run does it.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub struct CleanupPlan {
+    /// Tables with something to remove, or to hold.
+    pub tables: Vec<TableCleanup>,
+    /// The manifest's own floor and versions.
+    pub manifest: Option<TableCleanup>,
+    /// Decisions old enough to be forgotten.
+    pub decisions: Vec<OpId>,
+    /// What would be removed of tables whose cleanup is off.
+    pub off: Vec<TableCleanup>,
+    /// Tables that cannot be cleaned, and why; the others are.
+    pub failed: Vec<(String, String)>,
+}
+
+/// What a cleanup did.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub struct CleanupReport {
+    /// Versions removed.
+    pub versions_removed: u64,
+    /// Bytes removed.
+    pub bytes_removed: u64,
+    /// Tables that failed, those of the plan among them, and why; the others were cleaned.
+    pub failed: Vec<(String, String)>,
+    /// What was archived first.
+    pub archived: ArchiveReport,
+}
+
+impl CleanupPlan {
+    /// Whether there is nothing to remove.
+    pub fn is_empty(&self) -> bool {
+        self.tables.iter().all(|t| t.versions.is_empty())
+            && self.manifest.is_none()
+            && self.decisions.is_empty()
+    }
+}
+
+impl Target {
+    /// The table of a pinned target.
+    pub fn table(&self) -> Option<&TableName> {
+        match self {
+            Self::Pinned(table) => Some(table),
+            Self::Plain(_) => None,
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! What a cleanup would remove: each table by its own policy, and one that cannot be looked at stops no other.
+
+use super::{CleanupPlan, CleanupPolicies, CleanupPolicy, MAX_CLOCK_SKEW, Retention, TableCleanup};
+use crate::commit::publish::Rounds;
+use crate::error::{Error, ErrorKind, Result, caught};
+use crate::ids::{OpId, TableName};
+use crate::protocol::{cleanup_floor, may_forget};
+use crate::store::state::State;
+use crate::store::{MANIFEST_PATH, Snapshot, Store, TableEntry, read_version};
+use lance::Dataset;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a decision to abort is kept: longer than any process is believed to sleep.
+const DECISION_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// What all tables of a plan are held against.
+struct Look<'a> {
+    policies: &'a CleanupPolicies,
+    snapshot: Snapshot,
+    windows: Vec<(Retention, Window)>,
+    /// The state of every kept snapshot.
+    keeps: Vec<Arc<State>>,
+    undecided: BTreeMap<TableName, u64>,
+}
+
+/// The part of the manifest's history that stays readable.
+#[derive(Clone)]
+struct Window {
+    oldest: u64,
+    state: Arc<State>,
+}
+
+impl Look<'_> {
+    fn window(&self, retention: Retention) -> Result<&Window> {
+        let found = self.windows.iter().find(|(r, _)| *r == retention);
+        found
+            .map(|(_, window)| window)
+            .ok_or_else(|| Error::internal("cleanup: a retention without its window"))
+    }
+
+    fn kept_pins(&self, table: &TableName) -> Vec<u64> {
+        let pins = self.keeps.iter().filter_map(|held| held.tables.get(table));
+        pins.map(|entry| entry.version).collect()
+    }
+
+    /// The floor of a table: its pin in the oldest snapshot of its own window.
+    fn floor(&self, table: &TableName, entry: &TableEntry, policy: CleanupPolicy) -> Result<u64> {
+        // A table that the oldest snapshot of the window does not show was made inside it: all of it is kept.
+        let shown = self.window(policy.retention)?.state.tables.get(table);
+        let oldest = shown.filter(|t| t.path == entry.path);
+        Ok(cleanup_floor(
+            oldest.map_or(0, |t| t.version),
+            self.undecided.get(table).copied(),
+            self.snapshot.state.floor(table),
+        ))
+    }
+}
+
+impl Store {
+    /// Plans a cleanup of the whole store. Another daemon's cleanup may take a version away between its listing and
+    /// its reading; what is planned from a fresh look does not miss it.
+    pub async fn plan_cleanup(&self, policies: &CleanupPolicies) -> Result<CleanupPlan> {
+        let mut rounds = Rounds::new();
+        loop {
+            match self.plan_from_fresh_look(policies).await {
+                Err(e) if e.kind() == ErrorKind::Storage => rounds.lost(self, e).await?,
+                Err(e) => return Err(e),
+                Ok((plan, None)) => return Ok(plan),
+                Ok((plan, Some(lost))) => {
+                    if rounds.lost(self, lost).await.is_err() {
+                        return Ok(plan);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The plan, and what the storage said of a table that failed by it.
+    async fn plan_from_fresh_look(
+        &self,
+        policies: &CleanupPolicies,
+    ) -> Result<(CleanupPlan, Option<Error>)> {
+        let mut plan = CleanupPlan::default();
+        let mut lost = None;
+        let standing = self.sidecar_ops().await?;
+        let look = self.look(policies, &standing).await?;
+        for (table, entry) in &look.snapshot.state.tables {
+            let policy = policies.of(table.as_str());
+            let work = self.plan_table(&look, table, entry, policy);
+            match caught(&format!("table {table}"), work).await {
+                Ok(cleanup) if cleanup.versions.is_empty() && cleanup.held.is_empty() => {}
+                Ok(cleanup) if policy.enabled => plan.tables.push(cleanup),
+                Ok(cleanup) => plan.off.push(cleanup),
+                Err(_) if !policy.enabled => {}
+                Err(e) => {
+                    plan.failed.push((table.to_string(), e.to_string()));
+                    lost = Some(e).filter(|e| e.kind() == ErrorKind::Storage).or(lost);
+                }
+            }
+        }
+        if policies.default.enabled {
+            plan.manifest = self.plan_manifest(&look).await?;
+        }
+        let age = u64::try_from(DECISION_RETENTION.as_millis()).unwrap_or(u64::MAX);
+        let oldest = self.clock().now_ms().saturating_sub(age);
+        let aborted = look.snapshot.state.aborted.iter();
+        plan.decisions = aborted
+            .filter(|(op, d)| may_forget(d.at_ms < oldest, standing.contains(op)))
+            .map(|(op, _)| *op)
+            .collect();
+        Ok((plan, lost))
+    }
+
+    async fn look<'a>(&self, policies: &'a CleanupPolicies, standing: &[OpId]) -> Result<Look<'a>> {
+        let snapshot = self.load().await?;
+        let tables = &snapshot.state.tables;
+        let mut retentions: Vec<Retention> = vec![policies.longest(tables.keys())];
+        retentions.extend(tables.keys().map(|t| policies.of(t.as_str()).retention));
+        let mut windows: Vec<(Retention, Window)> = Vec::new();
+        for retention in retentions {
+            if windows.iter().all(|(r, _)| *r != retention) {
+                windows.push((retention, self.window(&snapshot, retention).await?));
+            }
+        }
+        let mut keeps = Vec::new();
+        for version in snapshot.state.keeps.values() {
+            keeps.push(self.manifest_at(*version).await?.state);
+        }
+        Ok(Look {
+            policies,
+            windows,
+            keeps,
+            undecided: self.undecided_roots(standing).await?,
+            snapshot,
+        })
+    }
+
+    async fn plan_table(
+        &self,
+        look: &Look<'_>,
+        table: &TableName,
+        entry: &TableEntry,
+        policy: CleanupPolicy,
+    ) -> Result<TableCleanup> {
+        let pinned = self.open_pinned(entry).await?;
+        let floor = look.floor(table, entry, policy)?;
+        let cleanup = TableCleanup {
+            table: table.to_string(),
+            floor,
+            versions: removable(&pinned, floor, &look.kept_pins(table)).await?,
+            held: Vec::new(),
+        };
+        self.spare(cleanup, &entry.path, Some(&pinned), look.policies)
+            .await
+    }
+
+    /// The manifest's own versions. Only archived publishes may go; the run looks at the watermark.
+    async fn plan_manifest(&self, look: &Look<'_>) -> Result<Option<TableCleanup>> {
+        let state = &look.snapshot.state;
+        let longest = look.policies.longest(state.tables.keys());
+        let floor = look.window(longest)?.oldest.max(state.manifest_floor);
+        let kept: Vec<u64> = state.keeps.values().copied().collect();
+        let dataset = self.manifest_dataset(&look.snapshot).await?;
+        let versions = removable(&dataset, floor, &kept).await?;
+        Ok((!versions.is_empty()).then(|| TableCleanup {
+            table: MANIFEST_PATH.to_owned(),
+            floor,
+            versions,
+            held: Vec::new(),
+        }))
+    }
+
+    /// Plans the cleanup of a plain table of a watched directory: its own versions by age and number.
+    pub async fn plan_plain_cleanup(
+        &self,
+        path: &str,
+        policies: &CleanupPolicies,
+    ) -> Result<TableCleanup> {
+        let plan = async {
+            let dataset = self.latest(path).await?;
+            let retention = policies.of(path).retention;
+            let floor = self.oldest_kept(&dataset, retention).await?;
+            let cleanup = TableCleanup {
+                table: path.to_owned(),
+                floor,
+                versions: removable(&dataset, floor, &[]).await?,
+                held: Vec::new(),
+            };
+            self.spare(cleanup, path, None, policies).await
+        };
+        caught(path, plan).await
+    }
+
+    /// What is left of `cleanup` of the table at `path` when what it may not do is taken out: removing older versions
+    /// of a table that cannot be read, and files that other tables refer to.
+    async fn spare(
+        &self,
+        mut cleanup: TableCleanup,
+        path: &str,
+        pinned: Option<&Dataset>,
+        policies: &CleanupPolicies,
+    ) -> Result<TableCleanup> {
+        if cleanup.versions.is_empty() {
+            return Ok(cleanup);
+        }
+        let head = self.latest(path).await?;
+        self.check_readable(&head, path).await?;
+        if let Some(pinned) = pinned.filter(|p| p.manifest().version != head.manifest().version) {
+            self.check_readable(pinned, path).await?;
+        }
+        self.hold_referenced(&mut cleanup, path, &head, &policies.neighbours)
+            .await?;
+        Ok(cleanup)
+    }
+
+    /// The manifest versions that must stay readable. Pins never go down, so the oldest one bounds every table.
+    async fn window(&self, snapshot: &Snapshot, retention: Retention) -> Result<Window> {
+        let oldest = self
+            .oldest_kept(self.manifest_dataset(snapshot).await?.as_ref(), retention)
+            .await?;
+        Ok(Window {
+            oldest,
+            state: self.manifest_at(oldest).await?.state,
+        })
+    }
+
+    /// The oldest version that `retention` keeps. Found by bisection: reading every manifest of a long history costs
+    /// more than all that cleanup saves. Clocks of writers differ, so a version counts as younger than it says.
+    async fn oldest_kept(&self, dataset: &Dataset, retention: Retention) -> Result<u64> {
+        let refs = dataset.version_refs().await?;
+        let mut versions: Vec<u64> = refs.iter().map(|r| r.version).collect();
+        versions.sort_unstable();
+        let limit = self.oldest_kept_ms(retention);
+        let spared = usize::try_from(retention.versions.max(1)).unwrap_or(usize::MAX);
+        let (mut low, mut high) = (0, versions.len().saturating_sub(spared));
+        while low < high {
+            let middle = low.midpoint(high);
+            let read = read_version(dataset, versions[middle]).await?;
+            let at = read.map_or(i64::MIN, |read| read.timestamp.timestamp_millis());
+            if at < limit {
+                low = middle + 1
+            } else {
+                high = middle
+            }
+        }
+        let oldest = versions.get(low).copied();
+        Ok(oldest.unwrap_or_else(|| dataset.manifest().version))
+    }
+
+    fn oldest_kept_ms(&self, retention: Retention) -> i64 {
+        let skew = if retention.age.is_zero() {
+            Duration::ZERO
+        } else {
+            MAX_CLOCK_SKEW
+        };
+        let age = u64::try_from((retention.age + skew).as_millis()).unwrap_or(u64::MAX);
+        i64::try_from(self.clock().now_ms().saturating_sub(age)).unwrap_or(i64::MAX)
+    }
+
+    pub(super) async fn manifest_dataset(&self, snapshot: &Snapshot) -> Result<Arc<Dataset>> {
+        self.open_at(MANIFEST_PATH, snapshot.version()).await
+    }
+
+    /// The base of every table that an undecided operation writes or reads.
+    async fn undecided_roots(&self, standing: &[OpId]) -> Result<BTreeMap<TableName, u64>> {
+        let mut roots: BTreeMap<TableName, u64> = BTreeMap::new();
+        for op in standing {
+            let Some(sidecar) = self.sidecar(*op).await? else {
+                continue;
+            };
+            for entry in sidecar.writes.iter().chain(&sidecar.reads) {
+                let root = roots.entry(entry.table.clone()).or_insert(entry.base);
+                *root = (*root).min(entry.base);
+            }
+        }
+        Ok(roots)
+    }
+}
+
+async fn removable(dataset: &Dataset, floor: u64, kept: &[u64]) -> Result<Vec<u64>> {
+    let tags = dataset.tags().list().await?;
+    let tagged: Vec<u64> = tags.values().map(|t| t.version).collect();
+    let refs = dataset.version_refs().await?;
+    let mut versions: Vec<u64> = refs
+        .iter()
+        .map(|r| r.version)
+        .filter(|v| *v < floor && !kept.contains(v) && !tagged.contains(v))
+        .collect();
+    versions.sort_unstable();
+    Ok(versions)
+}

@@ -1,0 +1,278 @@
+//! Runs a plan: archives, publishes floors, deletes below them.
+
+use super::{CleanupPlan, CleanupReport, MAX_CLOCK_SKEW, TableCleanup};
+use crate::commit::publish::{Record, Rounds};
+use crate::error::{Error, ErrorKind, Result, caught};
+use crate::events::ProtocolEvent;
+use crate::ids::TableName;
+use crate::maintenance::tasks::TaskBounds;
+use crate::maintenance::{CompactionLimits, Target};
+use crate::store::{COMMITS_PATH, Store};
+use lance::Dataset;
+use lance::dataset::cleanup::CleanupPolicyBuilder;
+use object_store::ObjectStoreExt;
+use squire_failpoints::{Guard, Seam, hit, stands};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// The commit log's rows are short: a million of them are some 200 MB, read by filter only.
+const LOG_BOUNDS: TaskBounds = TaskBounds {
+    target_rows: 1 << 20,
+    max_fragments: 1_000,
+    max_input_bytes: 1 << 30,
+    max_output_bytes: 1 << 30,
+    max_deleted_ratio: 1.0,
+};
+
+/// The log is compacted when this many small fragments have gathered; each archive pass adds one.
+const LOG_CANDIDATES: u64 = 16;
+
+impl Store {
+    /// Runs `plan`: archives, publishes floors, deletes below them. A table that fails does not stop the others.
+    pub async fn cleanup(
+        &self,
+        plan: &CleanupPlan,
+        rate: Option<u64>,
+        cancel: &CancellationToken,
+    ) -> Result<CleanupReport> {
+        let mut report = CleanupReport {
+            failed: plan.failed.clone(),
+            ..CleanupReport::default()
+        };
+        hit(Seam::CleanupAfterPlan)?;
+        self.check_clock_skew().await?;
+        report.archived = self.archive().await?;
+        let archived = report.archived.through;
+        let manifest_floor = plan.manifest.as_ref().map(|m| m.floor.min(archived + 1));
+        if stands(Guard::FloorFirst) {
+            self.publish_floors(plan, manifest_floor).await?;
+        }
+        hit(Seam::CleanupAfterFloor)?;
+        for cleanup in plan.tables.iter().filter(|t| !t.versions.is_empty()) {
+            if cancel.is_cancelled() {
+                return Err(Error::new(
+                    ErrorKind::Cancelled,
+                    "cleanup: cancelled between tables",
+                ));
+            }
+            hit(Seam::CleanupBeforeTable)?;
+            let clean = self.clean_pinned(cleanup, rate, &mut report);
+            if let Err(e) = caught(&format!("table {}", cleanup.table), clean).await {
+                report.failed.push((cleanup.table.clone(), e.to_string()));
+            }
+            hit(Seam::CleanupAfterTable)?;
+        }
+        if let (Some(manifest), Some(floor)) = (&plan.manifest, manifest_floor) {
+            let versions = manifest
+                .versions
+                .iter()
+                .copied()
+                .filter(|v| *v < floor)
+                .collect();
+            let dataset = self.manifest_dataset(&self.load().await?).await?;
+            self.delete_versions(&dataset, versions, rate, &mut report)
+                .await?;
+        }
+        self.keep_log(rate, cancel, &mut report).await?;
+        Ok(report)
+    }
+
+    /// Runs the plan of a plain table.
+    pub async fn cleanup_plain(
+        &self,
+        plan: &TableCleanup,
+        rate: Option<u64>,
+    ) -> Result<CleanupReport> {
+        let mut report = CleanupReport::default();
+        let clean = async {
+            let dataset = self.latest(&plan.table).await?;
+            self.delete_versions(&dataset, plan.versions.clone(), rate, &mut report)
+                .await
+        };
+        caught(&plan.table, clean).await?;
+        Ok(report)
+    }
+
+    async fn publish_floors(&self, plan: &CleanupPlan, manifest_floor: Option<u64>) -> Result<()> {
+        let op = self.new_op();
+        let floors: BTreeMap<TableName, u64> = plan
+            .tables
+            .iter()
+            .filter(|t| !t.versions.is_empty())
+            .map(|t| Ok((TableName::new(t.table.as_str())?, t.floor)))
+            .collect::<Result<_>>()?;
+        self.publish_until(|snapshot| {
+            let mut updates = Vec::new();
+            for (table, floor) in &floors {
+                let Some(entry) = snapshot.state.tables.get(table) else {
+                    continue;
+                };
+                if *floor > entry.version {
+                    return Err(Error::internal(format!(
+                        "table {table}: floor {floor} would pass pin {}",
+                        entry.version
+                    )));
+                }
+                if *floor > snapshot.state.floor(table) {
+                    updates.push((format!("floor/{table}"), Some(floor.to_string())));
+                }
+            }
+            if let Some(floor) = manifest_floor.filter(|f| *f > snapshot.state.manifest_floor) {
+                updates.push(("floor/__manifest".to_owned(), Some(floor.to_string())));
+            }
+            for decision in plan
+                .decisions
+                .iter()
+                .filter(|d| snapshot.state.aborted.contains_key(*d))
+            {
+                updates.push((format!("op/{decision}"), None));
+            }
+            if updates.is_empty() {
+                return Ok(None);
+            }
+            Ok(Some((
+                updates,
+                Record::new(op, "cleanup", &self.options().actor, "raise floors"),
+            )))
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn clean_pinned(
+        &self,
+        cleanup: &TableCleanup,
+        rate: Option<u64>,
+        report: &mut CleanupReport,
+    ) -> Result<()> {
+        let snapshot = self.load().await?;
+        let table = TableName::new(cleanup.table.as_str())?;
+        let entry = snapshot.state.table(&table)?;
+        let floor = if stands(Guard::FloorFirst) {
+            snapshot.state.floor(&table)
+        } else {
+            cleanup.floor
+        };
+        let versions: Vec<u64> = cleanup
+            .versions
+            .iter()
+            .copied()
+            .filter(|v| *v < floor)
+            .collect();
+        self.tell(|| ProtocolEvent::Removing {
+            table: table.clone(),
+            floor: snapshot.state.floor(&table),
+            versions: versions.clone(),
+        });
+        let dataset = self.latest(&entry.path).await?;
+        self.delete_versions(&dataset, versions, rate, report).await
+    }
+
+    /// The log is internal: compacted like any table, and its old versions serve nobody.
+    async fn keep_log(
+        &self,
+        rate: Option<u64>,
+        cancel: &CancellationToken,
+        report: &mut CleanupReport,
+    ) -> Result<()> {
+        let Some(_) = self.any_handle(COMMITS_PATH).await? else {
+            return Ok(());
+        };
+        let target = Target::Plain(COMMITS_PATH.to_owned());
+        if self.health(&target, &LOG_BOUNDS).await?.candidate_fragments >= LOG_CANDIDATES {
+            let limits = CompactionLimits {
+                bounds: LOG_BOUNDS,
+                tasks_per_commit: usize::MAX,
+                bytes_per_second: None,
+            };
+            self.compact(&target, &limits, cancel).await?;
+        }
+        let log = self.latest(COMMITS_PATH).await?;
+        let latest = log.manifest().version;
+        let old = log
+            .version_refs()
+            .await?
+            .iter()
+            .map(|r| r.version)
+            .filter(|v| v + 1 < latest)
+            .collect();
+        self.delete_versions(&log, old, rate, report).await
+    }
+
+    /// Deletes those of `versions` that are still there, whoever else deletes them at the same time.
+    async fn delete_versions(
+        &self,
+        dataset: &Dataset,
+        versions: Vec<u64>,
+        rate: Option<u64>,
+        report: &mut CleanupReport,
+    ) -> Result<()> {
+        let mut rounds = Rounds::new();
+        loop {
+            let stored = dataset.version_refs().await?;
+            let left: Vec<u64> = versions
+                .iter()
+                .copied()
+                .filter(|v| stored.iter().any(|r| r.version == *v))
+                .collect();
+            if left.is_empty() {
+                return Ok(());
+            }
+            let mut builder = CleanupPolicyBuilder::default()
+                .versions(left)?
+                .error_if_tagged_old_versions(false);
+            if let Some(rate) = rate {
+                builder = builder.delete_rate_limit(rate)?;
+            }
+            match dataset
+                .cleanup_with_policy(builder.build())
+                .await
+                .map_err(Error::from)
+            {
+                Ok(removed) => {
+                    report.versions_removed += removed.old_versions;
+                    report.bytes_removed += removed.bytes_removed;
+                    return Ok(());
+                }
+                Err(e) if e.kind() == ErrorKind::Storage => rounds.lost(self, e).await?,
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Refuses when this machine's clock and the storage's differ too much: ages would be wrong.
+    async fn check_clock_skew(&self) -> Result<()> {
+        let path = self.object_path(&format!(
+            "{}/probe/{}",
+            crate::store::INTERNAL,
+            self.new_op()
+        ));
+        self.put_if_absent(&path, b"clock".to_vec()).await?;
+        let local = i64::try_from(self.clock().now_ms()).unwrap_or(i64::MAX);
+        let listed = self
+            .objects
+            .inner
+            .get_opts(
+                &path,
+                object_store::GetOptions {
+                    head: true,
+                    ..Default::default()
+                },
+            )
+            .await?;
+        let stored = listed.meta.last_modified.timestamp_millis();
+        self.objects.inner.delete(&path).await?;
+        let skew = Duration::from_millis(local.abs_diff(stored));
+        if skew > MAX_CLOCK_SKEW {
+            return Err(Error::new(
+                ErrorKind::Refused,
+                format!(
+                    "the local clock and the storage's differ by {} s; cleanup compares ages across them, so set the clock",
+                    skew.as_secs()
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
