@@ -14,6 +14,10 @@
 //! [tables.sessions]
 //! mode = "delete"
 //! where = "day < '2026-01-01'"    # needs no file
+//!
+//! [tables.prices]
+//! mode = "overwrite"
+//! allow_empty = true      # overwrite: also by files without rows, which empties the table
 //! ```
 
 #[cfg(test)]
@@ -82,7 +86,10 @@ pub(crate) enum Mode {
         predicate: String,
     },
     /// Replaces all rows.
-    Overwrite,
+    Overwrite {
+        /// Also by none.
+        allow_empty: bool,
+    },
 }
 
 /// An entry does not describe a batch. Its producer must correct it; trying again is of no use, except after [`BatchError::Io`].
@@ -298,6 +305,7 @@ struct TableSetting {
     mode: ModeName,
     key: Option<Spanned<String>>,
     r#where: Option<Spanned<String>>,
+    allow_empty: Option<Spanned<bool>>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -381,6 +389,7 @@ impl Settings {
                 format!("is no table name; use {TABLE_NAME_RULE}"),
             );
         }
+        let allow_empty = self.allows_empty(&at, setting)?;
         let key = self.text(&format!("{at}.key"), &setting.key)?;
         let predicate = self.text(&format!("{at}.where"), &setting.r#where)?;
         let uses_key = matches!(setting.mode, ModeName::Merge | ModeName::Delete);
@@ -414,8 +423,19 @@ impl Settings {
             ModeName::Append => Mode::Append,
             ModeName::Merge => Mode::Merge { key },
             ModeName::Delete => Mode::DeleteByKey { key },
-            ModeName::Overwrite => Mode::Overwrite,
+            ModeName::Overwrite => Mode::Overwrite { allow_empty },
         })
+    }
+
+    fn allows_empty(&self, at: &str, setting: &TableSetting) -> Result<bool, BatchError> {
+        match &setting.allow_empty {
+            Some(allowed) if setting.mode != ModeName::Overwrite => self.refuse(
+                allowed.span(),
+                format!("{at}.allow_empty"),
+                "is only for the mode overwrite; remove it",
+            ),
+            allowed => Ok(allowed.as_ref().is_some_and(|allowed| *allowed.as_ref())),
+        }
     }
 }
 

@@ -67,7 +67,10 @@ async fn load_table(store: &Store, snapshot: &Snapshot, input: TableInput) -> Re
     let write = match input.mode {
         Mode::DeleteWhere { predicate } => Write::Delete { predicate },
         Mode::Append => Write::Append(rows(store, snapshot, &table, input.files).await?),
-        Mode::Overwrite => Write::Overwrite(rows(store, snapshot, &table, input.files).await?),
+        Mode::Overwrite { allow_empty } => {
+            let rows = rows(store, snapshot, &table, input.files).await?;
+            overwrite(&table, rows, allow_empty)?
+        }
         Mode::Merge { key } => {
             let key = key_of(key)?;
             Write::Merge {
@@ -82,6 +85,20 @@ async fn load_table(store: &Store, snapshot: &Snapshot, input: TableInput) -> Re
         }
     };
     Ok(TableWrite { table, write })
+}
+
+/// Replaces all of `table` by `rows`. To replace it by nothing is more often an export that failed than a wish.
+pub(crate) fn overwrite(
+    table: &TableName,
+    rows: Vec<RecordBatch>,
+    allow_empty: bool,
+) -> Result<Write> {
+    if !allow_empty && rows.iter().all(|batch| batch.num_rows() == 0) {
+        return Err(Error::invalid(format!(
+            "table {table}: the input has no rows, so overwriting would empty the table; if that is meant, say --allow-empty, or allow_empty = true in batch.toml"
+        )));
+    }
+    Ok(Write::Overwrite(rows))
 }
 
 /// Reads files as rows of `table`.

@@ -187,6 +187,9 @@ pub(crate) struct WriteArgs {
     /// The key column of a merge, when the table declares none.
     #[arg(long, value_name = "COLUMN")]
     pub(crate) key: Option<String>,
+    /// Let --mode overwrite empty the table when the files have no rows.
+    #[arg(long)]
+    pub(crate) allow_empty: bool,
     #[command(flatten)]
     pub(crate) commit: CommitFlags,
 }
@@ -195,7 +198,7 @@ pub(crate) struct WriteArgs {
 pub(crate) struct DeleteArgs {
     pub(crate) store: String,
     pub(crate) table: String,
-    /// A SQL predicate over the table's columns.
+    /// A SQL predicate over the table's columns: `name` for a column, 'text' for text; true for every row.
     #[arg(long = "where", value_name = "PREDICATE")]
     pub(crate) predicate: String,
     #[command(flatten)]

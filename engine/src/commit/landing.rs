@@ -23,14 +23,22 @@ impl Store {
         attempt: u32,
     ) -> Result<Outcome> {
         let op = sidecar.op;
+        let rows = prepared
+            .iter()
+            .map(|p| (p.entry.table.clone(), p.staged.rows))
+            .collect();
+        let committed = |tables| {
+            Outcome::Committed(Committed {
+                op,
+                tables,
+                rows,
+                attempts: attempt,
+            })
+        };
         let failed = match self.land_and_publish(base, sidecar, prepared).await {
             Ok(Some(tables)) => {
                 self.retire_sidecar(op).await;
-                return Ok(Outcome::Committed(Committed {
-                    op,
-                    tables,
-                    attempts: attempt,
-                }));
+                return Ok(committed(tables));
             }
             Ok(None) => None,
             Err(Unlanded::Nothing(e)) => {
@@ -42,11 +50,7 @@ impl Store {
             Err(Unlanded::Doubtful(e)) => Some(e),
         };
         match self.resolve(sidecar, Role::Owner).await {
-            Ok(Resolution::Committed(tables)) => Ok(Outcome::Committed(Committed {
-                op,
-                tables,
-                attempts: attempt,
-            })),
+            Ok(Resolution::Committed(tables)) => Ok(committed(tables)),
             Ok(Resolution::Aborted) => Err(failed
                 .unwrap_or_else(|| Error::conflict("another commit came first"))
                 .of(op)),
@@ -202,8 +206,6 @@ pub(crate) fn forward_updates(
             }
         });
     }
-    if let Some(batch) = &sidecar.batch {
-        updates.extend(on.state.batch_updates(batch, sidecar.op)?);
-    }
+    updates.extend(on.state.batch_updates(sidecar)?);
     Ok(updates)
 }

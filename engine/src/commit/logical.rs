@@ -8,8 +8,9 @@
 //! 4. C is one compare-and-swap of all pins: a reader sees all of them or none.
 //! 5. After phase A the outcome is what `resolve` reads from the manifest, never what a put returned.
 
+use super::batch::digest;
 use super::publish::{Change, Record};
-use super::stage::{Staged, Write};
+use super::stage::{RowCounts, Staged, Write};
 use crate::clock::Backoff;
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::events::{Answer, ProtocolEvent};
@@ -19,7 +20,6 @@ use crate::recovery::Met;
 use crate::store::sidecar::CreateFacts;
 use crate::store::state::TableEntry;
 use crate::store::{Sidecar, SidecarKind, SidecarTable, Snapshot, Store};
-use lance::dataset::transaction::Operation;
 use squire_failpoints::{Guard, Seam, hit, stands};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -87,6 +87,8 @@ pub struct Committed {
     pub op: OpId,
     /// The tables with their pins before and after, as far as this process saw them.
     pub tables: Vec<Change>,
+    /// What it did to the rows of each table.
+    pub rows: BTreeMap<TableName, RowCounts>,
     /// How many attempts it took.
     pub attempts: u32,
 }
@@ -103,7 +105,9 @@ pub enum Outcome {
 /// What attempts of one request share: staged files of blind appends outlive a lost attempt.
 #[derive(Default)]
 struct Kept {
-    appends: BTreeMap<TableName, Operation>,
+    /// Of what the request does, where it has a batch id.
+    digest: Option<String>,
+    appends: BTreeMap<TableName, Staged>,
 }
 
 /// What to do about something that stands on a table's HEAD.
@@ -155,6 +159,9 @@ impl Store {
         check_request(request, &writes)?;
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(500));
         let mut kept = Kept::default();
+        if request.batch.is_some() {
+            kept.digest = Some(digest(&writes)?);
+        }
         let mut attempt = 1;
         loop {
             self.check_reads(request).await?;
@@ -227,7 +234,9 @@ impl Store {
         let guess = self.guess(writes).await;
         // Asked before anything is staged, and again if the manifest has moved on.
         if let Some(guess) = &guess
-            && let Some(op) = self.already_committed(guess, request).await?
+            && let Some(op) = self
+                .already_committed(guess, request, kept.digest.as_deref())
+                .await?
         {
             return Ok(Outcome::AlreadyCommitted(op));
         }
@@ -245,7 +254,9 @@ impl Store {
             }
         };
         if guess.is_none_or(|guess| guess.version() != base.version())
-            && let Some(op) = self.already_committed(&base, request).await?
+            && let Some(op) = self
+                .already_committed(&base, request, kept.digest.as_deref())
+                .await?
         {
             return Ok(Outcome::AlreadyCommitted(op));
         }
@@ -258,7 +269,8 @@ impl Store {
         };
         hit(Seam::WriteAfterStage)?;
         hit(Seam::WriteAfterScan)?;
-        let sidecar = self.sidecar_of(request, &base, op, &prepared)?;
+        let mut sidecar = self.sidecar_of(request, &base, op, &prepared)?;
+        sidecar.digest.clone_from(&kept.digest);
         if stands(Guard::Sidecar) {
             self.put_sidecar(&sidecar).await?;
         }
@@ -270,17 +282,6 @@ impl Store {
     async fn guess(&self, writes: &[&TableWrite]) -> Option<Snapshot> {
         let blind = writes.iter().all(|w| matches!(w.write, Write::Append(_)));
         if blind { self.remembered().await } else { None }
-    }
-
-    async fn already_committed(
-        &self,
-        base: &Snapshot,
-        request: &CommitRequest,
-    ) -> Result<Option<OpId>> {
-        match &request.batch {
-            Some(batch) if stands(Guard::BatchId) => self.batch_committed(base, batch).await,
-            _ => Ok(None),
-        }
     }
 
     /// Stages every write and finds its slot, at the same time: a round trip less, and an early end when something
@@ -326,10 +327,7 @@ impl Store {
         let staged = futures::future::try_join_all(goals.iter().zip(writes).map(
             |(goal, write)| async move {
                 match appends.get(&write.table) {
-                    Some(operation) => Ok(Staged {
-                        operation: operation.clone(),
-                        affected_rows: None,
-                    }),
+                    Some(staged) => Ok(staged.clone()),
                     None => {
                         self.stage(
                             &write.table,
@@ -345,8 +343,7 @@ impl Store {
         .await?;
         for (write, staged) in writes.iter().zip(&staged) {
             if matches!(write.write, Write::Append(_)) {
-                kept.appends
-                    .insert(write.table.clone(), staged.operation.clone());
+                kept.appends.insert(write.table.clone(), staged.clone());
             }
         }
         Ok(staged)

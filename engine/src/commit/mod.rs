@@ -1,12 +1,16 @@
 //! Commits: the publish primitive, logical commits of one or several tables, and the clean prefix.
 //!
-//! 1. `stage` turns a `Write` into an uncommitted Lance transaction on the pinned version.
+//! 1. `stage` turns a `Write` into an uncommitted Lance transaction on the pinned version; `predicate` says which
+//!    predicates may delete.
+//!    `batch` says whether its batch id was committed before, and for the same content.
 //! 2. `logical` is the retry loop: base, staging, scan, phase A. `landing` is phases B to D.
 //! 3. `publish` moves the manifest from M to M+1, or says that it lost.
 //! 4. `prefix` fast-forwards a pin over content-preserving versions.
 
+mod batch;
 mod landing;
 mod logical;
+mod predicate;
 mod prefix;
 pub(crate) mod publish;
 mod stage;
@@ -15,4 +19,4 @@ mod validate;
 pub(crate) use landing::forward_updates;
 pub use logical::{AttemptHook, CommitRequest, Committed, Outcome, TableWrite};
 pub use publish::{Change, Record};
-pub use stage::Write;
+pub use stage::{RowCounts, Write};

@@ -1,5 +1,6 @@
 //! Staging: a write becomes data files and an uncommitted Lance transaction on the pinned version.
 
+use super::predicate;
 use super::validate::{check_key, conform};
 use crate::error::{Error, Result};
 use crate::ids::TableName;
@@ -8,11 +9,13 @@ use crate::store::{Slot, Store};
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use lance::dataset::transaction::{Operation, Transaction};
+use lance::dataset::write::merge_insert::UncommittedMergeInsert;
 use lance::dataset::{
     Dataset, DeleteBuilder, InsertBuilder, MergeInsertBuilder, WhenMatched, WhenNotMatched,
     WriteMode, WriteParams,
 };
 use lance_select::RowAddrTreeMap;
+use serde::Serialize;
 use std::sync::Arc;
 
 /// One table's part of a logical commit.
@@ -63,18 +66,45 @@ impl Write {
     }
 }
 
+/// Rows that a write inserts, updates and deletes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct RowCounts {
+    /// New rows.
+    pub inserted: u64,
+    /// Rows whose values were replaced.
+    pub updated: u64,
+    /// Rows taken away.
+    pub deleted: u64,
+}
+
 /// A staged write. Its transaction is committed by this process only (fact 15).
 #[derive(Debug, Clone)]
 pub(super) struct Staged {
     pub(super) operation: Operation,
     pub(super) affected_rows: Option<RowAddrTreeMap>,
+    pub(super) rows: RowCounts,
 }
 
-impl From<Transaction> for Staged {
-    fn from(transaction: Transaction) -> Self {
+impl Staged {
+    fn new(transaction: Transaction, rows: RowCounts) -> Self {
         Self {
             operation: transaction.operation,
             affected_rows: None,
+            rows,
+        }
+    }
+}
+
+impl From<UncommittedMergeInsert> for Staged {
+    fn from(merged: UncommittedMergeInsert) -> Self {
+        let rows = RowCounts {
+            inserted: merged.stats.num_inserted_rows,
+            updated: merged.stats.num_updated_rows,
+            deleted: merged.stats.num_deleted_rows,
+        };
+        Self {
+            affected_rows: merged.affected_rows,
+            ..Self::new(merged.transaction, rows)
         }
     }
 }
@@ -174,7 +204,7 @@ impl Store {
             .execute_uncommitted(empty_batch(schema.clone()))
             .await
             .map_err(|e| Error::from(e).context(format!("table {table}")))?;
-        Ok(transaction.into())
+        Ok(Staged::new(transaction, RowCounts::default()))
     }
 }
 
@@ -183,6 +213,11 @@ async fn insert(
     mut rows: Vec<RecordBatch>,
     mode: WriteMode,
 ) -> Result<Staged> {
+    let inserted = rows.iter().map(|batch| batch.num_rows() as u64).sum();
+    let deleted = match mode {
+        WriteMode::Overwrite => dataset.count_rows(None).await? as u64,
+        WriteMode::Append | WriteMode::Create => 0,
+    };
     if rows.is_empty() {
         rows = empty_batch(Arc::new(Schema::from(dataset.schema())));
     }
@@ -190,7 +225,12 @@ async fn insert(
         .with_params(&write_params(mode))
         .execute_uncommitted(rows)
         .await?;
-    Ok(transaction.into())
+    let rows = RowCounts {
+        inserted,
+        deleted,
+        ..RowCounts::default()
+    };
+    Ok(Staged::new(transaction, rows))
 }
 
 async fn merge(dataset: Arc<Dataset>, key: &str, rows: Vec<RecordBatch>) -> Result<Staged> {
@@ -202,10 +242,7 @@ async fn merge(dataset: Arc<Dataset>, key: &str, rows: Vec<RecordBatch>) -> Resu
         .try_build()?
         .execute_uncommitted_batches(rows)
         .await?;
-    Ok(Staged {
-        operation: merged.transaction.operation,
-        affected_rows: merged.affected_rows,
-    })
+    Ok(merged.into())
 }
 
 async fn delete_keys(dataset: Arc<Dataset>, key: &str, rows: &[RecordBatch]) -> Result<Staged> {
@@ -229,30 +266,34 @@ async fn delete_keys(dataset: Arc<Dataset>, key: &str, rows: &[RecordBatch]) -> 
         .try_build()?
         .execute_uncommitted_batches(keys)
         .await?;
-    Ok(Staged {
-        operation: merged.transaction.operation,
-        affected_rows: merged.affected_rows,
-    })
+    Ok(merged.into())
 }
 
 async fn delete(dataset: Arc<Dataset>, predicate: &str) -> Result<Staged> {
+    let checked = predicate::whole(predicate)?;
     // Lance reports a predicate that does not parse as an execution error; asking the planner first tells bad
     // input from bad storage.
-    // In parentheses, because the parser reads one expression and ignores what stands behind it.
-    dataset
-        .scan()
-        .filter(&format!(
-            "({predicate}
-)"
-        ))
-        .and_then(|s| s.get_expr_filter().map(drop))
+    let mut scan = dataset.scan();
+    let expression = scan
+        .filter(&checked)
+        .and_then(|scan| scan.get_expr_filter())
         .map_err(|e| Error::invalid("the predicate does not fit the table").caused_by(e))?;
-    let deleted = DeleteBuilder::new(dataset, predicate)
+    let reads_nothing = expression.is_none_or(|e| e.column_refs().is_empty());
+    if reads_nothing && !predicate::means_every_row(predicate) {
+        return Err(Error::invalid(
+            "it reads no column, so it means every row or none; name a column, or write true to delete every row",
+        ));
+    }
+    let deleted = DeleteBuilder::new(dataset, checked)
         .conflict_retries(0)
         .execute_uncommitted()
         .await?;
+    let rows = RowCounts {
+        deleted: deleted.num_deleted_rows,
+        ..RowCounts::default()
+    };
     Ok(Staged {
-        operation: deleted.transaction.operation,
         affected_rows: deleted.affected_rows,
+        ..Staged::new(deleted.transaction, rows)
     })
 }

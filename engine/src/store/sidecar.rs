@@ -69,6 +69,9 @@ pub struct Sidecar {
     /// The caller's id of the batch, for exactly-once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<String>,
+    /// A digest of what the batch does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// Who commits.
     pub actor: String,
     /// The commit message.
@@ -87,6 +90,7 @@ impl Sidecar {
             writes: Vec::new(),
             reads: Vec::new(),
             batch: None,
+            digest: None,
             actor: actor.to_owned(),
             message: message.to_owned(),
             started_ms,

@@ -9,10 +9,10 @@
 //! | `index/<table>/<name>` | a declared index |
 //! | `policy/<table>` | a table's policy |
 //! | `keep/<name>` | a manifest version that cleanup spares |
-//! | `batch/<id>` | the operation that committed the batch and the manifest version before it |
+//! | `batch/<id>` | the operation that committed the batch, a digest of it, and the manifest version before it |
 //! | `archive` | up to which manifest version the commit log was copied |
 
-use super::sidecar::SidecarTable;
+use super::sidecar::{Sidecar, SidecarTable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -84,6 +84,9 @@ pub struct BatchEntry {
     pub op: OpId,
     /// The manifest version that its publish stood on.
     pub after: u64,
+    /// A digest of what it did; none where an earlier release committed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
 }
 
 /// How far the commit log is copied.
@@ -306,15 +309,17 @@ impl State {
         Ok((format!("pin/{table}"), Some(encode(&entry)?)))
     }
 
-    /// The updates that record batch `id` and drop archived ones beyond the bound.
-    pub(crate) fn batch_updates(&self, id: &str, op: OpId) -> Result<Updates> {
-        let mut updates = vec![(
-            format!("batch/{id}"),
-            Some(encode(&BatchEntry {
-                op,
-                after: self.version,
-            })?),
-        )];
+    /// The updates that record the batch of an operation, if it has one, and drop archived ones beyond the bound.
+    pub(crate) fn batch_updates(&self, sidecar: &Sidecar) -> Result<Updates> {
+        let Some(id) = &sidecar.batch else {
+            return Ok(Updates::new());
+        };
+        let entry = BatchEntry {
+            op: sidecar.op,
+            after: self.version,
+            digest: sidecar.digest.clone(),
+        };
+        let mut updates = vec![(format!("batch/{id}"), Some(encode(&entry)?))];
         let surplus = (self.batches.len() + 1).saturating_sub(MAX_BATCHES);
         if surplus == 0 {
             return Ok(updates);

@@ -31,7 +31,7 @@ fn file(lake: &Lake, name: &str, content: impl AsRef<[u8]>) -> String {
 
 /// Runs `args`, for people and for machines: it must fail with `code` and name `texts`, and the store must be to the
 /// file what it was.
-fn refused(lake: &Lake, args: &[&str], code: i32, texts: &[&str]) -> Done {
+pub(crate) fn refused(lake: &Lake, args: &[&str], code: i32, texts: &[&str]) -> Done {
     let root = Path::new(&lake.uri);
     let before = tree(root);
     let done = lake.run(args);

@@ -1,6 +1,7 @@
 //! What a user touches: input files, the spool, the command line, and a history that outlives its versions.
 //!
 //! * [`input`]: bad input and full disks: a clear error, nothing committed, nothing left behind.
+//! * [`writes`]: writes mean what was checked, and say what they did.
 //! * [`answers`]: what a writer was told stays true.
 //! * [`agent`]: agents over a spool, killed, stopped and drained: each batch exactly once.
 //! * [`cli`]: help, JSON, exit codes, and the commands on stores, directories and single tables.
@@ -20,6 +21,7 @@ mod history;
 mod indexes;
 mod input;
 mod requests;
+mod writes;
 
 use serde_json::Value;
 use squire_tests::{Done, Lake, tree};

@@ -91,7 +91,7 @@ fn a_directory_is_one_batch() {
         ("b", &Mode::Append, 2),
         ("d", &delete, 1),
         ("m", &merge, 1),
-        ("o", &Mode::Overwrite, 1),
+        ("o", &Mode::Overwrite { allow_empty: false }, 1),
         ("w", &by_predicate, 0),
     ];
     assert_eq!(modes(&spec), expected);

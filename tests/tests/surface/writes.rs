@@ -1,0 +1,105 @@
+//! Writes mean what was checked, and say what they did.
+
+use crate::input::refused;
+use crate::one_document;
+use serde_json::json;
+use squire_tests::Lake;
+
+/// A table `t` (id, value), keyed by id, with the ids 1 to 3.
+fn lake() -> Lake {
+    let lake = Lake::with_tables(&["t"]);
+    let rows = lake.csv("rows.csv", (1..4).map(|id| (id, format!("v{id}"))));
+    lake.run(&["write", &lake.uri, "t", &rows]).ok();
+    lake
+}
+
+#[tokio::test]
+async fn a_delete_runs_the_predicate_that_was_checked() {
+    let lake = lake();
+    for (predicate, text) in [
+        ("id = 1) OR (id = 2", "parentheses"),
+        ("\"value\" <> 'v1'", "double quotes"),
+        ("id > 9 OR \"value\" <> 'v1'", "double quotes"),
+        ("1 = 1", "reads no column"),
+        ("'value' <> 'v1'", "reads no column"),
+        ("id = 1; id = 2", "predicate"),
+    ] {
+        let args = ["delete", &lake.uri, "t", "--where", predicate];
+        refused(&lake, &args, 2, &[text]);
+    }
+    let args = [
+        "delete",
+        &lake.uri,
+        "t",
+        "--where",
+        "`value` <> 'v1' -- all but one",
+    ];
+    assert!(lake.run(&args).ok().stdout.contains("t 2 -> 3: 2 deleted"));
+    assert_eq!(lake.ids("t").await, [1]);
+    let all = lake
+        .run(&["delete", &lake.uri, "t", "--where", "true"])
+        .ok();
+    assert!(all.stdout.contains("1 deleted"), "{all:?}");
+    assert!(lake.ids("t").await.is_empty());
+}
+
+#[tokio::test]
+async fn an_overwrite_by_nothing_takes_a_flag() {
+    let lake = lake();
+    let empty = lake.csv("empty.csv", []);
+    let overwrite = ["write", &lake.uri, "t", &empty, "--mode", "overwrite"];
+    refused(&lake, &overwrite, 2, &["table t", "--allow-empty"]);
+    let batch = lake.path("batch");
+    std::fs::create_dir(&batch).expect("directory");
+    std::fs::copy(&empty, batch.join("t.csv")).expect("copy");
+    let settings = batch.join("batch.toml");
+    std::fs::write(&settings, "[tables.t]\nmode = \"overwrite\"\n").expect("file");
+    let commit = ["commit", &lake.uri, &batch.to_string_lossy()];
+    refused(&lake, &commit, 2, &["table t", "allow_empty"]);
+    assert_eq!(lake.ids("t").await, [1, 2, 3]);
+    std::fs::write(
+        &settings,
+        "[tables.t]\nmode = \"overwrite\"\nallow_empty = true\n",
+    )
+    .expect("file");
+    assert!(lake.run(&commit).ok().stdout.contains("3 deleted"));
+    assert!(lake.ids("t").await.is_empty());
+}
+
+#[test]
+fn a_write_says_what_it_did_to_the_rows() {
+    let lake = lake();
+    let merged = lake.csv("merge.csv", (3..5).map(|id| (id, "new".to_owned())));
+    let args = [
+        "write", &lake.uri, "t", &merged, "--mode", "merge", "--json",
+    ];
+    let document = one_document(&lake.run(&args).ok());
+    assert_eq!(
+        document["rows"]["t"],
+        json!({ "inserted": 1, "updated": 1, "deleted": 0 })
+    );
+    let args = ["write", &lake.uri, "t", &merged, "--mode", "overwrite"];
+    let done = lake.run(&args).ok();
+    assert!(
+        done.stdout.contains("t 3 -> 4: 2 inserted, 4 deleted"),
+        "{done:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_batch_id_stands_for_one_content() {
+    let lake = lake();
+    let (first, other) = (
+        lake.csv("first.csv", [(10, "x".to_owned())]),
+        lake.csv("other.csv", [(11, "x".to_owned())]),
+    );
+    let write = |file: &str| {
+        let args = ["write", &lake.uri, "t", file, "--batch-id", "b"];
+        lake.run(&args)
+    };
+    write(&first).ok();
+    assert!(write(&first).ok().stdout.contains("already committed"));
+    let args = ["write", &lake.uri, "t", &other, "--batch-id", "b"];
+    refused(&lake, &args, 2, &["batch id \"b\"", "other content"]);
+    assert_eq!(lake.ids("t").await, [1, 2, 3, 10]);
+}
