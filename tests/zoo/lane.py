@@ -273,7 +273,8 @@ def in_store(squire: Path, state: State, root: Path) -> None:
     call(squire, "create", root, "t", "--schema", root.parent / "ids.json")
 
     def publish() -> None:
-        call(squire, "repair", root, "--table", "t", "--force")
+        head = lance.dataset(str(root / "t.lance")).version
+        call(squire, "repair", root, "--table", "t", "--force", "--head", head)
 
     put_in(state, root, None, publish)
 

@@ -94,10 +94,8 @@ async fn cleanup_plain(
                 let mut said = describe_table(&plan);
                 let off = !policies.of(path).enabled;
                 if off {
-                    said = vec![format!(
-                        "{path}: {OFF}; it would remove {:?}",
-                        plan.versions
-                    )];
+                    let versions = in_runs(&plan.versions);
+                    said = vec![format!("{path}: {OFF}; it would remove {versions}")];
                 }
                 said.extend(report.as_ref().map(|r| format!("{path}: {}", removed(r))));
                 (
@@ -154,10 +152,27 @@ fn removed(report: &CleanupReport) -> String {
     )
 }
 
+/// Ascending versions as a person reads them: "1-297, 299".
+fn in_runs(versions: &[u64]) -> String {
+    let runs: Vec<String> = versions
+        .chunk_by(|a, b| a + 1 == *b)
+        .map(|run| match run {
+            [first, .., last] => format!("{first}-{last}"),
+            other => other.iter().map(u64::to_string).collect(),
+        })
+        .collect();
+    if runs.is_empty() {
+        return String::from("none");
+    }
+    runs.join(", ")
+}
+
 fn describe_table(table: &TableCleanup) -> Vec<String> {
     let mut lines = vec![format!(
-        "{}: floor {}, versions to remove: {:?}",
-        table.table, table.floor, table.versions
+        "{}: floor {}, versions to remove: {}",
+        table.table,
+        table.floor,
+        in_runs(&table.versions)
     )];
     lines.extend(table.held.iter().map(|held| {
         format!(
@@ -171,11 +186,13 @@ fn describe_table(table: &TableCleanup) -> Vec<String> {
 fn describe(plan: &CleanupPlan) -> Vec<String> {
     let tables = plan.tables.iter().chain(&plan.manifest);
     let mut lines: Vec<String> = tables.flat_map(describe_table).collect();
-    lines.extend(
-        plan.off
-            .iter()
-            .map(|t| format!("{}: {OFF}; it would remove {:?}", t.table, t.versions)),
-    );
+    lines.extend(plan.off.iter().map(|t| {
+        format!(
+            "{}: {OFF}; it would remove {}",
+            t.table,
+            in_runs(&t.versions)
+        )
+    }));
     if !plan.decisions.is_empty() {
         lines.push(format!("decisions to forget: {}", plan.decisions.len()));
     }
@@ -185,4 +202,16 @@ fn describe(plan: &CleanupPlan) -> Vec<String> {
         lines.push(format!("note: {CLONES_ELSEWHERE}"));
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_runs;
+
+    #[test]
+    fn hundreds_of_versions_are_one_short_line() {
+        let versions: Vec<u64> = (1..=297).chain([299, 301, 302]).collect();
+        assert_eq!(in_runs(&versions), "1-297, 299, 301-302");
+        assert_eq!(in_runs(&[]), "none");
+    }
 }

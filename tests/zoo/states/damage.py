@@ -40,7 +40,7 @@ def zeroed_manifest(db: Db):
     newest(db).write_bytes(bytes(newest(db).stat().st_size))
 
 
-@state(expect={**READS_DATA, "cleanup": (3, r"\bt\b"), "cleanup --dry-run": (3, r"\bt\b")})
+@state(expect={**READS_DATA, "cleanup": (1, r"\bt\b"), "cleanup --dry-run": (1, r"\bt\b")})
 def missing_data_file(db: Db):
     """A data file of HEAD is gone: its older versions may be the last good ones."""
     db.fill(ids)
@@ -48,7 +48,7 @@ def missing_data_file(db: Db):
     min((db.dir() / "data").iterdir()).unlink()
 
 
-@state(expect={**READS_DATA, "cleanup": (3, r"\bt\b"), "cleanup --dry-run": (3, r"\bt\b")})
+@state(expect={**READS_DATA, "cleanup": (1, r"\bt\b"), "cleanup --dry-run": (1, r"\bt\b")})
 def truncated_data_file(db: Db):
     """A data file of HEAD was cut short."""
     db.fill(ids)
@@ -57,7 +57,7 @@ def truncated_data_file(db: Db):
     os.truncate(file, file.stat().st_size // 2)
 
 
-@state(expect={**READS_DATA, "cleanup": (3, r"\bt\b"), "cleanup --dry-run": (3, r"\bt\b")})
+@state(expect={**READS_DATA, "cleanup": (1, r"\bt\b"), "cleanup --dry-run": (1, r"\bt\b")})
 def missing_deletion_file(db: Db):
     """A deletion file of HEAD is gone."""
     db.fill(ids)
@@ -119,9 +119,9 @@ def uncommitted_files(db: Db):
     shutil.copy(min((db.dir() / "data").iterdir()), db.dir() / "data" / "00000000-in-flight.lance")
 
 
-@state(store=False, expect={c: (1, r"\bfile\b") for c in HALF}, tables=("t", "file"))
+@state(store=False)
 def file_named_as_table(db: Db):
-    """A file whose name ends like a table's."""
+    """A file whose name ends like a table's: nobody takes it for one."""
     db.fill(ids)
     (db.root / "file.lance").write_text("x")
 
@@ -133,7 +133,7 @@ def empty_folder(db: Db):
     (db.root / "empty.lance").mkdir()
 
 
-@state(store=False, expect={c: (1, "bad") for c in HALF})
+@state(store=False, expect={c: (0, "bad") for c in HALF})
 def non_utf8_name(db: Db):
     """A table's folder whose name is no UTF-8."""
     db.fill(ids)
@@ -156,14 +156,14 @@ def link_loop(db: Db):
     (db.root / "up").symlink_to(db.root)
 
 
-@state(store=False, expect={c: (1, "loop") for c in HALF}, tables=("t", "loop"))
+@state(store=False, expect={c: (0, "loop") for c in HALF}, tables=("t", "loop"))
 def link_loop_as_table(db: Db):
     """A link to itself, named like a table."""
     db.fill(ids)
     (db.root / "loop.lance").symlink_to(db.root / "loop.lance")
 
 
-@state(store=False, expect={c: (1, "gone") for c in HALF}, tables=("t", "gone"))
+@state(store=False, expect={c: (0, "gone") for c in HALF}, tables=("t", "gone"))
 def dangling_link(db: Db):
     """A link to a table that is gone."""
     db.fill(ids)

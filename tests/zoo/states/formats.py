@@ -21,7 +21,7 @@ def legacy_scalar_index(db: Db):
     db.put(words(20))
 
 
-@state(release="0.10.18", broken_index=True, expect={"reindex": (3, "vec_idx"), "daemon": (1, "vec_idx")})
+@state(release="0.10.18", broken_index=True, expect={"reindex": (1, "vec_idx"), "daemon": (1, "vec_idx")})
 def legacy_vector_index(db: Db):
     """Legacy files with an IVF_PQ index of that time, and rows that it lacks."""
     db.put(vectors(300))
