@@ -32,7 +32,15 @@ impl Store {
     /// Opens `table` as `snapshot` shows it.
     pub async fn read(&self, snapshot: &Snapshot, table: &TableName) -> Result<Arc<Dataset>> {
         let entry = snapshot.state.table(table)?;
-        let floor = self.load().await?.state.floor(table);
+        let latest = self.load().await?.state;
+        let now = latest.tables.get(table);
+        if now.is_some_and(|now| now.path == entry.path && !now.is_same_table(entry)) {
+            return Err(Error::new(
+                ErrorKind::Expired,
+                format!("table {table} was made again since; take a fresh snapshot"),
+            ));
+        }
+        let floor = latest.floor(table);
         if entry.version < floor {
             return Err(Error::new(
                 ErrorKind::Expired,

@@ -6,7 +6,7 @@ use crate::place::Place;
 use serde::Serialize;
 use serde_json::json;
 use squire_engine::error::{Error, Result};
-use squire_engine::recovery::RepairAction;
+use squire_engine::recovery::{DriftReport, RepairAction};
 use squire_engine::store::Store;
 use std::process::ExitCode;
 
@@ -38,21 +38,7 @@ pub(super) async fn repair(context: &Context, args: RepairArgs) -> Result<ExitCo
         let Some(report) = store.drift(table).await? else {
             continue;
         };
-        lines.push(format!(
-            "{table}: pin {} with {} rows, HEAD {} with {} rows; above the pin: {}",
-            report.pin,
-            report.pinned_rows,
-            report.head,
-            report
-                .head_rows
-                .map_or_else(|| "unreadable".to_owned(), |r| r.to_string()),
-            report
-                .versions
-                .iter()
-                .map(|v| format!("{} {}", v.version, v.operation))
-                .collect::<Vec<_>>()
-                .join(", ")
-        ));
+        lines.extend(describe(&report));
         if let Some(action) = action {
             if args.head.is_some_and(|head| head != report.head) {
                 return Err(Error::conflict(format!(
@@ -121,4 +107,28 @@ async fn check_named(
         "{flag} {rule}; now: {}",
         offers.join(", or ")
     )))
+}
+
+fn describe(report: &DriftReport) -> Vec<String> {
+    let table = &report.table;
+    let rows = report.head_rows;
+    let versions = report.versions.iter();
+    let above: Vec<String> = versions
+        .map(|v| format!("{} {}", v.version, v.operation))
+        .collect();
+    let replaced = report.replaced.then(|| {
+        format!(
+            "{table}: was dropped and made again; pin {} is gone; --force adopts what stands there",
+            report.pin
+        )
+    });
+    let drift = format!(
+        "{table}: pin {} with {} rows, HEAD {} with {} rows; above the pin: {}",
+        report.pin,
+        report.pinned_rows,
+        report.head,
+        rows.map_or_else(|| "unreadable".to_owned(), |r| r.to_string()),
+        above.join(", ")
+    );
+    replaced.into_iter().chain([drift]).collect()
 }

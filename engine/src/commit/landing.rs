@@ -73,10 +73,11 @@ impl Store {
         prepared: Vec<Prepared>,
     ) -> Result<Option<Vec<Change>>, Unlanded> {
         let mut changes = Vec::with_capacity(prepared.len());
+        let mut made = Vec::with_capacity(prepared.len());
         for table in prepared {
             hit(Seam::WriteBeforeCommitTable).map_err(Error::from)?;
-            let version = match self.land(base, sidecar.op, &table).await {
-                Ok(version) => version,
+            let (version, transaction) = match self.land(base, sidecar.op, &table).await {
+                Ok(landed) => landed,
                 // A refusal is definite: Lance read back who owns the slot.
                 Err(e) if is_without_trace(changes.is_empty(), e.kind() == ErrorKind::Conflict) => {
                     return Err(Unlanded::Nothing(e));
@@ -91,6 +92,7 @@ impl Store {
                 },
             });
             hit(Seam::WriteAfterCommitTable).map_err(Error::from)?;
+            made.push(transaction);
             changes.push(Change {
                 table: table.entry.table,
                 from: table.entry.base,
@@ -113,7 +115,7 @@ impl Store {
         }) {
             return Ok(None);
         }
-        let updates = forward_updates(base, sidecar, &changes)?;
+        let updates = forward_updates(base, sidecar, &changes, made)?;
         let mut record = Record::of_sidecar(sidecar, Kind::Logical.as_str());
         record.tables.clone_from(&changes);
         match self.try_publish(base, updates, &record).await? {
@@ -122,8 +124,14 @@ impl Store {
         }
     }
 
-    /// Phase B for one table: commits at the slot, or the next one while only maintenance takes them.
-    async fn land(&self, base: &Snapshot, op: OpId, table: &Prepared) -> Result<u64> {
+    /// Phase B for one table: commits at the slot, or the next one while only maintenance takes them. Gives the version and
+    /// the transaction that made it.
+    async fn land(
+        &self,
+        base: &Snapshot,
+        op: OpId,
+        table: &Prepared,
+    ) -> Result<(u64, Option<String>)> {
         let Prepared { entry, staged, .. } = table;
         let store = base.state.store;
         let mut slot = table.slot;
@@ -151,13 +159,16 @@ impl Store {
                 affected_rows: staged.affected_rows.clone(),
                 slot,
             };
-            let Err(lost) = self.commit_strict(commit).await else {
-                return Ok(slot);
+            let lost = match self.commit_strict(commit).await {
+                Ok(made) => return Ok((slot, made)),
+                Err(lost) => lost,
             };
             let chain = self.scan(store, &entry.path, entry.base).await?;
             let definite = lost.kind() == ErrorKind::Conflict;
             match after_refusal(&chain, op, slot, definite) {
-                Refused::Landed(version) => return Ok(version),
+                Refused::Landed(version) => {
+                    return Ok((version, self.made_by(&entry.path, version).await?));
+                }
                 Refused::Again(next) => slot = next,
                 Refused::Lost => return Err(lost),
             }
@@ -186,21 +197,25 @@ impl From<Error> for Unlanded {
     }
 }
 
-/// The publish of a complete operation: the same keys, whoever puts them.
+/// The publish of a complete operation, each of whose versions a transaction of `made` made: the same keys, whoever
+/// puts them.
 pub(crate) fn forward_updates(
     on: &Snapshot,
     sidecar: &Sidecar,
     changes: &[Change],
+    made: Vec<Option<String>>,
 ) -> Result<Updates> {
     let mut updates = Vec::new();
-    for (entry, change) in sidecar.writes.iter().zip(changes) {
+    for ((entry, change), transaction) in sidecar.writes.iter().zip(changes).zip(made) {
         updates.push(match &entry.create {
-            None => on.state.pin_update(&entry.table, change.to)?,
+            None => on.state.pin_update(&entry.table, change.to, transaction)?,
             Some(facts) => {
                 let created = TableEntry {
                     path: entry.path.clone(),
                     version: change.to,
                     key: facts.key.clone(),
+                    transaction,
+                    incarnation: 0,
                 };
                 (format!("pin/{}", entry.table), Some(encode(&created)?))
             }

@@ -29,6 +29,10 @@ impl Store {
             if n <= entry.version {
                 return Ok(entry.version);
             }
+            if !self.pin_stands(entry).await? {
+                return Err(entry.replaced(format!("table {table}")));
+            }
+            let made = self.made_by(&entry.path, n).await?;
             hit(Seam::MaintainBeforePublish)?;
             let mut record = record.clone();
             record.tables = vec![Change {
@@ -36,7 +40,7 @@ impl Store {
                 from: entry.version,
                 to: n,
             }];
-            let updates = vec![snapshot.state.pin_update(table, n)?];
+            let updates = vec![snapshot.state.pin_update(table, n, made)?];
             match self.try_publish(&snapshot, updates, &record).await? {
                 Published::Won(_) => return Ok(n),
                 Published::Lost(e) => rounds.lost(self, e).await?,

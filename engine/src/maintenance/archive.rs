@@ -218,7 +218,7 @@ impl Store {
             slot,
         };
         match self.commit_strict(commit).await {
-            Ok(()) => {
+            Ok(_) => {
                 hit(Seam::ArchiveAfterAppend)?;
                 Ok(rows)
             }

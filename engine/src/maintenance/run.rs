@@ -30,6 +30,8 @@ pub enum Skipped {
     Drift,
     /// An operation on it is not decided yet.
     Undecided,
+    /// It was dropped and made again under its pin.
+    Replaced,
 }
 
 /// What a run did.
@@ -325,6 +327,9 @@ impl Store {
         for _ in 0..crate::commit::publish::PUBLISH_ROUNDS {
             let snapshot = self.load().await?;
             let entry = snapshot.state.table(table)?;
+            if !self.pin_stands(entry).await? {
+                return Ok(Some(Skipped::Replaced));
+            }
             let chain = self
                 .scan(snapshot.state.store, &entry.path, entry.version)
                 .await?;

@@ -219,7 +219,7 @@ impl Store {
                 slot: version + 1,
             };
             match self.commit_strict(commit).await {
-                Ok(()) => return Ok(()),
+                Ok(_) => return Ok(()),
                 Err(e) if e.disposition() == Disposition::Retry => rounds.lost(self, e).await?,
                 Err(e) => return Err(e),
             }

@@ -5,7 +5,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TableName;
 use crate::protocol::{Chain, Class, Kind, Obstacle, clean_prefix, obstacle};
 use crate::recovery::Met;
-use crate::store::state::DriftPolicy;
+use crate::store::state::{DriftPolicy, encode};
 use crate::store::{Snapshot, Store, TableEntry};
 use serde::Serialize;
 use squire_failpoints::{Seam, hit};
@@ -35,7 +35,10 @@ pub struct DriftReport {
     pub head: u64,
     /// Every version in between.
     pub versions: Vec<DriftVersion>,
-    /// Rows at the pin.
+    /// Whether the table was dropped and made again: the pinned version is not the one that was committed, and all
+    /// versions are somebody else's. Only `--force` helps, which adopts what stands there.
+    pub replaced: bool,
+    /// Rows at the pin; 0 when the table was replaced.
     pub pinned_rows: u64,
     /// Rows at HEAD, when it can be read.
     pub head_rows: Option<u64>,
@@ -58,9 +61,9 @@ impl Store {
         let Some((snapshot, entry, _)) = self.drifted(table).await? else {
             return Ok(None);
         };
-        let chain = self
-            .scan(snapshot.state.store, &entry.path, entry.version)
-            .await?;
+        let replaced = !self.pin_stands(&entry).await?;
+        let from = if replaced { 0 } else { entry.version };
+        let chain = self.scan(snapshot.state.store, &entry.path, from).await?;
         let mut versions = Vec::new();
         for (version, class) in chain.iter() {
             let operation = match self.transaction_of(&entry.path, version).await {
@@ -73,7 +76,10 @@ impl Store {
                 preserves_content: class == Class::Maintenance,
             });
         }
-        let pinned_rows = self.open_pinned(&entry).await?.count_rows(None).await? as u64;
+        let pinned_rows = match replaced {
+            true => 0,
+            false => self.open_pinned(&entry).await?.count_rows(None).await? as u64,
+        };
         let head_rows = match self.open_at(&entry.path, chain.head()).await {
             Ok(head) => head.count_rows(None).await.ok().map(|rows| rows as u64),
             Err(_) => None,
@@ -83,6 +89,7 @@ impl Store {
             pin: entry.version,
             head: chain.head(),
             versions,
+            replaced,
             pinned_rows,
             head_rows,
         }))
@@ -92,6 +99,9 @@ impl Store {
     pub async fn drift_now(&self, table: &TableName) -> Result<Option<u64>> {
         let snapshot = self.load().await?;
         let entry = snapshot.state.table(table)?;
+        if !self.pin_stands(entry).await? {
+            return Err(entry.replaced(format!("table {table}")));
+        }
         let chain = self
             .scan(snapshot.state.store, &entry.path, entry.version)
             .await?;
@@ -110,6 +120,9 @@ impl Store {
         for _ in 0..crate::commit::publish::PUBLISH_ROUNDS {
             let snapshot = self.load().await?;
             let entry = snapshot.state.table(table)?.clone();
+            if !self.pin_stands(&entry).await? {
+                return Ok(Some((snapshot, entry, 1)));
+            }
             let chain = self
                 .scan(snapshot.state.store, &entry.path, entry.version)
                 .await?;
@@ -147,6 +160,12 @@ impl Store {
         let Some((snapshot, entry, _)) = self.drifted(table).await? else {
             return Err(moved());
         };
+        if preview.replaced {
+            return self.adopt(&snapshot, &entry, preview, action).await;
+        }
+        if !self.pin_stands(&entry).await? {
+            return Err(moved());
+        }
         let chain = self
             .scan(snapshot.state.store, &entry.path, entry.version)
             .await?;
@@ -154,19 +173,7 @@ impl Store {
             return Err(moved());
         }
         let to = match action {
-            RepairAction::Publish => {
-                let n = clean_prefix(&chain, entry.version);
-                if n != preview.head {
-                    return Err(Error::new(
-                        ErrorKind::Refused,
-                        format!(
-                            "table {table}: version {} changes content; review it, then --force or --discard",
-                            n + 1
-                        ),
-                    ));
-                }
-                n
-            }
+            RepairAction::Publish => refuse_content(table, &chain)?,
             RepairAction::Force => {
                 refuse_aborted(&snapshot, table, &chain)?;
                 preview.head
@@ -198,13 +205,73 @@ impl Store {
             from: entry.version,
             to,
         }];
-        let updates = vec![snapshot.state.pin_update(table, to)?];
+        let made = self.made_by(&entry.path, to).await?;
+        let updates = vec![snapshot.state.pin_update(table, to, made)?];
         match self.try_publish(&snapshot, updates, &record).await? {
             Published::Won(_) => {}
             Published::Lost(e) => return Err(moved().caused_by(e)),
         }
         self.unprotect(&entry).await;
         Ok(to)
+    }
+
+    /// Makes a table that was dropped and made again the store's, at the reviewed head. Its versions start anew, so older
+    /// snapshots of it are expired, and an operation that stands on the old ones must have ended.
+    async fn adopt(
+        &self,
+        snapshot: &Snapshot,
+        entry: &TableEntry,
+        preview: &DriftReport,
+        action: RepairAction,
+    ) -> Result<u64> {
+        let table = &preview.table;
+        if action != RepairAction::Force {
+            return Err(entry.replaced(format!("table {table}")));
+        }
+        for op in self.sidecar_ops().await? {
+            let sidecar = self.sidecar(op).await?;
+            if sidecar.is_some_and(|s| s.writes.iter().any(|w| w.table == *table)) {
+                return Err(Error::new(
+                    ErrorKind::Refused,
+                    format!(
+                        "table {table}: operation {op} on what it was is not decided; remove its sidecar when nothing of it matters"
+                    ),
+                ));
+            }
+        }
+        let head = self
+            .scan(snapshot.state.store, &entry.path, 0)
+            .await?
+            .head();
+        let moved = format!("table {table} moved since the preview; look again");
+        if (entry.version, head) != (preview.pin, preview.head) {
+            return Err(Error::conflict(moved));
+        }
+        let made = self.made_by(&entry.path, head).await?;
+        let adopted = TableEntry {
+            version: preview.head,
+            transaction: made,
+            incarnation: entry.incarnation + 1,
+            ..entry.clone()
+        };
+        hit(Seam::RepairBeforePublish)?;
+        let actor = &self.options().actor;
+        let message = "repair --force of a table that was made again";
+        let mut record = Record::new(self.new_op(), "repair", actor, message);
+        record.tables = vec![Change {
+            table: table.clone(),
+            from: 0,
+            to: preview.head,
+        }];
+        let updates = vec![
+            (format!("pin/{table}"), Some(encode(&adopted)?)),
+            // No number of it was ever freed by us.
+            (format!("floor/{table}"), None),
+        ];
+        match self.try_publish(snapshot, updates, &record).await? {
+            Published::Won(_) => Ok(preview.head),
+            Published::Lost(e) => Err(Error::conflict(moved).caused_by(e)),
+        }
     }
 
     /// One look at what stands above the pin of `table`, without waiting for anyone: content-preserving versions
@@ -217,6 +284,9 @@ impl Store {
     ) -> Result<Option<DriftReport>> {
         let snapshot = self.load().await?;
         let entry = snapshot.state.table(table)?;
+        if !self.pin_stands(entry).await? {
+            return Err(entry.replaced(format!("table {table}")));
+        }
         let chain = self
             .scan(snapshot.state.store, &entry.path, entry.version)
             .await?;
@@ -286,6 +356,21 @@ fn refuse_aborted(snapshot: &Snapshot, table: &TableName, chain: &Chain) -> Resu
         ErrorKind::Refused,
         format!(
             "table {table}: version {version} belongs to operation {op}, which was aborted; --discard takes it back with what stands above it"
+        ),
+    ))
+}
+
+/// HEAD, if all above the pin preserves content.
+fn refuse_content(table: &TableName, chain: &Chain) -> Result<u64> {
+    let n = clean_prefix(chain, chain.from);
+    if n == chain.head() {
+        return Ok(n);
+    }
+    Err(Error::new(
+        ErrorKind::Refused,
+        format!(
+            "table {table}: version {} changes content; review it, then --force or --discard",
+            n + 1
         ),
     ))
 }

@@ -238,7 +238,11 @@ impl Store {
                 to: *to,
             })
             .collect();
-        let updates = crate::commit::forward_updates(on, sidecar, &changes)?;
+        let mut made = Vec::with_capacity(versions.len());
+        for (entry, version) in sidecar.writes.iter().zip(versions) {
+            made.push(self.made_by(&entry.path, *version).await?);
+        }
+        let updates = crate::commit::forward_updates(on, sidecar, &changes, made)?;
         let mut record = Record::of_sidecar(sidecar, Kind::Logical.as_str());
         record.tables = changes;
         self.publish_step(on, updates, &record).await
@@ -273,6 +277,14 @@ impl Store {
     /// THE decision. It stands on the snapshot that showed the operation incomplete, so a publish of it that came
     /// first makes this one lose.
     async fn decide(&self, on: &Snapshot, sidecar: &Sidecar) -> Result<Option<Error>> {
+        // In a table that was made again nothing says whether the operation had been published.
+        for written in &sidecar.writes {
+            if let Some(entry) = on.state.tables.get(&written.table)
+                && !self.pin_stands(entry).await?
+            {
+                return Err(entry.replaced(format!("table {}", written.table)));
+            }
+        }
         hit(Seam::ResolveBeforeDecide)?;
         let decision = Decision {
             at_ms: self.clock().now_ms(),
@@ -343,13 +355,19 @@ impl Store {
         let mut record = Record::of_sidecar(sidecar, Kind::Undo.as_str());
         record.batch = None;
         for (table, version) in undone {
-            let name = &sidecar.writes[*table].table;
+            let SidecarTable {
+                table: name, path, ..
+            } = &sidecar.writes[*table];
             record.tables.push(Change {
                 table: name.clone(),
                 from: on.state.table(name)?.version,
                 to: *version,
             });
-            updates.push(on.state.pin_update(name, *version)?);
+            updates.push(on.state.pin_update(
+                name,
+                *version,
+                self.made_by(path, *version).await?,
+            )?);
         }
         let lost = self.publish_step(on, updates, &record).await?;
         if lost.is_none() {

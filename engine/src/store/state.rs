@@ -3,7 +3,7 @@
 //! | key | value (JSON) |
 //! |---|---|
 //! | `format` | format and the store's id |
-//! | `pin/<table>` | path, pinned version, key column |
+//! | `pin/<table>` | path, pinned version, the transaction that made it, key column |
 //! | `floor/<table>`, `floor/__manifest` | the lowest version that readers may ask for |
 //! | `op/<ulid>` | the decision to abort, with the tables that the operation wrote |
 //! | `index/<table>/<name>` | a declared index |
@@ -38,6 +38,40 @@ pub struct TableEntry {
     /// The key column, if one is declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// The transaction that made the visible version: a number alone would fit a table that was dropped and made again
+    /// at the same path. Pins of earlier releases have none.
+    #[serde(default, rename = "txn", skip_serializing_if = "Option::is_none")]
+    pub transaction: Option<String>,
+    /// How often a table that had been made again at its path was adopted. Versions are compared within one of these.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub incarnation: u32,
+}
+
+fn is_first(incarnation: &u32) -> bool {
+    *incarnation == 0
+}
+
+impl TableEntry {
+    /// Whether the visible version can be one that `transaction` made.
+    pub(crate) fn stands_on(&self, transaction: Option<&str>) -> bool {
+        self.transaction.is_none() || self.transaction.as_deref() == transaction
+    }
+
+    /// Whether `other` shows the same table, so that their versions can be compared.
+    pub fn is_same_table(&self, other: &Self) -> bool {
+        self.path == other.path && self.incarnation == other.incarnation
+    }
+
+    /// What is said of a table that was made again under its pin.
+    pub(crate) fn replaced(&self, table: impl std::fmt::Display) -> Error {
+        Error::new(
+            ErrorKind::Drift,
+            format!(
+                "{table} was dropped and made again: version {} is not the one that was committed; restore {} from a backup, or see `squire repair` to adopt what stands there",
+                self.version, self.path
+            ),
+        )
+    }
 }
 
 /// The decision to abort an operation. It never changes and is kept at least 30 days.
@@ -296,14 +330,16 @@ impl State {
             .map(|((_, name), d)| (name.as_str(), d))
     }
 
-    /// The update that pins `table` at `version`, keeping what else its entry says.
+    /// The update that pins `table` at `version`, which `transaction` made, keeping what else its entry says.
     pub(crate) fn pin_update(
         &self,
         table: &TableName,
         version: u64,
+        transaction: Option<String>,
     ) -> Result<(String, Option<String>)> {
         let entry = TableEntry {
             version,
+            transaction,
             ..self.table(table)?.clone()
         };
         Ok((format!("pin/{table}"), Some(encode(&entry)?)))

@@ -9,6 +9,8 @@ use crate::protocol::{
 use lance::dataset::transaction::{Operation, Transaction, TransactionBuilder};
 use lance::dataset::{CommitBuilder, Dataset, VersionTransaction};
 use lance_select::RowAddrTreeMap;
+use lance_table::format::Manifest;
+use lance_table::io::manifest::read_manifest;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -82,6 +84,14 @@ pub(crate) fn data_files_of(operation: &Operation) -> Vec<String> {
         .collect()
 }
 
+/// The transaction that made a version: the first digits of its UUID, which stands in its file's name behind the version
+/// that it read. Eight tell any two apart, and every publish writes those of all tables.
+pub(crate) fn transaction_id(manifest: &Manifest) -> Option<String> {
+    let name = manifest.transaction_file.as_deref()?;
+    let (_, uuid) = name.strip_suffix(".txn")?.split_once('-')?;
+    Some(uuid.chars().take(8).collect())
+}
+
 /// One version's time and transaction; `None` when the version is gone. Lance reports a missing manifest as any of
 /// several errors, so the listing decides.
 pub(crate) async fn read_version(
@@ -150,8 +160,52 @@ impl Store {
     }
 
     /// Opens a table at its pin.
+    ///
+    /// # Errors
+    /// `Drift` when another table was made at its path.
     pub async fn open_pinned(&self, entry: &TableEntry) -> Result<Arc<Dataset>> {
-        self.open_at(&entry.path, entry.version).await
+        let opened = match self.open_at(&entry.path, entry.version).await {
+            Ok(dataset) if entry.stands_on(transaction_id(dataset.manifest()).as_deref()) => {
+                return Ok(dataset);
+            }
+            Ok(_) => Err(entry.replaced(self.uri_of(&entry.path))),
+            Err(_) if !self.reaches(entry).await => Err(entry.replaced(self.uri_of(&entry.path))),
+            Err(e) => Err(e),
+        };
+        self.forget_handle(&entry.path).await;
+        opened
+    }
+
+    /// Whether the table's latest version is at its pin or above; yes when it is not known.
+    async fn reaches(&self, entry: &TableEntry) -> bool {
+        let Ok(Some(handle)) = self.any_handle(&entry.path).await else {
+            return true;
+        };
+        let latest = handle.latest_version_id().await;
+        latest.map_or(true, |latest| latest >= entry.version)
+    }
+
+    /// Whether the pinned version is the one that was committed, as the storage says now. A table that is not there at all,
+    /// or cannot be read, is told so by who opens it.
+    pub(crate) async fn pin_stands(&self, entry: &TableEntry) -> Result<bool> {
+        if entry.transaction.is_none() {
+            return Ok(self.reaches(entry).await);
+        }
+        let Some(handle) = self.any_handle(&entry.path).await? else {
+            return Ok(true);
+        };
+        let naming = handle.manifest_location().naming_scheme;
+        let path = naming.manifest_path(&self.object_path(&entry.path), entry.version);
+        match read_manifest(&self.objects, &path, None).await {
+            Ok(manifest) => Ok(entry.stands_on(transaction_id(&manifest).as_deref())),
+            Err(_) => Ok(self.reaches(entry).await),
+        }
+    }
+
+    /// The transaction that made `version` of the dataset at `path`.
+    pub(crate) async fn made_by(&self, path: &str, version: u64) -> Result<Option<String>> {
+        let dataset = self.open_at(path, version).await?;
+        Ok(transaction_id(dataset.manifest()))
     }
 
     /// The versions of the dataset at `path` above `from`, classified. A dataset that does not exist has none.
@@ -171,6 +225,15 @@ impl Store {
                 );
             }
         };
+        if 0 < head && head < from {
+            return Err(Error::new(
+                ErrorKind::Drift,
+                format!(
+                    "{} was dropped and made again: its latest version is {head}, and version {from} was committed; see `squire repair`",
+                    self.uri_of(path)
+                ),
+            ));
+        }
         let mut classes = Vec::new();
         for version in from + 1..=head {
             classes.push(self.class_of(store, &handle, version).await?);
@@ -203,8 +266,8 @@ impl Store {
         Ok(handle.read_transaction_by_version(version).await?)
     }
 
-    /// Commits one version at exactly `slot`, or `Conflict`.
-    pub(crate) async fn commit_strict(&self, commit: StrictCommit) -> Result<()> {
+    /// Commits one version at exactly `slot`, or `Conflict`. Gives the transaction that made it, as pins name it.
+    pub(crate) async fn commit_strict(&self, commit: StrictCommit) -> Result<Option<String>> {
         let uri = self.uri_of(&commit.path);
         let existing = commit.handle.is_some();
         let mut builder = match &commit.handle {
@@ -234,11 +297,12 @@ impl Store {
             }
             Err(e) => return Err(e.into()),
         };
+        let made = transaction_id(dataset.manifest());
         // The next reader wants just this version, without the slot.
         if existing && let Ok(fresh) = self.reopen(&commit.path, &dataset, self.guard()).await {
             self.keep_handle(&commit.path, Arc::new(fresh)).await;
         }
-        Ok(())
+        Ok(made)
     }
 
     /// The same version under another guard, without a request while the session holds it.
@@ -274,6 +338,6 @@ impl Store {
             affected_rows: None,
             slot,
         };
-        self.commit_strict(commit).await
+        self.commit_strict(commit).await.map(drop)
     }
 }

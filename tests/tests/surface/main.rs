@@ -9,6 +9,7 @@
 //! * [`guard`]: the guarded commit handler alone.
 //! * [`requests`]: what a commit asks of its storage.
 //! * [`indexes`]: an index that fails is named and stops nothing else.
+//! * [`replaced`]: a table that was dropped and made again under its pin.
 //! * [`history`]: archive and cleanup: what was said stays true after the versions are gone.
 
 mod agent;
@@ -20,6 +21,7 @@ mod guard;
 mod history;
 mod indexes;
 mod input;
+mod replaced;
 mod requests;
 mod writes;
 

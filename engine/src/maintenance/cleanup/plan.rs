@@ -49,7 +49,7 @@ impl Look<'_> {
     fn floor(&self, table: &TableName, entry: &TableEntry, policy: CleanupPolicy) -> Result<u64> {
         // A table that the oldest snapshot of the window does not show was made inside it: all of it is kept.
         let shown = self.window(policy.retention)?.state.tables.get(table);
-        let oldest = shown.filter(|t| t.path == entry.path);
+        let oldest = shown.filter(|t| t.is_same_table(entry));
         Ok(cleanup_floor(
             oldest.map_or(0, |t| t.version),
             self.undecided.get(table).copied(),

@@ -1,0 +1,105 @@
+//! A table that was dropped and made again under its pin, as LanceDB's `drop_table` and `create_table` do: reported, and
+//! never taken for the one that was committed.
+
+use arrow_array::{Int64Array, RecordBatch, RecordBatchIterator, StringArray};
+use lance::Dataset;
+use lance::dataset::{WriteMode, WriteParams};
+use serde_json::{Value, json};
+use squire_tests::Lake;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Makes table `t` anew with `versions` versions, and gives its rows.
+async fn made_again(lake: &Lake, versions: i64) -> Vec<(i64, String)> {
+    let path = Path::new(&lake.uri).join("t.lance");
+    let old = Dataset::open(&path.to_string_lossy()).await.expect("table");
+    let schema: Arc<arrow_schema::Schema> = Arc::new(old.schema().into());
+    std::fs::remove_dir_all(&path).expect("dropped");
+    let mut rows = Vec::new();
+    for i in 0..versions {
+        let (id, value) = (900 + i, format!("new-{i}"));
+        let columns: Vec<Arc<dyn arrow_array::Array>> = vec![
+            Arc::new(Int64Array::from(vec![id])),
+            Arc::new(StringArray::from(vec![value.clone()])),
+        ];
+        let batch = RecordBatch::try_new(schema.clone(), columns);
+        let reader = RecordBatchIterator::new([batch], schema.clone());
+        let params = WriteParams {
+            mode: if i == 0 {
+                WriteMode::Create
+            } else {
+                WriteMode::Append
+            },
+            ..WriteParams::default()
+        };
+        Dataset::write(reader, &*path.to_string_lossy(), Some(params))
+            .await
+            .expect("written");
+        rows.push((id, value));
+    }
+    rows
+}
+
+/// With fewer versions than the pin, just as many, and more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_made_again_is_reported_and_never_shown() {
+    for versions in [1, 4, 6] {
+        let lake = Lake::with_tables(&["t", "other"]);
+        for i in 0..3 {
+            let batch = lake.batch(&format!("b{i}"), &["t", "other"], i..i + 1);
+            lake.run(&["commit", &lake.uri, &batch]).ok();
+        }
+        assert_eq!(lake.table_status("t", "pin"), 4);
+        let before = lake.rows("other").await;
+        let new = made_again(&lake, versions).await;
+        let uri = lake.uri.clone();
+        let file = lake.csv("t.csv", [(50, "more".to_owned())]);
+
+        let said = "made again";
+        lake.run(&["snapshot", &uri]).failed(3, said);
+        lake.run(&["write", &uri, "t", &file]).failed(3, said);
+        lake.run(&["delete", &uri, "t", "--where", "id = 900"])
+            .failed(3, "t");
+        for work in ["optimize", "reindex"] {
+            let done = lake.run(&[work, &uri, "--table", "t", "--json"]);
+            assert_eq!(done.code, Some(3), "{done:?}");
+            assert_eq!(
+                done.json()["tables"][0]["report"]["skipped"],
+                "replaced",
+                "{versions}"
+            );
+        }
+        lake.run(&["write", &uri, "other", &file]).ok();
+        lake.daemon_pass("0s");
+        let cleanup = lake.run(&["cleanup", &uri, "--json"]);
+        assert_eq!(cleanup.code, Some(1), "{cleanup:?}");
+        assert_eq!(cleanup.json()["report"]["failed"][0][0], "t");
+
+        let preview = lake.run(&["repair", &uri, "--json"]).failed(3, "").json();
+        let drift = &preview["drift"][0];
+        assert_eq!(
+            (&drift["replaced"], &drift["pin"]),
+            (&json!(true), &json!(4))
+        );
+        assert_eq!(drift["head"], json!(versions));
+        assert_eq!(drift["versions"][0]["version"], 1, "all are foreign");
+        for action in ["--publish", "--discard"] {
+            lake.run(&["repair", &uri, "--table", "t", action])
+                .failed(3, said);
+        }
+        let head = versions.to_string();
+        lake.run(&["repair", &uri, "--table", "t", "--force", "--head", &head])
+            .ok();
+        assert_eq!(lake.rows("t").await, new);
+        lake.run(&["snapshot", &uri, "--at", "6"]).failed(1, said);
+        assert_eq!(lake.rows("other").await.len(), before.len() + 1);
+        lake.run(&["write", &uri, "t", &file]).ok();
+        lake.daemon_pass("0s").ok();
+        let young = lake.run(&["cleanup", &uri, "--json"]).ok().json();
+        assert_eq!(young["plan"]["tables"], json!([]), "{young}");
+        assert_eq!(lake.rows("t").await.len(), new.len() + 1);
+        let status: Value = lake.status();
+        assert_eq!(status["tables"].as_array().map(Vec::len), Some(2));
+        lake.assert_at_rest();
+    }
+}
