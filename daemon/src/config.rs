@@ -9,11 +9,12 @@
 //! A reload parses the whole file again; on any error the caller keeps the `Config` it has.
 //!
 //! Parts: `units` (durations, sizes, addresses), `policy` (`[policy]` and `[[table]]`), `file` (the
-//! other sections), `locate` (lines).
+//! other sections), `locate` (lines and columns), `show` (every value with its origin).
 
 mod file;
 mod locate;
 mod policy;
+mod show;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -29,6 +30,7 @@ use serde::{Serialize, Serializer};
 pub(crate) use file::{ConfigFile, WatchKind};
 use locate::Locator;
 pub(crate) use policy::{DriftPolicy, Policy};
+pub(crate) use show::render;
 pub(crate) use units::{parse_duration, parse_listen};
 
 /// The checked configuration. Serializes to a document that parses to the same, but for secrets,
@@ -136,12 +138,12 @@ pub(crate) enum ConfigError {
         source: std::io::Error,
     },
     /// The text was refused.
-    #[error("{origin}{}: {}{reason}", .line.map(|line| format!(":{line}")).unwrap_or_default(), with_colon(.key))]
+    #[error("{origin}{}: {}{reason}", .place.map(|(line, column)| format!(":{line}:{column}")).unwrap_or_default(), with_colon(.key))]
     Invalid {
         /// The file, as given by the caller.
         origin: String,
-        /// Counted from 1; `None` if the file says nothing about it.
-        line: Option<usize>,
+        /// Line and column, counted from 1; `None` if the file says nothing about it.
+        place: Option<(usize, usize)>,
         /// For example `[policy] retention`; empty for a syntax error.
         key: String,
         /// What is wrong and what to write instead.
@@ -157,14 +159,37 @@ fn with_colon(key: &str) -> String {
     }
 }
 
+/// What the parser says, in our words, with the key or value that was probably meant.
+fn suggesting(message: &str) -> String {
+    let message = message
+        .replacen("unknown field", "unknown key", 1)
+        .trim_end()
+        .replace('\n', "; ");
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = quoted.next().filter(|_| message.starts_with("unknown"));
+    let likely = unknown.and_then(|unknown| {
+        let near = quoted.map(|known| (strsim::damerau_levenshtein(unknown, known), known));
+        near.min()
+            .filter(|(distance, _)| *distance <= unknown.len().div_ceil(3))
+    });
+    match likely {
+        Some((_, known)) => format!("{message}; did you mean `{known}`?"),
+        None => message,
+    }
+}
+
 impl Config {
     /// Reads and checks a file.
     pub(crate) fn load(path: &Path) -> Result<Self, ConfigError> {
-        let origin = path.display().to_string();
-        match std::fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text, &origin),
-            Err(source) => Err(ConfigError::Read { origin, source }),
-        }
+        Self::parse(&Self::read(path)?, &path.display().to_string())
+    }
+
+    /// The text of a file.
+    pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            origin: path.display().to_string(),
+            source,
+        })
     }
 
     /// Checks a text; `origin` is what errors call it. `env:NAME` values are read from the
@@ -182,16 +207,13 @@ impl Config {
         let locator = Locator::new(text);
         let file: ConfigFile = toml::from_str(text).map_err(|error| {
             let place = error.span().map(|span| locator.at_offset(span.start));
-            let reason = error
-                .message()
-                .replacen("unknown field", "unknown key", 1)
-                .trim_end()
-                .replace('\n', "; ");
-            let (line, key) =
-                place.map_or((None, String::new()), |place| (Some(place.line), place.key));
+            let reason = suggesting(error.message());
+            let (place, key) = place.map_or((None, String::new()), |place| {
+                (Some((place.line, place.column)), place.key)
+            });
             ConfigError::Invalid {
                 origin: origin.to_owned(),
-                line,
+                place,
                 key,
                 reason,
             }
@@ -207,7 +229,7 @@ impl Config {
                 .or_else(|| locator.at_path(parent));
             ConfigError::Invalid {
                 origin: origin.to_owned(),
-                line: place.map(|place| place.line),
+                place: place.map(|place| (place.line, place.column)),
                 key: locate::label_of(&refused.path),
                 reason: refused.reason,
             }

@@ -108,6 +108,11 @@ pub(crate) enum Command {
     ///
     /// Example: squire snapshot ./lake --json
     Snapshot(SnapshotArgs),
+    /// Check a configuration file, or show what it comes to.
+    ///
+    /// Example: squire config check squire.toml
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// List every failpoint: where it stands and what is durable there.
     ///
     /// Example: squire seams
@@ -333,4 +338,22 @@ pub(crate) struct SnapshotArgs {
     /// An older manifest version.
     #[arg(long, value_name = "M")]
     pub(crate) at: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say whether a configuration is valid; an error names line, column and key.
+    ///
+    /// Example: squire config check squire.toml
+    Check(ConfigArgs),
+    /// Print every setting with its value and where it comes from.
+    ///
+    /// Example: squire config show squire.toml
+    Show(ConfigArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// The file; that of --config by default, and without either the built-in defaults.
+    pub(crate) file: Option<PathBuf>,
 }

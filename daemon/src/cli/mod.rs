@@ -2,6 +2,7 @@
 
 mod args;
 mod cleanup;
+mod config;
 mod index;
 mod inspect;
 mod maintain;
@@ -154,6 +155,7 @@ async fn dispatch(cli: Cli, context: Context) -> Result<ExitCode> {
         Command::Op(args) => inspect::op(&context, args).await,
         Command::Snapshot(args) => inspect::snapshot(&context, args).await,
         Command::Seams => inspect::seams(&context),
+        Command::Config(command) => config::config(context.out, command, cli.common.config),
     }
 }
 

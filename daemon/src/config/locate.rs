@@ -19,6 +19,8 @@ enum Step {
 pub(super) struct Place {
     /// Counted from 1.
     pub(super) line: usize,
+    /// In characters, counted from 1.
+    pub(super) column: usize,
     /// `[policy] retention`; empty where the error belongs to no key.
     pub(super) key: String,
 }
@@ -48,8 +50,10 @@ impl<'t> Locator<'t> {
             .iter()
             .filter(|(_, key, value)| key.contains(&offset) || value.contains(&offset))
             .max_by_key(|(path, ..)| path.len());
+        let (line, column) = self.position(offset);
         Place {
-            line: self.line(offset),
+            line,
+            column,
             key: covering.map(|(path, ..)| label(path)).unwrap_or_default(),
         }
     }
@@ -59,19 +63,36 @@ impl<'t> Locator<'t> {
     pub(super) fn at_path(&self, dotted: &str) -> Option<Place> {
         let wanted = dotted_steps(dotted);
         let (path, key, _) = self.entries.iter().find(|(path, ..)| *path == wanted)?;
+        let (line, column) = self.position(key.start);
         Some(Place {
-            line: self.line(key.start),
+            line,
+            column,
             key: label(path),
         })
     }
 
-    fn line(&self, offset: usize) -> usize {
-        let end = offset.min(self.text.len());
-        self.text.as_bytes()[..end]
+    /// The index of the `[[table]]` whose name is written as `quoted`, quotes included.
+    pub(super) fn table_named(&self, quoted: &str) -> Option<usize> {
+        let name = quoted.trim_matches(['"', '\'']);
+        self.entries
             .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
-            + 1
+            .find_map(|(path, _, value)| match path.as_slice() {
+                [Step::Key(table), Step::Index(index), Step::Key(key)]
+                    if table == "table"
+                        && key == "name"
+                        && self.text[value.clone()].trim_matches(['"', '\'']) == name =>
+                {
+                    Some(*index)
+                }
+                _ => None,
+            })
+    }
+
+    fn position(&self, offset: usize) -> (usize, usize) {
+        let before = &self.text[..self.text.floor_char_boundary(offset)];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+        (line, before[line_start..].chars().count() + 1)
     }
 }
 
@@ -156,6 +177,7 @@ mod tests {
             at("\"7d\""),
             Place {
                 line: 2,
+                column: 13,
                 key: "[policy] retention".to_owned()
             }
         );
@@ -163,6 +185,7 @@ mod tests {
             at("true"),
             Place {
                 line: 5,
+                column: 11,
                 key: "[policy.cleanup] enabled".to_owned()
             }
         );
@@ -170,6 +193,7 @@ mod tests {
             at("\"b\""),
             Place {
                 line: 10,
+                column: 7,
                 key: "[[watch]] uri".to_owned()
             }
         );
@@ -186,6 +210,7 @@ mod tests {
             Locator::new("a = 1\nb = \n").at_offset(10),
             Place {
                 line: 2,
+                column: 5,
                 key: String::new()
             }
         );

@@ -4,10 +4,76 @@ use super::*;
 
 const SHIPPED: &str = include_str!("../../../ops/config/squire.toml");
 
+/// The refusal of `text`, without its column.
 fn refusal(text: &str) -> String {
+    let message = full_refusal(text);
+    let mut parts: Vec<&str> = message.splitn(4, ':').collect();
+    if parts
+        .get(2)
+        .is_some_and(|column| column.parse::<u32>().is_ok())
+    {
+        parts.remove(2);
+    }
+    parts.join(":")
+}
+
+fn full_refusal(text: &str) -> String {
     Config::parse_with(text, "squire.toml", &|_| None)
         .unwrap_err()
         .to_string()
+}
+
+#[test]
+fn a_refusal_names_the_column_and_what_was_meant() {
+    let message = full_refusal("[policy]\n  retentoin = \"7d\"\n");
+    assert!(
+        message.starts_with("squire.toml:2:3: [policy] retentoin: "),
+        "{message}"
+    );
+    assert!(message.ends_with("did you mean `retention`?"), "{message}");
+    let message = full_refusal("[policy]\ndrift = \"adopted\"\n");
+    assert!(message.ends_with("did you mean `adopt`?"), "{message}");
+    let message = full_refusal("[policy]\nxyz = 1\n");
+    assert!(!message.contains("did you mean"), "{message}");
+}
+
+#[test]
+fn every_value_is_shown_with_its_origin() {
+    let text = "[policy]\nretention = \"2d\"\n\n[[watch]]\nuri = \"a\"\n[[watch]]\nuri = \"b\"\n[watch.storage_options]\nkey = \"s3cret\"\n\n[[table]]\nname = \"z\"\nmin_versions = 3\n[[table]]\nname = \"t\"\nretention = \"3d\"\n";
+    let config = Config::parse(text, "squire.toml").unwrap();
+    let shown = render(&config.settings(text, "squire.toml").unwrap()).join("\n");
+    assert_eq!(
+        Config::parse(&shown.replace("***", "s3cret"), "shown").unwrap(),
+        config
+    );
+    assert!(!shown.contains("s3cret"), "{shown}");
+    let lines = |key: &str| -> Vec<String> {
+        let of_key = shown
+            .lines()
+            .filter(|line| line.starts_with(&format!("{key} = ")));
+        of_key
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect()
+    };
+    assert_eq!(lines("drain"), ["drain = \"30s\" # default"]);
+    // The tables are shown by name; what they do not set themselves comes from [policy].
+    assert_eq!(
+        lines("retention"),
+        [
+            "retention = \"2d\" # squire.toml:2",
+            "retention = \"3d\" # squire.toml:16",
+            "retention = \"2d\" # squire.toml:2",
+        ]
+    );
+    assert_eq!(
+        lines("min_versions")[2],
+        "min_versions = 3 # squire.toml:13"
+    );
+    assert_eq!(
+        lines("uri"),
+        ["uri = \"a\" # squire.toml:5", "uri = \"b\" # squire.toml:7"]
+    );
+    assert_eq!(lines("key"), ["key = \"***\" # squire.toml:9"]);
 }
 
 #[test]

@@ -6,6 +6,11 @@ use std::collections::HashMap;
 /// Schemes whose commit handler uses conditional puts (fact 3); every other one would silently get an unsafe handler.
 const SCHEMES: [&str; 3] = ["file", "s3", "memory"];
 
+/// What begins a URL when a colon follows.
+const URL_SCHEMES: [&str; 12] = [
+    "abfs", "abfss", "az", "file", "gs", "hdfs", "http", "https", "memory", "s3", "s3a", "s3n",
+];
+
 /// An absolute URI without a trailing slash. `wrapped`: whether something is wrapped around its storage.
 ///
 /// # Errors
@@ -16,13 +21,24 @@ pub fn normalise(uri: &str, wrapped: bool) -> Result<String> {
     if trimmed.is_empty() {
         return Err(Error::invalid("the store's URI is empty"));
     }
+    if let Some(special) = trimmed.chars().find(|c| matches!(c, '#' | '?')) {
+        return Err(Error::invalid(format!(
+            "{uri:?}: {special:?} ends the path of a URL, so Lance and Squire would read two locations from it; use a location without it"
+        )));
+    }
     let Some((scheme, rest)) = trimmed.split_once("://") else {
+        refuse_typo(trimmed)?;
         let path = std::path::absolute(trimmed)
             .map_err(|e| Error::invalid(format!("{uri:?} is not a path")).caused_by(e))?;
         return Ok(path.to_string_lossy().into_owned());
     };
     // The local disk through the object-store interface alone, so that a wrapper meets every request.
     let interface = scheme == "file-object-store" && (wrapped || squire_failpoints::ENABLED);
+    if matches!(scheme, "http" | "https") {
+        return Err(Error::invalid(format!(
+            "{uri}: write s3://BUCKET/PREFIX, and give the server as AWS_ENDPOINT={scheme}://HOST in the environment or as endpoint in storage_options"
+        )));
+    }
     if !SCHEMES.contains(&scheme) && !interface {
         return Err(Error::new(
             ErrorKind::Refused,
@@ -44,6 +60,21 @@ pub fn normalise(uri: &str, wrapped: bool) -> Result<String> {
         return Ok(rest.to_owned());
     }
     Ok(trimmed.to_owned())
+}
+
+/// A URL with a slash too few is a typing error, not a directory whose name has a colon.
+fn refuse_typo(path: &str) -> Result<()> {
+    let Some((scheme, rest)) = path.split_once(':') else {
+        return Ok(());
+    };
+    let scheme = scheme.to_ascii_lowercase();
+    if !URL_SCHEMES.contains(&scheme.as_str()) {
+        return Ok(());
+    }
+    let rest = rest.trim_start_matches('/');
+    Err(Error::invalid(format!(
+        "{path:?} is neither a URL nor a path; did you mean {scheme}://{rest}? A directory of that name is ./{path}"
+    )))
 }
 
 /// Refuses storage options that make a bucket an S3 Express one, whatever its name.
@@ -88,5 +119,26 @@ mod tests {
         assert!(of("s3+ddb://b/p").is_err());
         assert!(of("s3://fast--use1-az4--x-s3/p").is_err());
         assert!(of("").is_err());
+    }
+
+    #[test]
+    fn a_typing_error_is_no_directory() {
+        let of = |uri| normalise(uri, false).map_err(|e| e.to_string());
+        for typo in ["s3:/b/p", "s3:b/p", "S3:/b", "file:/tmp/a", "gs:/b"] {
+            assert!(of(typo).unwrap_err().contains("did you mean"), "{typo}");
+        }
+        for special in ["s3://b/p#x", "s3://b/p?x=1", "/tmp/a#b", "a?b"] {
+            assert!(
+                of(special).unwrap_err().contains("ends the path"),
+                "{special}"
+            );
+        }
+        assert!(
+            of("https://minio:9000/b")
+                .unwrap_err()
+                .contains("AWS_ENDPOINT")
+        );
+        assert!(of("./s3:/b").is_ok());
+        assert!(of("/tmp/a:b").is_ok());
     }
 }

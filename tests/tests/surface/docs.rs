@@ -1,9 +1,11 @@
-//! The tables of ARCHITECTURE.md that come from code are what the code says.
-//!
-//! `UPDATE_DOCS=1` writes them; `make docs` does that.
+//! The documents say what is there: the tables of ARCHITECTURE.md that come from code (`UPDATE_DOCS=1` writes them; `make
+//! docs` does that), and every command and flag that a document names.
 
 use squire_failpoints::{Guard, Seam};
-use std::path::Path;
+use squire_tests::squire;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn seams() -> String {
     let rows = Seam::ALL.iter().map(|seam| {
@@ -57,4 +59,103 @@ fn architecture_shows_the_catalogues() {
         text == expected,
         "ARCHITECTURE.md is older than the catalogues; run `make docs`"
     );
+}
+
+/// What people read: documents, units, configuration, alerts.
+fn documents() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let listed = Command::new("git")
+        .args([
+            "ls-files",
+            "*.md",
+            "ops/*.toml",
+            "ops/*.yml",
+            "ops/systemd/*",
+            "ops/*.json",
+        ])
+        .current_dir(&root)
+        .output()
+        .expect("git ls-files");
+    let listed = String::from_utf8(listed.stdout).expect("names");
+    assert!(!listed.is_empty(), "no document is found");
+    listed.lines().map(|name| root.join(name)).collect()
+}
+
+/// Every call of squire in `text`: what stands between backquotes, on a line of a code block, or behind `ExecStart=`.
+fn calls(text: &str) -> Vec<String> {
+    let inline = text.split('`').skip(1).step_by(2).map(str::to_owned);
+    let lines = text.lines().map(|line| {
+        let line = line.trim_start_matches(['#', ' ', '$']);
+        line.strip_prefix("ExecStart=/usr/bin/")
+            .unwrap_or(line)
+            .to_owned()
+    });
+    let whole = inline
+        .chain(lines)
+        .filter(|call| call.starts_with("squire "));
+    whole
+        .map(|call| call.lines().next().unwrap_or_default().to_owned())
+        .filter(|call| !call.contains("squire SQL"))
+        .collect()
+}
+
+#[test]
+fn every_command_that_a_document_names_is_there() {
+    let mut helps: BTreeMap<Vec<String>, String> = BTreeMap::new();
+    let help_of = |words: &[String]| -> String {
+        let run = Command::new(squire())
+            .args(words)
+            .arg("--help")
+            .output()
+            .expect("squire");
+        let fine = run.status.success();
+        if fine {
+            String::from_utf8_lossy(&run.stdout).into_owned()
+        } else {
+            String::new()
+        }
+    };
+    let mut unknown = BTreeSet::new();
+    for document in documents() {
+        let text = std::fs::read_to_string(&document).expect("document");
+        let name = document
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        for call in calls(&text) {
+            let words: Vec<String> = call.split_whitespace().skip(1).map(str::to_owned).collect();
+            let is_name = |word: &&String| word.chars().all(|c| c.is_ascii_lowercase());
+            let Some(command) = words.first().filter(is_name) else {
+                continue;
+            };
+            let depth = if command == "config" { 2 } else { 1 };
+            let command: Vec<String> = words.iter().take(depth).cloned().collect();
+            let help = helps
+                .entry(command.clone())
+                .or_insert_with(|| help_of(&command));
+            if help.is_empty() {
+                unknown.insert(format!("{name}: squire {}", command.join(" ")));
+                continue;
+            }
+            for flag in words
+                .iter()
+                .filter(|word| word.starts_with("--") && word.len() > 2)
+            {
+                let flag: String = flag
+                    .chars()
+                    .take_while(|c| c.is_ascii_lowercase() || *c == '-')
+                    .collect();
+                if !help.contains(&flag) {
+                    unknown.insert(format!("{name}: {flag} of squire {}", command.join(" ")));
+                }
+            }
+        }
+    }
+    assert!(
+        helps.len() > 15,
+        "too few commands are named to believe this: {:?}",
+        helps.keys()
+    );
+    assert!(unknown.is_empty(), "named and not there: {unknown:#?}");
 }
