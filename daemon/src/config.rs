@@ -31,7 +31,7 @@ pub(crate) use file::{ConfigFile, WatchKind};
 use locate::Locator;
 pub(crate) use policy::{DriftPolicy, Policy};
 pub(crate) use show::render;
-pub(crate) use units::{parse_duration, parse_listen};
+pub(crate) use units::{log_filter, parse_duration, parse_listen};
 
 /// The checked configuration. Serializes to a document that parses to the same, but for secrets,
 /// which are masked.

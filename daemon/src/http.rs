@@ -15,6 +15,7 @@ mod token;
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use squire_engine::error::{Error, ErrorKind};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -59,14 +61,34 @@ pub(crate) trait StatusSource: Send + Sync + 'static {
     fn healthy(&self) -> bool;
     /// The document of `/metrics`, in the Prometheus text format.
     fn metrics(&self) -> String;
-    /// Asks for something; without a store or table, for all of them. `Err` is a sentence for the
-    /// caller, answered 409.
-    fn request(
-        &self,
-        verb: ControlVerb,
-        store: Option<String>,
-        table: Option<String>,
-    ) -> Result<Value, String>;
+    /// Asks for something.
+    fn request(&self, ask: Ask) -> Result<Value, Refusal>;
+}
+
+/// What was asked for; without a store or table, for all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ask {
+    pub(crate) verb: ControlVerb,
+    /// A place, as it is watched.
+    pub(crate) store: Option<String>,
+    pub(crate) table: Option<String>,
+}
+
+impl Ask {
+    /// Whether it is about the place at `uri`.
+    pub(crate) fn is_about(&self, uri: &str) -> bool {
+        let same = |store: &str| store.trim_end_matches('/') == uri.trim_end_matches('/');
+        self.store.as_deref().is_none_or(same)
+    }
+}
+
+/// Why nothing was done: a sentence for the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// No such store or table; answered 404.
+    Unknown(String),
+    /// Not as things are; answered 409.
+    NotNow(String),
 }
 
 /// What can be asked for by `POST /api/v1/<verb>`.
@@ -147,6 +169,25 @@ pub(crate) async fn serve(
             Ok(())
         }
     }
+}
+
+/// Listens on `address`, which `setting` names.
+///
+/// # Errors
+/// `Storage` when it is taken or not there yet, which may pass; `InvalidInput` when it never will.
+pub(crate) async fn listen(address: SocketAddr, setting: &str) -> Result<TcpListener, Error> {
+    let bound = TcpListener::bind(address).await;
+    let listener = bound.map_err(|e| {
+        let passes = [io::ErrorKind::AddrInUse, io::ErrorKind::AddrNotAvailable];
+        let kind = match passes.contains(&e.kind()) {
+            true => ErrorKind::Storage,
+            false => ErrorKind::InvalidInput,
+        };
+        let what = format!("cannot listen on {address}; set {setting} or --listen");
+        Error::new(kind, what).caused_by(e)
+    })?;
+    tracing::info!(address = ?listener.local_addr().ok(), "listening");
+    Ok(listener)
 }
 
 fn router(source: Source, token: Option<Token>) -> Router {
@@ -255,9 +296,10 @@ async fn control(
         }
     };
     tracing::info!(%verb, store, table, "change requested over http");
-    match source.request(verb, store, table) {
+    match source.request(Ask { verb, store, table }) {
         Ok(answer) => Json(answer).into_response(),
-        Err(reason) => failure(StatusCode::CONFLICT, &reason),
+        Err(Refusal::Unknown(what)) => failure(StatusCode::NOT_FOUND, &what),
+        Err(Refusal::NotNow(reason)) => failure(StatusCode::CONFLICT, &reason),
     }
 }
 

@@ -51,6 +51,7 @@ pub(crate) struct Metrics {
     pub(crate) loop_overruns: IntCounter,
     invariants_violated: IntCounterVec,
     object_store_requests: IntCounterVec,
+    unreadable: IntGaugeVec,
     sidecars: IntGaugeVec,
     stranded: IntGaugeVec,
     stranded_reclaimed: IntCounterVec,
@@ -76,6 +77,8 @@ impl Metrics {
         let help = "Requests to storage, by operation.";
         let name = "squire_object_store_requests_total";
         let object_store_requests = counters(r, name, help, &["op"])?;
+        let help = "1 while a table (or, without a table, a place) cannot be opened or observed.";
+        let unreadable = gauges(r, "squire_unreadable", help, &TABLE)?;
         let help = "Recovery records present: operations that run or await recovery.";
         let sidecars = gauges(r, "squire_sidecars", help, &["store"])?;
         let help = "Bytes that maintenance wrote and did not settle: of runs at work, and of dead ones until they are reclaimed.";
@@ -92,6 +95,7 @@ impl Metrics {
             loop_overruns,
             invariants_violated,
             object_store_requests,
+            unreadable,
             sidecars,
             stranded,
             stranded_reclaimed,
@@ -106,8 +110,34 @@ impl Metrics {
 
     /// Takes out the gauges of a table that is gone.
     pub(crate) fn forget_table(&self, store: &str, table: &str) {
-        self.tables.forget(store, table);
+        self.forget_gauges(store, table);
+        self.set_unreadable(store, table, false);
         self.maintenance.forget(store, table);
+    }
+
+    /// Takes out what a table looks like; how its maintenance went stays.
+    pub(crate) fn forget_gauges(&self, store: &str, table: &str) {
+        self.tables.forget(store, table);
+    }
+
+    /// Shows whether a table, or with an empty `table` the place itself, cannot be opened or observed.
+    pub(crate) fn set_unreadable(&self, store: &str, table: &str, unreadable: bool) {
+        if unreadable {
+            let gauge = self.unreadable.with_label_values(&[store, table]);
+            gauge.set(1);
+        } else {
+            tables::forget(&self.unreadable, store, table, |_| false);
+        }
+    }
+
+    /// Shows whether a run, named by store, table and kind, rests because its result was unfit.
+    pub(crate) fn quarantined(&self, run: [&str; 3], rests: bool) {
+        self.maintenance.quarantined(run, rests);
+    }
+
+    /// Work is due; named by store, table and kind. From the first time on its last success has a time.
+    pub(crate) fn due(&self, run: [&str; 3], now: f64) {
+        self.maintenance.due(run, now);
     }
 
     /// Counts a finished run, named by store, table and kind; `now` (Unix seconds) is kept as the

@@ -1,11 +1,13 @@
 //! A place to work on: a store, a watched directory of plain Lance tables, or a single table.
 
 use crate::config::{Config, Watch, WatchKind};
-use squire_engine::error::{Error, ErrorKind, Result};
+use squire_engine::error::{Error, ErrorKind, Result, caught};
 use squire_engine::ids::TableName;
 use squire_engine::maintenance::Target;
+use squire_engine::store::discovery::{Discovered, PassedOver};
 use squire_engine::store::{Store, StoreOptions};
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::Arc;
 
 /// An opened place.
@@ -21,9 +23,58 @@ pub(crate) struct Place {
     single: Option<String>,
 }
 
+/// What is maintained at a place, and what stands beside it.
+#[derive(Debug, Default)]
+pub(crate) struct Selection {
+    /// What is maintained.
+    pub(crate) targets: Vec<Target>,
+    /// What is not, and why.
+    pub(crate) skipped: Vec<PassedOver>,
+}
+
+impl IntoIterator for Selection {
+    type Item = Target;
+    type IntoIter = std::vec::IntoIter<Target>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.targets.into_iter()
+    }
+}
+
+/// Runs one step of `doing` on `target`. A panic inside Lance, or a table that it cannot read, is an error of this step:
+/// nothing that the caller asked for was wrong.
+pub(crate) async fn step<T>(
+    doing: &str,
+    target: &Target,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let done = caught(&format!("{doing} of {target}"), work).await;
+    done.map_err(|e| match e.kind() {
+        ErrorKind::Internal if doing == "reindex" => {
+            e.advice("if it stays, drop that index and build it anew")
+        }
+        ErrorKind::Internal => e.advice("the table is as it was; if it stays, please report it"),
+        _ => e.of_what_stands(),
+    })
+}
+
 impl Place {
     /// Opens whatever stands at `uri`.
-    pub(crate) async fn open(watch: &Watch, mut options: StoreOptions) -> Result<Self> {
+    ///
+    /// # Errors
+    /// Those of the engine; a panic is one of them.
+    pub(crate) async fn open(watch: &Watch, options: StoreOptions) -> Result<Self> {
+        let opening = format!("opening {}", watch.uri);
+        let opened = caught(&opening, Self::open_uncaught(watch, options)).await;
+        opened.map_err(|e| match e.kind() {
+            ErrorKind::Internal if watch.uri.contains("://") => {
+                e.advice("a storage option, or a variable such as AWS_ENDPOINT, may be malformed")
+            }
+            _ => e,
+        })
+    }
+
+    async fn open_uncaught(watch: &Watch, mut options: StoreOptions) -> Result<Self> {
         options.storage_options = watch
             .storage_options
             .clone()
@@ -60,14 +111,27 @@ impl Place {
             managed: false,
             single: None,
         };
-        if place.store.datasets().await?.is_empty() {
-            return Err(Error::new(
-                ErrorKind::NotFound,
-                format!(
-                    "{} is neither a store nor a directory of Lance tables; make a store with `squire init {}`",
-                    place.uri, place.uri
-                ),
-            ));
+        let Discovered { tables, skipped } = place.store.datasets().await?;
+        if tables.is_empty() {
+            place.store.is_object_store().await?;
+            let mut why = format!(
+                "{uri} is neither a store nor a directory of Lance tables",
+                uri = place.uri
+            );
+            match skipped.first() {
+                Some(first) => why.push_str(&format!(
+                    "; passed over: {}: {}{}",
+                    first.path,
+                    first.reason,
+                    if skipped.len() > 1 {
+                        ", and others"
+                    } else {
+                        ""
+                    }
+                )),
+                None => why.push_str(&format!("; make a store with `squire init {}`", place.uri)),
+            }
+            return Err(Error::new(ErrorKind::NotFound, why));
         }
         Ok(place)
     }
@@ -95,56 +159,58 @@ impl Place {
     }
 
     /// What is maintained here now; new tables appear by themselves.
-    pub(crate) async fn targets(&self) -> Result<Vec<Target>> {
+    pub(crate) async fn targets(&self) -> Result<Selection> {
         if self.managed {
             let snapshot = self.store.load().await?;
-            if let Some(path) = &self.single {
-                let table = snapshot
-                    .state
-                    .tables
-                    .iter()
-                    .find(|(_, entry)| entry.path == *path);
-                return Ok(table
+            let tables = &snapshot.state.tables;
+            let wanted = |path: &String| self.single.as_ref().is_none_or(|single| single == path);
+            let pinned = tables.iter().filter(|(_, entry)| wanted(&entry.path));
+            return Ok(Selection {
+                targets: pinned
                     .map(|(name, _)| Target::Pinned(name.clone()))
-                    .into_iter()
-                    .collect());
-            }
-            return Ok(snapshot
-                .state
-                .tables
-                .keys()
-                .cloned()
-                .map(Target::Pinned)
-                .collect());
+                    .collect(),
+                skipped: Vec::new(),
+            });
         }
-        if let Some(single) = &self.single {
-            return Ok(vec![Target::Plain(single.clone())]);
-        }
-        Ok(self
-            .store
-            .datasets()
-            .await?
-            .into_iter()
-            .map(Target::Plain)
-            .collect())
+        let found = match &self.single {
+            Some(single) => Discovered {
+                tables: vec![single.clone()],
+                skipped: Vec::new(),
+            },
+            None => self.store.datasets().await?,
+        };
+        Ok(Selection {
+            targets: found.tables.into_iter().map(Target::Plain).collect(),
+            skipped: found.skipped,
+        })
     }
 
     /// The targets that `names` select; all of them when it is empty.
-    pub(crate) async fn select(&self, names: &[String]) -> Result<Vec<Target>> {
-        let targets = self.targets().await?;
+    pub(crate) async fn select(&self, names: &[String]) -> Result<Selection> {
+        let all = self.targets().await?;
         if names.is_empty() {
-            return Ok(targets);
+            return Ok(all);
         }
-        names.iter().map(|name| self.find(&targets, name)).collect()
+        let targets = names.iter().map(|name| self.find(&all, name));
+        Ok(Selection {
+            targets: targets.collect::<Result<_>>()?,
+            skipped: Vec::new(),
+        })
     }
 
-    fn find(&self, targets: &[Target], name: &str) -> Result<Target> {
+    fn find(&self, all: &Selection, name: &str) -> Result<Target> {
+        if let Some(passed) = all.skipped.iter().find(|p| p.path == name) {
+            return Err(Error::new(
+                ErrorKind::Refused,
+                format!("{name} is no table to maintain: {}", passed.reason),
+            ));
+        }
         let wanted = |t: &&Target| match t {
             Target::Pinned(table) => table.as_str() == name,
             Target::Plain(path) => path == name || path.strip_suffix(".lance") == Some(name),
         };
-        targets.iter().find(wanted).cloned().ok_or_else(|| {
-            let known: Vec<String> = targets.iter().map(ToString::to_string).collect();
+        all.targets.iter().find(wanted).cloned().ok_or_else(|| {
+            let known: Vec<String> = all.targets.iter().map(ToString::to_string).collect();
             Error::new(
                 ErrorKind::NotFound,
                 format!(

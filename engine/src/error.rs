@@ -92,6 +92,23 @@ impl Error {
         self
     }
 
+    /// The same error, followed by what to do about it.
+    #[must_use]
+    pub fn advice(mut self, what: impl std::fmt::Display) -> Self {
+        self.message = format!("{} ({what})", self.message);
+        self
+    }
+
+    /// The same error, met while a table or a store was read or maintained: Lance calls what it cannot read an invalid
+    /// input, but nobody gave it one, and no other request would help.
+    #[must_use]
+    pub fn of_what_stands(mut self) -> Self {
+        if self.kind == ErrorKind::InvalidInput {
+            self.kind = ErrorKind::Storage;
+        }
+        self
+    }
+
     /// Shorthand for [`ErrorKind::InvalidInput`].
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::InvalidInput, message)
@@ -176,6 +193,9 @@ pub fn panic_text(panic: &(dyn Any + Send)) -> String {
     line.chars().take(PANIC_CHARS).collect()
 }
 
+/// How much of a cause is told: some quote whole answers of a server, which nobody reads.
+const CAUSE_CHARS: usize = 500;
+
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.message)?;
@@ -183,10 +203,36 @@ impl std::fmt::Display for Error {
             write!(f, " (operation {op})")?;
         }
         if let Some(source) = &self.source {
-            write!(f, ": {source}")?;
+            let cause = without_places(&source.to_string());
+            match cause.char_indices().nth(CAUSE_CHARS) {
+                Some((end, _)) => write!(f, ": {} ...", &cause[..end])?,
+                None => write!(f, ": {cause}")?,
+            }
         }
         Ok(())
     }
+}
+
+/// Lance ends its messages in the places of its source code, as paths of the machine that built us: `, /…/io.rs:15:12`.
+fn without_places(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    for (i, part) in text.split(", ").enumerate() {
+        let place = part.strip_prefix("location: ").unwrap_or(part);
+        let rest = place.split_once(".rs:").map(|(path, rest)| {
+            let digits = |c: char| c.is_ascii_digit() || c == ':';
+            (path.contains('/'), rest.trim_start_matches(digits))
+        });
+        match rest {
+            Some((true, rest)) if i > 0 => kept.push_str(rest),
+            _ => {
+                if i > 0 {
+                    kept.push_str(", ");
+                }
+                kept.push_str(part);
+            }
+        }
+    }
+    kept
 }
 
 impl StdError for Error {
@@ -234,5 +280,30 @@ impl From<object_store::Error> for Error {
 impl From<squire_failpoints::Injected> for Error {
     fn from(injected: squire_failpoints::Injected) -> Self {
         Self::new(ErrorKind::Storage, "injected").caused_by(injected)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, ErrorKind, without_places};
+
+    #[test]
+    fn places_of_source_code_are_not_told() {
+        let told = "LanceError(IO): no such file: a.rs, b, /root/.cargo/registry/src/x/lance-14/src/io.rs:15:12";
+        assert_eq!(
+            without_places(told),
+            "LanceError(IO): no such file: a.rs, b"
+        );
+        let inner = "x: y, /a/b.rs:1:2: z, location: src/c.rs:3:4";
+        assert_eq!(without_places(inner), "x: y: z");
+        assert_eq!(without_places("a.rs:1:2"), "a.rs:1:2");
+    }
+
+    #[test]
+    fn a_damaged_table_is_not_bad_usage() {
+        let damaged = Error::invalid("bad magic").of_what_stands();
+        assert_eq!(damaged.kind(), ErrorKind::Storage);
+        let lost = Error::conflict("lost").of_what_stands();
+        assert_eq!(lost.kind(), ErrorKind::Conflict);
     }
 }

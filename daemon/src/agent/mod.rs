@@ -13,7 +13,7 @@ mod spool;
 
 use crate::config::AgentConfig;
 use crate::daemon::{Event, Signals};
-use crate::http::{ControlVerb, StatusSource, serve};
+use crate::http::{Ask, Refusal, StatusSource, serve};
 use crate::metrics::{BatchResult, Metrics};
 use crate::supervisor::Supervisor;
 use crate::systemd;
@@ -81,12 +81,7 @@ pub(crate) async fn run(store: Arc<Store>, options: Options) -> Result<()> {
     let cancel = CancellationToken::new();
     let mut tasks = Supervisor::default();
     if let Some(listen) = options.config.listen {
-        let listener = tokio::net::TcpListener::bind(listen).await.map_err(|e| {
-            Error::invalid(format!(
-                "cannot listen on {listen}; set agent.listen or --listen"
-            ))
-            .caused_by(e)
-        })?;
+        let listener = crate::http::listen(listen, "agent.listen").await?;
         let source = Arc::new(AgentStatus {
             metrics: metrics.clone(),
             spool: options.spool.clone(),
@@ -411,12 +406,8 @@ impl StatusSource for AgentStatus {
         self.metrics.encode()
     }
 
-    fn request(
-        &self,
-        verb: ControlVerb,
-        _: Option<String>,
-        _: Option<String>,
-    ) -> Result<Value, String> {
-        Err(format!("an agent cannot {verb}; ask the daemon"))
+    fn request(&self, ask: Ask) -> Result<Value, Refusal> {
+        let why = format!("an agent cannot {}; ask the daemon", ask.verb);
+        Err(Refusal::NotNow(why))
     }
 }

@@ -4,7 +4,7 @@ use super::Context;
 use super::args::CleanupArgs;
 use super::maintain::cancel_on_signal;
 use crate::daemon::execution::cleanup_policies;
-use crate::place::Place;
+use crate::place::{Place, step};
 use serde_json::json;
 use squire_engine::error::{Error, Result};
 use squire_engine::maintenance::{
@@ -88,7 +88,8 @@ async fn cleanup_plain(
         let Target::Plain(path) = &target else {
             continue;
         };
-        let (document, said, went) = match clean_plain(place, path, args, policies).await {
+        let work = clean_plain(place, path, args, policies);
+        let (document, said, went) = match step("cleanup", &target, work).await {
             Ok((plan, report)) => {
                 removes |= !plan.versions.is_empty();
                 let mut said = describe_table(&plan);

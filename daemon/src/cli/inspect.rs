@@ -2,55 +2,21 @@
 
 use super::Context;
 use super::args::{LogArgs, OpArgs, SnapshotArgs, TargetArgs};
+use super::results::Results;
 use crate::daemon::planning::bounds;
-use crate::place::Place;
+use crate::place::{Place, step};
 use jiff::Timestamp;
-use serde_json::{Value, json};
-use squire_engine::error::{Error, Result};
+use serde_json::{Map, Value, json};
+use squire_engine::error::Result;
 use squire_engine::ids::OpId;
+use squire_engine::maintenance::TableHealth;
 use squire_engine::recovery::{LogEntry, OperationOutcome};
 use squire_failpoints::Seam;
 use std::process::ExitCode;
 
 pub(super) async fn status(context: &Context, args: TargetArgs) -> Result<ExitCode> {
     let place = context.place(&args.store).await?;
-    let mut tables = Vec::new();
-    let mut lines = Vec::new();
-    for target in place.select(&args.tables).await? {
-        let policy = context.config.policy_for(Place::config_name(&target));
-        let health = place.store.health(&target, &bounds(&policy)).await?;
-        let drift = match target.table() {
-            Some(table) => place.store.drift_now(table).await?,
-            None => None,
-        };
-        let unindexed: u64 = health
-            .indexes
-            .iter()
-            .map(|i| i.unindexed_rows)
-            .max()
-            .unwrap_or(0);
-        lines.push(format!(
-            "{}: version {} ({} stored), {} rows in {} fragments ({} to compact), {} deleted, {} bytes, {unindexed} unindexed{}",
-            health.table,
-            health.pin,
-            health.versions,
-            health.rows,
-            health.fragments,
-            health.candidate_fragments,
-            health.deleted_rows,
-            health.bytes,
-            drift.map_or_else(String::new, |v| format!(", DRIFT from version {v}")),
-        ));
-        let mut document =
-            serde_json::to_value(&health).map_err(|e| Error::internal("status").caused_by(e))?;
-        if let Value::Object(fields) = &mut document {
-            fields.insert(
-                "drift".to_owned(),
-                json!(drift.map(|version| json!({ "first_version": version }))),
-            );
-        }
-        tables.push(document);
-    }
+    let selection = place.select(&args.tables).await?;
     let (version, sidecars, stranded) = if place.managed {
         (
             Some(place.store.load().await?.version()),
@@ -60,26 +26,60 @@ pub(super) async fn status(context: &Context, args: TargetArgs) -> Result<ExitCo
     } else {
         (None, Vec::new(), 0)
     };
+    let mut results = Results::of(&selection);
     if let Some(version) = version {
-        lines.insert(
-            0,
-            format!(
-                "{}: manifest version {version}, {} sidecars, {stranded} stranded bytes",
-                place.uri,
-                sidecars.len()
-            ),
-        );
+        results.say(format!(
+            "{}: manifest version {version}, {} sidecars, {stranded} stranded bytes",
+            place.uri,
+            sidecars.len()
+        ));
     }
-    context.out.print(
-        &json!({
-            "manifest_version": version,
-            "sidecars": sidecars,
-            "stranded_bytes": stranded,
-            "tables": tables,
-        }),
-        &lines,
-    );
-    Ok(ExitCode::SUCCESS)
+    for target in selection {
+        let policy = context.config.policy_for(Place::config_name(&target));
+        let bounds = bounds(&policy);
+        let look = async {
+            let health = place.store.health(&target, &bounds).await?;
+            let drift = match target.table() {
+                Some(table) => place.store.drift_now(table).await?,
+                None => None,
+            };
+            Ok((health, drift))
+        };
+        match step("look", &target, look).await {
+            Ok((health, drift)) => {
+                let line = health_line(&health, drift);
+                let drift = json!(drift.map(|version| json!({ "first_version": version })));
+                let mut document = json!(health);
+                if let Value::Object(fields) = &mut document {
+                    fields.insert("drift".to_owned(), drift);
+                }
+                results.add(document, [line]);
+            }
+            Err(e) => results.fail(&target.to_string(), &e, json!({ "drift": null })),
+        }
+    }
+    let mut more = Map::new();
+    more.insert("manifest_version".to_owned(), json!(version));
+    more.insert("sidecars".to_owned(), json!(sidecars));
+    more.insert("stranded_bytes".to_owned(), json!(stranded));
+    Ok(results.finish(context, more))
+}
+
+fn health_line(health: &TableHealth, drift: Option<u64>) -> String {
+    let indexes = health.indexes.iter();
+    let unindexed = indexes.map(|i| i.unindexed_rows).max().unwrap_or(0);
+    format!(
+        "{}: version {} ({} stored), {} rows in {} fragments ({} to compact), {} deleted, {} bytes, {unindexed} unindexed{}",
+        health.table,
+        health.pin,
+        health.versions,
+        health.rows,
+        health.fragments,
+        health.candidate_fragments,
+        health.deleted_rows,
+        health.bytes,
+        drift.map_or_else(String::new, |v| format!(", DRIFT from version {v}")),
+    )
 }
 
 fn log_line(entry: &LogEntry) -> String {

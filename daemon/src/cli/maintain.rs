@@ -1,18 +1,22 @@
 //! Commands that maintain.
 
 use super::args::{DaemonArgs, OptimizeArgs, RecoverArgs, TargetArgs};
-use super::{Context, exit_code};
+use super::results::Results;
+use super::{Context, code};
 use crate::config::parse_listen;
-use crate::daemon::planning::{TablePlan, bounds, limits, plan as decide};
+use crate::daemon::planning::{OperationSpec, TablePlan, bounds, limits, plan as decide};
 use crate::daemon::{self, Options};
-use crate::place::Place;
-use serde_json::{Value, json};
+use crate::place::{Place, step};
+use serde_json::{Map, json};
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::maintenance::{MaintenanceReport, Target};
 use squire_engine::recovery::Watch as RecoveryWatch;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
+
+/// How a command ends that left a table alone, because of drift for example.
+const SKIPPED: u8 = 3;
 
 pub(super) async fn daemon(
     context: Context,
@@ -43,112 +47,127 @@ pub(super) async fn daemon(
     })
 }
 
-async fn plans(context: &Context, args: &TargetArgs) -> Result<Vec<(TablePlan, Vec<usize>)>> {
-    let place = context.place(&args.store).await?;
-    let mut plans = Vec::new();
-    for target in place.select(&args.tables).await? {
-        let policy = context.config.policy_for(Place::config_name(&target));
-        let health = place.store.health(&target, &bounds(&policy)).await?;
-        let tasks = place
-            .store
-            .compaction_tasks(&target, &bounds(&policy))
-            .await?;
+/// One table's plan, with the fragments of each compaction task.
+async fn plan_of(
+    context: &Context,
+    place: &Place,
+    target: &Target,
+) -> Result<(TablePlan, Vec<usize>)> {
+    let policy = context.config.policy_for(Place::config_name(target));
+    let bounds = bounds(&policy);
+    let work = async {
+        let health = place.store.health(target, &bounds).await?;
+        let tasks = place.store.compaction_tasks(target, &bounds).await?;
         let sizes = tasks.iter().map(|t| t.fragments.len()).collect();
-        plans.push((decide(&health, tasks.len(), &policy), sizes));
-    }
-    Ok(plans)
+        Ok((decide(&health, tasks.len(), &policy), sizes))
+    };
+    step("plan", target, work).await
 }
 
 pub(super) async fn plan(context: &Context, args: TargetArgs) -> Result<ExitCode> {
-    let plans = plans(context, &args).await?;
-    let mut lines = Vec::new();
-    for (plan, _) in &plans {
-        for operation in &plan.operations {
-            lines.push(format!(
-                "{}: {} because of {}",
-                plan.table,
-                operation.kind.as_str(),
-                operation.reason
-            ));
-        }
-        if plan.operations.is_empty() {
-            lines.push(format!("{}: nothing; {}", plan.table, plan.otherwise));
+    let place = context.place(&args.store).await?;
+    let selection = place.select(&args.tables).await?;
+    let mut results = Results::of(&selection);
+    for target in selection {
+        match plan_of(context, &place, &target).await {
+            Ok((plan, _)) => {
+                let because = |o: &OperationSpec| {
+                    format!("{target}: {} because of {}", o.kind.as_str(), o.reason)
+                };
+                let mut lines: Vec<String> = plan.operations.iter().map(because).collect();
+                if lines.is_empty() {
+                    lines.push(format!("{target}: nothing; {}", plan.otherwise));
+                }
+                results.add(json!(plan), lines);
+            }
+            Err(e) => {
+                let nothing = json!({ "operations": [], "otherwise": "failed" });
+                results.fail(&target.to_string(), &e, nothing);
+            }
         }
     }
-    let document: Vec<&TablePlan> = plans.iter().map(|(plan, _)| plan).collect();
-    context.out.print(&json!({ "tables": document }), &lines);
-    Ok(ExitCode::SUCCESS)
+    Ok(results.finish(context, Map::new()))
+}
+
+async fn optimize_dry(context: &Context, place: &Place, names: &[String]) -> Result<ExitCode> {
+    let selection = place.select(names).await?;
+    let mut results = Results::of(&selection);
+    for target in selection {
+        match plan_of(context, place, &target).await {
+            Ok((_, tasks)) => {
+                let line = format!(
+                    "{target}: {} tasks would rewrite {} fragments",
+                    tasks.len(),
+                    tasks.iter().sum::<usize>()
+                );
+                let table = target.to_string();
+                results.add(json!({ "table": table, "tasks": tasks }), [line]);
+            }
+            Err(e) => results.fail(&target.to_string(), &e, json!({ "tasks": [] })),
+        }
+    }
+    Ok(results.finish(context, Map::new()))
 }
 
 pub(super) async fn optimize(context: &Context, args: OptimizeArgs) -> Result<ExitCode> {
-    if args.dry_run {
-        let plans = plans(context, &args.target).await?;
-        let lines: Vec<String> = plans
-            .iter()
-            .map(|(p, tasks)| {
-                format!(
-                    "{}: {} tasks would rewrite {} fragments",
-                    p.table,
-                    tasks.len(),
-                    tasks.iter().sum::<usize>()
-                )
-            })
-            .collect();
-        let document: Vec<Value> = plans
-            .iter()
-            .map(|(p, tasks)| json!({ "table": p.table, "tasks": tasks }))
-            .collect();
-        context.out.print(&json!({ "tables": document }), &lines);
-        return Ok(ExitCode::SUCCESS);
-    }
     let place = context.place(&args.target.store).await?;
+    if args.dry_run {
+        return optimize_dry(context, &place, &args.target.tables).await;
+    }
     let cancel = cancel_on_signal();
-    let mut results = Results::default();
-    for target in place.select(&args.target.tables).await? {
+    let selection = place.select(&args.target.tables).await?;
+    let mut results = Results::of(&selection);
+    for target in selection {
         let policy = context.config.policy_for(Place::config_name(&target));
-        let done = place
-            .store
-            .compact(&target, &limits(&policy, &context.config.budget), &cancel)
-            .await;
-        results.add(&target, done, |r| {
+        let limits = limits(&policy, &context.config.budget);
+        let work = place.store.compact(&target, &limits, &cancel);
+        let done = step("compact", &target, work).await;
+        report(&mut results, &target, done, |r| {
             format!(
                 "{} fragments became {}",
                 r.fragments_removed, r.fragments_added
             )
         });
     }
-    results.finish(context)
+    Ok(results.finish(context, Map::new()))
+}
+
+async fn reindex_dry(context: &Context, place: &Place, names: &[String]) -> Result<ExitCode> {
+    let selection = place.select(names).await?;
+    let mut results = Results::of(&selection);
+    for target in selection {
+        let policy = context.config.policy_for(Place::config_name(&target));
+        let bounds = bounds(&policy);
+        match step("look", &target, place.store.health(&target, &bounds)).await {
+            Ok(health) => {
+                let mut due = health.indexes;
+                due.retain(|i| i.missing || i.unindexed_rows > 0);
+                let names: Vec<&str> = due.iter().map(|i| i.name.as_str()).collect();
+                let named = match names.is_empty() {
+                    true => "none".to_owned(),
+                    false => names.join(", "),
+                };
+                let line = format!("{target}: would extend or build: {named}");
+                let table = target.to_string();
+                results.add(json!({ "table": table, "indexes": due }), [line]);
+            }
+            Err(e) => results.fail(&target.to_string(), &e, json!({ "indexes": [] })),
+        }
+    }
+    Ok(results.finish(context, Map::new()))
 }
 
 pub(super) async fn reindex(context: &Context, args: OptimizeArgs) -> Result<ExitCode> {
     let place = context.place(&args.target.store).await?;
+    if args.dry_run {
+        return reindex_dry(context, &place, &args.target.tables).await;
+    }
     let cancel = cancel_on_signal();
-    let mut results = Results::default();
-    for target in place.select(&args.target.tables).await? {
-        if args.dry_run {
-            let policy = context.config.policy_for(Place::config_name(&target));
-            let health = place.store.health(&target, &bounds(&policy)).await?;
-            let due: Vec<_> = health
-                .indexes
-                .into_iter()
-                .filter(|i| i.missing || i.unindexed_rows > 0)
-                .collect();
-            let names: Vec<&str> = due.iter().map(|i| i.name.as_str()).collect();
-            results.lines.push(format!(
-                "{target}: would extend or build: {}",
-                if names.is_empty() {
-                    "none".into()
-                } else {
-                    names.join(", ")
-                }
-            ));
-            results
-                .tables
-                .push(json!({ "table": target.to_string(), "indexes": due }));
-            continue;
-        }
-        let done = place.store.reindex(&target, &cancel).await;
-        results.add(&target, done, |r| {
+    let selection = place.select(&args.target.tables).await?;
+    let mut results = Results::of(&selection);
+    for target in selection {
+        let done = step("reindex", &target, place.store.reindex(&target, &cancel)).await;
+        report(&mut results, &target, done, |r| {
             let of = |what: &str, indexes: &[(String, String)]| {
                 indexes
                     .iter()
@@ -163,57 +182,32 @@ pub(super) async fn reindex(context: &Context, args: OptimizeArgs) -> Result<Exi
             )
         });
     }
-    results.finish(context)
+    Ok(results.finish(context, Map::new()))
 }
 
-/// Results of several tables: one that fails does not stop the others.
-#[derive(Default)]
-struct Results {
-    tables: Vec<Value>,
-    lines: Vec<String>,
-    worst: Option<ErrorKind>,
-    skipped: bool,
-}
-
-impl Results {
-    fn add(
-        &mut self,
-        target: &Target,
-        done: Result<MaintenanceReport>,
-        describe: impl Fn(&MaintenanceReport) -> String,
-    ) {
-        let table = target.to_string();
-        match done {
-            Ok(report) => {
-                self.lines.push(match report.skipped {
-                    Some(why) => format!("{table}: skipped: {}", format!("{why:?}").to_lowercase()),
-                    None => format!("{table}: {}", describe(&report)),
-                });
-                self.skipped |= report.skipped.is_some();
-                if !report.failed_indexes.is_empty() {
-                    self.worst.get_or_insert(ErrorKind::Internal);
-                }
-                self.tables
-                    .push(json!({ "table": table, "report": report, "error": null }));
+/// Adds how a run on one table ended.
+fn report(
+    results: &mut Results,
+    target: &Target,
+    done: Result<MaintenanceReport>,
+    describe: impl Fn(&MaintenanceReport) -> String,
+) {
+    let table = target.to_string();
+    match done {
+        Ok(report) => {
+            let line = match report.skipped {
+                Some(why) => format!("{table}: skipped: {}", format!("{why:?}").to_lowercase()),
+                None => format!("{table}: {}", describe(&report)),
+            };
+            if report.skipped.is_some() {
+                results.exits(SKIPPED);
             }
-            Err(e) => {
-                self.lines.push(format!("{table}: failed: {e}"));
-                self.tables
-                    .push(json!({ "table": table, "report": null, "error": e.to_string() }));
-                self.worst = Some(e.kind());
+            if !report.failed_indexes.is_empty() {
+                results.exits(code(ErrorKind::Internal));
             }
+            results.add(json!({ "table": table, "report": report }), [line]);
         }
-    }
-
-    fn finish(self, context: &Context) -> Result<ExitCode> {
-        context
-            .out
-            .print(&json!({ "tables": self.tables }), &self.lines);
-        Ok(match (self.worst, self.skipped) {
-            (Some(kind), _) => exit_code(kind),
-            (None, true) => ExitCode::from(3),
-            (None, false) => ExitCode::SUCCESS,
-        })
+        Err(e) => results.fail(&table, &e, json!({ "report": null })),
     }
 }
 

@@ -8,22 +8,22 @@ mod inspect;
 mod maintain;
 mod output;
 mod repair;
+mod results;
 mod write;
 
-use crate::config::Config;
+use crate::config::{Config, log_filter};
 use crate::place::{Place, watch_of};
 use args::{Cli, Command};
 use clap::Parser;
 pub(crate) use cleanup::CLONES_ELSEWHERE;
 use output::Output;
 use squire_engine::clock::{Clock, SystemClock};
-use squire_engine::error::{Error, ErrorKind, Result};
+use squire_engine::error::{Error, ErrorKind, Result, caught, panic_text};
 use squire_engine::store::{Store, StoreOptions};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use tracing_subscriber::EnvFilter;
 
 /// What every command gets.
 pub(crate) struct Context {
@@ -68,7 +68,9 @@ pub(crate) fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return out.fail(&error),
     };
-    init_logging(&config, cli.common.log.as_deref());
+    if let Err(error) = init_logging(&config, cli.common.log.as_deref()) {
+        return out.fail(&error);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -94,7 +96,7 @@ pub(crate) fn main() -> ExitCode {
         options,
         out,
     };
-    match runtime.block_on(dispatch(cli, context)) {
+    match runtime.block_on(caught("this command", dispatch(cli, context))) {
         Ok(code) => code,
         Err(error) => out.fail(&error),
     }
@@ -117,17 +119,42 @@ fn load_config(path: Option<&Path>) -> Result<Config> {
 }
 
 /// Logs go to standard error; standard output belongs to the command's answer.
-fn init_logging(config: &Config, filter: Option<&str>) {
-    let wanted = filter.map_or_else(|| config.daemon.log.clone(), str::to_owned);
-    let filter = EnvFilter::try_from_env("SQUIRE_LOG").unwrap_or_else(|_| {
-        // Lance's own lines are about its insides; ours say what they meant.
-        EnvFilter::new(format!("squire={wanted},squire_engine={wanted},warn"))
-    });
+fn init_logging(config: &Config, wanted: Option<&str>) -> Result<()> {
+    let variable = std::env::var("SQUIRE_LOG").ok();
+    let (name, wanted) = match (&variable, wanted) {
+        (Some(text), _) => ("SQUIRE_LOG", text.as_str()),
+        (None, Some(text)) => ("--log", text),
+        (None, None) => ("daemon.log", config.daemon.log.as_str()),
+    };
+    let refused = |why| Error::invalid(format!("{name} = {wanted:?}: {why}"));
+    let filter = log_filter(wanted).map_err(refused)?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    log_panics();
+    Ok(())
+}
+
+/// A panic is caught where the work began that it ends, and reported there with the table and what to do. Here it is one
+/// line, since Lance's panics come with backtraces and paths of the machine that built us.
+fn log_panics() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let at = panic.location().map(|l| {
+            let file = l.file().rsplit('/').next().unwrap_or_default();
+            format!("{file}:{}", l.line())
+        });
+        tracing::warn!(
+            at,
+            "a panic ended some work: {}",
+            panic_text(panic.payload())
+        );
+        if std::env::var_os("RUST_BACKTRACE").is_some_and(|v| v == "full") {
+            default(panic);
+        }
+    }));
 }
 
 fn default_actor() -> String {
@@ -160,11 +187,40 @@ async fn dispatch(cli: Cli, context: Context) -> Result<ExitCode> {
 }
 
 /// The exit code of an error, as in the design: 0 done, 1 failed, 2 bad usage, 3 refused, 75 try again.
-pub(crate) fn exit_code(kind: ErrorKind) -> ExitCode {
-    ExitCode::from(match kind {
+pub(crate) fn code(kind: ErrorKind) -> u8 {
+    match kind {
         ErrorKind::InvalidInput => 2,
         ErrorKind::Drift | ErrorKind::Refused | ErrorKind::Unfit => 3,
         ErrorKind::Conflict | ErrorKind::Unknown => 75,
         _ => 1,
-    })
+    }
+}
+
+/// [`code`], for the process.
+pub(crate) fn exit_code(kind: ErrorKind) -> ExitCode {
+    ExitCode::from(code(kind))
+}
+
+/// Of two exit codes, the one that asks more of a person: failed, then bad usage, then refused, then try again.
+pub(crate) fn graver(a: u8, b: u8) -> u8 {
+    let rank = |code: u8| match code {
+        0 => 0,
+        75 => 1,
+        3 => 2,
+        2 => 3,
+        _ => 4,
+    };
+    if rank(a) >= rank(b) { a } else { b }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::graver;
+
+    #[test]
+    fn the_gravest_exit_code_decides_in_any_order() {
+        for (a, b, gravest) in [(1, 75, 1), (75, 3, 3), (3, 2, 2), (2, 1, 1), (0, 75, 75)] {
+            assert_eq!((graver(a, b), graver(b, a)), (gravest, gravest));
+        }
+    }
 }

@@ -342,11 +342,8 @@ fn check_daemon(daemon: &DaemonConfig) -> Result<(), Refused> {
             reason: format!("is under scan_interval = {scan}; make it at least as long"),
         });
     }
-    if daemon.log.trim().is_empty() {
-        return Err(Refused::at(
-            "daemon.log",
-            "is empty; use a level such as \"info\"",
-        ));
+    if let Err(why) = units::log_filter(&daemon.log) {
+        return Err(Refused::at("daemon.log", why));
     }
     Ok(())
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error};
 use serde::ser::Serializer;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// The longest duration accepted. Beyond it nothing sensible was meant, and arithmetic on instants
 /// stays far from overflow.
@@ -149,6 +151,24 @@ pub(crate) fn parse_listen(value: &str) -> Result<Option<SocketAddr>, String> {
         .parse()
         .map(Some)
         .map_err(|_| format!("\"{value}\" is not an address; {hint}"))
+}
+
+/// Parses what to log: a level for Squire's own lines, or a filter in the syntax of `RUST_LOG`. Lance's warnings are
+/// about its insides and ours say what they meant, so that only a filter shows them.
+pub(crate) fn log_filter(value: &str) -> Result<EnvFilter, String> {
+    let level = |text: &str| text.trim().parse::<LevelFilter>().is_ok();
+    let hint =
+        "use off, error, warn, info, debug or trace, or a filter such as \"info,squire=debug\"";
+    if level(value) {
+        let level = value.trim();
+        let filter = format!("error,squire={level},squire_engine={level}");
+        return EnvFilter::try_new(filter).map_err(|e| format!("{e}; {hint}"));
+    }
+    let odd = |part: &&str| !part.contains(['=', '[']) && !level(part);
+    if let Some(odd) = value.split(',').find(odd) {
+        return Err(format!("{odd:?} is no level; {hint}"));
+    }
+    EnvFilter::try_new(format!("error,{value}")).map_err(|e| format!("{e}; {hint}"))
 }
 
 /// A string; any other type is answered with what was expected instead of "a string".

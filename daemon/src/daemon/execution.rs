@@ -3,7 +3,7 @@
 use super::planning::{OperationKind, limits};
 use super::scheduling::WorkItem;
 use crate::config::{Config, Policy};
-use crate::place::Place;
+use crate::place::{Place, step};
 use serde::Serialize;
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::maintenance::{
@@ -18,7 +18,16 @@ pub(crate) enum Ending {
     Success,
     Conflict,
     Failed,
+    /// What was made could not replace what it should have replaced: nothing was committed, and it rests.
+    Unfit,
     Skipped,
+}
+
+impl Ending {
+    /// Whether what was wanted does not hold.
+    pub(crate) fn is_bad(self) -> bool {
+        matches!(self, Self::Conflict | Self::Failed | Self::Unfit)
+    }
 }
 
 /// What happened.
@@ -85,24 +94,26 @@ pub(crate) async fn execute(
     cancel: &CancellationToken,
 ) -> OperationReport {
     let (place, target, kind) = (&places[item.place], &item.target, item.spec.kind);
-    let done = match kind {
-        OperationKind::Compact => place
-            .store
-            .compact(target, &limits(&item.policy, &config.budget), cancel)
-            .await
-            .map(Done::Maintained),
-        OperationKind::Reindex => place
-            .store
-            .reindex(target, cancel)
-            .await
-            .map(Done::Maintained),
-        OperationKind::Cleanup => {
-            let mut policies = cleanup_policies(config, place.managed);
-            let others = places.iter().filter(|p| p.uri != place.uri);
-            policies.neighbours = others.map(|p| p.store.clone()).collect();
-            clean(place, target, &policies, cancel).await
+    let work = async {
+        match kind {
+            OperationKind::Compact => {
+                let limits = limits(&item.policy, &config.budget);
+                let done = place.store.compact(target, &limits, cancel).await;
+                done.map(Done::Maintained)
+            }
+            OperationKind::Reindex => {
+                let done = place.store.reindex(target, cancel).await;
+                done.map(Done::Maintained)
+            }
+            OperationKind::Cleanup => {
+                let mut policies = cleanup_policies(config, place.managed);
+                let others = places.iter().filter(|p| p.uri != place.uri);
+                policies.neighbours = others.map(|p| p.store.clone()).collect();
+                clean(place, target, &policies, cancel).await
+            }
         }
     };
+    let done = step(kind.as_str(), target, work).await;
     let mut report = OperationReport::new(place, target, kind, Ending::Success);
     match done {
         Ok(Done::Maintained(m)) => {
@@ -153,6 +164,7 @@ enum Done {
 fn ending_of(error: &Error) -> Ending {
     match error.kind() {
         ErrorKind::Conflict => Ending::Conflict,
+        ErrorKind::Unfit => Ending::Unfit,
         ErrorKind::Refused | ErrorKind::Drift | ErrorKind::Cancelled => Ending::Skipped,
         _ => Ending::Failed,
     }

@@ -1,16 +1,17 @@
 //! One pass: recovery first, then observe, plan, schedule and execute.
 
-use super::execution::{Ending, execute};
+use super::execution::{Ending, OperationReport, execute};
 use super::planning::{OperationKind, OperationSpec, TablePlan, bounds, memory_estimate, plan};
-use super::scheduling::{Cooldowns, MemoryBudget, WorkItem, score};
+use super::quarantine::Quarantine;
+use super::scheduling::{Cooldowns, MemoryBudget, WorkItem, WorkKey, score};
 use super::status::{Status, TableStatus};
 use crate::cli::CLONES_ELSEWHERE;
 use crate::config::{Config, DriftPolicy};
-use crate::http::ControlVerb;
-use crate::place::Place;
+use crate::http::{Ask, ControlVerb};
+use crate::place::{Place, Selection, step};
 use futures::StreamExt;
 use squire_engine::clock::Clock;
-use squire_engine::error::Result;
+use squire_engine::error::{Result, caught};
 use squire_engine::ids::TableName;
 use squire_engine::invariants::violations;
 use squire_engine::maintenance::Target;
@@ -30,6 +31,7 @@ const ASKED_FOR: &str = "asked for";
 pub(crate) struct Memory {
     recovery: HashMap<String, RecoveryWatch>,
     cooldowns: Cooldowns,
+    quarantine: Quarantine,
     last_cleanup: HashMap<String, Duration>,
     states: HashMap<String, Arc<State>>,
     /// Tables with a broken invariant, by place, which invariant and what was seen: not maintained until a person has
@@ -50,12 +52,13 @@ pub(crate) struct Pass<'a> {
     pub(crate) status: &'a Arc<Status>,
     pub(crate) clock: &'a dyn Clock,
     pub(crate) cancel: &'a CancellationToken,
-    pub(crate) requests: Vec<(ControlVerb, Option<String>)>,
+    pub(crate) requests: Vec<Ask>,
 }
 
 impl Pass<'_> {
-    /// Runs the pass and measures it; a pass that takes longer than the scan interval is an overrun.
-    pub(crate) async fn timed(&self, places: &[Place], memory: &mut Memory) -> (usize, usize) {
+    /// Runs the pass and measures it; a pass that takes longer than the scan interval is an overrun. Returns how much
+    /// failed: recoveries, observations and attempts.
+    pub(crate) async fn timed(&self, places: &[Place], memory: &mut Memory) -> usize {
         let started = self.clock.monotonic();
         let done = self.run(places, memory).await;
         let took = self.clock.monotonic().saturating_sub(started);
@@ -74,99 +77,117 @@ impl Pass<'_> {
         done
     }
 
-    /// Runs the pass. Returns how many operations ran and how many of them failed.
-    async fn run(&self, places: &[Place], memory: &mut Memory) -> (usize, usize) {
+    /// Runs the pass. Returns what failed in it.
+    async fn run(&self, places: &[Place], memory: &mut Memory) -> usize {
         let mut items = Vec::new();
+        let mut failed = 0;
         for (index, place) in places.iter().enumerate() {
             if self.cancel.is_cancelled() {
-                return (0, 0);
+                return failed;
             }
             if place.managed {
-                self.recover(place, memory).await;
+                failed += self.recover(place, memory).await;
             }
-            if let Err(e) = self.observe(index, place, memory, &mut items).await {
-                tracing::warn!(place = place.uri, error = %e, "this place cannot be observed now");
-                self.status.error(format!("{}: {e}", place.uri));
+            let observing = format!("observing {}", place.uri);
+            let observed = self.observe(index, place, memory, &mut items);
+            match caught(&observing, observed).await {
+                Ok(unreadable) => {
+                    failed += unreadable;
+                    self.status.metrics.set_unreadable(&place.uri, "", false);
+                }
+                Err(e) => {
+                    tracing::warn!(place = place.uri, error = %e, "this place cannot be observed now");
+                    self.status.error(format!("{}: {e}", place.uri));
+                    self.status.metrics.set_unreadable(&place.uri, "", true);
+                    failed += 1;
+                }
             }
             self.status.progressed();
         }
         if self.status.is_paused() {
-            return (0, 0);
+            return failed;
         }
         let now = self.clock.monotonic();
-        items.retain(|item| !memory.cooldowns.blocks(item, now));
+        items.retain(|item| {
+            let key = item.key(&places[item.place].uri);
+            item.spec.reason == ASKED_FOR || !memory.cooldowns.blocks(&key, now)
+        });
         items.sort_by_key(|item| std::cmp::Reverse(item.score));
-        self.execute_all(places, items, memory).await
+        failed + self.execute_all(places, items, memory).await
     }
 
-    async fn recover(&self, place: &Place, memory: &mut Memory) {
+    /// Recovers a store. Returns how much of it failed.
+    async fn recover(&self, place: &Place, memory: &mut Memory) -> usize {
         let watch = memory.recovery.entry(place.uri.clone()).or_default();
-        let force = self
-            .requests
-            .iter()
-            .any(|(verb, _)| *verb == ControlVerb::Recover);
-        match place.store.recover(watch, force).await {
-            Ok(report) => {
-                for (outcome, ops) in [
-                    ("committed", &report.committed),
-                    ("aborted", &report.aborted),
-                    ("healed", &report.healed),
-                ] {
-                    for op in ops {
-                        tracing::info!(%op, outcome, "recovered an operation");
-                        self.status.metrics.recovered(&place.uri, outcome);
-                    }
-                }
-                for (op, bytes) in &report.reclaimed {
-                    tracing::info!(%op, bytes, "reclaimed what a maintenance run rewrote for nothing");
-                    self.status.metrics.reclaimed_stranded(&place.uri, *bytes);
-                }
-                for (op, error) in &report.failed {
-                    tracing::warn!(op, error, "an operation could not be resolved");
-                    self.status.error(format!("recovery of {op}: {error}"));
-                }
-                let waiting = report.pending.len() + report.failed.len();
-                self.status.metrics.set_sidecars(&place.uri, waiting as u64);
-                match place.store.stranded_bytes().await {
-                    Ok(bytes) => self.status.metrics.set_stranded(&place.uri, bytes),
-                    Err(e) => self.status.error(format!("stranded files: {e}")),
-                }
-            }
+        let asked = |ask: &Ask| ask.verb == ControlVerb::Recover && ask.is_about(&place.uri);
+        let force = self.requests.iter().any(asked);
+        let recovering = format!("recovery of {}", place.uri);
+        let report = match caught(&recovering, place.store.recover(watch, force)).await {
+            Ok(report) => report,
             Err(e) => {
                 tracing::warn!(place = place.uri, error = %e, "recovery failed");
-                self.status.error(format!("recovery: {e}"));
+                self.status.error(format!("{recovering}: {e}"));
+                return 1;
+            }
+        };
+        for (outcome, ops) in [
+            ("committed", &report.committed),
+            ("aborted", &report.aborted),
+            ("healed", &report.healed),
+        ] {
+            for op in ops {
+                tracing::info!(%op, outcome, "recovered an operation");
+                self.status.metrics.recovered(&place.uri, outcome);
             }
         }
+        for (op, bytes) in &report.reclaimed {
+            tracing::info!(%op, bytes, "reclaimed what a maintenance run rewrote for nothing");
+            self.status.metrics.reclaimed_stranded(&place.uri, *bytes);
+        }
+        for (op, error) in &report.failed {
+            tracing::warn!(op, error, "an operation could not be resolved");
+            self.status.error(format!("recovery of {op}: {error}"));
+        }
+        let waiting = report.pending.len() + report.failed.len();
+        self.status.metrics.set_sidecars(&place.uri, waiting as u64);
+        match caught(&recovering, place.store.stranded_bytes()).await {
+            Ok(bytes) => self.status.metrics.set_stranded(&place.uri, bytes),
+            Err(e) => self.status.error(format!("stranded files: {e}")),
+        }
+        report.failed.len()
     }
 
+    /// Observes what stands at `place` and adds what is due. Returns how many tables could not be observed.
     async fn observe(
         &self,
         index: usize,
         place: &Place,
         memory: &mut Memory,
         items: &mut Vec<WorkItem>,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         if place.managed {
             self.check_invariants(place, memory).await?;
             self.archive_early(place).await?;
         }
-        let targets = place.targets().await?;
+        let Selection { targets, skipped } = place.targets().await?;
         let mut present = Vec::new();
+        let mut unreadable = 0;
         for target in &targets {
             present.push(target.to_string());
             // A failing table never stops the others.
-            let stopped = memory.why_stopped(place, target);
-            if let Err(e) = self
-                .observe_target(index, place, target, stopped, items)
-                .await
-            {
-                tracing::warn!(%target, error = %e, "this table cannot be observed now");
-                self.status.error(format!("{target}: {e}"));
+            let work = self.observe_target(index, place, target, memory);
+            match step("look", target, work).await {
+                Ok(due) => items.extend(due),
+                Err(e) => {
+                    tracing::warn!(%target, error = %e, "this table cannot be observed now");
+                    self.status.unreadable(&place.uri, &target.to_string(), &e);
+                    unreadable += 1;
+                }
             }
         }
-        self.status.retain(&place.uri, &present);
+        self.status.retain(&place.uri, &present, skipped);
         self.regular_cleanup(index, place, &targets, memory, items);
-        Ok(())
+        Ok(unreadable)
     }
 
     /// Copies the commit log when more batch ids stand in the manifest than should: only archived ones may leave it,
@@ -210,15 +231,16 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Observes one table and says what is to be done to it now.
     async fn observe_target(
         &self,
         index: usize,
         place: &Place,
         target: &Target,
-        stopped: Option<&String>,
-        items: &mut Vec<WorkItem>,
-    ) -> Result<()> {
+        memory: &mut Memory,
+    ) -> Result<Vec<WorkItem>> {
         let policy = self.config.policy_for(Place::config_name(target));
+        let stopped = memory.why_stopped(place, target).cloned();
         let drift = match target.table() {
             Some(table) if stopped.is_none() => place
                 .store
@@ -228,7 +250,7 @@ impl Pass<'_> {
             _ => false,
         };
         let health = place.store.health(target, &bounds(&policy)).await?;
-        let bytes = health.bytes;
+        let (bytes, schema) = (health.bytes, health.schema);
         let tasks = if health.candidate_fragments > 0 {
             place
                 .store
@@ -239,68 +261,107 @@ impl Pass<'_> {
             0
         };
         let mut planned = plan(&health, tasks, &policy);
-        self.add_requested(target, &mut planned);
-        let (state, reason) = match (stopped, planned.operations.first()) {
-            (Some(why), _) => ("stopped", why.clone()),
+        self.add_requested(place, target, &mut planned);
+        let left_alone = drift || stopped.is_some();
+        let rests = match left_alone {
+            true => None,
+            false => self.set_apart(place, target, &mut planned, schema, memory),
+        };
+        let (state, reason) = match (stopped, rests, planned.operations.first()) {
+            (Some(why), ..) => ("stopped", why),
             _ if drift => (
                 "drift",
                 String::from(
                     "skipped: versions above the pin that squire did not make; see `squire repair`",
                 ),
             ),
-            (None, Some(first)) => ("due", first.reason.clone()),
-            (None, None) => ("healthy", planned.otherwise.clone()),
+            (None, Some(why), _) => ("quarantined", why),
+            (None, None, Some(first)) => ("due", first.reason.clone()),
+            (None, None, None) => ("healthy", planned.otherwise.clone()),
         };
-        self.status.observe(
-            &place.uri,
-            TableStatus {
-                health,
-                state,
-                reason,
-                drift,
-            },
-        );
-        if drift || stopped.is_some() {
-            return Ok(());
+        let seen = TableStatus {
+            health,
+            state,
+            reason,
+            drift,
+        };
+        self.status.observe(&place.uri, seen);
+        if left_alone {
+            return Ok(Vec::new());
         }
-        for kind in OperationKind::ALL {
-            if !planned.operations.iter().any(|o| o.kind == kind) {
-                self.status
-                    .nothing_to_do(&place.uri, &target.to_string(), kind.as_str());
-            }
-        }
-        items.extend(planned.operations.into_iter().map(|spec| WorkItem {
+        let due = planned.operations.into_iter().map(|spec| WorkItem {
             place: index,
             target: target.clone(),
             score: score(&spec),
             memory: memory_estimate(spec.kind, bytes, &policy),
             spec,
             policy: policy.clone(),
-        }));
-        Ok(())
+            schema,
+        });
+        Ok(due.collect())
     }
 
-    fn add_requested(&self, target: &Target, plan: &mut TablePlan) {
-        for (verb, table) in &self.requests {
-            let kind = match verb {
-                ControlVerb::Optimize => OperationKind::Compact,
-                ControlVerb::Reindex => OperationKind::Reindex,
-                ControlVerb::Cleanup => OperationKind::Cleanup,
+    /// Takes what rests out of `planned`, and says of each kind whether there was anything to do. Returns why the first of
+    /// them rests.
+    fn set_apart(
+        &self,
+        place: &Place,
+        target: &Target,
+        planned: &mut TablePlan,
+        schema: u64,
+        memory: &mut Memory,
+    ) -> Option<String> {
+        let table = target.to_string();
+        let mut rests = None;
+        for kind in OperationKind::ALL {
+            let run = [place.uri.as_str(), &table, kind.as_str()];
+            if planned.operations.iter().any(|o| o.kind == kind) {
+                self.status.due(run);
+            } else if kind != OperationKind::Cleanup {
+                self.status.nothing_to_do(run);
+            }
+            let key = WorkKey::new(&place.uri, target.clone(), kind);
+            if self.asked(place, target).any(|asked| asked == kind) {
+                memory.quarantine.release(&key);
+            }
+            let why = memory.quarantine.why(&key, schema);
+            self.status.metrics.quarantined(run, why.is_some());
+            if let Some(why) = why {
+                planned.operations.retain(|o| o.kind != kind);
+                rests.get_or_insert(format!("{} rests: {why}", kind.as_str()));
+            }
+        }
+        rests
+    }
+
+    /// What a person asked for to be done to `target`.
+    fn asked(&self, place: &Place, target: &Target) -> impl Iterator<Item = OperationKind> {
+        let named = |t: &str| t == Place::config_name(target) || t == target.to_string();
+        self.requests
+            .iter()
+            .filter(move |ask| ask.is_about(&place.uri))
+            .filter(move |ask| ask.table.as_deref().is_none_or(named))
+            .filter_map(|ask| match ask.verb {
+                ControlVerb::Optimize => Some(OperationKind::Compact),
+                ControlVerb::Reindex => Some(OperationKind::Reindex),
+                ControlVerb::Cleanup => Some(OperationKind::Cleanup),
                 ControlVerb::Recover
                 | ControlVerb::Pause
                 | ControlVerb::Resume
-                | ControlVerb::Cancel => continue,
-            };
-            let meant = table
-                .as_deref()
-                .is_none_or(|t| t == Place::config_name(target));
-            if meant && !plan.operations.iter().any(|o| o.kind == kind) {
-                let reason = String::from(ASKED_FOR);
-                plan.operations.push(OperationSpec {
+                | ControlVerb::Cancel => None,
+            })
+    }
+
+    fn add_requested(&self, place: &Place, target: &Target, plan: &mut TablePlan) {
+        for kind in self.asked(place, target) {
+            let reason = String::from(ASKED_FOR);
+            match plan.operations.iter_mut().find(|o| o.kind == kind) {
+                Some(planned) => planned.reason = reason,
+                None => plan.operations.push(OperationSpec {
                     kind,
                     reason,
                     debt: 1.0,
-                });
+                }),
             }
         }
     }
@@ -329,29 +390,27 @@ impl Pass<'_> {
             .get(&place.uri)
             .is_none_or(|last| now.saturating_sub(*last) >= self.config.daemon.full_scan_interval);
         let covered = if place.managed { 1 } else { targets.len() };
+        let cleans = |i: &WorkItem| i.place == index && i.spec.kind == OperationKind::Cleanup;
         let mut first = true;
         items.retain(|item| {
-            let cleans = item.place == index && item.spec.kind == OperationKind::Cleanup;
             // Too many versions stay too many until retention lets them go: asking at every pass would not help.
             let wanted = due || item.spec.reason == ASKED_FOR;
-            !cleans || (wanted && (!place.managed || std::mem::take(&mut first)))
+            !cleans(item) || (wanted && (!place.managed || std::mem::take(&mut first)))
         });
         if !due {
             return;
         }
-        let planned = items
-            .iter()
-            .any(|i| i.place == index && i.spec.kind == OperationKind::Cleanup);
         if memory.last_cleanup.insert(place.uri.clone(), now).is_none() {
             tracing::warn!(
                 place = place.uri,
                 "before the first cleanup: {CLONES_ELSEWHERE}"
             );
         }
-        if planned {
-            return;
-        }
         for target in targets.iter().take(covered) {
+            let planned = |i: &WorkItem| cleans(i) && (place.managed || i.target == *target);
+            if items.iter().any(planned) {
+                continue;
+            }
             let policy = self.config.policy_for(Place::config_name(target));
             let spec = OperationSpec {
                 kind: OperationKind::Cleanup,
@@ -365,6 +424,7 @@ impl Pass<'_> {
                 memory: 0,
                 spec,
                 policy,
+                schema: 0,
             });
         }
     }
@@ -374,8 +434,7 @@ impl Pass<'_> {
         places: &[Place],
         items: Vec<WorkItem>,
         memory: &mut Memory,
-    ) -> (usize, usize) {
-        let mut ran = 0;
+    ) -> usize {
         let mut failed = 0;
         let concurrent = self.config.budget.max_concurrent.max(1);
         let memory_budget = MemoryBudget::new(self.config.budget.memory);
@@ -394,30 +453,46 @@ impl Pass<'_> {
             })
             .buffer_unordered(concurrent);
         while let Some((item, report)) = running.next().await {
-            self.status.progressed();
-            ran += 1;
-            let bad = matches!(report.ending, Ending::Failed | Ending::Conflict);
+            let bad = report.ending.is_bad();
             failed += usize::from(bad);
-            memory.cooldowns.note(&item, bad, self.clock.monotonic());
-            let detail = report.detail.as_deref().unwrap_or("");
-            if bad {
-                tracing::warn!(target = %item.target, kind = item.spec.kind.as_str(), detail, "maintenance did not succeed");
-            } else {
-                tracing::info!(
-                    target = %item.target,
-                    kind = item.spec.kind.as_str(),
-                    reason = item.spec.reason,
-                    removed = report.fragments_removed,
-                    added = report.fragments_added,
-                    versions = report.versions_removed,
-                    bytes = report.bytes_removed,
-                    detail,
-                    "maintenance done"
-                );
-            }
+            self.note(&places[item.place], &item, &report, memory);
             self.status.report(report);
         }
         self.status.doing(String::from("idle"));
-        (ran, failed)
+        failed
+    }
+
+    /// Remembers and logs how an attempt ended.
+    fn note(&self, place: &Place, item: &WorkItem, report: &OperationReport, memory: &mut Memory) {
+        let kind = item.spec.kind.as_str();
+        let detail = report.detail.as_deref().unwrap_or("");
+        let (target, key) = (&item.target, item.key(&place.uri));
+        if report.ending == Ending::Unfit {
+            let news = memory.quarantine.hold(key, item.schema, detail.to_owned());
+            let run = [place.uri.as_str(), &report.table, kind];
+            self.status.metrics.quarantined(run, true);
+            if news {
+                tracing::error!(place = place.uri, %target, kind, detail, "the result was unfit and was not committed; this rests until the schema or the release changes, or someone asks for it");
+            }
+            return;
+        }
+        let bad = report.ending.is_bad();
+        let now = self.clock.monotonic();
+        memory.cooldowns.note(key, &item.policy, bad, now);
+        if bad {
+            tracing::warn!(%target, kind, detail, "maintenance did not succeed");
+        } else {
+            tracing::info!(
+                %target,
+                kind,
+                reason = item.spec.reason,
+                removed = report.fragments_removed,
+                added = report.fragments_added,
+                versions = report.versions_removed,
+                bytes = report.bytes_removed,
+                detail,
+                "maintenance done"
+            );
+        }
     }
 }

@@ -211,6 +211,7 @@ mod tests {
             deleted_rows: 0,
             bytes: 1,
             indexes: Vec::new(),
+            schema: 0,
         }
     }
 

@@ -17,6 +17,8 @@ pub(crate) struct WorkItem {
     pub(crate) score: u64,
     /// Estimated bytes of memory.
     pub(crate) memory: u64,
+    /// The fingerprint of the table's schema when it was decided.
+    pub(crate) schema: u64,
 }
 
 /// Memory that running attempts share. One that does not fit waits; one that would never fit runs alone.
@@ -74,35 +76,55 @@ struct Failures {
     until: Duration,
 }
 
-/// Cool-downs by place, table and kind, on the monotonic clock.
+/// Work of one kind on one table of one place. By the place's URI: its number changes with a reload.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct WorkKey {
+    place: String,
+    target: Target,
+    kind: OperationKind,
+}
+
+impl WorkKey {
+    /// Work of `kind` on `target` of the place with the URI `place`.
+    pub(crate) fn new(place: &str, target: Target, kind: OperationKind) -> Self {
+        Self {
+            place: place.to_owned(),
+            target,
+            kind,
+        }
+    }
+}
+
+impl WorkItem {
+    /// What this work is, in every pass; `place` is the URI of its place.
+    pub(crate) fn key(&self, place: &str) -> WorkKey {
+        WorkKey::new(place, self.target.clone(), self.spec.kind)
+    }
+}
+
+/// Cool-downs, on the monotonic clock.
 #[derive(Debug, Default)]
-pub(crate) struct Cooldowns(HashMap<(usize, Target, OperationKind), Failures>);
+pub(crate) struct Cooldowns(HashMap<WorkKey, Failures>);
 
 impl Cooldowns {
     /// Whether this work must wait still.
-    pub(crate) fn blocks(&self, item: &WorkItem, now: Duration) -> bool {
-        let key = (item.place, item.target.clone(), item.spec.kind);
-        self.0.get(&key).is_some_and(|f| now < f.until)
+    pub(crate) fn blocks(&self, key: &WorkKey, now: Duration) -> bool {
+        self.0.get(key).is_some_and(|f| now < f.until)
     }
 
     /// Notes how an attempt ended; after enough failures in a row the cool-down starts and doubles.
-    pub(crate) fn note(&mut self, item: &WorkItem, failed: bool, now: Duration) {
-        let key = (item.place, item.target.clone(), item.spec.kind);
+    pub(crate) fn note(&mut self, key: WorkKey, policy: &Policy, failed: bool, now: Duration) {
         if !failed {
             self.0.remove(&key);
             return;
         }
         let failures = self.0.entry(key).or_default();
         failures.count += 1;
-        let over = failures
-            .count
-            .saturating_sub(item.policy.failures_before_cooldown.max(1));
-        if failures.count >= item.policy.failures_before_cooldown {
-            let pause = item
-                .policy
-                .cooldown
-                .saturating_mul(2u32.saturating_pow(over.min(16)));
-            failures.until = now + pause.min(item.policy.cooldown_max);
+        let first = policy.failures_before_cooldown.max(1);
+        if failures.count >= first {
+            let doubled = 2u32.saturating_pow((failures.count - first).min(16));
+            let pause = policy.cooldown.saturating_mul(doubled);
+            failures.until = now + pause.min(policy.cooldown_max);
         }
     }
 }
@@ -125,6 +147,7 @@ mod tests {
             policy: Policy::default(),
             score,
             memory: 0,
+            schema: 0,
         }
     }
 
@@ -162,23 +185,24 @@ mod tests {
     #[test]
     fn cooldown_starts_at_the_third_failure_doubles_and_ends_with_a_success() {
         let mut cooldowns = Cooldowns::default();
-        let work = item(OperationKind::Compact, 1.0);
+        let item = item(OperationKind::Compact, 1.0);
+        let (work, policy) = (item.key("lake"), item.policy.clone());
         let mut now = Duration::from_secs(100);
         for _ in 0..2 {
-            cooldowns.note(&work, true, now);
+            cooldowns.note(work.clone(), &policy, true, now);
             assert!(!cooldowns.blocks(&work, now));
         }
-        cooldowns.note(&work, true, now);
+        cooldowns.note(work.clone(), &policy, true, now);
         assert!(cooldowns.blocks(&work, now + Duration::from_secs(599)));
         now += Duration::from_secs(600);
         assert!(!cooldowns.blocks(&work, now));
-        cooldowns.note(&work, true, now);
+        cooldowns.note(work.clone(), &policy, true, now);
         assert!(cooldowns.blocks(&work, now + Duration::from_secs(1_199)));
         for _ in 0..20 {
-            cooldowns.note(&work, true, now);
+            cooldowns.note(work.clone(), &policy, true, now);
         }
         assert!(!cooldowns.blocks(&work, now + Duration::from_secs(6 * 3_600)));
-        cooldowns.note(&work, false, now);
+        cooldowns.note(work.clone(), &policy, false, now);
         assert!(!cooldowns.blocks(&work, now));
     }
 }

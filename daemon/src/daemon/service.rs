@@ -2,6 +2,7 @@
 
 use super::pass::{Memory, Pass};
 use super::status::Status;
+use crate::cli::{code, graver};
 use crate::config::{Config, Watch};
 use crate::http::{Token, serve};
 use crate::metrics::Metrics;
@@ -15,7 +16,6 @@ use squire_engine::store::StoreOptions;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -50,7 +50,8 @@ impl Options {
     }
 }
 
-/// Runs until SIGTERM or SIGINT, or one pass with `once`. Returns how many operations failed in that pass.
+/// Runs until SIGTERM or SIGINT, or one pass with `once`. Returns how much failed in that pass: places that could not be
+/// opened, recoveries, observations and attempts.
 pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
     let clock = options.store.clock.clone();
     let metrics = Metrics::new().map_err(|e| Error::internal("metrics").caused_by(e))?;
@@ -66,14 +67,14 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
     let mut places = Vec::new();
     let mut memory = Memory::default();
     let opened = open_missing(&config, &options, &status, &mut places, &mut signals).await;
-    if opened == Next::Stop {
+    let Some(unopened) = opened else {
         cancel.cancel();
         tasks.drain().await;
         return Ok(0);
-    }
-    if places.is_empty() && options.once {
-        let why = "none of the places could be opened; see the log";
-        return Err(Error::new(ErrorKind::NotFound, why));
+    };
+    let unopened_count = unopened.len();
+    if let (true, true, Some(error)) = (places.is_empty(), options.once, gravest(unopened)) {
+        return Err(error);
     }
     let wake = Arc::new(Notify::new());
     let mut watched = watch_versions(&places, wake.clone());
@@ -86,8 +87,11 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
             cancel: &cancel,
         };
         let failed = turn.run(&places, &mut memory, &mut signals).await;
-        if options.once || cancel.is_cancelled() {
-            break failed;
+        if options.once {
+            break failed + unopened_count;
+        }
+        if cancel.is_cancelled() {
+            break 0;
         }
         status.set_ready();
         systemd::ready();
@@ -105,7 +109,8 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
             break 0;
         }
         let before: Vec<String> = places.iter().map(|p| p.uri.clone()).collect();
-        if open_missing(&config, &options, &status, &mut places, &mut signals).await == Next::Stop {
+        let opened = open_missing(&config, &options, &status, &mut places, &mut signals).await;
+        if opened.is_none() {
             systemd::stopping();
             break 0;
         }
@@ -128,7 +133,7 @@ struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// Returns how many operations failed.
+    /// Returns how much failed.
     async fn run(&self, places: &[Place], memory: &mut Memory, signals: &mut Signals) -> usize {
         let stop = self.cancel.child_token();
         let pass = Pass {
@@ -148,7 +153,7 @@ impl Turn<'_> {
                     Event::Reload => self.status.ask_reload(),
                 },
                 () = cancelled_by_request(self.status) => stop.cancel(),
-                (_, failed) = &mut work => return failed,
+                failed = &mut work => return failed,
             }
         }
         // Drain: the attempt ends at its next safe point, or is dropped after the drain time; whatever it committed
@@ -264,16 +269,26 @@ async fn cancelled_by_request(status: &Status) {
     }
 }
 
+/// The error that asks most of a person.
+fn gravest(errors: Vec<Error>) -> Option<Error> {
+    errors.into_iter().reduce(|a, b| {
+        let (of_a, of_b) = (code(a.kind()), code(b.kind()));
+        if graver(of_a, of_b) == of_a { a } else { b }
+    })
+}
+
 /// Opens what is wanted and not open yet, all at once, and lets go of what is not wanted any more. Storage that does
-/// not answer keeps neither the other places nor a signal waiting.
+/// not answer keeps neither the other places nor a signal waiting. Returns why some could not be opened, or nothing at a
+/// signal to stop.
 async fn open_missing(
     config: &Config,
     options: &Options,
     status: &Status,
     places: &mut Vec<Place>,
     signals: &mut Signals,
-) -> Next {
+) -> Option<Vec<Error>> {
     let wanted = options.watches(config);
+    status.watches(wanted.iter().map(|w| w.uri.clone()).collect());
     places.retain(|place| wanted.iter().any(|w| w.uri == place.uri));
     let missing: Vec<&Watch> = wanted
         .iter()
@@ -295,12 +310,13 @@ async fn open_missing(
         tokio::select! {
             biased;
             event = signals.next() => match event {
-                Event::Stop => return Next::Stop,
+                Event::Stop => return None,
                 Event::Reload => status.ask_reload(),
             },
             opened = &mut opening => break opened,
         }
     };
+    let mut failures = Vec::new();
     for (watch, opened) in opened {
         match opened {
             Ok(place) => {
@@ -310,10 +326,12 @@ async fn open_missing(
             Err(error) => {
                 tracing::warn!(uri = watch.uri, %error, "this place cannot be opened; it is tried again");
                 status.error(format!("{}: {error}", watch.uri));
+                status.metrics.set_unreadable(&watch.uri, "", true);
+                failures.push(error);
             }
         }
     }
-    Next::Pass
+    Some(failures)
 }
 
 async fn start_http(
@@ -329,13 +347,7 @@ async fn start_http(
         Some(path) => Some(Token::load(path).map_err(|e| Error::invalid(e.to_string()))?),
         None => None,
     };
-    let listener = TcpListener::bind(listen).await.map_err(|e| {
-        Error::invalid(format!(
-            "cannot listen on {listen}; set daemon.listen or --listen"
-        ))
-        .caused_by(e)
-    })?;
-    tracing::info!(address = ?listener.local_addr().ok(), "listening");
+    let listener = crate::http::listen(listen, "daemon.listen").await?;
     let (source, cancel) = (status.clone(), cancel.clone());
     tasks.start("http", async move {
         if let Err(error) = serve(listener, source, token, cancel).await {

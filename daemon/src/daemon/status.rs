@@ -1,12 +1,14 @@
 //! What the daemon shows: `/status`, `/metrics`, readiness. Written by the loop, read by HTTP and systemd.
 
 use super::execution::{Ending, OperationReport};
-use crate::http::{ControlVerb, StatusSource};
+use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
 use crate::metrics::{IndexObservation, Metrics, Removed, RunResult, TableObservation};
 use serde::Serialize;
 use serde_json::{Value, json};
 use squire_engine::clock::Clock;
+use squire_engine::error::Error;
 use squire_engine::maintenance::TableHealth;
+use squire_engine::store::discovery::PassedOver;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,13 +28,31 @@ pub(crate) struct TableStatus {
     pub(crate) drift: bool,
 }
 
+/// A table that could not be observed.
+#[derive(Debug, Clone, Serialize)]
+struct Unreadable {
+    table: String,
+    state: &'static str,
+    reason: String,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+enum Shown {
+    Observed(Box<TableStatus>),
+    Unreadable(Unreadable),
+}
+
 #[derive(Debug, Default)]
 struct Seen {
-    tables: BTreeMap<(String, String), TableStatus>,
+    /// URIs of what is watched.
+    places: Vec<String>,
+    tables: BTreeMap<(String, String), Shown>,
+    skipped: BTreeMap<String, Vec<PassedOver>>,
     counts: BTreeMap<&'static str, u64>,
     history: VecDeque<OperationReport>,
     last_errors: VecDeque<String>,
-    requests: Vec<(ControlVerb, Option<String>)>,
+    requests: Vec<Ask>,
     doing: String,
 }
 
@@ -91,7 +111,7 @@ impl Status {
     }
 
     /// Takes what HTTP asked for since the last pass.
-    pub(crate) fn take_requests(&self) -> Vec<(ControlVerb, Option<String>)> {
+    pub(crate) fn take_requests(&self) -> Vec<Ask> {
         std::mem::take(&mut self.seen().requests)
     }
 
@@ -109,8 +129,7 @@ impl Status {
     pub(crate) fn take_cancel(&self) -> bool {
         let mut seen = self.seen();
         let before = seen.requests.len();
-        seen.requests
-            .retain(|(verb, _)| *verb != ControlVerb::Cancel);
+        seen.requests.retain(|ask| ask.verb != ControlVerb::Cancel);
         seen.requests.len() < before
     }
 
@@ -142,13 +161,44 @@ impl Status {
                 .collect(),
         };
         self.metrics.observe_table(store, &h.table, &observation);
+        self.metrics.set_unreadable(store, &h.table, false);
+        let key = (store.to_owned(), h.table.clone());
         self.seen()
             .tables
-            .insert((store.to_owned(), h.table.clone()), table);
+            .insert(key, Shown::Observed(Box::new(table)));
     }
 
-    /// Drops the tables of `store` that are not among `present`.
-    pub(crate) fn retain(&self, store: &str, present: &[String]) {
+    /// A table could not be observed: what was known of it is not shown as if it were so now.
+    pub(crate) fn unreadable(&self, store: &str, table: &str, error: &Error) {
+        self.metrics.set_unreadable(store, table, true);
+        self.metrics.forget_gauges(store, table);
+        self.error(format!("{table}: {error}"));
+        let shown = Shown::Unreadable(Unreadable {
+            table: table.to_owned(),
+            state: "unreadable",
+            reason: error.to_string(),
+        });
+        let key = (store.to_owned(), table.to_owned());
+        self.seen().tables.insert(key, shown);
+    }
+
+    /// What is watched from now on.
+    pub(crate) fn watches(&self, places: Vec<String>) {
+        self.seen().places = places;
+    }
+
+    /// Drops the tables of `store` that are not among `present`, and shows what was passed over.
+    pub(crate) fn retain(&self, store: &str, present: &[String], skipped: Vec<PassedOver>) {
+        let before = self
+            .seen()
+            .skipped
+            .insert(store.to_owned(), skipped.clone());
+        for passed in skipped {
+            if before.as_ref().is_none_or(|all| !all.contains(&passed)) {
+                let PassedOver { path, reason } = passed;
+                tracing::info!(store, path, reason, "this folder is not maintained");
+            }
+        }
         let gone: Vec<(String, String)> = self
             .seen()
             .tables
@@ -172,6 +222,7 @@ impl Status {
             Ending::Success => RunResult::Success,
             Ending::Conflict => RunResult::Conflict,
             Ending::Failed => RunResult::Failed,
+            Ending::Unfit => RunResult::Unfit,
             Ending::Skipped => RunResult::Skipped,
         };
         self.metrics
@@ -185,7 +236,7 @@ impl Status {
             versions: report.versions_removed,
         };
         self.metrics.removed(&report.place, &report.table, removed);
-        let failed = matches!(report.ending, Ending::Failed | Ending::Conflict);
+        let failed = report.ending.is_bad();
         let mut seen = self.seen();
         let counted = if failed {
             "failures"
@@ -206,10 +257,16 @@ impl Status {
         push(&mut seen.history, report);
     }
 
-    /// Nothing to do counts as a success: silence must not look like health.
-    pub(crate) fn nothing_to_do(&self, store: &str, table: &str, kind: &str) {
-        self.metrics
-            .run_finished([store, table, kind], RunResult::Success, self.now_seconds());
+    /// That a look found nothing to do counts as a success: silence must not look like health. Not so for a cleanup,
+    /// which looks when it runs.
+    pub(crate) fn nothing_to_do(&self, run: [&str; 3]) {
+        let now = self.now_seconds();
+        self.metrics.run_finished(run, RunResult::Success, now);
+    }
+
+    /// Work is due: from the first time on, that it does not succeed can be seen.
+    pub(crate) fn due(&self, run: [&str; 3]) {
+        self.metrics.due(run, self.now_seconds());
     }
 
     pub(crate) fn error(&self, text: String) {
@@ -231,14 +288,17 @@ fn push<T>(queue: &mut VecDeque<T>, item: T) {
 impl StatusSource for Status {
     fn status(&self) -> Value {
         let seen = self.seen();
-        let mut stores: BTreeMap<&str, Vec<&TableStatus>> = BTreeMap::new();
+        let mut stores: BTreeMap<&str, Vec<&Shown>> = BTreeMap::new();
+        for uri in &seen.places {
+            stores.entry(uri).or_default();
+        }
         for ((store, _), table) in &seen.tables {
             stores.entry(store).or_default().push(table);
         }
         let count = |name: &str| seen.counts.get(name).copied().unwrap_or(0);
         let stores: Vec<Value> = stores
             .into_iter()
-            .map(|(uri, tables)| json!({ "uri": uri, "tables": tables }))
+            .map(|(uri, tables)| json!({ "uri": uri, "tables": tables, "skipped": seen.skipped.get(uri) }))
             .collect();
         json!({
             "ready": self.ready(),
@@ -270,22 +330,116 @@ impl StatusSource for Status {
         self.metrics.encode()
     }
 
-    fn request(
-        &self,
-        verb: ControlVerb,
-        _store: Option<String>,
-        table: Option<String>,
-    ) -> Result<Value, String> {
+    fn request(&self, ask: Ask) -> Result<Value, Refusal> {
+        let verb = ask.verb;
         match verb {
+            ControlVerb::Pause | ControlVerb::Resume | ControlVerb::Cancel
+                if ask.store.is_some() || ask.table.is_some() =>
+            {
+                let why = format!("{verb} is about the whole daemon; leave store and table out");
+                return Err(Refusal::NotNow(why));
+            }
             ControlVerb::Pause => self.paused.store(true, Ordering::Relaxed),
             ControlVerb::Resume => self.paused.store(false, Ordering::Relaxed),
             ControlVerb::Optimize
             | ControlVerb::Reindex
             | ControlVerb::Cleanup
             | ControlVerb::Recover
-            | ControlVerb::Cancel => self.seen().requests.push((verb, table)),
+            | ControlVerb::Cancel => {
+                let mut seen = self.seen();
+                seen.check(&ask)?;
+                seen.requests.push(ask);
+            }
         }
         self.wake.notify_one();
         Ok(json!({ "accepted": verb.as_str() }))
+    }
+}
+
+impl Seen {
+    /// Whether what is asked about is known here.
+    fn check(&self, ask: &Ask) -> Result<(), Refusal> {
+        if !self.places.iter().any(|uri| ask.is_about(uri)) && ask.store.is_some() {
+            return Err(Refusal::Unknown(format!(
+                "no such store is watched; there are: {}",
+                self.places.join(", ")
+            )));
+        }
+        let Some(wanted) = &ask.table else {
+            return Ok(());
+        };
+        let mut here = self.tables.keys().filter(|(store, _)| ask.is_about(store));
+        let is = |table: &str| table == wanted || table.strip_suffix(".lance") == Some(wanted);
+        if here.any(|(_, table)| is(table)) {
+            return Ok(());
+        }
+        Err(Refusal::Unknown(format!(
+            "no table {wanted:?} was seen; /status names all"
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Status;
+    use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
+    use crate::metrics::Metrics;
+    use squire_engine::clock::SystemClock;
+    use squire_engine::error::Error;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    fn status() -> Status {
+        let clock = Arc::new(SystemClock::default());
+        Status::new(Metrics::new().unwrap(), clock, Duration::from_secs(60))
+    }
+
+    fn ask(verb: ControlVerb, store: Option<&str>, table: Option<&str>) -> Ask {
+        Ask {
+            verb,
+            store: store.map(str::to_owned),
+            table: table.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_request_reaches_the_store_and_the_table_that_it_names() {
+        let status = status();
+        status.watches(vec!["/lake/a".into(), "/lake/b".into()]);
+        status.unreadable("/lake/a", "t.lance", &Error::internal("bad"));
+        let recover = ask(ControlVerb::Recover, Some("/lake/a/"), None);
+        assert!(status.request(recover.clone()).is_ok());
+        assert!(recover.is_about("/lake/a") && !recover.is_about("/lake/b"));
+        assert_eq!(status.take_requests(), [recover]);
+
+        let optimize = |store, table| status.request(ask(ControlVerb::Optimize, store, table));
+        assert!(optimize(None, Some("t")).is_ok());
+        assert!(optimize(Some("/lake/a"), Some("t.lance")).is_ok());
+        for (store, table) in [
+            (Some("/lake/c"), None),
+            (Some("/lake/b"), Some("t")),
+            (None, Some("u")),
+        ] {
+            let refused = optimize(store, table).unwrap_err();
+            assert!(matches!(refused, Refusal::Unknown(_)), "{refused:?}");
+        }
+        let pause = status.request(ask(ControlVerb::Pause, Some("/lake/a"), None));
+        assert!(matches!(pause, Err(Refusal::NotNow(_))));
+        assert!(!status.is_paused());
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_read_is_shown_as_such() {
+        let status = status();
+        status.unreadable("/lake", "t.lance", &Error::internal("bad"));
+        let shown = status.status()["stores"][0]["tables"][0].clone();
+        assert_eq!(
+            (&shown["table"], &shown["state"]),
+            (&"t.lance".into(), &"unreadable".into())
+        );
+        let series = "squire_unreadable{store=\"/lake\",table=\"t.lance\"} 1";
+        assert!(status.metrics().contains(series));
+        status.retain("/lake", &[], Vec::new());
+        assert!(!status.metrics().contains("squire_unreadable{"));
     }
 }

@@ -15,13 +15,10 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
-/// What a call named: verb, store, table.
-type Asked = (ControlVerb, Option<String>, Option<String>);
-
 #[derive(Default)]
 struct Fake {
     ready: AtomicBool,
-    requests: Mutex<Vec<Asked>>,
+    requests: Mutex<Vec<Ask>>,
 }
 
 impl StatusSource for Fake {
@@ -37,16 +34,11 @@ impl StatusSource for Fake {
     fn metrics(&self) -> String {
         "squire_drift 0\n".to_owned()
     }
-    fn request(
-        &self,
-        verb: ControlVerb,
-        store: Option<String>,
-        table: Option<String>,
-    ) -> Result<Value, String> {
-        if verb == ControlVerb::Resume {
-            return Err("nothing is paused".to_owned());
+    fn request(&self, ask: Ask) -> Result<Value, Refusal> {
+        if ask.verb == ControlVerb::Resume {
+            return Err(Refusal::NotNow("nothing is paused".to_owned()));
         }
-        self.requests.lock().unwrap().push((verb, store, table));
+        self.requests.lock().unwrap().push(ask);
         Ok(json!({ "queued": 1 }))
     }
 }
@@ -195,7 +187,11 @@ async fn changing_calls_reach_the_source() {
             .starts_with("HTTP/1.1 200")
     );
     let (some_s, some_t) = (Some("s".to_owned()), Some("t".to_owned()));
-    let named = (ControlVerb::Pause, some_s, some_t);
+    let named = Ask {
+        verb: ControlVerb::Pause,
+        store: some_s,
+        table: some_t,
+    };
     assert_eq!(
         running.source.requests.lock().unwrap()[6..],
         [named.clone(), named]

@@ -1,9 +1,9 @@
 //! What maintenance, cleanup and recovery did.
 
-use prometheus::{Error, GaugeVec, IntCounterVec, Registry};
+use prometheus::{Error, GaugeVec, IntCounterVec, IntGaugeVec, Registry};
 
 use super::TABLE;
-use super::register::{counters, float_gauges};
+use super::register::{counters, float_gauges, gauges};
 use super::tables::forget;
 
 const RUN: [&str; 3] = ["store", "table", "kind"];
@@ -18,6 +18,8 @@ pub(crate) enum RunResult {
     Conflict,
     /// An error that is not a conflict.
     Failed,
+    /// What was made could not replace what it should have replaced; it rests.
+    Unfit,
     /// Not started, for example because of drift.
     Skipped,
 }
@@ -29,6 +31,7 @@ impl RunResult {
             Self::Success => "success",
             Self::Conflict => "conflict",
             Self::Failed => "failed",
+            Self::Unfit => "unfit",
             Self::Skipped => "skipped",
         }
     }
@@ -50,6 +53,7 @@ pub(super) struct MaintenanceMetrics {
     runs: IntCounterVec,
     retries: IntCounterVec,
     last_success: GaugeVec,
+    quarantined: IntGaugeVec,
     fragments_removed: IntCounterVec,
     bytes_reclaimed: IntCounterVec,
     versions_removed: IntCounterVec,
@@ -62,8 +66,10 @@ impl MaintenanceMetrics {
         let runs = counters(r, "squire_maintenance_runs_total", help, &RUN_RESULT)?;
         let help = "Maintenance commits repeated after a conflict.";
         let retries = counters(r, "squire_maintenance_retries_total", help, &RUN)?;
-        let help = "Unix time of the last successful run.";
+        let help = "Unix time of the last successful run, or of when the process first saw it due.";
         let last_success = float_gauges(r, "squire_last_success_timestamp_seconds", help, &RUN)?;
+        let help = "1 while this maintenance of a table rests, since its result was unfit.";
+        let quarantined = gauges(r, "squire_quarantined", help, &RUN)?;
         let help = "Fragments merged away by compaction.";
         let fragments_removed = counters(r, "squire_fragments_removed_total", help, &TABLE)?;
         let help = "Bytes deleted from storage by cleanup.";
@@ -79,6 +85,7 @@ impl MaintenanceMetrics {
             runs,
             retries,
             last_success,
+            quarantined,
             fragments_removed,
             bytes_reclaimed,
             versions_removed,
@@ -93,6 +100,14 @@ impl MaintenanceMetrics {
             .inc();
         if result == RunResult::Success {
             self.last_success.with_label_values(&run).set(now);
+        }
+    }
+
+    /// A run that fails from the start on has no last success; an alert needs a time to count from.
+    pub(super) fn due(&self, run: [&str; 3], now: f64) {
+        let last = self.last_success.with_label_values(&run);
+        if last.get() == 0.0 {
+            last.set(now);
         }
     }
 
@@ -121,8 +136,19 @@ impl MaintenanceMetrics {
         self.recoveries.with_label_values(&[store, outcome]).inc();
     }
 
-    /// The time of the last success only: counters stay.
+    /// Shows whether a run, named by store, table and kind, rests.
+    pub(super) fn quarantined(&self, run: [&str; 3], rests: bool) {
+        if rests {
+            self.quarantined.with_label_values(&run).set(1);
+        } else {
+            // Fails only if it did not rest.
+            self.quarantined.remove_label_values(&run).ok();
+        }
+    }
+
+    /// What is true of a table now; counters stay.
     pub(super) fn forget(&self, store: &str, table: &str) {
+        forget(&self.quarantined, store, table, |_| false);
         forget(&self.last_success, store, table, |_| false);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Target;
 use super::tasks::{FragmentFacts, TaskBounds, candidates};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::{Snapshot, Store};
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
@@ -11,6 +11,7 @@ use lance_table::format::{Fragment, IndexMetadata};
 use roaring::RoaringBitmap;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// One index.
@@ -49,6 +50,19 @@ pub struct TableHealth {
     pub bytes: u64,
     /// Its indexes.
     pub indexes: Vec<IndexHealth>,
+    /// A fingerprint of its schema, for this process: what rests because of a schema rests until this changes.
+    #[serde(skip)]
+    pub schema: u64,
+}
+
+/// Ids, names and types of all fields, nested ones too.
+fn fingerprint(dataset: &Dataset) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for field in dataset.schema().fields_pre_order() {
+        let kind = field.logical_type.to_string();
+        (field.id, &field.name, kind, field.nullable).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// Bytes of a fragment's data files.
@@ -122,15 +136,14 @@ impl Store {
 
     /// The dataset at `path` at its latest version.
     pub(crate) async fn latest(&self, path: &str) -> Result<Arc<Dataset>> {
-        let missing = || {
-            crate::error::Error::new(
-                crate::error::ErrorKind::NotFound,
-                format!("{} does not exist", self.uri_of(path)),
-            )
-        };
-        let handle = self.any_handle(path).await?.ok_or_else(missing)?;
+        let handle = self.any_handle(path).await?;
+        let handle = handle.ok_or_else(|| self.without_version(path))?;
         let mut dataset = handle.as_ref().clone();
-        dataset.checkout_latest().await?;
+        if let Err(e) = dataset.checkout_latest().await {
+            // Removed, or made anew: the next look starts from storage.
+            self.forget_handle(path).await;
+            return Err(Error::from(e).context(format!("reading {}", self.uri_of(path))));
+        }
         let dataset = Arc::new(dataset);
         self.keep_handle(path, dataset.clone()).await;
         Ok(dataset)
@@ -159,6 +172,7 @@ impl Store {
             indexes: self
                 .index_health(snapshot.as_ref(), target, &dataset, &facts)
                 .await?,
+            schema: fingerprint(&dataset),
         })
     }
 

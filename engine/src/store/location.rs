@@ -96,9 +96,89 @@ pub fn check_options(options: &HashMap<String, String>) -> Result<()> {
     }
 }
 
+/// The names under which Lance takes the endpoint of an S3-compatible storage, as an option or from the environment.
+const ENDPOINTS: [&str; 5] = [
+    "aws_endpoint",
+    "aws_endpoint_url",
+    "aws_endpoint_url_s3",
+    "endpoint",
+    "endpoint_url",
+];
+
+/// Refuses an endpoint that requests cannot be sent to: Lance would panic at the first one, or say "builder error".
+/// `environment`: the variables of this process, which options override.
+///
+/// # Errors
+/// `InvalidInput`, with the setting and what to write.
+pub fn check_endpoint(
+    options: &HashMap<String, String>,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<()> {
+    let is = |name: &str, known: &[&str]| known.contains(&name.to_ascii_lowercase().as_str());
+    let variables: Vec<(String, String)> = environment.collect();
+    let own = options.keys().any(|name| is(name, &ENDPOINTS));
+    let settings = || options.iter().chain(variables.iter().map(|(n, v)| (n, v)));
+    let allowed = settings().any(|(name, value)| {
+        is(name, &["allow_http", "aws_allow_http"]) && is(value, &["true", "1", "yes", "on", "y"])
+    });
+    let endpoints = settings().take(if own { options.len() } else { usize::MAX });
+    for (name, value) in endpoints.filter(|(name, _)| is(name, &ENDPOINTS)) {
+        let (scheme, rest) = value.split_once("://").unwrap_or(("", value));
+        let host = rest.split('/').next().unwrap_or_default();
+        let odd = |c: char| c.is_whitespace() || c.is_control() || "\"<>\\^`{|}".contains(c);
+        if host.is_empty() || host.starts_with(':') || rest.contains(odd) {
+            let why = "is no URL; write it as http://HOST:PORT or https://HOST";
+            return Err(Error::invalid(format!("{name} = {value:?} {why}")));
+        }
+        match scheme {
+            "https" => {}
+            "http" if allowed => {}
+            "http" => {
+                return Err(Error::invalid(format!(
+                    "{name} = {value:?} is plain http, which is off; set allow_http = \"true\" (AWS_ALLOW_HTTP=true) or use https"
+                )));
+            }
+            "" => {
+                return Err(Error::invalid(format!(
+                    "{name} = {value:?} has no scheme; did you mean \"http://{rest}\" or \"https://{rest}\"?"
+                )));
+            }
+            other => {
+                return Err(Error::invalid(format!(
+                    "{name} = {value:?}: scheme {other:?} is not one of http and https"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{check_options, normalise};
+    use super::{check_endpoint, check_options, normalise};
+
+    #[test]
+    fn an_endpoint_that_requests_cannot_be_sent_to_is_named_with_what_to_write() {
+        let with = |name: &str, value: &str, env: &[(&str, &str)]| {
+            let options = [(name.to_owned(), value.to_owned())].into();
+            let env = env.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
+            check_endpoint(&options, env.collect::<Vec<_>>().into_iter())
+        };
+        let told = |value, env| with("endpoint", value, env).unwrap_err().to_string();
+        let bare = told("127.0.0.1:9000", &[]);
+        assert!(bare.contains("endpoint = \"127.0.0.1:9000\""), "{bare}");
+        assert!(bare.contains("\"http://127.0.0.1:9000\""), "{bare}");
+        let plain = told("http://127.0.0.1:9000", &[]);
+        assert!(plain.contains("allow_http"), "{plain}");
+        for bad in ["", "http://", "http://:9000", "https://a b", "ftp://host"] {
+            assert!(with("AWS_ENDPOINT", bad, &[]).is_err(), "{bad}");
+        }
+        let allowed = [("AWS_ALLOW_HTTP", "True")];
+        assert!(with("endpoint", "http://127.0.0.1:9000/sub", &allowed).is_ok());
+        assert!(with("endpoint", "https://minio.example", &[]).is_ok());
+        let from_environment = [("AWS_ENDPOINT_URL", "minio:9000")];
+        assert!(with("region", "r", &from_environment).is_err());
+    }
 
     #[test]
     fn an_express_bucket_cannot_hide_behind_an_option() {

@@ -3,10 +3,12 @@
 //! 1. `Store::open` checks the URI's scheme, probes put-if-absent and loads the manifest.
 //! 2. `Store::load` gives a `Snapshot`: the manifest's latest version M and its `State`; `put_manifest` makes M+1.
 //! 3. `Store::scan` gives the versions of one table above some version, classified.
-//! 4. `Store::open_at` opens a table at a version; every handle carries the guarded commit handler.
+//! 4. `Store::datasets` finds the tables below the root.
+//! 5. `Store::open_at` opens a table at a version; every handle carries the guarded commit handler.
 //!
 //! Nothing here publishes; that is the room of `commit` and `recovery`.
 
+pub mod discovery;
 pub mod faults;
 pub mod guard;
 pub mod location;
@@ -36,6 +38,7 @@ use lance_table::io::commit::{CommitHandler, commit_handler_from_url};
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode, PutOptions};
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
@@ -121,7 +124,7 @@ impl Store {
     /// Opens a store.
     ///
     /// # Errors
-    /// `NotFound` without `_squire`, `Refused` when `_squire` is not ours (and, at the first commit, when the storage
+    /// `NotFound` without `_squire`, `InvalidInput` for an endpoint without a scheme and the like, `Refused` when `_squire` is not ours (and, at the first commit, when the storage
     /// has no conditional puts),
     /// `FormatTooNew` when a newer squire wrote it.
     pub async fn open(uri: &str, options: StoreOptions) -> Result<Arc<Self>> {
@@ -132,7 +135,7 @@ impl Store {
                 format!("{uri} is not a squire store; make one with `squire init {uri}`"),
             ));
         }
-        store.load().await?;
+        store.load().await.map_err(Error::of_what_stands)?;
         Ok(Arc::new(store))
     }
 
@@ -140,6 +143,13 @@ impl Store {
     pub async fn connect(uri: &str, options: StoreOptions) -> Result<Self> {
         let uri = location::normalise(uri, options.wrapper.is_some())?;
         location::check_options(&options.storage_options)?;
+        if uri.starts_with("s3://") {
+            let text = |(name, value): (OsString, OsString)| {
+                Some((name.into_string().ok()?, value.into_string().ok()?))
+            };
+            let environment = std::env::vars_os().filter_map(text);
+            location::check_endpoint(&options.storage_options, environment)?;
+        }
         let mut params = ObjectStoreParams {
             object_store_wrapper: options.wrapper.clone(),
             ..ObjectStoreParams::default()
@@ -258,16 +268,6 @@ impl Store {
         self.session.clone()
     }
 
-    /// The Lance datasets directly below the root, by path; a store's internal ones are not among them.
-    pub async fn datasets(&self) -> Result<Vec<String>> {
-        let listed = self.objects.list_with_delimiter(Some(&self.base)).await?;
-        let names = listed.common_prefixes.iter().filter_map(|p| p.filename());
-        Ok(names
-            .filter(|n| n.ends_with(".lance"))
-            .map(str::to_owned)
-            .collect())
-    }
-
     /// Whether the root itself is a Lance dataset.
     pub async fn is_dataset(&self) -> Result<bool> {
         let listed = self
@@ -275,6 +275,24 @@ impl Store {
             .list_with_delimiter(Some(&self.base.clone().join("_versions")))
             .await?;
         Ok(!listed.objects.is_empty())
+    }
+
+    /// Fails when what answers is no object store: the sign-in page of a network answers every request, with a page.
+    ///
+    /// # Errors
+    /// `Storage`, naming what was asked for.
+    pub async fn is_object_store(&self) -> Result<()> {
+        let absent = self.object_path(&format!("{INTERNAL}/no-such-object-{}", self.new_op()));
+        match self.objects.inner.get(&absent).await {
+            Ok(_) => Err(Error::new(
+                ErrorKind::Storage,
+                format!(
+                    "what answers for {} is no object store: it has an answer for an object that does not exist; is a proxy or a sign-in page in between?",
+                    self.uri
+                ),
+            )),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Removes everything below `path`; that it is gone already, because someone else was faster, is fine.

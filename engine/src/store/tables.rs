@@ -128,6 +128,13 @@ impl Store {
         }
     }
 
+    /// The error of a table that should be at `path` and of which no version is there.
+    pub(crate) fn without_version(&self, path: &str) -> Error {
+        let uri = self.uri_of(path);
+        let why = "holds no version of a table: half deleted, or never finished; bring its files back, or remove what is left";
+        Error::new(ErrorKind::NotFound, format!("{uri} {why}"))
+    }
+
     pub(crate) async fn keep_handle(&self, path: &str, dataset: Arc<Dataset>) {
         self.tables.lock().await.insert(path.to_owned(), dataset);
     }
@@ -138,13 +145,8 @@ impl Store {
 
     /// Opens the dataset at `path` at `version`, through the guard.
     pub(crate) async fn open_at(&self, path: &str, version: u64) -> Result<Arc<Dataset>> {
-        let missing = || {
-            Error::new(
-                ErrorKind::NotFound,
-                format!("{} does not exist", self.uri_of(path)),
-            )
-        };
-        let handle = self.any_handle(path).await?.ok_or_else(missing)?;
+        let handle = self.any_handle(path).await?;
+        let handle = handle.ok_or_else(|| self.without_version(path))?;
         if handle.manifest().version == version {
             return Ok(handle);
         }

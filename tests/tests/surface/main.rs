@@ -10,6 +10,7 @@
 //! * [`requests`]: what a commit asks of its storage.
 //! * [`indexes`]: an index that fails is named and stops nothing else.
 //! * [`replaced`]: a table that was dropped and made again under its pin.
+//! * [`isolation`]: one bad table, folder, location or setting stops only itself.
 //! * [`history`]: archive and cleanup: what was said stays true after the versions are gone.
 
 mod agent;
@@ -22,6 +23,7 @@ mod history;
 mod indexes;
 mod input;
 mod replaced;
+mod isolation;
 mod requests;
 mod writes;
 

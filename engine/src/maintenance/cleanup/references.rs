@@ -144,7 +144,7 @@ impl Store {
             return Ok(found.clone());
         }
         let mut found = BTreeSet::new();
-        for path in self.datasets().await? {
+        for path in self.datasets().await?.tables {
             let of_table = self.references_of(&path).await;
             found.extend(of_table.map_err(|e| e.context(format!("what {path} refers to")))?);
         }

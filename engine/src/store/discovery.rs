@@ -1,0 +1,345 @@
+//! Which Lance tables stand below a root, and what is passed over.
+//!
+//! A folder is a table when its name ends in `.lance` or when it holds `_versions` (LanceDB names the tables of its child
+//! namespaces `<hash>_<namespace>$<table>`). Other folders are looked into, level by level, down to [`MAX_DEPTH`]. What
+//! cannot be a table for us is passed over and named: one odd folder never hides the others.
+
+use super::{INTERNAL, Store};
+use crate::error::{Error, ErrorKind, Result};
+use serde::Serialize;
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path as LocalPath, PathBuf};
+
+/// Folders between the root and a table, the table's own included: `org/team/set/t.lance` is found. Deeper trees are
+/// rarely tables, and every folder costs a listing.
+pub const MAX_DEPTH: usize = 4;
+
+/// Folders that are looked into. A prefix of a million partitions is no directory of tables; the rest is passed over.
+pub const MAX_FOLDERS: usize = 1_000;
+
+const VERSIONS: &str = "_versions";
+/// LanceDB's own table of its namespaces and tables.
+const LANCEDB_CATALOGUE: &str = "__manifest";
+/// LanceDB marks so a table that was declared and has no version yet.
+const LANCEDB_RESERVED: &str = ".lance-reserved";
+
+/// What was found below a root.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Discovered {
+    /// Tables, as paths relative to the root, sorted.
+    pub tables: Vec<String>,
+    /// What is no table to maintain, and why, sorted.
+    pub skipped: Vec<PassedOver>,
+}
+
+/// A folder that is not maintained.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct PassedOver {
+    /// Its path relative to the root.
+    pub path: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The entries of one folder.
+#[derive(Debug, Default)]
+struct Level {
+    folders: Vec<String>,
+    files: Vec<String>,
+    odd: Vec<(String, String)>,
+}
+
+impl Level {
+    fn has(&self, name: &str) -> bool {
+        self.folders.iter().any(|folder| folder == name)
+    }
+}
+
+impl Discovered {
+    fn skip(&mut self, path: String, reason: impl Into<String>) {
+        let reason = reason.into();
+        self.skipped.push(PassedOver { path, reason });
+    }
+}
+
+fn below(folder: &str, name: &str) -> String {
+    if folder.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{folder}/{name}")
+    }
+}
+
+impl Store {
+    /// The Lance tables below the root. A store's internal ones are not among them, nor are those of a store that stands
+    /// below the root: that store keeps them, by its pins.
+    ///
+    /// # Errors
+    /// The root cannot be listed. A folder below it that cannot is passed over.
+    pub async fn datasets(&self) -> Result<Discovered> {
+        let mut found = Discovered::default();
+        let mut folders = vec![String::new()];
+        let mut looked = 0;
+        for depth in 1..=MAX_DEPTH {
+            let mut next = Vec::new();
+            for folder in std::mem::take(&mut folders) {
+                looked += 1;
+                if looked > MAX_FOLDERS {
+                    let why = format!("not looked into: more than {MAX_FOLDERS} folders here");
+                    found.skip(folder, why);
+                    return Ok(found.sorted());
+                }
+                match self.level(&folder).await {
+                    Ok(level) => sort_out(&folder, level, depth, &mut found, &mut next),
+                    Err(e) if folder.is_empty() => return Err(e),
+                    Err(e) => found.skip(folder, format!("cannot be listed: {e}")),
+                }
+            }
+            folders = next;
+        }
+        Ok(found.sorted())
+    }
+
+    async fn level(&self, folder: &str) -> Result<Level> {
+        if self.objects.has_direct_local_paths() {
+            return local_level(&LocalPath::new(&self.uri).join(folder), &self.root()).await;
+        }
+        let prefix = match folder {
+            "" => self.base.clone(),
+            _ => self.object_path(folder),
+        };
+        let listed = self.objects.list_with_delimiter(Some(&prefix)).await?;
+        let names = |paths: Vec<object_store::path::Path>| {
+            let names = paths.iter().filter_map(|p| p.filename().map(str::to_owned));
+            names.collect()
+        };
+        Ok(Level {
+            folders: names(listed.common_prefixes),
+            files: names(listed.objects.into_iter().map(|o| o.location).collect()),
+            odd: Vec::new(),
+        })
+    }
+
+    fn root(&self) -> PathBuf {
+        let root = PathBuf::from(&self.uri);
+        root.canonicalize().unwrap_or(root)
+    }
+}
+
+impl Discovered {
+    fn sorted(mut self) -> Self {
+        self.tables.sort();
+        self.skipped.sort();
+        self
+    }
+}
+
+/// Puts what one folder holds where it belongs. `depth` is how far its entries are below the root.
+fn sort_out(
+    folder: &str,
+    level: Level,
+    depth: usize,
+    found: &mut Discovered,
+    next: &mut Vec<String>,
+) {
+    if !folder.is_empty() {
+        if level.has(VERSIONS) {
+            found.tables.push(folder.to_owned());
+            return;
+        }
+        if level.files.iter().any(|name| name == LANCEDB_RESERVED) {
+            return found.skip(
+                folder.to_owned(),
+                "declared in LanceDB, without a version yet",
+            );
+        }
+        if level.has(INTERNAL) {
+            let why = "a squire store: name it as a place of its own";
+            return found.skip(folder.to_owned(), why);
+        }
+    }
+    for (name, why) in level.odd {
+        found.skip(below(folder, &name), why);
+    }
+    for name in level.folders {
+        let path = below(folder, &name);
+        if name.ends_with(".lance") {
+            found.tables.push(path);
+        } else if name == LANCEDB_CATALOGUE {
+            found.skip(path, "LanceDB's own list of tables, which it maintains");
+        } else if name == INTERNAL || name.starts_with('.') {
+            // Ours, or nobody's business.
+        } else {
+            next.push(path);
+        }
+    }
+    if depth == MAX_DEPTH {
+        for path in next.drain(..) {
+            let why = format!("not looked into: deeper than {MAX_DEPTH} folders");
+            found.skip(path, why);
+        }
+    }
+}
+
+/// A local folder, entry by entry: the object-store interface fails as a whole on one name or link that it cannot take.
+async fn local_level(path: &LocalPath, root: &LocalPath) -> Result<Level> {
+    let unlisted = |e: io::Error| {
+        Error::new(
+            ErrorKind::Storage,
+            format!("cannot list {}", path.display()),
+        )
+        .caused_by(e)
+    };
+    let mut level = Level::default();
+    let mut entries = match tokio::fs::read_dir(path).await {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(level),
+        Err(e) => return Err(unlisted(e)),
+    };
+    while let Some(entry) = entries.next_entry().await.map_err(unlisted)? {
+        let name = entry.file_name();
+        let shown = name.to_string_lossy().into_owned();
+        let kind = entry.file_type().await;
+        let link = kind.as_ref().is_ok_and(std::fs::FileType::is_symlink);
+        match folder_or_why_not(&entry.path(), &name, link, root).await {
+            Ok(true) => level.folders.push(shown),
+            Ok(false) => level.files.push(shown),
+            Err(why) => level.odd.push((shown, why)),
+        }
+    }
+    Ok(level)
+}
+
+/// Whether the entry is a folder, or why it is neither folder nor file for us.
+async fn folder_or_why_not(
+    path: &LocalPath,
+    name: &OsStr,
+    link: bool,
+    root: &LocalPath,
+) -> Result<bool, String> {
+    let table = name.to_string_lossy().ends_with(".lance");
+    let folder = match tokio::fs::metadata(path).await {
+        Ok(meta) => meta.is_dir(),
+        Err(e) if table => return Err(format!("cannot be followed: {e}")),
+        // A link that leads nowhere or an entry that just went: no table.
+        Err(_) => return Ok(false),
+    };
+    if !folder {
+        return Ok(false);
+    }
+    let Some(name) = name.to_str() else {
+        return Err(String::from(
+            "its name is not UTF-8, and Lance cannot open it",
+        ));
+    };
+    if object_store::path::PathPart::parse(name).is_err() {
+        return Err(String::from(
+            "its name has characters that object stores do not take",
+        ));
+    }
+    if !link {
+        return Ok(true);
+    }
+    if !table {
+        return Err(String::from(
+            "a link to a folder: name it as a place of its own",
+        ));
+    }
+    match tokio::fs::canonicalize(path).await {
+        Ok(real) if real.starts_with(root) => {
+            Err(format!("a link to {}, which is here", real.display()))
+        }
+        _ => Ok(true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Discovered, MAX_DEPTH, PassedOver};
+    use crate::store::{Store, StoreOptions};
+    use std::fs::create_dir_all;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    async fn found(root: &Path) -> Discovered {
+        let uri = root.to_str().unwrap();
+        let store = Store::connect(uri, StoreOptions::default()).await.unwrap();
+        store.datasets().await.unwrap()
+    }
+
+    fn reasons(found: &Discovered, path: &str) -> String {
+        let matching = found.skipped.iter().filter(|s| s.path == path);
+        matching.map(|s| s.reason.as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn tables_are_found_at_every_depth_and_odd_folders_are_named() {
+        let root = std::env::temp_dir().join(format!("squire-found-{}", std::process::id()));
+        let dir = root.as_path();
+        for table in ["a.lance", "org/model.lance", "1/2/3/deep.lance", "h_ns$t"] {
+            create_dir_all(dir.join(table).join("_versions")).unwrap();
+        }
+        for folder in [
+            "half.lance/data",
+            "__manifest/_versions",
+            "a.lance/inner.lance",
+            "lake/_squire",
+            "lake/pinned.lance/_versions",
+            "1/2/3/4/too.lance",
+            ".hidden/t.lance",
+            "declared",
+        ] {
+            create_dir_all(dir.join(folder)).unwrap();
+        }
+        std::fs::write(dir.join("declared/.lance-reserved"), "").unwrap();
+        create_dir_all(dir.join(std::ffi::OsStr::from_bytes(b"\xff.lance"))).unwrap();
+        symlink(dir, dir.join("loop")).unwrap();
+        symlink("self.lance", dir.join("self.lance")).unwrap();
+        symlink("a.lance", dir.join("again.lance")).unwrap();
+
+        let found = found(dir).await;
+        let tables = [
+            "1/2/3/deep.lance",
+            "a.lance",
+            "h_ns$t",
+            "half.lance",
+            "org/model.lance",
+        ];
+        assert_eq!(found.tables, tables);
+        for (path, reason) in [
+            ("\u{fffd}.lance", "UTF-8"),
+            ("1/2/3/4", "deeper"),
+            ("__manifest", "LanceDB"),
+            ("again.lance", "a link to"),
+            ("declared", "without a version"),
+            ("lake", "a squire store"),
+            ("loop", "a link to a folder"),
+            ("self.lance", "cannot be followed"),
+        ] {
+            let reason_of = reasons(&found, path);
+            assert!(reason_of.contains(reason), "{path}: {reason_of}");
+        }
+        assert_eq!(found.skipped.len(), 8, "{:?}", found.skipped);
+        assert_eq!(MAX_DEPTH, 4);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn object_stores_are_listed_level_by_level() {
+        let options = StoreOptions::default();
+        let store = Store::connect("memory://discovery", options).await.unwrap();
+        for object in [
+            "t.lance/_versions/1.manifest",
+            "org/m.lance/_versions/1.manifest",
+            "other/file.txt",
+        ] {
+            let path = store.object_path(object);
+            store.put_if_absent(&path, b"x".to_vec()).await.unwrap();
+        }
+        let found = store.datasets().await.unwrap();
+        assert_eq!(found.tables, ["org/m.lance", "t.lance"]);
+        assert_eq!(found.skipped, Vec::<PassedOver>::new());
+    }
+}
