@@ -3,12 +3,14 @@
 use super::planning::{OperationKind, limits};
 use super::scheduling::WorkItem;
 use crate::config::{Config, Policy};
+use crate::metrics::RunResult;
 use crate::place::{Place, step};
 use serde::Serialize;
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::maintenance::{
     CleanupPolicies, CleanupPolicy, CleanupReport, MaintenanceReport, Retention, Target,
 };
+use std::collections::BTreeMap;
 use tokio_util::sync::CancellationToken;
 
 /// How an operation ended.
@@ -24,6 +26,16 @@ pub(crate) enum Ending {
 }
 
 impl Ending {
+    fn result(self) -> RunResult {
+        match self {
+            Self::Success => RunResult::Success,
+            Self::Conflict => RunResult::Conflict,
+            Self::Failed => RunResult::Failed,
+            Self::Unfit => RunResult::Unfit,
+            Self::Skipped => RunResult::Skipped,
+        }
+    }
+
     /// Whether what was wanted does not hold.
     pub(crate) fn is_bad(self) -> bool {
         matches!(self, Self::Conflict | Self::Failed | Self::Unfit)
@@ -43,6 +55,12 @@ pub(crate) struct OperationReport {
     pub(crate) bytes_removed: u64,
     pub(crate) versions_removed: u64,
     pub(crate) detail: Option<String>,
+    /// Whether it was about all tables of its store: a cleanup is.
+    #[serde(skip)]
+    covers_store: bool,
+    /// How it ended for some of them; for all others it went well.
+    #[serde(skip)]
+    except: BTreeMap<String, Ending>,
 }
 
 impl OperationReport {
@@ -58,7 +76,26 @@ impl OperationReport {
             bytes_removed: 0,
             versions_removed: 0,
             detail: None,
+            covers_store: kind == OperationKind::Cleanup && target.table().is_some(),
+            except: BTreeMap::new(),
         }
+    }
+}
+
+impl OperationReport {
+    /// How it ended for each table: its own, or `all` of the store that one cleanup covered.
+    pub(crate) fn results(&self, all: Vec<String>) -> Vec<(String, RunResult)> {
+        let whole = self.ending.result();
+        if !self.covers_store {
+            return vec![(self.table.clone(), whole)];
+        }
+        let others = match self.except.is_empty() {
+            true => whole,
+            false => RunResult::Success,
+        };
+        let of = |table: &str| self.except.get(table).map_or(others, |e| e.result());
+        let results = all.into_iter().map(|table| (of(&table), table));
+        results.map(|(result, table)| (table, result)).collect()
     }
 }
 
@@ -135,9 +172,12 @@ pub(crate) async fn execute(
                 report.detail = Some(format!("index {index} failed: {reason}"));
             }
         }
-        Ok(Done::Cleaned(c)) => {
+        Ok(Done::Cleaned(c, off)) => {
             report.versions_removed = c.versions_removed;
             report.bytes_removed = c.bytes_removed;
+            report.except = off.into_iter().map(|t| (t, Ending::Skipped)).collect();
+            let failed = c.failed.iter().map(|(t, _)| (t.clone(), Ending::Failed));
+            report.except.extend(failed);
             if let [(table, reason), ..] = c.failed.as_slice() {
                 report.ending = Ending::Failed;
                 report.detail = Some(format!("{table}: {reason}"));
@@ -157,7 +197,8 @@ pub(crate) async fn execute(
 
 enum Done {
     Maintained(MaintenanceReport),
-    Cleaned(CleanupReport),
+    /// What a cleanup did, and the tables it covered that their policies leave alone.
+    Cleaned(CleanupReport, Vec<String>),
     Planned(String),
 }
 
@@ -165,7 +206,8 @@ fn ending_of(error: &Error) -> Ending {
     match error.kind() {
         ErrorKind::Conflict => Ending::Conflict,
         ErrorKind::Unfit => Ending::Unfit,
-        ErrorKind::Refused | ErrorKind::Drift | ErrorKind::Cancelled => Ending::Skipped,
+        ErrorKind::Drift | ErrorKind::Cancelled => Ending::Skipped,
+        // A safety check refused: someone has to look, or it refuses for ever.
         _ => Ending::Failed,
     }
 }
@@ -185,11 +227,9 @@ async fn clean(
                     plan.off.len()
                 )));
             }
-            place
-                .store
-                .cleanup(&plan, None, cancel)
-                .await
-                .map(Done::Cleaned)
+            let off = plan.off.iter().map(|t| t.table.clone()).collect();
+            let cleaned = place.store.cleanup(&plan, None, cancel).await?;
+            Ok(Done::Cleaned(cleaned, off))
         }
         Target::Plain(path) => {
             let plan = place.store.plan_plain_cleanup(path, policies).await?;
@@ -199,11 +239,50 @@ async fn clean(
                     plan.versions.len()
                 )));
             }
-            place
-                .store
-                .cleanup_plain(&plan, None)
-                .await
-                .map(Done::Cleaned)
+            let cleaned = place.store.cleanup_plain(&plan, None).await?;
+            Ok(Done::Cleaned(cleaned, Vec::new()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ending, OperationReport};
+    use crate::daemon::planning::OperationKind;
+    use crate::metrics::RunResult;
+    use std::collections::BTreeMap;
+
+    fn cleanup(ending: Ending, except: &[(&str, Ending)]) -> OperationReport {
+        let except = except.iter().map(|(t, e)| ((*t).to_owned(), *e));
+        OperationReport {
+            place: "lake".into(),
+            table: "a".into(),
+            kind: OperationKind::Cleanup,
+            ending,
+            conflicts: 0,
+            fragments_removed: 0,
+            fragments_added: 0,
+            bytes_removed: 0,
+            versions_removed: 0,
+            detail: None,
+            covers_store: true,
+            except: except.collect::<BTreeMap<_, _>>(),
+        }
+    }
+
+    #[test]
+    fn a_cleanup_of_a_store_says_of_each_table_how_it_went() {
+        let all = || vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
+        let results = |report: &OperationReport| -> Vec<RunResult> {
+            report.results(all()).into_iter().map(|(_, r)| r).collect()
+        };
+        let (good, bad, left) = (RunResult::Success, RunResult::Failed, RunResult::Skipped);
+        let mixed = [("a", Ending::Failed), ("c", Ending::Skipped)];
+        assert_eq!(results(&cleanup(Ending::Failed, &mixed)), [bad, good, left]);
+        assert_eq!(results(&cleanup(Ending::Success, &[])), [good; 3]);
+        assert_eq!(results(&cleanup(Ending::Failed, &[])), [bad; 3]);
+        let mut plain = cleanup(Ending::Failed, &[]);
+        plain.covers_store = false;
+        assert_eq!(plain.results(all()), [("a".to_owned(), bad)]);
     }
 }

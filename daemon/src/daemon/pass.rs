@@ -481,6 +481,8 @@ impl Pass<'_> {
         memory.cooldowns.note(key, &item.policy, bad, now);
         if bad {
             tracing::warn!(%target, kind, detail, "maintenance did not succeed");
+        } else if report.ending == Ending::Skipped {
+            tracing::info!(%target, kind, detail, "maintenance was skipped");
         } else {
             tracing::info!(
                 %target,

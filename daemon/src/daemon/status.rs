@@ -212,21 +212,20 @@ impl Status {
         }
     }
 
+    fn tables_of(&self, place: &str) -> Vec<String> {
+        let seen = self.seen();
+        let here = seen.tables.keys().filter(|(store, _)| store == place);
+        here.map(|(_, table)| table.clone()).collect()
+    }
+
     pub(crate) fn report(&self, report: OperationReport) {
-        let labels = [
-            report.place.as_str(),
-            report.table.as_str(),
-            report.kind.as_str(),
-        ];
-        let result = match report.ending {
-            Ending::Success => RunResult::Success,
-            Ending::Conflict => RunResult::Conflict,
-            Ending::Failed => RunResult::Failed,
-            Ending::Unfit => RunResult::Unfit,
-            Ending::Skipped => RunResult::Skipped,
-        };
-        self.metrics
-            .run_finished(labels, result, self.now_seconds());
+        let kind = report.kind.as_str();
+        let labels = [report.place.as_str(), report.table.as_str(), kind];
+        let all = self.tables_of(&report.place);
+        for (table, result) in report.results(all) {
+            let run = [report.place.as_str(), &table, kind];
+            self.metrics.run_finished(run, result, self.now_seconds());
+        }
         for _ in 0..report.conflicts {
             self.metrics.run_retried(labels);
         }
@@ -238,17 +237,12 @@ impl Status {
         self.metrics.removed(&report.place, &report.table, removed);
         let failed = report.ending.is_bad();
         let mut seen = self.seen();
-        let counted = if failed {
-            "failures"
-        } else {
-            report.kind.as_str()
-        };
+        let counted = if failed { "failures" } else { kind };
         *seen.counts.entry(counted).or_default() += 1;
         *seen.counts.entry("conflicts").or_default() += u64::from(report.conflicts);
         if failed {
             let text = format!(
-                "{} {}: {}",
-                report.kind.as_str(),
+                "{kind} {}: {}",
                 report.table,
                 report.detail.as_deref().unwrap_or("")
             );

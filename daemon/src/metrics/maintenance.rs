@@ -98,8 +98,10 @@ impl MaintenanceMetrics {
         self.runs
             .with_label_values(&[store, table, kind, result.as_str()])
             .inc();
-        if result == RunResult::Success {
-            self.last_success.with_label_values(&run).set(now);
+        match result {
+            RunResult::Success => self.last_success.with_label_values(&run).set(now),
+            RunResult::Conflict | RunResult::Failed | RunResult::Unfit => self.due(run, now),
+            RunResult::Skipped => {}
         }
     }
 

@@ -64,6 +64,23 @@ fn values_are_shown() {
     }
 }
 
+/// The alert on maintenance that does not succeed counts from some time, also when it never did.
+#[test]
+fn a_run_that_never_succeeds_has_a_time_since_when() {
+    let metrics = Metrics::new().unwrap();
+    let run = ["s", "t", "reindex"];
+    let last = "squire_last_success_timestamp_seconds{kind=\"reindex\",store=\"s\",table=\"t\"}";
+    metrics.run_finished(run, RunResult::Skipped, 50.0);
+    assert!(!metrics.encode().contains(last));
+    metrics.run_finished(run, RunResult::Failed, 100.0);
+    metrics.run_finished(run, RunResult::Failed, 200.0);
+    assert!(metrics.encode().contains(&format!("{last} 100\n")));
+    metrics.due(run, 300.0);
+    assert!(metrics.encode().contains(&format!("{last} 100\n")));
+    metrics.run_finished(run, RunResult::Success, 400.0);
+    assert!(metrics.encode().contains(&format!("{last} 400\n")));
+}
+
 #[test]
 fn a_vanished_table_or_index_leaves_no_gauge() {
     let metrics = filled();
