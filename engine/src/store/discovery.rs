@@ -15,8 +15,9 @@ use std::path::{Path as LocalPath, PathBuf};
 /// rarely tables, and every folder costs a listing.
 pub const MAX_DEPTH: usize = 4;
 
-/// Folders that are looked into. A prefix of a million partitions is no directory of tables; the rest is passed over.
-pub const MAX_FOLDERS: usize = 1_000;
+/// Folders that are looked into. Each costs a listing at every look, and a prefix of a million partitions is no directory
+/// of tables: the rest is passed over. Tables do not count, if their names end in `.lance`.
+pub const MAX_FOLDERS: usize = 256;
 
 const VERSIONS: &str = "_versions";
 /// LanceDB's own table of its namespaces and tables.
@@ -80,16 +81,19 @@ impl Store {
     pub async fn datasets(&self) -> Result<Discovered> {
         let mut found = Discovered::default();
         let mut folders = vec![String::new()];
-        let mut looked = 0;
+        let mut left = MAX_FOLDERS;
         for depth in 1..=MAX_DEPTH {
+            let beyond = folders.split_off(folders.len().min(left));
+            if let [first, others @ ..] = beyond.as_slice() {
+                let why = format!(
+                    "not looked into, nor {} others: more than {MAX_FOLDERS} folders here that are no tables",
+                    others.len()
+                );
+                found.skip(first.clone(), why);
+            }
+            left -= folders.len();
             let mut next = Vec::new();
-            for folder in std::mem::take(&mut folders) {
-                looked += 1;
-                if looked > MAX_FOLDERS {
-                    let why = format!("not looked into: more than {MAX_FOLDERS} folders here");
-                    found.skip(folder, why);
-                    return Ok(found.sorted());
-                }
+            for folder in folders {
                 match self.level(&folder).await {
                     Ok(level) => sort_out(&folder, level, depth, &mut found, &mut next),
                     Err(e) if folder.is_empty() => return Err(e),
