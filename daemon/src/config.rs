@@ -27,11 +27,13 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use crate::formats::InputLimits;
+
 pub(crate) use file::{ConfigFile, WatchKind};
 use locate::Locator;
 pub(crate) use policy::{DriftPolicy, Policy};
 pub(crate) use show::render;
-pub(crate) use units::{log_filter, parse_duration, parse_listen};
+pub(crate) use units::{format_size, log_filter, parse_duration, parse_listen, show_size};
 
 /// The checked configuration. Serializes to a document that parses to the same, but for secrets,
 /// which are masked.
@@ -124,6 +126,9 @@ pub(crate) struct AgentConfig {
     /// Address of the agent's HTTP server; `None` is off.
     #[serde(serialize_with = "units::show_listen")]
     pub(crate) listen: Option<SocketAddr>,
+    /// What one input file may take, of the command line too.
+    #[serde(flatten)]
+    pub(crate) input: InputLimits,
 }
 
 /// Why a configuration was refused. Its text names file, line and key, and what to write instead.

@@ -1,35 +1,41 @@
 //! Input files, as Arrow record batches.
 //!
 //! One file of any supported format becomes a list of batches; where the caller knows the table's schema, the batches have
-//! exactly that schema, or the file is refused with an error that says which column is wrong and what to do.
+//! exactly that schema and every value of the file, or the file is refused with an error that says where and what to do.
 //!
-//! 1. [`Format::of`] decides by the extension; nothing is sniffed, so that one name always means one thing.
-//! 2. Text formats (CSV, NDJSON) have no types of their own: they are parsed straight to the target's types. Without a target the
-//!    types are inferred from the whole file.
-//! 3. Binary formats (Parquet, Arrow IPC) carry types: [`conform`] matches columns by name and casts where no value changes.
+//! 1. [`Format::of`] decides by the extension; a content that is certainly another one is refused by [`source`], not guessed.
+//! 2. [`text`] (CSV, NDJSON) parses straight to the target's types. Without a target they are inferred from the whole file.
+//! 3. Binary formats ([`parquet`], Arrow [`ipc`]) carry types: [`conform`] matches columns by name and casts where no value changes.
+//! 4. [`InputLimits`] bounds what one file may take, and [`caught`] turns the panics of parsers into refusals.
 //!
-//! A whole file is held in memory: how large a file may be is the caller's decision, taken before it calls [`read`].
+//! A whole file is held in memory.
 
 mod conform;
-mod csv;
 mod error;
-mod ndjson;
+mod ipc;
+mod limits;
+mod parquet;
 mod schema_file;
+mod source;
 #[cfg(test)]
 mod tests;
+mod text;
 
-use std::{fs::File, io::BufReader, path::Path, sync::Arc};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+};
 
 use arrow::{
     array::RecordBatch,
-    datatypes::{DataType, Field, Schema, SchemaRef},
-    error::ArrowError,
-    ipc::reader::{FileReader, StreamReader},
+    datatypes::{DataType, Schema, SchemaRef},
 };
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use squire_engine::error::panic_text;
 
 use conform::Conformer;
 pub(crate) use error::FormatError;
+pub(crate) use limits::InputLimits;
 pub(crate) use schema_file::read_schema_file;
 
 /// Rows per batch. Large enough that the cost per batch vanishes, small enough that a batch of wide rows stays in the megabytes.
@@ -45,7 +51,7 @@ pub(crate) enum Format {
     /// `.arrows`: the Arrow IPC stream format. A stream may legally end without a marker, so a copy that was cut off between two
     /// messages cannot be told from a whole one: producers must rename finished files into place.
     ArrowStream,
-    /// `.csv` with a header row; an empty field is null.
+    /// `.csv` with a header row; an empty field without quotes is null.
     Csv,
     /// `.ndjson`, `.jsonl`: one JSON object a line.
     Ndjson,
@@ -75,129 +81,92 @@ impl Format {
 /// Reads a whole file. The result has at least one batch, possibly an empty one, so that the schema is never lost.
 ///
 /// With a `target`, every batch has exactly that schema: columns are matched by name, a missing nullable column is null, and a value is
-/// cast only if casting it back gives the same value. A missing required column, an unknown column, a null in a required column, and
-/// types that do not fit are errors. Without one, the file's own schema is used, or an inferred one for CSV and NDJSON.
-pub(crate) fn read(path: &Path, target: Option<&Schema>) -> Result<Vec<RecordBatch>, FormatError> {
+/// stored exactly. A missing required column, an unknown column, a null in a required column, types that do not fit and values that
+/// would change are errors. Without one, the file's own schema is used, or an inferred one for CSV and NDJSON.
+pub(crate) fn read(
+    path: &Path,
+    target: Option<&Schema>,
+    limits: &InputLimits,
+) -> Result<Vec<RecordBatch>, FormatError> {
     let format = Format::of(path)?;
-    let file = open(path)?;
-    let (schema, batches) = match format {
-        Format::Parquet => {
-            let builder = ParquetRecordBatchReaderBuilder::try_new(file)
-                .map_err(|e| FormatError::content(path, &e))?;
-            let schema = Arc::clone(builder.schema());
-            let reader = builder
-                .with_batch_size(BATCH_ROWS)
-                .build()
-                .map_err(|e| FormatError::content(path, &e))?;
-            (schema, collect(path, reader)?)
+    caught(path, || {
+        let (schema, batches) = match (format, target) {
+            (Format::Parquet, _) => parquet::read(path, target, limits)?,
+            (Format::ArrowFile | Format::ArrowStream, _) => ipc::read(path, format, limits)?,
+            (Format::Csv | Format::Ndjson, Some(target)) => {
+                return text::read(path, format, target, limits);
+            }
+            (Format::Csv | Format::Ndjson, None) => text::read_inferred(path, format, limits)?,
+        };
+        let batches = if batches.is_empty() {
+            vec![RecordBatch::new_empty(Arc::clone(&schema))]
+        } else {
+            batches
+        };
+        match target {
+            None => Ok(batches),
+            Some(target) => Conformer::new(path, &schema, target)?.apply_all(&batches, limits),
         }
-        Format::ArrowFile => {
-            let reader = FileReader::try_new(BufReader::new(file), None)
-                .map_err(|e| FormatError::content(path, &e))?;
-            (reader.schema(), collect(path, reader)?)
-        }
-        Format::ArrowStream => {
-            let reader = StreamReader::try_new(BufReader::new(file), None)
-                .map_err(|e| FormatError::content(path, &e))?;
-            (reader.schema(), collect(path, reader)?)
-        }
-        Format::Csv => csv::read(path, file, target)?,
-        Format::Ndjson => {
-            let schema = match target {
-                Some(target) => Arc::new(parse_schema(target)),
-                None => schema_of(path)?,
-            };
-            let batches = ndjson::read(path, &schema)?;
-            (schema, batches)
-        }
-    };
-    let batches = if batches.is_empty() {
-        vec![RecordBatch::new_empty(Arc::clone(&schema))]
-    } else {
-        batches
-    };
-    match target {
-        None => Ok(batches),
-        Some(target) => {
-            let mut conformer = Conformer::new(path, &schema, target)?;
-            batches.iter().map(|batch| conformer.apply(batch)).collect()
-        }
-    }
+    })
 }
 
 /// The schema of a file without its rows: stored (Parquet, Arrow) or inferred from all of its rows (CSV, NDJSON), where every column
 /// is nullable and one without any value is `utf8`.
-pub(crate) fn schema_of(path: &Path) -> Result<SchemaRef, FormatError> {
+pub(crate) fn schema_of(path: &Path, limits: &InputLimits) -> Result<SchemaRef, FormatError> {
     let format = Format::of(path)?;
-    let file = open(path)?;
-    let content = |e: ArrowError| FormatError::content(path, &e);
-    match format {
-        Format::Parquet => {
-            let builder = ParquetRecordBatchReaderBuilder::try_new(file)
-                .map_err(|e| FormatError::content(path, &e))?;
-            Ok(Arc::clone(builder.schema()))
-        }
-        Format::ArrowFile => Ok(FileReader::try_new(BufReader::new(file), None)
-            .map_err(content)?
-            .schema()),
-        Format::ArrowStream => Ok(StreamReader::try_new(BufReader::new(file), None)
-            .map_err(content)?
-            .schema()),
-        Format::Csv => {
-            let (schema, _) = csv::options()
-                .infer_schema(BufReader::new(file), None)
-                .map_err(content)?;
-            Ok(Arc::new(without_null_types(&schema)))
-        }
-        Format::Ndjson => {
-            let (schema, _) = arrow::json::reader::infer_json_schema(BufReader::new(file), None)
-                .map_err(content)?;
-            Ok(Arc::new(without_null_types(&schema)))
-        }
-    }
-}
-
-fn open(path: &Path) -> Result<File, FormatError> {
-    File::open(path).map_err(|source| FormatError::Io {
-        path: path.into(),
-        source,
+    caught(path, || match format {
+        Format::Parquet => parquet::schema_of(path, limits),
+        Format::ArrowFile | Format::ArrowStream => ipc::schema_of(path, format, limits),
+        Format::Csv | Format::Ndjson => text::schema_of(path, format, limits),
     })
 }
 
-fn collect(
+/// Runs a parser. It reads what anyone may have put there, and a panic on it is one more way to refuse it.
+fn caught<T>(
     path: &Path,
-    reader: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
-) -> Result<Vec<RecordBatch>, FormatError> {
-    reader
-        .map(|batch| batch.map_err(|e| FormatError::content(path, &e)))
-        .collect()
+    parse: impl FnOnce() -> Result<T, FormatError>,
+) -> Result<T, FormatError> {
+    catch_unwind(AssertUnwindSafe(parse)).unwrap_or_else(|panic| {
+        let detail = format!("is damaged ({})", panic_text(panic.as_ref()));
+        Err(FormatError::content(path, &detail))
+    })
 }
 
-/// The schema to parse text with on the way to `target`.
-///
-/// Every column is nullable, so that nulls are found by [`Conformer`], which names the column and the row. UTC is spelled as an offset,
-/// which Arrow parses without a time zone database.
-fn parse_schema(target: &Schema) -> Schema {
-    let fields = target.fields().iter().map(|field| {
-        let data_type = if let DataType::Timestamp(unit, Some(_)) = field.data_type() {
-            DataType::Timestamp(*unit, Some("+00:00".into()))
-        } else {
-            field.data_type().clone()
-        };
-        Field::new(field.name(), data_type, true)
-    });
-    Schema::new(fields.collect::<Vec<_>>())
+/// Whether the file's schema is within the limits.
+fn check_schema(path: &Path, schema: &Schema, limits: &InputLimits) -> Result<(), FormatError> {
+    let deepest = schema.fields().iter().map(|field| depth(field.data_type()));
+    limits
+        .columns(schema.fields().len())
+        .and_then(|()| limits.nesting(deepest.max().unwrap_or(0)))
+        .map_err(FormatError::limit(path))
 }
 
-/// A column in which inference saw no value could be anything: it becomes text, which can hold whatever comes later.
-fn without_null_types(schema: &Schema) -> Schema {
-    let fields = schema.fields().iter().map(|field| {
-        let data_type = if field.data_type().is_null() {
-            DataType::Utf8
-        } else {
-            field.data_type().clone()
-        };
-        Field::new(field.name(), data_type, true)
-    });
-    Schema::new(fields.collect::<Vec<_>>())
+/// Lists and structs within each other.
+fn depth(data_type: &DataType) -> usize {
+    use DataType as T;
+    match data_type {
+        T::List(item)
+        | T::LargeList(item)
+        | T::ListView(item)
+        | T::LargeListView(item)
+        | T::FixedSizeList(item, _)
+        | T::Map(item, _)
+        | T::RunEndEncoded(_, item) => 1 + depth(item.data_type()),
+        T::Struct(fields) => {
+            1 + fields
+                .iter()
+                .map(|field| depth(field.data_type()))
+                .max()
+                .unwrap_or(0)
+        }
+        T::Union(fields, _) => {
+            1 + fields
+                .iter()
+                .map(|(_, field)| depth(field.data_type()))
+                .max()
+                .unwrap_or(0)
+        }
+        T::Dictionary(_, values) => depth(values),
+        _ => 0,
+    }
 }

@@ -1,7 +1,7 @@
 //! Loading: an entry of the spool, or a file or directory of the command line, becomes a commit request.
 
 use super::batch::{BatchError, BatchSpec, Mode, TableInput};
-use crate::formats::{self, FormatError};
+use crate::formats::{self, FormatError, InputLimits};
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use squire_engine::commit::{CommitRequest, TableWrite, Write};
@@ -19,9 +19,14 @@ pub(crate) struct Loaded {
 }
 
 /// Loads the entry at `path`: one file or a batch directory.
-pub(crate) async fn load(store: &Store, path: &Path) -> Result<Loaded> {
+pub(crate) async fn load(store: &Store, path: &Path, limits: &InputLimits) -> Result<Loaded> {
     let spec = block_in_place(|| BatchSpec::parse(path)).map_err(batch_error)?;
     let snapshot = store.load().await?;
+    let source = Source {
+        store,
+        snapshot: &snapshot,
+        limits,
+    };
     let mut writes = Vec::with_capacity(spec.tables.len());
     for input in spec.tables {
         let files: Vec<String> = input
@@ -34,7 +39,7 @@ pub(crate) async fn load(store: &Store, path: &Path) -> Result<Loaded> {
         } else {
             files.join(", ")
         };
-        let loaded = load_table(store, &snapshot, input).await;
+        let loaded = source.table(input).await;
         writes.push(loaded.map_err(|e| name_source(e, &named))?);
     }
     let mut request = CommitRequest::new(writes);
@@ -51,40 +56,6 @@ fn name_source(error: Error, named: &str) -> Error {
     } else {
         error.context(named)
     }
-}
-
-async fn load_table(store: &Store, snapshot: &Snapshot, input: TableInput) -> Result<TableWrite> {
-    let table = TableName::new(input.table)?;
-    let entry = snapshot.state.table(&table)?;
-    let declared = entry.key.clone();
-    let key_of = |key: Option<String>| {
-        key.or_else(|| declared.clone()).ok_or_else(|| {
-            Error::invalid(format!(
-                "table {table} declares no key; name one with --key or key = \"...\" in batch.toml"
-            ))
-        })
-    };
-    let write = match input.mode {
-        Mode::DeleteWhere { predicate } => Write::Delete { predicate },
-        Mode::Append => Write::Append(rows(store, snapshot, &table, input.files).await?),
-        Mode::Overwrite { allow_empty } => {
-            let rows = rows(store, snapshot, &table, input.files).await?;
-            overwrite(&table, rows, allow_empty)?
-        }
-        Mode::Merge { key } => {
-            let key = key_of(key)?;
-            Write::Merge {
-                key,
-                rows: rows(store, snapshot, &table, input.files).await?,
-            }
-        }
-        Mode::DeleteByKey { key } => {
-            let key = key_of(key)?;
-            let rows = key_rows(store, snapshot, &table, &key, input.files).await?;
-            Write::DeleteKeys { key, rows }
-        }
-    };
-    Ok(TableWrite { table, write })
 }
 
 /// Replaces all of `table` by `rows`. To replace it by nothing is more often an export that failed than a wish.
@@ -107,47 +78,101 @@ pub(crate) async fn rows(
     snapshot: &Snapshot,
     table: &TableName,
     files: Vec<PathBuf>,
+    limits: &InputLimits,
 ) -> Result<Vec<RecordBatch>> {
-    let dataset = store.open_pinned(snapshot.state.table(table)?).await?;
-    let schema = Schema::from(dataset.schema());
-    read_all(files, &schema)
+    let source = Source {
+        store,
+        snapshot,
+        limits,
+    };
+    source.rows(table, files).await
 }
 
-/// Reads files of which only the key column counts.
-async fn key_rows(
-    store: &Store,
-    snapshot: &Snapshot,
-    table: &TableName,
-    key: &str,
-    files: Vec<PathBuf>,
-) -> Result<Vec<RecordBatch>> {
-    let dataset = store.open_pinned(snapshot.state.table(table)?).await?;
-    let schema = Schema::from(dataset.schema());
-    schema
-        .field_with_name(key)
-        .map_err(|_| Error::invalid(format!("table {table} has no key column {key:?}")))?;
-    let mut batches = Vec::new();
-    for file in files {
-        // Whatever other columns of the table the file has may be there; the key must.
-        let given = block_in_place(|| formats::schema_of(&file)).map_err(format_error)?;
-        let fields: Vec<_> = schema
-            .fields()
-            .iter()
-            .filter(|f| f.name() == key || given.field_with_name(f.name()).is_ok())
-            .cloned()
-            .collect();
-        batches.extend(read_all(vec![file], &Schema::new(fields))?);
-    }
-    Ok(batches)
+/// What files are read for and within.
+struct Source<'a> {
+    store: &'a Store,
+    snapshot: &'a Snapshot,
+    limits: &'a InputLimits,
 }
 
-fn read_all(files: Vec<PathBuf>, schema: &Schema) -> Result<Vec<RecordBatch>> {
-    let mut batches = Vec::new();
-    for file in files {
-        batches
-            .extend(block_in_place(|| formats::read(&file, Some(schema))).map_err(format_error)?);
+impl Source<'_> {
+    async fn table(&self, input: TableInput) -> Result<TableWrite> {
+        let table = TableName::new(input.table)?;
+        let declared = self.snapshot.state.table(&table)?.key.clone();
+        let key_of = |key: Option<String>| {
+            key.or_else(|| declared.clone()).ok_or_else(|| {
+                Error::invalid(format!(
+                    "table {table} declares no key; name one with --key or key = \"...\" in batch.toml"
+                ))
+            })
+        };
+        let write = match input.mode {
+            Mode::DeleteWhere { predicate } => Write::Delete { predicate },
+            Mode::Append => Write::Append(self.rows(&table, input.files).await?),
+            Mode::Overwrite { allow_empty } => {
+                let rows = self.rows(&table, input.files).await?;
+                overwrite(&table, rows, allow_empty)?
+            }
+            Mode::Merge { key } => {
+                let key = key_of(key)?;
+                let rows = self.rows(&table, input.files).await?;
+                Write::Merge { key, rows }
+            }
+            Mode::DeleteByKey { key } => {
+                let key = key_of(key)?;
+                let rows = self.keys(&table, &key, input.files).await?;
+                Write::DeleteKeys { key, rows }
+            }
+        };
+        Ok(TableWrite { table, write })
     }
-    Ok(batches)
+
+    async fn schema(&self, table: &TableName) -> Result<Schema> {
+        let entry = self.snapshot.state.table(table)?;
+        let dataset = self.store.open_pinned(entry).await?;
+        Ok(Schema::from(dataset.schema()))
+    }
+
+    async fn rows(&self, table: &TableName, files: Vec<PathBuf>) -> Result<Vec<RecordBatch>> {
+        let schema = self.schema(table).await?;
+        self.read(files, &schema)
+    }
+
+    /// Reads files of which only the key column counts.
+    async fn keys(
+        &self,
+        table: &TableName,
+        key: &str,
+        files: Vec<PathBuf>,
+    ) -> Result<Vec<RecordBatch>> {
+        let schema = self.schema(table).await?;
+        schema
+            .field_with_name(key)
+            .map_err(|_| Error::invalid(format!("table {table} has no key column {key:?}")))?;
+        let mut batches = Vec::new();
+        for file in files {
+            // Whatever other columns of the table the file has may be there; the key must.
+            let given = block_in_place(|| formats::schema_of(&file, self.limits));
+            let given = given.map_err(format_error)?;
+            let fields: Vec<_> = schema
+                .fields()
+                .iter()
+                .filter(|f| f.name() == key || given.field_with_name(f.name()).is_ok())
+                .cloned()
+                .collect();
+            batches.extend(self.read(vec![file], &Schema::new(fields))?);
+        }
+        Ok(batches)
+    }
+
+    fn read(&self, files: Vec<PathBuf>, schema: &Schema) -> Result<Vec<RecordBatch>> {
+        let mut batches = Vec::new();
+        for file in files {
+            let read = block_in_place(|| formats::read(&file, Some(schema), self.limits));
+            batches.extend(read.map_err(format_error)?);
+        }
+        Ok(batches)
+    }
 }
 
 /// Whether the input itself is wrong, so that trying again cannot help.

@@ -305,7 +305,7 @@ impl Agent {
                 return Ok(Ended::Waits(claim, Error::internal(many)));
             }
         };
-        match load::load(&self.store, &claim.path(entry)).await {
+        match load::load(&self.store, &claim.path(entry), &self.options.config.input).await {
             Ok(loaded) => self.commit_loaded(claim, entry, loaded).await,
             Err(e) if load::is_bad_input(&e) => self.reject(claim, entry, &e),
             Err(e) => Ok(Ended::Waits(claim, e)),

@@ -34,7 +34,7 @@ pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<ExitCo
     let store = context.store(&args.store).await?;
     let table = table_name(&args.table)?;
     let schema = match (&args.like, &args.schema) {
-        (Some(file), _) => formats::schema_of(file),
+        (Some(file), _) => formats::schema_of(file, &context.config.agent.input),
         (None, Some(file)) => formats::read_schema_file(file),
         (None, None) => return Err(Error::invalid("give --like FILE or --schema FILE")),
     }
@@ -54,7 +54,14 @@ pub(super) async fn write(context: &Context, args: WriteArgs) -> Result<ExitCode
     let table = table_name(&args.table)?;
     let snapshot = store.load().await?;
     let declared = snapshot.state.table(&table)?.key.clone();
-    let rows = load::rows(&store, &snapshot, &table, args.files).await?;
+    let rows = load::rows(
+        &store,
+        &snapshot,
+        &table,
+        args.files,
+        &context.config.agent.input,
+    )
+    .await?;
     let write = match args.mode {
         WriteMode::Append => Write::Append(rows),
         WriteMode::Overwrite => load::overwrite(&table, rows, args.allow_empty)?,
@@ -89,7 +96,9 @@ pub(super) async fn delete(context: &Context, args: DeleteArgs) -> Result<ExitCo
 
 pub(super) async fn commit(context: &Context, args: CommitArgs) -> Result<ExitCode> {
     let store = context.store(&args.store).await?;
-    let mut request = load::load(&store, &args.batch).await?.request;
+    let mut request = load::load(&store, &args.batch, &context.config.agent.input)
+        .await?
+        .request;
     request.batch = args.commit.batch_id.or(request.batch);
     if !args.commit.message.is_empty() {
         request.message = args.commit.message;

@@ -7,11 +7,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::formats::InputLimits;
+
 use super::policy::{Policy, PolicySection, TableSection};
 use super::{AgentConfig, Budget, Config, DaemonConfig, Watch, units};
 
 /// The port of `/metrics`; in the range that Prometheus exporters use.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+
+/// Nesting beyond this could end the process: whoever walks a type or a value needs some kilobytes of stack per level.
+const MAX_NESTING: usize = 200;
 
 /// A storage option that starts with this is read from the environment, so that secrets stay out of
 /// the file.
@@ -120,11 +125,30 @@ pub(super) struct AgentSection {
     conflict_retries: u32,
     #[serde(deserialize_with = "units::listen")]
     listen: Option<SocketAddr>,
+    #[serde(deserialize_with = "units::size")]
+    max_input_bytes: u64,
+    #[serde(deserialize_with = "units::size")]
+    max_decoded_bytes: u64,
+    max_rows: u64,
+    max_columns: usize,
+    max_nesting: usize,
 }
 
 impl Default for AgentSection {
     fn default() -> Self {
+        let InputLimits {
+            max_input_bytes,
+            max_decoded_bytes,
+            max_rows,
+            max_columns,
+            max_nesting,
+        } = InputLimits::default();
         Self {
+            max_input_bytes,
+            max_decoded_bytes,
+            max_rows,
+            max_columns,
+            max_nesting,
             poll_interval: Duration::from_secs(1),
             conflict_retries: 100,
             listen: None,
@@ -232,11 +256,23 @@ impl AgentSection {
             poll_interval,
             conflict_retries,
             listen,
+            max_input_bytes,
+            max_decoded_bytes,
+            max_rows,
+            max_columns,
+            max_nesting,
         } = self;
         AgentConfig {
             poll_interval,
             conflict_retries,
             listen,
+            input: InputLimits {
+                max_input_bytes,
+                max_decoded_bytes,
+                max_rows,
+                max_columns,
+                max_nesting,
+            },
         }
     }
 }
@@ -409,6 +445,11 @@ fn check_budget_and_agent(budget: &Budget, agent: &AgentConfig) -> Result<(), Re
             agent.poll_interval.is_zero(),
             "agent.poll_interval",
             "must not be zero; use a duration such as \"1s\"",
+        ),
+        (
+            agent.input.max_nesting > MAX_NESTING,
+            "agent.max_nesting",
+            "is more than a stack can hold; use 200 or less",
         ),
     ];
     match wrong.into_iter().find(|(is_wrong, ..)| *is_wrong) {

@@ -192,7 +192,7 @@ pub(super) fn show_duration<S: Serializer>(value: &Duration, ser: S) -> Result<S
 }
 
 /// Serializes a size as a person would write it.
-pub(super) fn show_size<S: Serializer>(value: &u64, ser: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn show_size<S: Serializer>(value: &u64, ser: S) -> Result<S::Ok, S::Error> {
     ser.serialize_str(&format_size(*value))
 }
 

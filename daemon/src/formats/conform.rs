@@ -3,13 +3,13 @@
 use std::{collections::HashSet, path::Path, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array},
+    array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array},
     compute::{CastOptions, can_cast_types, cast_with_options},
     datatypes::{DataType, Field, Schema, SchemaRef},
     util::display::array_value_to_string,
 };
 
-use super::FormatError;
+use super::{FormatError, InputLimits};
 
 /// The mapping of one file's columns to a target schema; made once, applied to each batch in order.
 #[derive(Debug)]
@@ -36,6 +36,7 @@ impl<'a> Conformer<'a> {
             let Ok(wanted) = target.field_with_name(field.name()) else {
                 return Err(FormatError::UnknownColumn {
                     path: path.into(),
+                    line: None,
                     column: field.name().clone(),
                     found: field.data_type().to_string(),
                     expected: column_names(target),
@@ -65,8 +66,38 @@ impl<'a> Conformer<'a> {
         })
     }
 
+    /// The batches with the target's schema.
+    pub(super) fn apply_all(
+        mut self,
+        batches: &[RecordBatch],
+        limits: &InputLimits,
+    ) -> Result<Vec<RecordBatch>, FormatError> {
+        let mut bytes = 0_u64;
+        let conformed = batches.iter().map(|batch| {
+            bytes = bytes.saturating_add(self.bytes_of(batch));
+            let within = limits.decoded_bytes(bytes);
+            within.map_err(FormatError::limit(self.path))?;
+            self.apply(batch)
+        });
+        conformed.collect()
+    }
+
+    /// Bytes that a batch takes with the target's schema, where more than in the file: nulls for missing columns, and dictionaries
+    /// that the table does not have.
+    fn bytes_of(&self, batch: &RecordBatch) -> u64 {
+        let columns = self.target.fields().iter().zip(&self.sources);
+        let bytes = columns.map(|(field, source)| match source {
+            None => slot_bytes(field.data_type()).saturating_mul(batch.num_rows() as u64),
+            Some(index) => match batch.column(*index) {
+                column if column.data_type() == field.data_type() => 0,
+                column => expanded_bytes(column),
+            },
+        });
+        bytes.fold(0, u64::saturating_add)
+    }
+
     /// The batch with the target's schema.
-    pub(super) fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch, FormatError> {
+    fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch, FormatError> {
         let rows = batch.num_rows();
         let mut columns = Vec::with_capacity(self.sources.len());
         for (field, source) in self.target.fields().iter().zip(&self.sources) {
@@ -108,9 +139,51 @@ impl<'a> Conformer<'a> {
             path: self.path.into(),
             column: field.name().clone(),
             row: self.rows_before + row + 1,
-            value: format!("{value} ({} -> {})", array.data_type(), field.data_type()),
+            value,
+            types: format!("{} -> {}", array.data_type(), field.data_type()),
         }
     }
+}
+
+/// Bytes of a batch's values, not of the buffers that it shares with others.
+pub(super) fn decoded_bytes(batch: &RecordBatch) -> u64 {
+    let bytes = batch.columns().iter().map(|column| {
+        let sliced = column.to_data().get_slice_memory_size();
+        sliced.unwrap_or_else(|_| column.get_array_memory_size()) as u64
+    });
+    bytes.fold(0, u64::saturating_add)
+}
+
+/// Bytes of one null.
+fn slot_bytes(data_type: &DataType) -> u64 {
+    match data_type {
+        DataType::FixedSizeList(item, size) => {
+            slot_bytes(item.data_type()).saturating_mul(u64::from(size.unsigned_abs()))
+        }
+        DataType::FixedSizeBinary(size) => u64::from(size.unsigned_abs()),
+        DataType::Struct(fields) => {
+            let fields = fields.iter().map(|field| slot_bytes(field.data_type()));
+            fields.fold(1, u64::saturating_add)
+        }
+        other => other.primitive_width().unwrap_or(8) as u64,
+    }
+}
+
+/// Bytes of a dictionary column as the values that it stands for.
+fn expanded_bytes(array: &ArrayRef) -> u64 {
+    let Some(dictionary) = array.as_any_dictionary_opt() else {
+        return 0;
+    };
+    let values = dictionary.values();
+    let widths: Vec<u64> = (0..values.len())
+        .map(|index| {
+            let sliced = values.slice(index, 1).to_data().get_slice_memory_size();
+            sliced.unwrap_or(0) as u64
+        })
+        .collect();
+    let keys = dictionary.normalized_keys().into_iter();
+    let bytes = keys.map(|key| widths.get(key).copied().unwrap_or(0));
+    bytes.fold(0, u64::saturating_add)
 }
 
 fn type_error(path: &Path, wanted: &Field, found: &DataType) -> FormatError {

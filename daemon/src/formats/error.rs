@@ -5,27 +5,65 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Format;
+use super::{Format, limits::Exceeded};
+
+/// Characters of a value that a message quotes: enough to find it, too few for a log to hold what users store.
+const VALUE_CHARS: usize = 40;
+
+/// Characters of a name, a type or a reader's own message.
+const DETAIL_CHARS: usize = 200;
 
 /// An input file (or its rows) cannot be used. Every message names the file where there is one, and says what to do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FormatError {
     /// The name says no supported format.
-    #[error("{}: unsupported extension; rename it to one of {}", path.display(), Format::EXTENSIONS)]
+    #[error(
+        "{}: unsupported extension; rename it to one of {}",
+        Shown(path),
+        Format::EXTENSIONS
+    )]
     Extension {
         /// The file.
         path: PathBuf,
     },
     /// The file cannot be opened or read.
-    #[error("{}: cannot be read: {source}; check that it exists and its permissions", path.display())]
+    #[error(
+        "{}: cannot be read: {source}; check that it exists and its permissions",
+        Shown(path)
+    )]
     Io {
         /// The file.
         path: PathBuf,
         /// The cause.
         source: io::Error,
     },
+    /// Something else than a regular file.
+    #[error(
+        "{}: is {kind}, not a regular file; write the rows to a file first",
+        Shown(path)
+    )]
+    NotAFile {
+        /// What was named.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// Nothing: not even a header. Whoever meant no rows would have said so.
+    #[error("{}: is empty; write it again, or leave it out", Shown(path))]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// More than we are willing to hold.
+    #[error("{}: {exceeded}; split the file, or raise the limit", Shown(path))]
+    Limit {
+        /// The file.
+        path: PathBuf,
+        /// Which limit.
+        exceeded: Exceeded,
+    },
     /// The bytes are not what the extension says. `detail` is the reader's own message, with a line where it knows one.
-    #[error("{}: {detail}; correct the file, or write it again if it is incomplete or has the wrong extension", Place(path, *line))]
+    #[error("{}: {}; correct the file, or write it again if it is incomplete or has the wrong extension", Place(path, *line), short(detail))]
     Content {
         /// The file.
         path: PathBuf,
@@ -34,20 +72,66 @@ pub(crate) enum FormatError {
         /// What the reader says.
         detail: String,
     },
-    /// A column that the table does not have.
-    #[error("{}: column `{column}` ({found}) is not in the table, which has {expected}; remove or rename it", path.display())]
-    UnknownColumn {
+    /// A value of a text that its column does not take exactly as it is.
+    #[error("{}: column `{}` ({}): {}", Place(path, Some(*line)), short(column), short(expected), short(detail))]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// The column, and where in it: `a.b[3]`.
+        column: String,
+        /// The column's type.
+        expected: String,
+        /// The value, shortened, and what is wrong with it.
+        detail: String,
+    },
+    /// A column whose values have no text.
+    #[error(
+        "{}: column `{}` is {}, for which this format has no text; write {instead}, or leave it out",
+        Shown(path),
+        short(column),
+        short(expected)
+    )]
+    Untyped {
         /// The file.
         path: PathBuf,
         /// The column.
         column: String,
-        /// Its type in the file.
+        /// Its type in the table.
+        expected: String,
+        /// Formats that hold such values.
+        instead: String,
+    },
+    /// A column of the header has no name.
+    #[error("{}: column {number} has no name; name it in the header", Shown(path))]
+    Unnamed {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        number: usize,
+    },
+    /// A column that the table does not have.
+    #[error("{}: column `{}`{} is not in the table, which has {}; remove or rename it", Place(path, *line), short(column), in_brackets(found), short(expected))]
+    UnknownColumn {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1, where each has names of its own.
+        line: Option<u64>,
+        /// The column.
+        column: String,
+        /// Its type in the file; empty for texts, which have none.
         found: String,
         /// The table's columns.
         expected: String,
     },
     /// A required column of the table is not in the file.
-    #[error("{}: required column `{column}` ({expected}) is missing; add it", path.display())]
+    #[error(
+        "{}: required column `{}` ({}) is missing; add it",
+        Shown(path),
+        short(column),
+        short(expected)
+    )]
     MissingColumn {
         /// The file.
         path: PathBuf,
@@ -57,7 +141,11 @@ pub(crate) enum FormatError {
         expected: String,
     },
     /// Two columns of the file have one name.
-    #[error("{}: column `{column}` appears more than once; rename or remove one", path.display())]
+    #[error(
+        "{}: column `{}` appears more than once; rename or remove one",
+        Shown(path),
+        short(column)
+    )]
     RepeatedColumn {
         /// The file.
         path: PathBuf,
@@ -65,7 +153,13 @@ pub(crate) enum FormatError {
         column: String,
     },
     /// No lossless cast exists between the two types.
-    #[error("{}: column `{column}` is {found}, but the table has {expected}; write it with the table's type", path.display())]
+    #[error(
+        "{}: column `{}` is {}, but the table has {}; write it with the table's type",
+        Shown(path),
+        short(column),
+        short(found),
+        short(expected)
+    )]
     Type {
         /// The file.
         path: PathBuf,
@@ -77,25 +171,37 @@ pub(crate) enum FormatError {
         expected: String,
     },
     /// A cast exists, but this value would not survive it.
-    #[error("{}: column `{column}`, row {row}: {value} does not fit the table's type; write it with the table's type", path.display())]
+    #[error(
+        "{}: column `{}`, row {row}: {} does not fit the table's type ({}); write it with the table's type",
+        Shown(path),
+        short(column),
+        quoted(value),
+        short(types)
+    )]
     Lossy {
         /// The file.
         path: PathBuf,
         /// The column.
         column: String,
-        /// The first such row, from 1, header not counted.
+        /// The first such row, from 1.
         row: usize,
-        /// The value and both types.
+        /// The value.
         value: String,
+        /// Its type and the table's.
+        types: String,
     },
     /// A required column holds a null.
-    #[error("{}: required column `{column}` is null or missing in row {row}; give it a value", path.display())]
+    #[error(
+        "{}: required column `{}` is null in row {row}; give it a value",
+        Shown(path),
+        short(column)
+    )]
     Null {
         /// The file.
         path: PathBuf,
         /// The column.
         column: String,
-        /// The first such row, from 1, header not counted.
+        /// The first such row, from 1.
         row: usize,
     },
     /// A `--schema` file that does not describe a schema.
@@ -119,6 +225,57 @@ impl FormatError {
             detail: cause.to_string(),
         }
     }
+
+    /// The file is beyond a limit.
+    pub(super) fn limit(path: &Path) -> impl Fn(Exceeded) -> Self + '_ {
+        move |exceeded| Self::Limit {
+            path: path.into(),
+            exceeded,
+        }
+    }
+}
+
+/// A text of someone else's, at most `chars` characters of it. Control characters are escaped: they move cursors and forge lines.
+fn shortened(text: &str, chars: usize) -> String {
+    let mut shown = String::new();
+    let mut rest = text.chars();
+    for c in rest.by_ref().take(chars) {
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    if rest.next().is_some() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+/// A value, a few characters of it.
+pub(super) fn quoted(value: &str) -> String {
+    format!("\"{}\"", shortened(value, VALUE_CHARS))
+}
+
+fn short(text: &str) -> String {
+    shortened(text, DETAIL_CHARS)
+}
+
+fn in_brackets(text: &str) -> String {
+    if text.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", short(text))
+    }
+}
+
+/// A path without control characters.
+struct Shown<'a>(&'a Path);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&shortened(&self.0.to_string_lossy(), usize::MAX))
+    }
 }
 
 /// `file` or `file:line`, the form that editors and terminals make clickable.
@@ -126,7 +283,7 @@ struct Place<'a>(&'a Path, Option<u64>);
 
 impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.display())?;
+        write!(f, "{}", Shown(self.0))?;
         match self.1 {
             Some(line) => write!(f, ":{line}"),
             None => Ok(()),

@@ -1,18 +1,33 @@
 //! Every format round trip, every cast rule, every bad input.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, StringArray},
-    datatypes::{DataType, Field, Int64Type, Schema, TimeUnit, TimestampMicrosecondType},
+    datatypes::{
+        DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+    },
     ipc::writer::{FileWriter, StreamWriter},
 };
 use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
 
-use super::*;
+use super::{Format, FormatError, InputLimits, read_schema_file};
 
 mod casts;
+mod limits;
+
+fn read(path: &Path, target: Option<&Schema>) -> Result<Vec<RecordBatch>, FormatError> {
+    super::read(path, target, &InputLimits::default())
+}
+
+fn schema_of(path: &Path) -> Result<SchemaRef, FormatError> {
+    super::schema_of(path, &InputLimits::default())
+}
 
 struct Files(TempDir);
 
@@ -232,16 +247,16 @@ fn wrong_columns_are_refused() {
     );
     refusal(
         read(&files.text("d.csv", "id,name\n1,x\n,y\n"), Some(&table())),
-        "d.csv",
-        &["`id`", "row 2"],
+        "d.csv:3",
+        &["`id`"],
     );
     refusal(
         read(
             &files.text("e.jsonl", "{\"id\":1}\n{\"name\":\"x\"}\n"),
             Some(&table()),
         ),
-        "e.jsonl",
-        &["`id`", "row 2"],
+        "e.jsonl:2",
+        &["`id`"],
     );
     refusal(
         read(
@@ -305,8 +320,8 @@ fn wrong_values_name_the_line() {
             &files.text("c.jsonl", "{\"id\":1}\n{\"id\":1.5}\n"),
             Some(&table()),
         ),
-        "c.jsonl",
-        &["`id`", "row 2", "1.5"],
+        "c.jsonl:2",
+        &["`id`", "1.5"],
     );
     let below = "{\"id\":-9223372036854775809}\n";
     refusal(

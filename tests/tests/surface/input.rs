@@ -71,7 +71,7 @@ fn a_schema_that_does_not_match_is_refused() {
         (
             "null.csv",
             "id,value\n2,a\n,b\n",
-            vec!["null.csv", "`id`", "row 2"],
+            vec!["null.csv:3", "`id`"],
         ),
         ("twice.csv", "id,id\n2,3\n", vec!["twice.csv", "`id`"]),
         ("torn.csv", "id,value\n2\n", vec!["torn.csv:2"]),

@@ -1,5 +1,7 @@
 //! What may become what, and what must not.
 
+use std::sync::Arc;
+
 use arrow::{
     array::{
         Array, ArrayRef, AsArray, DictionaryArray, Float32Array, Float64Array, Int32Array,
@@ -9,7 +11,7 @@ use arrow::{
     datatypes::{DataType, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType},
 };
 
-use super::*;
+use super::{Files, FormatError, batch, column, read};
 
 /// Reads one column of `array` into a table whose column has `to`.
 fn cast(array: ArrayRef, to: DataType) -> Result<ArrayRef, FormatError> {

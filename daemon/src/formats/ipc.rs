@@ -1,0 +1,301 @@
+//! Arrow IPC, file and stream.
+//!
+//! Arrow trusts what a message announces: it allocates lengths, skips to offsets, decompresses to sizes. An allocation that fails ends
+//! the process, which no boundary catches. So every message is checked against the bytes that are there before Arrow sees it.
+
+use std::{io::Read, path::Path, sync::Arc};
+
+use arrow::{
+    array::RecordBatch,
+    buffer::Buffer,
+    datatypes::SchemaRef,
+    error::ArrowError,
+    ipc::{
+        Block, MessageHeader, MetadataVersion, RecordBatch as BatchMessage,
+        Schema as SchemaMessage,
+        convert::fb_to_schema,
+        reader::{FileDecoder, StreamDecoder, read_footer_length},
+        root_as_footer, root_as_message,
+    },
+};
+
+use super::{
+    Format, FormatError, InputLimits, check_schema,
+    conform::decoded_bytes,
+    source::{Source, io_error},
+};
+
+/// In front of a message's length, since format version 0.15.
+const CONTINUATION: [u8; 4] = [0xff; 4];
+
+/// A message of no length ends a stream.
+const END_OF_STREAM: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+
+/// The footer's length and the magic after it.
+const FOOTER_TAIL: usize = 10;
+
+const CUT_OFF: &str = "is cut off or damaged: it announces more bytes than it has";
+
+/// Reads the whole file.
+pub(super) fn read(
+    path: &Path,
+    format: Format,
+    limits: &InputLimits,
+) -> Result<(SchemaRef, Vec<RecordBatch>), FormatError> {
+    let bytes = load(path, format, limits)?;
+    let mut reader = Reader {
+        path,
+        limits,
+        announced: 0,
+        rows: 0,
+        decoded: 0,
+        batches: Vec::new(),
+    };
+    let schema = match format {
+        Format::ArrowFile => reader.file(&bytes)?,
+        _ => reader.stream(bytes)?,
+    };
+    Ok((schema, reader.batches))
+}
+
+/// Reads only the schema.
+pub(super) fn schema_of(
+    path: &Path,
+    format: Format,
+    limits: &InputLimits,
+) -> Result<SchemaRef, FormatError> {
+    let bytes = load(path, format, limits)?;
+    let schema = match format {
+        Format::ArrowFile => footer(path, &bytes)?.0,
+        _ => stream_schema(path, &bytes)?,
+    };
+    check_schema(path, &schema, limits)?;
+    Ok(schema)
+}
+
+fn load(path: &Path, format: Format, limits: &InputLimits) -> Result<Buffer, FormatError> {
+    let (source, file) = Source::open(path, format, limits)?;
+    let mut bytes = Vec::new();
+    let read = Read::take(&file, source.length()).read_to_end(&mut bytes);
+    read.map_err(io_error(path))?;
+    source.check_unchanged(&file)?;
+    Ok(Buffer::from_vec(bytes))
+}
+
+/// The schema of a stream, its first message.
+fn stream_schema(path: &Path, bytes: &[u8]) -> Result<SchemaRef, FormatError> {
+    let (message, _) = message_at(path, bytes, 0)?.ok_or_else(|| cut_off(path))?;
+    let message = root_as_message(message.0).map_err(|e| FormatError::content(path, &e))?;
+    let schema = message.header_as_schema();
+    schema_from(path, schema.ok_or_else(|| cut_off(path))?)
+}
+
+fn schema_from(path: &Path, schema: SchemaMessage<'_>) -> Result<SchemaRef, FormatError> {
+    if schema.endianness().equals_to_target_endianness() {
+        return Ok(Arc::new(fb_to_schema(schema)));
+    }
+    let detail = "was written with another byte order than this machine's";
+    Err(FormatError::content(path, &detail))
+}
+
+fn cut_off(path: &Path) -> FormatError {
+    FormatError::content(path, &CUT_OFF)
+}
+
+/// Metadata and body of the message at `at`, and where the next one begins; `None` at the end of a stream.
+type Message<'b> = (&'b [u8], &'b [u8]);
+
+fn message_at<'b>(
+    path: &Path,
+    bytes: &'b [u8],
+    at: usize,
+) -> Result<Option<(Message<'b>, usize)>, FormatError> {
+    let word = |at: usize| {
+        let word = at.checked_add(4).and_then(|end| bytes.get(at..end));
+        word.and_then(|word| <[u8; 4]>::try_from(word).ok())
+    };
+    if at == bytes.len() {
+        return Ok(None);
+    }
+    let mut start = at + 4;
+    let mut length = word(at).ok_or_else(|| cut_off(path))?;
+    if length == CONTINUATION {
+        length = word(start).ok_or_else(|| cut_off(path))?;
+        start += 4;
+    }
+    let length = usize::try_from(i32::from_le_bytes(length)).map_err(|_| cut_off(path))?;
+    if length == 0 {
+        return Ok(None);
+    }
+    let part = |start: usize, length: usize| {
+        let end = start.checked_add(length)?;
+        bytes.get(start..end).map(|part| (part, end))
+    };
+    let (metadata, start) = part(start, length).ok_or_else(|| cut_off(path))?;
+    let message = root_as_message(metadata).map_err(|e| FormatError::content(path, &e))?;
+    let length = usize::try_from(message.bodyLength()).map_err(|_| cut_off(path))?;
+    let (body, end) = part(start, length).ok_or_else(|| cut_off(path))?;
+    Ok(Some(((metadata, body), end)))
+}
+
+fn footer(
+    path: &Path,
+    bytes: &[u8],
+) -> Result<(SchemaRef, MetadataVersion, Vec<Block>, Vec<Block>), FormatError> {
+    let content = |e: ArrowError| FormatError::content(path, &e);
+    let tail = bytes.len().checked_sub(FOOTER_TAIL);
+    let tail = tail.ok_or_else(|| cut_off(path))?;
+    let length = <[u8; FOOTER_TAIL]>::try_from(&bytes[tail..]).map_err(|_| cut_off(path))?;
+    let length = read_footer_length(length).map_err(content)?;
+    let start = tail.checked_sub(length).ok_or_else(|| cut_off(path))?;
+    let footer = root_as_footer(&bytes[start..tail]).map_err(|e| FormatError::content(path, &e))?;
+    let schema = footer.schema().ok_or_else(|| cut_off(path))?;
+    let batches = footer.recordBatches().ok_or_else(|| cut_off(path))?;
+    let dictionaries = footer.dictionaries();
+    Ok((
+        schema_from(path, schema)?,
+        footer.version(),
+        dictionaries.map_or_else(Vec::new, |blocks| blocks.iter().copied().collect()),
+        batches.iter().copied().collect(),
+    ))
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    limits: &'a InputLimits,
+    /// Bytes that compressed buffers say they decompress to.
+    announced: u64,
+    rows: u64,
+    decoded: u64,
+    batches: Vec<RecordBatch>,
+}
+
+impl Reader<'_> {
+    fn content(&self) -> impl Fn(ArrowError) -> FormatError + '_ {
+        |e| FormatError::content(self.path, &e)
+    }
+
+    fn file(&mut self, bytes: &Buffer) -> Result<SchemaRef, FormatError> {
+        let (schema, version, dictionaries, batches) = footer(self.path, bytes)?;
+        check_schema(self.path, &schema, self.limits)?;
+        let mut decoder = FileDecoder::new(Arc::clone(&schema), version);
+        for block in dictionaries {
+            let part = self.block(bytes, &block)?;
+            let read = decoder.read_dictionary(&block, &part);
+            read.map_err(self.content())?;
+        }
+        for block in batches {
+            let part = self.block(bytes, &block)?;
+            let read = decoder.read_record_batch(&block, &part);
+            if let Some(batch) = read.map_err(self.content())? {
+                self.keep(batch)?;
+            }
+        }
+        Ok(schema)
+    }
+
+    fn stream(&mut self, mut bytes: Buffer) -> Result<SchemaRef, FormatError> {
+        let schema = stream_schema(self.path, &bytes)?;
+        check_schema(self.path, &schema, self.limits)?;
+        let mut decoder = StreamDecoder::new();
+        while let Some(((metadata, body), end)) = message_at(self.path, &bytes, 0)? {
+            self.check(metadata, body)?;
+            self.decode(&mut decoder, bytes.slice_with_length(0, end))?;
+            bytes = bytes.slice(end);
+        }
+        // The decoder ends a message without a body when the next one comes; a stream may end without its mark.
+        self.decode(&mut decoder, Buffer::from(END_OF_STREAM))?;
+        decoder.finish().map_err(self.content())?;
+        Ok(schema)
+    }
+
+    fn decode(&mut self, decoder: &mut StreamDecoder, message: Buffer) -> Result<(), FormatError> {
+        let mut rest = message;
+        while !rest.is_empty() {
+            let decoded = decoder.decode(&mut rest).map_err(self.content())?;
+            let Some(batch) = decoded else { break };
+            self.keep(batch)?;
+        }
+        Ok(())
+    }
+
+    /// The bytes of a block, which holds a message that is checked.
+    fn block(&mut self, bytes: &Buffer, block: &Block) -> Result<Buffer, FormatError> {
+        let path = self.path;
+        let size = |size: i64| usize::try_from(size).map_err(|_| cut_off(path));
+        let start = size(block.offset())?;
+        let metadata = size(block.metaDataLength().into())?;
+        let body = size(block.bodyLength())?;
+        let end = start
+            .checked_add(metadata)
+            .and_then(|end| end.checked_add(body))
+            .filter(|end| *end <= bytes.len());
+        let part = &bytes[start..end.ok_or_else(|| cut_off(path))?];
+        let (message, _) = message_at(path, &part[..], 0)?.ok_or_else(|| cut_off(path))?;
+        // Arrow looks for the body behind the block's own length of the metadata.
+        let body = part.get(metadata..).ok_or_else(|| cut_off(path))?;
+        self.check(message.0, body)?;
+        Ok(bytes.slice_with_length(start, part.len()))
+    }
+
+    fn check(&mut self, metadata: &[u8], body: &[u8]) -> Result<(), FormatError> {
+        let message = root_as_message(metadata).map_err(|e| FormatError::content(self.path, &e))?;
+        let batch = match message.header_type() {
+            MessageHeader::RecordBatch => message.header_as_record_batch(),
+            MessageHeader::DictionaryBatch => message
+                .header_as_dictionary_batch()
+                .and_then(|dictionary| dictionary.data()),
+            _ => return Ok(()),
+        };
+        self.check_batch(batch.ok_or_else(|| cut_off(self.path))?, body)
+    }
+
+    fn check_batch(&mut self, batch: BatchMessage<'_>, body: &[u8]) -> Result<(), FormatError> {
+        let path = self.path;
+        let size = |size: i64| u64::try_from(size).map_err(|_| cut_off(path));
+        let lengths = batch.nodes().into_iter().flatten();
+        let lengths = lengths.flat_map(|node| [node.length(), node.null_count()]);
+        for length in lengths.chain([batch.length()]) {
+            size(length)?;
+        }
+        self.limits
+            .rows(size(batch.length())?)
+            .map_err(FormatError::limit(path))?;
+        // Items of lists are no rows, but without any bytes there can be any number of them.
+        for node in batch.nodes().into_iter().flatten() {
+            let items = size(node.length())? / 8;
+            self.limits
+                .decoded_bytes(items)
+                .map_err(FormatError::limit(path))?;
+        }
+        for buffer in batch.buffers().into_iter().flatten() {
+            let start = usize::try_from(buffer.offset()).map_err(|_| cut_off(path))?;
+            let length = usize::try_from(buffer.length()).map_err(|_| cut_off(path))?;
+            let end = start.checked_add(length);
+            let bytes = end.and_then(|end| body.get(start..end));
+            let bytes = bytes.ok_or_else(|| cut_off(path))?;
+            if batch.compression().is_some()
+                && let Some(prefix) = bytes.first_chunk::<8>()
+            {
+                // -1 stands for bytes that are not compressed.
+                let announced = i64::from_le_bytes(*prefix).max(0).unsigned_abs();
+                self.announced = self.announced.saturating_add(announced);
+                self.limits
+                    .decoded_bytes(self.announced)
+                    .map_err(FormatError::limit(path))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, batch: RecordBatch) -> Result<(), FormatError> {
+        self.rows = self.rows.saturating_add(batch.num_rows() as u64);
+        self.decoded = self.decoded.saturating_add(decoded_bytes(&batch));
+        self.limits
+            .rows(self.rows)
+            .and_then(|()| self.limits.decoded_bytes(self.decoded))
+            .map_err(FormatError::limit(self.path))?;
+        self.batches.push(batch);
+        Ok(())
+    }
+}

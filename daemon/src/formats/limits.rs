@@ -1,0 +1,95 @@
+//! How much one input file may ask of us.
+
+use serde::Serialize;
+
+use crate::config::{format_size, show_size};
+
+/// Limits of one input file. Beyond them a file is refused, with the limit's name, before it takes the memory of everything else
+/// that runs here: a few kilobytes can stand for terabytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct InputLimits {
+    /// Bytes of the file.
+    #[serde(serialize_with = "show_size")]
+    pub(crate) max_input_bytes: u64,
+    /// Bytes of all its values in memory, where a whole file is held at once.
+    #[serde(serialize_with = "show_size")]
+    pub(crate) max_decoded_bytes: u64,
+    /// Its rows. Nulls and repeated values take no bytes in a file, so that bytes alone are no limit.
+    pub(crate) max_rows: u64,
+    /// Its columns.
+    pub(crate) max_columns: usize,
+    /// Lists and structs within each other. Whoever walks them uses the stack, whose end cannot be caught.
+    pub(crate) max_nesting: usize,
+}
+
+impl Default for InputLimits {
+    fn default() -> Self {
+        Self {
+            max_input_bytes: 4 << 30,
+            max_decoded_bytes: 4 << 30,
+            max_rows: 1_000_000_000,
+            max_columns: 10_000,
+            max_nesting: 64,
+        }
+    }
+}
+
+/// A limit that a file is beyond, for its message.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Exceeded {
+    /// What there is too much of.
+    what: &'static str,
+    /// The setting.
+    name: &'static str,
+    /// Its value.
+    most: String,
+}
+
+impl std::fmt::Display for Exceeded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { what, name, most } = self;
+        write!(f, "{what} than [agent] {name} = {most} allows")
+    }
+}
+
+impl InputLimits {
+    pub(super) fn input_bytes(&self, bytes: u64) -> Result<(), Exceeded> {
+        let (what, most) = ("has more bytes", self.max_input_bytes);
+        within(bytes <= most, what, "max_input_bytes", || format_size(most))
+    }
+
+    pub(super) fn decoded_bytes(&self, bytes: u64) -> Result<(), Exceeded> {
+        let (what, most) = ("takes more memory", self.max_decoded_bytes);
+        within(bytes <= most, what, "max_decoded_bytes", || {
+            format_size(most)
+        })
+    }
+
+    pub(super) fn rows(&self, rows: u64) -> Result<(), Exceeded> {
+        let (what, most) = ("has more rows", self.max_rows);
+        within(rows <= most, what, "max_rows", || most.to_string())
+    }
+
+    pub(super) fn columns(&self, columns: usize) -> Result<(), Exceeded> {
+        let (what, most) = ("has more columns", self.max_columns);
+        within(columns <= most, what, "max_columns", || most.to_string())
+    }
+
+    pub(super) fn nesting(&self, depth: usize) -> Result<(), Exceeded> {
+        let (what, most) = ("is nested deeper", self.max_nesting);
+        within(depth <= most, what, "max_nesting", || most.to_string())
+    }
+}
+
+fn within(
+    is_within: bool,
+    what: &'static str,
+    name: &'static str,
+    most: impl FnOnce() -> String,
+) -> Result<(), Exceeded> {
+    if is_within {
+        return Ok(());
+    }
+    let most = most();
+    Err(Exceeded { what, name, most })
+}

@@ -1,0 +1,146 @@
+//! Parquet. [`int96`] are its oldest timestamps.
+
+mod int96;
+
+use std::{fs::File, path::Path, sync::Arc};
+
+use arrow::{
+    array::RecordBatch,
+    datatypes::{Schema, SchemaRef},
+};
+use parquet::{
+    arrow::{
+        ProjectionMask,
+        arrow_reader::{
+            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+            ParquetRecordBatchReaderBuilder,
+        },
+    },
+    file::metadata::ParquetMetaData,
+};
+
+use super::{
+    BATCH_ROWS, Format, FormatError, InputLimits, check_schema,
+    conform::decoded_bytes,
+    source::{Source, io_error},
+};
+
+/// A file whose metadata is read.
+struct Input<'a> {
+    path: &'a Path,
+    limits: &'a InputLimits,
+    source: Source<'a>,
+    file: File,
+    metadata: ArrowReaderMetadata,
+}
+
+/// Reads the whole file, its INT96 columns in the unit of the target's columns.
+pub(super) fn read(
+    path: &Path,
+    target: Option<&Schema>,
+    limits: &InputLimits,
+) -> Result<(SchemaRef, Vec<RecordBatch>), FormatError> {
+    let input = Input::open(path, limits)?;
+    let schema = input.schema(target)?;
+    input.check_int96(&schema)?;
+    let batches = input.read(&schema)?;
+    input.source.check_unchanged(&input.file)?;
+    Ok((schema, batches))
+}
+
+/// The stored schema; an INT96 column counts nanoseconds only if it has to.
+pub(super) fn schema_of(path: &Path, limits: &InputLimits) -> Result<SchemaRef, FormatError> {
+    Input::open(path, limits)?.schema(None)
+}
+
+impl<'a> Input<'a> {
+    fn open(path: &'a Path, limits: &'a InputLimits) -> Result<Self, FormatError> {
+        let (source, file) = Source::open(path, Format::Parquet, limits)?;
+        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())
+            .map_err(|e| FormatError::content(path, &e))?;
+        check_schema(path, metadata.schema(), limits)?;
+        let announced = metadata.metadata().file_metadata().num_rows();
+        let rows = u64::try_from(announced).map_err(|_| {
+            FormatError::content(path, &"is damaged: it announces a negative number of rows")
+        })?;
+        limits.rows(rows).map_err(FormatError::limit(path))?;
+        check_sizes(path, metadata.metadata(), limits)?;
+        Ok(Self {
+            path,
+            limits,
+            source,
+            file,
+            metadata,
+        })
+    }
+
+    fn reader(
+        &self,
+        schema: &SchemaRef,
+        leaves: Option<&dyn Fn(usize) -> bool>,
+    ) -> Result<ParquetRecordBatchReader, FormatError> {
+        let failed = |e| FormatError::content(self.path, &e);
+        let file = self.file.try_clone().map_err(io_error(self.path))?;
+        let metadata = if schema == self.metadata.schema() {
+            self.metadata.clone()
+        } else {
+            let options = ArrowReaderOptions::new().with_schema(Arc::clone(schema));
+            let parsed = Arc::clone(self.metadata.metadata());
+            ArrowReaderMetadata::try_new(parsed, options).map_err(failed)?
+        };
+        let parquet = self.metadata.parquet_schema();
+        let mask = match leaves {
+            None => ProjectionMask::all(),
+            Some(leaves) => {
+                let indices = (0..parquet.num_columns()).filter(|leaf| leaves(*leaf));
+                ProjectionMask::leaves(parquet, indices)
+            }
+        };
+        ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata)
+            .with_batch_size(BATCH_ROWS)
+            .with_projection(mask)
+            .build()
+            .map_err(failed)
+    }
+
+    fn read(&self, schema: &SchemaRef) -> Result<Vec<RecordBatch>, FormatError> {
+        let (mut rows, mut decoded, mut batches) = (0, 0, Vec::new());
+        for batch in self.reader(schema, None)? {
+            let batch = batch.map_err(|e| FormatError::content(self.path, &e))?;
+            rows += batch.num_rows() as u64;
+            decoded += decoded_bytes(&batch);
+            self.limits
+                .rows(rows)
+                .and_then(|()| self.limits.decoded_bytes(decoded))
+                .map_err(FormatError::limit(self.path))?;
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
+}
+
+/// What the metadata announces is within the limits: readers allocate by it.
+fn check_sizes(
+    path: &Path,
+    metadata: &ParquetMetaData,
+    limits: &InputLimits,
+) -> Result<(), FormatError> {
+    let chunks = metadata
+        .row_groups()
+        .iter()
+        .flat_map(|group| group.columns());
+    let mut total = 0_u64;
+    for chunk in chunks {
+        let size = u64::try_from(chunk.uncompressed_size());
+        let size = size.map_err(|_| {
+            FormatError::content(
+                path,
+                &"is damaged: it announces a negative size of a column",
+            )
+        })?;
+        total = total.saturating_add(size);
+    }
+    limits
+        .decoded_bytes(total)
+        .map_err(FormatError::limit(path))
+}

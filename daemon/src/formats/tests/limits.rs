@@ -1,0 +1,274 @@
+//! No input ends the process, waits for ever or takes more than it is allowed to.
+
+use std::{process::Command, sync::Arc};
+
+use arrow::{
+    array::{
+        Array, ArrayRef, AsArray, DictionaryArray, Int64Array, NullArray, RecordBatch, StringArray,
+    },
+    datatypes::{DataType, Field, Int32Type, Schema, TimeUnit, TimestampMicrosecondType},
+    ipc::{
+        CompressionType,
+        writer::{FileWriter, IpcWriteOptions},
+    },
+};
+use parquet::{
+    data_type::{Int96, Int96Type},
+    file::{properties::WriterProperties, writer::SerializedFileWriter},
+    schema::parser::parse_message_type,
+};
+
+use super::{Files, FormatError, InputLimits, batch, column, read, schema_of};
+
+/// Text, and the limit that it is beyond.
+fn beyond(limits: &InputLimits, path: &std::path::Path, target: &Schema, name: &str) {
+    let message = super::super::read(path, Some(target), limits)
+        .expect_err(name)
+        .to_string();
+    let setting = format!("[agent] {name} = ");
+    assert!(message.contains(&setting), "{message}");
+}
+
+#[test]
+fn each_limit_is_named() {
+    let files = Files::new();
+    let number = column("c", DataType::Int64);
+    let rows: ArrayRef = Arc::new(Int64Array::from((0..20_000).collect::<Vec<i64>>()));
+    let text: String = (0..20_000).map(|n| format!("{n}\n")).collect();
+    let lines: String = (0..20_000).map(|n| format!("{{\"c\":{n}}}\n")).collect();
+    let inputs = [
+        files.text("t.csv", &format!("c\n{text}")),
+        files.text("t.ndjson", &lines),
+        files.binary("t.parquet", &batch(vec![("c", Arc::clone(&rows))])),
+        files.binary("t.arrow", &batch(vec![("c", Arc::clone(&rows))])),
+        files.binary("t.arrows", &batch(vec![("c", rows)])),
+    ];
+    let most = InputLimits::default;
+    for path in &inputs {
+        beyond(
+            &InputLimits {
+                max_input_bytes: 100,
+                ..most()
+            },
+            path,
+            &number,
+            "max_input_bytes",
+        );
+        beyond(
+            &InputLimits {
+                max_rows: 19_999,
+                ..most()
+            },
+            path,
+            &number,
+            "max_rows",
+        );
+        beyond(
+            &InputLimits {
+                max_decoded_bytes: 150_000,
+                ..most()
+            },
+            path,
+            &number,
+            "max_decoded_bytes",
+        );
+        let exact = InputLimits {
+            max_rows: 20_000,
+            max_columns: 1,
+            ..most()
+        };
+        assert!(super::super::read(path, Some(&number), &exact).is_ok());
+        let none = InputLimits {
+            max_columns: 0,
+            ..most()
+        };
+        let inferred = super::super::schema_of(path, &none)
+            .unwrap_err()
+            .to_string();
+        assert!(inferred.contains("max_columns"), "{inferred}");
+    }
+}
+
+/// A few bytes that stand for many.
+#[test]
+fn bombs_are_refused_before_they_go_off() {
+    let files = Files::new();
+    let limits = InputLimits {
+        max_decoded_bytes: 1 << 20,
+        ..InputLimits::default()
+    };
+    // A dictionary whose one value stands a hundred thousand times.
+    let long = "x".repeat(10_000);
+    let keys = arrow::array::Int32Array::from(vec![0; 100_000]);
+    let words = DictionaryArray::<Int32Type>::new(keys, Arc::new(StringArray::from(vec![long])));
+    let path = files.binary("d.arrow", &batch(vec![("c", Arc::new(words))]));
+    beyond(
+        &limits,
+        &path,
+        &column("c", DataType::Utf8),
+        "max_decoded_bytes",
+    );
+    // Nulls of a wide type, for a column that the file does not have.
+    let item = Arc::new(Field::new_list_field(DataType::Float32, true));
+    let wide = Schema::new(vec![
+        Field::new("c", DataType::Null, true),
+        Field::new("v", DataType::FixedSizeList(item, 768), true),
+    ]);
+    let path = files.binary(
+        "n.arrow",
+        &batch(vec![("c", Arc::new(NullArray::new(1_000_000)))]),
+    );
+    beyond(&limits, &path, &wide, "max_decoded_bytes");
+    // Compressed zeros, honest about their size and not.
+    let zeros: ArrayRef = Arc::new(Int64Array::from(vec![0; 1_000_000]));
+    let zeros = batch(vec![("c", zeros)]);
+    let mut bytes = Vec::new();
+    let options = IpcWriteOptions::default()
+        .try_with_compression(Some(CompressionType::ZSTD))
+        .unwrap();
+    let mut writer =
+        FileWriter::try_new_with_options(&mut bytes, &zeros.schema(), options).unwrap();
+    writer.write(&zeros).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    let path = files.0.path().join("z.arrow");
+    std::fs::write(&path, &bytes).unwrap();
+    beyond(
+        &limits,
+        &path,
+        &column("c", DataType::Int64),
+        "max_decoded_bytes",
+    );
+    let announced = 8_000_000_i64.to_le_bytes();
+    let at = bytes
+        .windows(8)
+        .position(|window| window == announced)
+        .unwrap();
+    bytes[at..at + 8].copy_from_slice(&(1_i64 << 60).to_le_bytes());
+    std::fs::write(&path, &bytes).unwrap();
+    beyond(
+        &InputLimits::default(),
+        &path,
+        &column("c", DataType::Int64),
+        "max_decoded_bytes",
+    );
+}
+
+#[test]
+fn a_file_on_which_arrow_panics_is_refused() {
+    let files = Files::new();
+    let path = files.0.path().join("poison.arrow");
+    std::fs::write(&path, include_bytes!("poison.arrow")).unwrap();
+    let message = read(&path, None).unwrap_err().to_string();
+    assert!(
+        message.contains("poison.arrow: ") && message.len() < 500,
+        "{message}"
+    );
+    assert!(!message.contains(".rs:"), "{message}");
+}
+
+#[test]
+fn only_regular_files_are_opened() {
+    let files = Files::new();
+    let pipe = files.0.path().join("p.ndjson");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let socket = files.0.path().join("s.csv");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let device = files.0.path().join("d.csv");
+    std::os::unix::fs::symlink("/dev/zero", &device).unwrap();
+    for (path, kind) in [(pipe, "a pipe"), (socket, "a socket"), (device, "a device")] {
+        let error = read(&path, None).unwrap_err();
+        assert!(matches!(error, FormatError::NotAFile { .. }), "{error}");
+        assert!(error.to_string().contains(kind), "{error}");
+        assert!(schema_of(&path).is_err());
+    }
+}
+
+#[test]
+fn a_file_without_bytes_is_no_input() {
+    let files = Files::new();
+    for name in ["e.csv", "e.ndjson", "e.parquet", "e.arrow", "e.arrows"] {
+        let path = files.text(name, "");
+        assert!(
+            matches!(read(&path, None), Err(FormatError::Empty { .. })),
+            "{name}"
+        );
+        assert!(
+            matches!(schema_of(&path), Err(FormatError::Empty { .. })),
+            "{name}"
+        );
+    }
+}
+
+/// A Parquet file with one INT96 column `t`: Julian days and nanoseconds of them.
+fn int96(files: &Files, values: &[(u32, u64)]) -> std::path::PathBuf {
+    let path = files.0.path().join("i.parquet");
+    let schema = parse_message_type("message m { required int96 t; }").unwrap();
+    let properties = Arc::new(WriterProperties::default());
+    let file = std::fs::File::create(&path).unwrap();
+    let mut writer = SerializedFileWriter::new(file, Arc::new(schema), properties).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    let values: Vec<Int96> = values
+        .iter()
+        .map(|(day, nanos)| {
+            let mut value = Int96::new();
+            let [low, high] = [nanos & 0xffff_ffff, nanos >> 32].map(|n| u32::try_from(n).unwrap());
+            value.set_data(low, high, *day);
+            value
+        })
+        .collect();
+    column
+        .typed::<Int96Type>()
+        .write_batch(&values, None, None)
+        .unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    path
+}
+
+#[test]
+fn int96_means_what_it_says() {
+    const YEAR_9999: u32 = 5_373_484;
+    const YEAR_1816: u32 = 2_384_000;
+    let files = Files::new();
+    let unit = |path: &std::path::Path| schema_of(path).unwrap().field(0).data_type().clone();
+    let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
+    let nanos = DataType::Timestamp(TimeUnit::Nanosecond, None);
+
+    let path = int96(&files, &[(YEAR_9999, 1_000), (YEAR_1816, 0)]);
+    assert_eq!(unit(&path), micros);
+    let rows = read(&path, Some(&column("t", micros.clone()))).unwrap();
+    let value = rows[0]
+        .column(0)
+        .as_primitive::<TimestampMicrosecondType>()
+        .value(0);
+    assert_eq!(value, 253_402_214_400_000_001);
+    let error = read(&path, Some(&column("t", nanos.clone()))).unwrap_err();
+    assert!(error.to_string().contains("column `t`, row 1"), "{error}");
+
+    let path = int96(&files, &[(2_440_588, 0), (2_440_588, 1)]);
+    assert_eq!(unit(&path), nanos);
+    assert!(read(&path, Some(&column("t", nanos))).is_ok());
+    let error = read(&path, Some(&column("t", micros))).unwrap_err();
+    assert!(error.to_string().contains("column `t`, row 2"), "{error}");
+
+    let path = int96(&files, &[(YEAR_9999, 1)]);
+    assert!(schema_of(&path).is_err() && read(&path, None).is_err());
+    let path = int96(&files, &[(u32::MAX / 2, 0)]);
+    assert!(schema_of(&path).is_err() && read(&path, None).is_err());
+}
+
+#[test]
+fn a_batch_counts_its_values_and_not_its_buffers() {
+    let rows: ArrayRef = Arc::new(Int64Array::from(vec![0; 1_000]));
+    let sliced = RecordBatch::try_from_iter([("c", rows.slice(10, 10))]).unwrap();
+    assert_eq!(super::super::conform::decoded_bytes(&sliced), 80);
+}

@@ -1,0 +1,265 @@
+//! CSV and NDJSON: texts -> record batches of a given schema, every value exactly as written, or an error with line and column.
+//!
+//! 1. [`lines`] counts lines and ends with the file as it was when it was opened.
+//! 2. [`csv`] and [`ndjson`] (on [`json`]) cut them into records of [`cell::Value`]s, which keep every digit.
+//! 3. [`column`] has one builder a column, nested as its type is; [`number`] and [`time`] parse single values.
+//! 4. [`infer`] finds a schema for a file by the same parsers, so that it promises nothing they refuse.
+
+mod cell;
+mod column;
+mod csv;
+mod infer;
+mod json;
+mod lines;
+mod ndjson;
+mod number;
+#[cfg(test)]
+mod tests;
+mod time;
+
+use std::{collections::HashSet, path::Path, sync::Arc};
+
+use arrow::{
+    array::{RecordBatch, RecordBatchOptions},
+    datatypes::{DataType, FieldRef, Schema, SchemaRef},
+};
+
+use super::{
+    BATCH_ROWS, Format, FormatError, InputLimits, conform::column_names, error::quoted,
+    source::Source,
+};
+use column::{Members, Reason, Refusal};
+use csv::Records;
+pub(super) use infer::schema_of;
+use lines::Lines;
+use ndjson::Objects;
+
+/// A batch ends after this many bytes of text, so that long texts do not make it larger than the offsets of a column can count.
+const BATCH_BYTES: usize = 64 << 20;
+
+/// Reads a file as rows of `target`.
+pub(super) fn read(
+    path: &Path,
+    format: Format,
+    target: &Schema,
+    limits: &InputLimits,
+) -> Result<Vec<RecordBatch>, FormatError> {
+    let (source, file) = Source::open(path, format, limits)?;
+    let rows = Rows {
+        path,
+        target,
+        limits,
+        batches: Vec::new(),
+        pending: 0,
+        bytes: 0,
+        rows: 0,
+        decoded: 0,
+    };
+    match format {
+        Format::Csv => rows.of_records(Records::new(Lines::new(path, source, file))?),
+        _ => rows.of_objects(Objects::new(
+            Lines::new(path, source, file),
+            limits.max_nesting,
+        )),
+    }
+}
+
+/// The batches so far and what the next one holds.
+struct Rows<'a> {
+    path: &'a Path,
+    target: &'a Schema,
+    limits: &'a InputLimits,
+    batches: Vec<RecordBatch>,
+    /// Rows and bytes of text of the batch in hand.
+    pending: usize,
+    bytes: usize,
+    /// Rows and bytes in memory of the whole file.
+    rows: u64,
+    decoded: u64,
+}
+
+impl Rows<'_> {
+    fn of_records(mut self, mut records: Records<'_>) -> Result<Vec<RecordBatch>, FormatError> {
+        self.limits
+            .columns(records.header.len())
+            .map_err(FormatError::limit(self.path))?;
+        let columns = self.columns_of(&records.header)?;
+        let absent: Vec<usize> = (0..self.target.fields().len())
+            .filter(|index| !columns.contains(index))
+            .collect();
+        for index in &columns {
+            let field = self.target.field(*index);
+            if field.data_type().is_nested() {
+                return Err(self.no_text(field, "NDJSON, Parquet or Arrow"));
+            }
+        }
+        let mut members = self.members()?;
+        while records.next()? {
+            let (record, path) = (&records.record, self.path);
+            let fields: Vec<csv::Field<'_>> = record.fields().collect();
+            let values = fields.iter().map(csv::Field::value);
+            members
+                .append_row(&columns, &absent, values)
+                .map_err(|refusal| refused(path, record.line, self.target, refusal))?;
+            let length = record.length();
+            self.count(&mut members, length)?;
+        }
+        self.finish(members)
+    }
+
+    fn of_objects(mut self, mut objects: Objects<'_>) -> Result<Vec<RecordBatch>, FormatError> {
+        let mut members = self.members()?;
+        while objects.next()? {
+            let appended = members.append(&objects.object()?);
+            appended.map_err(|refusal| refused(self.path, objects.line(), self.target, refusal))?;
+            self.count(&mut members, objects.length())?;
+        }
+        if self.rows == 0 {
+            return Err(FormatError::Empty {
+                path: self.path.into(),
+            });
+        }
+        self.finish(members)
+    }
+
+    /// The target's columns in the order of the header.
+    fn columns_of(&self, header: &[String]) -> Result<Vec<usize>, FormatError> {
+        check_names(self.path, header)?;
+        let find = |name: &String| {
+            let index = self.target.index_of(name);
+            index.map_err(|_| unknown(self.path, None, self.target, name))
+        };
+        let columns = header.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+        let missing = |(index, field): (usize, &FieldRef)| {
+            (!field.is_nullable() && !columns.contains(&index)).then(|| Arc::clone(field))
+        };
+        let missing = self.target.fields().iter().enumerate().find_map(missing);
+        match missing {
+            Some(field) => Err(FormatError::MissingColumn {
+                path: self.path.into(),
+                column: field.name().clone(),
+                expected: field.data_type().to_string(),
+            }),
+            None => Ok(columns),
+        }
+    }
+
+    fn members(&self) -> Result<Members, FormatError> {
+        let other = "Parquet or Arrow";
+        Members::new(self.target.fields()).map_err(|field| self.no_text(&field, other))
+    }
+
+    fn no_text(&self, field: &arrow::datatypes::Field, instead: &str) -> FormatError {
+        FormatError::Untyped {
+            path: self.path.into(),
+            column: field.name().clone(),
+            expected: field.data_type().to_string(),
+            instead: instead.to_owned(),
+        }
+    }
+
+    /// Counts a row, and ends the batch when it is full.
+    fn count(&mut self, members: &mut Members, bytes: usize) -> Result<(), FormatError> {
+        self.rows += 1;
+        self.pending += 1;
+        self.bytes += bytes;
+        self.limits
+            .rows(self.rows)
+            .map_err(FormatError::limit(self.path))?;
+        if self.pending == BATCH_ROWS || self.bytes >= BATCH_BYTES {
+            self.end_batch(members)?;
+        }
+        Ok(())
+    }
+
+    fn end_batch(&mut self, members: &mut Members) -> Result<(), FormatError> {
+        let options = RecordBatchOptions::new().with_row_count(Some(self.pending));
+        let batch = members.finish().and_then(|columns| {
+            RecordBatch::try_new_with_options(Arc::new(self.target.clone()), columns, &options)
+        });
+        let batch = batch.map_err(|e| FormatError::content(self.path, &e))?;
+        self.decoded += batch.get_array_memory_size() as u64;
+        self.limits
+            .decoded_bytes(self.decoded)
+            .map_err(FormatError::limit(self.path))?;
+        self.batches.push(batch);
+        (self.pending, self.bytes) = (0, 0);
+        Ok(())
+    }
+
+    fn finish(mut self, mut members: Members) -> Result<Vec<RecordBatch>, FormatError> {
+        if self.pending > 0 || self.batches.is_empty() {
+            self.end_batch(&mut members)?;
+        }
+        Ok(self.batches)
+    }
+}
+
+/// Every column has a name of its own.
+fn check_names(path: &Path, names: &[String]) -> Result<(), FormatError> {
+    let mut seen = HashSet::new();
+    for (index, name) in names.iter().enumerate() {
+        if name.is_empty() {
+            return Err(FormatError::Unnamed {
+                path: path.into(),
+                number: index + 1,
+            });
+        }
+        if !seen.insert(name) {
+            return Err(FormatError::RepeatedColumn {
+                path: path.into(),
+                column: name.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn unknown(path: &Path, line: Option<u64>, target: &Schema, name: &str) -> FormatError {
+    FormatError::UnknownColumn {
+        path: path.into(),
+        line,
+        column: name.to_owned(),
+        found: String::new(),
+        expected: column_names(target),
+    }
+}
+
+/// A value that its column does not take.
+fn refused(path: &Path, line: u64, target: &Schema, refusal: Refusal) -> FormatError {
+    let Refusal { inner, reason } = refusal;
+    let name = inner.first().map(String::as_str).unwrap_or_default();
+    let detail = match reason {
+        Reason::Unknown if inner.len() < 2 => return unknown(path, Some(line), target, name),
+        Reason::Unknown => "is not in the table's type; remove or rename it".to_owned(),
+        Reason::Null => "is required, and null or missing here; give it a value".to_owned(),
+        Reason::Length(found, expected) => {
+            format!("has {found} items, and the type {expected}")
+        }
+        Reason::Value(value, misfit) => format!("{} {misfit}", quoted(&value)),
+    };
+    let column = inner
+        .iter()
+        .fold(String::new(), |path, part| infer::joined(&path, part));
+    let expected = target.field_with_name(name);
+    FormatError::Value {
+        path: path.into(),
+        line,
+        column,
+        expected: expected
+            .map_or(&DataType::Null, |f| f.data_type())
+            .to_string(),
+        detail,
+    }
+}
+
+/// What a text file is read as without a target.
+pub(super) fn read_inferred(
+    path: &Path,
+    format: Format,
+    limits: &InputLimits,
+) -> Result<(SchemaRef, Vec<RecordBatch>), FormatError> {
+    let schema = schema_of(path, format, limits)?;
+    let batches = read(path, format, &schema, limits)?;
+    Ok((schema, batches))
+}

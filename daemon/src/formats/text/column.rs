@@ -1,0 +1,616 @@
+//! Columns under construction: one per column of the table, nested as its type is.
+
+use std::{collections::HashMap, marker::PhantomData, sync::Arc};
+
+use arrow::{
+    array::{
+        ArrayRef, ArrowPrimitiveType, BooleanBuilder, FixedSizeListArray, GenericListArray,
+        GenericStringBuilder, MapArray, NullArray, NullBufferBuilder, OffsetSizeTrait,
+        PrimitiveBuilder, StringViewBuilder, StructArray,
+    },
+    buffer::OffsetBuffer,
+    compute::{CastOptions, cast_with_options},
+    datatypes::{
+        DataType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type,
+        Decimal256Type, DecimalType, DurationMicrosecondType, DurationMillisecondType,
+        DurationNanosecondType, DurationSecondType, FieldRef, Fields, Float16Type, Float32Type,
+        Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Time32MillisecondType,
+        Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimeUnit,
+        TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+        TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type, i256,
+    },
+    error::ArrowError,
+};
+
+use super::{
+    cell::{Misfit, Value},
+    number, time,
+};
+
+/// Why a value was refused, and where in its column.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    /// The path below the column, outermost first; empty for the column itself.
+    pub(super) inner: Vec<String>,
+    pub(super) reason: Reason,
+}
+
+#[derive(Debug)]
+pub(super) enum Reason {
+    /// The value (shortened by whoever shows it) and what is wrong with it.
+    Value(String, Misfit),
+    /// Null where a value is required.
+    Null,
+    /// A list of this many items for a type with another number of them.
+    Length(usize, i32),
+    /// The type has no such field.
+    Unknown,
+}
+
+impl Refusal {
+    fn value(value: &Value<'_>, misfit: Misfit) -> Self {
+        Reason::Value(value.shown().into_owned(), misfit).into()
+    }
+
+    fn below(mut self, name: &str) -> Self {
+        self.inner.insert(0, name.to_owned());
+        self
+    }
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self {
+            inner: Vec::new(),
+            reason,
+        }
+    }
+}
+
+/// Takes values and becomes an array. After an error it is of no further use.
+pub(super) trait Column {
+    /// Adds a value that is not null.
+    fn append(&mut self, value: &Value<'_>) -> Result<(), Refusal>;
+    /// Adds a null.
+    fn append_null(&mut self);
+    /// Everything since the last call.
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError>;
+}
+
+/// A column together with what its schema says about nulls.
+pub(super) struct Slot {
+    field: FieldRef,
+    column: Box<dyn Column>,
+    /// An empty text is a value and not a null.
+    holds_text: bool,
+}
+
+impl Slot {
+    /// `None` where no text stands for values of this type.
+    pub(super) fn new(field: &FieldRef) -> Option<Self> {
+        Some(Self {
+            field: Arc::clone(field),
+            column: column(field.data_type())?,
+            holds_text: holds_text(field.data_type()),
+        })
+    }
+
+    pub(super) fn append(&mut self, value: &Value<'_>) -> Result<(), Refusal> {
+        match value {
+            Value::Null if self.field.is_nullable() => self.column.append_null(),
+            Value::Null => return Err(Reason::Null.into()),
+            // Whoever quotes every field writes a null like this; no other type has an empty value.
+            Value::Field("") if !self.holds_text => return self.append(&Value::Null),
+            value => self.column.append(value)?,
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        self.column.finish()
+    }
+}
+
+fn holds_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Dictionary(_, values) => holds_text(values),
+        other => other.is_string(),
+    }
+}
+
+/// `None` for binary columns (base64, hex and plain text look alike), intervals, unions and run-end encoded columns.
+fn column(data_type: &DataType) -> Option<Box<dyn Column>> {
+    use DataType as T;
+    Some(match data_type {
+        T::Null => Box::new(Nulls(0)),
+        T::Boolean => Box::new(Booleans(BooleanBuilder::new())),
+        T::Int8 => integers::<Int8Type>(),
+        T::Int16 => integers::<Int16Type>(),
+        T::Int32 => integers::<Int32Type>(),
+        T::Int64 => integers::<Int64Type>(),
+        T::UInt8 => integers::<UInt8Type>(),
+        T::UInt16 => integers::<UInt16Type>(),
+        T::UInt32 => integers::<UInt32Type>(),
+        T::UInt64 => integers::<UInt64Type>(),
+        T::Float16 => floats::<Float16Type>(number::half),
+        T::Float32 => floats::<Float32Type>(number::single),
+        T::Float64 => floats::<Float64Type>(number::double),
+        T::Decimal32(precision, scale) => {
+            let native = |value: i256| value.to_i128().and_then(|v| i32::try_from(v).ok());
+            decimals::<Decimal32Type>(data_type, *precision, *scale, native)
+        }
+        T::Decimal64(precision, scale) => {
+            let native = |value: i256| value.to_i128().and_then(|v| i64::try_from(v).ok());
+            decimals::<Decimal64Type>(data_type, *precision, *scale, native)
+        }
+        T::Decimal128(precision, scale) => {
+            decimals::<Decimal128Type>(data_type, *precision, *scale, i256::to_i128)
+        }
+        T::Decimal256(precision, scale) => {
+            decimals::<Decimal256Type>(data_type, *precision, *scale, Some)
+        }
+        T::Utf8 => Box::new(Texts(GenericStringBuilder::<i32>::new())),
+        T::LargeUtf8 => Box::new(Texts(GenericStringBuilder::<i64>::new())),
+        T::Utf8View => Box::new(TextViews(StringViewBuilder::new())),
+        T::Dictionary(_, values) => Box::new(Dictionary {
+            values: column(values)?,
+            data_type: data_type.clone(),
+        }),
+        T::List(item) => Box::new(List::<i32>::new(item)?),
+        T::LargeList(item) => Box::new(List::<i64>::new(item)?),
+        T::FixedSizeList(item, size) => Box::new(FixedList {
+            item: Slot::new(item)?,
+            size: *size,
+            nulls: NullBufferBuilder::new(0),
+        }),
+        T::Struct(fields) => Box::new(Struct::new(fields)?),
+        T::Map(entries, ordered) => Box::new(Map::new(entries, *ordered)?),
+        other => return times(other),
+    })
+}
+
+fn times(data_type: &DataType) -> Option<Box<dyn Column>> {
+    use DataType as T;
+    use TimeUnit as U;
+    Some(match data_type {
+        T::Date32 => primitive::<Date32Type>(data_type, |value| time::date(value.time()?)),
+        T::Date64 => primitive::<Date64Type>(data_type, |value| {
+            Ok(i64::from(time::date(value.time()?)?) * 86_400_000)
+        }),
+        T::Time32(U::Second) => short_times::<Time32SecondType>(data_type, U::Second),
+        T::Time32(_) => short_times::<Time32MillisecondType>(data_type, U::Millisecond),
+        T::Time64(U::Microsecond) => long_times::<Time64MicrosecondType>(data_type, U::Microsecond),
+        T::Time64(_) => long_times::<Time64NanosecondType>(data_type, U::Nanosecond),
+        T::Timestamp(unit, zone) => {
+            let (unit, zoned) = (*unit, zone.is_some());
+            let parse = move |value: &Value<'_>| time::timestamp(value.time()?, unit, zoned);
+            match unit {
+                U::Second => primitive::<TimestampSecondType>(data_type, parse),
+                U::Millisecond => primitive::<TimestampMillisecondType>(data_type, parse),
+                U::Microsecond => primitive::<TimestampMicrosecondType>(data_type, parse),
+                U::Nanosecond => primitive::<TimestampNanosecondType>(data_type, parse),
+            }
+        }
+        T::Duration(unit) => {
+            let unit = *unit;
+            let parse = move |value: &Value<'_>| time::duration(value.time()?, unit);
+            match unit {
+                U::Second => primitive::<DurationSecondType>(data_type, parse),
+                U::Millisecond => primitive::<DurationMillisecondType>(data_type, parse),
+                U::Microsecond => primitive::<DurationMicrosecondType>(data_type, parse),
+                U::Nanosecond => primitive::<DurationNanosecondType>(data_type, parse),
+            }
+        }
+        _ => return None,
+    })
+}
+
+struct Primitive<T: ArrowPrimitiveType, P> {
+    values: PrimitiveBuilder<T>,
+    parse: P,
+}
+
+fn primitive<T: ArrowPrimitiveType>(
+    data_type: &DataType,
+    parse: impl Fn(&Value<'_>) -> Result<T::Native, Misfit> + 'static,
+) -> Box<dyn Column> {
+    let values = PrimitiveBuilder::<T>::new().with_data_type(data_type.clone());
+    Box::new(Primitive { values, parse })
+}
+
+fn integers<T: ArrowPrimitiveType>() -> Box<dyn Column>
+where
+    T::Native: TryFrom<i128>,
+{
+    primitive::<T>(&T::DATA_TYPE, |value| number::integer(value.number()?))
+}
+
+fn floats<T: ArrowPrimitiveType>(parse: fn(&str) -> Result<T::Native, Misfit>) -> Box<dyn Column> {
+    primitive::<T>(&T::DATA_TYPE, move |value| parse(value.number()?))
+}
+
+fn decimals<T: DecimalType>(
+    data_type: &DataType,
+    precision: u8,
+    scale: i8,
+    native: fn(i256) -> Option<T::Native>,
+) -> Box<dyn Column> {
+    primitive::<T>(data_type, move |value| {
+        number::decimal::<T>(value.number()?, precision, scale, native)
+    })
+}
+
+fn short_times<T: ArrowPrimitiveType<Native = i32>>(
+    data_type: &DataType,
+    unit: TimeUnit,
+) -> Box<dyn Column> {
+    primitive::<T>(data_type, move |value| {
+        let time = time::time(value.time()?, unit)?;
+        i32::try_from(time).map_err(|_| "is out of range")
+    })
+}
+
+fn long_times<T: ArrowPrimitiveType<Native = i64>>(
+    data_type: &DataType,
+    unit: TimeUnit,
+) -> Box<dyn Column> {
+    primitive::<T>(data_type, move |value| time::time(value.time()?, unit))
+}
+
+impl<T, P> Column for Primitive<T, P>
+where
+    T: ArrowPrimitiveType,
+    P: Fn(&Value<'_>) -> Result<T::Native, Misfit>,
+{
+    fn append(&mut self, value: &Value<'_>) -> Result<(), Refusal> {
+        let native = (self.parse)(value).map_err(|misfit| Refusal::value(value, misfit))?;
+        self.values.append_value(native);
+        Ok(())
+    }
+
+    fn append_null(&mut self) {
+        self.values.append_null();
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        Ok(Arc::new(self.values.finish()))
+    }
+}
+
+/// The builders of Arrow that have no trait in common.
+macro_rules! from_builder {
+    ($column:ty, $parse:ident) => {
+        impl Column for $column {
+            fn append(&mut self, value: &Value<'_>) -> Result<(), Refusal> {
+                let parsed = value.$parse();
+                let parsed = parsed.map_err(|misfit| Refusal::value(value, misfit))?;
+                self.0.append_value(parsed);
+                Ok(())
+            }
+
+            fn append_null(&mut self) {
+                self.0.append_null();
+            }
+
+            fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+                Ok(Arc::new(self.0.finish()))
+            }
+        }
+    };
+}
+
+struct Booleans(BooleanBuilder);
+struct Texts<O: OffsetSizeTrait>(GenericStringBuilder<O>);
+struct TextViews(StringViewBuilder);
+
+from_builder!(Booleans, boolean);
+from_builder!(Texts<i32>, text);
+from_builder!(Texts<i64>, text);
+from_builder!(TextViews, text);
+
+struct Nulls(usize);
+
+impl Column for Nulls {
+    fn append(&mut self, value: &Value<'_>) -> Result<(), Refusal> {
+        let misfit = "is a value, and the column holds nulls only";
+        Err(Refusal::value(value, misfit))
+    }
+
+    fn append_null(&mut self) {
+        self.0 += 1;
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        Ok(Arc::new(NullArray::new(std::mem::take(&mut self.0))))
+    }
+}
+
+/// Built as plain values, and encoded at the end.
+struct Dictionary {
+    values: Box<dyn Column>,
+    data_type: DataType,
+}
+
+impl Column for Dictionary {
+    fn append(&mut self, value: &Value<'_>) -> Result<(), Refusal> {
+        self.values.append(value)
+    }
+
+    fn append_null(&mut self) {
+        self.values.append_null();
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        let strict = CastOptions {
+            safe: false,
+            ..CastOptions::default()
+        };
+        cast_with_options(&self.values.finish()?, &self.data_type, &strict)
+    }
+}
+
+const NOT_A_LIST: Misfit = "is no list";
+const NOT_AN_OBJECT: Misfit = "is no object";
+
+struct List<O: OffsetSizeTrait> {
+    item: Slot,
+    lengths: Vec<usize>,
+    nulls: NullBufferBuilder,
+    offset: PhantomData<O>,
+}
+
+impl<O: OffsetSizeTrait> List<O> {
+    fn new(item: &FieldRef) -> Option<Self> {
+        Some(Self {
+            item: Slot::new(item)?,
+            lengths: Vec::new(),
+            nulls: NullBufferBuilder::new(0),
+            offset: PhantomData,
+        })
+    }
+}
+
+fn append_items(item: &mut Slot, items: &[Value<'_>]) -> Result<(), Refusal> {
+    for (index, value) in items.iter().enumerate() {
+        let appended = item.append(value);
+        appended.map_err(|refusal| refusal.below(&format!("[{index}]")))?;
+    }
+    Ok(())
+}
+
+impl<O: OffsetSizeTrait> Column for List<O> {
+    fn append(&mut self, value: &Value<'_>) -> Result<(), Refusal> {
+        let Value::List(items) = value else {
+            return Err(Refusal::value(value, NOT_A_LIST));
+        };
+        append_items(&mut self.item, items)?;
+        self.lengths.push(items.len());
+        self.nulls.append_non_null();
+        Ok(())
+    }
+
+    fn append_null(&mut self) {
+        self.lengths.push(0);
+        self.nulls.append_null();
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        let lengths = std::mem::take(&mut self.lengths);
+        Ok(Arc::new(GenericListArray::<O>::try_new(
+            Arc::clone(&self.item.field),
+            OffsetBuffer::from_lengths(lengths),
+            self.item.finish()?,
+            self.nulls.finish(),
+        )?))
+    }
+}
+
+struct FixedList {
+    item: Slot,
+    size: i32,
+    nulls: NullBufferBuilder,
+}
+
+impl Column for FixedList {
+    fn append(&mut self, value: &Value<'_>) -> Result<(), Refusal> {
+        let Value::List(items) = value else {
+            return Err(Refusal::value(value, NOT_A_LIST));
+        };
+        if i32::try_from(items.len()) != Ok(self.size) {
+            return Err(Reason::Length(items.len(), self.size).into());
+        }
+        append_items(&mut self.item, items)?;
+        self.nulls.append_non_null();
+        Ok(())
+    }
+
+    fn append_null(&mut self) {
+        for _ in 0..self.size {
+            self.item.column.append_null();
+        }
+        self.nulls.append_null();
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        let (field, values) = (Arc::clone(&self.item.field), self.item.finish()?);
+        let nulls = self.nulls.finish();
+        Ok(Arc::new(FixedSizeListArray::try_new(
+            field, self.size, values, nulls,
+        )?))
+    }
+}
+
+/// The fields of an object by name: those of a struct, or the columns of a table.
+pub(super) struct Members {
+    fields: Fields,
+    slots: Vec<Slot>,
+    by_name: HashMap<String, usize>,
+    /// For each field, whether the object in hand has it.
+    given: Vec<bool>,
+}
+
+impl Members {
+    /// `Err` names the field for whose type no text stands.
+    pub(super) fn new(fields: &Fields) -> Result<Self, FieldRef> {
+        let slots: Result<Vec<Slot>, FieldRef> = fields
+            .iter()
+            .map(|field| Slot::new(field).ok_or_else(|| Arc::clone(field)))
+            .collect();
+        let names = fields.iter().map(|field| field.name().clone());
+        Ok(Self {
+            fields: fields.clone(),
+            slots: slots?,
+            by_name: names.zip(0..).collect(),
+            given: vec![false; fields.len()],
+        })
+    }
+
+    /// Adds an object; what it does not have is null.
+    pub(super) fn append(
+        &mut self,
+        object: &[(impl AsRef<str>, Value<'_>)],
+    ) -> Result<(), Refusal> {
+        self.given.fill(false);
+        for (name, value) in object {
+            let name = name.as_ref();
+            let Some(index) = self.by_name.get(name) else {
+                return Err(Refusal::from(Reason::Unknown).below(name));
+            };
+            self.given[*index] = true;
+            let appended = self.slots[*index].append(value);
+            appended.map_err(|refusal| refusal.below(name))?;
+        }
+        for (slot, given) in self.slots.iter_mut().zip(&self.given) {
+            if !given {
+                let appended = slot.append(&Value::Null);
+                appended.map_err(|refusal| refusal.below(slot.field.name()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a row that gives `columns` their values in order; the others are null.
+    pub(super) fn append_row<'a>(
+        &mut self,
+        columns: &[usize],
+        absent: &[usize],
+        values: impl Iterator<Item = Value<'a>>,
+    ) -> Result<(), Refusal> {
+        let given = columns.iter().zip(values);
+        let nulls = absent.iter().map(|index| (index, Value::Null));
+        for (index, value) in given.chain(nulls) {
+            let slot = &mut self.slots[*index];
+            let appended = slot.append(&value);
+            appended.map_err(|refusal| refusal.below(slot.field.name()))?;
+        }
+        Ok(())
+    }
+
+    /// The columns, in the order of the fields.
+    pub(super) fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
+        self.slots.iter_mut().map(Slot::finish).collect()
+    }
+}
+
+struct Struct {
+    members: Members,
+    nulls: NullBufferBuilder,
+    rows: usize,
+}
+
+impl Struct {
+    fn new(fields: &Fields) -> Option<Self> {
+        Some(Self {
+            members: Members::new(fields).ok()?,
+            nulls: NullBufferBuilder::new(0),
+            rows: 0,
+        })
+    }
+}
+
+impl Column for Struct {
+    fn append(&mut self, value: &Value<'_>) -> Result<(), Refusal> {
+        let Value::Object(object) = value else {
+            return Err(Refusal::value(value, NOT_AN_OBJECT));
+        };
+        self.members.append(object)?;
+        self.nulls.append_non_null();
+        self.rows += 1;
+        Ok(())
+    }
+
+    fn append_null(&mut self) {
+        for slot in &mut self.members.slots {
+            slot.column.append_null();
+        }
+        self.nulls.append_null();
+        self.rows += 1;
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        let rows = std::mem::take(&mut self.rows);
+        let (fields, nulls) = (self.members.fields.clone(), self.nulls.finish());
+        let columns = self.members.finish()?;
+        let array = StructArray::try_new_with_length(fields, columns, nulls, rows)?;
+        Ok(Arc::new(array))
+    }
+}
+
+/// A JSON object whose names are values.
+struct Map {
+    entries: FieldRef,
+    ordered: bool,
+    pairs: Members,
+    lengths: Vec<usize>,
+    nulls: NullBufferBuilder,
+}
+
+impl Map {
+    fn new(entries: &FieldRef, ordered: bool) -> Option<Self> {
+        let DataType::Struct(fields) = entries.data_type() else {
+            return None;
+        };
+        let is_text = fields.first()?.data_type().is_string();
+        (fields.len() == 2 && is_text).then_some(())?;
+        Some(Self {
+            entries: Arc::clone(entries),
+            ordered,
+            pairs: Members::new(fields).ok()?,
+            lengths: Vec::new(),
+            nulls: NullBufferBuilder::new(0),
+        })
+    }
+}
+
+impl Column for Map {
+    fn append(&mut self, value: &Value<'_>) -> Result<(), Refusal> {
+        let Value::Object(object) = value else {
+            return Err(Refusal::value(value, NOT_AN_OBJECT));
+        };
+        for (name, value) in object {
+            let pair = [Value::Field(name), value.clone()];
+            let appended = self.pairs.append_row(&[0, 1], &[], pair.into_iter());
+            appended.map_err(|refusal| refusal.below(name))?;
+        }
+        self.lengths.push(object.len());
+        self.nulls.append_non_null();
+        Ok(())
+    }
+
+    fn append_null(&mut self) {
+        self.lengths.push(0);
+        self.nulls.append_null();
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        let lengths = std::mem::take(&mut self.lengths);
+        let pairs = StructArray::try_new(self.pairs.fields.clone(), self.pairs.finish()?, None)?;
+        Ok(Arc::new(MapArray::try_new(
+            Arc::clone(&self.entries),
+            OffsetBuffer::from_lengths(lengths),
+            pairs,
+            self.nulls.finish(),
+            self.ordered,
+        )?))
+    }
+}

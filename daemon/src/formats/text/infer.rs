@@ -1,0 +1,304 @@
+//! A schema for a text file, from all of its values.
+//!
+//! Each value rules out the types that would not hold it exactly as written; what is left in the end is what every value fits.
+//! The parsers of [`super::column`] decide, so that a file can be written to the table that was created like it.
+
+use std::{path::Path, sync::Arc};
+
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+
+use super::{
+    cell::{Value, is_special},
+    check_names,
+    csv::Records,
+    lines::Lines,
+    ndjson::{Object, Objects},
+    number::{self, fits_double, is_written_as_number},
+    time,
+};
+use crate::formats::{Format, FormatError, InputLimits, error::quoted, source::Source};
+
+/// A type that a column of single values may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Candidate {
+    Boolean,
+    Int64,
+    UInt64,
+    Float64,
+    Date,
+    /// Timestamps: the unit, and whether they are instants.
+    Timestamp(TimeUnit, bool),
+    Text,
+}
+
+use Candidate as C;
+
+/// In the order of preference.
+const CANDIDATES: [Candidate; 10] = [
+    C::Boolean,
+    C::Int64,
+    C::UInt64,
+    C::Float64,
+    C::Date,
+    C::Timestamp(TimeUnit::Microsecond, false),
+    C::Timestamp(TimeUnit::Microsecond, true),
+    C::Timestamp(TimeUnit::Nanosecond, false),
+    C::Timestamp(TimeUnit::Nanosecond, true),
+    C::Text,
+];
+
+impl Candidate {
+    /// Whether a field without a type may be one of this type, and is not changed by becoming one.
+    fn holds(self, text: &str) -> bool {
+        match self {
+            C::Boolean => Value::Field(text).boolean().is_ok(),
+            C::Int64 => is_integer(text) && number::integer::<i64>(text).is_ok(),
+            C::UInt64 => is_integer(text) && number::integer::<u64>(text).is_ok(),
+            C::Float64 => is_special(text) || (is_written_as_number(text) && fits_double(text)),
+            C::Date => time::date(text).is_ok(),
+            C::Timestamp(unit, zoned) => {
+                time::date(text).is_err() && time::timestamp(text, unit, zoned).is_ok()
+            }
+            C::Text => true,
+        }
+    }
+
+    fn data_type(self) -> DataType {
+        match self {
+            C::Boolean => DataType::Boolean,
+            C::Int64 => DataType::Int64,
+            C::UInt64 => DataType::UInt64,
+            C::Float64 => DataType::Float64,
+            C::Date => DataType::Date32,
+            C::Timestamp(unit, zoned) => DataType::Timestamp(unit, zoned.then(|| "UTC".into())),
+            C::Text => DataType::Utf8,
+        }
+    }
+}
+
+/// Written as an integer; minus zero is none.
+fn is_integer(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    is_written_as_number(text) && digits.bytes().all(|b| b.is_ascii_digit()) && text != "-0"
+}
+
+/// What single values have left; starts with all.
+#[derive(Debug, Clone)]
+struct Left(Vec<Candidate>);
+
+impl Left {
+    fn of(candidates: &[Candidate]) -> Self {
+        Self(candidates.to_vec())
+    }
+
+    fn rule_out(&mut self, text: &str) {
+        self.0.retain(|candidate| candidate.holds(text));
+    }
+
+    fn best(&self) -> Option<DataType> {
+        self.0.first().map(|candidate| candidate.data_type())
+    }
+}
+
+/// What was seen of a column of objects.
+#[derive(Debug, Clone)]
+enum Seen {
+    /// Nothing but nulls.
+    Nothing,
+    Boolean,
+    Number(Left),
+    Text,
+    List(Box<Seen>),
+    Object(Vec<(String, Seen)>),
+}
+
+/// The schema of a CSV or NDJSON file: every column is nullable, and one without any value is text, which can hold what comes later.
+pub(in crate::formats) fn schema_of(
+    path: &Path,
+    format: Format,
+    limits: &InputLimits,
+) -> Result<SchemaRef, FormatError> {
+    let (source, file) = Source::open(path, format, limits)?;
+    let lines = Lines::new(path, source, file);
+    let fields = match format {
+        Format::Csv => of_records(path, Records::new(lines)?)?,
+        _ => of_objects(path, Objects::new(lines, limits.max_nesting), limits)?,
+    };
+    limits
+        .columns(fields.len())
+        .map_err(FormatError::limit(path))?;
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+fn of_records(path: &Path, mut records: Records<'_>) -> Result<Fields, FormatError> {
+    check_names(path, &records.header)?;
+    let mut columns = vec![None; records.header.len()];
+    while records.next()? {
+        for (left, field) in columns.iter_mut().zip(records.record.fields()) {
+            // An empty text is a null for every other type.
+            if !field.text.is_empty() {
+                left.get_or_insert_with(|| Left::of(&CANDIDATES))
+                    .rule_out(&field.text);
+            }
+        }
+    }
+    let fields = records.header.iter().zip(columns).map(|(name, left)| {
+        let data_type = left.and_then(|left| left.best());
+        Field::new(name, data_type.unwrap_or(DataType::Utf8), true)
+    });
+    Ok(fields.collect())
+}
+
+fn of_objects(
+    path: &Path,
+    mut objects: Objects<'_>,
+    limits: &InputLimits,
+) -> Result<Fields, FormatError> {
+    let mut seen = Vec::new();
+    while objects.next()? {
+        let merged = merge_members(&mut seen, &objects.object()?);
+        merged.map_err(|(name, detail)| FormatError::Value {
+            path: path.into(),
+            line: objects.line(),
+            column: name,
+            expected: "not known".to_owned(),
+            detail,
+        })?;
+        limits
+            .columns(seen.len())
+            .map_err(FormatError::limit(path))?;
+    }
+    if seen.is_empty() {
+        return Err(FormatError::Empty { path: path.into() });
+    }
+    fields_of(path, "", seen)
+}
+
+/// Where and why a value does not go with those before it.
+type Clash = (String, String);
+
+/// The path of something within something.
+pub(super) fn joined(outer: &str, inner: &str) -> String {
+    let dot = if outer.is_empty() || inner.is_empty() || inner.starts_with('[') {
+        ""
+    } else {
+        "."
+    };
+    format!("{outer}{dot}{inner}")
+}
+
+fn merge_members(seen: &mut Vec<(String, Seen)>, object: &Object<'_>) -> Result<(), Clash> {
+    for (place, (name, value)) in object.iter().enumerate() {
+        if name.is_empty() {
+            return Err((String::new(), "has an empty name; name it".to_owned()));
+        }
+        // Objects mostly have their names in one order.
+        let index = match seen.get(place) {
+            Some((known, _)) if known == name => Some(place),
+            _ => seen.iter().position(|(known, _)| known == name),
+        };
+        let index = index.unwrap_or_else(|| {
+            seen.push((name.clone().into_owned(), Seen::Nothing));
+            seen.len() - 1
+        });
+        merge(&mut seen[index].1, value)
+            .map_err(|(inner, detail)| (joined(name, &inner), detail))?;
+    }
+    Ok(())
+}
+
+fn merge(seen: &mut Seen, value: &Value<'_>) -> Result<(), Clash> {
+    match (&mut *seen, value) {
+        (_, Value::Null)
+        | (Seen::Boolean, Value::Bool(_))
+        | (Seen::Text, Value::Text(_) | Value::Field(_)) => Ok(()),
+        (Seen::Number(left), Value::Number(text)) => {
+            left.rule_out(text);
+            if left.0.is_empty() {
+                let detail = format!(
+                    "{} has no type that holds it exactly together with the values before it; {NAME_IT}",
+                    quoted(text)
+                );
+                return Err((String::new(), detail));
+            }
+            Ok(())
+        }
+        (Seen::List(item), Value::List(items)) => {
+            let mut items = items.iter();
+            items.try_for_each(|value| {
+                merge(item, value).map_err(|(inner, d)| (joined("[]", &inner), d))
+            })
+        }
+        (Seen::Object(members), Value::Object(object)) => merge_members(members, object),
+        (Seen::Nothing, value) => {
+            *seen = match value {
+                Value::Bool(_) | Value::Null => Seen::Boolean,
+                Value::Number(_) => Seen::Number(Left::of(&[C::Int64, C::UInt64, C::Float64])),
+                Value::Text(_) | Value::Field(_) => Seen::Text,
+                Value::List(_) => Seen::List(Box::new(Seen::Nothing)),
+                Value::Object(_) => Seen::Object(Vec::new()),
+            };
+            merge(seen, value)
+        }
+        (seen, value) => {
+            let (value, before) = (kind(value), seen.kind());
+            let detail =
+                format!("is {value} here and {before} before, and no type holds both; {NAME_IT}");
+            Err((String::new(), detail))
+        }
+    }
+}
+
+const NAME_IT: &str = "give the types with --schema, or write the values in quotes";
+
+fn kind(value: &Value<'_>) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::Text(_) | Value::Field(_) => "a text",
+        Value::List(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+impl Seen {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Nothing => "null",
+            Self::Boolean => "a boolean",
+            Self::Number(_) => "a number",
+            Self::Text => "a text",
+            Self::List(_) => "a list",
+            Self::Object(_) => "an object",
+        }
+    }
+
+    fn data_type(self, path: &Path, name: &str) -> Result<DataType, FormatError> {
+        Ok(match self {
+            Self::Boolean => DataType::Boolean,
+            Self::Number(left) => left.best().unwrap_or(DataType::Utf8),
+            Self::Nothing | Self::Text => DataType::Utf8,
+            Self::List(item) => DataType::List(Arc::new(Field::new_list_field(
+                item.data_type(path, name)?,
+                true,
+            ))),
+            Self::Object(members) if members.is_empty() => {
+                let detail = format!(
+                    "column {}: objects without members have no type; {NAME_IT}",
+                    quoted(name)
+                );
+                return Err(FormatError::content(path, &detail));
+            }
+            Self::Object(members) => DataType::Struct(fields_of(path, name, members)?),
+        })
+    }
+}
+
+fn fields_of(path: &Path, parent: &str, seen: Vec<(String, Seen)>) -> Result<Fields, FormatError> {
+    let fields = seen.into_iter().map(|(name, seen)| {
+        let full = joined(parent, &name);
+        Ok(Field::new(name, seen.data_type(path, &full)?, true))
+    });
+    fields.collect()
+}

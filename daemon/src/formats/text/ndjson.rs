@@ -1,0 +1,69 @@
+//! NDJSON: one JSON object a line, blank lines aside.
+
+use std::borrow::Cow;
+
+use super::{cell::Value, json, lines::Lines};
+use crate::formats::FormatError;
+
+/// The members of an object.
+pub(super) type Object<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
+
+/// The objects of a file.
+pub(super) struct Objects<'a> {
+    lines: Lines<'a>,
+    nesting: usize,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Objects<'a> {
+    pub(super) fn new(lines: Lines<'a>, nesting: usize) -> Self {
+        Self {
+            lines,
+            nesting,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Whether there is another object.
+    pub(super) fn next(&mut self) -> Result<bool, FormatError> {
+        loop {
+            self.bytes.clear();
+            if !self.lines.next(&mut self.bytes)? {
+                return Ok(false);
+            }
+            if !self.bytes.trim_ascii().is_empty() {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// The object that [`Self::next`] found.
+    pub(super) fn object(&self) -> Result<Object<'_>, FormatError> {
+        let line = self.line();
+        let text = self.lines.utf8(line, &self.bytes)?.trim_ascii_end();
+        match json::parse(text, self.nesting + 1) {
+            Ok(Value::Object(members)) => Ok(members),
+            Ok(_) => Err(self.refuse("is no object; write one object a line")),
+            Err(json::Malformed { at, reason }) => {
+                let before = text.get(..at).unwrap_or_default();
+                let character = before.chars().count() + 1;
+                Err(self.refuse(format!("{reason} (at character {character})")))
+            }
+        }
+    }
+
+    /// The line of the object is wrong.
+    pub(super) fn refuse(&self, detail: impl Into<String>) -> FormatError {
+        self.lines.refuse(self.line(), detail)
+    }
+
+    /// The line of the object.
+    pub(super) fn line(&self) -> u64 {
+        self.lines.number
+    }
+
+    /// Bytes of that line.
+    pub(super) fn length(&self) -> usize {
+        self.bytes.len()
+    }
+}
