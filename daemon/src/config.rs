@@ -123,6 +123,14 @@ pub(crate) struct AgentConfig {
     pub(crate) poll_interval: Duration,
     /// Conflicts retried before a batch goes back to the queue.
     pub(crate) conflict_retries: u32,
+    /// Agents that may die over a batch while they read it, in a row, before it is rejected.
+    pub(crate) max_attempts: u32,
+    /// How long storage may leave a commit without an answer before the batch has to wait.
+    #[serde(serialize_with = "units::show_duration")]
+    pub(crate) attempt_timeout: Duration,
+    /// How long the batch in hand may take when the agent is asked to stop.
+    #[serde(serialize_with = "units::show_duration")]
+    pub(crate) drain: Duration,
     /// Address of the agent's HTTP server; `None` is off.
     #[serde(serialize_with = "units::show_listen")]
     pub(crate) listen: Option<SocketAddr>,

@@ -107,6 +107,7 @@ seams! {
     ArchiveAfterRead, "archive.after_read", Archive, "the log in the manifest", "the next pass archives it";
     ArchiveAfterAppend, "archive.after_append", Archive, "the rows of the commit log", "the next pass records the watermark";
     AgentAfterClaim, "agent.after_claim", Agent, "the claim", "another agent resumes it";
+    AgentAfterCount, "agent.after_count", Agent, "the claim, with one more attempt that nobody has ended", "another agent resumes it, or rejects it when too many died";
     AgentBeforeCommit, "agent.before_commit", Agent, "the claim, named by the operation", "another agent resumes it";
     AgentAfterCommit, "agent.after_commit", Agent, "the committed batch", "whoever resumes sees it committed and finishes the claim";
 }

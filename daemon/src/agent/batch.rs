@@ -1,7 +1,8 @@
 //! A spool entry -> what it asks the store to do. Nothing here opens a data file.
 //!
 //! An entry is a file `<table>.<anything>.<ext>`, which is appended to its table, or a directory, which is one atomic commit: data files of
-//! that same form, and optionally a `batch.toml` that says how each table is changed:
+//! that same form, and optionally a `batch.toml` that says how each table is changed. What tools leave beside data (`_SUCCESS`, checksums,
+//! hidden files) is passed over.
 //!
 //! ```toml
 //! message = "nightly load"
@@ -33,6 +34,7 @@ use std::{
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::spool::{Named, shown};
 use crate::formats::{Format, FormatError};
 
 /// The file of a batch directory that says what to do with the others.
@@ -96,7 +98,10 @@ pub(crate) enum Mode {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BatchError {
     /// The entry cannot be read.
-    #[error("{}: cannot be read: {source}; check that it exists and its permissions", path.display())]
+    #[error(
+        "{}: cannot be read: {source}; check that it exists and its permissions",
+        shown(path)
+    )]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -107,7 +112,10 @@ pub(crate) enum BatchError {
     #[error(transparent)]
     Format(#[from] FormatError),
     /// The name of a file does not begin with the name of a table.
-    #[error("{}: `{table}` is no table name; name files `<table>.<anything>.<ext>`, the table from {TABLE_NAME_RULE}", path.display())]
+    #[error(
+        "{}: `{table}` is no table name; name files `<table>.<anything>.<ext>`, the table from {TABLE_NAME_RULE}",
+        shown(path)
+    )]
     TableName {
         /// The file.
         path: PathBuf,
@@ -115,7 +123,7 @@ pub(crate) enum BatchError {
         table: String,
     },
     /// Something else than a plain file is where data is expected.
-    #[error("{}: {detail}", path.display())]
+    #[error("{}: {detail}", shown(path))]
     Layout {
         /// The file or directory.
         path: PathBuf,
@@ -123,7 +131,7 @@ pub(crate) enum BatchError {
         detail: &'static str,
     },
     /// `batch.toml` is not valid TOML, or has an unknown key or value.
-    #[error("{}:{line}: {detail}", path.display())]
+    #[error("{}:{line}: {detail}", shown(path))]
     Toml {
         /// The file.
         path: PathBuf,
@@ -133,7 +141,7 @@ pub(crate) enum BatchError {
         detail: String,
     },
     /// `batch.toml` asks for something that makes no sense.
-    #[error("{}:{line}: {key}: {detail}", path.display())]
+    #[error("{}:{line}: {key}: {detail}", shown(path))]
     Setting {
         /// The file.
         path: PathBuf,
@@ -207,14 +215,15 @@ fn parse_directory(name: String, dir: &Path) -> Result<BatchSpec, BatchError> {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        if file_name.starts_with('.') {
-            continue;
-        }
-        if file_name == BATCH_FILE {
+        let kind = fs::metadata(&path).map_err(io_error(&path))?;
+        if file_name == BATCH_FILE && kind.is_file() {
             settings = Some(Settings::read(path)?);
             continue;
         }
-        let kind = fs::metadata(&path).map_err(io_error(&path))?;
+        let named = Named::inside(path.file_name().unwrap_or_default(), kind.is_dir());
+        if named == Named::Beside {
+            continue;
+        }
         files.entry(table_of(&path, &kind)?).or_default().push(path);
     }
 
@@ -270,12 +279,13 @@ fn table_of(path: &Path, kind: &fs::Metadata) -> Result<String, BatchError> {
     if !kind.is_file() {
         return layout("is neither a file nor a directory; replace it by a data file");
     }
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    if name.ends_with(".tmp") || name.ends_with(".part") {
+    let file_name = path.file_name().unwrap_or_default();
+    if Named::of(file_name, false) == Named::Unfinished {
         return layout(
             "is still being written; rename the batch into the spool only when all of its files are whole",
         );
     }
+    let name = file_name.to_string_lossy();
     let table = name.split('.').next().unwrap_or_default();
     if !is_table_name(table) {
         return Err(BatchError::TableName {

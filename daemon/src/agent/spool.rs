@@ -3,7 +3,8 @@
 //! ```text
 //! SPOOL/incoming/<name>           producers rename finished entries to here; an entry is a file or a directory
 //! SPOOL/claimed/<ULID>/<name>     taken by the operation ULID; one claim may hold several entries, which are one commit
-//! SPOOL/claimed/<ULID>/.lock      flock held by the owner for as long as it lives
+//! SPOOL/claimed/<ULID>/.lock      flock held by the owner while it works on the claim
+//! SPOOL/claimed/<ULID>/.attempts  how many attempts have begun and not come to an answer; absent: one
 //! SPOOL/done/<name>               committed
 //! SPOOL/rejected/<name>           refused, beside <name>.reason.txt; nobody tries again
 //! ```
@@ -16,12 +17,13 @@
 //! 2. The agent commits operation ULID in the store, then calls [`Spool::finish`]. An entry that can never be committed goes to
 //!    [`Spool::reject`] first.
 //! 3. If the store says that ULID is aborted, [`Spool::retry_as`] renames the claim to a new ULID; the lock moves with it.
-//! 4. [`Spool::resume_orphans`] takes over the claims whose owner is dead. The new owner asks the store about ULID: committed -> `finish`;
-//!    not committed -> have the store decide that it is aborted (a write of the dead owner may still be on its way) -> `retry_as` -> commit.
+//! 4. [`Spool::resume`] takes over a claim that nobody holds: its owner is dead, or let go of it because it has to wait. The new owner
+//!    asks the store about ULID: committed -> `finish`; not committed -> have the store decide that it is aborted (a write of the old owner
+//!    may still be on its way) -> [`Spool::begin`] -> `retry_as` -> commit.
 //!
 //! # Who owns a claim
 //! Whoever holds the flock of the `.lock` that stands in the claim now. The kernel frees it when the owner dies, however it dies, and keeps
-//! it while the owner is merely stopped: no clock decides. A lock says nothing about a directory that was removed or renamed
+//! it while the owner is merely stopped: no clock decides. A claim that has to wait has no owner and costs no file handle. A lock says nothing about a directory that was removed or renamed
 //! after the file was opened, so everyone who gets one checks that it is still the file at that path ([`lock_claim`]). Only the owner renames or
 //! removes a claim. There is no lock over the whole spool, because one stopped agent would stop all others.
 //!
@@ -34,16 +36,21 @@
 //! | the commit | a claim; ULID is committed | `finish` |
 //! | some of the moves of `finish` | a claim with the other entries; ULID is committed | `finish` |
 //! | the last move of `finish`, or removal of `.lock` | a claim without entries | removes it |
+//! | the count of `begin` | a claim with one more attempt that nobody ended | has ULID decided in the store; too many -> `reject` |
 //! | the rename of `retry_as` | a claim named by the new ULID, which the store does not know | has it decided, then `retry_as` |
 //! | reservation of a name in `done`/`rejected` | an empty file or directory of that name; the entry is still claimed | moves it to `<name>~<ULID>`; the empty one stays, harmless |
 //! | the reason of `reject` | reserved name and reason; the entry is still claimed | rejects again, under `<name>~<ULID>`, with its own reason |
 //!
 //! After a power cut a rename may be undone, unless its directories were synced. Two of them must not be: `incoming -> claimed` (the
 //! entry would be claimed again although ULID is committed) and `retry_as` (the claim would go back to an ULID that is aborted although
-//! the new one is committed). Both are synced before they return, and again by `resume_orphans`, since the dead owner may not have come
+//! the new one is committed). Both are synced before they return, and again by `resume`, since the dead owner may not have come
 //! so far. A `finish` that is undone is only done again.
 
+mod attempts;
+mod contents;
+mod incoming;
 mod moves;
+mod names;
 #[cfg(test)]
 mod tests;
 
@@ -54,12 +61,15 @@ use std::{
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Component, Path, PathBuf},
     thread,
-    time::{Duration, SystemTime},
 };
 
 use ulid::Ulid;
 
+use attempts::{ATTEMPTS_FILE, ATTEMPTS_TEMPORARY};
+pub(crate) use contents::{Contents, ContentsError};
 use moves::{move_to_free_name, reserve, sync_dir, write_durable};
+use names::shown_path;
+pub(crate) use names::{Named, printable, shown};
 
 /// The lock file of a claim. A dotfile, so that it can never be an entry.
 const LOCK_FILE: &str = ".lock";
@@ -75,7 +85,10 @@ const CREATE_ATTEMPTS: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpoolError {
     /// A file operation failed.
-    #[error("cannot {action} {}: {source}; check its permissions and the free space", path.display())]
+    #[error(
+        "cannot {action} {}: {source}; check its permissions and the free space",
+        shown_path(path)
+    )]
     Io {
         /// What was tried.
         action: &'static str,
@@ -85,19 +98,22 @@ pub(crate) enum SpoolError {
         source: io::Error,
     },
     /// One of the four directories is on another filesystem.
-    #[error("{} is not on the filesystem of the other spool directories; entries are moved by rename, so put all four on one", path.display())]
+    #[error(
+        "{} is not on the filesystem of the other spool directories; entries are moved by rename, so put all four on one",
+        shown_path(path)
+    )]
     OtherFilesystem {
         /// The directory.
         path: PathBuf,
     },
     /// The operation id already names a claim.
-    #[error("{} is already a claim; use a new operation id", path.display())]
+    #[error("{} is already a claim; use a new operation id", shown_path(path))]
     ClaimExists {
         /// Its directory.
         path: PathBuf,
     },
     /// The name is not one of an entry of this claim, or not a plain file name.
-    #[error("`{}` is not an entry here; name one as it is listed", name.display())]
+    #[error("`{}` is not an entry here; name one as it is listed", shown(name))]
     NoSuchEntry {
         /// The name.
         name: OsString,
@@ -114,24 +130,14 @@ impl SpoolError {
     }
 }
 
-/// Something in `incoming` that may be claimed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
-    /// Its file name.
-    pub(crate) name: OsString,
-    /// Its full path until someone claims it.
-    pub(crate) path: PathBuf,
-    /// When it was last written.
-    pub(crate) modified: SystemTime,
-}
-
 /// Entries that this process owns for as long as the value lives. Dropping it gives it to whoever calls
-/// [`Spool::resume_orphans`] next, so drop it only when nothing of its operation is still running.
+/// [`Spool::resume`] next, so drop it only when nothing of its operation is still running.
 #[derive(Debug)]
 pub(crate) struct Claim {
     operation: Ulid,
     dir: PathBuf,
     entries: Vec<OsString>,
+    unanswered: u32,
     /// Held, never read: its flock is the ownership.
     _lock: File,
 }
@@ -145,6 +151,11 @@ impl Claim {
     /// The names of the entries, sorted.
     pub(crate) fn entries(&self) -> &[OsString] {
         &self.entries
+    }
+
+    /// How many attempts have begun and not come to an answer, the current one included.
+    pub(crate) fn unanswered(&self) -> u32 {
+        self.unanswered
     }
 
     /// Where an entry is now. Not stable over [`Spool::retry_as`].
@@ -208,35 +219,6 @@ impl Spool {
         &self.incoming
     }
 
-    /// What may be claimed now, sorted by name. Dotfiles and names that end in `.tmp` or `.part` are still being written.
-    pub(crate) fn list_incoming(&self) -> Result<Vec<Entry>, SpoolError> {
-        let mut entries = Vec::new();
-        for name in names_in(&self.incoming)? {
-            let bytes = name.as_bytes();
-            if bytes.starts_with(b".") || bytes.ends_with(b".tmp") || bytes.ends_with(b".part") {
-                continue;
-            }
-            let path = self.incoming.join(&name);
-            match fs::symlink_metadata(&path).and_then(|meta| meta.modified()) {
-                Ok(modified) => entries.push(Entry {
-                    name,
-                    path,
-                    modified,
-                }),
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) => return Err(SpoolError::io("read", &path)(e)),
-            }
-        }
-        Ok(entries)
-    }
-
-    /// How long the oldest waiting entry has been waiting at `now`; for display only.
-    pub(crate) fn oldest_age(&self, now: SystemTime) -> Result<Option<Duration>, SpoolError> {
-        let entries = self.list_incoming()?;
-        let oldest = entries.iter().map(|entry| entry.modified).min();
-        Ok(oldest.map(|modified| now.duration_since(modified).unwrap_or_default()))
-    }
-
     /// Takes those of `names` that are still there for `operation`, which must be new. Durable when it returns.
     pub(crate) fn claim<N: AsRef<OsStr>>(
         &self,
@@ -253,6 +235,12 @@ impl Spool {
             match fs::rename(&from, claim.path(name)) {
                 Ok(()) => claim.entries.push(name.to_os_string()),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
+                // Of another filesystem that was mounted there: none of them can be moved.
+                Err(e) if e.kind() == ErrorKind::CrossesDevices && claim.entries.is_empty() => {
+                    self.sweep(&claim.dir)?;
+                    let path = self.incoming.clone();
+                    return Err(SpoolError::OtherFilesystem { path });
+                }
                 Err(e) => refused.push(SpoolError::io("claim", &from)(e)),
             }
         }
@@ -274,36 +262,45 @@ impl Spool {
         })
     }
 
-    /// Takes over every claim whose owner is gone, oldest first, and removes those that hold nothing. Durable when it returns.
-    pub(crate) fn resume_orphans(&self) -> Result<Vec<Claim>, SpoolError> {
-        let mut orphans = Vec::new();
+    /// Every claim, oldest first, with the first of its entries, whoever has it.
+    pub(crate) fn claims(&self) -> Result<Vec<(Ulid, Option<OsString>)>, SpoolError> {
+        let mut claims = Vec::new();
         for name in names_in(&self.claimed)? {
             let Some(operation) = name.to_str().and_then(|name| Ulid::from_string(name).ok())
             else {
                 continue;
             };
-            let dir = self.claimed.join(&name);
-            let Some(lock) = lock_claim(&dir)? else {
-                continue;
-            };
-            let entries = entries_in(&dir)?;
-            if entries.is_empty() {
-                self.sweep(&dir)?;
-            } else {
-                sync_dir(&dir)?;
-                orphans.push(Claim {
-                    operation,
-                    dir,
-                    entries,
-                    _lock: lock,
-                });
+            match entries_in(&self.claimed.join(&name)) {
+                Ok(entries) => claims.push((operation, entries.into_iter().next())),
+                // Finished or renamed by its owner meanwhile.
+                Err(SpoolError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
             }
         }
-        if !orphans.is_empty() {
-            sync_dir(&self.claimed)?;
-            sync_dir(&self.incoming)?;
+        Ok(claims)
+    }
+
+    /// Takes over a claim that nobody holds; removes it and gives `None` if it holds nothing. Durable when it returns.
+    pub(crate) fn resume(&self, operation: Ulid) -> Result<Option<Claim>, SpoolError> {
+        let dir = self.claimed.join(operation.to_string());
+        let Some(lock) = lock_claim(&dir)? else {
+            return Ok(None);
+        };
+        let entries = entries_in(&dir)?;
+        if entries.is_empty() {
+            self.sweep(&dir)?;
+            return Ok(None);
         }
-        Ok(orphans)
+        sync_dir(&dir)?;
+        sync_dir(&self.claimed)?;
+        sync_dir(&self.incoming)?;
+        Ok(Some(Claim {
+            operation,
+            unanswered: attempts::read(&dir),
+            dir,
+            entries,
+            _lock: lock,
+        }))
     }
 
     /// Renames the claim to a new operation, after the store has said that its old one is aborted and can never be committed.
@@ -329,13 +326,14 @@ impl Spool {
         self.sweep(&claim.dir)
     }
 
-    /// Moves one entry to `rejected` with the reason beside it, and returns its new path. Only before anything of the
-    /// claim's operation was committed. The claim keeps its other entries; without any left, [`Self::finish`] removes it.
+    /// Moves one entry to `rejected` with the reason beside it, and returns its new path, which `reason` is asked with. Only
+    /// before anything of the claim's operation was committed. The claim keeps its other entries; without any left, [`Self::finish`]
+    /// removes it.
     pub(crate) fn reject(
         &self,
         claim: &mut Claim,
         entry: &OsStr,
-        reason: &str,
+        reason: impl FnOnce(&Path) -> String,
     ) -> Result<PathBuf, SpoolError> {
         let Some(index) = claim.entries.iter().position(|name| name == entry) else {
             return Err(SpoolError::NoSuchEntry {
@@ -359,7 +357,7 @@ impl Spool {
         write_durable(
             &temporary,
             Path::new(&reason_path),
-            format!("{}\n", reason.trim_end()).as_bytes(),
+            format!("{}\n", reason(&to).trim_end()).as_bytes(),
         )?;
         fs::rename(&from, &to).map_err(SpoolError::io("move", &from))?;
         claim.entries.remove(index);
@@ -386,6 +384,7 @@ impl Spool {
                     operation,
                     dir,
                     entries: Vec::new(),
+                    unanswered: 1,
                     _lock: lock,
                 });
             }
@@ -403,8 +402,11 @@ impl Spool {
             }
             _ => Ok(()),
         };
-        gone(fs::remove_file(dir.join(LOCK_FILE)))
-            .map_err(SpoolError::io("remove the lock of", dir))?;
+        // The lock last: until then nobody else is here.
+        for name in [ATTEMPTS_TEMPORARY, ATTEMPTS_FILE, LOCK_FILE] {
+            gone(fs::remove_file(dir.join(name)))
+                .map_err(SpoolError::io("remove the records of", dir))?;
+        }
         gone(fs::remove_dir(dir)).map_err(SpoolError::io("remove", dir))
     }
 }

@@ -228,7 +228,8 @@ pub(crate) struct AgentArgs {
     /// Address of /metrics and /healthz, or "off".
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<String>,
-    /// End when the spool is empty.
+    /// End when the spool is empty, with a summary: exit code 0, or 1 when something was left or storage fails. Rejecting a batch is no
+    /// failure.
     #[arg(long)]
     pub(crate) until_empty: bool,
 }

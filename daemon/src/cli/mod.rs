@@ -24,6 +24,11 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long threads that are in a system call may take when the command is over. They are given up after that: a disk that does not
+/// answer must not keep a process from ending.
+const SHUTDOWN: Duration = Duration::from_secs(2);
 
 /// What every command gets.
 pub(crate) struct Context {
@@ -96,7 +101,10 @@ pub(crate) fn main() -> ExitCode {
         options,
         out,
     };
-    match runtime.block_on(caught("this command", dispatch(cli, context))) {
+    let ended = runtime.block_on(caught("this command", dispatch(cli, context)));
+    // Everything is awaited by now but what hangs in a system call and was given up.
+    runtime.shutdown_timeout(SHUTDOWN);
+    match ended {
         Ok(code) => code,
         Err(error) => out.fail(&error),
     }

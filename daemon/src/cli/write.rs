@@ -178,6 +178,33 @@ pub(super) async fn agent(context: &Context, args: AgentArgs) -> Result<ExitCode
         config,
         until_empty: args.until_empty,
     };
-    agent::run(store, options).await?;
-    Ok(ExitCode::SUCCESS)
+    let until_empty = options.until_empty;
+    let summary = agent::run(store, options).await?;
+    if until_empty {
+        context.out.print(&summary, &agent_lines(&summary));
+    }
+    let all = summary.left.is_empty() && summary.failed.is_none();
+    Ok(ExitCode::from(u8::from(until_empty && !all)))
+}
+
+/// How many entries that were left are named to people; `--json` names all.
+const LEFT_SHOWN: usize = 20;
+
+fn agent_lines(summary: &agent::Summary) -> Vec<String> {
+    let mut lines = vec![format!(
+        "committed {} ({} rows), already committed {}, rejected {}, left {}, no input {}",
+        summary.committed,
+        summary.rows,
+        summary.already_committed,
+        summary.rejected,
+        summary.left.len(),
+        summary.ignored
+    )];
+    let left = summary.left.iter().take(LEFT_SHOWN);
+    lines.extend(left.map(|left| format!("left: {}: {}", left.entry, left.reason)));
+    if let Some(more @ 1..) = summary.left.len().checked_sub(LEFT_SHOWN) {
+        lines.push(format!("left: {more} more"));
+    }
+    lines.extend(summary.failed.iter().map(|what| format!("failed: {what}")));
+    lines
 }

@@ -123,6 +123,11 @@ pub(super) struct AgentSection {
     #[serde(deserialize_with = "units::duration")]
     poll_interval: Duration,
     conflict_retries: u32,
+    max_attempts: u32,
+    #[serde(deserialize_with = "units::duration")]
+    attempt_timeout: Duration,
+    #[serde(deserialize_with = "units::duration")]
+    drain: Duration,
     #[serde(deserialize_with = "units::listen")]
     listen: Option<SocketAddr>,
     #[serde(deserialize_with = "units::size")]
@@ -151,6 +156,9 @@ impl Default for AgentSection {
             max_nesting,
             poll_interval: Duration::from_secs(1),
             conflict_retries: 100,
+            max_attempts: 5,
+            attempt_timeout: Duration::from_secs(1_800),
+            drain: Duration::from_secs(30),
             listen: None,
         }
     }
@@ -255,6 +263,9 @@ impl AgentSection {
         let Self {
             poll_interval,
             conflict_retries,
+            max_attempts,
+            attempt_timeout,
+            drain,
             listen,
             max_input_bytes,
             max_decoded_bytes,
@@ -265,6 +276,9 @@ impl AgentSection {
         AgentConfig {
             poll_interval,
             conflict_retries,
+            max_attempts,
+            attempt_timeout,
+            drain,
             listen,
             input: InputLimits {
                 max_input_bytes,
@@ -450,6 +464,16 @@ fn check_budget_and_agent(budget: &Budget, agent: &AgentConfig) -> Result<(), Re
             agent.input.max_nesting > MAX_NESTING,
             "agent.max_nesting",
             "is more than a stack can hold; use 200 or less",
+        ),
+        (
+            agent.max_attempts == 0,
+            "agent.max_attempts",
+            "0 rejects every batch that an agent was stopped over; use 1 or more",
+        ),
+        (
+            agent.attempt_timeout.is_zero(),
+            "agent.attempt_timeout",
+            "must not be zero; use a duration such as \"30min\"",
         ),
     ];
     match wrong.into_iter().find(|(is_wrong, ..)| *is_wrong) {

@@ -1,8 +1,10 @@
 //! What the write agent does.
 
-use prometheus::{Error, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
+use prometheus::{
+    Error, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+};
 
-use super::register::{counter, counters, float_gauge, gauge, histogram};
+use super::register::{counter, counters, float_gauge, gauge, gauges, histogram, integer};
 
 /// Upper bounds in seconds. A commit takes 6 ms on a local disk and some hundred on object storage;
 /// conflicts stretch it to minutes.
@@ -47,8 +49,12 @@ pub(crate) struct AgentMetrics {
     pub(crate) rows: IntCounter,
     /// Batches waiting in the spool.
     pub(crate) spool_depth: IntGauge,
-    /// Age of the oldest batch in the spool, in seconds; 0 if it is empty.
-    pub(crate) spool_oldest_age: Gauge,
+    /// Rounds in a row in which the spool or the store failed.
+    pub(crate) failures: IntGauge,
+    spool_oldest_age: Gauge,
+    ignored: IntGaugeVec,
+    waiting: IntGaugeVec,
+    last_success: Gauge,
     batches: IntCounterVec,
 }
 
@@ -71,13 +77,26 @@ impl AgentMetrics {
         let spool_depth = gauge(r, "squire_agent_spool_depth", help)?;
         let help = "Age of the oldest waiting batch; 0 if none waits.";
         let spool_oldest_age = float_gauge(r, "squire_agent_spool_oldest_age_seconds", help)?;
+        let help = "Names in incoming that stay there: still being written, or no input.";
+        let ignored = gauges(r, "squire_agent_spool_ignored", help, &["reason"])?;
+        let help = "Batches that were tried and have to wait, by cause.";
+        let waiting = gauges(r, "squire_agent_waiting", help, &["cause"])?;
+        let help = "When the agent last ended a batch or had nothing to do; 0 before.";
+        let name = "squire_agent_last_success_timestamp_seconds";
+        let last_success = float_gauge(r, name, help)?;
+        let help = "Rounds in a row in which the spool or the store failed.";
+        let failures = gauge(r, "squire_agent_consecutive_failures", help)?;
         Ok(Self {
             commit_seconds,
             conflicts,
             commits,
             rows,
             spool_depth,
+            failures,
             spool_oldest_age,
+            ignored,
+            waiting,
+            last_success,
             batches,
         })
     }
@@ -85,5 +104,36 @@ impl AgentMetrics {
     /// Counts a finished batch.
     pub(crate) fn batch_finished(&self, result: BatchResult) {
         self.batches.with_label_values(&[result.as_str()]).inc();
+    }
+
+    /// How many batches ended so.
+    pub(crate) fn finished(&self, result: BatchResult) -> u64 {
+        self.batches.with_label_values(&[result.as_str()]).get()
+    }
+
+    /// Shows how many batches are in `incoming`, and the age of the oldest in seconds; 0 if there is none.
+    pub(crate) fn spool(&self, depth: usize, oldest_age: f64) {
+        self.spool_depth.set(integer(depth as u64));
+        self.spool_oldest_age.set(oldest_age);
+    }
+
+    /// Shows how many names in `incoming` are left alone for this reason.
+    pub(crate) fn ignored(&self, reason: &str, count: usize) {
+        self.ignored
+            .with_label_values(&[reason])
+            .set(integer(count as u64));
+    }
+
+    /// Shows how many batches wait for this cause.
+    pub(crate) fn waiting(&self, cause: &str, count: usize) {
+        self.waiting
+            .with_label_values(&[cause])
+            .set(integer(count as u64));
+    }
+
+    /// A batch was ended, or there was none, at `now_ms` since the epoch.
+    pub(crate) fn succeeded(&self, now_ms: u64) {
+        let now = std::time::Duration::from_millis(now_ms);
+        self.last_success.set(now.as_secs_f64());
     }
 }

@@ -42,6 +42,10 @@ fn filled() -> Metrics {
     metrics.set_sidecars("s", 1);
     metrics.scan_duration.observe(0.2);
     metrics.agent.commit_seconds.observe(0.2);
+    metrics.agent.spool(3, 1.5);
+    metrics.agent.ignored("unknown", 1);
+    metrics.agent.waiting("drift", 2);
+    metrics.agent.succeeded(1_700_000_000_000);
     metrics
 }
 
@@ -55,6 +59,8 @@ fn values_are_shown() {
         "squire_maintenance_runs_total{kind=\"compact\",result=\"skipped\",store=\"s\",table=\"t\"} 1",
         "squire_last_success_timestamp_seconds{kind=\"compact\",store=\"s\",table=\"t\"} 1700000000",
         "squire_agent_batches_total{result=\"rejected\"} 0",
+        "squire_agent_waiting{cause=\"drift\"} 2",
+        "squire_agent_last_success_timestamp_seconds 1700000000",
         "squire_object_store_requests_total{op=\"put\"} 7",
     ] {
         assert!(

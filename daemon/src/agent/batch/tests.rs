@@ -68,6 +68,11 @@ fn a_directory_is_one_batch() {
         "d.csv",
         "o.csv",
         ".DS_Store",
+        "_SUCCESS",
+        "_committed_17",
+        "Thumbs.db",
+        "desktop.ini",
+        "b.1.csv.crc",
     ];
     let settings = "message = \"nightly\"\nbatch_id = \"n-1\"\n[tables.m]\nmode = \"merge\"\nkey = \"id\"\n[tables.d]\nmode = \"delete\"\n\
                     [tables.o]\nmode = \"overwrite\"\n[tables.w]\nmode = \"delete\"\nwhere = \"x < 1\"\n[tables.a]\n";
@@ -195,7 +200,8 @@ fn wrong_files_are_named() {
     refused("orders", "unsupported extension");
     refused("1orders.csv", "`1orders` is no table name");
     refused("my orders.csv", "is no table name");
-    refused("orders.csv.part", "still being written");
+    refused("orders.csv.PART", "still being written");
+    refused("orders.csv._COPYING_", "still being written");
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! Races, crashes at each step (a crash is a dropped claim: the kernel frees the lock in the same way), and bad input.
 
-use std::{collections::BTreeSet, sync::Barrier};
+use std::{
+    collections::BTreeSet,
+    sync::Barrier,
+    time::{Duration, SystemTime},
+};
 
 use tempfile::TempDir;
 
@@ -28,6 +32,19 @@ fn names(dir: &Path) -> Vec<String> {
         .collect()
 }
 
+/// Takes over every claim that nobody holds.
+fn resume_all(spool: &Spool) -> Vec<Claim> {
+    let claims = spool.claims().unwrap();
+    claims
+        .into_iter()
+        .filter_map(|(operation, _)| spool.resume(operation).unwrap())
+        .collect()
+}
+
+fn listed(spool: &Spool) -> usize {
+    spool.list_incoming().unwrap().entries.len()
+}
+
 fn claim(spool: &Spool, operation: Ulid, entries: &[&str]) -> Claim {
     spool.claim(operation, entries).unwrap().claim.unwrap()
 }
@@ -41,20 +58,32 @@ fn an_entry_goes_from_incoming_to_done() {
     for ignored in [".hidden.csv", "d.csv.tmp", "e.csv.part"] {
         put(&spool, ignored);
     }
-    let listed: Vec<_> = spool
-        .list_incoming()
-        .unwrap()
-        .into_iter()
-        .map(|entry| entry.name)
-        .collect();
-    assert_eq!(listed, ["a.1.csv", "b.2.csv", "c"]);
+    // Being written inside; and what is no input by its name.
+    fs::create_dir(spool.incoming.join("d")).unwrap();
+    put(&spool, "d/t.csv.partial");
+    put(&spool, "notes.txt");
+    let listing = spool.list_incoming().unwrap();
+    let listed_names: Vec<_> = listing.entries.iter().map(|entry| &entry.name).collect();
+    assert_eq!(listed_names, ["a.1.csv", "b.2.csv", "c"]);
+    let ignored: Vec<_> = listing.ignored.iter().map(|(_, named)| *named).collect();
+    let unfinished = Named::Unfinished;
+    assert_eq!(
+        ignored,
+        [
+            unfinished,
+            unfinished,
+            unfinished,
+            unfinished,
+            Named::Unknown
+        ]
+    );
     let claim = claim(&spool, op(1), &["c", "a.1.csv"]);
     assert_eq!(claim.entries(), ["a.1.csv", "c"]);
     assert_eq!(
         fs::read(claim.path(OsStr::new("a.1.csv"))).unwrap(),
         b"a.1.csv"
     );
-    assert_eq!(spool.list_incoming().unwrap().len(), 1);
+    assert_eq!(listed(&spool), 1);
     spool.finish(claim).unwrap();
     assert_eq!(names(&spool.done), ["a.1.csv", "c"]);
     assert!(names(&spool.claimed).is_empty());
@@ -68,8 +97,9 @@ fn an_entry_goes_from_incoming_to_done() {
 fn age_is_that_of_the_oldest_and_never_negative() {
     let (_root, spool) = spool();
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
-    assert_eq!(spool.oldest_age(now).unwrap(), None);
-    for (name, second) in [("a", 400), ("b", 900)] {
+    let oldest_age = |now| spool.list_incoming().unwrap().oldest_age(now);
+    assert_eq!(oldest_age(now), None);
+    for (name, second) in [("a.csv", 400), ("b.csv", 900)] {
         put(&spool, name);
         let file = File::options()
             .write(true)
@@ -78,14 +108,8 @@ fn age_is_that_of_the_oldest_and_never_negative() {
         file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(second))
             .unwrap();
     }
-    assert_eq!(
-        spool.oldest_age(now).unwrap(),
-        Some(Duration::from_secs(600))
-    );
-    assert_eq!(
-        spool.oldest_age(SystemTime::UNIX_EPOCH).unwrap(),
-        Some(Duration::ZERO)
-    );
+    assert_eq!(oldest_age(now), Some(Duration::from_secs(600)));
+    assert_eq!(oldest_age(SystemTime::UNIX_EPOCH), Some(Duration::ZERO));
 }
 
 #[test]
@@ -107,7 +131,7 @@ fn racing_claimers_take_each_entry_once() {
                     let mut won = Vec::new();
                     start.wait();
                     for round in 0.. {
-                        let listed = spool.list_incoming().unwrap();
+                        let listed = spool.list_incoming().unwrap().entries;
                         if listed.is_empty() {
                             return won;
                         }
@@ -118,7 +142,7 @@ fn racing_claimers_take_each_entry_once() {
                             .unwrap();
                         assert!(claimed.refused.is_empty());
                         // Nobody else's live claim can be taken, and an empty one of theirs is not broken by sweeping.
-                        assert!(spool.resume_orphans().unwrap().is_empty());
+                        assert!(resume_all(&spool).is_empty());
                         if let Some(claim) = claimed.claim {
                             won.extend(claim.entries().to_vec());
                             spool.finish(claim).unwrap();
@@ -149,14 +173,11 @@ fn a_live_claim_is_kept_and_a_dead_one_resumed_once() {
     put(&spool, "a.csv");
     let other = Spool::open(root.path()).unwrap();
     let owned = claim(&spool, op(1), &["a.csv"]);
-    assert!(other.resume_orphans().unwrap().is_empty());
+    assert!(resume_all(&other).is_empty());
     drop(owned);
-    let mut resumed = other.resume_orphans().unwrap();
+    let mut resumed = resume_all(&other);
     assert_eq!(resumed.len(), 1);
-    assert!(
-        spool.resume_orphans().unwrap().is_empty(),
-        "it has an owner again"
-    );
+    assert!(resume_all(&spool).is_empty(), "it has an owner again");
     let resumed = resumed.remove(0);
     assert_eq!(
         (resumed.operation(), resumed.entries()),
@@ -166,6 +187,36 @@ fn a_live_claim_is_kept_and_a_dead_one_resumed_once() {
     assert_eq!(names(&spool.done), ["a.csv"]);
 }
 
+/// What an input that kills its agent is known by; whoever waits or stops is no such.
+#[test]
+fn attempts_that_nobody_ended_are_counted_in_the_claim() {
+    let (_root, spool) = spool();
+    put(&spool, "a.csv");
+    let taken = claim(&spool, op(1), &["a.csv"]);
+    assert_eq!(taken.unanswered(), 1, "the claim is the first attempt");
+    drop(taken);
+    for dead in 1..=3 {
+        let mut taken = resume_all(&spool).remove(0);
+        assert_eq!(taken.unanswered(), dead);
+        spool.begin(&mut taken).unwrap();
+        spool
+            .retry_as(&mut taken, op(10 + u64::from(dead)))
+            .unwrap();
+    }
+    let mut taken = resume_all(&spool).remove(0);
+    spool.answered(&mut taken).unwrap();
+    drop(taken);
+    // A record that a crash left half, or that somebody edited, is none.
+    let mut taken = resume_all(&spool).remove(0);
+    assert_eq!(taken.unanswered(), 0);
+    fs::write(taken.dir.join(ATTEMPTS_FILE), "many").unwrap();
+    fs::write(taken.dir.join(ATTEMPTS_TEMPORARY), "").unwrap();
+    assert_eq!(attempts::read(&taken.dir), 1);
+    spool.begin(&mut taken).unwrap();
+    spool.finish(taken).unwrap();
+    assert!(names(&spool.claimed).is_empty(), "nothing of it is left");
+}
+
 #[test]
 fn the_lock_moves_with_a_retry() {
     let (_root, spool) = spool();
@@ -173,7 +224,7 @@ fn the_lock_moves_with_a_retry() {
     let mut owned = claim(&spool, op(1), &["a.csv"]);
     spool.retry_as(&mut owned, op(2)).unwrap();
     assert_eq!(names(&spool.claimed), [op(2).to_string()]);
-    assert!(spool.resume_orphans().unwrap().is_empty());
+    assert!(resume_all(&spool).is_empty());
     put(&spool, "b.csv");
     let mut second = claim(&spool, op(3), &["b.csv"]);
     assert!(matches!(
@@ -181,7 +232,7 @@ fn the_lock_moves_with_a_retry() {
         Err(SpoolError::ClaimExists { .. })
     ));
     drop(owned);
-    let resumed = spool.resume_orphans().unwrap();
+    let resumed = resume_all(&spool);
     assert_eq!((resumed.len(), resumed[0].operation()), (1, op(2)));
 }
 
@@ -215,7 +266,7 @@ fn crashes_before_and_after_the_entries_leave_no_trace() {
     fs::create_dir(spool.claimed.join(op(2).to_string())).unwrap();
     fs::write(spool.claimed.join(op(2).to_string()).join(LOCK_FILE), "").unwrap();
     fs::create_dir(spool.claimed.join("not an operation")).unwrap();
-    assert!(spool.resume_orphans().unwrap().is_empty());
+    assert!(resume_all(&spool).is_empty());
     assert_eq!(names(&spool.claimed), ["not an operation"]);
 }
 
@@ -241,7 +292,7 @@ fn a_crash_inside_finish_is_finished_by_the_next_owner() {
     )
     .unwrap();
     drop(owned);
-    let resumed = spool.resume_orphans().unwrap().remove(0);
+    let resumed = resume_all(&spool).remove(0);
     assert_eq!(resumed.entries(), ["b.csv"]);
     spool.finish(resumed).unwrap();
     let kept = format!("b.csv~{}", op(1));
@@ -282,12 +333,15 @@ fn a_rejected_entry_has_its_reason_and_the_others_stay() {
         let mut owned = claim(&spool, op(round), &["bad.csv", "good.csv"]);
         let bad = OsStr::new("bad.csv");
         let path = spool
-            .reject(&mut owned, bad, &format!("reason {round}"))
+            .reject(&mut owned, bad, |to| {
+                assert!(to.starts_with(&spool.rejected));
+                format!("reason {round}")
+            })
             .unwrap();
         assert!(path.starts_with(&spool.rejected));
         assert_eq!(owned.entries(), ["good.csv"]);
         assert!(matches!(
-            spool.reject(&mut owned, bad, "again"),
+            spool.reject(&mut owned, bad, |_| "again".into()),
             Err(SpoolError::NoSuchEntry { .. })
         ));
         spool.finish(owned).unwrap();
@@ -317,10 +371,12 @@ fn a_reason_does_not_overwrite_an_entry_of_that_name_and_long_names_are_cut() {
     put(&spool, &long);
     let mut owned = claim(&spool, op(1), &["a.csv", "a.csv.reason.txt", &long]);
     spool
-        .reject(&mut owned, OsStr::new("a.csv.reason.txt"), "not a format")
+        .reject(&mut owned, OsStr::new("a.csv.reason.txt"), |_| {
+            "not a format".into()
+        })
         .unwrap();
     let path = spool
-        .reject(&mut owned, OsStr::new("a.csv"), "bad")
+        .reject(&mut owned, OsStr::new("a.csv"), |_| "bad".into())
         .unwrap();
     assert_eq!(path, spool.rejected.join(format!("a.csv~{}", op(1))));
     assert_eq!(
@@ -328,7 +384,7 @@ fn a_reason_does_not_overwrite_an_entry_of_that_name_and_long_names_are_cut() {
         b"a.csv.reason.txt"
     );
     spool
-        .reject(&mut owned, OsStr::new(&long), "too long")
+        .reject(&mut owned, OsStr::new(&long), |_| "too long".into())
         .unwrap();
     spool.finish(owned).unwrap();
     assert!(names(&spool.claimed).is_empty());
@@ -366,7 +422,7 @@ fn bad_names_and_used_operations_are_refused() {
         ),
         "dead, but not empty"
     );
-    assert_eq!(spool.list_incoming().unwrap().len(), 1);
+    assert_eq!(listed(&spool), 1);
 }
 
 #[test]

@@ -1,0 +1,162 @@
+//! What an entry is made of: whether it may be opened at all, and whether somebody still writes to it.
+//!
+//! Nothing here follows a link. An agent may read more than those who fill its spool: through a link they would have it
+//! commit what only it can read.
+
+use std::{
+    ffi::OsString,
+    fs::{self, Metadata},
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use super::names::shown_path;
+
+/// One look at the files of an entry. Two looks that are equal had nothing written, replaced or added in between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Contents(Vec<Seen>);
+
+/// One file or directory. A new file in the place of an old one has another inode or, where that is used again, another
+/// time of change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    name: OsString,
+    inode: u64,
+    bytes: u64,
+    modified: Option<SystemTime>,
+    changed: (i64, i64),
+}
+
+/// An entry that is not looked into.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ContentsError {
+    /// A symbolic link.
+    #[error(
+        "{} is a symbolic link, and links are not followed out of a spool; put the file itself",
+        shown_path(path)
+    )]
+    Link {
+        /// The link.
+        path: PathBuf,
+    },
+    /// A FIFO, a socket or a device: opening it may wait for ever, or do something.
+    #[error(
+        "{} is neither a file nor a directory; put a data file",
+        shown_path(path)
+    )]
+    Special {
+        /// The thing.
+        path: PathBuf,
+    },
+    /// It cannot be looked at.
+    #[error(
+        "{} cannot be read: {source}; check that it exists and its permissions",
+        shown_path(path)
+    )]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+impl Contents {
+    /// Looks at the entry at `path`: a file, or a directory and the files in it. What lies deeper is not looked at: no
+    /// batch has it.
+    pub(crate) fn of(path: &Path) -> Result<Self, ContentsError> {
+        let failed = |source| ContentsError::Io {
+            path: path.to_path_buf(),
+            source,
+        };
+        let top = look(path)?;
+        let mut seen = Vec::new();
+        if top.is_dir() {
+            for child in fs::read_dir(path).map_err(failed)? {
+                let child = child.map_err(failed)?;
+                seen.push(Seen::new(child.file_name(), &look(&child.path())?));
+            }
+            seen.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+        seen.push(Seen::new(OsString::new(), &top));
+        Ok(Self(seen))
+    }
+}
+
+impl Seen {
+    fn new(name: OsString, meta: &Metadata) -> Self {
+        Self {
+            name,
+            inode: meta.ino(),
+            bytes: meta.len(),
+            modified: meta.modified().ok(),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        }
+    }
+}
+
+/// The metadata of what stands at `path` itself, if it is something to read.
+fn look(path: &Path) -> Result<Metadata, ContentsError> {
+    let meta = fs::symlink_metadata(path).map_err(|source| ContentsError::Io {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    let path = || path.to_path_buf();
+    match meta.file_type() {
+        kind if kind.is_symlink() => Err(ContentsError::Link { path: path() }),
+        kind if kind.is_dir() || kind.is_file() => Ok(meta),
+        _ => Err(ContentsError::Special { path: path() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write,
+        os::unix::{fs::symlink, net::UnixListener},
+    };
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn a_change_is_seen_in_a_file_and_in_a_directory() {
+        let root = TempDir::new().unwrap();
+        let (dir, file) = (root.path().join("batch"), root.path().join("batch/t.csv"));
+        fs::create_dir(&dir).unwrap();
+        fs::write(&file, "id\n").unwrap();
+        for path in [&dir, &file] {
+            let before = Contents::of(path).unwrap();
+            assert_eq!(Contents::of(path).unwrap(), before);
+            let mut open = fs::File::options().append(true).open(&file).unwrap();
+            open.write_all(b"1\n").unwrap();
+            assert_ne!(Contents::of(path).unwrap(), before, "{}", path.display());
+        }
+        let before = Contents::of(&dir).unwrap();
+        fs::write(dir.join("u.csv"), "").unwrap();
+        assert_ne!(Contents::of(&dir).unwrap(), before);
+    }
+
+    #[test]
+    fn links_and_what_is_no_file_are_refused() {
+        let root = TempDir::new().unwrap();
+        let dir = root.path().join("batch");
+        fs::create_dir(&dir).unwrap();
+        symlink("/etc/passwd", root.path().join("link.csv")).unwrap();
+        symlink("/etc", root.path().join("linked")).unwrap();
+        symlink("/etc/passwd", dir.join("t.csv")).unwrap();
+        for name in ["link.csv", "linked", "batch"] {
+            let refused = Contents::of(&root.path().join(name));
+            assert!(matches!(refused, Err(ContentsError::Link { .. })), "{name}");
+        }
+        let socket = root.path().join("s.csv");
+        let _listening = UnixListener::bind(&socket).unwrap();
+        assert!(matches!(
+            Contents::of(&socket),
+            Err(ContentsError::Special { .. })
+        ));
+    }
+}

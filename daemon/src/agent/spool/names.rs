@@ -1,0 +1,187 @@
+//! What a file's name says of it, and how names are shown.
+
+use std::{
+    ffi::OsStr,
+    fmt::Write,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+
+use crate::formats::Format;
+
+/// What producers and their tools put behind a name while they write the file: downloads, uploads, editors, copies.
+const UNFINISHED: [&str; 24] = [
+    "~",
+    ".!ut",
+    ".aria2",
+    ".copying",
+    ".crdownload",
+    ".download",
+    ".downloading",
+    ".filepart",
+    ".in-progress",
+    ".incomplete",
+    ".inprogress",
+    ".lock",
+    ".opdownload",
+    ".part",
+    ".partial",
+    ".swo",
+    ".swp",
+    ".swx",
+    ".temp",
+    ".tmp",
+    ".upload",
+    ".uploading",
+    ".writing",
+    "._copying_",
+];
+
+/// What file managers leave where they looked, whole names.
+const BESIDE: [&str; 8] = [
+    "$recycle.bin",
+    "@eadir",
+    "__macosx",
+    "desktop.ini",
+    "ehthumbs.db",
+    "icon\r",
+    "lost+found",
+    "thumbs.db",
+];
+
+/// Checksums that tools put beside each file.
+const CHECKSUMS: [&str; 5] = [".crc", ".md5", ".sha1", ".sha256", ".sha512"];
+
+/// What a name says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// Input, or a directory of it.
+    Data,
+    /// Its producer is still writing it.
+    Unfinished,
+    /// No data: what tools leave beside data (`_SUCCESS`, `Thumbs.db`, checksums, hidden files in a directory).
+    Beside,
+    /// A file in no format that can be read, as far as its name says.
+    Unknown,
+}
+
+impl Named {
+    /// What `name` says; nothing is opened.
+    pub(crate) fn of(name: &OsStr, is_dir: bool) -> Self {
+        let lower = name.to_string_lossy().to_lowercase();
+        if BESIDE.contains(&lower.as_str()) || lower.starts_with("~$") {
+            return Self::Beside;
+        }
+        // `_temporary` is where Hadoop and Spark write until their job is done.
+        if lower.starts_with('.')
+            || (is_dir && lower == "_temporary")
+            || UNFINISHED.iter().any(|end| lower.ends_with(end))
+        {
+            return Self::Unfinished;
+        }
+        if is_dir || Format::of(Path::new(name)).is_ok() {
+            return Self::Data;
+        }
+        // `_SUCCESS`, `_metadata`, `_committed_17`: words of the tools that wrote the files beside it.
+        if lower.starts_with('_') || CHECKSUMS.iter().any(|end| lower.ends_with(end)) {
+            return Self::Beside;
+        }
+        Self::Unknown
+    }
+
+    /// What `name` says inside a directory, where hidden files never were data.
+    pub(crate) fn inside(name: &OsStr, is_dir: bool) -> Self {
+        if name.as_bytes().starts_with(b".") {
+            return Self::Beside;
+        }
+        Self::of(name, is_dir)
+    }
+}
+
+/// A name that is safe in a log, a reason or a terminal: what is no printable text is escaped.
+pub(crate) fn shown(name: impl AsRef<OsStr>) -> String {
+    let mut text = String::new();
+    for chunk in name.as_ref().as_bytes().utf8_chunks() {
+        text.push_str(&printable(chunk.valid()));
+        for byte in chunk.invalid() {
+            // Writing into a string does not fail.
+            write!(text, "\\x{byte:02x}").unwrap_or_default();
+        }
+    }
+    text
+}
+
+/// `text` with everything escaped that moves a cursor, ends a line or turns the direction of writing.
+pub(crate) fn printable(text: &str) -> String {
+    let unsafe_to_show = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if unsafe_to_show(c) {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+/// Where something lies, as [`shown`], for errors.
+pub(crate) fn shown_path(path: &PathBuf) -> String {
+    shown(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_what_a_file_is() {
+        let unfinished = [
+            ".hidden.csv",
+            "t.csv.TMP",
+            "t.csv.filepart",
+            "t.csv.CRDOWNLOAD",
+            "t.csv._COPYING_",
+            "t.csv~",
+            "t.1.partial",
+        ];
+        let beside = [
+            "_SUCCESS",
+            "Thumbs.db",
+            "desktop.ini",
+            "t.csv.crc",
+            "~$t.csv",
+        ];
+        let unknown = ["t.csv.gz", "t", "t.txt", "batch.toml"];
+        let data = ["t.csv", "_t.1.PARQUET", "t.tmp.csv"];
+        for (names, is) in [
+            (&unfinished[..], Named::Unfinished),
+            (&beside, Named::Beside),
+            (&unknown, Named::Unknown),
+            (&data, Named::Data),
+        ] {
+            for name in names {
+                assert_eq!(Named::of(OsStr::new(name), false), is, "{name}");
+            }
+        }
+        for (name, is) in [
+            ("batch-1", Named::Data),
+            ("batch.tmp", Named::Unfinished),
+            ("_temporary", Named::Unfinished),
+            ("__MACOSX", Named::Beside),
+        ] {
+            assert_eq!(Named::of(OsStr::new(name), true), is, "{name}");
+        }
+        assert_eq!(Named::inside(OsStr::new(".keep"), false), Named::Beside);
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        let name = OsStr::from_bytes(b"a\x1b[2J\n\xff\xe2\x80\xae.csv");
+        assert_eq!(shown(name), "a\\u{1b}[2J\\n\\xff\\u{202e}.csv");
+        assert_eq!(shown("größe.csv"), "größe.csv");
+    }
+}

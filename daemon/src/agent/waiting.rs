@@ -1,0 +1,238 @@
+//! What has to wait: since when, why, and when it is tried again. Bookkeeping alone; it is told the time.
+//!
+//! Kept by the name of the entry, because a claim gets a new name with each attempt, from whichever agent made it.
+
+use super::spool::{printable, shown};
+use squire_engine::error::{Error, ErrorKind};
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::time::Duration;
+
+/// Waits longest between two attempts.
+pub(super) const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// How often something is tried before `--until-empty` leaves it: with a poll interval of 1 s, for 7 s.
+const TRIES_UNTIL_EMPTY: u32 = 4;
+
+/// Length to which a reason is cut, in characters: a line of a log, not the data that it is about.
+const REASON_CHARS: usize = 400;
+
+/// Why something waits: few values, for people and for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Cause {
+    /// A table has versions that an operator must decide about.
+    Drift,
+    /// Others committed first, again and again.
+    Conflict,
+    /// It is not known yet what became of its operation.
+    Undecided,
+    /// Storage failed or did not answer.
+    Storage,
+    /// Its files changed while they were read.
+    Unfinished,
+    /// Agents died over it.
+    Killed,
+    /// It cannot be moved out of `incoming`.
+    Unclaimable,
+    /// Something else; the reason says what.
+    Other,
+}
+
+impl Cause {
+    /// Every cause, in the order above.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Drift,
+        Self::Conflict,
+        Self::Undecided,
+        Self::Storage,
+        Self::Unfinished,
+        Self::Killed,
+        Self::Unclaimable,
+        Self::Other,
+    ];
+
+    /// The value of the `cause` label.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Drift => "drift",
+            Self::Conflict => "conflict",
+            Self::Undecided => "undecided",
+            Self::Storage => "storage",
+            Self::Unfinished => "unfinished",
+            Self::Killed => "killed",
+            Self::Unclaimable => "unclaimable",
+            Self::Other => "other",
+        }
+    }
+
+    /// What an attempt's error makes a claim wait for.
+    pub(super) fn of(error: &Error) -> Self {
+        match error.kind() {
+            ErrorKind::Drift => Self::Drift,
+            ErrorKind::Conflict => Self::Conflict,
+            ErrorKind::Unknown => Self::Undecided,
+            ErrorKind::Storage => Self::Storage,
+            ErrorKind::Cancelled => Self::Unfinished,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// One that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wait {
+    pub(super) cause: Cause,
+    pub(super) reason: String,
+    tries: u32,
+    next: Duration,
+}
+
+/// All that wait.
+#[derive(Debug, Default)]
+pub(super) struct Waiting(HashMap<OsString, Wait>);
+
+impl Waiting {
+    /// Whether `entry` may be tried at `now`: it does not wait, or not any more.
+    pub(super) fn is_due(&self, entry: &OsStr, now: Duration) -> bool {
+        self.0.get(entry).is_none_or(|wait| wait.next <= now)
+    }
+
+    pub(super) fn has(&self, entry: &OsStr) -> bool {
+        self.0.contains_key(entry)
+    }
+
+    /// `entry` was tried at `now` and has to wait: `unit`, doubled with each try. Whether that is news: it is told once,
+    /// and again when the reason changes.
+    pub(super) fn add(
+        &mut self,
+        entry: &OsStr,
+        (cause, reason): (Cause, String),
+        now: Duration,
+        unit: Duration,
+    ) -> bool {
+        let before = self.0.remove(entry);
+        let tries = before.as_ref().map_or(0, |wait| wait.tries) + 1;
+        let wait = Wait {
+            cause,
+            reason,
+            tries,
+            next: now + pause(unit, tries),
+        };
+        let news = before.is_none_or(|before| {
+            (before.cause, without_ids(&before.reason)) != (cause, without_ids(&wait.reason))
+        });
+        self.0.insert(entry.to_owned(), wait);
+        news
+    }
+
+    /// Agents died over `entry`, `times` in a row. It is put off without having been tried.
+    pub(super) fn put_off(&mut self, entry: &OsStr, times: u32, now: Duration, unit: Duration) {
+        let wait = Wait {
+            cause: Cause::Killed,
+            reason: format!("{times} agents in a row died over it; it comes after the others"),
+            tries: 0,
+            next: now + pause(unit, times.saturating_sub(1)),
+        };
+        self.0.insert(entry.to_owned(), wait);
+    }
+
+    /// Forgets those that are not `there` any more.
+    pub(super) fn keep(&mut self, there: &HashSet<&OsStr>) {
+        self.0.retain(|entry, _| there.contains(entry.as_os_str()));
+    }
+
+    pub(super) fn remove(&mut self, entry: &OsStr) {
+        self.0.remove(entry);
+    }
+
+    /// Whether each of them was tried so often that `--until-empty` leaves it; true of none.
+    pub(super) fn all_tried(&self) -> bool {
+        self.0.values().all(|wait| wait.tries >= TRIES_UNTIL_EMPTY)
+    }
+
+    /// Those that wait, by name.
+    pub(super) fn list(&self) -> Vec<(String, Wait)> {
+        let waits = self
+            .0
+            .iter()
+            .map(|(entry, wait)| (shown(entry), wait.clone()));
+        let mut all: Vec<_> = waits.collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+}
+
+/// Whether so many failures in a row are too many for `--until-empty`.
+pub(super) fn gives_up(failures: u32) -> bool {
+    failures >= TRIES_UNTIL_EMPTY
+}
+
+/// How long to wait after the `tries`-th failure.
+pub(super) fn pause(unit: Duration, tries: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(tries.saturating_sub(1).min(16));
+    unit.saturating_mul(doubled).min(MAX_PAUSE)
+}
+
+/// An error as one short line: no line breaks, no control characters, no paths of the sources that it was raised in.
+pub(super) fn brief(error: &dyn std::fmt::Display) -> String {
+    let text = error.to_string();
+    let is_source = |word: &&str| word.contains("/.cargo/registry/") || word.contains("/rustc/");
+    let words: Vec<&str> = text.split_whitespace().filter(|w| !is_source(w)).collect();
+    let line = printable(&words.join(" "));
+    let line = line.trim_end_matches([',', ' ']);
+    match line.char_indices().nth(REASON_CHARS) {
+        Some((cut, _)) => format!("{}...", &line[..cut]),
+        None => line.to_owned(),
+    }
+}
+
+/// A reason without the names of operations, which are new with each attempt.
+fn without_ids(reason: &str) -> String {
+    let is_id = |word: &str| word.len() == 26 && ulid::Ulid::from_string(word).is_ok();
+    let words = reason.split(|c: char| !c.is_ascii_alphanumeric());
+    words.filter(|w| !is_id(w)).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNIT: Duration = Duration::from_secs(1);
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn pauses_double_and_only_news_is_told() {
+        let (mut waiting, entry) = (Waiting::default(), OsStr::new("a.csv"));
+        let drift = |id: &str| (Cause::Drift, format!("table a has drift (operation {id})"));
+        assert!(waiting.is_due(entry, at(0)) && waiting.all_tried());
+        assert!(waiting.add(entry, drift("01JD2Q3V5W6X7Y8Z9A0B1C2D3E"), at(0), UNIT));
+        assert!(!waiting.is_due(entry, at(0)) && waiting.is_due(entry, at(1)));
+        assert!(!waiting.add(entry, drift("01JD2Q3V5W6X7Y8Z9A0B1C2D3F"), at(1), UNIT));
+        assert!(!waiting.is_due(entry, at(2)) && waiting.is_due(entry, at(3)));
+        let storage = (Cause::Storage, "away".to_owned());
+        assert!(waiting.add(entry, storage.clone(), at(3), UNIT));
+        assert!(!waiting.all_tried());
+        assert!(!waiting.add(entry, storage, at(7), UNIT));
+        assert!(waiting.all_tried(), "four tries, as --until-empty makes");
+        assert_eq!(pause(UNIT, u32::MAX), MAX_PAUSE);
+        waiting.keep(&HashSet::new());
+        assert!(!waiting.has(entry));
+    }
+
+    #[test]
+    fn errors_are_told_in_a_short_line() {
+        let long = format!(
+            "a.csv:\n bad \u{1b}[2J {}, /root/.cargo/registry/src/x/lance-14.0.2/src/io.rs:1:2",
+            "y".repeat(5_000)
+        );
+        let told = brief(&long);
+        assert!(told.starts_with("a.csv: bad \\u{1b}[2J yyy") && told.ends_with("..."));
+        assert!(told.len() < 500 && !told.contains("cargo"), "{told}");
+        let lance =
+            "read failed: not found, /root/.cargo/registry/src/x/lance-14.0.2/src/io.rs:1:2";
+        assert_eq!(brief(&lance), "read failed: not found");
+    }
+}
