@@ -264,6 +264,7 @@ impl From<lance::Error> for Error {
             | L::SchemaMismatch { .. }
             | L::Schema { .. }
             | L::FieldNotFound { .. } => (ErrorKind::InvalidInput, "invalid input"),
+            L::NotSupported { .. } => (ErrorKind::Unfit, "lance cannot do this"),
             L::Internal { .. } => (ErrorKind::Internal, "lance failed"),
             _ => (ErrorKind::Storage, "storage failed"),
         };

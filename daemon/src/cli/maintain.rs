@@ -195,17 +195,19 @@ fn report(
     let table = target.to_string();
     match done {
         Ok(report) => {
-            let line = match report.skipped {
-                Some(why) => format!("{table}: skipped: {}", format!("{why:?}").to_lowercase()),
+            let told = match &report.skipped {
+                Some(why) => format!("{table}: skipped: {why}"),
                 None => format!("{table}: {}", describe(&report)),
             };
-            if report.skipped.is_some() {
+            let unfit = report.unfit.iter().map(|what| format!("unfit: {what}"));
+            let lines: Vec<String> = std::iter::once(told).chain(unfit).collect();
+            if report.skipped.is_some() || !report.unfit.is_empty() {
                 results.exits(SKIPPED);
             }
             if !report.failed_indexes.is_empty() {
                 results.exits(code(ErrorKind::Internal));
             }
-            results.add(json!({ "table": table, "report": report }), [line]);
+            results.add(json!({ "table": table, "report": report }), lines);
         }
         Err(e) => results.fail(&table, &e, json!({ "report": null })),
     }

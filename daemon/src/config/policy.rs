@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
+use squire_engine::maintenance::Verify;
 
 use super::units;
 
@@ -125,6 +126,9 @@ policy_fields! {
     /// Bytes that one rewrite task writes at most; also turns bytes per row into the row target of
     /// wide tables.
     max_task_output: u64 = 1 << 30, read "units::some_size", show "units::show_size";
+    /// How a rewrite is compared with what it replaces before it is committed: rows and nulls, some
+    /// rows by value, or all.
+    verify: Verify = Verify::Sample, read "units::some_plain";
     /// Versions younger than this are kept. Readers and paused writers may still use them.
     retention: Duration = Duration::from_secs(7 * 86_400), read "units::some_duration", show "units::show_duration";
     /// The newest versions are kept however old they are.

@@ -159,10 +159,11 @@ pub(crate) async fn execute(
             report.fragments_added = m.fragments_added;
             if let Some(skipped) = m.skipped {
                 report.ending = Ending::Skipped;
-                report.detail = Some(format!(
-                    "skipped: {}",
-                    format!("{skipped:?}").to_lowercase()
-                ));
+                report.detail = Some(format!("skipped: {skipped}"));
+            }
+            if let [first, ..] = m.unfit.as_slice() {
+                report.ending = Ending::Failed;
+                report.detail = Some(first.clone());
             }
             if let [(index, reason), ..] = m.pending_indexes.as_slice() {
                 report.detail = Some(format!("index {index} is pending: {reason}"));

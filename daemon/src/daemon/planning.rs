@@ -65,6 +65,7 @@ pub(crate) fn limits(policy: &Policy, budget: &Budget) -> CompactionLimits {
         bounds: bounds(policy),
         tasks_per_commit: TASKS_PER_COMMIT,
         bytes_per_second: budget.bytes_per_second.map(|rate| rate / concurrent),
+        verify: policy.verify,
     }
 }
 

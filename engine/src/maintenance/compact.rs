@@ -1,16 +1,24 @@
-//! Compaction: rewrites small and half-deleted fragments, in batches of bounded tasks.
+//! Compaction: rewrites small and half-deleted fragments, in batches of bounded tasks. What was rewritten is read back
+//! before it is committed.
 
 use super::Target;
-use super::health::{fragment_bytes, fragment_facts};
-use super::run::{MaintenanceReport, Run, Work};
-use super::tasks::{Task, TaskBounds, plan_tasks, row_target};
-use crate::error::{Error, Result};
+use super::health::fragment_bytes;
+use super::index_proof::prove_index;
+use super::listed::{Listed, covered_by, listed_indexes};
+use super::rehearsal::{base_of, commit_rehearsed};
+use super::run::{MaintenanceReport, Run, Skipped, Work};
+use super::tasks::{Task, TaskBounds};
+use super::verify::{Rewrite, Verify};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
 use lance::Dataset;
 use lance::dataset::index::DatasetIndexRemapperOptions;
 use lance::dataset::optimize::{
-    CompactionMode, CompactionOptions, CompactionTask, RewriteResult, TaskData, commit_compaction,
+    CompactionMetrics, CompactionMode, CompactionOptions, CompactionTask, RewriteResult, TaskData,
+    commit_compaction,
 };
+use lance_table::format::Fragment;
+use roaring::RoaringBitmap;
 use squire_failpoints::{Seam, conflict_injected, hit};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +33,8 @@ pub struct CompactionLimits {
     pub tasks_per_commit: usize,
     /// Bytes read and written per second, averaged over a task; `None` for no limit.
     pub bytes_per_second: Option<u64>,
+    /// How each rewrite is compared with what it replaces, before it is committed.
+    pub verify: Verify,
 }
 
 struct Compaction<'a>(&'a CompactionLimits);
@@ -47,7 +57,7 @@ impl Store {
         bounds: &TaskBounds,
     ) -> Result<Vec<Task>> {
         let dataset = self.visible(None, target).await?;
-        Ok(plan_tasks(&fragment_facts(&dataset).await?, bounds))
+        Ok(self.plan_compaction(&dataset, bounds).await?.tasks)
     }
 }
 
@@ -65,76 +75,176 @@ impl Work for Compaction<'_> {
         report: &mut MaintenanceReport,
     ) -> Result<()> {
         hit(Seam::MaintainBeforeCompact)?;
-        let facts = fragment_facts(&head).await?;
-        let tasks = plan_tasks(&facts, &self.0.bounds);
+        let plan = store.plan_compaction(&head, &self.0.bounds).await?;
+        report.skipped = plan.left_alone.map(Skipped::Unsupported);
         hit(Seam::MaintainAfterPlan)?;
-        let options = options(self.0, row_target(&facts, &self.0.bounds), run);
-        for batch in tasks.chunks(self.0.tasks_per_commit.max(1)) {
+        let options = options(self.0, plan.defers_remap, run);
+        let rewriting = Rewriting {
+            limits: self.0,
+            options: &options,
+            run,
+            store,
+        };
+        for batch in plan.tasks.chunks(self.0.tasks_per_commit.max(1)) {
             run.check_cancelled()?;
-            let results = self
-                .rewrite_batch(&head, batch, &options, run, store)
-                .await?;
+            let results = rewriting.batch(&head, batch, report).await?;
             hit(Seam::MaintainAfterRewrite)?;
-            let remap = Arc::new(DatasetIndexRemapperOptions::default());
-            let metrics = commit_compaction(&mut head, results, remap, &options).await?;
+            if results.is_empty() {
+                continue;
+            }
+            let rewritten = results.iter().flat_map(|r| &r.original_fragments);
+            let bytes: u64 = rewritten.map(fragment_bytes).sum();
+            let metrics = match rewriting.commit(&mut head, results).await {
+                Ok(metrics) => metrics,
+                Err(e) if e.kind() == ErrorKind::Unfit => {
+                    report.unfit.push(format!("{}: {e}", run.target));
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
             report.fragments_removed += metrics.fragments_removed as u64;
             report.fragments_added += metrics.fragments_added as u64;
-            report.bytes_rewritten += batch.iter().map(|t| t.bytes).sum::<u64>();
+            report.bytes_rewritten += bytes;
             hit(Seam::MaintainAfterCompact)?;
             if conflict_injected(Seam::MaintainInjectConflict) {
                 return Err(Error::conflict("injected after the commit"));
             }
         }
-        Ok(())
+        match report.unfit.first() {
+            Some(first) if report.fragments_removed == 0 => {
+                Err(Error::new(ErrorKind::Unfit, first.clone()))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
-impl Compaction<'_> {
-    async fn rewrite_batch(
+/// What the rewrites of an attempt share.
+struct Rewriting<'a> {
+    limits: &'a CompactionLimits,
+    options: &'a CompactionOptions,
+    run: &'a Run<'a>,
+    store: &'a Store,
+}
+
+impl Rewriting<'_> {
+    /// Rewrites the tasks of `batch`. What cannot replace what it should replace is left out, and reported.
+    async fn batch(
         &self,
         head: &Dataset,
         batch: &[Task],
-        options: &CompactionOptions,
-        run: &Run<'_>,
-        store: &Store,
+        report: &mut MaintenanceReport,
     ) -> Result<Vec<RewriteResult>> {
+        let (run, clock) = (self.run, self.store.clock());
         let mut results = Vec::with_capacity(batch.len());
         for task in batch {
             run.check_cancelled()?;
-            let fragments = head
-                .fragments()
-                .iter()
-                .filter(|f| task.fragments.contains(&f.id))
-                .cloned()
-                .collect();
-            let rewrite = CompactionTask {
-                task: TaskData { fragments },
-                read_version: head.manifest().version,
-                options: CompactionOptions {
-                    compaction_mode: Some(mode(task)),
-                    ..options.clone()
-                },
-            };
             tracing::debug!(op = %run.op, target = %run.target, fragments = task.fragments.len(), bytes = task.bytes, "rewriting");
-            let started = store.clock().monotonic();
-            let result = rewrite.execute(head).await?;
-            let written: u64 = result.new_fragments.iter().map(fragment_bytes).sum();
-            results.push(result);
-            let took = store.clock().monotonic().saturating_sub(started);
-            self.pace(run, store, task.bytes + written, took).await;
+            let started = clock.monotonic();
+            let mut moved = 0;
+            match self.rewrite(head, task, &mut moved).await {
+                Ok(result) => results.push(result),
+                Err(e) if e.kind() == ErrorKind::Unfit => {
+                    let (first, last) = (task.fragments.first(), task.fragments.last());
+                    report.unfit.push(format!(
+                        "{}: fragments {} to {} stay as they are: {e}",
+                        run.target,
+                        first.copied().unwrap_or(0),
+                        last.copied().unwrap_or(0),
+                    ));
+                }
+                Err(e) => return Err(e),
+            }
+            let took = clock.monotonic().saturating_sub(started);
+            self.pace(moved, took).await;
         }
         Ok(results)
     }
 
+    /// Rewrites the fragments of `task` and reads the result back. Rows that turn out to be wider than they were taken
+    /// to be are rewritten once more, into smaller fragments. The bytes that were read and written are added to `moved`.
+    async fn rewrite(&self, head: &Dataset, task: &Task, moved: &mut u64) -> Result<RewriteResult> {
+        // Read as others read, not through what names the files of this run.
+        let reader = head.with_object_store(self.store.objects.clone(), None);
+        let fragments: Vec<Fragment> = head
+            .fragments()
+            .iter()
+            .filter(|f| task.fragments.contains(&f.id))
+            .cloned()
+            .collect();
+        let mut target_rows = task.target_rows;
+        for _ in 0..WIDTHS_TRIED {
+            let rewrite = CompactionTask {
+                task: TaskData {
+                    fragments: fragments.clone(),
+                },
+                read_version: head.manifest().version,
+                options: CompactionOptions {
+                    target_rows_per_fragment: usize::try_from(target_rows).unwrap_or(usize::MAX),
+                    batch_size: task.batch_rows,
+                    compaction_mode: Some(mode(task)),
+                    ..self.options.clone()
+                },
+            };
+            let result = rewrite.execute(head).await?;
+            let written: u64 = result.new_fragments.iter().map(fragment_bytes).sum();
+            // Both are read once more.
+            *moved += 2 * (task.bytes + written);
+            let check = Rewrite {
+                dataset: &reader,
+                old: &fragments,
+                new: &result.new_fragments,
+                verify: self.limits.verify,
+                batch_rows: task.batch_rows,
+            };
+            let Some(wide) = check.check().await? else {
+                return Ok(result);
+            };
+            // Lance writes up to twice its target.
+            target_rows = target_rows.min(wide.fitting_rows).div_ceil(2);
+        }
+        Err(Error::new(
+            ErrorKind::Unfit,
+            "its rows are too wide for a default scan",
+        ))
+    }
+
+    /// Commits `results` above `head`. Where indexes have to follow, the version is rehearsed and they are asked first.
+    async fn commit(
+        &self,
+        head: &mut Dataset,
+        results: Vec<RewriteResult>,
+    ) -> Result<CompactionMetrics> {
+        let remap = Arc::new(DatasetIndexRemapperOptions::default());
+        let rewritten = results.iter().flat_map(|r| &r.original_fragments);
+        let rewritten: RoaringBitmap = rewritten.filter_map(|f| u32::try_from(f.id).ok()).collect();
+        let listed = listed_indexes(head).await?.into_iter();
+        let covers = |index: &Listed| !covered_by(&index.segments).is_disjoint(&rewritten);
+        let followers: Vec<Listed> = listed.filter(covers).collect();
+        if followers.is_empty() {
+            return Ok(commit_compaction(head, results, remap, self.options).await?);
+        }
+        let mut staged = self.store.rehearsal(self.run, head).await?;
+        let metrics = commit_compaction(&mut staged, results, remap, self.options).await?;
+        let before = base_of(&staged, head).await?;
+        for index in followers.iter().filter(|index| index.unreadable.is_none()) {
+            prove_index(&before, &staged, &index.name)
+                .await
+                .map_err(|e| e.context(format!("index {} after the rewrite", index.name)))?;
+        }
+        commit_rehearsed(head, &staged).await?;
+        Ok(metrics)
+    }
+
     /// Rests until `moved` bytes are as old as the rate wants them, or the run is cancelled.
-    async fn pace(&self, run: &Run<'_>, store: &Store, moved: u64, took: Duration) {
-        let Some(rate) = self.0.bytes_per_second else {
+    async fn pace(&self, moved: u64, took: Duration) {
+        let Some(rate) = self.limits.bytes_per_second else {
             return;
         };
         let due = Duration::from_secs_f64(moved as f64 / rate.max(1) as f64);
         tokio::select! {
-            () = run.cancel.cancelled() => {}
-            () = store.clock().sleep(due.saturating_sub(took)) => {}
+            () = self.run.cancel.cancelled() => {}
+            () = self.store.clock().sleep(due.saturating_sub(took)) => {}
         }
     }
 }
@@ -151,9 +261,12 @@ fn mode(task: &Task) -> CompactionMode {
     }
 }
 
-fn options(limits: &CompactionLimits, target_rows: u64, run: &Run<'_>) -> CompactionOptions {
+/// How often a task is rewritten when its rows are wider than the sample said. The first time says how wide they are.
+const WIDTHS_TRIED: usize = 3;
+
+fn options(limits: &CompactionLimits, defers_remap: bool, run: &Run<'_>) -> CompactionOptions {
     CompactionOptions {
-        target_rows_per_fragment: usize::try_from(target_rows).unwrap_or(usize::MAX),
+        defer_index_remap: defers_remap,
         max_bytes_per_file: usize::try_from(limits.bounds.max_output_bytes).ok(),
         num_threads: Some(1),
         transaction_properties: Some(Arc::new(run.properties.clone())),

@@ -4,10 +4,13 @@ use super::Target;
 use super::tasks::{FragmentFacts, TaskBounds, candidates};
 use crate::error::{Error, Result};
 use crate::store::{Snapshot, Store};
+use futures::TryStreamExt;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
 use lance_index::is_system_index;
-use lance_table::format::{Fragment, IndexMetadata};
+use lance_table::format::{DataFile, Fragment, IndexMetadata};
+use object_store::ObjectMeta;
+use object_store::path::Path;
 use roaring::RoaringBitmap;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -71,11 +74,50 @@ pub(crate) fn fragment_bytes(fragment: &Fragment) -> u64 {
     sizes.filter_map(|size| size.get()).map(u64::from).sum()
 }
 
-/// The fragments of a dataset, as planning sees them.
-pub(crate) async fn fragment_facts(dataset: &Dataset) -> Result<Vec<FragmentFacts>> {
+/// Where a data file lies; only files of the dataset's own.
+pub(crate) fn own_file(dataset: &Dataset, file: &DataFile) -> Option<Path> {
+    file.base_id
+        .is_none()
+        .then(|| dataset.data_dir().join(file.path.as_str()))
+}
+
+impl Store {
+    /// The fragments of a dataset, as planning sees them, from manifests alone; where a manifest has no sizes of files,
+    /// as those of old releases, also from a listing.
+    pub(crate) async fn fragment_facts(&self, dataset: &Dataset) -> Result<Vec<FragmentFacts>> {
+        let mut facts = manifest_facts(dataset).await?;
+        let fragments = dataset.fragments();
+        let unsized_files = |f: &Fragment| -> Vec<Path> {
+            let files = f
+                .files
+                .iter()
+                .filter(|file| file.file_size_bytes.get().is_none());
+            files.filter_map(|file| own_file(dataset, file)).collect()
+        };
+        let known = |path: &Path| self.files.size(path.as_ref());
+        let missing = fragments.iter().flat_map(unsized_files);
+        if missing.into_iter().any(|path| known(&path).is_none()) {
+            let listed = self.objects.list(Some(dataset.data_dir()));
+            let listed: Vec<ObjectMeta> = listed.try_collect().await?;
+            let sizes = listed.into_iter().map(|m| (m.location.into(), m.size));
+            self.files.sized(sizes);
+        }
+        for (fact, fragment) in facts.iter_mut().zip(fragments.iter()) {
+            fact.bytes += unsized_files(fragment)
+                .iter()
+                .filter_map(known)
+                .sum::<u64>();
+        }
+        Ok(facts)
+    }
+}
+
+async fn manifest_facts(dataset: &Dataset) -> Result<Vec<FragmentFacts>> {
     let indexes = dataset.load_indices().await?;
+    // What rows were moved by earlier rewrites is no coverage.
     let coverage: Vec<&RoaringBitmap> = indexes
         .iter()
+        .filter(|i| !is_system_index(i))
         .filter_map(|i| i.fragment_bitmap.as_ref())
         .collect();
     Ok(dataset
@@ -96,6 +138,7 @@ pub(crate) async fn fragment_facts(dataset: &Dataset) -> Result<Vec<FragmentFact
                 .filter(|(_, c)| u32::try_from(f.id).is_ok_and(|id| c.contains(id)))
                 .map(|(i, _)| i)
                 .collect(),
+            ..FragmentFacts::default()
         })
         .collect())
 }
@@ -156,7 +199,7 @@ impl Store {
             Target::Plain(_) => None,
         };
         let dataset = self.visible(snapshot.as_ref(), target).await?;
-        let facts = fragment_facts(&dataset).await?;
+        let facts = self.fragment_facts(&dataset).await?;
         let refs = dataset.version_refs().await?;
         let head = refs.iter().map(|r| r.version).max().unwrap_or(0);
         Ok(TableHealth {

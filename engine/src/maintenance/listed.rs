@@ -16,7 +16,7 @@ pub(crate) struct Listed {
     pub(crate) name: String,
     pub(crate) segments: Vec<IndexMetadata>,
     /// Why this release of Lance can read none of it, if so.
-    unreadable: Option<String>,
+    pub(crate) unreadable: Option<String>,
 }
 
 /// What `dataset`'s version lists, in name order; also what Lance hides because it cannot read it.

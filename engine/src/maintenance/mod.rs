@@ -1,12 +1,12 @@
 //! Maintenance: compaction, reindexing, cleanup, the commit log, and the observations that planning needs.
 //!
 //! 1. `Store::health` observes one table from manifests alone.
-//! 2. `tasks` groups fragments into bounded tasks: a pure function.
+//! 2. `tasks` groups fragments into bounded tasks: a pure function. `plan` feeds it: `decoded` samples how wide rows are.
 //! 3. `run` is the frame of every maintenance run on a pinned table: sidecar, bounded attempts, clean prefix.
 //! 4. `compact` and `reindex` are what runs inside it. `journal` names what they write before they do; `stranded` deletes
 //!    what was written for nothing. `rehearsal` builds a version without committing it, and `index_proof` asks it a
-//!    sample of what its indexes should find.
-//!    `declare` says which indexes there should be.
+//!    sample of what its indexes should find. `declare` says which indexes there should be. `verify` reads a rewrite back
+//!    before it is committed: two `side`s, each with its `tally`.
 //! 5. `cleanup` publishes floors, then deletes below them. `archive` copies the commit log out of the manifest.
 //!
 //! A `Target` is a table of a store or a plain Lance table in a watched directory, where HEAD is what is visible.
@@ -15,15 +15,20 @@ pub mod archive;
 pub mod cleanup;
 mod compact;
 mod declare;
+mod decoded;
 mod health;
 mod index_proof;
 mod journal;
 mod listed;
+mod plan;
 mod rehearsal;
 mod reindex;
 mod run;
+mod side;
 mod stranded;
+mod tally;
 pub mod tasks;
+mod verify;
 
 pub use archive::ArchiveReport;
 pub(crate) use cleanup::ReferenceMemo;
@@ -34,6 +39,9 @@ pub use compact::CompactionLimits;
 pub use health::{IndexHealth, TableHealth};
 pub(crate) use journal::Progress;
 pub use run::{MaintenanceReport, Skipped};
+pub use verify::Verify;
+#[allow(unused_imports, reason = "for the commit path")]
+pub(crate) use verify::read_back;
 
 use crate::ids::TableName;
 

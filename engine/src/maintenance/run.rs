@@ -5,7 +5,7 @@ use super::journal::{Journal, Journalled};
 use super::stranded::DeadRun;
 use crate::clock::Backoff;
 use crate::commit::publish::Record;
-use crate::error::{Disposition, Error, ErrorKind, Result};
+use crate::error::{Disposition, Error, ErrorKind, Result, caught};
 use crate::ids::{OpId, TableName};
 use crate::protocol::{Kind, Obstacle, Role, obstacle};
 use crate::recovery::Resolution;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 const ATTEMPTS: u32 = 5;
 
 /// Why a table was left alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Skipped {
     /// Foreign versions stand above its pin.
@@ -32,6 +32,19 @@ pub enum Skipped {
     Undecided,
     /// It was dropped and made again under its pin.
     Replaced,
+    /// Lance would do it harm, or cannot do it: why.
+    Unsupported(String),
+}
+
+impl std::fmt::Display for Skipped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Drift => f.write_str("drift"),
+            Self::Undecided => f.write_str("undecided"),
+            Self::Replaced => f.write_str("replaced"),
+            Self::Unsupported(why) => f.write_str(why),
+        }
+    }
 }
 
 /// What a run did.
@@ -53,7 +66,9 @@ pub struct MaintenanceReport {
     pub pending_indexes: Vec<(String, String)>,
     /// Indexes that could not be built or extended, and why, with what helps. Nothing was committed for them.
     pub failed_indexes: Vec<(String, String)>,
-    /// Bytes rewritten for nothing, lost to a writer, and deleted again.
+    /// Rewrites that were not what they should replace, and what was seen. They were not committed.
+    pub unfit: Vec<String>,
+    /// Bytes rewritten for nothing and deleted again.
     pub reclaimed_bytes: u64,
     /// The pin afterwards.
     pub pin: Option<u64>,
@@ -62,7 +77,7 @@ pub struct MaintenanceReport {
 impl MaintenanceReport {
     /// Whether everything that was written was committed.
     fn all_landed(&self) -> bool {
-        self.conflicts == 0 && self.failed_indexes.is_empty()
+        self.conflicts == 0 && self.failed_indexes.is_empty() && self.unfit.is_empty()
     }
 }
 
@@ -244,7 +259,9 @@ impl Store {
         loop {
             run.check_cancelled()?;
             let head = self.maintainable_head(run).await?;
-            let Err(e) = work.attempt(run, self, head, report).await else {
+            report.unfit.clear();
+            let attempt = work.attempt(run, self, head, report);
+            let Err(e) = caught(work.kind(), attempt).await else {
                 return Ok(());
             };
             if !run.is_licensed(self).await? {

@@ -3,9 +3,14 @@
 //! Lance's own planner picks by rows alone, so tables of wide rows never converge, and a `max_source_*` budget that
 //! the first candidate exceeds gives an empty plan (fact 10). Here the row target follows from bytes per row, a
 //! budget splits instead of refusing, and a large fragment is not rewritten again and again for a small tail.
+//!
+//! Bytes are those of decoded rows where somebody looked: encodings hide what a rewrite and later readers hold in
+//! memory.
+
+use super::side::READER_ROWS;
 
 /// One fragment as planning sees it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub struct FragmentFacts {
     /// Lance's fragment id.
     pub id: u64,
@@ -15,8 +20,14 @@ pub struct FragmentFacts {
     pub deleted: u64,
     /// Bytes of its data files.
     pub bytes: u64,
+    /// Bytes of a row as a reader decodes it, blobs and all; 0 when nobody looked.
+    pub row_bytes: u64,
+    /// What the 32-bit offsets of its widest column count per row.
+    pub row_items: u64,
     /// Which indexes cover it, as positions; a task never mixes coverage, or an index would lose rows.
     pub indexes: Vec<usize>,
+    /// It must stay as it is.
+    pub held: bool,
 }
 
 impl FragmentFacts {
@@ -24,7 +35,30 @@ impl FragmentFacts {
     pub fn live(&self) -> u64 {
         self.rows.saturating_sub(self.deleted)
     }
+
+    /// Bytes that a rewrite moves: stored ones, or what they become when they are decoded. A few stored bytes may be
+    /// gigabytes of text.
+    fn size(&self) -> u64 {
+        self.bytes.max(self.rows.saturating_mul(self.row_bytes))
+    }
+
+    /// How many such rows a fragment may hold, so that a batch of a default scan, which never spans fragments, fits.
+    fn fitting_rows(&self) -> u64 {
+        if self.row_items.saturating_mul(READER_ROWS) <= READER_ITEMS {
+            return u64::MAX;
+        }
+        (READER_ITEMS / self.row_items).max(1)
+    }
 }
+
+/// Half of what 32-bit offsets can count, because widths are estimates.
+const READER_ITEMS: u64 = 1 << 30;
+
+/// What a rewrite may hold of decoded rows at once; the reader holds a few such batches.
+const BATCH_BYTES: u64 = 64 << 20;
+
+/// Rows in a batch when none of them is wide: Lance's default on a local disk.
+const BATCH_ROWS: u64 = 8_192;
 
 /// Bounds of one compaction.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,12 +82,16 @@ pub struct Task {
     pub fragments: Vec<u64>,
     /// Bytes that it reads.
     pub bytes: u64,
+    /// Rows that each new fragment should have.
+    pub target_rows: u64,
+    /// Rows to hold at once, where a default batch would be too much.
+    pub batch_rows: Option<usize>,
 }
 
 /// The rows that a fragment of this table should have, by its own bytes per row.
 pub fn row_target(fragments: &[FragmentFacts], bounds: &TaskBounds) -> u64 {
     let rows: u64 = fragments.iter().map(|f| f.rows).sum();
-    let bytes: u64 = fragments.iter().map(|f| f.bytes).sum();
+    let bytes: u64 = fragments.iter().map(FragmentFacts::size).sum();
     if rows == 0 || bytes == 0 {
         return bounds.target_rows;
     }
@@ -71,7 +109,12 @@ fn needs_rewrite_alone(f: &FragmentFacts, bounds: &TaskBounds) -> bool {
 /// Whether a fragment is small enough to be merged with its neighbours: under half of the target, so that merging two
 /// candidates can never give one again and again.
 fn is_small(f: &FragmentFacts, target: u64) -> bool {
-    f.live() < target.div_ceil(2)
+    f.live() < target.min(f.fitting_rows()).div_ceil(2)
+}
+
+/// Whether a rewrite would improve it.
+fn is_candidate(f: &FragmentFacts, target: u64, bounds: &TaskBounds) -> bool {
+    !f.held && (is_small(f, target) || needs_rewrite_alone(f, bounds))
 }
 
 /// How many fragments are small or hold too many deleted rows.
@@ -79,7 +122,7 @@ pub fn candidates(fragments: &[FragmentFacts], bounds: &TaskBounds) -> usize {
     let target = row_target(fragments, bounds);
     fragments
         .iter()
-        .filter(|f| is_small(f, target) || needs_rewrite_alone(f, bounds))
+        .filter(|f| is_candidate(f, target, bounds))
         .count()
 }
 
@@ -89,30 +132,35 @@ pub fn plan_tasks(fragments: &[FragmentFacts], bounds: &TaskBounds) -> Vec<Task>
     let mut tasks = Vec::new();
     let mut run: Vec<&FragmentFacts> = Vec::new();
     for fragment in fragments {
-        let joins = is_small(fragment, target) || needs_rewrite_alone(fragment, bounds);
-        if !joins {
-            close(&mut run, bounds, &mut tasks);
+        if !is_candidate(fragment, target, bounds) {
+            close(&mut run, bounds, target, &mut tasks);
             continue;
         }
         let rows: u64 = run.iter().map(|f| f.live()).sum();
-        let bytes: u64 = run.iter().map(|f| f.bytes).sum();
+        let size: u64 = run.iter().map(|f| f.size()).sum();
+        let most = fitting_rows(&run).min(fragment.fitting_rows()).min(target);
         let full = run.len() >= bounds.max_fragments
-            || bytes + fragment.bytes > bounds.max_input_bytes
-            || rows + fragment.live() > target
+            || size + fragment.size() > bounds.max_input_bytes
+            || rows + fragment.live() > most
             || run
                 .last()
                 .is_some_and(|last| last.indexes != fragment.indexes);
         if full {
-            close(&mut run, bounds, &mut tasks);
+            close(&mut run, bounds, target, &mut tasks);
         }
         run.push(fragment);
     }
-    close(&mut run, bounds, &mut tasks);
+    close(&mut run, bounds, target, &mut tasks);
     tasks
 }
 
+fn fitting_rows(run: &[&FragmentFacts]) -> u64 {
+    let fitting = run.iter().map(|f| f.fitting_rows());
+    fitting.min().unwrap_or(u64::MAX)
+}
+
 /// Ends a run of neighbours: keeps it if rewriting it gains something.
-fn close(run: &mut Vec<&FragmentFacts>, bounds: &TaskBounds, tasks: &mut Vec<Task>) {
+fn close(run: &mut Vec<&FragmentFacts>, bounds: &TaskBounds, target: u64, tasks: &mut Vec<Task>) {
     let fragments = std::mem::take(run);
     let mut kept: &[&FragmentFacts] = &fragments;
     // A leading fragment larger than everything behind it waits until the tail has grown: each row is then
@@ -126,11 +174,27 @@ fn close(run: &mut Vec<&FragmentFacts>, bounds: &TaskBounds, tasks: &mut Vec<Tas
     }
     let worth = kept.len() > 1 || kept.iter().any(|f| needs_rewrite_alone(f, bounds));
     if worth {
+        let fitting = fitting_rows(kept);
+        let live: u64 = kept.iter().map(|f| f.live()).sum();
         tasks.push(Task {
             fragments: kept.iter().map(|f| f.id).collect(),
             bytes: kept.iter().map(|f| f.bytes).sum(),
+            // Lance spreads the rest over its outputs: one has less than twice its target.
+            target_rows: if live > fitting {
+                target.min(fitting.div_ceil(2))
+            } else {
+                target
+            },
+            batch_rows: batch_rows(kept.iter().map(|f| f.row_bytes).max().unwrap_or(0)),
         });
     }
+}
+
+fn batch_rows(row_bytes: u64) -> Option<usize> {
+    if row_bytes.saturating_mul(BATCH_ROWS) <= BATCH_BYTES {
+        return None;
+    }
+    usize::try_from((BATCH_BYTES / row_bytes).max(1)).ok()
 }
 
 #[cfg(test)]

@@ -16,9 +16,8 @@ fn fragments(rows: &[u64]) -> Vec<FragmentFacts> {
         .map(|(id, rows)| FragmentFacts {
             id: id as u64,
             rows: *rows,
-            deleted: 0,
             bytes: rows * 100,
-            indexes: Vec::new(),
+            ..FragmentFacts::default()
         })
         .collect()
 }
@@ -88,6 +87,75 @@ fn coverage_by_indexes_is_never_mixed() {
     assert_eq!(
         ids(&plan_tasks(&f, &bounds())),
         vec![vec![0, 1], vec![2, 3]]
+    );
+}
+
+/// 24 fragments of a hundred rows of a megabyte, stored in a few kilobytes.
+#[test]
+fn a_few_stored_bytes_count_as_what_they_become() {
+    let mut hidden = fragments(&[100; 24]);
+    for f in &mut hidden {
+        (f.bytes, f.row_bytes, f.row_items) = (5_000, 1_000_000, 1_000_000);
+    }
+    let mut b = TaskBounds {
+        target_rows: 1 << 20,
+        max_input_bytes: 2 << 30,
+        max_output_bytes: 1 << 30,
+        ..bounds()
+    };
+    let sizes =
+        |tasks: &[Task]| -> Vec<usize> { tasks.iter().map(|t| t.fragments.len()).collect() };
+    let tasks = plan_tasks(&hidden, &b);
+    assert_eq!(sizes(&tasks), [10, 10, 4]);
+    assert!(tasks.iter().all(|t| t.batch_rows == Some(67)));
+    // However much a fragment may hold, its first batch must fit.
+    b.max_output_bytes = 1 << 40;
+    b.max_input_bytes = 1 << 40;
+    assert_eq!(sizes(&plan_tasks(&hidden, &b)), [10, 10, 4]);
+    // The plan's own output gives no plan.
+    let mut done = fragments(&[1_000, 1_000, 400]);
+    for f in &mut done {
+        (f.bytes, f.row_bytes, f.row_items) = (50_000, 1_000_000, 1_000_000);
+    }
+    assert!(plan_tasks(&done, &b).is_empty());
+}
+
+#[test]
+fn wide_fragments_among_narrow_ones_keep_their_own_measure() {
+    let mut mixed = fragments(&[100; 64]);
+    for f in &mut mixed[32..] {
+        (f.row_bytes, f.row_items) = (1_000_000, 1_000_000);
+    }
+    let b = TaskBounds {
+        target_rows: 1 << 20,
+        max_fragments: 64,
+        max_input_bytes: 1 << 40,
+        max_output_bytes: 1 << 40,
+        ..bounds()
+    };
+    let wide = |task: &Task| task.fragments.iter().filter(|id| **id >= 32).count();
+    assert!(plan_tasks(&mixed, &b).iter().all(|t| wide(t) <= 10));
+}
+
+#[test]
+fn a_fragment_that_is_rewritten_for_its_deletions_is_split_where_it_would_not_fit() {
+    let mut f = fragments(&[4_000]);
+    (f[0].deleted, f[0].row_items) = (1_000, 1 << 20);
+    let b = TaskBounds {
+        target_rows: 1 << 20,
+        ..bounds()
+    };
+    // A thousand of these rows fit, and Lance writes up to twice its target.
+    assert_eq!(plan_tasks(&f, &b)[0].target_rows, 512);
+}
+
+#[test]
+fn what_is_held_is_left_and_separates() {
+    let mut f = fragments(&[10, 10, 10, 10, 10]);
+    f[2].held = true;
+    assert_eq!(
+        ids(&plan_tasks(&f, &bounds())),
+        vec![vec![0, 1], vec![3, 4]]
     );
 }
 

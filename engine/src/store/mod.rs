@@ -10,6 +10,7 @@
 
 pub mod discovery;
 pub mod faults;
+mod files;
 pub mod guard;
 pub mod location;
 mod manifest;
@@ -17,6 +18,7 @@ pub mod sidecar;
 pub mod state;
 mod tables;
 
+pub(crate) use files::{FileFacts, Width};
 pub use guard::{CommitCounters, GuardedCommitHandler, Slot};
 pub use manifest::Snapshot;
 pub use sidecar::{Sidecar, SidecarKind, SidecarTable};
@@ -100,6 +102,8 @@ pub struct Store {
     tables: Mutex<HashMap<String, Arc<Dataset>>>,
     /// What cleanup found that tables here refer to elsewhere.
     pub(crate) reference_memo: ReferenceMemo,
+    /// What planning looked up of data files.
+    pub(crate) files: FileFacts,
 }
 
 impl Store {
@@ -180,6 +184,7 @@ impl Store {
             manifest: Mutex::new(None),
             tables: Mutex::new(HashMap::new()),
             reference_memo: ReferenceMemo::default(),
+            files: FileFacts::default(),
         })
     }
 

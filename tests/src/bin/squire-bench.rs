@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use squire_engine::commit::{CommitRequest, TableWrite, Write};
 use squire_engine::events::{EventSink, ProtocolEvent};
 use squire_engine::maintenance::tasks::TaskBounds;
-use squire_engine::maintenance::{CompactionLimits, Target};
+use squire_engine::maintenance::{CompactionLimits, Target, Verify};
 use squire_engine::store::{Store, StoreOptions};
 use squire_tests::requests::{Counter, Counting, Requests};
 use std::process::{Child, Command, Stdio};
@@ -150,60 +150,78 @@ async fn commits(rounds: i64) -> Vec<Value> {
     ]
 }
 
-/// The same fragments compacted by the engine and by `compact_files`.
-async fn compaction(fragments: i64, rows_each: i64, rounds: usize) -> Value {
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+/// How a rewrite is compared with what it replaces, in words.
+const VERIFIED: [(&str, Verify); 3] = [
+    ("counts", Verify::Counts),
+    ("sample", Verify::Sample),
+    ("full", Verify::Full),
+];
+
+/// The same fragments compacted by the engine, once for each way to verify, and by `compact_files`, which verifies
+/// nothing; rounds alternate.
+async fn compaction(fragments: i64, rows_each: i64, rounds: usize) -> Vec<Value> {
+    let (mut ours, mut theirs) = ([const { Vec::new() }; 3], Vec::new());
     for _ in 0..rounds {
-        let dir = TempDir::new().expect("directory");
-        let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
-        let store = store_at(&at("lake")).await;
-        create(&store, "t").await;
-        let mut bare = create_bare(&at("bare.lance")).await;
-        for f in 0..fragments {
-            let batch = rows(f * rows_each..(f + 1) * rows_each);
-            append(&store, &["t"], &batch).await;
-            bare = append_bare(bare, batch).await;
+        for ((_, verify), times) in VERIFIED.iter().zip(&mut ours) {
+            times.push(compact_ours(fragments, rows_each, *verify).await);
         }
-        let bounds = TaskBounds {
+        theirs.push(compact_theirs(fragments, rows_each).await);
+    }
+    let theirs = median(theirs);
+    let modes = VERIFIED.iter().zip(ours);
+    modes
+        .map(|((verify, _), times)| {
+            let what = format!("compaction {fragments} x {rows_each}, {verify} / compact_files");
+            entry(&what, median(times), theirs, 2.0)
+        })
+        .collect()
+}
+
+async fn compact_ours(fragments: i64, rows_each: i64, verify: Verify) -> Duration {
+    let dir = TempDir::new().expect("directory");
+    let store = store_at(&dir.path().join("lake").to_string_lossy()).await;
+    create(&store, "t").await;
+    for f in 0..fragments {
+        append(&store, &["t"], &rows(f * rows_each..(f + 1) * rows_each)).await;
+    }
+    let limits = CompactionLimits {
+        bounds: TaskBounds {
             target_rows: 1 << 20,
             max_fragments: 32,
             max_input_bytes: 2 << 30,
             max_output_bytes: 1 << 30,
             max_deleted_ratio: 0.1,
-        };
-        let limits = CompactionLimits {
-            bounds,
-            tasks_per_commit: 8,
-            bytes_per_second: None,
-        };
-        let target = Target::Pinned("t".parse().expect("name"));
-        let start = Instant::now();
-        let report = store
-            .compact(&target, &limits, &CancellationToken::new())
-            .await
-            .expect("compaction");
-        ours.push(start.elapsed());
-        assert_eq!(report.fragments_removed, fragments.unsigned_abs());
-        let mut dataset = bare.as_ref().clone();
-        let start = Instant::now();
-        compact_files(
-            &mut dataset,
-            CompactionOptions {
-                num_threads: Some(1),
-                ..CompactionOptions::default()
-            },
-            None,
-        )
+        },
+        tasks_per_commit: 8,
+        bytes_per_second: None,
+        verify,
+    };
+    let target = Target::Pinned("t".parse().expect("name"));
+    let start = Instant::now();
+    let report = store
+        .compact(&target, &limits, &CancellationToken::new())
         .await
         .expect("compaction");
-        theirs.push(start.elapsed());
+    assert_eq!(report.fragments_removed, fragments.unsigned_abs());
+    start.elapsed()
+}
+
+async fn compact_theirs(fragments: i64, rows_each: i64) -> Duration {
+    let dir = TempDir::new().expect("directory");
+    let mut bare = create_bare(&dir.path().join("bare.lance").to_string_lossy()).await;
+    for f in 0..fragments {
+        bare = append_bare(bare, rows(f * rows_each..(f + 1) * rows_each)).await;
     }
-    entry(
-        &format!("compaction of {fragments} x {rows_each} rows / compact_files"),
-        median(ours),
-        median(theirs),
-        1.05,
-    )
+    let mut dataset = bare.as_ref().clone();
+    let options = CompactionOptions {
+        num_threads: Some(1),
+        ..CompactionOptions::default()
+    };
+    let start = Instant::now();
+    compact_files(&mut dataset, options, None)
+        .await
+        .expect("compaction");
+    start.elapsed()
 }
 
 /// How long a request takes that is counted, as long as a remote store's: long beside what is computed in between.
@@ -318,8 +336,8 @@ async fn main() {
     println!("{:<44} {:>12} {:>12}", "", "squire", "lance");
     let mut table = commits(if quick { 30 } else { 200 }).await;
     let rounds = if quick { 1 } else { 5 };
-    table.push(compaction(32, 10_000, rounds).await);
-    table.push(compaction(8, 100_000, rounds).await);
+    table.extend(compaction(32, 10_000, rounds).await);
+    table.extend(compaction(8, 100_000, rounds).await);
     let many = if quick { 200 } else { 5_000 };
     for (what, tables) in [("one table", &["a"][..]), ("two tables", &["a", "b"][..])] {
         for commit in [10, many] {

@@ -11,6 +11,7 @@
 //! * [`indexes`]: an index that fails is named and stops nothing else.
 //! * [`replaced`]: a table that was dropped and made again under its pin.
 //! * [`isolation`]: one bad table, folder, location or setting stops only itself.
+//! * [`rewrites`]: what Lance's own compaction spoils is left as it was.
 //! * [`history`]: archive and cleanup: what was said stays true after the versions are gone.
 
 mod agent;
@@ -22,9 +23,10 @@ mod guard;
 mod history;
 mod indexes;
 mod input;
-mod replaced;
 mod isolation;
+mod replaced;
 mod requests;
+mod rewrites;
 mod writes;
 
 use serde_json::Value;

@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result, caught};
 use crate::events::ProtocolEvent;
 use crate::ids::TableName;
 use crate::maintenance::tasks::TaskBounds;
-use crate::maintenance::{CompactionLimits, Target};
+use crate::maintenance::{CompactionLimits, Target, Verify};
 use crate::store::{COMMITS_PATH, Store};
 use lance::Dataset;
 use lance::dataset::cleanup::CleanupPolicyBuilder;
@@ -185,6 +185,7 @@ impl Store {
                 bounds: LOG_BOUNDS,
                 tasks_per_commit: usize::MAX,
                 bytes_per_second: None,
+                verify: Verify::default(),
             };
             self.compact(&target, &limits, cancel).await?;
         }

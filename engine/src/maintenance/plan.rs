@@ -1,0 +1,104 @@
+//! What a compaction would do to a table: tasks, and what Lance would spoil and is left alone.
+
+use super::listed::listed_indexes;
+use super::tasks::{FragmentFacts, Task, TaskBounds, plan_tasks};
+use crate::error::Result;
+use crate::store::Store;
+use lance::Dataset;
+use lance::index::DatasetIndexExt;
+use lance_index::frag_reuse::FRAG_REUSE_INDEX_NAME;
+use lance_table::feature_flags::can_write_dataset;
+use roaring::RoaringBitmap;
+
+/// What a compaction would do.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) tasks: Vec<Task>,
+    /// Rows that earlier rewrites moved are found by a fragment-reuse index. To rewrite indexes now would take what they
+    /// say for where rows are, and lose them: this rewrite is added to that index, too.
+    pub(crate) defers_remap: bool,
+    /// Why there are no tasks, though there is something to do.
+    pub(crate) left_alone: Option<String>,
+}
+
+/// Fragments that must stay as they are, and why.
+struct Held {
+    /// All, when it is not known which.
+    fragments: Option<RoaringBitmap>,
+    why: String,
+}
+
+impl Held {
+    fn holds(&self, fragment: u64) -> bool {
+        let fragments = self.fragments.as_ref();
+        fragments.is_none_or(|f| u32::try_from(fragment).is_ok_and(|id| f.contains(id)))
+    }
+}
+
+/// What is covered by an index that cannot follow a rewrite.
+async fn held(dataset: &Dataset) -> Result<Vec<Held>> {
+    let mut held = Vec::new();
+    for index in listed_indexes(dataset).await? {
+        for segment in index.segments {
+            let why = if segment.base_id.is_some() {
+                // Lance puts the new index here and goes on looking for it there.
+                String::from("lies in the table that this one was cloned from")
+            } else if let Some(kind) = &index.unreadable
+                && !dataset.manifest().uses_stable_row_ids()
+            {
+                format!("is of a type or version ({kind}) that this release cannot read")
+            } else {
+                continue;
+            };
+            held.push(Held {
+                fragments: segment.fragment_bitmap,
+                why: format!(
+                    "index {} {why}, and would lose the rows that are rewritten; drop it or build it anew",
+                    index.name
+                ),
+            });
+        }
+    }
+    Ok(held)
+}
+
+impl Store {
+    /// Plans a compaction of `dataset`.
+    pub(crate) async fn plan_compaction(
+        &self,
+        dataset: &Dataset,
+        bounds: &TaskBounds,
+    ) -> Result<Plan> {
+        let mut plan = Plan::default();
+        let mut facts = self.fragment_facts(dataset).await?;
+        // What is decoded is larger than what is stored: then there is nothing to do either.
+        if plan_tasks(&facts, bounds).is_empty() {
+            return Ok(plan);
+        }
+        let manifest = dataset.manifest();
+        if !can_write_dataset(manifest.writer_feature_flags) {
+            plan.left_alone = Some(format!(
+                "the table uses features of a newer Lance (writer flags {:#x}); upgrade squire",
+                manifest.writer_feature_flags
+            ));
+            return Ok(plan);
+        }
+        let indexes = dataset.load_indices().await?;
+        plan.defers_remap = indexes.iter().any(|i| i.name == FRAG_REUSE_INDEX_NAME);
+        if plan.defers_remap && manifest.uses_stable_row_ids() {
+            plan.left_alone = Some(String::from(
+                "stable row ids beside a fragment-reuse index, which this release of Lance cannot extend",
+            ));
+            return Ok(plan);
+        }
+        let held = held(dataset).await?;
+        let hold = |fact: &mut FragmentFacts| fact.held = held.iter().any(|h| h.holds(fact.id));
+        facts.iter_mut().for_each(hold);
+        self.measure(dataset, &mut facts).await?;
+        plan.tasks = plan_tasks(&facts, bounds);
+        if plan.tasks.is_empty() {
+            plan.left_alone = held.first().map(|held| held.why.clone());
+        }
+        Ok(plan)
+    }
+}

@@ -1,0 +1,310 @@
+//! Reading back: what was written is read as users read it, and compared with what it replaces, before anything refers
+//! to it.
+//!
+//! Lance writes some tables so that they cannot be read any more (dictionaries with narrow keys, for one), and there
+//! will be others. A file is not known to be good because it was written.
+//!
+//! 1. A view: the dataset at the version that was read, with nothing but the new fragments in its manifest. No version
+//!    is made. Its scan is the one that every Lance client starts with.
+//! 2. Both sides are scanned in order, side by side. Rows and nulls are counted, for each level of each column.
+//! 3. Rows are compared by value: the first, the last and some in between of each new fragment, or all.
+//! 4. A batch of the default size must fit: 32-bit offsets hold 2 GiB of text.
+
+use super::side::{Reading, Side, Wide};
+use super::tally::Tally;
+use crate::error::{Error, ErrorKind, Result, caught};
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_schema::DataType;
+use lance::Dataset;
+use lance::datatypes::Schema;
+use lance_table::format::{Fragment, Manifest};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How a rewrite is compared with what it replaces.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// Rows, and nulls of each column.
+    Counts,
+    /// Also the values of some rows of each new fragment.
+    #[default]
+    Sample,
+    /// The values of all rows.
+    Full,
+}
+
+/// Rows of a new fragment that are compared by value, besides its first and its last.
+const SAMPLE: usize = 8;
+
+/// A view's version is nobody's: caches that go by versions must not take it for one.
+static VIEWS: AtomicU64 = AtomicU64::new(0);
+
+/// `base` as it would be with nothing but `fragments`, which hold `schema`. Nothing is put on storage.
+fn view(base: &Dataset, schema: &Schema, fragments: &[Fragment]) -> Dataset {
+    let previous = base.manifest();
+    let free = previous.max_fragment_id.map_or(0, |id| u64::from(id) + 1);
+    let numbered = fragments.iter().zip(free..).map(|(fragment, id)| Fragment {
+        id,
+        ..fragment.clone()
+    });
+    let mut manifest =
+        Manifest::new_from_previous(previous, schema.clone(), Arc::new(numbered.collect()));
+    manifest.version = u64::MAX / 2 + VIEWS.fetch_add(1, Ordering::Relaxed);
+    manifest.reader_feature_flags = previous.reader_feature_flags;
+    manifest.writer_feature_flags = previous.writer_feature_flags;
+    manifest.writer_version.clone_from(&previous.writer_version);
+    let mut view = base.clone();
+    view.manifest = Arc::new(manifest);
+    view
+}
+
+/// Reads `fragments`, which were written with `schema` for a table that has the version `base`, and which nothing refers
+/// to yet, as users would read them.
+///
+/// # Errors
+/// `Unfit` when they cannot be read or do not hold `rows` rows; `Storage` when the storage failed.
+#[allow(dead_code, reason = "for the commit path")]
+pub(crate) async fn read_back(
+    base: &Dataset,
+    schema: &Schema,
+    fragments: &[Fragment],
+    rows: u64,
+) -> Result<()> {
+    if fragments.is_empty() && rows == 0 {
+        return Ok(());
+    }
+    let mut side = Side::of_new(view(base, schema, fragments), &Reading::default());
+    while side.fill().await? {
+        side.advance(side.left());
+    }
+    same_rows(rows, side.tally.rows)
+}
+
+/// A rewrite to be checked: `new` shall replace `old` of `dataset`.
+pub(crate) struct Rewrite<'a> {
+    pub(crate) dataset: &'a Dataset,
+    pub(crate) old: &'a [Fragment],
+    pub(crate) new: &'a [Fragment],
+    pub(crate) verify: Verify,
+    /// Rows to hold at once, where a default batch would be too much.
+    pub(crate) batch_rows: Option<usize>,
+}
+
+impl Rewrite<'_> {
+    /// Compares both sides. A default batch of the new one that would not fit into its arrays is given back, if there is
+    /// one: fewer rows in a fragment help.
+    ///
+    /// # Errors
+    /// `Unfit` when `new` cannot be read or is not the same; those of reading `old`.
+    pub(crate) async fn check(&self) -> Result<Option<Wide>> {
+        let checked = caught("comparing a rewrite", self.compare()).await;
+        checked.map_err(|e| match e.kind() {
+            ErrorKind::Internal => Error::new(ErrorKind::Unfit, e.to_string()),
+            _ => e,
+        })
+    }
+
+    async fn compare(&self) -> Result<Option<Wide>> {
+        let view = view(self.dataset, self.dataset.schema(), self.new);
+        let blobs = blob_columns(self.dataset.schema());
+        let reading = Reading {
+            batch_rows: self.batch_rows,
+            row_ids: self.dataset.manifest().uses_stable_row_ids(),
+            ..Reading::default()
+        };
+        let wide = self.compare_rows(&view, &reading, &blobs).await?;
+        if wide.is_some() || blobs.is_empty() || self.verify == Verify::Counts {
+            return Ok(wide);
+        }
+        // A default scan says where blobs stand, and a rewrite moves them. Their bytes are read on their own.
+        let bytes = Reading {
+            blobs_of: blobs.into_iter().collect(),
+            batch_rows: Some(1),
+            ..Reading::default()
+        };
+        let none = BTreeSet::new();
+        if self.verify == Verify::Full {
+            return self.compare_rows(&view, &bytes, &none).await.map(|_| None);
+        }
+        for row in self.picks() {
+            let one = Reading {
+                only: Some(row),
+                ..bytes.clone()
+            };
+            self.compare_rows(&view, &one, &none).await?;
+        }
+        Ok(None)
+    }
+
+    /// Reads both sides to their ends, in order. The values of `moved` columns are not compared.
+    async fn compare_rows(
+        &self,
+        view: &Dataset,
+        reading: &Reading,
+        moved: &BTreeSet<String>,
+    ) -> Result<Option<Wide>> {
+        let mut old = Side::of_old(self.dataset.clone(), self.old.to_vec(), reading);
+        let mut new = Side::of_new(view.clone(), reading);
+        let whole = self.verify == Verify::Full || reading.only.is_some();
+        let picks = match self.verify {
+            Verify::Sample => self.picks(),
+            Verify::Counts | Verify::Full => BTreeSet::new(),
+        };
+        let mut row = 0;
+        loop {
+            match (old.fill().await?, new.fill().await?) {
+                (false, false) => break,
+                (true, false) => old.advance(old.left()),
+                (false, true) => new.advance(new.left()),
+                (true, true) => {
+                    let step = old.left().min(new.left());
+                    let rows: Vec<(usize, usize)> = if whole {
+                        vec![(0, step)]
+                    } else {
+                        let picked = picks.range(row..row + step as u64);
+                        let offsets = picked.filter_map(|at| usize::try_from(at - row).ok());
+                        offsets.map(|offset| (offset, 1)).collect()
+                    };
+                    for (offset, length) in rows {
+                        let (was, is) = (old.slice(offset, length), new.slice(offset, length));
+                        same_values(&was, &is, moved)?;
+                    }
+                    old.advance(step);
+                    new.advance(step);
+                    row += step as u64;
+                }
+            }
+        }
+        same_rows(old.tally.rows, new.tally.rows)?;
+        same_nulls(&old.tally, &new.tally, moved)?;
+        Ok(new.wide)
+    }
+
+    /// The rows that a sample compares, counted over all new fragments. They follow from the names of the files, which
+    /// are random.
+    fn picks(&self) -> BTreeSet<u64> {
+        let mut picks = BTreeSet::new();
+        let mut first = 0;
+        for fragment in self.new {
+            let rows = fragment.physical_rows.unwrap_or(0) as u64;
+            if rows == 0 {
+                continue;
+            }
+            let mut hasher = DefaultHasher::new();
+            let names = fragment.files.iter().map(|file| &file.path);
+            names.for_each(|name| name.hash(&mut hasher));
+            let mut random = StdRng::seed_from_u64(hasher.finish());
+            picks.extend([first, first + rows - 1]);
+            picks.extend((0..SAMPLE).map(|_| first + random.random_range(0..rows)));
+            first += rows;
+        }
+        picks
+    }
+}
+
+/// Top-level columns with blobs in them.
+fn blob_columns(schema: &Schema) -> BTreeSet<String> {
+    let mut columns = BTreeSet::new();
+    for top in &schema.fields {
+        let mut fields = vec![top];
+        while let Some(field) = fields.pop() {
+            if field.is_blob() {
+                columns.insert(top.name.clone());
+                break;
+            }
+            fields.extend(&field.children);
+        }
+    }
+    columns
+}
+
+fn unfit(message: String) -> Error {
+    Error::new(ErrorKind::Unfit, message)
+}
+
+fn same_rows(expected: u64, read: u64) -> Result<()> {
+    if expected == read {
+        return Ok(());
+    }
+    Err(unfit(format!(
+        "{read} rows are read back and {expected} were to be written"
+    )))
+}
+
+fn same_nulls(old: &Tally, new: &Tally, moved: &BTreeSet<String>) -> Result<()> {
+    for (name, was) in &old.columns {
+        // Where a blob stands has levels of its own.
+        let inside_moved = |column: &String| {
+            name.strip_prefix(column.as_str())
+                .is_some_and(|rest| rest.starts_with('.'))
+        };
+        let is = new.columns.get(name).map_or(0, |column| column.nulls);
+        if was.nulls != is && !moved.iter().any(inside_moved) {
+            return Err(unfit(format!(
+                "column {name} has {is} nulls when read back and had {}",
+                was.nulls
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn same_values(was: &RecordBatch, is: &RecordBatch, moved: &BTreeSet<String>) -> Result<()> {
+    for (field, was) in was.schema().fields().iter().zip(was.columns()) {
+        let name = field.name();
+        let same = || {
+            let is = is.column_by_name(name)?;
+            Some(was.to_data() == is.to_data() || same_without_dictionaries(was, is)?)
+        };
+        if !moved.contains(name) && same() != Some(true) {
+            return Err(unfit(format!(
+                "column {name} has other values when read back"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// `data_type` with the values of a dictionary in its place, at any depth; `None` when there is no dictionary.
+fn without_dictionaries(data_type: &DataType) -> Option<DataType> {
+    let of_field = |field: &Arc<arrow_schema::Field>| {
+        let plain = without_dictionaries(field.data_type())?;
+        Some(Arc::new(field.as_ref().clone().with_data_type(plain)))
+    };
+    Some(match data_type {
+        DataType::Dictionary(_, value) => value.as_ref().clone(),
+        DataType::List(item) => DataType::List(of_field(item)?),
+        DataType::LargeList(item) => DataType::LargeList(of_field(item)?),
+        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(of_field(item)?, *size),
+        DataType::Struct(fields) => {
+            let plain: Vec<_> = fields.iter().map(of_field).collect();
+            if plain.iter().all(Option::is_none) {
+                return None;
+            }
+            let fields = fields.iter().zip(plain);
+            DataType::Struct(
+                fields
+                    .map(|(field, plain)| plain.unwrap_or_else(|| field.clone()))
+                    .collect(),
+            )
+        }
+        _ => return None,
+    })
+}
+
+/// A dictionary may say null by a key or by a value.
+fn same_without_dictionaries(was: &ArrayRef, is: &ArrayRef) -> Option<bool> {
+    let plain = without_dictionaries(was.data_type())?;
+    let values = |array| arrow_cast::cast(array, &plain).ok();
+    Some(values(was)?.to_data() == values(is)?.to_data())
+}
+
+#[cfg(test)]
+#[path = "verify_tests.rs"]
+mod tests;

@@ -1,0 +1,57 @@
+//! What is known of data files beyond the manifests that name them. Files never change, so it is looked up once.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// How many files are remembered; beyond it everything is forgotten and looked up again.
+const MOST: usize = 200_000;
+
+/// The rows of a file as a reader decodes them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Width {
+    /// Bytes per row, those of blobs among them.
+    pub(crate) bytes: u64,
+    /// What the 32-bit offsets of its widest column count per row.
+    pub(crate) items: u64,
+}
+
+/// See the module's header. Keys are paths of data files.
+#[derive(Debug, Default)]
+pub(crate) struct FileFacts {
+    sizes: Mutex<HashMap<String, u64>>,
+    widths: Mutex<HashMap<String, Width>>,
+}
+
+fn locked<T>(map: &Mutex<HashMap<String, T>>) -> MutexGuard<'_, HashMap<String, T>> {
+    map.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn remember<T>(map: &Mutex<HashMap<String, T>>, facts: impl IntoIterator<Item = (String, T)>) {
+    let mut map = locked(map);
+    if map.len() >= MOST {
+        map.clear();
+    }
+    map.extend(facts);
+}
+
+impl FileFacts {
+    /// The size of a file in bytes.
+    pub(crate) fn size(&self, path: &str) -> Option<u64> {
+        locked(&self.sizes).get(path).copied()
+    }
+
+    /// Remembers sizes.
+    pub(crate) fn sized(&self, sizes: impl IntoIterator<Item = (String, u64)>) {
+        remember(&self.sizes, sizes);
+    }
+
+    /// The width of a file's rows.
+    pub(crate) fn width(&self, path: &str) -> Option<Width> {
+        locked(&self.widths).get(path).copied()
+    }
+
+    /// Remembers a width.
+    pub(crate) fn measured(&self, path: String, width: Width) {
+        remember(&self.widths, [(path, width)]);
+    }
+}
