@@ -34,7 +34,7 @@ use arrow::{
 use squire_engine::error::panic_text;
 
 use conform::Conformer;
-pub(crate) use error::FormatError;
+pub(crate) use error::{FormatError, Shown};
 pub(crate) use limits::InputLimits;
 pub(crate) use schema_file::read_schema_file;
 

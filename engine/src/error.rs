@@ -218,10 +218,9 @@ fn without_places(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     for (i, part) in text.split(", ").enumerate() {
         let place = part.strip_prefix("location: ").unwrap_or(part);
-        let rest = place.split_once(".rs:").map(|(path, rest)| {
-            let digits = |c: char| c.is_ascii_digit() || c == ':';
-            (path.contains('/'), rest.trim_start_matches(digits))
-        });
+        let rest = place
+            .split_once(".rs:")
+            .map(|(path, rest)| (path.contains('/'), behind_position(rest)));
         match rest {
             Some((true, rest)) if i > 0 => kept.push_str(rest),
             _ => {
@@ -233,6 +232,16 @@ fn without_places(text: &str) -> String {
         }
     }
     kept
+}
+
+/// What stands behind `15:12`, a line and a column.
+fn behind_position(text: &str) -> &str {
+    let digit = |c: char| c.is_ascii_digit();
+    let rest = text.trim_start_matches(digit);
+    match rest.strip_prefix(':') {
+        Some(column) if column.starts_with(digit) => column.trim_start_matches(digit),
+        _ => rest,
+    }
 }
 
 impl StdError for Error {
@@ -290,7 +299,7 @@ mod tests {
 
     #[test]
     fn places_of_source_code_are_not_told() {
-        let told = "LanceError(IO): no such file: a.rs, b, /root/.cargo/registry/src/x/lance-14/src/io.rs:15:12";
+        let told = "LanceError(IO): no such file: a.rs, b, /home/x/.cargo/registry/src/x/lance-14/src/io.rs:15:12";
         assert_eq!(
             without_places(told),
             "LanceError(IO): no such file: a.rs, b"

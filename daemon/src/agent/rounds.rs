@@ -296,7 +296,8 @@ fn reason_for(error: &Error, from: &Path, to: &Path) -> String {
     let name = shown(to.file_name().unwrap_or_default());
     let now = format!("rejected/{name}");
     let mut text = error.to_string();
-    for was in [from.display().to_string(), shown(from)] {
+    let read = crate::formats::Shown(from).to_string();
+    for was in [from.display().to_string(), shown(from), read] {
         text = text.replace(&was, &now);
     }
     if !text.contains(&now) {

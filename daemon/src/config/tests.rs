@@ -55,7 +55,10 @@ fn every_value_is_shown_with_its_origin() {
             .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
             .collect()
     };
-    assert_eq!(lines("drain"), ["drain = \"30s\" # default"]);
+    assert_eq!(
+        lines("full_scan_interval"),
+        ["full_scan_interval = \"10m\" # default"]
+    );
     // The tables are shown by name; what they do not set themselves comes from [policy].
     assert_eq!(
         lines("retention"),

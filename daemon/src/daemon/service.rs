@@ -53,15 +53,16 @@ impl Options {
 /// Runs until SIGTERM or SIGINT, or one pass with `once`. Returns how much failed in that pass: places that could not be
 /// opened, recoveries, observations and attempts.
 pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
-    let clock = options.store.clock.clone();
+    let clock = options.store.clock.as_ref();
     let metrics = Metrics::new().map_err(|e| Error::internal("metrics").caused_by(e))?;
     let stall = config.daemon.watchdog_progress;
-    let status = Arc::new(Status::new(metrics, clock.clone(), stall));
+    let status = Arc::new(Status::new(metrics, options.store.clock.clone(), stall));
     let cancel = CancellationToken::new();
     let mut tasks = Supervisor::default();
     if !options.once {
         start_http(&config, &status, &mut tasks, &cancel).await?;
-        start_watchdog(&status, clock.clone(), &mut tasks, &cancel);
+        let ticking = options.store.clock.clone();
+        start_watchdog(&status, ticking, &mut tasks, &cancel);
     }
     let mut signals = Signals::new()?;
     let mut places = Vec::new();
@@ -72,7 +73,7 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
         tasks.drain().await;
         return Ok(0);
     };
-    let unopened_count = unopened.len();
+    let failed_to_open = unopened.len();
     if let (true, true, Some(error)) = (places.is_empty(), options.once, gravest(unopened)) {
         return Err(error);
     }
@@ -83,27 +84,20 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
         let turn = Turn {
             config: &config,
             status: &status,
-            clock: clock.as_ref(),
+            clock,
             cancel: &cancel,
         };
         let failed = turn.run(&places, &mut memory, &mut signals).await;
-        if options.once {
-            break failed + unopened_count;
-        }
-        if cancel.is_cancelled() {
-            break 0;
+        if options.once || cancel.is_cancelled() {
+            break if options.once {
+                failed + failed_to_open
+            } else {
+                0
+            };
         }
         status.set_ready();
         systemd::ready();
-        let next = wait(
-            &mut config,
-            &options,
-            &status,
-            &wake,
-            clock.as_ref(),
-            &mut signals,
-        )
-        .await;
+        let next = wait(&mut config, &options, &status, &wake, clock, &mut signals).await;
         if next == Next::Stop {
             systemd::stopping();
             break 0;

@@ -1,6 +1,6 @@
 //! What the daemon shows: `/status`, `/metrics`, readiness. Written by the loop, read by HTTP and systemd.
 
-use super::execution::{Ending, OperationReport};
+use super::execution::OperationReport;
 use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
 use crate::metrics::{IndexObservation, Metrics, Removed, RunResult, TableObservation};
 use serde::Serialize;

@@ -270,7 +270,8 @@ fn in_brackets(text: &str) -> String {
 }
 
 /// A path without control characters.
-struct Shown<'a>(&'a Path);
+#[derive(Debug)]
+pub(crate) struct Shown<'a>(pub(crate) &'a Path);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

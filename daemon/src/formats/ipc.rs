@@ -231,7 +231,7 @@ impl Reader<'_> {
             .and_then(|end| end.checked_add(body))
             .filter(|end| *end <= bytes.len());
         let part = &bytes[start..end.ok_or_else(|| cut_off(path))?];
-        let (message, _) = message_at(path, &part[..], 0)?.ok_or_else(|| cut_off(path))?;
+        let (message, _) = message_at(path, part, 0)?.ok_or_else(|| cut_off(path))?;
         // Arrow looks for the body behind the block's own length of the metadata.
         let body = part.get(metadata..).ok_or_else(|| cut_off(path))?;
         self.check(message.0, body)?;

@@ -2,7 +2,7 @@
 //!
 //! 1. [`lines`] counts lines and ends with the file as it was when it was opened.
 //! 2. [`csv`] and [`ndjson`] (on [`json`]) cut them into records of [`cell::Value`]s, which keep every digit.
-//! 3. [`column`] has one builder a column, nested as its type is; [`number`] and [`time`] parse single values.
+//! 3. [`mod@column`] has one builder a column, nested as its type is; [`number`] and [`time`] parse single values.
 //! 4. [`infer`] finds a schema for a file by the same parsers, so that it promises nothing they refuse.
 
 mod cell;

@@ -53,7 +53,8 @@ impl Tally {
     pub(crate) fn add(&mut self, batch: &RecordBatch) {
         self.rows += batch.num_rows() as u64;
         for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-            self.visit(field.name(), column.as_ref(), &[0..column.len()]);
+            let all = 0..column.len();
+            self.visit(field.name(), column.as_ref(), std::slice::from_ref(&all));
         }
     }
 

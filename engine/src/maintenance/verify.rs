@@ -48,8 +48,11 @@ static VIEWS: AtomicU64 = AtomicU64::new(0);
 /// `base` as it would be with nothing but `fragments`, which hold `schema`. Nothing is put on storage.
 fn view(base: &Dataset, schema: &Schema, fragments: &[Fragment]) -> Dataset {
     let previous = base.manifest();
+    // The handle looks fragments up by the ids that `base` has.
+    let known = previous.fragments.iter().map(|fragment| fragment.id);
     let free = previous.max_fragment_id.map_or(0, |id| u64::from(id) + 1);
-    let numbered = fragments.iter().zip(free..).map(|(fragment, id)| Fragment {
+    let ids = known.chain(free..);
+    let numbered = fragments.iter().zip(ids).map(|(fragment, id)| Fragment {
         id,
         ..fragment.clone()
     });

@@ -21,32 +21,26 @@ pub fn normalise(uri: &str, wrapped: bool) -> Result<String> {
     if trimmed.is_empty() {
         return Err(Error::invalid("the store's URI is empty"));
     }
-    if let Some(special) = trimmed.chars().find(|c| matches!(c, '#' | '?')) {
-        return Err(Error::invalid(format!(
-            "{uri:?}: {special:?} ends the path of a URL, so Lance and Squire would read two locations from it; use a location without it"
-        )));
-    }
     let Some((scheme, rest)) = trimmed.split_once("://") else {
         refuse_typo(trimmed)?;
+        refuse_special(trimmed)?;
         let path = std::path::absolute(trimmed)
             .map_err(|e| Error::invalid(format!("{uri:?} is not a path")).caused_by(e))?;
         return Ok(path.to_string_lossy().into_owned());
     };
     // The local disk through the object-store interface alone, so that a wrapper meets every request.
     let interface = scheme == "file-object-store" && (wrapped || squire_failpoints::ENABLED);
-    if matches!(scheme, "http" | "https") {
-        return Err(Error::invalid(format!(
-            "{uri}: write s3://BUCKET/PREFIX, and give the server as AWS_ENDPOINT={scheme}://HOST in the environment or as endpoint in storage_options"
-        )));
-    }
     if !SCHEMES.contains(&scheme) && !interface {
+        let instead = match scheme {
+            "http" | "https" => "write s3://BUCKET/PREFIX, and give the server as AWS_ENDPOINT",
+            _ => "use a local path, file:// or s3://",
+        };
         return Err(Error::new(
             ErrorKind::Refused,
-            format!(
-                "{uri}: scheme {scheme:?} is not supported; use a local path, file:// or s3://"
-            ),
+            format!("{uri}: scheme {scheme:?} is not supported; {instead}"),
         ));
     }
+    refuse_special(trimmed)?;
     let bucket = rest.split('/').next().unwrap_or_default();
     if scheme == "s3" && bucket.ends_with("--x-s3") {
         return Err(Error::new(
@@ -60,6 +54,16 @@ pub fn normalise(uri: &str, wrapped: bool) -> Result<String> {
         return Ok(rest.to_owned());
     }
     Ok(trimmed.to_owned())
+}
+
+/// `#` and `?` end the path of a URL.
+fn refuse_special(location: &str) -> Result<()> {
+    match location.chars().find(|c| matches!(c, '#' | '?')) {
+        None => Ok(()),
+        Some(special) => Err(Error::invalid(format!(
+            "{location:?}: {special:?} ends the path of a URL, so Lance and Squire would read two locations from it; use a location without it"
+        ))),
+    }
 }
 
 /// A URL with a slash too few is a typing error, not a directory whose name has a colon.

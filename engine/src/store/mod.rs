@@ -199,8 +199,15 @@ impl Store {
     }
 
     pub(crate) fn object_path(&self, path: &str) -> Path {
-        path.split('/')
-            .fold(self.base.clone(), |base, part| base.join(part))
+        // As Lance spells it. Joined part by part, the `~` of a path that was made again would be escaped, and name nothing.
+        let whole = match self.base.as_ref() {
+            "" => path.to_owned(),
+            base => format!("{base}/{path}"),
+        };
+        Path::parse(whole).unwrap_or_else(|_| {
+            path.split('/')
+                .fold(self.base.clone(), |base, part| base.join(part))
+        })
     }
 
     /// How this process uses the store.

@@ -290,29 +290,28 @@ operation! { repair_discard of RepairDiscard {
 } }
 
 // A pass of the daemon that finds a half commit to abort and a table to compact, and archives in between. Rows are changed by
-// neither, so a fate says only what is left behind. Recovery that fails is a warning; maintenance that fails is the pass's
-// failure.
+// neither, so a fate says only what is left behind. What recovery or maintenance fails at is the pass's failure.
 operation! { daemon_pass of DaemonPass {
-    resolve_after_load_1: "resolve.after_load" #1 killed Dropped, fails Success Dropped;
-    resolve_before_decide_1: "resolve.before_decide" #1 killed Dropped, fails Success Dropped;
-    publish_before_commit_1: "publish.before_commit" #1 killed Dropped, fails Success Dropped;
+    resolve_after_load_1: "resolve.after_load" #1 killed Dropped, fails Failure Dropped;
+    resolve_before_decide_1: "resolve.before_decide" #1 killed Dropped, fails Failure Dropped;
+    publish_before_commit_1: "publish.before_commit" #1 killed Dropped, fails Failure Dropped;
     commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Success Nothing;
     commit_after_put_1: "commit.after_put" #1 killed Dropped, fails Success Nothing;
-    publish_after_commit_1: "publish.after_commit" #1 killed Dropped, fails Success Nothing;
-    resolve_after_decide_1: "resolve.after_decide" #1 killed Dropped, fails Success Nothing;
-    resolve_after_load_2: "resolve.after_load" #2 killed Dropped, fails Success Nothing;
-    resolve_before_undo_1: "resolve.before_undo" #1 killed Dropped, fails Success Nothing;
+    publish_after_commit_1: "publish.after_commit" #1 killed Dropped, fails Failure Nothing;
+    resolve_after_decide_1: "resolve.after_decide" #1 killed Dropped, fails Failure Nothing;
+    resolve_after_load_2: "resolve.after_load" #2 killed Dropped, fails Failure Nothing;
+    resolve_before_undo_1: "resolve.before_undo" #1 killed Dropped, fails Failure Nothing;
     commit_before_put_2: "commit.before_put" #2 killed Dropped, fails Success Nothing;
     commit_after_put_2: "commit.after_put" #2 killed Dropped, fails Success Nothing;
-    resolve_after_undo_1: "resolve.after_undo" #1 killed Dropped, fails Success Nothing;
-    resolve_after_load_3: "resolve.after_load" #3 killed Dropped, fails Success Nothing;
-    resolve_before_settle_1: "resolve.before_settle" #1 killed Dropped, fails Success Nothing;
-    publish_before_commit_2: "publish.before_commit" #2 killed Dropped, fails Success Nothing;
+    resolve_after_undo_1: "resolve.after_undo" #1 killed Dropped, fails Failure Nothing;
+    resolve_after_load_3: "resolve.after_load" #3 killed Dropped, fails Failure Nothing;
+    resolve_before_settle_1: "resolve.before_settle" #1 killed Dropped, fails Failure Nothing;
+    publish_before_commit_2: "publish.before_commit" #2 killed Dropped, fails Failure Nothing;
     commit_before_put_3: "commit.before_put" #3 killed Dropped, fails Success Nothing;
     commit_after_put_3: "commit.after_put" #3 killed Dropped, fails Success Nothing;
-    publish_after_commit_2: "publish.after_commit" #2 killed Dropped, fails Success Dropped;
-    resolve_after_settle_1: "resolve.after_settle" #1 killed Dropped, fails Success Dropped;
-    resolve_after_load_4: "resolve.after_load" #4 killed Dropped, fails Success Dropped;
+    publish_after_commit_2: "publish.after_commit" #2 killed Dropped, fails Failure Dropped;
+    resolve_after_settle_1: "resolve.after_settle" #1 killed Dropped, fails Failure Dropped;
+    resolve_after_load_4: "resolve.after_load" #4 killed Dropped, fails Failure Dropped;
     sidecar_before_delete_1: "sidecar.before_delete" #1 killed Dropped, fails Success Dropped;
     sidecar_after_delete_1: "sidecar.after_delete" #1 killed Nothing, fails Success Nothing;
     cleanup_after_plan_1: "cleanup.after_plan" #1 killed Nothing, fails Failure Nothing;

@@ -10,12 +10,10 @@ use arrow_schema::{DataType, Field, Fields, Schema};
 use futures::TryStreamExt;
 use lance::Dataset;
 use lance::dataset::optimize::{CompactionOptions, compact_files};
-use lance::dataset::transaction::{Operation, TransactionBuilder};
-use lance::dataset::{CommitBuilder, InsertBuilder, WriteMode, WriteParams};
+use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
 use lance::index::DatasetIndexExt;
 use lance_index::IndexType;
 use lance_index::scalar::ScalarIndexParams;
-use lance_io::utils::CachedFileSize;
 use squire_engine::error::{Error, ErrorKind};
 use squire_engine::maintenance::tasks::TaskBounds;
 use squire_engine::maintenance::{
@@ -307,7 +305,8 @@ async fn a_task_is_bounded_by_what_it_decodes() {
     let rows = || StringArray::from_iter_values(std::iter::repeat_n(&doc, 20));
     let fragment = || RecordBatch::try_new(schema.clone(), vec![Arc::new(rows())]).expect("rows");
     let mut watched = Watched::holding((0..16).map(|_| fragment())).await;
-    assert!(watched.health().await.bytes < 16 << 20);
+    let stored = watched.health().await.bytes;
+    assert!(stored < 32 << 20, "{stored} bytes are stored");
     watched.bounds.max_output_bytes = 90 << 20;
     let tasks = watched.tasks().await;
     assert_eq!(tasks, [4, 4, 4, 4]);
@@ -319,50 +318,6 @@ async fn a_task_is_bounded_by_what_it_decodes() {
         [0; 0],
         "its own output is left alone"
     );
-}
-
-/// Manifests of old releases do not say how large files are.
-#[tokio::test(flavor = "multi_thread")]
-async fn sizes_that_a_manifest_lacks_are_listed() {
-    let bytes = |fragment: u64| {
-        let mut state = fragment + 1;
-        let noise = (0..200_000).map(move |_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            (state >> 56) as u8
-        });
-        let values = LargeBinaryArray::from_iter_values([noise.collect::<Vec<u8>>()]);
-        batch(vec![("b", Arc::new(values) as ArrayRef)])
-    };
-    let mut watched = Watched::holding((0..10).map(bytes)).await;
-    let sized = watched.health().await.bytes;
-    let dataset = watched.dataset().await;
-    let mut fragments = dataset.fragments().as_ref().clone();
-    for fragment in &mut fragments {
-        for file in &mut fragment.files {
-            file.file_size_bytes = CachedFileSize::unknown();
-        }
-    }
-    let overwrite = Operation::Overwrite {
-        fragments,
-        schema: dataset.schema().clone(),
-        config_upsert_values: None,
-        initial_bases: None,
-    };
-    let version = dataset.version().version;
-    let transaction = TransactionBuilder::new(version, overwrite).build();
-    CommitBuilder::new(Arc::new(dataset))
-        .execute(transaction)
-        .await
-        .expect("a version without sizes");
-    let unsized_files = watched.dataset().await.fragments().as_ref().clone();
-    let mut files = unsized_files.iter().flat_map(|f| f.files.iter());
-    assert!(files.all(|file| file.file_size_bytes.get().is_none()));
-    assert!(sized > 2_000_000);
-    assert_eq!(watched.health().await.bytes, sized);
-    watched.bounds.max_input_bytes = 3 * 210_000;
-    assert_eq!(watched.tasks().await, [3, 3, 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -402,26 +357,4 @@ async fn a_clone_keeps_the_fragments_that_an_index_of_its_source_covers() {
     assert!(why.contains("index i lies in the table"), "{why}");
     assert_eq!(clone.found(&clone.path(), "id < 20").await, (20, 20));
     assert!(clone.files().is_empty());
-}
-
-/// An index that is damaged cannot follow a rewrite: the rewrite is taken back.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_attempt_that_fails_leaves_no_files() {
-    let watched = Watched::holding((0..20).map(ids)).await;
-    watched.index(IndexType::BTree).await;
-    for file in watched.files() {
-        if file.is_file() && file.starts_with(watched.path().join("_indices")) {
-            std::fs::remove_file(file).expect("a file of the index");
-        }
-    }
-    let before = watched.files();
-    for _ in 0..2 {
-        let failed = watched
-            .compact(Verify::Sample)
-            .await
-            .expect_err("no index to remap");
-        assert_eq!(failed.kind(), ErrorKind::Storage, "{failed}");
-    }
-    assert_eq!(watched.files(), before);
-    assert_eq!(watched.rows().await, 200);
 }

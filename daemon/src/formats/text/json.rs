@@ -253,7 +253,7 @@ impl<'a> Parser<'a> {
             }
             unit => unit,
         };
-        char::from_u32(code).ok_or_else(|| Malformed {
+        char::from_u32(code).ok_or(Malformed {
             at: start,
             reason: SURROGATE,
         })
