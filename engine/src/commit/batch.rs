@@ -1,7 +1,8 @@
 //! Batch ids: a batch is committed at most once, and its id stands for what it does.
 //!
-//! A digest tells an id that is used again for something else, which is an error, from a batch that is sent again. It covers tables, modes, keys, predicates and every value, whatever file format the values came in and however they
-//! are cut into batches. It does not cover messages, which a retry may change.
+//! A digest tells an id that is used again for something else, which is an error, from a batch that is sent again. It
+//! covers tables, modes, keys, predicates and every value, whatever file format the values came in and however they are
+//! cut into batches. It does not cover messages, which a retry may change.
 
 use super::logical::{CommitRequest, TableWrite};
 use super::stage::Write;

@@ -269,8 +269,7 @@ impl Store {
         };
         hit(Seam::WriteAfterStage)?;
         hit(Seam::WriteAfterScan)?;
-        let mut sidecar = self.sidecar_of(request, &base, op, &prepared)?;
-        sidecar.digest.clone_from(&kept.digest);
+        let sidecar = self.sidecar_of(request, &base, op, &prepared, kept)?;
         if stands(Guard::Sidecar) {
             self.put_sidecar(&sidecar).await?;
         }
@@ -324,23 +323,27 @@ impl Store {
         kept: &mut Kept,
     ) -> Result<Vec<Staged>> {
         let appends = &kept.appends;
-        let staged = futures::future::try_join_all(goals.iter().zip(writes).map(
-            |(goal, write)| async move {
-                match appends.get(&write.table) {
-                    Some(staged) => Ok(staged.clone()),
-                    None => {
-                        self.stage(
-                            &write.table,
-                            goal.visible.as_ref(),
-                            &goal.entry.path,
-                            &write.write,
-                        )
-                        .await
-                    }
+        // All are checked before anything is put: a write that is refused leaves no files of the others.
+        let checks = goals.iter().zip(writes).map(|(goal, write)| async move {
+            if appends.contains_key(&write.table) {
+                return Ok(None);
+            }
+            let (visible, path) = (goal.visible.as_ref(), goal.entry.path.as_str());
+            let checked = self.check(&write.table, visible, path, &write.write);
+            checked.await.map(Some)
+        });
+        let checked = futures::future::try_join_all(checks).await?;
+        let staging = checked
+            .into_iter()
+            .zip(writes)
+            .map(|(checked, write)| async move {
+                match (checked, appends.get(&write.table)) {
+                    (_, Some(staged)) => Ok(staged.clone()),
+                    (Some(checked), None) => self.stage(checked).await,
+                    (None, None) => Err(Error::internal("a staged append is gone")),
                 }
-            },
-        ))
-        .await?;
+            });
+        let staged = futures::future::try_join_all(staging).await?;
         for (write, staged) in writes.iter().zip(&staged) {
             if matches!(write.write, Write::Append(_)) {
                 kept.appends.insert(write.table.clone(), staged.clone());
@@ -432,6 +435,7 @@ impl Store {
         base: &Snapshot,
         op: OpId,
         prepared: &[Prepared],
+        kept: &Kept,
     ) -> Result<Sidecar> {
         let actor = request.actor.as_deref().unwrap_or(&self.options().actor);
         let mut sidecar = Sidecar::new(
@@ -442,6 +446,7 @@ impl Store {
             ulid::Ulid::from(op).timestamp_ms(),
         );
         sidecar.batch.clone_from(&request.batch);
+        sidecar.digest.clone_from(&kept.digest);
         sidecar.writes = prepared.iter().map(|p| p.entry.clone()).collect();
         for (table, version) in request.reads.iter().filter(|_| stands(Guard::ReadSet)) {
             let entry = base.state.table(table)?;

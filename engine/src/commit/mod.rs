@@ -2,8 +2,8 @@
 //!
 //! 1. `stage` turns a `Write` into an uncommitted Lance transaction on the pinned version; `predicate` says which
 //!    predicates may delete.
-//!    `batch` says whether its batch id was committed before, and for the same content.
-//! 2. `logical` is the retry loop: base, staging, scan, phase A. `landing` is phases B to D.
+//! 2. `logical` is the retry loop: base, staging, scan, phase A. `landing` is phases B to D. `batch` says whether a batch
+//!    id was committed before, and for the same content.
 //! 3. `publish` moves the manifest from M to M+1, or says that it lost.
 //! 4. `prefix` fast-forwards a pin over content-preserving versions.
 

@@ -1,8 +1,8 @@
-//! Staging: a write becomes data files and an uncommitted Lance transaction on the pinned version.
+//! Staging: a write becomes data files and an uncommitted Lance transaction on the pinned version, once it was checked.
 
 use super::predicate;
 use super::validate::{check_key, conform};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TableName;
 use crate::store::state::TableEntry;
 use crate::store::{Slot, Store};
@@ -77,6 +77,15 @@ pub struct RowCounts {
     pub deleted: u64,
 }
 
+/// A write that fits its table: the rows have its columns, the predicate is what will run. Nothing is put yet.
+pub(super) struct Checked<'a> {
+    table: &'a TableName,
+    path: &'a str,
+    /// The pinned version; `None` for a table that is being created.
+    dataset: Option<Arc<Dataset>>,
+    write: Write,
+}
+
 /// A staged write. Its transaction is committed by this process only (fact 15).
 #[derive(Debug, Clone)]
 pub(super) struct Staged {
@@ -122,76 +131,77 @@ fn write_params(mode: WriteMode) -> WriteParams {
 }
 
 impl Store {
-    /// Stages `write` on `entry`'s pinned version; `None` stands for a table that is being created at `path`.
-    pub(super) async fn stage(
+    /// Checks `write` against `entry`'s pinned version; `None` stands for a table that is being created at `path`.
+    pub(super) async fn check<'a>(
         &self,
-        table: &TableName,
+        table: &'a TableName,
         entry: Option<&TableEntry>,
-        path: &str,
+        path: &'a str,
         write: &Write,
-    ) -> Result<Staged> {
-        let context = |e: Error| e.context(format!("table {table}"));
+    ) -> Result<Checked<'a>> {
         let Some(entry) = entry else {
-            let Write::Create { schema, key } = write else {
-                return Err(Error::internal(format!(
-                    "table {table} is not visible and not being created"
-                )));
-            };
-            return self.stage_create(table, path, schema, key.as_deref()).await;
+            check_create(table, write)?;
+            return Ok(Checked {
+                table,
+                path,
+                dataset: None,
+                write: write.clone(),
+            });
         };
         let dataset = self.open_pinned(entry).await?;
         let schema = Schema::from(dataset.schema());
-        match write {
-            Write::Append(rows) => {
-                let rows = conform(table, &schema, rows)?;
-                insert(dataset, rows, WriteMode::Append)
-                    .await
-                    .map_err(context)
-            }
-            Write::Overwrite(rows) => {
-                let rows = conform(table, &schema, rows)?;
-                insert(dataset, rows, WriteMode::Overwrite)
-                    .await
-                    .map_err(context)
-            }
+        let write = match write {
+            Write::Append(rows) => Write::Append(conform(table, &schema, rows)?),
+            Write::Overwrite(rows) => Write::Overwrite(conform(table, &schema, rows)?),
             Write::Merge { key, rows } => {
                 let rows = conform(table, &schema, rows)?;
                 check_key(table, key, &rows)?;
-                merge(dataset, key, rows).await.map_err(context)
+                Write::Merge {
+                    key: key.clone(),
+                    rows,
+                }
             }
             Write::DeleteKeys { key, rows } => {
                 check_key(table, key, rows)?;
-                delete_keys(dataset, key, rows).await.map_err(context)
+                write.clone()
             }
-            Write::Delete { predicate } => delete(dataset, predicate)
-                .await
-                .map_err(|e| e.context(format!("table {table}: predicate {predicate:?}"))),
-            Write::Create { .. } => Err(Error::new(
-                crate::error::ErrorKind::Refused,
-                format!("table {table} exists already"),
-            )),
-        }
+            Write::Delete { predicate } => {
+                let runs = runnable(&dataset, predicate);
+                let told = |e: Error| e.context(format!("table {table}: predicate {predicate:?}"));
+                Write::Delete {
+                    predicate: runs.map_err(told)?,
+                }
+            }
+            Write::Create { .. } => {
+                let exists = format!("table {table} exists already");
+                return Err(Error::new(ErrorKind::Refused, exists));
+            }
+        };
+        Ok(Checked {
+            table,
+            path,
+            dataset: Some(dataset),
+            write,
+        })
     }
 
-    async fn stage_create(
-        &self,
-        table: &TableName,
-        path: &str,
-        schema: &Arc<Schema>,
-        key: Option<&str>,
-    ) -> Result<Staged> {
-        if schema.fields().is_empty() {
-            return Err(Error::invalid(format!(
-                "table {table} would have no columns"
-            )));
-        }
-        if let Some(key) = key {
-            schema.field_with_name(key).map_err(|_| {
-                Error::invalid(format!(
-                    "table {table}: the schema has no key column {key:?}"
-                ))
-            })?;
-        }
+    /// Stages what was checked.
+    pub(super) async fn stage(&self, checked: Checked<'_>) -> Result<Staged> {
+        let staged = match (checked.dataset, checked.write) {
+            (Some(on), Write::Append(rows)) => insert(on, rows, WriteMode::Append).await,
+            (Some(on), Write::Overwrite(rows)) => insert(on, rows, WriteMode::Overwrite).await,
+            (Some(on), Write::Merge { key, rows }) => merge(on, &key, rows).await,
+            (Some(on), Write::DeleteKeys { key, rows }) => delete_keys(on, &key, &rows).await,
+            (Some(on), Write::Delete { predicate }) => delete(on, predicate).await,
+            (None, Write::Create { schema, .. }) => self.stage_create(checked.path, schema).await,
+            (Some(_), Write::Create { .. }) | (None, _) => {
+                Err(Error::internal("the write does not belong to the table"))
+            }
+        };
+        staged.map_err(|e| e.context(format!("table {}", checked.table)))
+    }
+
+    async fn stage_create(&self, path: &str, schema: Arc<Schema>) -> Result<Staged> {
         let params = WriteParams {
             store_params: Some(self.params().clone()),
             commit_handler: Some(Arc::new(self.guard().at(Slot::ours(1)))),
@@ -201,10 +211,28 @@ impl Store {
         let uri = self.uri_of(path);
         let transaction = InsertBuilder::new(uri.as_str())
             .with_params(&params)
-            .execute_uncommitted(empty_batch(schema.clone()))
-            .await
-            .map_err(|e| Error::from(e).context(format!("table {table}")))?;
+            .execute_uncommitted(empty_batch(schema))
+            .await?;
         Ok(Staged::new(transaction, RowCounts::default()))
+    }
+}
+
+fn check_create(table: &TableName, write: &Write) -> Result<()> {
+    let Write::Create { schema, key } = write else {
+        return Err(Error::internal(format!(
+            "table {table} is not visible and not being created"
+        )));
+    };
+    if schema.fields().is_empty() {
+        return Err(Error::invalid(format!(
+            "table {table} would have no columns"
+        )));
+    }
+    match key {
+        Some(key) if schema.field_with_name(key).is_err() => Err(Error::invalid(format!(
+            "table {table}: the schema has no key column {key:?}"
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -269,13 +297,13 @@ async fn delete_keys(dataset: Arc<Dataset>, key: &str, rows: &[RecordBatch]) -> 
     Ok(merged.into())
 }
 
-async fn delete(dataset: Arc<Dataset>, predicate: &str) -> Result<Staged> {
-    let checked = predicate::whole(predicate)?;
-    // Lance reports a predicate that does not parse as an execution error; asking the planner first tells bad
-    // input from bad storage.
+/// `predicate` as it runs on `dataset`. Lance reports one that does not parse as an execution error; asking the planner
+/// first tells bad input from bad storage.
+fn runnable(dataset: &Dataset, predicate: &str) -> Result<String> {
+    let whole = predicate::whole(predicate)?;
     let mut scan = dataset.scan();
     let expression = scan
-        .filter(&checked)
+        .filter(&whole)
         .and_then(|scan| scan.get_expr_filter())
         .map_err(|e| Error::invalid("the predicate does not fit the table").caused_by(e))?;
     let reads_nothing = expression.is_none_or(|e| e.column_refs().is_empty());
@@ -284,7 +312,11 @@ async fn delete(dataset: Arc<Dataset>, predicate: &str) -> Result<Staged> {
             "it reads no column, so it means every row or none; name a column, or write true to delete every row",
         ));
     }
-    let deleted = DeleteBuilder::new(dataset, checked)
+    Ok(whole)
+}
+
+async fn delete(dataset: Arc<Dataset>, runnable: String) -> Result<Staged> {
+    let deleted = DeleteBuilder::new(dataset, runnable)
         .conflict_retries(0)
         .execute_uncommitted()
         .await?;
