@@ -16,6 +16,7 @@ use arrow_schema::{DataType, Field, Schema};
 use futures::TryStreamExt;
 use serde_json::Value;
 use squire_engine::commit::{TableWrite, Write};
+use squire_engine::maintenance::tasks::TaskBounds;
 use squire_engine::store::{Store, StoreOptions};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -390,6 +391,17 @@ pub fn append_rows(table: &str, rows: Vec<(i64, String)>) -> TableWrite {
     TableWrite {
         table: table.parse().expect("name"),
         write: Write::Append(vec![rows]),
+    }
+}
+
+/// The bounds that a policy without settings gives.
+pub fn bounds() -> TaskBounds {
+    TaskBounds {
+        target_rows: 1 << 20,
+        max_fragments: 32,
+        max_input_bytes: 2 << 30,
+        max_output_bytes: 1 << 30,
+        max_deleted_ratio: 0.1,
     }
 }
 

@@ -80,9 +80,7 @@ impl OperationReport {
             except: BTreeMap::new(),
         }
     }
-}
 
-impl OperationReport {
     /// How it ended for each table: its own, or `all` of the store that one cleanup covered.
     pub(crate) fn results(&self, all: Vec<String>) -> Vec<(String, RunResult)> {
         let whole = self.ending.result();
@@ -94,8 +92,12 @@ impl OperationReport {
             false => RunResult::Success,
         };
         let of = |table: &str| self.except.get(table).map_or(others, |e| e.result());
-        let results = all.into_iter().map(|table| (of(&table), table));
-        results.map(|(result, table)| (table, result)).collect()
+        all.into_iter()
+            .map(|table| {
+                let result = of(&table);
+                (table, result)
+            })
+            .collect()
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! 1. [`lines`] counts lines and ends with the file as it was when it was opened.
 //! 2. [`csv`] and [`ndjson`] (on [`json`]) cut them into records of [`cell::Value`]s, which keep every digit.
-//! 3. [`mod@column`] has one builder a column, nested as its type is; [`number`] and [`time`] parse single values.
+//! 3. [`mod@column`] has one builder a column, [`nested`] those that are made of others; [`number`] and [`time`] parse single values.
 //! 4. [`infer`] finds a schema for a file by the same parsers, so that it promises nothing they refuse.
 
 mod cell;
@@ -12,6 +12,7 @@ mod infer;
 mod json;
 mod lines;
 mod ndjson;
+mod nested;
 mod number;
 #[cfg(test)]
 mod tests;
@@ -28,11 +29,12 @@ use super::{
     BATCH_ROWS, Format, FormatError, InputLimits, conform::column_names, error::quoted,
     source::Source,
 };
-use column::{Members, Reason, Refusal};
+use column::{Reason, Refusal};
 use csv::Records;
 pub(super) use infer::schema_of;
 use lines::Lines;
 use ndjson::Objects;
+use nested::Members;
 
 /// A batch ends after this many bytes of text, so that long texts do not make it larger than the offsets of a column can count.
 const BATCH_BYTES: usize = 64 << 20;

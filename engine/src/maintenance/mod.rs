@@ -40,8 +40,6 @@ pub use health::{IndexHealth, TableHealth};
 pub(crate) use journal::Progress;
 pub use run::{MaintenanceReport, Skipped};
 pub use verify::Verify;
-#[allow(unused_imports, reason = "for the commit path")]
-pub(crate) use verify::read_back;
 
 use crate::ids::TableName;
 

@@ -45,8 +45,8 @@ const SAMPLE: usize = 8;
 /// A view's version is nobody's: caches that go by versions must not take it for one.
 static VIEWS: AtomicU64 = AtomicU64::new(0);
 
-/// `base` as it would be with nothing but `fragments`, which hold `schema`. Nothing is put on storage.
-fn view(base: &Dataset, schema: &Schema, fragments: &[Fragment]) -> Dataset {
+/// `base` as it would be with nothing but `fragments`. Nothing is put on storage.
+fn view(base: &Dataset, fragments: &[Fragment]) -> Dataset {
     let previous = base.manifest();
     // The handle looks fragments up by the ids that `base` has.
     let known = previous.fragments.iter().map(|fragment| fragment.id);
@@ -56,8 +56,8 @@ fn view(base: &Dataset, schema: &Schema, fragments: &[Fragment]) -> Dataset {
         id,
         ..fragment.clone()
     });
-    let mut manifest =
-        Manifest::new_from_previous(previous, schema.clone(), Arc::new(numbered.collect()));
+    let fragments = Arc::new(numbered.collect());
+    let mut manifest = Manifest::new_from_previous(previous, previous.schema.clone(), fragments);
     manifest.version = u64::MAX / 2 + VIEWS.fetch_add(1, Ordering::Relaxed);
     manifest.reader_feature_flags = previous.reader_feature_flags;
     manifest.writer_feature_flags = previous.writer_feature_flags;
@@ -65,28 +65,6 @@ fn view(base: &Dataset, schema: &Schema, fragments: &[Fragment]) -> Dataset {
     let mut view = base.clone();
     view.manifest = Arc::new(manifest);
     view
-}
-
-/// Reads `fragments`, which were written with `schema` for a table that has the version `base`, and which nothing refers
-/// to yet, as users would read them.
-///
-/// # Errors
-/// `Unfit` when they cannot be read or do not hold `rows` rows; `Storage` when the storage failed.
-#[allow(dead_code, reason = "for the commit path")]
-pub(crate) async fn read_back(
-    base: &Dataset,
-    schema: &Schema,
-    fragments: &[Fragment],
-    rows: u64,
-) -> Result<()> {
-    if fragments.is_empty() && rows == 0 {
-        return Ok(());
-    }
-    let mut side = Side::of_new(view(base, schema, fragments), &Reading::default());
-    while side.fill().await? {
-        side.advance(side.left());
-    }
-    same_rows(rows, side.tally.rows)
 }
 
 /// A rewrite to be checked: `new` shall replace `old` of `dataset`.
@@ -114,7 +92,7 @@ impl Rewrite<'_> {
     }
 
     async fn compare(&self) -> Result<Option<Wide>> {
-        let view = view(self.dataset, self.dataset.schema(), self.new);
+        let view = view(self.dataset, self.new);
         let blobs = blob_columns(self.dataset.schema());
         let reading = Reading {
             batch_rows: self.batch_rows,

@@ -12,9 +12,9 @@ use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
 use serde_json::{Value, json};
 use squire_engine::commit::{CommitRequest, TableWrite, Write};
 use squire_engine::events::{EventSink, ProtocolEvent};
-use squire_engine::maintenance::tasks::TaskBounds;
 use squire_engine::maintenance::{CompactionLimits, Target, Verify};
 use squire_engine::store::{Store, StoreOptions};
+use squire_tests::bounds;
 use squire_tests::requests::{Counter, Counting, Requests};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -185,13 +185,7 @@ async fn compact_ours(fragments: i64, rows_each: i64, verify: Verify) -> Duratio
         append(&store, &["t"], &rows(f * rows_each..(f + 1) * rows_each)).await;
     }
     let limits = CompactionLimits {
-        bounds: TaskBounds {
-            target_rows: 1 << 20,
-            max_fragments: 32,
-            max_input_bytes: 2 << 30,
-            max_output_bytes: 1 << 30,
-            max_deleted_ratio: 0.1,
-        },
+        bounds: bounds(),
         tasks_per_commit: 8,
         bytes_per_second: None,
         verify,

@@ -20,6 +20,7 @@ use squire_engine::maintenance::{
     CompactionLimits, MaintenanceReport, Skipped, TableHealth, Target, Verify,
 };
 use squire_engine::store::{Store, StoreOptions};
+use squire_tests::bounds;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,13 +37,7 @@ impl Watched {
     fn new() -> Self {
         Self {
             dir: TempDir::new().expect("directory"),
-            bounds: TaskBounds {
-                target_rows: 1 << 20,
-                max_fragments: 32,
-                max_input_bytes: 2 << 30,
-                max_output_bytes: 1 << 30,
-                max_deleted_ratio: 0.1,
-            },
+            bounds: bounds(),
         }
     }
 

@@ -1,19 +1,17 @@
 //! Columns under construction: one per column of the table, nested as its type is.
 
-use std::{collections::HashMap, marker::PhantomData, sync::Arc};
+use std::sync::Arc;
 
 use arrow::{
     array::{
-        ArrayRef, ArrowPrimitiveType, BooleanBuilder, FixedSizeListArray, GenericListArray,
-        GenericStringBuilder, MapArray, NullArray, NullBufferBuilder, OffsetSizeTrait,
-        PrimitiveBuilder, StringViewBuilder, StructArray,
+        ArrayRef, ArrowPrimitiveType, BooleanBuilder, GenericStringBuilder, NullArray,
+        OffsetSizeTrait, PrimitiveBuilder, StringViewBuilder,
     },
-    buffer::OffsetBuffer,
     compute::{CastOptions, cast_with_options},
     datatypes::{
         DataType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type,
         Decimal256Type, DecimalType, DurationMicrosecondType, DurationMillisecondType,
-        DurationNanosecondType, DurationSecondType, FieldRef, Fields, Float16Type, Float32Type,
+        DurationNanosecondType, DurationSecondType, FieldRef, Float16Type, Float32Type,
         Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Time32MillisecondType,
         Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimeUnit,
         TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
@@ -24,6 +22,7 @@ use arrow::{
 
 use super::{
     cell::{Misfit, Value},
+    nested::{FixedList, List, Map, Struct},
     number, time,
 };
 
@@ -48,11 +47,11 @@ pub(super) enum Reason {
 }
 
 impl Refusal {
-    fn value(value: &Value<'_>, misfit: Misfit) -> Self {
+    pub(super) fn value(value: &Value<'_>, misfit: Misfit) -> Self {
         Reason::Value(value.shown().into_owned(), misfit).into()
     }
 
-    fn below(mut self, name: &str) -> Self {
+    pub(super) fn below(mut self, name: &str) -> Self {
         self.inner.insert(0, name.to_owned());
         self
     }
@@ -79,8 +78,8 @@ pub(super) trait Column {
 
 /// A column together with what its schema says about nulls.
 pub(super) struct Slot {
-    field: FieldRef,
-    column: Box<dyn Column>,
+    pub(super) field: FieldRef,
+    pub(super) column: Box<dyn Column>,
     /// An empty text is a value and not a null.
     holds_text: bool,
 }
@@ -158,11 +157,7 @@ fn column(data_type: &DataType) -> Option<Box<dyn Column>> {
         }),
         T::List(item) => Box::new(List::<i32>::new(item)?),
         T::LargeList(item) => Box::new(List::<i64>::new(item)?),
-        T::FixedSizeList(item, size) => Box::new(FixedList {
-            item: Slot::new(item)?,
-            size: *size,
-            nulls: NullBufferBuilder::new(0),
-        }),
+        T::FixedSizeList(item, size) => Box::new(FixedList::new(item, *size)?),
         T::Struct(fields) => Box::new(Struct::new(fields)?),
         T::Map(entries, ordered) => Box::new(Map::new(entries, *ordered)?),
         other => return times(other),
@@ -346,271 +341,5 @@ impl Column for Dictionary {
             ..CastOptions::default()
         };
         cast_with_options(&self.values.finish()?, &self.data_type, &strict)
-    }
-}
-
-const NOT_A_LIST: Misfit = "is no list";
-const NOT_AN_OBJECT: Misfit = "is no object";
-
-struct List<O: OffsetSizeTrait> {
-    item: Slot,
-    lengths: Vec<usize>,
-    nulls: NullBufferBuilder,
-    offset: PhantomData<O>,
-}
-
-impl<O: OffsetSizeTrait> List<O> {
-    fn new(item: &FieldRef) -> Option<Self> {
-        Some(Self {
-            item: Slot::new(item)?,
-            lengths: Vec::new(),
-            nulls: NullBufferBuilder::new(0),
-            offset: PhantomData,
-        })
-    }
-}
-
-fn append_items(item: &mut Slot, items: &[Value<'_>]) -> Result<(), Refusal> {
-    for (index, value) in items.iter().enumerate() {
-        let appended = item.append(value);
-        appended.map_err(|refusal| refusal.below(&format!("[{index}]")))?;
-    }
-    Ok(())
-}
-
-impl<O: OffsetSizeTrait> Column for List<O> {
-    fn append(&mut self, value: &Value<'_>) -> Result<(), Refusal> {
-        let Value::List(items) = value else {
-            return Err(Refusal::value(value, NOT_A_LIST));
-        };
-        append_items(&mut self.item, items)?;
-        self.lengths.push(items.len());
-        self.nulls.append_non_null();
-        Ok(())
-    }
-
-    fn append_null(&mut self) {
-        self.lengths.push(0);
-        self.nulls.append_null();
-    }
-
-    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
-        let lengths = std::mem::take(&mut self.lengths);
-        Ok(Arc::new(GenericListArray::<O>::try_new(
-            Arc::clone(&self.item.field),
-            OffsetBuffer::from_lengths(lengths),
-            self.item.finish()?,
-            self.nulls.finish(),
-        )?))
-    }
-}
-
-struct FixedList {
-    item: Slot,
-    size: i32,
-    nulls: NullBufferBuilder,
-}
-
-impl Column for FixedList {
-    fn append(&mut self, value: &Value<'_>) -> Result<(), Refusal> {
-        let Value::List(items) = value else {
-            return Err(Refusal::value(value, NOT_A_LIST));
-        };
-        if i32::try_from(items.len()) != Ok(self.size) {
-            return Err(Reason::Length(items.len(), self.size).into());
-        }
-        append_items(&mut self.item, items)?;
-        self.nulls.append_non_null();
-        Ok(())
-    }
-
-    fn append_null(&mut self) {
-        for _ in 0..self.size {
-            self.item.column.append_null();
-        }
-        self.nulls.append_null();
-    }
-
-    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
-        let (field, values) = (Arc::clone(&self.item.field), self.item.finish()?);
-        let nulls = self.nulls.finish();
-        Ok(Arc::new(FixedSizeListArray::try_new(
-            field, self.size, values, nulls,
-        )?))
-    }
-}
-
-/// The fields of an object by name: those of a struct, or the columns of a table.
-pub(super) struct Members {
-    fields: Fields,
-    slots: Vec<Slot>,
-    by_name: HashMap<String, usize>,
-    /// For each field, whether the object in hand has it.
-    given: Vec<bool>,
-}
-
-impl Members {
-    /// `Err` names the field for whose type no text stands.
-    pub(super) fn new(fields: &Fields) -> Result<Self, FieldRef> {
-        let slots: Result<Vec<Slot>, FieldRef> = fields
-            .iter()
-            .map(|field| Slot::new(field).ok_or_else(|| Arc::clone(field)))
-            .collect();
-        let names = fields.iter().map(|field| field.name().clone());
-        Ok(Self {
-            fields: fields.clone(),
-            slots: slots?,
-            by_name: names.zip(0..).collect(),
-            given: vec![false; fields.len()],
-        })
-    }
-
-    /// Adds an object; what it does not have is null.
-    pub(super) fn append(
-        &mut self,
-        object: &[(impl AsRef<str>, Value<'_>)],
-    ) -> Result<(), Refusal> {
-        self.given.fill(false);
-        for (name, value) in object {
-            let name = name.as_ref();
-            let Some(index) = self.by_name.get(name) else {
-                return Err(Refusal::from(Reason::Unknown).below(name));
-            };
-            self.given[*index] = true;
-            let appended = self.slots[*index].append(value);
-            appended.map_err(|refusal| refusal.below(name))?;
-        }
-        for (slot, given) in self.slots.iter_mut().zip(&self.given) {
-            if !given {
-                let appended = slot.append(&Value::Null);
-                appended.map_err(|refusal| refusal.below(slot.field.name()))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds a row that gives `columns` their values in order; the others are null.
-    pub(super) fn append_row<'a>(
-        &mut self,
-        columns: &[usize],
-        absent: &[usize],
-        values: impl Iterator<Item = Value<'a>>,
-    ) -> Result<(), Refusal> {
-        let given = columns.iter().zip(values);
-        let nulls = absent.iter().map(|index| (index, Value::Null));
-        for (index, value) in given.chain(nulls) {
-            let slot = &mut self.slots[*index];
-            let appended = slot.append(&value);
-            appended.map_err(|refusal| refusal.below(slot.field.name()))?;
-        }
-        Ok(())
-    }
-
-    /// The columns, in the order of the fields.
-    pub(super) fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
-        self.slots.iter_mut().map(Slot::finish).collect()
-    }
-}
-
-struct Struct {
-    members: Members,
-    nulls: NullBufferBuilder,
-    rows: usize,
-}
-
-impl Struct {
-    fn new(fields: &Fields) -> Option<Self> {
-        Some(Self {
-            members: Members::new(fields).ok()?,
-            nulls: NullBufferBuilder::new(0),
-            rows: 0,
-        })
-    }
-}
-
-impl Column for Struct {
-    fn append(&mut self, value: &Value<'_>) -> Result<(), Refusal> {
-        let Value::Object(object) = value else {
-            return Err(Refusal::value(value, NOT_AN_OBJECT));
-        };
-        self.members.append(object)?;
-        self.nulls.append_non_null();
-        self.rows += 1;
-        Ok(())
-    }
-
-    fn append_null(&mut self) {
-        for slot in &mut self.members.slots {
-            slot.column.append_null();
-        }
-        self.nulls.append_null();
-        self.rows += 1;
-    }
-
-    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
-        let rows = std::mem::take(&mut self.rows);
-        let (fields, nulls) = (self.members.fields.clone(), self.nulls.finish());
-        let columns = self.members.finish()?;
-        let array = StructArray::try_new_with_length(fields, columns, nulls, rows)?;
-        Ok(Arc::new(array))
-    }
-}
-
-/// A JSON object whose names are values.
-struct Map {
-    entries: FieldRef,
-    ordered: bool,
-    pairs: Members,
-    lengths: Vec<usize>,
-    nulls: NullBufferBuilder,
-}
-
-impl Map {
-    fn new(entries: &FieldRef, ordered: bool) -> Option<Self> {
-        let DataType::Struct(fields) = entries.data_type() else {
-            return None;
-        };
-        let is_text = fields.first()?.data_type().is_string();
-        (fields.len() == 2 && is_text).then_some(())?;
-        Some(Self {
-            entries: Arc::clone(entries),
-            ordered,
-            pairs: Members::new(fields).ok()?,
-            lengths: Vec::new(),
-            nulls: NullBufferBuilder::new(0),
-        })
-    }
-}
-
-impl Column for Map {
-    fn append(&mut self, value: &Value<'_>) -> Result<(), Refusal> {
-        let Value::Object(object) = value else {
-            return Err(Refusal::value(value, NOT_AN_OBJECT));
-        };
-        for (name, value) in object {
-            let pair = [Value::Field(name), value.clone()];
-            let appended = self.pairs.append_row(&[0, 1], &[], pair.into_iter());
-            appended.map_err(|refusal| refusal.below(name))?;
-        }
-        self.lengths.push(object.len());
-        self.nulls.append_non_null();
-        Ok(())
-    }
-
-    fn append_null(&mut self) {
-        self.lengths.push(0);
-        self.nulls.append_null();
-    }
-
-    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
-        let lengths = std::mem::take(&mut self.lengths);
-        let pairs = StructArray::try_new(self.pairs.fields.clone(), self.pairs.finish()?, None)?;
-        Ok(Arc::new(MapArray::try_new(
-            Arc::clone(&self.entries),
-            OffsetBuffer::from_lengths(lengths),
-            pairs,
-            self.nulls.finish(),
-            self.ordered,
-        )?))
     }
 }
