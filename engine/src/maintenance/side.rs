@@ -131,6 +131,8 @@ impl Side {
     fn scanner(&self, columns: &[String]) -> Result<Scanner> {
         let mut scanner = self.dataset.scan();
         scanner.scan_in_order(true);
+        // As the rewrite itself reads: what is held is bounded by the task, not by how far ahead a reader may go.
+        scanner.batch_readahead(1).fragment_readahead(1);
         if let Some(fragments) = &self.old {
             scanner.with_fragments(fragments.clone());
         }

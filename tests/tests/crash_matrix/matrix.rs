@@ -215,13 +215,13 @@ operation! { compact of Compact {
     "maintain.inject_conflict" #1: "it can only report a conflict, and does in races::maintenance";
 } }
 
-// The index, the manifest. An index that cannot be built is reported as pending and is no failure of the run.
+// The index, the manifest. An index that cannot be built or extended is the run's failure.
 operation! { reindex of Reindex {
     sidecar_before_put_1: "sidecar.before_put" #1 killed Nothing, fails Failure Nothing;
     sidecar_after_put_1: "sidecar.after_put" #1 killed Dropped, fails Failure Nothing;
-    maintain_before_journal_1: "maintain.before_journal" #1 killed Dropped, fails Success Nothing;
-    maintain_after_journal_1: "maintain.after_journal" #1 killed Dropped, fails Success Nothing;
-    commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Success Nothing;
+    maintain_before_journal_1: "maintain.before_journal" #1 killed Dropped, fails Failure Nothing;
+    maintain_after_journal_1: "maintain.after_journal" #1 killed Dropped, fails Failure Nothing;
+    commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Failure Nothing;
     commit_after_put_1: "commit.after_put" #1 killed Done, fails Success Done;
     maintain_after_reindex_1: "maintain.after_reindex" #1 killed Done, fails Failure Done;
     publish_after_load_1: "publish.after_load" #1 killed Done, fails Failure Done;
@@ -403,6 +403,7 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
         "agent.after_claim",
         "surface::agent kills, stops and fails agents there",
     ),
+    ("agent.after_count", "surface::agent kills agents there"),
     (
         "agent.before_commit",
         "surface::agent kills, stops and fails agents there",
