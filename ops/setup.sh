@@ -3,7 +3,7 @@
 # Safe to run again: every step looks first, and a complete machine costs well under a second.
 #
 #   ops/setup.sh          what `make run` needs: a C compiler, protoc; checks the Rust toolchain
-#   ops/setup.sh --test   also promtool and a Python environment with pylance, LanceDB and moto
+#   ops/setup.sh --test   also strace, promtool and a Python environment with pylance, LanceDB and moto
 #   ops/setup.sh --zoo    also one environment for each older release of pylance that the zoo builds states with
 #
 # Everything that is not a system package goes below ${XDG_CACHE_HOME:-~/.cache}/squire.
@@ -58,6 +58,9 @@ find_missing_packages() {
   protoc_knows_googles_types || missing+=(libprotobuf-dev)
   if [ "$for_tests" = yes ] && [ ! -x "$venv/bin/python" ] && ! python_can_make_environments; then
     missing+=(python3 python3-venv)
+  fi
+  if [ "$for_tests" = yes ]; then
+    need_package strace strace
   fi
 }
 

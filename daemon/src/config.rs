@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
+use squire_engine::store::Durability;
 
 use crate::formats::InputLimits;
 
@@ -83,6 +84,8 @@ pub(crate) struct DaemonConfig {
     /// is safe.
     #[serde(serialize_with = "units::show_duration")]
     pub(crate) grace: Duration,
+    /// What an acknowledged commit outlives, on local disks.
+    pub(crate) durability: Durability,
     /// Log filter in the syntax of `RUST_LOG`.
     pub(crate) log: String,
 }

@@ -6,6 +6,7 @@
 
 pub mod chaos;
 mod child;
+pub mod disk;
 pub mod requests;
 pub mod trace;
 
@@ -159,14 +160,34 @@ impl Lake {
 
     fn command_of(&self, program: &str, args: &[&str]) -> Command {
         let mut command = Command::new(binary(program));
+        command.args(args);
+        self.surround(&mut command);
         command
-            .args(args)
-            .envs(self.env.iter().cloned())
+    }
+
+    /// The environment of every command. Tens of thousands of them sync nothing: what a power cut does is the
+    /// business of the tests that ask for it ([`Lake::traced`]), and of those that set `SQUIRE_DURABILITY`.
+    fn surround(&self, command: &mut Command) {
+        command
             .env_remove("FAILPOINTS")
             .env_remove("SQUIRE_SEAMS_LOG")
+            .env("SQUIRE_DURABILITY", "process")
             .env("SQUIRE_TRACE", self.traces.path())
+            .envs(self.env.iter().cloned())
             .stdin(Stdio::null());
-        command
+    }
+
+    /// Runs `squire ARGS` with this durability, and gives what it did to the disk.
+    pub fn traced(&self, durability: &str, args: &[&str]) -> Vec<disk::Effect> {
+        let log = self.path("strace.log");
+        let mut command = Command::new("strace");
+        command.args(disk::STRACE).arg("-o").arg(&log);
+        command.arg(squire()).args(args);
+        self.surround(&mut command);
+        let ran = command.env("SQUIRE_DURABILITY", durability).output();
+        let ran = ran.expect("strace is missing: `make test` sets it up (ops/setup.sh --test)");
+        Done::from(ran).ok();
+        disk::effects(&std::fs::read_to_string(log).expect("strace's log"))
     }
 
     /// Runs `squire ARGS` to its end.

@@ -19,7 +19,7 @@ pub(crate) use cleanup::CLONES_ELSEWHERE;
 use output::Output;
 use squire_engine::clock::{Clock, SystemClock};
 use squire_engine::error::{Error, ErrorKind, Result, caught, panic_text};
-use squire_engine::store::{Store, StoreOptions};
+use squire_engine::store::{Durability, Store, StoreOptions};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
@@ -88,10 +88,15 @@ pub(crate) fn main() -> ExitCode {
         Ok(events) => events,
         Err(error) => return out.fail(&error),
     };
+    let durability = match durability(&config) {
+        Ok(durability) => durability,
+        Err(error) => return out.fail(&error),
+    };
     let options = StoreOptions {
         clock,
         events,
         grace: cli.common.grace.unwrap_or(config.daemon.grace),
+        durability,
         actor: cli.common.actor.clone().unwrap_or_else(default_actor),
         wrapper,
         ..StoreOptions::default()
@@ -123,6 +128,16 @@ fn load_config(path: Option<&Path>) -> Result<Config> {
     match path {
         Some(path) => Config::load(path).map_err(|e| Error::invalid(e.to_string())),
         None => Ok(Config::default()),
+    }
+}
+
+/// The environment comes before the file, as with `SQUIRE_LOG`: most writers have no file.
+fn durability(config: &Config) -> Result<Durability> {
+    match std::env::var("SQUIRE_DURABILITY") {
+        Ok(text) => text
+            .parse()
+            .map_err(|e: Error| e.context("SQUIRE_DURABILITY")),
+        Err(_) => Ok(config.daemon.durability),
     }
 }
 

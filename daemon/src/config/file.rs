@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use squire_engine::store::Durability;
 
 use crate::formats::InputLimits;
 
@@ -66,6 +67,7 @@ pub(super) struct DaemonSection {
     token_file: Option<PathBuf>,
     #[serde(deserialize_with = "units::duration")]
     grace: Duration,
+    durability: Durability,
     log: String,
 }
 
@@ -79,6 +81,7 @@ impl Default for DaemonSection {
             watchdog_progress: Duration::from_secs(600),
             token_file: None,
             grace: Duration::from_secs(30),
+            durability: Durability::Power,
             log: "info".to_owned(),
         }
     }
@@ -228,6 +231,7 @@ impl DaemonSection {
             watchdog_progress,
             token_file,
             grace,
+            durability,
             log,
         } = self;
         DaemonConfig {
@@ -238,6 +242,7 @@ impl DaemonSection {
             watchdog_progress,
             token_file,
             grace,
+            durability,
             log,
         }
     }

@@ -45,7 +45,12 @@ impl Store {
                 entry.op
             )));
         }
-        self.batch_committed(base, batch).await
+        let committed = self.batch_committed(base, batch).await?;
+        if committed.is_some() {
+            // The caller hears that it is committed, whoever did it and whether or not it has reached the disk.
+            self.sync_found().await?;
+        }
+        Ok(committed)
     }
 }
 

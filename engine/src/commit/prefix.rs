@@ -33,6 +33,7 @@ impl Store {
                 return Err(entry.replaced(format!("table {table}")));
             }
             let made = self.made_by(&entry.path, n).await?;
+            self.sync_found().await?;
             hit(Seam::MaintainBeforePublish)?;
             let mut record = record.clone();
             record.tables = vec![Change {

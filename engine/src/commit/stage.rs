@@ -148,7 +148,7 @@ impl Store {
                 write: write.clone(),
             });
         };
-        let dataset = self.open_pinned(entry).await?;
+        let dataset = Arc::new(self.writing(self.open_pinned(entry).await?.as_ref()));
         let schema = Schema::from(dataset.schema());
         let write = match write {
             Write::Append(rows) => Write::Append(conform(table, &schema, rows)?),
@@ -208,7 +208,7 @@ impl Store {
             session: Some(self.session()),
             ..write_params(WriteMode::Create)
         };
-        let uri = self.uri_of(path);
+        let uri = self.writing_uri(path)?;
         let transaction = InsertBuilder::new(uri.as_str())
             .with_params(&params)
             .execute_uncommitted(empty_batch(schema))

@@ -183,8 +183,8 @@ impl Store {
             skip_auto_cleanup: true,
             ..WriteParams::default()
         };
-        let handle = log.map(Arc::new);
-        let uri = self.uri_of(COMMITS_PATH);
+        let handle = log.map(|log| Arc::new(self.writing(&log)));
+        let uri = self.writing_uri(COMMITS_PATH)?;
         let batch = vec![encode_rows(&entries)?];
         let staged = match &handle {
             Some(log) => {

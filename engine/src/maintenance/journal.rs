@@ -335,8 +335,7 @@ impl Store {
     /// A guard of the commits of run `op`: they need its sidecar, if it has one. Versions are found and put as ever,
     /// whatever store the run's data goes through.
     pub(crate) fn guard_of(&self, op: OpId, journal: &Journal) -> GuardedCommitHandler {
-        let guard = self.guard();
-        let guard = guard.for_run(self.objects.clone(), journal.doubts.clone());
+        let guard = self.guard().with_doubts(journal.doubts.clone());
         match journal.kept {
             Some(_) => guard.with_licence(self.sidecar_path(op)),
             None => guard,
@@ -350,7 +349,7 @@ impl Store {
         dataset: &Dataset,
         journal: Arc<Journal>,
     ) -> Result<Dataset> {
-        let mut objects = self.interface().await?;
+        let mut objects = self.interface.as_ref().clone();
         objects.apply_wrapper(&Journalling(journal));
         Ok(dataset.with_object_store(Arc::new(objects), None))
     }

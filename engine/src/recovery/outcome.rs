@@ -45,6 +45,8 @@ impl Store {
             // What is copied to the log meanwhile may be in neither of the two places when it is looked for there.
             let unmoved = self.load().await?.state.archive.through == archived;
             if outcome != OperationOutcome::Absent || unmoved {
+                // An answer for good: it may rest on a publish that has not reached the disk.
+                self.sync_found().await?;
                 return Ok(outcome);
             }
         }

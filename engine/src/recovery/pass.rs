@@ -90,7 +90,7 @@ impl Store {
         report: &mut RecoveryReport,
     ) -> Result<()> {
         let Some(sidecar) = self.sidecar(op).await? else {
-            return Ok(());
+            return self.recover_torn(op, watch, force, report).await;
         };
         let (patience, journal) = match sidecar.kind {
             SidecarKind::Logical => (1, Progress::default()),
@@ -129,6 +129,34 @@ impl Store {
             Resolution::Aborted => report.aborted.push(op),
             Resolution::Pending => report.pending.push(op),
         }
+        Ok(())
+    }
+
+    /// A sidecar that is gone or torn. A torn one is never written any further, and nothing of its operation began.
+    async fn recover_torn(
+        &self,
+        op: OpId,
+        watch: &mut Watch,
+        force: bool,
+        report: &mut RecoveryReport,
+    ) -> Result<()> {
+        if !self.has_sidecar(op).await? {
+            return Ok(());
+        }
+        let now = self.clock().monotonic();
+        let new = Seen {
+            first: now,
+            journal: Progress::default(),
+            grew: now,
+        };
+        let seen = watch.seen.entry(op).or_insert(new);
+        if !force && now.saturating_sub(seen.first) < self.options().grace {
+            report.pending.push(op);
+            return Ok(());
+        }
+        tracing::info!(%op, "a sidecar that a power cut left torn is removed");
+        self.delete_sidecar(op).await?;
+        report.aborted.push(op);
         Ok(())
     }
 

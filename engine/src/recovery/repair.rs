@@ -192,6 +192,7 @@ impl Store {
                 slot
             }
         };
+        self.sync_found().await?;
         hit(Seam::RepairBeforePublish)?;
         let what = format!("{action:?}").to_lowercase();
         let mut record = Record::new(

@@ -61,6 +61,7 @@ impl Store {
             return self.resolve_maintenance(sidecar).await;
         }
         let mut rounds = Rounds::new();
+        let mut published = false;
         loop {
             let snapshot = self.load().await?;
             hit(Seam::ResolveAfterLoad)?;
@@ -68,6 +69,11 @@ impl Store {
             view.aborted |= role == Role::Expired && !stands(Guard::DecideFirst);
             let step = self.next_step(&mut view, sidecar, role).await?;
             tracing::debug!(op = %sidecar.op, ?role, ?step, "resolving");
+            if matches!(step, Step::Committed | Step::Aborted) && !published {
+                // Maybe by a process that died before it knew that its publish is on the disk.
+                self.sync_found().await?;
+            }
+            let publishes = !matches!(step, Step::Undo { .. });
             let lost = match step {
                 Step::Committed => {
                     self.retire_sidecar(sidecar.op).await;
@@ -102,8 +108,9 @@ impl Store {
                 } => self.undo(&snapshot, sidecar, table, target, slot).await?,
                 Step::Settle(undone) => self.settle(&snapshot, sidecar, &undone).await?,
             };
-            if let Some(e) = lost {
-                rounds.lost(self, e).await?;
+            match lost {
+                Some(e) => rounds.lost(self, e).await?,
+                None => published |= publishes,
             }
         }
     }
@@ -227,6 +234,7 @@ impl Store {
         sidecar: &Sidecar,
         versions: &[u64],
     ) -> Result<Option<Error>> {
+        self.sync_found().await?;
         hit(Seam::ResolveBeforeForward)?;
         let changes: Vec<Change> = sidecar
             .writes
@@ -350,6 +358,7 @@ impl Store {
         sidecar: &Sidecar,
         undone: &[(usize, u64)],
     ) -> Result<Option<Error>> {
+        self.sync_found().await?;
         hit(Seam::ResolveBeforeSettle)?;
         let mut updates = Vec::new();
         let mut record = Record::of_sidecar(sidecar, Kind::Undo.as_str());

@@ -6,9 +6,10 @@
 //! * **contiguity**: refuses a list of versions with a gap. Rebase skips versions that were cleaned up (fact 5);
 //!   without this a stale handle brings deleted rows back.
 //! * **licence**: a maintenance run commits only while its sidecar stands; without this a run that was taken for dead
-//!   lands a version whose files were deleted as stranded. Its data may go through another store than its versions.
+//!   lands a version whose files were deleted as stranded.
 //! * **rehearsal**: a version is built and not put, so that it can be looked at before it counts.
 //! * **delegation** of what tells Lance how to read a refusal (fact 2); without it a refusal is "status unknown".
+//! * one place for versions: a handle's data may go through another store than the versions of its table.
 //! * the seams around the put, and the counters.
 
 use async_trait::async_trait;
@@ -66,8 +67,8 @@ pub struct GuardedCommitHandler {
     slot: Option<Slot>,
     /// The sidecar of the maintenance run that commits.
     licence: Option<Path>,
-    /// Where versions are found and put, whatever store a run's data goes through: other stores would find the latest
-    /// version by its hint (fact 16).
+    /// Where versions are found and put, whatever store a handle's data goes through: other stores would find the
+    /// latest version by its hint (fact 16).
     objects: Option<Arc<ObjectStore>>,
     is_rehearsal: bool,
     /// Puts whose outcome is not known.
@@ -136,10 +137,16 @@ impl GuardedCommitHandler {
         self
     }
 
-    /// Goes to `objects` for versions, and counts in `doubts` the puts whose outcome it does not know.
+    /// Finds and puts versions in `objects`, whatever store a handle's data goes through.
     #[must_use]
-    pub fn for_run(mut self, objects: Arc<ObjectStore>, doubts: Arc<AtomicU64>) -> Self {
+    pub fn with_versions_in(mut self, objects: Arc<ObjectStore>) -> Self {
         self.objects = Some(objects);
+        self
+    }
+
+    /// Counts in `doubts` the puts whose outcome it does not know.
+    #[must_use]
+    pub fn with_doubts(mut self, doubts: Arc<AtomicU64>) -> Self {
         self.doubts = doubts;
         self
     }

@@ -81,6 +81,12 @@ fn refuse_typo(path: &str) -> Result<()> {
     )))
 }
 
+/// Whether a normalised URI is on a local disk.
+pub(super) fn is_local(uri: &str) -> bool {
+    uri.split_once("://")
+        .is_none_or(|(scheme, _)| scheme == "file-object-store")
+}
+
 /// Refuses storage options that make a bucket an S3 Express one, whatever its name.
 ///
 /// # Errors

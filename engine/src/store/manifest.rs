@@ -5,7 +5,7 @@
 //! file beside the transaction that the version carries anyway.
 
 use super::guard::NAMING;
-use super::{MANIFEST_PATH, Slot, State, Store, Updates};
+use super::{GuardedCommitHandler, MANIFEST_PATH, Slot, State, Store, Updates};
 use crate::error::{Error, ErrorKind, Result};
 use futures::{StreamExt, TryStreamExt};
 use lance::dataset::CommitBuilder;
@@ -56,7 +56,10 @@ impl Store {
         if let Some(cached) = cached.filter(|c| c.version() == latest.version) {
             return Ok(cached);
         }
-        let manifest = read_manifest(&self.objects, &latest.path, latest.size).await?;
+        let manifest = match read_manifest(&self.objects, &latest.path, latest.size).await {
+            Ok(manifest) => manifest,
+            Err(e) => return Err(self.unless_torn(&latest.path, e.into()).await),
+        };
         let snapshot = Snapshot::new(manifest)?;
         // A version that another process published: it must stand on what was there before it.
         let before = latest.version - 1;
@@ -202,8 +205,8 @@ impl Store {
         // Where listings have no order Lance leaves a version hint after each commit. Nobody reads the manifest's.
         let mut objects = self.objects.as_ref().clone();
         objects.list_is_lexically_ordered = true;
-        let put = self
-            .guard()
+        let guard = GuardedCommitHandler::new(self.inner_handler.clone(), self.counters.clone());
+        let put = guard
             .at(Slot::ours(slot))
             .commit(
                 &mut manifest,
@@ -224,6 +227,7 @@ impl Store {
         };
         // The response may have been lost, and a client's own second try sees a conflict with its first.
         if self.is_manifest_of(slot, &transaction.uuid).await {
+            self.sync_found().await?;
             return Snapshot::new(manifest);
         }
         Err(refused)
@@ -261,7 +265,7 @@ impl Store {
             initial_bases: None,
         };
         let transaction = TransactionBuilder::new(0, operation).build();
-        CommitBuilder::new(self.uri_of(MANIFEST_PATH).as_str())
+        CommitBuilder::new(self.writing_uri(MANIFEST_PATH)?.as_str())
             .with_commit_handler(Arc::new(self.guard().at(Slot::ours(1))))
             .with_store_params(self.params.clone())
             .with_session(self.session.clone())

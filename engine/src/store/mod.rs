@@ -9,6 +9,7 @@
 //! Nothing here publishes; that is the room of `commit` and `recovery`.
 
 pub mod discovery;
+pub mod durability;
 pub mod faults;
 mod files;
 pub mod guard;
@@ -18,6 +19,7 @@ pub mod sidecar;
 pub mod state;
 mod tables;
 
+pub use durability::Durability;
 pub(crate) use files::{FileFacts, Width};
 pub use guard::{CommitCounters, GuardedCommitHandler, Slot};
 pub use manifest::Snapshot;
@@ -65,6 +67,8 @@ pub struct StoreOptions {
     pub seed: Option<u64>,
     /// Who commits, for the commit log.
     pub actor: String,
+    /// What an acknowledged commit outlives, on local disks.
+    pub durability: Durability,
     /// Wraps every object store: request counting and fault injection.
     pub wrapper: Option<Arc<dyn WrappingObjectStore>>,
     /// Is told of every step of the protocol.
@@ -79,6 +83,7 @@ impl Default for StoreOptions {
             clock: Arc::new(SystemClock::default()),
             seed: None,
             actor: String::from("squire"),
+            durability: Durability::default(),
             wrapper: None,
             events: None,
         }
@@ -91,6 +96,9 @@ pub struct Store {
     uri: String,
     base: Path,
     pub(crate) objects: Arc<ObjectStore>,
+    /// The storage with every request going through the object-store interface, where a wrapper sees it. Lance goes
+    /// past it on plain local paths.
+    pub(crate) interface: Arc<ObjectStore>,
     params: ObjectStoreParams,
     session: Arc<Session>,
     inner_handler: Arc<dyn CommitHandler>,
@@ -155,7 +163,11 @@ impl Store {
             location::check_endpoint(&options.storage_options, environment)?;
         }
         let mut params = ObjectStoreParams {
-            object_store_wrapper: options.wrapper.clone(),
+            object_store_wrapper: durability::wrapper(
+                &uri,
+                options.durability,
+                options.wrapper.clone(),
+            ),
             ..ObjectStoreParams::default()
         };
         if !options.storage_options.is_empty() {
@@ -168,12 +180,22 @@ impl Store {
             ObjectStore::from_uri_and_params(session.store_registry(), &uri, &params)
                 .await
                 .map_err(|e| Error::from(e).context(format!("cannot reach {uri}")))?;
+        let interface = if objects.has_direct_local_paths() {
+            let root = "file-object-store:///";
+            let registry = session.store_registry();
+            ObjectStore::from_uri_and_params(registry, root, &params)
+                .await?
+                .0
+        } else {
+            objects.clone()
+        };
         let inner_handler = commit_handler_from_url(&uri, &Some(params.clone())).await?;
         let entropy = Entropy::new(options.seed);
         Ok(Self {
             uri,
             base,
             objects,
+            interface,
             params,
             session,
             inner_handler,
@@ -251,18 +273,7 @@ impl Store {
     /// A guard of the store's commits.
     pub(crate) fn guard(&self) -> GuardedCommitHandler {
         GuardedCommitHandler::new(self.inner_handler.clone(), self.counters.clone())
-    }
-
-    /// The storage with every request going through the object-store interface, where a wrapper sees it. Lance goes
-    /// past it on plain local paths.
-    pub(crate) async fn interface(&self) -> Result<ObjectStore> {
-        if !self.objects.has_direct_local_paths() {
-            return Ok(self.objects.as_ref().clone());
-        }
-        let registry = self.session.store_registry();
-        let root = "file-object-store:///";
-        let (objects, _) = ObjectStore::from_uri_and_params(registry, root, &self.params).await?;
-        Ok(objects.as_ref().clone())
+            .with_versions_in(self.objects.clone())
     }
 
     pub(crate) fn builder(&self, path: &str) -> DatasetBuilder {

@@ -97,13 +97,18 @@ impl Sidecar {
         }
     }
 
-    fn parse(bytes: &[u8], name: &str) -> Result<Self> {
+    /// `None` for a torn one: its put never ended, so nothing of its operation began.
+    fn parse(bytes: &[u8], name: &str) -> Result<Option<Self>> {
         #[derive(Deserialize)]
         struct Versioned {
             format: u32,
         }
         let unreadable = |e| Error::internal(format!("sidecar {name} cannot be read")).caused_by(e);
-        let versioned: Versioned = serde_json::from_slice(bytes).map_err(unreadable)?;
+        let versioned: Versioned = match serde_json::from_slice(bytes) {
+            Ok(versioned) => versioned,
+            Err(e) if is_torn(bytes, &e) => return Ok(None),
+            Err(e) => return Err(unreadable(e)),
+        };
         if versioned.format > FORMAT {
             return Err(Error::new(
                 ErrorKind::FormatTooNew,
@@ -113,8 +118,13 @@ impl Sidecar {
                 ),
             ));
         }
-        serde_json::from_slice(bytes).map_err(unreadable)
+        serde_json::from_slice(bytes).map(Some).map_err(unreadable)
     }
+}
+
+/// Whether a power cut took the end of these bytes: they stop too early, or what was never written reads as zeros.
+fn is_torn(bytes: &[u8], error: &serde_json::Error) -> bool {
+    error.is_eof() || bytes.contains(&0)
 }
 
 impl Store {
@@ -165,7 +175,7 @@ impl Store {
         Ok(())
     }
 
-    /// The sidecar of `op`, if it stands.
+    /// The sidecar of `op`, if it stands. One that is torn was never written.
     pub async fn sidecar(&self, op: OpId) -> Result<Option<Sidecar>> {
         let path = self.sidecar_path(op);
         let bytes = match self
@@ -178,7 +188,7 @@ impl Store {
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
-        Sidecar::parse(&bytes, path.as_ref()).map(Some)
+        Sidecar::parse(&bytes, path.as_ref())
     }
 
     /// Whether the sidecar of `op` stands.
@@ -208,5 +218,27 @@ impl Store {
         }
         hit(Seam::SidecarAfterDelete)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_sidecar_was_never_written_and_a_strange_one_is_refused() {
+        let op = OpId::from(ulid::Ulid::from_parts(1, 2));
+        let sidecar = Sidecar::new(op, SidecarKind::Logical, "me", "", 1);
+        let whole = serde_json::to_vec(&sidecar).expect("JSON");
+        let parse = |bytes: &[u8]| Sidecar::parse(bytes, "s").map_err(|e| e.kind());
+        for end in 0..whole.len() {
+            assert_eq!(parse(&whole[..end]), Ok(None), "cut at {end}");
+            let mut zeros = whole.clone();
+            zeros[end..].fill(0);
+            assert_eq!(parse(&zeros), Ok(None), "zeros from {end}");
+        }
+        assert_eq!(parse(&whole), Ok(Some(sidecar)));
+        assert_eq!(parse(b"{\"format\":9}"), Err(ErrorKind::FormatTooNew));
+        assert_eq!(parse(b"portal"), Err(ErrorKind::Internal));
     }
 }

@@ -124,7 +124,17 @@ impl Store {
                 Ok(Some(dataset))
             }
             Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(Error::from(e).context(format!("opening {}", self.uri_of(path)))),
+            Err(e) => {
+                let base = self.object_path(path);
+                let latest = self
+                    .inner_handler
+                    .resolve_latest_location(&base, &self.objects);
+                let error = match latest.await {
+                    Ok(latest) => self.unless_torn(&latest.path, e.into()).await,
+                    Err(_) => e.into(),
+                };
+                Err(error.context(format!("opening {}", self.uri_of(path))))
+            }
         }
     }
 
@@ -270,7 +280,7 @@ impl Store {
 
     /// Commits one version at exactly `slot`, or `Conflict`. Gives the transaction that made it, as pins name it.
     pub(crate) async fn commit_strict(&self, commit: StrictCommit) -> Result<Option<String>> {
-        let uri = self.uri_of(&commit.path);
+        let uri = self.writing_uri(&commit.path)?;
         let existing = commit.handle.is_some();
         let mut builder = match &commit.handle {
             Some(handle) => {
@@ -279,7 +289,7 @@ impl Store {
                     naming: handle.manifest_location().naming_scheme,
                 };
                 let slotted = self.reopen(&commit.path, handle, self.guard().at(slot));
-                CommitBuilder::new(Arc::new(slotted.await?))
+                CommitBuilder::new(Arc::new(self.writing(&slotted.await?)))
             }
             None => CommitBuilder::new(uri.as_str())
                 .with_store_params(self.params().clone())

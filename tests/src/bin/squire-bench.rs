@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use squire_engine::commit::{CommitRequest, TableWrite, Write};
 use squire_engine::events::{EventSink, ProtocolEvent};
 use squire_engine::maintenance::{CompactionLimits, Target, Verify};
-use squire_engine::store::{Store, StoreOptions};
+use squire_engine::store::{Durability, Store, StoreOptions};
 use squire_tests::bounds;
 use squire_tests::requests::{Counter, Counting, Requests};
 use std::process::{Child, Command, Stdio};
@@ -78,10 +78,16 @@ async fn append(store: &Store, tables: &[&str], batch: &RecordBatch) {
         .expect("commit");
 }
 
-async fn store_at(uri: &str) -> Arc<Store> {
-    Store::init(uri, StoreOptions::default())
-        .await
-        .expect("store")
+/// What bare Lance outlives; what a power cut adds has rows of its own.
+fn as_lance() -> StoreOptions {
+    StoreOptions {
+        durability: Durability::Process,
+        ..StoreOptions::default()
+    }
+}
+
+async fn store_at(uri: &str, options: StoreOptions) -> Arc<Store> {
+    Store::init(uri, options).await.expect("store")
 }
 
 /// Measures publishes: from a table that landed to the manifest that shows it, verified.
@@ -118,25 +124,31 @@ fn entry(what: &str, ours: f64, bare: f64, aim: f64) -> Value {
     json!({ "what": what, "squire_ms": ours, "lance_ms": bare, "ratio": ours / bare, "aim": aim })
 }
 
-/// One-row commit through the engine, and the publish in it, against a bare append; rounds alternate.
+/// One-row commit through the engine, with and without syncs, and the publish in it, against a bare append; rounds
+/// alternate.
 async fn commits(rounds: i64) -> Vec<Value> {
     let dir = TempDir::new().expect("directory");
     let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
     let publishes = Arc::new(Publishes::default());
     let options = StoreOptions {
         events: Some(publishes.clone()),
-        ..StoreOptions::default()
+        ..as_lance()
     };
-    let store = Store::init(&at("lake"), options).await.expect("store");
+    let store = store_at(&at("lake"), options).await;
     create(&store, "t").await;
+    let synced = store_at(&at("synced"), StoreOptions::default()).await;
+    create(&synced, "t").await;
     let mut bare = create_bare(&at("bare.lance")).await;
     publishes.took.lock().expect("times").clear();
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (mut ours, mut outlive, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
         let batch = rows(round..round + 1);
         let start = Instant::now();
         append(&store, &["t"], &batch).await;
         ours.push(start.elapsed());
+        let start = Instant::now();
+        append(&synced, &["t"], &batch).await;
+        outlive.push(start.elapsed());
         let start = Instant::now();
         bare = append_bare(bare, batch).await;
         theirs.push(start.elapsed());
@@ -147,6 +159,12 @@ async fn commits(rounds: i64) -> Vec<Value> {
     vec![
         entry("one-row commit / bare append", median(ours), theirs, 1.5),
         entry("publish alone / bare append", publishes, theirs, 0.25),
+        entry(
+            "one-row commit, power / bare append",
+            median(outlive),
+            theirs,
+            3.0,
+        ),
     ]
 }
 
@@ -157,29 +175,39 @@ const VERIFIED: [(&str, Verify); 3] = [
     ("full", Verify::Full),
 ];
 
-/// The same fragments compacted by the engine, once for each way to verify, and by `compact_files`, which verifies
-/// nothing; rounds alternate.
+/// The same fragments compacted by the engine, once for each way to verify and once as it is set by default (`sample`,
+/// synced), and by `compact_files`, which neither verifies nor syncs; rounds alternate.
 async fn compaction(fragments: i64, rows_each: i64, rounds: usize) -> Vec<Value> {
-    let (mut ours, mut theirs) = ([const { Vec::new() }; 3], Vec::new());
+    let mut modes: Vec<(&str, Verify, StoreOptions)> = VERIFIED
+        .map(|(name, verify)| (name, verify, as_lance()))
+        .into();
+    modes.push(("sample, power", Verify::Sample, StoreOptions::default()));
+    let (mut ours, mut theirs) = (vec![Vec::new(); modes.len()], Vec::new());
     for _ in 0..rounds {
-        for ((_, verify), times) in VERIFIED.iter().zip(&mut ours) {
-            times.push(compact_ours(fragments, rows_each, *verify).await);
+        for ((_, verify, options), times) in modes.iter().zip(&mut ours) {
+            times.push(compact_ours(fragments, rows_each, *verify, options.clone()).await);
         }
         theirs.push(compact_theirs(fragments, rows_each).await);
     }
     let theirs = median(theirs);
-    let modes = VERIFIED.iter().zip(ours);
     modes
-        .map(|((verify, _), times)| {
-            let what = format!("compaction {fragments} x {rows_each}, {verify} / compact_files");
+        .iter()
+        .zip(ours)
+        .map(|((mode, ..), times)| {
+            let what = format!("compaction {fragments} x {rows_each}, {mode} / compact_files");
             entry(&what, median(times), theirs, 2.0)
         })
         .collect()
 }
 
-async fn compact_ours(fragments: i64, rows_each: i64, verify: Verify) -> Duration {
+async fn compact_ours(
+    fragments: i64,
+    rows_each: i64,
+    verify: Verify,
+    options: StoreOptions,
+) -> Duration {
     let dir = TempDir::new().expect("directory");
-    let store = store_at(&dir.path().join("lake").to_string_lossy()).await;
+    let store = store_at(&dir.path().join("lake").to_string_lossy(), options).await;
     create(&store, "t").await;
     for f in 0..fragments {
         append(&store, &["t"], &rows(f * rows_each..(f + 1) * rows_each)).await;

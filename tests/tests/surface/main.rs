@@ -7,6 +7,7 @@
 //! * [`cli`]: help, JSON, exit codes, and the commands on stores, directories and single tables.
 //! * [`cleanup`]: every policy and every reference is obeyed.
 //! * [`guard`]: the guarded commit handler alone.
+//! * [`durability`]: what a power cut leaves.
 //! * [`requests`]: what a commit asks of its storage.
 //! * [`indexes`]: an index that fails is named and stops nothing else.
 //! * [`replaced`]: a table that was dropped and made again under its pin.
@@ -19,6 +20,7 @@ mod answers;
 mod cleanup;
 mod cli;
 mod docs;
+mod durability;
 mod guard;
 mod history;
 mod indexes;
