@@ -175,8 +175,9 @@ pub(super) async fn reindex(context: &Context, args: OptimizeArgs) -> Result<Exi
                     .collect::<String>()
             };
             format!(
-                "{} indexes extended or built{}{}",
-                r.indexes.len(),
+                "{} indexes extended or built{}{}{}",
+                r.indexes.len() + r.rebuilt_indexes.len(),
+                of("was built anew", &r.rebuilt_indexes),
                 of("failed", &r.failed_indexes),
                 of("is pending", &r.pending_indexes)
             )

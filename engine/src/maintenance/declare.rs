@@ -1,7 +1,6 @@
 //! Declared indexes: what maintenance builds and keeps, until it is withdrawn.
 
 use super::Target;
-use super::reindex::index_params;
 use super::run::{MaintenanceReport, Run, Work};
 use crate::commit::publish::Record;
 use crate::error::{Error, ErrorKind, Result};
@@ -13,8 +12,18 @@ use lance::Dataset;
 use lance::dataset::CommitBuilder;
 use lance::dataset::transaction::{Operation, TransactionBuilder};
 use lance::index::DatasetIndexExt;
+use lance::index::vector::VectorIndexParams;
+use lance_index::scalar::{InvertedIndexParams, ScalarIndexParams};
+use lance_index::{IndexParams, IndexType};
+use lance_linalg::distance::MetricType;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
+
+/// Rows that an IVF_PQ index needs to train: 256 centroids per sub-vector.
+pub(super) const MIN_VECTOR_ROWS: usize = 256;
+
+/// Sub-vectors of an IVF_PQ index, where the dimension can be divided by it: a byte each.
+const SUB_VECTORS: i32 = 16;
 
 /// Drops the index of this name.
 struct Drop<'a>(&'a str);
@@ -27,7 +36,7 @@ impl Store {
         name: &str,
         declaration: IndexDeclaration,
     ) -> Result<()> {
-        let (kind, _) = index_params(&declaration.kind, None)?;
+        let (kind, _) = index_params(&declaration.kind, 0, None)?;
         let snapshot = self.load().await?;
         let dataset = self.open_pinned(snapshot.state.table(table)?).await?;
         let column = &declaration.column;
@@ -145,5 +154,81 @@ impl Work for Drop<'_> {
             .execute(transaction)
             .await?;
         Ok(())
+    }
+}
+
+/// The most sub-vectors up to [`SUB_VECTORS`] that vectors of this type divide into.
+fn sub_vectors(column: Option<&DataType>) -> usize {
+    let dimension = match column {
+        Some(DataType::FixedSizeList(_, dimension)) => *dimension,
+        _ => SUB_VECTORS,
+    };
+    let divisors = (1..=SUB_VECTORS).filter(|n| dimension % n == 0);
+    divisors
+        .max()
+        .and_then(|n| usize::try_from(n).ok())
+        .unwrap_or(1)
+}
+
+/// What Lance needs to build an index of `kind` over `rows` rows of a column of type `column`.
+pub(super) fn index_params(
+    kind: &str,
+    rows: usize,
+    column: Option<&DataType>,
+) -> Result<(IndexType, Box<dyn IndexParams>)> {
+    let scalar = |index: IndexType| {
+        (
+            index,
+            Box::new(ScalarIndexParams::default()) as Box<dyn IndexParams>,
+        )
+    };
+    // A partition of about 4,096 rows keeps a probe short without many empty partitions.
+    let partitions = rows.div_ceil(4_096).clamp(1, 4_096);
+    Ok(match kind {
+        "btree" => scalar(IndexType::BTree),
+        "bitmap" => scalar(IndexType::Bitmap),
+        "label_list" => scalar(IndexType::LabelList),
+        "ngram" => scalar(IndexType::NGram),
+        "zonemap" => scalar(IndexType::ZoneMap),
+        "bloomfilter" => scalar(IndexType::BloomFilter),
+        "inverted" => (
+            IndexType::Inverted,
+            Box::new(InvertedIndexParams::default()),
+        ),
+        "ivf_flat" => (
+            IndexType::IvfFlat,
+            Box::new(VectorIndexParams::ivf_flat(partitions, MetricType::L2)),
+        ),
+        "ivf_pq" => (
+            IndexType::IvfPq,
+            Box::new(VectorIndexParams::ivf_pq(
+                partitions,
+                8,
+                sub_vectors(column),
+                MetricType::L2,
+                50,
+            )),
+        ),
+        other => {
+            return Err(Error::invalid(format!(
+                "unknown index type {other:?}; one of btree, bitmap, label_list, ngram, zonemap, bloomfilter, inverted, ivf_flat, ivf_pq"
+            )));
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sub_vectors;
+    use arrow_schema::{DataType, Field};
+    use std::sync::Arc;
+
+    #[test]
+    fn sub_vectors_divide_the_dimension() {
+        let of = |dimension| {
+            let item = Arc::new(Field::new("item", DataType::Float32, true));
+            sub_vectors(Some(&DataType::FixedSizeList(item, dimension)))
+        };
+        assert_eq!([768, 100, 17, 7].map(of), [16, 10, 1, 7]);
     }
 }

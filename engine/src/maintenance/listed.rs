@@ -64,6 +64,30 @@ impl Listed {
         fragments - covered_by(&self.segments)
     }
 
+    /// Whether `segments`, which are to replace it, cover all `fragments`.
+    ///
+    /// # Errors
+    /// `Unfit`: Lance leaves something out without an error, what it cannot read among it.
+    pub(crate) fn check_coverage(
+        &self,
+        fragments: &RoaringBitmap,
+        segments: &[IndexMetadata],
+    ) -> Result<()> {
+        let left = fragments - covered_by(segments);
+        if left.is_empty() {
+            return Ok(());
+        }
+        let all = fragments.len();
+        let why = match (&left & covered_by(&self.segments)).len() {
+            0 => format!(
+                "Lance does not extend it over {} of {all} fragments",
+                left.len()
+            ),
+            lost => format!("Lance cannot read what it holds of {lost} of {all} fragments"),
+        };
+        Err(Error::new(ErrorKind::Unfit, why))
+    }
+
     /// Lance makes an index of a table without enough rows a definition alone, and trains it once there are.
     pub(crate) fn is_definition(&self) -> bool {
         self.segments.iter().all(|segment| {

@@ -1,26 +1,22 @@
 //! Reindexing: extends existing indexes over new rows and builds declared ones, each independently.
 
 use super::Target;
+use super::declare::{MIN_VECTOR_ROWS, index_params};
 use super::index_proof::prove_index;
-use super::listed::{Listed, covered_by, listed_indexes};
+use super::listed::{Listed, covered_by, kind_of, listed_indexes};
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Work};
-use crate::error::{Disposition, Error, ErrorKind, Result, caught};
+use crate::error::{Disposition, ErrorKind, Result, caught};
 use crate::store::Store;
 use crate::store::state::IndexDeclaration;
 use lance::Dataset;
-use lance::index::DatasetIndexExt;
-use lance::index::vector::VectorIndexParams;
+use lance::index::{DatasetIndexExt, DatasetIndexInternalExt};
+use lance_index::IndexType;
+use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::optimize::OptimizeOptions;
-use lance_index::scalar::{InvertedIndexParams, ScalarIndexParams};
-use lance_index::{IndexParams, IndexType};
-use lance_linalg::distance::MetricType;
 use roaring::RoaringBitmap;
 use squire_failpoints::{Seam, hit};
 use tokio_util::sync::CancellationToken;
-
-/// Rows that an IVF_PQ index needs to train: 256 centroids per sub-vector.
-const MIN_VECTOR_ROWS: usize = 256;
 
 struct Reindex {
     declared: Vec<(String, IndexDeclaration)>,
@@ -90,6 +86,8 @@ enum Outcome {
     Complete,
     /// It was built, or extended over what it did not cover.
     Covered,
+    /// It was built anew, since extended it would have lost rows.
+    Rebuilt(String),
     /// It cannot be built yet.
     Pending(String),
 }
@@ -106,24 +104,28 @@ async fn settle_one(
         Ok(Outcome::Complete) => Ok(()),
         Ok(Outcome::Covered) => {
             report.indexes.push(name.to_owned());
-            hit(Seam::MaintainAfterReindex)?;
-            Ok(())
+            Ok(hit(Seam::MaintainAfterReindex)?)
+        }
+        Ok(Outcome::Rebuilt(why)) => {
+            report.rebuilt_indexes.push((name.to_owned(), why));
+            Ok(hit(Seam::MaintainAfterReindex)?)
         }
         Ok(Outcome::Pending(why)) => {
             report.pending_indexes.push((name.to_owned(), why));
             Ok(())
         }
         Err(e) if e.disposition() == Disposition::Fail && run.is_licensed(store).await? => {
-            let why = format!("{}; {REMEDY}", e.brief());
+            let remedy = match run.target {
+                Target::Pinned(_) => "withdraw it (squire index --withdraw) and declare it again",
+                Target::Plain(_) => "drop it and create it again",
+            };
+            let why = format!("{}; {remedy}", e.brief());
             report.failed_indexes.push((name.to_owned(), why));
             Ok(())
         }
         Err(e) => Err(e),
     }
 }
-
-/// What helps an index that cannot be extended or built: nothing that is tried again does.
-const REMEDY: &str = "drop it and create it again";
 
 fn fragment_ids(dataset: &Dataset) -> RoaringBitmap {
     let fragments = dataset.fragments().iter();
@@ -143,33 +145,75 @@ async fn extend(
         return Ok(Outcome::Complete);
     }
     index.check_extensible(head)?;
-    let options = OptimizeOptions::merge(1)
+    let staged = stage(head, index, OptimizeOptions::merge(1), run, store).await?;
+    let segments = staged.load_indices_by_name(&index.name).await?;
+    if index.is_definition() && covered_by(&segments).is_empty() {
+        let few = String::from("the table has too few rows to train it");
+        return Ok(Outcome::Pending(few));
+    }
+    index.check_coverage(&(fragments & fragment_ids(&staged)), &segments)?;
+    let Err(unfit) = prove(head, &staged, &index.name).await else {
+        commit_rehearsed(head, &staged).await?;
+        return Ok(Outcome::Covered);
+    };
+    if unfit.kind() != ErrorKind::Unfit {
+        return Err(unfit);
+    }
+    // It has lost rows, or Lance would lose them: by dot product, vectors that were there are not found any more beside
+    // added ones. Built from the rows it has them all.
+    let staged = stage_anew(head, index, run, store).await?;
+    let segments = staged.load_indices_by_name(&index.name).await?;
+    index.check_coverage(&(fragment_ids(head) & fragment_ids(&staged)), &segments)?;
+    prove(head, &staged, &index.name).await?;
+    commit_rehearsed(head, &staged).await?;
+    Ok(Outcome::Rebuilt(unfit.brief()))
+}
+
+/// A rehearsal in which Lance did with `index` what `options` say.
+async fn stage(
+    head: &Dataset,
+    index: &Listed,
+    options: OptimizeOptions,
+    run: &Run<'_>,
+    store: &Store,
+) -> Result<Dataset> {
+    let options = options
         .index_names(vec![index.name.clone()])
         .transaction_properties(run.properties.clone());
     let mut staged = store.rehearsal(run, head).await?;
     staged.optimize_indices(&options).await?;
-    let segments = staged.load_indices_by_name(&index.name).await?;
-    let covered = covered_by(&segments);
-    if index.is_definition() && covered.is_empty() {
-        return Ok(Outcome::Pending(String::from(
-            "the table has too few rows to train it",
-        )));
-    }
-    let left = (&fragments & fragment_ids(&staged)) - covered;
-    if !left.is_empty() {
-        let (left, all) = (left.len(), fragments.len());
-        let why = format!("Lance extends it, but not over {left} of {all} fragments");
-        return Err(Error::new(ErrorKind::Unfit, why));
-    }
-    prove_and_commit(head, &staged, &index.name).await
+    Ok(staged)
 }
 
-/// Commits `staged` if its index `name` answers as it should.
-async fn prove_and_commit(head: &mut Dataset, staged: &Dataset, name: &str) -> Result<Outcome> {
-    let before = base_of(staged, head).await?;
-    prove_index(&before, staged, name).await?;
-    commit_rehearsed(head, staged).await?;
-    Ok(Outcome::Covered)
+/// A rehearsal in which `index` was built from the rows, by the parameters that it has.
+async fn stage_anew(
+    head: &Dataset,
+    index: &Listed,
+    run: &Run<'_>,
+    store: &Store,
+) -> Result<Dataset> {
+    let Some(segment) = index.segments.iter().find(|s| kind_of(s) != "Vector") else {
+        return stage(head, index, OptimizeOptions::retrain(), run, store).await;
+    };
+    let field = segment.fields.first().copied().unwrap_or_default();
+    let column = head.schema().field_path(field)?;
+    let built = head
+        .open_scalar_index_for_maintenance(&column, &segment.uuid, &NoOpMetricsCollector)
+        .await?;
+    let params = built.derive_index_params()?;
+    let mut staged = store.rehearsal(run, head).await?;
+    staged
+        .create_index_builder(&[&column], IndexType::Scalar, &params)
+        .name(index.name.clone())
+        .replace(true)
+        .transaction_properties(run.properties.clone())
+        .await?;
+    Ok(staged)
+}
+
+/// Checks that the index `name` answers in `staged` as it should.
+async fn prove(head: &Dataset, staged: &Dataset, name: &str) -> Result<()> {
+    prove_index(&base_of(staged, head).await?, staged, name).await
 }
 
 async fn build(
@@ -180,7 +224,9 @@ async fn build(
     store: &Store,
 ) -> Result<Outcome> {
     let rows = head.count_rows(None).await?;
-    let (kind, params) = index_params(&declaration.kind, Some(rows))?;
+    let column = declaration.column.as_str();
+    let field = head.schema().field(column).map(|field| field.data_type());
+    let (kind, params) = index_params(&declaration.kind, rows, field.as_ref())?;
     if kind.is_vector() && rows < MIN_VECTOR_ROWS {
         return Ok(Outcome::Pending(format!(
             "a vector index needs {MIN_VECTOR_ROWS} rows to train and the table has {rows}"
@@ -188,54 +234,16 @@ async fn build(
     }
     let mut staged = store.rehearsal(run, head).await?;
     staged
-        .create_index_builder(&[declaration.column.as_str()], kind, params.as_ref())
+        .create_index_builder(&[column], kind, params.as_ref())
         .name(name.to_owned())
         .transaction_properties(run.properties.clone())
         .await?;
-    prove_and_commit(head, &staged, name).await
-}
-
-pub(crate) fn index_params(
-    kind: &str,
-    rows: Option<usize>,
-) -> Result<(IndexType, Box<dyn IndexParams>)> {
-    let scalar = |index: IndexType| {
-        (
-            index,
-            Box::new(ScalarIndexParams::default()) as Box<dyn IndexParams>,
-        )
-    };
-    // A partition of about 4,096 rows keeps a probe short without many empty partitions.
-    let partitions = rows.unwrap_or(0).div_ceil(4_096).clamp(1, 4_096);
-    Ok(match kind {
-        "btree" => scalar(IndexType::BTree),
-        "bitmap" => scalar(IndexType::Bitmap),
-        "label_list" => scalar(IndexType::LabelList),
-        "ngram" => scalar(IndexType::NGram),
-        "zonemap" => scalar(IndexType::ZoneMap),
-        "bloomfilter" => scalar(IndexType::BloomFilter),
-        "inverted" => (
-            IndexType::Inverted,
-            Box::new(InvertedIndexParams::default()),
-        ),
-        "ivf_flat" => (
-            IndexType::IvfFlat,
-            Box::new(VectorIndexParams::ivf_flat(partitions, MetricType::L2)),
-        ),
-        "ivf_pq" => (
-            IndexType::IvfPq,
-            Box::new(VectorIndexParams::ivf_pq(
-                partitions,
-                8,
-                16,
-                MetricType::L2,
-                50,
-            )),
-        ),
-        other => {
-            return Err(Error::invalid(format!(
-                "unknown index type {other:?}; one of btree, bitmap, label_list, ngram, zonemap, bloomfilter, inverted, ivf_flat, ivf_pq"
-            )));
-        }
-    })
+    let segments = staged.load_indices_by_name(name).await?;
+    if kind.is_vector() && covered_by(&segments).is_empty() {
+        let nulls = format!("column {column} has too few vectors to train it");
+        return Ok(Outcome::Pending(nulls));
+    }
+    prove(head, &staged, name).await?;
+    commit_rehearsed(head, &staged).await?;
+    Ok(Outcome::Covered)
 }

@@ -62,6 +62,8 @@ pub struct MaintenanceReport {
     pub bytes_rewritten: u64,
     /// Indexes built or extended.
     pub indexes: Vec<String>,
+    /// Indexes built anew, and what they would have lost if they had been extended.
+    pub rebuilt_indexes: Vec<(String, String)>,
     /// Indexes that cannot be built yet, and why: a vector index of a table without enough rows.
     pub pending_indexes: Vec<(String, String)>,
     /// Indexes that could not be built or extended, and why, with what helps. Nothing was committed for them.
@@ -77,7 +79,10 @@ pub struct MaintenanceReport {
 impl MaintenanceReport {
     /// Whether everything that was written was committed.
     fn all_landed(&self) -> bool {
-        self.conflicts == 0 && self.failed_indexes.is_empty() && self.unfit.is_empty()
+        self.conflicts == 0
+            && self.failed_indexes.is_empty()
+            && self.rebuilt_indexes.is_empty()
+            && self.unfit.is_empty()
     }
 }
 

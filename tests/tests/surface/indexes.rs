@@ -1,16 +1,23 @@
 //! Indexes: one that fails is named and stops nothing else; one that lost rows is not extended; one can be withdrawn.
 
-use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+use arrow_array::cast::AsArray;
+use arrow_array::types::UInt64Type;
+use arrow_array::{ArrayRef, FixedSizeListArray, Float32Array, Int64Array, RecordBatch};
+use arrow_schema::{DataType, Field};
 use lance::Dataset;
 use lance::dataset::optimize::{CompactionOptions, compact_files};
 use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
 use lance::index::DatasetIndexExt;
+use lance::index::vector::VectorIndexParams;
 use lance_index::IndexType;
+use lance_index::optimize::OptimizeOptions;
 use lance_index::scalar::ScalarIndexParams;
+use lance_linalg::distance::MetricType;
 use serde_json::{Value, json};
 use squire_tests::{Done, Lake, tree};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A table with an index of each of its columns, both built, and rows that neither covers.
 fn lake() -> Lake {
@@ -67,7 +74,7 @@ async fn an_index_whose_files_are_gone_fails_by_name_and_its_sibling_is_extended
         .to_string_lossy()
         .into_owned();
     assert_eq!(failed[0], "id_idx");
-    for part in [uuid.as_str(), "is gone", "create it again"] {
+    for part in [uuid.as_str(), "is gone", "--withdraw"] {
         assert!(failed[1].as_str().expect("why").contains(part), "{failed}");
     }
 
@@ -97,18 +104,18 @@ async fn a_panic_while_one_index_is_extended_leaves_the_others_alone() {
 }
 
 fn ids(ids: std::ops::Range<i64>) -> RecordBatch {
-    let ids: ArrayRef = std::sync::Arc::new(Int64Array::from_iter_values(ids));
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(ids));
     RecordBatch::try_from_iter([("id", ids)]).expect("rows")
 }
 
-async fn append(uri: &str, rows: std::ops::Range<i64>) -> Dataset {
+async fn append(uri: &str, rows: RecordBatch) -> Dataset {
     let params = WriteParams {
         mode: WriteMode::Append,
         ..WriteParams::default()
     };
     let mut insert = InsertBuilder::new(uri);
     insert = insert.with_params(&params);
-    insert.execute(vec![ids(rows)]).await.expect("append")
+    insert.execute(vec![rows]).await.expect("append")
 }
 
 async fn found(uri: &str, filter: &str, with_index: bool) -> usize {
@@ -124,7 +131,7 @@ async fn found(uri: &str, filter: &str, with_index: bool) -> usize {
 async fn lossy(uri: &str) {
     let insert = InsertBuilder::new(uri);
     insert.execute(vec![ids(0..50)]).await.expect("create");
-    let mut table = append(uri, 50..100).await;
+    let mut table = append(uri, ids(50..100)).await;
     let params = ScalarIndexParams::default();
     let build = table.create_index(&["id"], IndexType::BTree, None, &params, false);
     build.await.expect("index");
@@ -143,28 +150,54 @@ async fn lossy(uri: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_that_lost_rows_is_not_extended_and_nothing_is_left_of_the_attempt() {
+async fn an_index_that_lost_rows_is_built_anew_and_nothing_is_left_of_what_was_unfit() {
     let lake = Lake::new();
     let uri = lake.path("plain/t.lance").to_string_lossy().into_owned();
     lossy(&uri).await;
     assert_eq!(found(&uri, "id < 10", false).await, 8);
     assert_eq!(found(&uri, "id < 10", true).await, 0, "Lance mended it");
-    let head = append(&uri, 100..150).await.manifest().version;
-    let before = tree(Path::new(&uri));
+    append(&uri, ids(100..150)).await;
+    let indices = Path::new(&uri).join("_indices");
+    let before = std::fs::read_dir(&indices).expect("indexes").count();
 
-    let done = lake.run(&["reindex", &uri, "--json"]);
-    assert_eq!(done.code, Some(1), "{done:?}");
-    let failed = report(&done)["failed_indexes"][0].clone();
-    assert_eq!(failed[0], "id_idx");
+    let done = lake.run(&["reindex", &uri, "--json"]).ok();
+    let rebuilt = report(&done)["rebuilt_indexes"][0].clone();
+    assert_eq!(rebuilt[0], "id_idx");
     assert!(
-        failed[1]
+        rebuilt[1]
             .as_str()
             .expect("why")
             .contains("where a scan finds"),
-        "{failed}"
+        "{rebuilt}"
     );
-    let table = Dataset::open(&uri).await.expect("table");
-    assert_eq!(table.manifest().version, head);
+    assert_eq!(found(&uri, "id < 10", true).await, 8);
+    assert_eq!(
+        std::fs::read_dir(&indices).expect("indexes").count(),
+        before + 1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_an_index_that_cannot_be_read() {
+    let lake = Lake::new();
+    let uri = lake.path("plain/t.lance").to_string_lossy().into_owned();
+    let insert = InsertBuilder::new(uri.as_str());
+    let mut table = insert.execute(vec![ids(0..3_000)]).await.expect("create");
+    let params = ScalarIndexParams::default();
+    let build = table.create_index(&["id"], IndexType::BTree, None, &params, false);
+    build.await.expect("index");
+    append(&uri, ids(3_000..3_050)).await;
+    for file in tree(Path::new(&uri)) {
+        let file = Path::new(&uri).join(file);
+        if file.starts_with(Path::new(&uri).join("_indices")) && file.is_file() {
+            let size = std::fs::metadata(&file).expect("file").len();
+            std::fs::write(&file, vec![7; usize::try_from(size).expect("small")]).expect("file");
+        }
+    }
+    let before = tree(Path::new(&uri));
+    let done = lake.run(&["reindex", &uri, "--json"]);
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert_eq!(report(&done)["failed_indexes"][0][0], "id_idx");
     assert_eq!(tree(Path::new(&uri)), before);
 }
 
@@ -198,4 +231,77 @@ async fn a_second_reindex_writes_nothing() {
     let again = lake.run(&["reindex", &lake.uri, "--json"]).ok();
     assert_eq!(report(&again)["indexes"], json!([]));
     assert_eq!(tree(&Path::new(&lake.uri).join("t.lance")), before);
+}
+
+/// 16 random numbers a row, the same at every run.
+fn vectors(rows: std::ops::Range<u64>) -> RecordBatch {
+    let numbers = rows.flat_map(|row| {
+        let mut state = row.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        std::iter::repeat_with(move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1_u32 << 24) as f32
+        })
+        .take(16)
+    });
+    let numbers = Float32Array::from_iter_values(numbers);
+    let item = Arc::new(Field::new("item", DataType::Float32, true));
+    let vectors = FixedSizeListArray::new(item, 16, Arc::new(numbers), None);
+    RecordBatch::try_from_iter([("vec", Arc::new(vectors) as ArrayRef)]).expect("rows")
+}
+
+/// How many of the ten rows that are truly nearest to each of some vectors the index finds.
+async fn recall(uri: &str) -> usize {
+    let table = Dataset::open(uri).await.expect("table");
+    let asked = vectors(0..8);
+    let asked = asked["vec"].as_fixed_size_list();
+    let mut found = 0;
+    for vector in asked.iter().flatten() {
+        let mut rows = Vec::new();
+        for with_index in [false, true] {
+            let mut scan = table.scan();
+            scan.project::<&str>(&[]).expect("projection").with_row_id();
+            scan.nearest("vec", vector.as_ref(), 10).expect("query");
+            scan.distance_metric(MetricType::Dot)
+                .refine(10)
+                .use_index(with_index);
+            let batch = scan.try_into_batch().await.expect("rows");
+            let ids = batch["_rowid"].as_primitive::<UInt64Type>();
+            rows.push(ids.values().iter().copied().collect::<BTreeSet<u64>>());
+        }
+        found += rows[0].intersection(&rows[1]).count();
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_lance_extends_badly_is_built_anew() {
+    let lake = Lake::new();
+    let uri = lake.path("plain/t.lance").to_string_lossy().into_owned();
+    let insert = InsertBuilder::new(uri.as_str());
+    let mut table = insert.execute(vec![vectors(0..600)]).await.expect("create");
+    let params = VectorIndexParams::ivf_pq(2, 8, 4, MetricType::Dot, 50);
+    let build = table.create_index(&["vec"], IndexType::IvfPq, None, &params, false);
+    build.await.expect("index");
+    append(&uri, vectors(600..900)).await;
+    let before = recall(&uri).await;
+
+    // What it would be if Lance merged.
+    let copy = lake.path("copy.lance").to_string_lossy().into_owned();
+    let copied = std::process::Command::new("cp")
+        .args(["-r", &uri, &copy])
+        .status();
+    assert!(copied.expect("cp").success());
+    let mut merged = Dataset::open(&copy).await.expect("table");
+    let options = OptimizeOptions::merge(1);
+    merged.optimize_indices(&options).await.expect("merge");
+    let worse = recall(&copy).await;
+    assert!(worse < before / 2, "Lance mended it: {worse} of {before}");
+
+    lake.run(&["reindex", &uri]).ok();
+    let after = recall(&uri).await;
+    assert!(after >= before * 3 / 4, "{after} of {before}");
+    let again = lake.run(&["reindex", &uri, "--json"]).ok();
+    assert_eq!(report(&again)["indexes"], json!([]));
 }
