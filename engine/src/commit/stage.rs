@@ -4,6 +4,7 @@ use super::predicate;
 use super::validate::{check_key, conform};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TableName;
+use crate::maintenance::{Verify, read_back};
 use crate::store::state::TableEntry;
 use crate::store::{Slot, Store};
 use arrow_array::RecordBatch;
@@ -15,6 +16,8 @@ use lance::dataset::{
     WriteMode, WriteParams,
 };
 use lance_select::RowAddrTreeMap;
+use lance_table::format::Fragment;
+use object_store::ObjectStoreExt;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -185,9 +188,11 @@ impl Store {
         })
     }
 
-    /// Stages what was checked.
+    /// Stages what was checked, and reads it back.
     pub(super) async fn stage(&self, checked: Checked<'_>) -> Result<Staged> {
-        let staged = match (checked.dataset, checked.write) {
+        let told = |e: Error| e.context(format!("table {}", checked.table));
+        let given = given(&checked.write);
+        let staged = match (checked.dataset.clone(), checked.write) {
             (Some(on), Write::Append(rows)) => insert(on, rows, WriteMode::Append).await,
             (Some(on), Write::Overwrite(rows)) => insert(on, rows, WriteMode::Overwrite).await,
             (Some(on), Write::Merge { key, rows }) => merge(on, &key, rows).await,
@@ -198,7 +203,25 @@ impl Store {
                 Err(Error::internal("the write does not belong to the table"))
             }
         };
-        staged.map_err(|e| e.context(format!("table {}", checked.table)))
+        let staged = staged.map_err(told)?;
+        if let (Some(on), Some((rows, verify))) = (checked.dataset, given) {
+            let (schema, fragments) = written(&on, &staged.operation);
+            if let Err(e) = read_back(&on, schema, fragments, &rows, verify).await {
+                self.unstage(checked.path, fragments).await;
+                return Err(told(unreadable(e)));
+            }
+        }
+        Ok(staged)
+    }
+
+    /// Takes the data files of a write away that no sidecar and no version names. Best effort: what stays is for cleanup.
+    async fn unstage(&self, table: &str, fragments: &[Fragment]) {
+        for file in fragments.iter().flat_map(|fragment| &fragment.files) {
+            let path = self.object_path(&format!("{table}/data/{}", file.path));
+            if let Err(e) = self.objects.inner.delete(&path).await {
+                tracing::debug!(%path, error = %e, "a staged file is left for cleanup");
+            }
+        }
     }
 
     async fn stage_create(&self, path: &str, schema: Arc<Schema>) -> Result<Staged> {
@@ -214,6 +237,41 @@ impl Store {
             .execute_uncommitted(empty_batch(schema))
             .await?;
         Ok(Staged::new(transaction, RowCounts::default()))
+    }
+}
+
+/// The rows of a write, and how they can be compared with what it stages: a merge writes them in an order of its own.
+fn given(write: &Write) -> Option<(Vec<RecordBatch>, Verify)> {
+    match write {
+        Write::Append(rows) | Write::Overwrite(rows) => Some((rows.clone(), Verify::Sample)),
+        Write::Merge { rows, .. } => Some((rows.clone(), Verify::Counts)),
+        Write::DeleteKeys { .. } | Write::Delete { .. } | Write::Create { .. } => None,
+    }
+}
+
+/// What `operation` adds to `on`, and its columns.
+fn written<'a>(
+    on: &'a Dataset,
+    operation: &'a Operation,
+) -> (&'a lance::datatypes::Schema, &'a [Fragment]) {
+    match operation {
+        Operation::Append { fragments } => (on.schema(), fragments),
+        Operation::Overwrite {
+            fragments, schema, ..
+        } => (schema, fragments),
+        Operation::Update { new_fragments, .. } => (on.schema(), new_fragments),
+        _ => (on.schema(), &[]),
+    }
+}
+
+/// Rows that Lance cannot give back are bad input, not a bad table.
+fn unreadable(e: Error) -> Error {
+    match e.kind() {
+        ErrorKind::Unfit | ErrorKind::Internal => Error::invalid(format!(
+            "these rows cannot be kept: {}; nothing was committed",
+            e.brief()
+        )),
+        _ => e,
     }
 }
 

@@ -9,6 +9,7 @@ use lance::Dataset;
 use lance::dataset::scanner::{DatasetRecordBatchStream, Scanner};
 use lance::datatypes::BlobHandling;
 use lance_table::format::Fragment;
+use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::sync::Arc;
 
@@ -41,11 +42,20 @@ pub(crate) struct Wide {
     pub(crate) fitting_rows: u64,
 }
 
+/// Where the rows of a side come from.
+enum Source {
+    /// What is replaced: these fragments of the dataset.
+    Old(Vec<Fragment>),
+    /// What was written, of which the dataset is a view.
+    New,
+    /// What was to be written.
+    Given(VecDeque<RecordBatch>),
+}
+
 /// One side.
 pub(super) struct Side {
     dataset: Dataset,
-    /// What of the dataset is read; `None` for what was written, of which the dataset is a view.
-    old: Option<Vec<Fragment>>,
+    source: Source,
     reading: Reading,
     stream: Option<DatasetRecordBatchStream>,
     batch: RecordBatch,
@@ -61,7 +71,15 @@ impl Side {
     /// What is replaced.
     pub(super) fn of_old(dataset: Dataset, fragments: Vec<Fragment>, reading: &Reading) -> Self {
         Self {
-            old: Some(fragments),
+            source: Source::Old(fragments),
+            ..Self::of_new(dataset, reading)
+        }
+    }
+
+    /// What was to be written into `dataset`.
+    pub(super) fn of_given(dataset: Dataset, rows: &[RecordBatch], reading: &Reading) -> Self {
+        Self {
+            source: Source::Given(rows.iter().cloned().collect()),
             ..Self::of_new(dataset, reading)
         }
     }
@@ -70,7 +88,7 @@ impl Side {
     pub(super) fn of_new(view: Dataset, reading: &Reading) -> Self {
         Self {
             dataset: view,
-            old: None,
+            source: Source::New,
             reading: reading.clone(),
             stream: None,
             batch: RecordBatch::new_empty(Arc::new(Schema::empty())),
@@ -99,10 +117,11 @@ impl Side {
     /// Reads the next batch if all rows are done; whether there are rows.
     pub(super) async fn fill(&mut self) -> Result<bool> {
         while self.left() == 0 {
-            let next = match &self.old {
-                Some(_) => self.next().await?,
+            let next = match &mut self.source {
+                Source::Given(rows) => rows.pop_front(),
+                Source::Old(_) => self.next().await?,
                 // Decoders panic, too, on what they do not expect.
-                None => match caught("reading back", self.next()).await {
+                Source::New => match caught("reading back", self.next()).await {
                     Ok(next) => next,
                     Err(e) => return Err(self.unfit(e).await),
                 },
@@ -133,7 +152,7 @@ impl Side {
         scanner.scan_in_order(true);
         // As the rewrite itself reads: what is held is bounded by the task, not by how far ahead a reader may go.
         scanner.batch_readahead(1).fragment_readahead(1);
-        if let Some(fragments) = &self.old {
+        if let Source::Old(fragments) = &self.source {
             scanner.with_fragments(fragments.clone());
         }
         if !columns.is_empty() {
@@ -158,7 +177,7 @@ impl Side {
         let mut seen = Tally::default();
         seen.add(batch);
         self.tally.merge(&seen);
-        if self.old.is_some() || !self.reading.blobs_of.is_empty() {
+        if !matches!(self.source, Source::New) || !self.reading.blobs_of.is_empty() {
             return;
         }
         // A batch never holds rows of two fragments.

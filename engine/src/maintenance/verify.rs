@@ -8,15 +8,17 @@
 //!    is made. Its scan is the one that every Lance client starts with.
 //! 2. Both sides are scanned in order, side by side. Rows and nulls are counted, for each level of each column.
 //! 3. Rows are compared by value: the first, the last and some in between of each new fragment, or all.
-//! 4. A batch of the default size must fit: 32-bit offsets hold 2 GiB of text.
+//! 4. What a write staged is read back the same way, beside the rows that were given ([`read_back`]).
+//! 5. A batch of the default size must fit: 32-bit offsets hold 2 GiB of text.
 
 use super::side::{Reading, Side, Wide};
 use super::tally::Tally;
 use crate::error::{Error, ErrorKind, Result, caught};
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
+use arrow_schema::extension::EXTENSION_TYPE_NAME_KEY;
 use lance::Dataset;
-use lance::datatypes::Schema;
+use lance::datatypes::{Field, Schema};
 use lance_table::format::{Fragment, Manifest};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -45,8 +47,8 @@ const SAMPLE: usize = 8;
 /// A view's version is nobody's: caches that go by versions must not take it for one.
 static VIEWS: AtomicU64 = AtomicU64::new(0);
 
-/// `base` as it would be with nothing but `fragments`. Nothing is put on storage.
-fn view(base: &Dataset, fragments: &[Fragment]) -> Dataset {
+/// `base` as it would be with `schema` and nothing but `fragments`. Nothing is put on storage.
+fn view(base: &Dataset, schema: &Schema, fragments: &[Fragment]) -> Dataset {
     let previous = base.manifest();
     // The handle looks fragments up by the ids that `base` has.
     let known = previous.fragments.iter().map(|fragment| fragment.id);
@@ -57,7 +59,7 @@ fn view(base: &Dataset, fragments: &[Fragment]) -> Dataset {
         ..fragment.clone()
     });
     let fragments = Arc::new(numbered.collect());
-    let mut manifest = Manifest::new_from_previous(previous, previous.schema.clone(), fragments);
+    let mut manifest = Manifest::new_from_previous(previous, schema.clone(), fragments);
     manifest.version = u64::MAX / 2 + VIEWS.fetch_add(1, Ordering::Relaxed);
     manifest.reader_feature_flags = previous.reader_feature_flags;
     manifest.writer_feature_flags = previous.writer_feature_flags;
@@ -92,7 +94,7 @@ impl Rewrite<'_> {
     }
 
     async fn compare(&self) -> Result<Option<Wide>> {
-        let view = view(self.dataset, self.new);
+        let view = view(self.dataset, self.dataset.schema(), self.new);
         let blobs = blob_columns(self.dataset.schema());
         let reading = Reading {
             batch_rows: self.batch_rows,
@@ -113,7 +115,7 @@ impl Rewrite<'_> {
         if self.verify == Verify::Full {
             return self.compare_rows(&view, &bytes, &none).await.map(|_| None);
         }
-        for row in self.picks() {
+        for row in sampled(self.new) {
             let one = Reading {
                 only: Some(row),
                 ..bytes.clone()
@@ -130,72 +132,151 @@ impl Rewrite<'_> {
         reading: &Reading,
         moved: &BTreeSet<String>,
     ) -> Result<Option<Wide>> {
-        let mut old = Side::of_old(self.dataset.clone(), self.old.to_vec(), reading);
-        let mut new = Side::of_new(view.clone(), reading);
-        let whole = self.verify == Verify::Full || reading.only.is_some();
+        let old = Side::of_old(self.dataset.clone(), self.old.to_vec(), reading);
+        let new = Side::of_new(view.clone(), reading);
         let picks = match self.verify {
-            Verify::Sample => self.picks(),
-            Verify::Counts | Verify::Full => BTreeSet::new(),
+            Verify::Counts => Picks::None,
+            _ if reading.only.is_some() => Picks::All,
+            Verify::Sample => Picks::These(sampled(self.new)),
+            Verify::Full => Picks::All,
         };
-        let mut row = 0;
-        loop {
-            match (old.fill().await?, new.fill().await?) {
-                (false, false) => break,
-                (true, false) => old.advance(old.left()),
-                (false, true) => new.advance(new.left()),
-                (true, true) => {
-                    let step = old.left().min(new.left());
-                    let rows: Vec<(usize, usize)> = if whole {
-                        vec![(0, step)]
-                    } else {
-                        let picked = picks.range(row..row + step as u64);
-                        let offsets = picked.filter_map(|at| usize::try_from(at - row).ok());
-                        offsets.map(|offset| (offset, 1)).collect()
-                    };
-                    for (offset, length) in rows {
-                        let (was, is) = (old.slice(offset, length), new.slice(offset, length));
-                        same_values(&was, &is, moved)?;
-                    }
-                    old.advance(step);
-                    new.advance(step);
-                    row += step as u64;
-                }
-            }
-        }
-        same_rows(old.tally.rows, new.tally.rows)?;
-        same_nulls(&old.tally, &new.tally, moved)?;
-        Ok(new.wide)
+        compare_sides(old, new, &picks, moved).await
     }
+}
 
-    /// The rows that a sample compares, counted over all new fragments. They follow from the names of the files, which
-    /// are random.
-    fn picks(&self) -> BTreeSet<u64> {
-        let mut picks = BTreeSet::new();
-        let mut first = 0;
-        for fragment in self.new {
-            let rows = fragment.physical_rows.unwrap_or(0) as u64;
-            if rows == 0 {
-                continue;
+/// Reads back what was written of `rows` into `base`, before anything refers to it: `fragments` with the columns of
+/// `schema`. A write that puts rows in an order of its own can be verified by `Counts` only.
+///
+/// # Errors
+/// `Unfit`: it cannot be read, or is not what was given.
+pub(crate) async fn read_back(
+    base: &Dataset,
+    schema: &Schema,
+    fragments: &[Fragment],
+    rows: &[RecordBatch],
+    verify: Verify,
+) -> Result<()> {
+    let elsewhere = stored_otherwise(schema);
+    let comparable = |batch: &RecordBatch| {
+        let fields = batch.schema();
+        let names = fields.fields().iter().map(|field| field.name());
+        let kept = names.enumerate().filter(|(_, n)| !elsewhere.contains(*n));
+        batch.project(&kept.map(|(at, _)| at).collect::<Vec<_>>())
+    };
+    let rows = rows.iter().map(comparable).collect::<Result<Vec<_>, _>>();
+    let rows = rows.map_err(|e| Error::internal("the rows that were written").caused_by(e))?;
+    let view = view(base, schema, fragments);
+    let reading = Reading::default();
+    let given = Side::of_given(base.clone(), &rows, &reading);
+    let written = Side::of_new(view, &reading);
+    let picks = match verify {
+        Verify::Counts => Picks::None,
+        Verify::Sample => Picks::These(sampled(fragments)),
+        Verify::Full => Picks::All,
+    };
+    // A batch that is too wide for a default scan is what was given; a compaction will choose narrower fragments.
+    let none = BTreeSet::new();
+    let compared = compare_sides(given, written, &picks, &none);
+    caught("comparing what was written", compared)
+        .await
+        .map(|_| ())
+}
+
+/// Which rows are compared by value.
+enum Picks {
+    None,
+    These(BTreeSet<u64>),
+    All,
+}
+
+impl Picks {
+    /// Those from `row` on, below `row + step`: where they begin after `row`, and how many follow each other.
+    fn within(&self, row: u64, step: usize) -> Vec<(usize, usize)> {
+        match self {
+            Self::None => Vec::new(),
+            Self::All => vec![(0, step)],
+            Self::These(picks) => {
+                let picked = picks.range(row..row + step as u64);
+                let offsets = picked.filter_map(|at| usize::try_from(at - row).ok());
+                offsets.map(|offset| (offset, 1)).collect()
             }
-            let mut hasher = DefaultHasher::new();
-            let names = fragment.files.iter().map(|file| &file.path);
-            names.for_each(|name| name.hash(&mut hasher));
-            let mut random = StdRng::seed_from_u64(hasher.finish());
-            picks.extend([first, first + rows - 1]);
-            picks.extend((0..SAMPLE).map(|_| first + random.random_range(0..rows)));
-            first += rows;
         }
-        picks
     }
+}
+
+/// The rows that a sample compares, counted over all new fragments. They follow from the names of the files, which are
+/// random.
+fn sampled(fragments: &[Fragment]) -> BTreeSet<u64> {
+    let mut picks = BTreeSet::new();
+    let mut first = 0;
+    for fragment in fragments {
+        let rows = fragment.physical_rows.unwrap_or(0) as u64;
+        if rows == 0 {
+            continue;
+        }
+        let mut hasher = DefaultHasher::new();
+        let names = fragment.files.iter().map(|file| &file.path);
+        names.for_each(|name| name.hash(&mut hasher));
+        let mut random = StdRng::seed_from_u64(hasher.finish());
+        picks.extend([first, first + rows - 1]);
+        picks.extend((0..SAMPLE).map(|_| first + random.random_range(0..rows)));
+        first += rows;
+    }
+    picks
+}
+
+/// Reads both sides to their ends, in order, and compares rows, nulls and the values of `picks`. The values of `moved`
+/// columns are not compared.
+async fn compare_sides(
+    mut old: Side,
+    mut new: Side,
+    picks: &Picks,
+    moved: &BTreeSet<String>,
+) -> Result<Option<Wide>> {
+    let mut row = 0;
+    loop {
+        match (old.fill().await?, new.fill().await?) {
+            (false, false) => break,
+            (true, false) => old.advance(old.left()),
+            (false, true) => new.advance(new.left()),
+            (true, true) => {
+                let step = old.left().min(new.left());
+                for (offset, length) in picks.within(row, step) {
+                    let (was, is) = (old.slice(offset, length), new.slice(offset, length));
+                    same_values(&was, &is, moved)?;
+                }
+                old.advance(step);
+                new.advance(step);
+                row += step as u64;
+            }
+        }
+    }
+    same_rows(old.tally.rows, new.tally.rows)?;
+    same_nulls(&old.tally, &new.tally, moved)?;
+    Ok(new.wide)
 }
 
 /// Top-level columns with blobs in them.
 fn blob_columns(schema: &Schema) -> BTreeSet<String> {
+    columns_with(schema, Field::is_blob)
+}
+
+/// Top-level columns that a scan gives in another form than a write takes.
+fn stored_otherwise(schema: &Schema) -> BTreeSet<String> {
+    let is_json = |field: &Field| {
+        let extension = field.metadata.get(EXTENSION_TYPE_NAME_KEY);
+        extension.is_some_and(|name| name.ends_with(".json"))
+    };
+    columns_with(schema, |field| field.is_blob() || is_json(field))
+}
+
+/// Top-level columns that are `wanted`, or have a field in them that is.
+fn columns_with(schema: &Schema, wanted: impl Fn(&Field) -> bool) -> BTreeSet<String> {
     let mut columns = BTreeSet::new();
     for top in &schema.fields {
         let mut fields = vec![top];
         while let Some(field) = fields.pop() {
-            if field.is_blob() {
+            if wanted(field) {
                 columns.insert(top.name.clone());
                 break;
             }

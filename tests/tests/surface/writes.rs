@@ -2,8 +2,13 @@
 
 use crate::input::refused;
 use crate::one_document;
+use arrow_array::RecordBatch;
+use arrow_schema::{DataType, Field, Schema};
+use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
 use serde_json::json;
-use squire_tests::Lake;
+use squire_tests::{Lake, tree};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A table `t` (id, value), keyed by id, with the ids 1 to 3.
 fn lake() -> Lake {
@@ -102,4 +107,40 @@ async fn a_batch_id_stands_for_one_content() {
     let args = ["write", &lake.uri, "t", &other, "--batch-id", "b"];
     refused(&lake, &args, 2, &["batch id \"b\"", "other content"]);
     assert_eq!(lake.ids("t").await, [1, 2, 3, 10]);
+}
+
+#[tokio::test]
+async fn rows_that_the_table_cannot_give_back_are_refused_before_they_are_committed() {
+    let lake = lake();
+    let path = PathBuf::from(&lake.uri).join("t.lance");
+    // Files of the first format know no null of a struct, and no list that is null rather than empty.
+    let item = Arc::new(Field::new("item", DataType::Int64, true));
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Int64, true),
+        Field::new("l", DataType::List(item), true),
+    ]));
+    let params = WriteParams {
+        mode: WriteMode::Overwrite,
+        data_storage_version: "legacy".parse().ok(),
+        ..WriteParams::default()
+    };
+    let dataset = InsertBuilder::new(&*path.to_string_lossy())
+        .with_params(&params)
+        .execute(vec![RecordBatch::new_empty(schema)])
+        .await
+        .expect("an overwrite");
+    let head = dataset.version().version.to_string();
+    let adopt = [
+        "repair", &lake.uri, "--table", "t", "--force", "--head", &head,
+    ];
+    lake.run(&adopt).ok();
+    let before = tree(&path);
+    let file = lake.path("rows.jsonl");
+    let write = ["write", &lake.uri, "t", &file.to_string_lossy()];
+    std::fs::write(&file, "{\"id\":1,\"l\":null}\n{\"id\":2,\"l\":[]}\n").expect("file");
+    let text = ["table t", "column l", "read back", "nothing was committed"];
+    refused(&lake, &write, 2, &text);
+    assert_eq!(tree(&path), before, "something is left behind");
+    std::fs::write(&file, "{\"id\":1,\"l\":[1]}\n").expect("file");
+    assert!(lake.run(&write).ok().stdout.contains("1 inserted"));
 }
