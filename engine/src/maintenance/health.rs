@@ -187,6 +187,7 @@ impl Store {
             self.forget_handle(path).await;
             return Err(Error::from(e).context(format!("reading {}", self.uri_of(path))));
         }
+        self.check_version(&dataset).await?;
         let dataset = Arc::new(dataset);
         self.keep_handle(path, dataset.clone()).await;
         Ok(dataset)

@@ -119,6 +119,7 @@ impl Store {
         }
         match self.builder(path).load().await {
             Ok(dataset) => {
+                self.check_version(&dataset).await?;
                 let dataset = Arc::new(dataset);
                 self.keep_handle(path, dataset.clone()).await;
                 Ok(Some(dataset))
@@ -136,6 +137,24 @@ impl Store {
                 Err(error.context(format!("opening {}", self.uri_of(path))))
             }
         }
+    }
+
+    /// Refuses a version that is another than its name says. One of zeros only is a valid message to Lance: version 0 of
+    /// an empty table, which every older version would be cleaned up for.
+    ///
+    /// # Errors
+    /// `Storage`, with the file.
+    pub(crate) async fn check_version(&self, dataset: &Dataset) -> Result<()> {
+        let (is, location) = (dataset.manifest().version, dataset.manifest_location());
+        if is == location.version {
+            return Ok(());
+        }
+        let other = format!(
+            "/{} holds version {is}, which is not {}: it is damaged; restore it from a backup, or remove it to go back to the version before",
+            location.path, location.version
+        );
+        let error = Error::new(ErrorKind::Storage, other);
+        Err(self.unless_torn(&location.path, error).await)
     }
 
     /// The error of a table that should be at `path` and of which no version is there.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use squire_engine::error::ErrorKind;
 use squire_engine::maintenance::{CleanupPolicies, Retention};
 use squire_tests::{Lake, rows_of};
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
@@ -74,10 +75,11 @@ async fn each_table_is_kept_as_its_own_policy_says() {
     assert_eq!(gone.expect_err("removed").kind(), ErrorKind::Expired);
 }
 
-/// A table whose directory is gone, one whose HEAD lacks a data file, one that is off: the rest is cleaned.
+/// A table whose directory is gone, one whose HEAD lacks a data file, one of which a data file was cut short, one that is
+/// off: the rest is cleaned.
 #[test]
 fn what_cannot_be_cleaned_stops_nothing_else() {
-    let (lake, config) = aged(&["fine", "gone", "holed", "off"]);
+    let (lake, config) = aged(&["cut", "fine", "gone", "holed", "off"]);
     let at = |table: &str| Path::new(&lake.uri).join(format!("{table}.lance"));
     std::fs::remove_dir_all(at("gone")).expect("removed");
     let newest = |table: &str| {
@@ -87,21 +89,24 @@ fn what_cannot_be_cleaned_stops_nothing_else() {
         newest.expect("a file").path()
     };
     std::fs::remove_file(newest("holed")).expect("removed");
+    let cut = File::options().write(true).open(newest("cut"));
+    cut.and_then(|file| file.set_len(100)).expect("cut short");
 
     let (dry, real, code) = dry_then_real(&lake, &lake.uri, &config);
     assert_eq!(code, Some(1), "{real}");
     assert_eq!(dry["plan"], real["plan"], "the dry run says what is done");
     let failed = &real["report"]["failed"];
-    assert_eq!(
-        (&failed[0][0], &failed[1][0]),
-        (&json!("gone"), &json!("holed"))
-    );
-    let why = failed[1][1].as_str().expect("why");
-    assert!(why.contains("data/") && why.contains("last good"), "{why}");
-    assert_eq!(failed.as_array().map(Vec::len), Some(2), "{failed}");
+    let failed = failed.as_array().expect("failures");
+    let names: Vec<&Value> = failed.iter().map(|f| &f[0]).collect();
+    assert_eq!(names, ["cut", "gone", "holed"], "{failed:?}");
+    for (at, said) in [(0, "has 100 bytes"), (2, "missing")] {
+        let why = failed[at][1].as_str().expect("why");
+        let all = ["data/", "last good", said];
+        assert!(all.iter().all(|text| why.contains(text)), "{why}");
+    }
     assert_eq!(real["plan"]["off"][0]["table"], "off");
-    let left = ["fine", "holed", "off"].map(|table| versions(&lake, table));
-    assert_eq!(left, [1, 4, 4]);
+    let left = ["cut", "fine", "holed", "off"].map(|table| versions(&lake, table));
+    assert_eq!(left, [4, 1, 4, 4]);
 
     // The daemon alike: `off` is not the policy of all, nor is the first one's.
     let done = lake.run(&["daemon", &lake.uri, "--once", "--config", &config]);

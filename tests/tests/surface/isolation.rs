@@ -30,11 +30,16 @@ fn copy(from: &Path, to: &Path) {
 fn bad_directory(lake: &Lake) -> PathBuf {
     let dir = lake.path("plain");
     let table = Path::new(&lake.uri).join("t.lance");
-    for name in ["aa.lance", "zz.lance", "org/model.lance", "empty.lance"] {
+    let healthy = ["aa.lance", "zz.lance", "org/model.lance"];
+    for name in healthy.iter().chain(&["empty.lance", "zeros.lance"]) {
         copy(&table, &dir.join(name));
     }
-    for manifest in std::fs::read_dir(dir.join("empty.lance/_versions")).expect("versions") {
-        std::fs::write(manifest.expect("entry").path(), "").expect("emptied");
+    for (name, size) in [("empty", 0), ("zeros", 4_096)] {
+        let versions = dir.join(format!("{name}.lance/_versions"));
+        for manifest in std::fs::read_dir(versions).expect("versions") {
+            let path = manifest.expect("entry").path();
+            std::fs::write(path, vec![0; size]).expect("emptied");
+        }
     }
     std::fs::create_dir_all(dir.join("half.lance/data")).expect("directory");
     std::fs::create_dir_all(dir.join(OsStr::from_bytes(b"\xff.lance"))).expect("directory");
@@ -66,6 +71,7 @@ fn one_bad_table_or_folder_costs_one_line() {
             "zz.lance: ",
             "org/model.lance: ",
             "empty.lance: failed: ",
+            "zeros.lance: failed: ",
             "loop: skipped: ",
             "self.lance: skipped: ",
             ".lance: skipped: its name is not UTF-8",
@@ -77,12 +83,12 @@ fn one_bad_table_or_folder_costs_one_line() {
         let document = one_document(&lake.run(&[command.as_slice(), &["--json"]].concat()));
         let tables = document["tables"].as_array().expect("tables");
         let failed: Vec<&Value> = tables.iter().filter(|t| !t["error"].is_null()).collect();
-        assert_eq!((tables.len(), failed.len()), (5, 2), "{document}");
+        assert_eq!((tables.len(), failed.len()), (6, 3), "{document}");
         assert_eq!(names(&document, "skipped", "path").len(), 3, "{document}");
     }
     let pass = lake.run(&["daemon", uri, "--once"]);
     assert_eq!(pass.code, Some(1), "{pass:?}");
-    for table in ["half.lance", "empty.lance"] {
+    for table in ["half.lance", "empty.lance", "zeros.lance"] {
         assert!(pass.stderr.contains(table), "{pass:?}");
     }
     for line in ["aa.lance", "zz.lance", "org/model.lance"] {

@@ -35,22 +35,60 @@ fn files_of_fragment<'a>(
     data.chain(deletion)
 }
 
+/// What a version says of the sizes of its own data files; nothing of those that old releases wrote.
+fn sizes_of(manifest: &Manifest) -> BTreeMap<String, u64> {
+    let fragments = manifest.fragments.iter();
+    let files = fragments.flat_map(Fragment::referenced_lance_files);
+    let own = files.filter(|file| file.base_id.is_none());
+    own.filter_map(|file| {
+        let size = file.file_size_bytes.get()?;
+        Some((format!("data/{}", file.path), u64::from(size)))
+    })
+    .collect()
+}
+
+/// What is wrong with a file of which `found` is what a listing says, and `size` what its version says, if they do.
+fn wrong(found: Option<&Found>, size: Option<u64>) -> Option<String> {
+    match (found, size) {
+        (None, _) => Some(String::from("is missing")),
+        (Some(Found::File(0)), None) => Some(String::from("is empty")),
+        (Some(Found::File(is)), Some(was)) if *is != was => {
+            Some(format!("has {is} bytes and had {was} when it was written"))
+        }
+        _ => None,
+    }
+}
+
+/// What a listing says of a path.
+enum Found {
+    /// Its size, in bytes.
+    File(u64),
+    Folder,
+}
+
 impl Store {
-    /// Refuses a version of the table at `path` that lacks a file. Files in a base elsewhere are not looked for.
+    /// Refuses a version of the table at `path` that lacks a file, or of which one was cut short. Files in a base
+    /// elsewhere are not looked for.
     ///
     /// # Errors
     /// `Refused`, with the file.
     pub(super) async fn check_readable(&self, dataset: &Dataset, path: &str) -> Result<()> {
         let manifest = dataset.manifest();
         let own = files_of(manifest).filter(|(base, _)| base.is_none());
-        let missing = self.missing(path, own.map(|(_, file)| file)).await?;
-        let Some(file) = missing.first() else {
+        let own: Vec<String> = own.map(|(_, file)| file).collect();
+        let found = self.find(path, own.iter()).await?;
+        let sizes = sizes_of(manifest);
+        let damaged = own.iter().find_map(|file| {
+            let why = wrong(found.get(file), sizes.get(file).copied())?;
+            Some(format!("{file}, which {why}"))
+        });
+        let Some(damaged) = damaged else {
             return Ok(());
         };
         Err(Error::new(
             ErrorKind::Refused,
             format!(
-                "version {} refers to {file}, which is missing; nothing is removed, since an older version may be the last good one",
+                "version {} refers to {damaged}; nothing is removed, since an older version may be the last good one",
                 manifest.version
             ),
         ))
@@ -62,24 +100,36 @@ impl Store {
         path: &str,
         files: impl Iterator<Item = String>,
     ) -> Result<Vec<String>> {
-        let mut directories: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for file in files {
-            let (directory, name) = file.rsplit_once('/').unwrap_or(("", &file));
-            let names = directories.entry(directory.to_owned()).or_default();
-            names.insert(name.to_owned());
-        }
-        let mut missing = Vec::new();
-        for (directory, names) in directories {
+        let files: Vec<String> = files.collect();
+        let found = self.find(path, files.iter()).await?;
+        Ok(files
+            .into_iter()
+            .filter(|file| !found.contains_key(file))
+            .collect())
+    }
+
+    /// What stands in the directories of `files` below the table at `path`, by their paths below it.
+    async fn find(
+        &self,
+        path: &str,
+        files: impl Iterator<Item = &String>,
+    ) -> Result<BTreeMap<String, Found>> {
+        let directories: BTreeSet<&str> = files
+            .map(|file| file.rsplit_once('/').map_or("", |(directory, _)| directory))
+            .collect();
+        let mut found = BTreeMap::new();
+        for directory in directories {
             let prefix = self.object_path(&format!("{path}/{directory}"));
             let listed = self.objects.list_with_delimiter(Some(&prefix)).await?;
-            let objects = listed.objects.iter().map(|object| &object.location);
-            let there: BTreeSet<&str> = objects
-                .chain(&listed.common_prefixes)
-                .filter_map(|found| found.filename())
-                .collect();
-            let gone = names.iter().filter(|name| !there.contains(name.as_str()));
-            missing.extend(gone.map(|name| format!("{directory}/{name}")));
+            let files = listed.objects.iter();
+            let files = files.map(|object| (&object.location, Found::File(object.size)));
+            let folders = listed.common_prefixes.iter();
+            let folders = folders.map(|folder| (folder, Found::Folder));
+            for (path, what) in files.chain(folders) {
+                let name = path.filename().unwrap_or_default();
+                found.insert(format!("{directory}/{name}"), what);
+            }
         }
-        Ok(missing)
+        Ok(found)
     }
 }
