@@ -6,6 +6,7 @@
 #   make bench            ratios against bare Lance, release build
 #   make matrix           the crash matrix alone, and its table
 #   make zoo              SEED=... ARGS="STATE..."; table states of many releases through every command, and their table
+#   make fuzz             SEED=... CASES=...; mutated input files, in processes of bounded memory
 #   make model            the deep search of the protocol's model; ARGS="--trace" prints counterexamples
 #   make docs             writes the generated tables of ARCHITECTURE.md
 #   make setup | fmt | lint | seams
@@ -18,10 +19,10 @@ CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/target
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos matrix zoo model bench docs setup fmt lint seams
+.PHONY: help run test chaos matrix zoo fuzz model bench docs setup fmt lint seams
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 11
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 12
 
 # Always the whole workspace: with -p cargo resolves other features and compiles Lance again.
 # One dev build serves both commands: its dependencies are optimised, see [profile.dev] in Cargo.toml.
@@ -69,6 +70,10 @@ zoo:
 	ops/setup.sh --zoo
 	cargo build --workspace --features squire-tests/failpoints --bins
 	$(or $(SQUIRE_PYTHON),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/venv/bin/python) tests/zoo/zoo.py $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+# SEED is the first case's, CASES how many follow. A case that fails stays in $(CARGO_TARGET_DIR)/fuzz.
+fuzz: setup
+	ops/fuzz.sh $(or $(SEED),$$RANDOM$$RANDOM) $(or $(CASES),20000)
 
 docs: setup
 	cargo build -q --workspace --features squire-tests/failpoints --tests

@@ -235,19 +235,23 @@ impl FormatError {
     }
 }
 
-/// A text of someone else's, at most `chars` characters of it. Control characters are escaped: they move cursors and forge lines.
+/// A text of someone else's, about `chars` characters of it. Control characters are escaped: they move cursors and forge
+/// lines. What is shown is counted: an escaped one takes six.
 fn shortened(text: &str, chars: usize) -> String {
-    let mut shown = String::new();
-    let mut rest = text.chars();
-    for c in rest.by_ref().take(chars) {
+    let (mut shown, mut room) = (String::new(), chars);
+    for c in text.chars() {
+        if room == 0 {
+            shown.push_str("...");
+            break;
+        }
         if c.is_control() {
-            shown.extend(c.escape_default());
+            let escaped = c.escape_default();
+            room = room.saturating_sub(escaped.len());
+            shown.extend(escaped);
         } else {
+            room -= 1;
             shown.push(c);
         }
-    }
-    if rest.next().is_some() {
-        shown.push_str("...");
     }
     shown
 }

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use super::{Format, FormatError, InputLimits, read_schema_file};
 
 mod casts;
+mod fuzz;
 mod limits;
 
 fn read(path: &Path, target: Option<&Schema>) -> Result<Vec<RecordBatch>, FormatError> {
