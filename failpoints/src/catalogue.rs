@@ -92,6 +92,7 @@ seams! {
     MaintainBeforeJournal, "maintain.before_journal", Maintain, "the maintenance sidecar, files named before", "content unchanged; the next pass reclaims the files";
     MaintainAfterJournal, "maintain.after_journal", Maintain, "the name of a file that is about to be written", "content unchanged; the next pass reclaims the files";
     MaintainAfterRewrite, "maintain.after_rewrite", Maintain, "rewritten files and their names", "content unchanged; the next pass reclaims the files";
+    MaintainAfterCarry, "maintain.after_carry", Maintain, "rewritten files, indexes and deletion files, and their names", "content unchanged; the next pass reclaims the files";
     MaintainInjectConflict, "maintain.inject_conflict", Maintain, "the rewritten version", "the retry recognises its own HEAD";
     MaintainAfterCompact, "maintain.after_compact", Maintain, "the rewritten version", "the next pass publishes the prefix";
     MaintainAfterReindex, "maintain.after_reindex", Maintain, "the index version", "the next pass publishes the prefix";

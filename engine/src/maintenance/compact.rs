@@ -2,6 +2,7 @@
 //! before it is committed.
 
 use super::Target;
+use super::carrier::{Carrier, Landed};
 use super::health::fragment_bytes;
 use super::index_proof::prove_index;
 use super::listed::{Listed, covered_by, listed_indexes};
@@ -9,13 +10,12 @@ use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Skipped, Work};
 use super::tasks::{Task, TaskBounds};
 use super::verify::{Rewrite, Verify};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::store::Store;
 use lance::Dataset;
 use lance::dataset::index::DatasetIndexRemapperOptions;
 use lance::dataset::optimize::{
-    CompactionMetrics, CompactionMode, CompactionOptions, CompactionTask, RewriteResult, TaskData,
-    commit_compaction,
+    CompactionMode, CompactionOptions, CompactionTask, RewriteResult, TaskData, commit_compaction,
 };
 use lance_table::format::Fragment;
 use roaring::RoaringBitmap;
@@ -48,6 +48,20 @@ impl Store {
         cancel: &CancellationToken,
     ) -> Result<MaintenanceReport> {
         self.maintain(target, &Compaction(limits), cancel).await
+    }
+
+    /// Those of `tasks` whose fragments others have left in `head`, with the same indexes over all of them.
+    async fn standing(&self, head: &Dataset, tasks: &[Task]) -> Result<Vec<Task>> {
+        let facts = self.fragment_facts(head).await?;
+        let stands = |task: &&Task| {
+            let of_task = facts.iter().filter(|f| task.fragments.contains(&f.id));
+            let of_task: Vec<_> = of_task.collect();
+            let uniform = of_task
+                .windows(2)
+                .all(|two| two[0].indexes == two[1].indexes);
+            of_task.len() == task.fragments.len() && uniform
+        };
+        Ok(tasks.iter().filter(stands).cloned().collect())
     }
 
     /// The tasks that [`Store::compact`] would run now on what readers see.
@@ -85,30 +99,40 @@ impl Work for Compaction<'_> {
             run,
             store,
         };
+        let mut dropped = 0;
         for batch in plan.tasks.chunks(self.0.tasks_per_commit.max(1)) {
             run.check_cancelled()?;
-            let results = rewriting.batch(&head, batch, report).await?;
+            let batch = if report.carried > 0 {
+                store.standing(&head, batch).await?
+            } else {
+                batch.to_vec()
+            };
+            let results = rewriting.batch(&head, &batch, report).await?;
             hit(Seam::MaintainAfterRewrite)?;
             if results.is_empty() {
                 continue;
             }
-            let rewritten = results.iter().flat_map(|r| &r.original_fragments);
-            let bytes: u64 = rewritten.map(fragment_bytes).sum();
-            let metrics = match rewriting.commit(&mut head, results).await {
-                Ok(metrics) => metrics,
+            let landed = match rewriting.commit(&mut head, results).await {
+                Ok(landed) => landed,
                 Err(e) if e.kind() == ErrorKind::Unfit => {
                     report.unfit.push(format!("{}: {e}", run.target));
                     continue;
                 }
                 Err(e) => return Err(e),
             };
-            report.fragments_removed += metrics.fragments_removed as u64;
-            report.fragments_added += metrics.fragments_added as u64;
-            report.bytes_rewritten += bytes;
+            report.fragments_removed += landed.fragments_removed;
+            report.fragments_added += landed.fragments_added;
+            report.bytes_rewritten += landed.bytes;
+            report.carried += u32::from(landed.carried);
+            dropped += landed.dropped;
             hit(Seam::MaintainAfterCompact)?;
             if conflict_injected(Seam::MaintainInjectConflict) {
                 return Err(Error::conflict("injected after the commit"));
             }
+        }
+        if dropped > 0 {
+            let message = format!("{dropped} rewrites were overtaken by writers");
+            return Err(Error::conflict(message));
         }
         match report.unfit.first() {
             Some(first) if report.fragments_removed == 0 => {
@@ -209,12 +233,31 @@ impl Rewriting<'_> {
         ))
     }
 
+    /// Commits `results`, and moves `head` there. Where that is lost to a writer, they are carried.
+    async fn commit(&self, head: &mut Dataset, results: Vec<RewriteResult>) -> Result<Landed> {
+        let lost = match self.commit_above(head, results.clone()).await {
+            Ok(()) => return Ok(Landed::of(&results)),
+            Err(e) if e.disposition() == Disposition::Retry => e,
+            Err(e) => return Err(e),
+        };
+        // What earlier rewrites moved is found by addresses that a carried rewrite would not have.
+        if self.options.defer_index_remap {
+            return Err(lost);
+        }
+        tracing::debug!(op = %self.run.op, target = %self.run.target, error = %lost, "a commit was lost, carrying it");
+        let carrier = Carrier {
+            store: self.store,
+            run: self.run,
+            options: self.options,
+            base: head,
+        };
+        let (landed, at) = carrier.land(results, lost).await?;
+        *head = at;
+        Ok(landed)
+    }
+
     /// Commits `results` above `head`. Where indexes have to follow, the version is rehearsed and they are asked first.
-    async fn commit(
-        &self,
-        head: &mut Dataset,
-        results: Vec<RewriteResult>,
-    ) -> Result<CompactionMetrics> {
+    async fn commit_above(&self, head: &mut Dataset, results: Vec<RewriteResult>) -> Result<()> {
         let remap = Arc::new(DatasetIndexRemapperOptions::default());
         let rewritten = results.iter().flat_map(|r| &r.original_fragments);
         let rewritten: RoaringBitmap = rewritten.filter_map(|f| u32::try_from(f.id).ok()).collect();
@@ -222,18 +265,18 @@ impl Rewriting<'_> {
         let covers = |index: &Listed| !covered_by(&index.segments).is_disjoint(&rewritten);
         let followers: Vec<Listed> = listed.filter(covers).collect();
         if followers.is_empty() {
-            return Ok(commit_compaction(head, results, remap, self.options).await?);
+            commit_compaction(head, results, remap, self.options).await?;
+            return Ok(());
         }
         let mut staged = self.store.rehearsal(self.run, head).await?;
-        let metrics = commit_compaction(&mut staged, results, remap, self.options).await?;
+        commit_compaction(&mut staged, results, remap, self.options).await?;
         let before = base_of(&staged, head).await?;
         for index in followers.iter().filter(|index| index.unreadable.is_none()) {
             prove_index(&before, &staged, &index.name)
                 .await
                 .map_err(|e| e.context(format!("index {} after the rewrite", index.name)))?;
         }
-        commit_rehearsed(head, &staged).await?;
-        Ok(metrics)
+        commit_rehearsed(head, &staged).await
     }
 
     /// Rests until `moved` bytes are as old as the rate wants them, or the run is cancelled.

@@ -16,6 +16,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
 use lance_io::object_store::{ObjectStore as LanceStore, WrappingObjectStore};
+use lance_table::io::deletion::DELETIONS_DIR;
 use object_store::list::PaginatedListStore;
 use object_store::path::Path;
 use object_store::{
@@ -87,7 +88,7 @@ pub(crate) struct Journalled {
 }
 
 /// What the object at `path` belongs to, below `dataset`: `data/<key>` for a data file and what stands beside it
-/// (`data/<key>.lance`, `data/<key>/...`), `_indices/<uuid>` for a file of an index. Versions and transactions belong
+/// (`data/<key>.lance`, `data/<key>/...`), `_indices/<uuid>` for a file of an index, a deletion file for itself. Versions and transactions belong
 /// to nobody in this sense: the guard and Lance's own rules have them.
 pub(crate) fn name_of(dataset: &Path, path: &Path) -> Option<String> {
     let mut parts = path.prefix_match(dataset)?;
@@ -95,6 +96,7 @@ pub(crate) fn name_of(dataset: &Path, path: &Path) -> Option<String> {
     match area.as_ref() {
         "data" => Some(format!("data/{}", name.as_ref().split('.').next()?)),
         "_indices" => Some(format!("_indices/{}", name.as_ref())),
+        DELETIONS_DIR => Some(format!("{DELETIONS_DIR}/{}", name.as_ref())),
         _ => None,
     }
 }
@@ -432,8 +434,13 @@ impl Store {
         let path = format!("{table}/{name}");
         let below = self.objects.list(Some(self.object_path(&path)));
         let mut objects: Vec<ObjectMeta> = below.try_collect().await?;
-        if name.starts_with("data/") {
-            let file = self.object_path(&format!("{path}.lance"));
+        let file = match name.split_once('/') {
+            Some(("data", _)) => Some(format!("{path}.lance")),
+            Some((DELETIONS_DIR, _)) => Some(path),
+            _ => None,
+        };
+        if let Some(file) = file {
+            let file = self.object_path(&file);
             match self.objects.inner.head(&file).await {
                 Ok(meta) => objects.push(meta),
                 Err(object_store::Error::NotFound { .. }) => {}
@@ -477,6 +484,10 @@ mod tests {
         assert_eq!(
             of("lake/t.lance/_indices/u-1/page_data.lance").as_deref(),
             Some("_indices/u-1")
+        );
+        assert_eq!(
+            of("lake/t.lance/_deletions/7-5-123.arrow").as_deref(),
+            Some("_deletions/7-5-123.arrow")
         );
         assert_eq!(of("lake/t.lance/_versions/1.manifest"), None);
         assert_eq!(of("lake/t.lance/_transactions/1-x.txn"), None);

@@ -6,12 +6,15 @@
 //! 4. `compact` and `reindex` are what runs inside it. `journal` names what they write before they do; `stranded` deletes
 //!    what was written for nothing. `rehearsal` builds a version without committing it, and `index_proof` asks it a
 //!    sample of what its indexes should find. `declare` says which indexes there should be. `verify` reads a rewrite back
-//!    before it is committed: two `side`s, each with its `tally`.
+//!    before it is committed: two `side`s, each with its `tally`. `carrier` lands a rewrite above writers that deleted
+//!    some of its rows meanwhile; `carry` says which.
 //! 5. `cleanup` publishes floors, then deletes below them. `archive` copies the commit log out of the manifest.
 //!
 //! A `Target` is a table of a store or a plain Lance table in a watched directory, where HEAD is what is visible.
 
 pub mod archive;
+mod carrier;
+mod carry;
 pub mod cleanup;
 mod compact;
 mod declare;

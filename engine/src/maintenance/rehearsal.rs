@@ -7,7 +7,7 @@
 
 use super::run::Run;
 use crate::error::{Error, Result};
-use crate::store::Store;
+use crate::store::{GuardedCommitHandler, Slot, Store};
 use lance::Dataset;
 use lance::dataset::CommitBuilder;
 use lance::session::Session;
@@ -19,14 +19,61 @@ const CACHE_BYTES: usize = 4 << 30;
 impl Store {
     /// A handle of `head`'s version through which `run` rehearses.
     pub(crate) async fn rehearsal(&self, run: &Run<'_>, head: &Dataset) -> Result<Dataset> {
-        let location = head.manifest_location().clone();
+        let guard = self.guard_of(run.op, &run.journal);
+        self.rehearsing(run, head, guard).await
+    }
+
+    /// The same, for what is to be committed at `slot` alone.
+    pub(crate) async fn rehearsal_at(
+        &self,
+        run: &Run<'_>,
+        head: &Dataset,
+        slot: Slot,
+    ) -> Result<Dataset> {
+        let guard = self.guard_of(run.op, &run.journal).at(slot);
+        self.rehearsing(run, head, guard).await
+    }
+
+    async fn rehearsing(
+        &self,
+        run: &Run<'_>,
+        head: &Dataset,
+        guard: GuardedCommitHandler,
+    ) -> Result<Dataset> {
         let registry = self.session().store_registry();
         let session = Arc::new(Session::new(CACHE_BYTES, CACHE_BYTES, registry));
+        self.guarded(run, head, guard.rehearsing(), session).await
+    }
+
+    /// A handle of `head`'s version through which `run` commits at `slot` alone.
+    pub(crate) async fn at_slot(
+        &self,
+        run: &Run<'_>,
+        head: &Dataset,
+        slot: Slot,
+    ) -> Result<Dataset> {
+        let guard = self.guard_of(run.op, &run.journal).at(slot);
+        self.guarded(run, head, guard, self.session()).await
+    }
+
+    /// A handle of `head`'s version through which `run` commits.
+    pub(crate) async fn at_version(&self, run: &Run<'_>, head: &Dataset) -> Result<Dataset> {
+        let guard = self.guard_of(run.op, &run.journal);
+        self.guarded(run, head, guard, self.session()).await
+    }
+
+    async fn guarded(
+        &self,
+        run: &Run<'_>,
+        head: &Dataset,
+        guard: GuardedCommitHandler,
+        session: Arc<Session>,
+    ) -> Result<Dataset> {
+        let location = head.manifest_location().clone();
         let builder = self.builder(run.path()).with_version(location.version);
-        let guard = self.guard_of(run.op, &run.journal).knowing(location);
-        let builder = builder.with_commit_handler(Arc::new(guard.rehearsing()));
-        let stage = builder.with_session(session).load().await?;
-        self.written_through(&stage, run.journal.clone()).await
+        let builder = builder.with_commit_handler(Arc::new(guard.knowing(location)));
+        let opened = builder.with_session(session).load().await?;
+        self.written_through(&opened, run.journal.clone()).await
     }
 }
 

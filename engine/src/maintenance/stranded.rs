@@ -21,6 +21,7 @@ use crate::ids::{OpId, TableName};
 use crate::protocol::Kind;
 use crate::store::{Store, StrictCommit, marks, read_version};
 use lance::dataset::transaction::{Operation, TransactionBuilder};
+use lance_table::io::deletion::relative_deletion_file_path;
 use object_store::ObjectStoreExt;
 use squire_failpoints::{Guard, Seam, hit, stands};
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,13 +61,16 @@ fn names_of(operation: &Operation) -> Vec<String> {
             frag_reuse_index,
             ..
         } => {
-            let files = groups
-                .iter()
-                .flat_map(|g| &g.new_fragments)
-                .flat_map(|f| &f.files);
+            let fragments = groups.iter().flat_map(|g| &g.new_fragments);
+            let deletions = fragments.clone().filter_map(|f| {
+                let file = f.deletion_file.as_ref()?;
+                Some(relative_deletion_file_path(f.id, file))
+            });
+            let files = fragments.flat_map(|f| &f.files);
             files
                 .map(|file| format!("data/{}", file.path.split('.').next().unwrap_or_default()))
                 .chain(rewritten_indices.iter().map(|i| index(&i.new_id)))
+                .chain(deletions)
                 .chain(frag_reuse_index.iter().map(|i| index(&i.uuid)))
                 .collect()
         }

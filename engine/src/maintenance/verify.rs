@@ -93,6 +93,27 @@ impl Rewrite<'_> {
         })
     }
 
+    /// Compares single rows, counted over all that are left, of `old` and of `new` as `after` has them. Where blobs stand
+    /// is not compared.
+    ///
+    /// # Errors
+    /// `Unfit` when a row is not the same; those of reading `old`.
+    pub(crate) async fn check_rows(&self, after: &Dataset, rows: BTreeSet<u64>) -> Result<()> {
+        let moved = blob_columns(self.dataset.schema());
+        for row in rows {
+            let reading = Reading {
+                only: Some(row),
+                batch_rows: self.batch_rows,
+                row_ids: self.dataset.manifest().uses_stable_row_ids(),
+                ..Reading::default()
+            };
+            let old = Side::of_old(self.dataset.clone(), self.old.to_vec(), &reading);
+            let new = Side::of_old(after.clone(), self.new.to_vec(), &reading);
+            compare_sides(old, new, &Picks::All, &moved).await?;
+        }
+        Ok(())
+    }
+
     async fn compare(&self) -> Result<Option<Wide>> {
         let view = view(self.dataset, self.dataset.schema(), self.new);
         let blobs = blob_columns(self.dataset.schema());

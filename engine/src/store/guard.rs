@@ -71,6 +71,8 @@ pub struct GuardedCommitHandler {
     /// latest version by its hint (fact 16).
     objects: Option<Arc<ObjectStore>>,
     is_rehearsal: bool,
+    /// What follows the version that reserved ids for what is rehearsed.
+    rehearsed: Arc<Mutex<Option<Slot>>>,
     /// Puts whose outcome is not known.
     doubts: Arc<AtomicU64>,
     /// Where the version lies that a handle is about to be opened at.
@@ -109,6 +111,7 @@ impl GuardedCommitHandler {
             licence: None,
             objects: None,
             is_rehearsal: false,
+            rehearsed: Arc::default(),
             doubts: Arc::default(),
             known: Mutex::default(),
             counters,
@@ -152,7 +155,8 @@ impl GuardedCommitHandler {
     }
 
     /// Puts no version, and says that it did: the handle then shows what the version would be. Ids of fragments are
-    /// reserved nevertheless, since what is rehearsed refers to them.
+    /// reserved nevertheless, since what is rehearsed refers to them; it then stands right above that version, and what
+    /// is committed later is for the commit to meet.
     #[must_use]
     pub fn rehearsing(mut self) -> Self {
         self.is_rehearsal = true;
@@ -292,10 +296,11 @@ impl CommitHandler for GuardedCommitHandler {
         let base = base_path.clone();
         let own = self.objects.clone();
         let slot = self.slot.filter(|_| stands(Guard::Slot));
+        let rehearsed = self.rehearsed.clone();
         futures::stream::once(async move {
             let object_store = own.as_deref().unwrap_or(object_store);
             let mut locations = Vec::new();
-            let (below, naming) = match slot {
+            let (below, naming) = match slot.or(*rehearsed.lock().await) {
                 Some(slot) => (slot.version, slot.naming),
                 None => {
                     let latest = inner.resolve_latest_location(&base, object_store).await?;
@@ -380,6 +385,12 @@ impl CommitHandler for GuardedCommitHandler {
             self.doubts.fetch_sub(1, Ordering::Relaxed);
         }
         let location = put?;
+        if self.is_rehearsal {
+            *self.rehearsed.lock().await = Some(Slot {
+                version: location.version + 1,
+                naming: location.naming_scheme,
+            });
+        }
         hit(Seam::CommitAfterPut)
             .map_err(|e| CommitError::OtherError(LanceError::io(e.to_string())))?;
         Ok(location)

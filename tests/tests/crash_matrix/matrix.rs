@@ -403,6 +403,10 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
         "agent.after_claim",
         "surface::agent kills, stops and fails agents there",
     ),
+    (
+        "maintain.after_carry",
+        "races::carry stops runs there, races::maintenance kills them and makes them fail",
+    ),
     ("agent.after_count", "surface::agent kills agents there"),
     (
         "agent.before_commit",

@@ -2,6 +2,7 @@
 //! between their steps.
 //!
 //! * [`race`]: two to eight processes commit to one table and to overlapping sets of tables.
+//! * [`carry`]: rewrites of plain tables under which others delete, update and merge.
 //! * [`maintenance`]: `optimize` and `reindex` are stopped, killed and made to lose while others write.
 //! * [`liveness`]: nobody waits for a dead process longer than the grace, and somebody always gets on.
 //! * [`stranded`]: what maintenance rewrote for nothing is reclaimed.
@@ -9,6 +10,7 @@
 //! What every test asserts: each acknowledged row exactly once (I4), each batch whole or absent in all its tables at
 //! every manifest version (I1), pins that only go up (I2), and nothing left to do at the end (I8).
 
+mod carry;
 mod liveness;
 mod maintenance;
 mod race;

@@ -240,6 +240,51 @@ async fn insert_delete_and_update_all_succeed_while_reindex_is_stopped_after_its
     stopped("reindex", "maintain.after_reindex=1*return(stop)", &all).await;
 }
 
+/// `optimize` is stopped after its rewrite, a writer touches its fragments, and then it carries; `action` is what happens then.
+async fn carried(index: bool, action: &str) -> (Scene, Done) {
+    let mut scene = if index {
+        Scene::with_index()
+    } else {
+        Scene::new()
+    };
+    let both = format!(
+        "{};{}",
+        armed("maintain.after_rewrite", 1, "stop"),
+        format_args!("maintain.after_carry={action}")
+    );
+    let child = scene.stop("optimize", &both);
+    for writer in [Writer::Delete, Writer::Insert, Writer::Update] {
+        writer.write(&scene.lake, &mut scene.rows);
+    }
+    let done = child.resume();
+    scene.assert_rows().await;
+    (scene, done)
+}
+
+#[tokio::test]
+async fn a_rewrite_is_not_lost_to_a_delete_and_an_update() {
+    for index in [false, true] {
+        let (scene, done) = carried(index, "off").await;
+        let report = done.ok().json()["tables"][0]["report"].clone();
+        assert_eq!(report["carried"], 1, "{report}");
+        assert_eq!(report["conflicts"], 0, "{report}");
+        assert_eq!(report["fragments_removed"], 4, "{report}");
+        scene.ends().await;
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_ends_while_it_carries_leaves_nothing() {
+    for (action, code) in [("return(kill)", None), ("return", Some(1))] {
+        let (scene, done) = carried(true, action).await;
+        assert_eq!(done.code, code, "{done:?}");
+        scene.ends().await;
+        let deletions = squire_tests::tree(&scene.lake.path("lake/t.lance/_deletions"));
+        // Two fragments were deleted from, twice; what the dead run wrote is gone.
+        assert_eq!(deletions.len(), 4, "{deletions:?}");
+    }
+}
+
 /// Everything here is seconds old and the retention is days.
 #[tokio::test]
 async fn a_daemon_pass_removes_no_version_of_a_young_table() {

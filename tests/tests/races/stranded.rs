@@ -161,14 +161,15 @@ async fn a_lost_race_is_reclaimed_by_the_run_itself() {
     );
     run.wait_stopped();
     lake.run(&[
-        "delete", &lake.uri, "a", "--where", "id = 0", "--grace", "0s",
+        "delete", &lake.uri, "a", "--where", "id < 10", "--grace", "0s",
     ])
     .ok();
+    // One of its fragments is gone: that cannot be carried.
     let report = run.resume().ok().json().to_string();
     assert!(report.contains(r#""reclaimed_bytes":"#), "{report}");
     assert!(!report.contains(r#""reclaimed_bytes":0"#), "{report}");
     assert_eq!(stranded(&lake), 0);
-    assert_eq!(lake.ids("a").await, [1, 2, 10, 11, 12, 20, 21, 22]);
+    assert_eq!(lake.ids("a").await, [10, 11, 12, 20, 21, 22]);
     lake.assert_at_rest();
 }
 

@@ -1,0 +1,124 @@
+//! Carry: which rows of a rewrite were deleted while it was made, as pure functions.
+//!
+//! A delete, an update or a merge marks rows of old fragments as deleted and appends new ones. The bytes of a rewrite
+//! that read those fragments before are right nevertheless: only the deletions are missing. Two manifests say what
+//! happened, the one that was read and the one of HEAD; the transactions between may be gone.
+//!
+//! A rewrite keeps the order of rows: the row that was the n-th to survive in its sources is the n-th of its targets.
+
+use lance_table::format::Fragment;
+use roaring::RoaringBitmap;
+use std::collections::BTreeSet;
+
+/// What happened to a fragment between two manifests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Nothing.
+    None,
+    /// It has another deletion file.
+    Deletions,
+    /// Anything else: it is gone, or its files, its row ids or its versions are others.
+    Other,
+}
+
+/// Compares the fragment as it was read with the one that HEAD has under its id.
+pub(super) fn compare(was: &Fragment, is: Option<&Fragment>) -> Change {
+    let apart_from_deletions = |fragment: &Fragment| Fragment {
+        deletion_file: None,
+        ..fragment.clone()
+    };
+    match is {
+        Some(is)
+            if is.overlays.is_empty()
+                && is.physical_rows.is_some()
+                && apart_from_deletions(was) == apart_from_deletions(is) =>
+        {
+            if was.deletion_file == is.deletion_file {
+                Change::None
+            } else {
+                Change::Deletions
+            }
+        }
+        _ => Change::Other,
+    }
+}
+
+/// A fragment that was rewritten.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Source {
+    /// Its rows, deleted ones among them.
+    pub(super) rows: u64,
+    /// Offsets that were deleted when it was read.
+    pub(super) before: RoaringBitmap,
+    /// Offsets that are deleted now.
+    pub(super) after: RoaringBitmap,
+}
+
+impl Source {
+    fn survivors(&self) -> u64 {
+        self.rows.saturating_sub(self.before.len())
+    }
+}
+
+/// The offsets that have to be deleted in each of the fragments that `sources` were rewritten to, of `targets` rows
+/// each. `None` when they cannot be carried: a row came back, nothing would be left of a target, or the targets do not
+/// have the rows that survived.
+pub(super) fn carry(sources: &[Source], targets: &[u64]) -> Option<Vec<RoaringBitmap>> {
+    let survivors: u64 = sources.iter().map(Source::survivors).sum();
+    if survivors != targets.iter().sum::<u64>() {
+        return None;
+    }
+    let mut carried = vec![RoaringBitmap::new(); targets.len()];
+    // Deletions come in order, so targets do.
+    let (mut target, mut target_first) = (0, 0);
+    let mut source_first = 0;
+    for source in sources {
+        let within =
+            |offsets: &RoaringBitmap| offsets.max().is_none_or(|m| u64::from(m) < source.rows);
+        if !source.before.is_subset(&source.after) || !within(&source.after) {
+            return None;
+        }
+        for offset in &source.after - &source.before {
+            let row = source_first + u64::from(offset) - source.before.rank(offset);
+            while row >= target_first + targets.get(target)? {
+                target_first += targets[target];
+                target += 1;
+            }
+            carried[target].insert(u32::try_from(row - target_first).ok()?);
+        }
+        source_first += source.survivors();
+    }
+    let is_left = |(deleted, rows): (&RoaringBitmap, &u64)| deleted.len() < *rows;
+    carried.iter().zip(targets).all(is_left).then_some(carried)
+}
+
+/// Deletions next to which rows are compared, in each fragment.
+const PICKS: u64 = 3;
+
+/// The rows beside some of the carried deletions, counted over the rows that are left in all targets: were a deletion
+/// off by one row, these would not be the same any more.
+pub(super) fn neighbours(carried: &[RoaringBitmap], targets: &[u64]) -> BTreeSet<u64> {
+    let mut rows = BTreeSet::new();
+    let mut first = 0;
+    for (deleted, target) in carried.iter().zip(targets) {
+        let left = target.saturating_sub(deleted.len());
+        if let Some(most) = deleted.len().checked_sub(1) {
+            for pick in 0..PICKS {
+                let nth = u32::try_from(most * pick / (PICKS - 1)).ok();
+                let Some(offset) = nth.and_then(|nth| deleted.select(nth)) else {
+                    continue;
+                };
+                let next = u64::from(offset) + 1 - deleted.rank(offset);
+                let beside = [next.checked_sub(1), Some(next)];
+                let beside = beside.into_iter().flatten().filter(|row| *row < left);
+                rows.extend(beside.map(|row| first + row));
+            }
+        }
+        first += left;
+    }
+    rows
+}
+
+#[cfg(test)]
+#[path = "carry_tests.rs"]
+mod tests;

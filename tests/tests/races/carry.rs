@@ -1,0 +1,288 @@
+//! Rewrites of plain tables that other Lance clients delete from, update and merge into meanwhile: nothing is rewritten
+//! twice, and content, row ids and what indexes find are as if nothing had been rewritten.
+
+use arrow_array::{Int64Array, RecordBatch, RecordBatchIterator, StringArray, UInt64Array};
+use arrow_schema::{DataType, Field, Schema};
+use futures::TryStreamExt;
+use lance::Dataset;
+use lance::dataset::{
+    MergeInsertBuilder, NewColumnTransform, UpdateBuilder, WhenMatched, WriteMode, WriteParams,
+};
+use lance::index::DatasetIndexExt;
+use lance_index::IndexType;
+use lance_index::scalar::ScalarIndexParams;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use squire_tests::{Child, Lake, armed};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A plain table of four fragments of ten rows, and what should be in it.
+struct Plain {
+    lake: Lake,
+    uri: String,
+    stable: bool,
+    rows: BTreeMap<i64, String>,
+}
+
+fn batch(ids: impl Iterator<Item = i64> + Clone, word: &str) -> RecordBatch {
+    let values: Vec<String> = ids.clone().map(|id| format!("{word}-{id}")).collect();
+    let schema = Schema::new(vec![
+        Field::new("id", DataType::Int64, true),
+        Field::new("value", DataType::Utf8, true),
+    ]);
+    let ids = Int64Array::from_iter_values(ids);
+    let columns = vec![Arc::new(ids) as _, Arc::new(StringArray::from(values)) as _];
+    RecordBatch::try_new(Arc::new(schema), columns).expect("rows")
+}
+
+impl Plain {
+    async fn new(stable: bool, indexed: bool) -> Self {
+        let lake = Lake::new();
+        let uri = lake.path("plain/t.lance").to_string_lossy().into_owned();
+        let mut plain = Self {
+            lake,
+            uri,
+            stable,
+            rows: BTreeMap::new(),
+        };
+        for first in [0, 10, 20, 30] {
+            plain.append(first..first + 10).await;
+        }
+        if indexed {
+            let (kind, params) = (IndexType::BTree, ScalarIndexParams::default());
+            let mut table = plain.open().await;
+            let built = table.create_index(&["id"], kind, None, &params, false);
+            built.await.expect("an index");
+        }
+        // Offsets and ranks are not the same in any fragment but the last.
+        plain.delete("id IN (0, 3, 14, 21, 22)").await;
+        plain
+    }
+
+    async fn open(&self) -> Dataset {
+        Dataset::open(&self.uri).await.expect("the table")
+    }
+
+    async fn append(&mut self, ids: std::ops::Range<i64>) {
+        let rows = batch(ids.clone(), "old");
+        self.rows.extend(ids.map(|id| (id, format!("old-{id}"))));
+        let params = WriteParams {
+            mode: WriteMode::Append,
+            enable_stable_row_ids: self.stable,
+            ..WriteParams::default()
+        };
+        let rows = RecordBatchIterator::new([Ok(rows.clone())], rows.schema());
+        let written = Dataset::write(rows, &self.uri, Some(params)).await;
+        written.expect("an append");
+    }
+
+    async fn delete(&mut self, predicate: &str) {
+        let before = self.scan(None).await;
+        self.open().await.delete(predicate).await.expect("a delete");
+        let after = self.scan(None).await;
+        self.rows
+            .retain(|id, _| after.contains_key(id) || !before.contains_key(id));
+    }
+
+    async fn update(&mut self, id: i64) {
+        let table = UpdateBuilder::new(Arc::new(self.open().await));
+        let table = table.update_where(&format!("id = {id}")).expect("where");
+        let table = table.set("value", "'updated'").expect("set");
+        let update = table.build().expect("an update").execute().await;
+        update.expect("an update");
+        self.rows.insert(id, "updated".to_owned());
+    }
+
+    async fn merge(&mut self, ids: &[i64]) {
+        let rows = batch(ids.iter().copied(), "merged");
+        let merged = ids.iter().map(|id| (*id, format!("merged-{id}")));
+        self.rows.extend(merged);
+        let on = vec![String::from("id")];
+        let mut merge = MergeInsertBuilder::try_new(Arc::new(self.open().await), on).expect("keys");
+        merge.when_matched(WhenMatched::UpdateAll);
+        let job = merge.try_build().expect("a merge");
+        let rows = RecordBatchIterator::new([Ok(rows.clone())], rows.schema());
+        let merged = job.execute_reader(rows).await;
+        merged.expect("a merge");
+    }
+
+    /// Ids with their values and row ids, by a scan or by what an index may answer.
+    async fn scan(&self, predicate: Option<&str>) -> BTreeMap<i64, (String, u64)> {
+        let table = self.open().await;
+        let mut scanner = table.scan();
+        scanner.with_row_id();
+        scanner.use_scalar_index(predicate.is_some());
+        if let Some(predicate) = predicate {
+            scanner.filter(predicate).expect("a filter");
+        }
+        let batches = scanner.try_into_stream().await.expect("a scan");
+        let batches: Vec<RecordBatch> = batches.try_collect().await.expect("rows");
+        let mut rows = BTreeMap::new();
+        for batch in &batches {
+            let ids = batch["id"].as_any().downcast_ref::<Int64Array>();
+            let values = batch["value"].as_any().downcast_ref::<StringArray>();
+            let row_ids = batch["_rowid"].as_any().downcast_ref::<UInt64Array>();
+            let (ids, values) = (ids.expect("int64"), values.expect("utf8"));
+            for row in 0..batch.num_rows() {
+                let found = (
+                    values.value(row).to_owned(),
+                    row_ids.expect("uint64").value(row),
+                );
+                let before = rows.insert(ids.value(row), found);
+                assert_eq!(before, None, "id {} is there twice", ids.value(row));
+            }
+        }
+        rows
+    }
+
+    fn stop(&self, failpoints: &str) -> Child {
+        let args = ["optimize", &self.uri, "--json"];
+        let mut child = self.lake.with_seam(failpoints, &args);
+        child.wait_stopped();
+        child
+    }
+
+    /// All rows are there once, and each way to ask for them finds them.
+    async fn assert_whole(&self) {
+        let table = self.open().await;
+        table.validate().await.expect("a valid table");
+        let found = self.scan(None).await;
+        let values = found.iter().map(|(id, (value, _))| (*id, value.clone()));
+        assert_eq!(values.collect::<BTreeMap<_, _>>(), self.rows);
+        let rows = table.count_rows(None).await.expect("a count");
+        assert_eq!(rows, self.rows.len());
+        assert_eq!(self.scan(Some("id >= -1")).await, found);
+        for id in -1..60 {
+            let asked = self.scan(Some(&format!("id = {id}"))).await;
+            let expected = found.get(&id).map(|row| (id, row.clone()));
+            assert_eq!(asked, expected.into_iter().collect(), "id {id}");
+        }
+    }
+
+    /// Deletion files that no version of the last few refers to.
+    async fn stray_deletions(&self) -> Vec<String> {
+        let listed = std::fs::read_dir(self.lake.path("plain/t.lance/_deletions"));
+        let listed = listed.expect("deletions").map(|file| {
+            let name = file.expect("a file").file_name();
+            name.to_string_lossy().into_owned()
+        });
+        let mut stray: Vec<String> = listed.collect();
+        let table = self.open().await;
+        for version in 1..=table.version().version {
+            let table = table.checkout_version(version).await.expect("a version");
+            for fragment in table.manifest().fragments.iter() {
+                let Some(file) = &fragment.deletion_file else {
+                    continue;
+                };
+                let name = format!("{}-{}-{}.", fragment.id, file.read_version, file.id);
+                stray.retain(|stray| !stray.starts_with(&name));
+            }
+        }
+        stray
+    }
+}
+
+fn report(done: &Value) -> &Value {
+    &done["tables"][0]["report"]
+}
+
+/// Deleted from, updated and merged into under one rewrite, and deleted from once more when it is about to land.
+async fn carried(stable: bool, indexed: bool) {
+    let mut plain = Plain::new(stable, indexed).await;
+    let both = format!(
+        "{};{}",
+        armed("maintain.after_rewrite", 1, "stop"),
+        armed("maintain.after_carry", 1, "stop")
+    );
+    let mut child = plain.stop(&both);
+    plain.delete("id IN (1, 9, 15, 39)").await;
+    plain.update(23).await;
+    plain.merge(&[12, 30, 50]).await;
+    plain.append(40..43).await;
+    let row_ids = |rows: &BTreeMap<i64, (String, u64)>| -> Vec<(i64, u64)> {
+        rows.iter()
+            .map(|(id, (_, row_id))| (*id, *row_id))
+            .collect()
+    };
+    child.signal(Signal::SIGCONT);
+    child.wait_stopped();
+    plain.delete("id IN (2, 38)").await;
+    plain.assert_whole().await;
+    let before = plain.scan(None).await;
+    let done = child.resume().ok().json();
+    let report = report(&done);
+    assert_eq!(report["conflicts"], 0, "{report}");
+    assert_eq!(report["carried"], 1, "{report}");
+    assert_eq!(report["fragments_removed"], 4, "{report}");
+    assert_eq!(report["unfit"], serde_json::json!([]), "{report}");
+    plain.assert_whole().await;
+    let after = plain.scan(None).await;
+    if stable {
+        assert_eq!(row_ids(&before), row_ids(&after));
+    }
+    assert_eq!(plain.stray_deletions().await, Vec::<String>::new());
+    // What was carried is a table like any other.
+    plain.delete("id IN (4, 24)").await;
+    plain.update(5).await;
+    plain.merge(&[6, 51]).await;
+    plain.assert_whole().await;
+    plain.lake.run(&["optimize", &plain.uri]).ok();
+    plain.assert_whole().await;
+}
+
+#[tokio::test]
+async fn deletions_are_carried() {
+    carried(false, false).await;
+}
+
+#[tokio::test]
+async fn deletions_are_carried_with_stable_row_ids() {
+    carried(true, false).await;
+}
+
+#[tokio::test]
+async fn deletions_are_carried_past_an_index() {
+    carried(false, true).await;
+}
+
+#[tokio::test]
+async fn deletions_are_carried_past_an_index_with_stable_row_ids() {
+    carried(true, true).await;
+}
+
+/// What a rewrite cannot take along is rewritten once more.
+#[tokio::test]
+async fn a_rewrite_that_does_not_hold_any_more_is_given_up() {
+    for other in ["a column", "an index", "a fragment", "a restore"] {
+        let mut plain = Plain::new(false, false).await;
+        let child = plain.stop(&armed("maintain.after_rewrite", 1, "stop"));
+        plain.delete("id = 1").await;
+        let mut table = plain.open().await;
+        match other {
+            "a column" => {
+                let two = vec![(String::from("two"), String::from("id * 2"))];
+                let two = NewColumnTransform::SqlExpressions(two);
+                table.add_columns(two, None, None).await.expect("a column");
+            }
+            "an index" => {
+                let (kind, params) = (IndexType::BTree, ScalarIndexParams::default());
+                let built = table.create_index(&["id"], kind, None, &params, false);
+                built.await.expect("an index");
+            }
+            "a fragment" => plain.delete("id BETWEEN 10 AND 19").await,
+            _ => {
+                let mut before = table.checkout_version(4).await.expect("a version");
+                before.restore().await.expect("a restore");
+                for id in [0, 1, 3, 14, 21, 22] {
+                    plain.rows.insert(id, format!("old-{id}"));
+                }
+            }
+        }
+        let done = child.resume().ok().json();
+        let report = report(&done);
+        assert_eq!(report["carried"], 0, "{other}: {report}");
+        assert_eq!(report["conflicts"], 1, "{other}: {report}");
+        plain.assert_whole().await;
+    }
+}
