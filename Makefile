@@ -72,7 +72,8 @@ zoo:
 	$(or $(SQUIRE_PYTHON),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/venv/bin/python) tests/zoo/zoo.py $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 # SEED is the first case's, CASES how many follow. A case that fails stays in $(CARGO_TARGET_DIR)/fuzz.
-fuzz: setup
+fuzz:
+	ops/setup.sh --test
 	ops/fuzz.sh $(or $(SEED),$$RANDOM$$RANDOM) $(or $(CASES),20000)
 
 docs: setup

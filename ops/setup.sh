@@ -10,7 +10,7 @@
 set -euo pipefail
 
 readonly RUST_MINIMUM=1.94.0
-readonly PYTHON_PACKAGES=("pylance==14.0.2" "lancedb==0.40.0" "moto[server]==5.2.5" "pyarrow==26.0.1")
+readonly PYTHON_PACKAGES=("pylance==14.0.2" "lancedb==0.40.0" "moto[server]==5.2.5" "pyarrow==26.0.1" "duckdb==2.0.1")
 
 # From the oldest that installs on a current Python to a recent one; what pip needs to be told beside the release.
 readonly ZOO_RELEASES=(
@@ -147,7 +147,7 @@ make_python_environment() {
   mkdir -p "$cache"
   [ -x "$venv/bin/python" ] || python3 -m venv --clear "$venv"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${PYTHON_PACKAGES[@]}"
-  "$venv/bin/python" -c 'import lance, lancedb, moto.server, pyarrow'
+  "$venv/bin/python" -c 'import duckdb, lance, lancedb, moto.server, pyarrow'
   # Written last: an installation that was interrupted is done again.
   printf '%s' "$wanted" > "$stamp"
 }

@@ -4,7 +4,7 @@ use super::predicate;
 use super::validate::{check_key, conform};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TableName;
-use crate::maintenance::{Verify, read_back};
+use crate::maintenance::{Given, read_back};
 use crate::store::state::TableEntry;
 use crate::store::{Slot, Store};
 use arrow_array::RecordBatch;
@@ -191,7 +191,7 @@ impl Store {
     /// Stages what was checked, and reads it back.
     pub(super) async fn stage(&self, checked: Checked<'_>) -> Result<Staged> {
         let told = |e: Error| e.context(format!("table {}", checked.table));
-        let given = given(&checked.write);
+        let write = checked.write.clone();
         let staged = match (checked.dataset.clone(), checked.write) {
             (Some(on), Write::Append(rows)) => insert(on, rows, WriteMode::Append).await,
             (Some(on), Write::Overwrite(rows)) => insert(on, rows, WriteMode::Overwrite).await,
@@ -204,9 +204,9 @@ impl Store {
             }
         };
         let staged = staged.map_err(told)?;
-        if let (Some(on), Some((rows, verify))) = (checked.dataset, given) {
+        if let (Some(on), Some(given)) = (checked.dataset, given(&write, staged.rows)) {
             let (schema, fragments) = written(&on, &staged.operation);
-            if let Err(e) = read_back(&on, schema, fragments, &rows, verify).await {
+            if let Err(e) = read_back(&on, schema, fragments, given).await {
                 self.unstage(checked.path, fragments).await;
                 return Err(told(unreadable(e)));
             }
@@ -240,11 +240,19 @@ impl Store {
     }
 }
 
-/// The rows of a write, and how they can be compared with what it stages: a merge writes them in an order of its own.
-fn given(write: &Write) -> Option<(Vec<RecordBatch>, Verify)> {
+/// What a write that did `counts` was given to stage. A merge writes a row for each that it replaces, so where a key stands
+/// twice in the table, more rows than it was given.
+fn given(write: &Write, counts: RowCounts) -> Option<Given<'_>> {
     match write {
-        Write::Append(rows) | Write::Overwrite(rows) => Some((rows.clone(), Verify::Sample)),
-        Write::Merge { rows, .. } => Some((rows.clone(), Verify::Counts)),
+        Write::Append(rows) | Write::Overwrite(rows) => Some(Given::InOrder(rows)),
+        Write::Merge { rows, .. } => {
+            let written = counts.inserted + counts.updated;
+            if written == write.rows() as u64 {
+                Some(Given::InAnyOrder(rows))
+            } else {
+                Some(Given::Rows(written))
+            }
+        }
         Write::DeleteKeys { .. } | Write::Delete { .. } | Write::Create { .. } => None,
     }
 }

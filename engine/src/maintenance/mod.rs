@@ -43,7 +43,7 @@ pub use health::{IndexHealth, TableHealth};
 pub(crate) use journal::Progress;
 pub use run::{MaintenanceReport, Skipped};
 pub use verify::Verify;
-pub(crate) use verify::read_back;
+pub(crate) use verify::{Given, read_back};
 
 use crate::ids::TableName;
 

@@ -165,8 +165,17 @@ impl Rewrite<'_> {
     }
 }
 
-/// Reads back what was written of `rows` into `base`, before anything refers to it: `fragments` with the columns of
-/// `schema`. A write that puts rows in an order of its own can be verified by `Counts` only.
+/// What a write was given, as far as it can be compared with what it staged.
+pub(crate) enum Given<'a> {
+    /// These rows, in this order.
+    InOrder(&'a [RecordBatch]),
+    /// These rows, in an order of the write's own.
+    InAnyOrder(&'a [RecordBatch]),
+    /// So many rows.
+    Rows(u64),
+}
+
+/// Reads back what was written into `base`, before anything refers to it: `fragments` with the columns of `schema`.
 ///
 /// # Errors
 /// `Unfit`: it cannot be read, or is not what was given.
@@ -174,9 +183,20 @@ pub(crate) async fn read_back(
     base: &Dataset,
     schema: &Schema,
     fragments: &[Fragment],
-    rows: &[RecordBatch],
-    verify: Verify,
+    given: Given<'_>,
 ) -> Result<()> {
+    let reading = Reading::default();
+    let mut written = Side::of_new(view(base, schema, fragments), &reading);
+    let (rows, picks) = match given {
+        Given::InOrder(rows) => (rows, Picks::These(sampled(fragments))),
+        Given::InAnyOrder(rows) => (rows, Picks::None),
+        Given::Rows(rows) => {
+            while written.fill().await? {
+                written.advance(written.left());
+            }
+            return same_rows(rows, written.tally.rows);
+        }
+    };
     let elsewhere = stored_otherwise(schema);
     let comparable = |batch: &RecordBatch| {
         let fields = batch.schema();
@@ -186,15 +206,7 @@ pub(crate) async fn read_back(
     };
     let rows = rows.iter().map(comparable).collect::<Result<Vec<_>, _>>();
     let rows = rows.map_err(|e| Error::internal("the rows that were written").caused_by(e))?;
-    let view = view(base, schema, fragments);
-    let reading = Reading::default();
     let given = Side::of_given(base.clone(), &rows, &reading);
-    let written = Side::of_new(view, &reading);
-    let picks = match verify {
-        Verify::Counts => Picks::None,
-        Verify::Sample => Picks::These(sampled(fragments)),
-        Verify::Full => Picks::All,
-    };
     // A batch that is too wide for a default scan is what was given; a compaction will choose narrower fragments.
     let none = BTreeSet::new();
     let compared = compare_sides(given, written, &picks, &none);

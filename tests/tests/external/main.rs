@@ -5,7 +5,9 @@
 //! 3. `s3`: the end-to-end story on an S3-compatible server.
 //! 4. `metrics`: the daemon's endpoints, signals and words to systemd.
 //! 5. `zoo`: states of tables, of several releases, through every command.
+//! 6. `differential`: text values, against what others read.
 
+mod differential;
 mod drift;
 mod metrics;
 mod readers;
