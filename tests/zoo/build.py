@@ -122,9 +122,12 @@ def _varint(data: bytes) -> int:
 
 
 def age(root: Path, days: float = 3) -> None:
-    """Sets the time of every version below `root` back, in place: a varint of five bytes stays one."""
+    """Sets the time of every version below `root` back, in place: a varint of five bytes stays one. Files get older than the
+    week that Lance spares those which no version refers to."""
     now, back = int(time.time()), int(days * 86_400)
     for directory, _, files in os.walk(root):
+        for name in files:
+            os.utime(os.path.join(directory, name), (now - 30 * 86_400,) * 2, follow_symlinks=False)
         if not directory.endswith("_versions"):
             continue
         for name in files:
@@ -140,6 +143,7 @@ def age(root: Path, days: float = 3) -> None:
                     )
             with open(path, "wb") as file:
                 file.write(data)
+            os.utime(path, (now - back,) * 2)
 
 
 def load() -> dict[str, State]:

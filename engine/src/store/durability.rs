@@ -3,10 +3,10 @@
 //! One rule: **a put has returned when it is on the disk**, its content before its name and its name with all new
 //! directories above it. The order of writes then is the order of the protocol, and no step has to remember a sync:
 //!
-//! * Sidecars, journals and versions are put through the object-store interface, which syncs ([`wrapper`]).
+//! * Sidecars, journals and versions are put through the object-store interface, which syncs (`wrapper`).
 //! * Data, deletion, index and transaction files are what Lance writes past that interface on plain local paths, so
-//!   handles that write go through it ([`Store::writing`], [`Store::writing_uri`]). Handles that read do not.
-//! * What others wrote and a publish or an answer of ours would vouch for is synced as a whole ([`Store::sync_found`]):
+//!   handles that write go through it (`Store::writing`, `Store::writing_uri`). Handles that read do not.
+//! * What others wrote and a publish or an answer of ours would vouch for is synced as a whole (`Store::sync_found`):
 //!   foreign commits were never synced, and a process of ours may have died between its put and the sync.
 //!
 //! Removals are not synced. One that a cut takes back leaves what a process that died before it leaves.

@@ -64,9 +64,9 @@ def nested_folder(db: Db):
     db.fill(ids, name="org/model")
 
 
-@state(store=False, tables=("t", "deep"))
+@state(store=False, tables=("t", "a/b/c/d"))
 def deeply_nested(db: Db):
-    """A table four folders down."""
+    """A table deeper down than folders are looked into: the folder is named."""
     db.fill(ids)
     (db.root / "a/b/c/d").mkdir(parents=True)
     db.fill(ids, name="a/b/c/d/deep")
