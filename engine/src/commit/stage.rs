@@ -4,7 +4,7 @@ use super::predicate;
 use super::validate::{check_key, conform};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TableName;
-use crate::maintenance::{Given, read_back};
+use crate::maintenance::{Given, own_file, read_back};
 use crate::store::state::TableEntry;
 use crate::store::{Slot, Store};
 use arrow_array::RecordBatch;
@@ -207,7 +207,7 @@ impl Store {
         if let (Some(on), Some(given)) = (checked.dataset, given(&write, staged.rows)) {
             let (schema, fragments) = written(&on, &staged.operation);
             if let Err(e) = read_back(&on, schema, fragments, given).await {
-                self.unstage(checked.path, fragments).await;
+                self.unstage(&on, fragments).await;
                 return Err(told(unreadable(e)));
             }
         }
@@ -215,9 +215,9 @@ impl Store {
     }
 
     /// Takes the data files of a write away that no sidecar and no version names. Best effort: what stays is for cleanup.
-    async fn unstage(&self, table: &str, fragments: &[Fragment]) {
-        for file in fragments.iter().flat_map(|fragment| &fragment.files) {
-            let path = self.object_path(&format!("{table}/data/{}", file.path));
+    async fn unstage(&self, on: &Dataset, fragments: &[Fragment]) {
+        let files = fragments.iter().flat_map(|fragment| &fragment.files);
+        for path in files.filter_map(|file| own_file(on, file)) {
             if let Err(e) = self.objects.inner.delete(&path).await {
                 tracing::debug!(%path, error = %e, "a staged file is left for cleanup");
             }

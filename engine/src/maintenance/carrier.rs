@@ -8,9 +8,9 @@
 //!    was compared and what is committed. A slot that is lost leads back to 1, not to another rewrite.
 
 use super::carry::{Change, Source, carry, compare, neighbours};
-use super::health::fragment_bytes;
-use super::index_proof::prove_index;
-use super::listed::{Listed, covered_by, listed_indexes};
+use super::health::{fragment_bytes, own_file};
+use super::index_proof::prove_followers;
+use super::listed::{followers, ids_of};
 use super::run::Run;
 use super::verify::{Rewrite, Verify};
 use crate::error::{Disposition, Error, ErrorKind, Result};
@@ -222,10 +222,9 @@ impl Carrier<'_> {
     /// Whether the files of `fragments` are there: Lance removes them when no ids could be reserved for them.
     async fn files_stand(&self, fragments: &[Fragment]) -> Result<bool> {
         for file in fragments.iter().flat_map(|fragment| &fragment.files) {
-            let path = format!("{}/data/{}", self.run.path(), file.path);
-            let at = self.store.object_path(&path);
-            if file.base_id.is_some() || !self.store.objects.exists(&at).await? {
-                return Ok(false);
+            match own_file(self.base, file) {
+                Some(path) if self.store.objects.exists(&path).await? => {}
+                _ => return Ok(false),
             }
         }
         Ok(true)
@@ -238,7 +237,7 @@ impl Carrier<'_> {
             original_fragments: carried.sources.clone(),
             ..carried.result.clone()
         });
-        let mut staged = self.store.rehearsal(self.run, head).await?;
+        let mut staged = self.store.rehearsal(self.run, head, None).await?;
         let remap = Arc::new(DatasetIndexRemapperOptions::default());
         commit_compaction(&mut staged, results.collect(), remap, self.options).await?;
         let transaction = staged.read_transaction().await?;
@@ -277,7 +276,7 @@ impl Carrier<'_> {
             version: head.manifest().version + 1,
             naming: head.manifest_location().naming_scheme,
         };
-        let handle = self.store.at_slot(self.run, head, slot).await?;
+        let handle = self.store.committing(self.run, head, Some(slot)).await?;
         let mut groups = Vec::new();
         for (fragments, carried) in prepared.fragments.iter().zip(carried) {
             groups.push(RewriteGroup {
@@ -294,12 +293,12 @@ impl Carrier<'_> {
         let transaction = TransactionBuilder::new(head.manifest().version, operation)
             .transaction_properties(self.options.transaction_properties.clone())
             .build();
-        let staged = self.store.rehearsal_at(self.run, head, slot).await?;
+        let staged = self.store.rehearsal(self.run, head, Some(slot)).await?;
         let staged = put(staged, transaction.clone()).await?;
         self.check(head, &staged, &groups, carried).await?;
         let landed = put(handle, transaction).await?;
         // The next commit wants this version, without the slot.
-        self.store.at_version(self.run, &landed).await
+        self.store.committing(self.run, &landed, None).await
     }
 
     /// Looks at `staged`, which is to stand above `head`.
@@ -349,22 +348,8 @@ impl Carrier<'_> {
                 .check_rows(staged, neighbours(&carried.deleted, &targets))
                 .await?;
         }
-        for index in followers(head, &rewritten).await? {
-            prove_index(head, staged, &index.name)
-                .await
-                .map_err(|e| e.context(format!("index {} after the rewrite", index.name)))?;
-        }
-        Ok(())
+        prove_followers(head, staged, &followers(head, &rewritten).await?).await
     }
-}
-
-/// The readable indexes of `dataset` that cover some of `fragments`.
-async fn followers(dataset: &Dataset, fragments: &RoaringBitmap) -> Result<Vec<Listed>> {
-    let mut listed = listed_indexes(dataset).await?;
-    listed.retain(|index| {
-        index.unreadable.is_none() && !covered_by(&index.segments).is_disjoint(fragments)
-    });
-    Ok(listed)
 }
 
 async fn put(handle: Dataset, transaction: Transaction) -> Result<Dataset> {
@@ -425,11 +410,6 @@ fn rows_of(fragments: &[Fragment]) -> Vec<u64> {
         .iter()
         .map(|f| f.physical_rows.unwrap_or(0) as u64);
     rows.collect()
-}
-
-fn ids_of(fragments: &[Fragment]) -> RoaringBitmap {
-    let ids = fragments.iter().filter_map(|f| u32::try_from(f.id).ok());
-    ids.collect()
 }
 
 /// What covers `fragments`, and which of them.

@@ -4,8 +4,8 @@
 use super::Target;
 use super::carrier::{Carrier, Landed};
 use super::health::fragment_bytes;
-use super::index_proof::prove_index;
-use super::listed::{Listed, covered_by, listed_indexes};
+use super::index_proof::prove_followers;
+use super::listed::{followers, ids_of};
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Skipped, Work};
 use super::tasks::{Task, TaskBounds};
@@ -18,7 +18,6 @@ use lance::dataset::optimize::{
     CompactionMode, CompactionOptions, CompactionTask, RewriteResult, TaskData, commit_compaction,
 };
 use lance_table::format::Fragment;
-use roaring::RoaringBitmap;
 use squire_failpoints::{Seam, conflict_injected, hit};
 use std::sync::Arc;
 use std::time::Duration;
@@ -259,23 +258,16 @@ impl Rewriting<'_> {
     /// Commits `results` above `head`. Where indexes have to follow, the version is rehearsed and they are asked first.
     async fn commit_above(&self, head: &mut Dataset, results: Vec<RewriteResult>) -> Result<()> {
         let remap = Arc::new(DatasetIndexRemapperOptions::default());
-        let rewritten = results.iter().flat_map(|r| &r.original_fragments);
-        let rewritten: RoaringBitmap = rewritten.filter_map(|f| u32::try_from(f.id).ok()).collect();
-        let listed = listed_indexes(head).await?.into_iter();
-        let covers = |index: &Listed| !covered_by(&index.segments).is_disjoint(&rewritten);
-        let followers: Vec<Listed> = listed.filter(covers).collect();
+        let rewritten = ids_of(results.iter().flat_map(|r| &r.original_fragments));
+        let followers = followers(head, &rewritten).await?;
         if followers.is_empty() {
             commit_compaction(head, results, remap, self.options).await?;
             return Ok(());
         }
-        let mut staged = self.store.rehearsal(self.run, head).await?;
+        let mut staged = self.store.rehearsal(self.run, head, None).await?;
         commit_compaction(&mut staged, results, remap, self.options).await?;
         let before = base_of(&staged, head).await?;
-        for index in followers.iter().filter(|index| index.unreadable.is_none()) {
-            prove_index(&before, &staged, &index.name)
-                .await
-                .map_err(|e| e.context(format!("index {} after the rewrite", index.name)))?;
-        }
+        prove_followers(&before, &staged, &followers).await?;
         commit_rehearsed(head, &staged).await
     }
 

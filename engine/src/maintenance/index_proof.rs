@@ -9,7 +9,7 @@
 //!
 //! Vector indexes approximate, so [`KEPT`] of the vectors suffice, of old and of new rows alike.
 
-use super::listed::kind_of;
+use super::listed::{Listed, kind_of};
 use crate::error::{Error, ErrorKind, Result};
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, UInt64Array};
@@ -66,6 +66,23 @@ pub(crate) async fn prove_index(before: &Dataset, after: &Dataset, name: &str) -
             Ok(())
         }
     }
+}
+
+/// Checks those of `followers` that can be read, after what they cover was rewritten.
+///
+/// # Errors
+/// Those of [`prove_index`], with the index.
+pub(crate) async fn prove_followers(
+    before: &Dataset,
+    after: &Dataset,
+    followers: &[Listed],
+) -> Result<()> {
+    for index in followers.iter().filter(|index| index.unreadable.is_none()) {
+        prove_index(before, after, &index.name)
+            .await
+            .map_err(|e| e.context(format!("index {} after the rewrite", index.name)))?;
+    }
+    Ok(())
 }
 
 fn unfit(why: String) -> Error {

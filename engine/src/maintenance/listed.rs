@@ -5,7 +5,7 @@ use crate::store::Store;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
 use lance_index::is_system_index;
-use lance_table::format::IndexMetadata;
+use lance_table::format::{Fragment, IndexMetadata};
 use lance_table::io::manifest::read_manifest_indexes;
 use roaring::RoaringBitmap;
 use std::collections::BTreeMap;
@@ -42,6 +42,19 @@ pub(crate) async fn listed_indexes(dataset: &Dataset) -> Result<Vec<Listed>> {
         }
     }
     Ok(by_name.into_values().collect())
+}
+
+/// The indexes of `dataset` that cover some of `fragments`: they have to follow when those are rewritten.
+pub(crate) async fn followers(dataset: &Dataset, fragments: &RoaringBitmap) -> Result<Vec<Listed>> {
+    let mut listed = listed_indexes(dataset).await?;
+    listed.retain(|index| !covered_by(&index.segments).is_disjoint(fragments));
+    Ok(listed)
+}
+
+/// The ids of `fragments`, as coverage counts them.
+pub(crate) fn ids_of<'a>(fragments: impl IntoIterator<Item = &'a Fragment>) -> RoaringBitmap {
+    let ids = fragments.into_iter();
+    ids.filter_map(|f| u32::try_from(f.id).ok()).collect()
 }
 
 /// The last word of an index's type, as its details name it.

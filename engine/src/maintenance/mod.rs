@@ -39,6 +39,7 @@ pub use cleanup::{
     CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, Held, Retention, TableCleanup,
 };
 pub use compact::CompactionLimits;
+pub(crate) use health::own_file;
 pub use health::{IndexHealth, TableHealth};
 pub(crate) use journal::Progress;
 pub use run::{MaintenanceReport, Skipped};

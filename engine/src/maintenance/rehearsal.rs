@@ -17,49 +17,37 @@ use std::sync::Arc;
 const CACHE_BYTES: usize = 4 << 30;
 
 impl Store {
-    /// A handle of `head`'s version through which `run` rehearses.
-    pub(crate) async fn rehearsal(&self, run: &Run<'_>, head: &Dataset) -> Result<Dataset> {
-        let guard = self.guard_of(run.op, &run.journal);
-        self.rehearsing(run, head, guard).await
-    }
-
-    /// The same, for what is to be committed at `slot` alone.
-    pub(crate) async fn rehearsal_at(
+    /// A handle of `head`'s version through which `run` rehearses: what is to be committed at `slot` alone, or wherever
+    /// there is room.
+    pub(crate) async fn rehearsal(
         &self,
         run: &Run<'_>,
         head: &Dataset,
-        slot: Slot,
-    ) -> Result<Dataset> {
-        let guard = self.guard_of(run.op, &run.journal).at(slot);
-        self.rehearsing(run, head, guard).await
-    }
-
-    async fn rehearsing(
-        &self,
-        run: &Run<'_>,
-        head: &Dataset,
-        guard: GuardedCommitHandler,
+        slot: Option<Slot>,
     ) -> Result<Dataset> {
         let registry = self.session().store_registry();
         let session = Arc::new(Session::new(CACHE_BYTES, CACHE_BYTES, registry));
-        self.guarded(run, head, guard.rehearsing(), session).await
+        let guard = self.guard_at(run, slot).rehearsing();
+        self.guarded(run, head, guard, session).await
     }
 
-    /// A handle of `head`'s version through which `run` commits at `slot` alone.
-    pub(crate) async fn at_slot(
+    /// The same, through which `run` commits.
+    pub(crate) async fn committing(
         &self,
         run: &Run<'_>,
         head: &Dataset,
-        slot: Slot,
+        slot: Option<Slot>,
     ) -> Result<Dataset> {
-        let guard = self.guard_of(run.op, &run.journal).at(slot);
+        let guard = self.guard_at(run, slot);
         self.guarded(run, head, guard, self.session()).await
     }
 
-    /// A handle of `head`'s version through which `run` commits.
-    pub(crate) async fn at_version(&self, run: &Run<'_>, head: &Dataset) -> Result<Dataset> {
+    fn guard_at(&self, run: &Run<'_>, slot: Option<Slot>) -> GuardedCommitHandler {
         let guard = self.guard_of(run.op, &run.journal);
-        self.guarded(run, head, guard, self.session()).await
+        match slot {
+            Some(slot) => guard.at(slot),
+            None => guard,
+        }
     }
 
     async fn guarded(

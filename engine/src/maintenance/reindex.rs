@@ -3,7 +3,7 @@
 use super::Target;
 use super::declare::{MIN_VECTOR_ROWS, index_params};
 use super::index_proof::prove_index;
-use super::listed::{Listed, covered_by, kind_of, listed_indexes};
+use super::listed::{Listed, covered_by, ids_of, kind_of, listed_indexes};
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Work};
 use crate::error::{Disposition, ErrorKind, Result, caught};
@@ -14,7 +14,6 @@ use lance::index::{DatasetIndexExt, DatasetIndexInternalExt};
 use lance_index::IndexType;
 use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::optimize::OptimizeOptions;
-use roaring::RoaringBitmap;
 use squire_failpoints::{Seam, hit};
 use tokio_util::sync::CancellationToken;
 
@@ -127,11 +126,6 @@ async fn settle_one(
     }
 }
 
-fn fragment_ids(dataset: &Dataset) -> RoaringBitmap {
-    let fragments = dataset.fragments().iter();
-    fragments.filter_map(|f| u32::try_from(f.id).ok()).collect()
-}
-
 /// Extends `index` over the fragments that it does not cover, as one version above `head`.
 async fn extend(
     head: &mut Dataset,
@@ -140,7 +134,7 @@ async fn extend(
     store: &Store,
 ) -> Result<Outcome> {
     index.check_files(store, run.path()).await?;
-    let fragments = fragment_ids(head);
+    let fragments = ids_of(head.fragments().iter());
     if index.uncovered(&fragments).is_empty() {
         return Ok(Outcome::Complete);
     }
@@ -151,7 +145,7 @@ async fn extend(
         let few = String::from("the table has too few rows to train it");
         return Ok(Outcome::Pending(few));
     }
-    index.check_coverage(&(fragments & fragment_ids(&staged)), &segments)?;
+    index.check_coverage(&(fragments & ids_of(staged.fragments().iter())), &segments)?;
     let Err(unfit) = prove(head, &staged, &index.name).await else {
         commit_rehearsed(head, &staged).await?;
         return Ok(Outcome::Covered);
@@ -163,7 +157,10 @@ async fn extend(
     // added ones. Built from the rows it has them all.
     let staged = stage_anew(head, index, run, store).await?;
     let segments = staged.load_indices_by_name(&index.name).await?;
-    index.check_coverage(&(fragment_ids(head) & fragment_ids(&staged)), &segments)?;
+    index.check_coverage(
+        &(ids_of(head.fragments().iter()) & ids_of(staged.fragments().iter())),
+        &segments,
+    )?;
     prove(head, &staged, &index.name).await?;
     commit_rehearsed(head, &staged).await?;
     Ok(Outcome::Rebuilt(unfit.brief()))
@@ -180,7 +177,7 @@ async fn stage(
     let options = options
         .index_names(vec![index.name.clone()])
         .transaction_properties(run.properties.clone());
-    let mut staged = store.rehearsal(run, head).await?;
+    let mut staged = store.rehearsal(run, head, None).await?;
     staged.optimize_indices(&options).await?;
     Ok(staged)
 }
@@ -201,7 +198,7 @@ async fn stage_anew(
         .open_scalar_index_for_maintenance(&column, &segment.uuid, &NoOpMetricsCollector)
         .await?;
     let params = built.derive_index_params()?;
-    let mut staged = store.rehearsal(run, head).await?;
+    let mut staged = store.rehearsal(run, head, None).await?;
     staged
         .create_index_builder(&[&column], IndexType::Scalar, &params)
         .name(index.name.clone())
@@ -232,7 +229,7 @@ async fn build(
             "a vector index needs {MIN_VECTOR_ROWS} rows to train and the table has {rows}"
         )));
     }
-    let mut staged = store.rehearsal(run, head).await?;
+    let mut staged = store.rehearsal(run, head, None).await?;
     staged
         .create_index_builder(&[column], kind, params.as_ref())
         .name(name.to_owned())

@@ -56,6 +56,17 @@ struct Seen {
     grew: Duration,
 }
 
+impl Seen {
+    /// Seen for the first time.
+    fn at(now: Duration, journal: Progress) -> Self {
+        Self {
+            first: now,
+            journal,
+            grew: now,
+        }
+    }
+}
+
 impl Store {
     /// Resolves what can be resolved now. `watch` is kept between passes: an operation is aborted only when this
     /// process saw its sidecar for the whole grace. With `force` the grace is taken as over.
@@ -98,11 +109,7 @@ impl Store {
         };
         let now = self.clock().monotonic();
         let known = watch.seen.get(&op).copied();
-        let new = Seen {
-            first: now,
-            journal,
-            grew: now,
-        };
+        let new = Seen::at(now, journal);
         let seen = match known {
             None => new,
             Some(seen) if journal > seen.journal => Seen {
@@ -144,11 +151,7 @@ impl Store {
             return Ok(());
         }
         let now = self.clock().monotonic();
-        let new = Seen {
-            first: now,
-            journal: Progress::default(),
-            grew: now,
-        };
+        let new = Seen::at(now, Progress::default());
         let seen = watch.seen.entry(op).or_insert(new);
         if !force && now.saturating_sub(seen.first) < self.options().grace {
             report.pending.push(op);

@@ -7,8 +7,18 @@ use lance_table::format::{Fragment, Manifest};
 use lance_table::io::deletion::relative_deletion_file_path;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The data and deletion files of a version: the base that each lies in, and its path below that.
-pub(super) fn files_of(manifest: &Manifest) -> impl Iterator<Item = (Option<u32>, String)> + '_ {
+/// A file, or the folder of an index, that a version refers to.
+pub(super) struct Referred {
+    /// The base that it lies in; `None` for the table's own.
+    pub(super) base: Option<u32>,
+    /// Its path below that.
+    pub(super) path: String,
+    /// Its size in bytes, where the version says one: old releases did not.
+    pub(super) size: Option<u64>,
+}
+
+/// The data and deletion files of a version.
+pub(super) fn files_of(manifest: &Manifest) -> impl Iterator<Item = Referred> + '_ {
     manifest
         .fragments
         .iter()
@@ -18,7 +28,7 @@ pub(super) fn files_of(manifest: &Manifest) -> impl Iterator<Item = (Option<u32>
 fn files_of_fragment<'a>(
     manifest: &'a Manifest,
     fragment: &'a Fragment,
-) -> impl Iterator<Item = (Option<u32>, String)> + 'a {
+) -> impl Iterator<Item = Referred> + 'a {
     let data = fragment.referenced_lance_files().map(|file| {
         let base = file.base_id.and_then(|id| manifest.base_paths.get(&id));
         // A base that is no dataset holds the files themselves.
@@ -26,25 +36,18 @@ fn files_of_fragment<'a>(
             Some(base) if !base.is_dataset_root => file.path.clone(),
             _ => format!("data/{}", file.path),
         };
-        (file.base_id, path)
+        Referred {
+            base: file.base_id,
+            path,
+            size: file.file_size_bytes.get().map(u64::from),
+        }
     });
-    let deletion = fragment
-        .deletion_file
-        .iter()
-        .map(|file| (file.base_id, relative_deletion_file_path(fragment.id, file)));
+    let deletion = fragment.deletion_file.iter().map(|file| Referred {
+        base: file.base_id,
+        path: relative_deletion_file_path(fragment.id, file),
+        size: None,
+    });
     data.chain(deletion)
-}
-
-/// What a version says of the sizes of its own data files; nothing of those that old releases wrote.
-fn sizes_of(manifest: &Manifest) -> BTreeMap<String, u64> {
-    let fragments = manifest.fragments.iter();
-    let files = fragments.flat_map(Fragment::referenced_lance_files);
-    let own = files.filter(|file| file.base_id.is_none());
-    own.filter_map(|file| {
-        let size = file.file_size_bytes.get()?;
-        Some((format!("data/{}", file.path), u64::from(size)))
-    })
-    .collect()
 }
 
 /// What is wrong with a file of which `found` is what a listing says, and `size` what its version says, if they do.
@@ -74,13 +77,12 @@ impl Store {
     /// `Refused`, with the file.
     pub(super) async fn check_readable(&self, dataset: &Dataset, path: &str) -> Result<()> {
         let manifest = dataset.manifest();
-        let own = files_of(manifest).filter(|(base, _)| base.is_none());
-        let own: Vec<String> = own.map(|(_, file)| file).collect();
-        let found = self.find(path, own.iter()).await?;
-        let sizes = sizes_of(manifest);
+        let own = files_of(manifest).filter(|file| file.base.is_none());
+        let own: Vec<Referred> = own.collect();
+        let found = self.find(path, own.iter().map(|file| &file.path)).await?;
         let damaged = own.iter().find_map(|file| {
-            let why = wrong(found.get(file), sizes.get(file).copied())?;
-            Some(format!("{file}, which {why}"))
+            let why = wrong(found.get(&file.path), file.size)?;
+            Some(format!("{}, which {why}", file.path))
         });
         let Some(damaged) = damaged else {
             return Ok(());

@@ -3,7 +3,7 @@
 //! A clone's source says nothing of the clone, so every table of this location and of the other watched ones is looked at.
 //! Clones elsewhere cannot be known.
 
-use super::readable::files_of;
+use super::readable::{Referred, files_of};
 use super::{Held, TableCleanup};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
@@ -109,8 +109,8 @@ impl Store {
             let indexes = dataset.load_indices().await?;
             let own = files_of(dataset.manifest()).chain(folders_of(&indexes));
             let mut held = None;
-            for (_, file) in own.filter(|(base, _)| base.is_none()) {
-                held = needed.remove(&file).or(held);
+            for file in own.filter(|file| file.base.is_none()) {
+                held = needed.remove(&file.path).or(held);
             }
             if let Some(by) = held.filter(|_| cleanup.versions.contains(&version)) {
                 cleanup.versions.retain(|v| *v != version);
@@ -207,13 +207,13 @@ impl Store {
         let all = files_of(&manifest).chain(folders_of(&indexes));
         let mut spellings: BTreeMap<u32, String> = BTreeMap::new();
         Ok(all
-            .filter_map(|(base, file)| {
+            .filter_map(|Referred { base, path, .. }| {
                 let id = base?;
                 let base = manifest.base_paths.get(&id)?;
                 let base = spellings.entry(id).or_insert_with(|| spelled(&base.path));
                 Some(Reference {
                     owner: owner.to_owned(),
-                    file: format!("{base}/{file}"),
+                    file: format!("{base}/{path}"),
                 })
             })
             .collect())
@@ -221,10 +221,12 @@ impl Store {
 }
 
 /// The folders of a version's indexes, as [`files_of`] names its files.
-fn folders_of(indexes: &[IndexMetadata]) -> impl Iterator<Item = (Option<u32>, String)> + '_ {
-    indexes
-        .iter()
-        .map(|index| (index.base_id, format!("_indices/{}", index.uuid)))
+fn folders_of(indexes: &[IndexMetadata]) -> impl Iterator<Item = Referred> + '_ {
+    indexes.iter().map(|index| Referred {
+        base: index.base_id,
+        path: format!("_indices/{}", index.uuid),
+        size: None,
+    })
 }
 
 #[cfg(test)]
