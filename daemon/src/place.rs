@@ -81,19 +81,27 @@ impl Place {
             .into_iter()
             .collect::<HashMap<_, _>>();
         let uri = watch.uri.clone();
-        if matches!(watch.kind, WatchKind::Auto | WatchKind::Store) {
-            match Store::open(&uri, options.clone()).await {
-                Ok(store) => {
-                    return Ok(Self {
-                        uri,
-                        store,
-                        managed: true,
-                        single: None,
-                    });
-                }
-                Err(e) if e.kind() == ErrorKind::NotFound && watch.kind == WatchKind::Auto => {}
-                Err(e) => return Err(e),
+        match (Store::open(&uri, options.clone()).await, watch.kind) {
+            (Ok(store), WatchKind::Auto | WatchKind::Store) => {
+                return Ok(Self {
+                    uri,
+                    store,
+                    managed: true,
+                    single: None,
+                });
             }
+            (Ok(_), WatchKind::Directory | WatchKind::Table) => {
+                return Err(Error::new(
+                    ErrorKind::Refused,
+                    format!(
+                        "{uri} is a store: its tables would be maintained past what its readers see; leave kind out, or set kind = \"store\""
+                    ),
+                ));
+            }
+            (Err(e), kind) if e.kind() != ErrorKind::NotFound || kind == WatchKind::Store => {
+                return Err(e);
+            }
+            (Err(_), _) => {}
         }
         let root = Store::connect(&uri, options.clone()).await?;
         if matches!(watch.kind, WatchKind::Auto | WatchKind::Table) && root.is_dataset().await? {

@@ -35,8 +35,9 @@ class State:
     release: str = CURRENT
     tables: tuple[str, ...] = ("t",)
     """What `status` has to name, readable or not."""
-    expect: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """Command -> exit code and a pattern that its output matches. Commands not named end with 0."""
+    expect: dict[str, tuple[int | tuple[int, ...], str]] = field(default_factory=dict)
+    """Command -> exit code, or those of one run and another, and a pattern that its output matches. Commands not named end
+    with 0; "store cleanup" is about a store alone."""
     known: dict[str, str] = field(default_factory=dict)
     """Check ("optimize rows", "cleanup", ...) -> why it is known to fail. It must fail, or the declaration is stale."""
     store: bool = True

@@ -106,9 +106,10 @@ class Keeper:
         return output
 
     def check_answer(self, command: str, code: int, output: str) -> None:
-        wanted, pattern = self.state.expect.get(command, (0, ""))
+        expect = self.state.expect
+        wanted, pattern = expect.get(f"{self.result.place} {command}") or expect.get(command, (0, ""))
         last = output.strip().splitlines()[-1][:200] if output.strip() else ""
-        if code != wanted:
+        if code not in (wanted if isinstance(wanted, tuple) else (wanted,)):
             self.fault(command, f"exit code {code} instead of {wanted}: {last}")
         elif not re.search(pattern, output):
             self.fault(f"{command} message", f"says nothing of {pattern!r}: {last}")

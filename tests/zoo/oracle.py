@@ -301,8 +301,11 @@ def garbage(table: Path, before: set[str]) -> list[str]:
         for row in handle.tracked_files().read_all().to_pylist():
             tracked.add(os.path.normpath(os.path.join(row["base_uri"].removeprefix("file://"), row["path"])))
     kinds = ("data", "_deletions", "_indices")
-    return sorted(
-        path
-        for path in set(files_below(table)) - before
-        if path.split("/")[0] in kinds and os.path.normpath(table / path) not in tracked
-    )
+
+    def is_tracked(path: str) -> bool:
+        # Blobs that lie in files of their own stand in a folder named as the data file that refers to them.
+        of_blob = os.path.dirname(path) + ".lance"
+        return any(os.path.normpath(table / p) in tracked for p in (path, of_blob))
+
+    new = set(files_below(table)) - before
+    return sorted(path for path in new if path.split("/")[0] in kinds and not is_tracked(path))

@@ -80,11 +80,13 @@ async fn cleanup_plain(
     args: &CleanupArgs,
     policies: &CleanupPolicies,
 ) -> Result<ExitCode> {
+    let selection = place.select(&args.target.tables).await?;
+    let skipped = selection.skipped.clone();
     let mut documents = Vec::new();
-    let mut lines = Vec::new();
+    let mut lines: Vec<String> = skipped.iter().map(ToString::to_string).collect();
     let mut whole = true;
     let mut removes = false;
-    for target in place.select(&args.target.tables).await? {
+    for target in selection {
         let Target::Plain(path) = &target else {
             continue;
         };
@@ -118,7 +120,9 @@ async fn cleanup_plain(
     if removes {
         lines.push(format!("note: {CLONES_ELSEWHERE}"));
     }
-    context.out.print(&json!({ "tables": documents }), &lines);
+    context
+        .out
+        .print(&json!({ "tables": documents, "skipped": skipped }), &lines);
     Ok(ending(whole))
 }
 

@@ -9,8 +9,9 @@ use crate::daemon::{self, Options};
 use crate::place::{Place, step};
 use serde_json::{Map, json};
 use squire_engine::error::{Error, ErrorKind, Result};
-use squire_engine::maintenance::{MaintenanceReport, Target};
+use squire_engine::maintenance::{CompactionPlan, MaintenanceReport, Target};
 use squire_engine::recovery::Watch as RecoveryWatch;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
@@ -47,19 +48,18 @@ pub(super) async fn daemon(
     })
 }
 
-/// One table's plan, with the fragments of each compaction task.
+/// One table's plan, with what a compaction would do.
 async fn plan_of(
     context: &Context,
     place: &Place,
     target: &Target,
-) -> Result<(TablePlan, Vec<usize>)> {
+) -> Result<(TablePlan, CompactionPlan)> {
     let policy = context.config.policy_for(Place::config_name(target));
     let bounds = bounds(&policy);
     let work = async {
         let health = place.store.health(target, &bounds).await?;
-        let tasks = place.store.compaction_tasks(target, &bounds).await?;
-        let sizes = tasks.iter().map(|t| t.fragments.len()).collect();
-        Ok((decide(&health, tasks.len(), &policy), sizes))
+        let rewrites = place.store.compaction_plan(target, &bounds).await?;
+        Ok((decide(&health, &rewrites, &policy), rewrites))
     };
     step("plan", target, work).await
 }
@@ -94,14 +94,22 @@ async fn optimize_dry(context: &Context, place: &Place, names: &[String]) -> Res
     let mut results = Results::of(&selection);
     for target in selection {
         match plan_of(context, place, &target).await {
-            Ok((_, tasks)) => {
-                let line = format!(
-                    "{target}: {} tasks would rewrite {} fragments",
-                    tasks.len(),
-                    tasks.iter().sum::<usize>()
-                );
-                let table = target.to_string();
-                results.add(json!({ "table": table, "tasks": tasks }), [line]);
+            Ok((_, rewrites)) => {
+                let tasks = rewrites.tasks.iter().map(|task| task.fragments.len());
+                let tasks: Vec<usize> = tasks.collect();
+                let line = match &rewrites.left_alone {
+                    Some(why) => {
+                        results.exits(SKIPPED);
+                        format!("{target}: skipped: {why}")
+                    }
+                    None => format!(
+                        "{target}: {} tasks would rewrite {} fragments",
+                        tasks.len(),
+                        tasks.iter().sum::<usize>()
+                    ),
+                };
+                let document = json!({ "table": target.to_string(), "tasks": tasks, "left_alone": rewrites.left_alone });
+                results.add(document, [line]);
             }
             Err(e) => results.fail(&target.to_string(), &e, json!({ "tasks": [] })),
         }
@@ -165,8 +173,14 @@ pub(super) async fn reindex(context: &Context, args: OptimizeArgs) -> Result<Exi
     let cancel = cancel_on_signal();
     let selection = place.select(&args.target.tables).await?;
     let mut results = Results::of(&selection);
+    let all = BTreeSet::new();
     for target in selection {
-        let done = step("reindex", &target, place.store.reindex(&target, &cancel)).await;
+        let done = step(
+            "reindex",
+            &target,
+            place.store.reindex(&target, &all, &cancel),
+        )
+        .await;
         report(&mut results, &target, done, |r| {
             let of = |what: &str, indexes: &[(String, String)]| {
                 indexes

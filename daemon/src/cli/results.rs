@@ -19,9 +19,8 @@ pub(super) struct Results {
 impl Results {
     /// Answers about `selection`; what it passed over is told first.
     pub(super) fn of(selection: &Selection) -> Self {
-        let line = |p: &PassedOver| format!("{}: skipped: {}", p.path, p.reason);
         Self {
-            lines: selection.skipped.iter().map(line).collect(),
+            lines: selection.skipped.iter().map(ToString::to_string).collect(),
             skipped: selection.skipped.clone(),
             ..Self::default()
         }

@@ -55,6 +55,9 @@ pub(crate) struct OperationReport {
     pub(crate) bytes_removed: u64,
     pub(crate) versions_removed: u64,
     pub(crate) detail: Option<String>,
+    /// Indexes that would fail the same way again, and why.
+    #[serde(skip)]
+    pub(crate) unfit_indexes: Vec<(String, String)>,
     /// Whether it was about all tables of its store: a cleanup is.
     #[serde(skip)]
     covers_store: bool,
@@ -76,6 +79,7 @@ impl OperationReport {
             bytes_removed: 0,
             versions_removed: 0,
             detail: None,
+            unfit_indexes: Vec::new(),
             covers_store: kind == OperationKind::Cleanup && target.table().is_some(),
             except: BTreeMap::new(),
         }
@@ -141,7 +145,7 @@ pub(crate) async fn execute(
                 done.map(Done::Maintained)
             }
             OperationKind::Reindex => {
-                let done = place.store.reindex(target, cancel).await;
+                let done = place.store.reindex(target, &item.resting, cancel).await;
                 done.map(Done::Maintained)
             }
             OperationKind::Cleanup => {
@@ -174,6 +178,10 @@ pub(crate) async fn execute(
                 report.ending = Ending::Failed;
                 report.detail = Some(format!("index {index} failed: {reason}"));
             }
+            report.unfit_indexes = m.failed_indexes;
+            report
+                .unfit_indexes
+                .retain(|(index, _)| m.unfit_indexes.contains(index));
         }
         Ok(Done::Cleaned(c, off)) => {
             report.versions_removed = c.versions_removed;
@@ -268,6 +276,7 @@ mod tests {
             bytes_removed: 0,
             versions_removed: 0,
             detail: None,
+            unfit_indexes: Vec::new(),
             covers_store: true,
             except: except.collect::<BTreeMap<_, _>>(),
         }

@@ -2,7 +2,7 @@
 
 use super::execution::{Ending, OperationReport, execute};
 use super::planning::{OperationKind, OperationSpec, TablePlan, bounds, memory_estimate, plan};
-use super::quarantine::Quarantine;
+use super::quarantine::{Fingerprints, Quarantine};
 use super::scheduling::{Cooldowns, MemoryBudget, WorkItem, WorkKey, score};
 use super::status::{Status, TableStatus};
 use crate::cli::CLONES_ELSEWHERE;
@@ -14,11 +14,11 @@ use squire_engine::clock::Clock;
 use squire_engine::error::{Result, caught};
 use squire_engine::ids::TableName;
 use squire_engine::invariants::violations;
-use squire_engine::maintenance::Target;
+use squire_engine::maintenance::{CompactionPlan, Target};
 use squire_engine::recovery::Watch as RecoveryWatch;
 use squire_engine::store::State;
 use squire_engine::store::state::MAX_BATCHES;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,8 @@ pub(crate) struct Memory {
     recovery: HashMap<String, RecoveryWatch>,
     cooldowns: Cooldowns,
     quarantine: Quarantine,
+    /// Why tables that should be compacted are not, as it was told last.
+    left_alone: HashMap<WorkKey, String>,
     last_cleanup: HashMap<String, Duration>,
     states: HashMap<String, Arc<State>>,
     /// Tables with a broken invariant, by place, which invariant and what was seen: not maintained until a person has
@@ -250,22 +252,31 @@ impl Pass<'_> {
             _ => false,
         };
         let health = place.store.health(target, &bounds(&policy)).await?;
-        let (bytes, schema) = (health.bytes, health.schema);
-        let tasks = if health.candidate_fragments > 0 {
-            place
-                .store
-                .compaction_tasks(target, &bounds(&policy))
-                .await?
-                .len()
+        let (bytes, fingerprints) = (health.bytes, Fingerprints::of(&health));
+        let resting = self.resting_indexes(place, target, &fingerprints, memory);
+        let rewrites = if health.candidate_fragments > 0 {
+            let bounds = bounds(&policy);
+            place.store.compaction_plan(target, &bounds).await?
         } else {
-            0
+            CompactionPlan::default()
         };
-        let mut planned = plan(&health, tasks, &policy);
+        let mut considered = health.clone();
+        considered
+            .indexes
+            .retain(|i| !resting.contains_key(&i.name));
+        let mut planned = plan(&considered, &rewrites, &policy);
         self.add_requested(place, target, &mut planned);
         let left_alone = drift || stopped.is_some();
         let rests = match left_alone {
             true => None,
-            false => self.set_apart(place, target, &mut planned, schema, memory),
+            false => self.set_apart(
+                place,
+                target,
+                &mut planned,
+                fingerprints.schema,
+                &resting,
+                memory,
+            ),
         };
         let (state, reason) = match (stopped, rests, planned.operations.first()) {
             (Some(why), ..) => ("stopped", why),
@@ -277,8 +288,20 @@ impl Pass<'_> {
             ),
             (None, Some(why), _) => ("quarantined", why),
             (None, None, Some(first)) => ("due", first.reason.clone()),
-            (None, None, None) => ("healthy", planned.otherwise.clone()),
+            (None, None, None) => match &planned.left_alone {
+                Some(why) => ("left alone", why.clone()),
+                None => ("healthy", planned.otherwise.clone()),
+            },
         };
+        let key = WorkKey::new(&place.uri, target.clone(), OperationKind::Compact);
+        if memory.left_alone.get(&key) != planned.left_alone.as_ref()
+            && let Some(why) = &planned.left_alone
+        {
+            tracing::warn!(place = place.uri, %target, why, "this table is not compacted");
+        }
+        memory.left_alone.remove(&key);
+        let told = planned.left_alone.clone().map(|why| (key, why));
+        memory.left_alone.extend(told);
         let seen = TableStatus {
             health,
             state,
@@ -296,9 +319,35 @@ impl Pass<'_> {
             memory: memory_estimate(spec.kind, bytes, &policy),
             spec,
             policy: policy.clone(),
-            schema,
+            fingerprints: fingerprints.clone(),
+            resting: resting.keys().cloned().collect(),
         });
         Ok(due.collect())
+    }
+
+    /// The indexes of `target` that rest, and why; none of them when a person asks for them.
+    fn resting_indexes(
+        &self,
+        place: &Place,
+        target: &Target,
+        fingerprints: &Fingerprints,
+        memory: &mut Memory,
+    ) -> BTreeMap<String, String> {
+        let asked = self
+            .asked(place, target)
+            .any(|kind| kind == OperationKind::Reindex);
+        let mut resting = BTreeMap::new();
+        for (index, fingerprint) in fingerprints.indexes() {
+            let key = WorkKey::new(&place.uri, target.clone(), OperationKind::Reindex);
+            let key = key.of_index(index);
+            if asked {
+                memory.quarantine.release(&key);
+            }
+            if let Some(why) = memory.quarantine.why(&key, fingerprint) {
+                resting.insert(index.to_owned(), why.to_owned());
+            }
+        }
+        resting
     }
 
     /// Takes what rests out of `planned`, and says of each kind whether there was anything to do. Returns why the first of
@@ -309,13 +358,18 @@ impl Pass<'_> {
         target: &Target,
         planned: &mut TablePlan,
         schema: u64,
+        resting: &BTreeMap<String, String>,
         memory: &mut Memory,
     ) -> Option<String> {
         let table = target.to_string();
         let mut rests = None;
         for kind in OperationKind::ALL {
             let run = [place.uri.as_str(), &table, kind.as_str()];
-            if planned.operations.iter().any(|o| o.kind == kind) {
+            let index = resting
+                .iter()
+                .next()
+                .filter(|_| kind == OperationKind::Reindex);
+            if planned.operations.iter().any(|o| o.kind == kind) || index.is_some() {
                 self.status.due(run);
             } else if kind != OperationKind::Cleanup {
                 self.status.nothing_to_do(run);
@@ -325,10 +379,15 @@ impl Pass<'_> {
                 memory.quarantine.release(&key);
             }
             let why = memory.quarantine.why(&key, schema);
-            self.status.metrics.quarantined(run, why.is_some());
+            self.status
+                .metrics
+                .quarantined(run, why.is_some() || index.is_some());
             if let Some(why) = why {
                 planned.operations.retain(|o| o.kind != kind);
                 rests.get_or_insert(format!("{} rests: {why}", kind.as_str()));
+            }
+            if let Some((index, why)) = index {
+                rests.get_or_insert(format!("index {index} rests: {why}"));
             }
         }
         rests
@@ -424,7 +483,8 @@ impl Pass<'_> {
                 memory: 0,
                 spec,
                 policy,
-                schema: 0,
+                fingerprints: Fingerprints::default(),
+                resting: BTreeSet::new(),
             });
         }
     }
@@ -467,14 +527,22 @@ impl Pass<'_> {
         let kind = item.spec.kind.as_str();
         let detail = report.detail.as_deref().unwrap_or("");
         let (target, key) = (&item.target, item.key(&place.uri));
+        let run = [place.uri.as_str(), &report.table, kind];
         if report.ending == Ending::Unfit {
-            let news = memory.quarantine.hold(key, item.schema, detail.to_owned());
-            let run = [place.uri.as_str(), &report.table, kind];
-            self.status.metrics.quarantined(run, true);
-            if news {
+            let schema = item.fingerprints.schema;
+            if memory.quarantine.hold(key, schema, detail.to_owned()) {
                 tracing::error!(place = place.uri, %target, kind, detail, "the result was unfit and was not committed; this rests until the schema or the release changes, or someone asks for it");
             }
+            self.status.metrics.quarantined(run, true);
             return;
+        }
+        for (index, why) in &report.unfit_indexes {
+            let fingerprint = item.fingerprints.index(index);
+            let key = key.clone().of_index(index);
+            if memory.quarantine.hold(key, fingerprint, why.clone()) {
+                tracing::error!(place = place.uri, %target, kind, index, why, "this index cannot be built or extended and nothing was committed; it rests until it, the schema or the release changes, or someone asks for it");
+            }
+            self.status.metrics.quarantined(run, true);
         }
         let bad = report.ending.is_bad();
         let now = self.clock.monotonic();

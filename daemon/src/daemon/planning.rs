@@ -3,7 +3,7 @@
 use crate::config::{Budget, Policy};
 use serde::Serialize;
 use squire_engine::maintenance::tasks::TaskBounds;
-use squire_engine::maintenance::{CompactionLimits, TableHealth};
+use squire_engine::maintenance::{CompactionLimits, CompactionPlan, TableHealth};
 
 /// Tasks per compaction commit: a lost race costs at most eight rewrites, and an index is remapped once per eight.
 const TASKS_PER_COMMIT: usize = 8;
@@ -45,6 +45,8 @@ pub(crate) struct TablePlan {
     pub(crate) operations: Vec<OperationSpec>,
     /// Why nothing (more) is planned.
     pub(crate) otherwise: String,
+    /// Why what is over a threshold of compaction cannot be compacted.
+    pub(crate) left_alone: Option<String>,
 }
 
 /// The bounds of compaction tasks that a policy sets.
@@ -78,30 +80,33 @@ pub(crate) fn memory_estimate(kind: OperationKind, table_bytes: u64, policy: &Po
     }
 }
 
-/// Decides what `health` needs under `policy`. `tasks` is how many compaction tasks there would be: a table that is over
-/// a threshold but has no task that leaves the candidate set is left alone, or it would be rewritten for ever.
-pub(crate) fn plan(health: &TableHealth, tasks: usize, policy: &Policy) -> TablePlan {
+/// Decides what `health` needs under `policy`. `rewrites` is what a compaction would do: a table that is over a threshold
+/// but has no task that leaves the candidate set is left alone, or it would be rewritten for ever.
+pub(crate) fn plan(health: &TableHealth, rewrites: &CompactionPlan, policy: &Policy) -> TablePlan {
     let mut operations = Vec::new();
-    let compaction = plan_compaction(health, tasks, policy);
-    let otherwise = match &compaction {
-        Ok(_) => String::from("nothing else is over its threshold"),
-        Err(reason) => reason.clone(),
+    let compaction = compaction_due(health, policy);
+    let stuck = compaction.is_ok() && rewrites.tasks.is_empty();
+    let left_alone = rewrites.left_alone.clone().filter(|_| stuck);
+    let otherwise = match (&compaction, &left_alone) {
+        (_, Some(why)) => why.clone(),
+        (Ok(due), None) if stuck => format!("{}, but no task would reduce them", due.reason),
+        (Ok(_), None) => String::from("nothing else is over its threshold"),
+        (Err(reason), None) => reason.clone(),
     };
-    operations.extend(compaction.ok());
+    let compaction = compaction.ok().filter(|_| !stuck);
+    operations.extend(compaction);
     operations.extend(plan_reindex(health, policy));
     operations.extend(plan_cleanup(health, policy));
     TablePlan {
         table: health.table.clone(),
         operations,
         otherwise,
+        left_alone,
     }
 }
 
-fn plan_compaction(
-    health: &TableHealth,
-    tasks: usize,
-    policy: &Policy,
-) -> Result<OperationSpec, String> {
+/// The compaction that a threshold asks for, or why none does.
+fn compaction_due(health: &TableHealth, policy: &Policy) -> Result<OperationSpec, String> {
     let candidates = health.candidate_fragments;
     let threshold = policy.min_candidate_fragments as u64;
     let stored = health.rows + health.deleted_rows;
@@ -129,9 +134,6 @@ fn plan_compaction(
             "{candidates} candidate fragments, threshold {threshold}"
         ));
     };
-    if tasks == 0 {
-        return Err(format!("{reason}, but no task would reduce them"));
-    }
     Ok(OperationSpec {
         kind: OperationKind::Compact,
         reason,
@@ -199,6 +201,7 @@ fn plan_cleanup(health: &TableHealth, policy: &Policy) -> Option<OperationSpec> 
 mod tests {
     use super::*;
     use squire_engine::maintenance::IndexHealth;
+    use squire_engine::maintenance::tasks::Task;
 
     fn health() -> TableHealth {
         TableHealth {
@@ -216,8 +219,20 @@ mod tests {
         }
     }
 
+    fn rewrites(tasks: usize) -> CompactionPlan {
+        let task = Task {
+            fragments: vec![0, 1],
+            bytes: 2,
+            target_rows: 2,
+            batch_rows: None,
+        };
+        let mut rewrites = CompactionPlan::default();
+        rewrites.tasks = vec![task; tasks];
+        rewrites
+    }
+
     fn kinds(health: &TableHealth, tasks: usize) -> Vec<OperationKind> {
-        plan(health, tasks, &Policy::default())
+        plan(health, &rewrites(tasks), &Policy::default())
             .operations
             .iter()
             .map(|o| o.kind)
@@ -226,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_healthy_table_is_left_alone_with_a_reason() {
-        let plan = plan(&health(), 0, &Policy::default());
+        let plan = plan(&health(), &rewrites(0), &Policy::default());
         assert!(plan.operations.is_empty());
         assert_eq!(plan.otherwise, "3 candidate fragments, threshold 16");
     }
@@ -254,6 +269,7 @@ mod tests {
                 unindexed_rows,
                 stale_seconds,
                 missing,
+                fingerprint: 0,
             }],
             ..health()
         };
@@ -279,5 +295,13 @@ mod tests {
             ..health()
         };
         assert_eq!(kinds(&many, 0), vec![]);
+        let mut held = rewrites(0);
+        held.left_alone = Some("index i is broken".into());
+        let held = plan(&many, &held, &Policy::default());
+        assert_eq!(
+            (held.operations.len(), &*held.otherwise),
+            (0, "index i is broken")
+        );
+        assert_eq!(held.left_alone.as_deref(), Some("index i is broken"));
     }
 }

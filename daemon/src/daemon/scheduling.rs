@@ -1,9 +1,10 @@
 //! Scheduling: which decided work runs next, and how long a failing table is left alone.
 
 use super::planning::{OperationKind, OperationSpec};
+use super::quarantine::Fingerprints;
 use crate::config::Policy;
 use squire_engine::maintenance::Target;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -17,8 +18,10 @@ pub(crate) struct WorkItem {
     pub(crate) score: u64,
     /// Estimated bytes of memory.
     pub(crate) memory: u64,
-    /// The fingerprint of the table's schema when it was decided.
-    pub(crate) schema: u64,
+    /// What the table looked like when it was decided.
+    pub(crate) fingerprints: Fingerprints,
+    /// The indexes that rest.
+    pub(crate) resting: BTreeSet<String>,
 }
 
 /// Memory that running attempts share. One that does not fit waits; one that would never fit runs alone.
@@ -76,12 +79,13 @@ struct Failures {
     until: Duration,
 }
 
-/// Work of one kind on one table of one place. By the place's URI: its number changes with a reload.
+/// Work of one kind on one table of one place, or on one index of it. By the place's URI: its number changes with a reload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct WorkKey {
     place: String,
     target: Target,
     kind: OperationKind,
+    index: Option<String>,
 }
 
 impl WorkKey {
@@ -91,6 +95,15 @@ impl WorkKey {
             place: place.to_owned(),
             target,
             kind,
+            index: None,
+        }
+    }
+
+    /// The part of this work that is about `index`.
+    pub(crate) fn of_index(self, index: &str) -> Self {
+        Self {
+            index: Some(index.to_owned()),
+            ..self
         }
     }
 }
@@ -147,7 +160,8 @@ mod tests {
             policy: Policy::default(),
             score,
             memory: 0,
-            schema: 0,
+            fingerprints: Fingerprints::default(),
+            resting: BTreeSet::new(),
         }
     }
 

@@ -21,8 +21,7 @@ use std::collections::BTreeMap;
 const KEPT_BYTES: usize = 16;
 
 impl Store {
-    /// The operation that committed the batch of `request`, whose content has `digest`. Ids that only the commit log
-    /// still holds have no digest to compare.
+    /// The operation that committed the batch of `request`, whose content has `digest`.
     ///
     /// # Errors
     /// `InvalidInput` when the id was committed with other content.
@@ -35,22 +34,17 @@ impl Store {
         let Some(batch) = request.batch.as_ref().filter(|_| stands(Guard::BatchId)) else {
             return Ok(None);
         };
-        let committed = base.state.batches.get(batch);
-        if let Some(entry) = committed
-            && entry.digest.is_some()
-            && entry.digest.as_deref() != digest
-        {
+        let Some((op, was)) = self.batch_committed(base, batch).await? else {
+            return Ok(None);
+        };
+        if was.is_some() && was.as_deref() != digest {
             return Err(Error::invalid(format!(
-                "batch id {batch:?} was committed by operation {} with other content, so nothing of this batch was committed; give it an id of its own",
-                entry.op
+                "batch id {batch:?} was committed by operation {op} with other content, so nothing of this batch was committed; give it an id of its own"
             )));
         }
-        let committed = self.batch_committed(base, batch).await?;
-        if committed.is_some() {
-            // The caller hears that it is committed, whoever did it and whether or not it has reached the disk.
-            self.sync_found().await?;
-        }
-        Ok(committed)
+        // The caller hears that it is committed, whoever did it and whether or not it has reached the disk.
+        self.sync_found().await?;
+        Ok(Some(op))
     }
 }
 

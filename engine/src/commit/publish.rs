@@ -76,6 +76,9 @@ pub struct Record {
     pub message: String,
     /// The caller's batch id.
     pub batch: Option<String>,
+    /// A digest of what that batch does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// The pins that it moves.
     pub tables: Vec<Change>,
 }
@@ -89,6 +92,7 @@ impl Record {
             actor: actor.to_owned(),
             message: message.into(),
             batch: None,
+            digest: None,
             tables: Vec::new(),
         }
     }
@@ -101,6 +105,7 @@ impl Record {
         };
         let mut record = Self::new(sidecar.op, kind, &sidecar.actor, sidecar.message.clone());
         record.batch.clone_from(&sidecar.batch);
+        record.digest.clone_from(&sidecar.digest);
         record
     }
 
@@ -116,8 +121,13 @@ impl Record {
                 crate::store::state::encode(&self.tables)?,
             ),
         ]);
-        if let Some(batch) = &self.batch {
-            properties.insert("squire.batch".to_owned(), batch.clone());
+        for (key, value) in [
+            ("squire.batch", &self.batch),
+            ("squire.digest", &self.digest),
+        ] {
+            if let Some(value) = value {
+                properties.insert(key.to_owned(), value.clone());
+            }
         }
         Ok(properties)
     }
@@ -131,6 +141,7 @@ impl Record {
             actor: text("squire.actor").unwrap_or_default(),
             message: text("squire.message").unwrap_or_default(),
             batch: text("squire.batch"),
+            digest: text("squire.digest"),
             tables: serde_json::from_str(properties.get("squire.tables")?).ok()?,
         })
     }

@@ -22,6 +22,9 @@ use std::sync::Arc;
 /// The property of an append that says up to which manifest version the log reaches.
 const PROP_THROUGH: &str = "squire.archived_through";
 
+/// The column of batches' digests. Logs that an earlier release began have none.
+const DIGEST: &str = "digest";
+
 /// Publishes copied by one append. Enough to keep the log's fragments few, small enough to hold in memory.
 const BATCH: u64 = 10_000;
 
@@ -45,10 +48,12 @@ fn schema() -> Arc<Schema> {
         text("message", false),
         text("batch", true),
         text("tables", false),
+        text(DIGEST, true),
     ]))
 }
 
-fn encode_rows(entries: &[LogEntry]) -> Result<RecordBatch> {
+/// Rows of the commit log; `has_digests` says whether the log has that column.
+fn encode_rows(entries: &[LogEntry], has_digests: bool) -> Result<RecordBatch> {
     let text = |f: &dyn Fn(&LogEntry) -> String| {
         Arc::new(StringArray::from_iter_values(entries.iter().map(f)))
     };
@@ -56,7 +61,7 @@ fn encode_rows(entries: &[LogEntry]) -> Result<RecordBatch> {
         .iter()
         .map(|e| encode(&e.record.tables))
         .collect::<Result<_>>()?;
-    RecordBatch::try_new(
+    let rows = RecordBatch::try_new(
         schema(),
         vec![
             Arc::new(UInt64Array::from_iter_values(
@@ -73,9 +78,16 @@ fn encode_rows(entries: &[LogEntry]) -> Result<RecordBatch> {
                 entries.iter().map(|e| e.record.batch.clone()),
             )),
             Arc::new(StringArray::from_iter_values(tables)),
+            Arc::new(StringArray::from_iter(
+                entries.iter().map(|e| e.record.digest.clone()),
+            )),
         ],
-    )
-    .map_err(|e| Error::internal("encoding the commit log").caused_by(e))
+    );
+    let mut rows = rows.map_err(|e| Error::internal("encoding the commit log").caused_by(e))?;
+    if !has_digests {
+        rows.remove_column(rows.num_columns() - 1);
+    }
+    Ok(rows)
 }
 
 /// Reads rows of the commit log.
@@ -107,6 +119,10 @@ pub(crate) fn decode(batch: &RecordBatch) -> Result<Vec<LogEntry>> {
     };
     let (op, kind, actor) = (text("op")?, text("kind")?, text("actor")?);
     let (message, batches, tables) = (text("message")?, text("batch")?, text("tables")?);
+    let digests = batch
+        .column_by_name(DIGEST)
+        .map(|_| text(DIGEST))
+        .transpose()?;
     (0..batch.num_rows())
         .map(|i| {
             let tables: Vec<Change> = serde_json::from_str(tables.value(i)).map_err(|e| {
@@ -121,6 +137,10 @@ pub(crate) fn decode(batch: &RecordBatch) -> Result<Vec<LogEntry>> {
                     actor: actor.value(i).to_owned(),
                     message: message.value(i).to_owned(),
                     batch: batches.is_valid(i).then(|| batches.value(i).to_owned()),
+                    digest: digests
+                        .as_ref()
+                        .filter(|digests| digests.is_valid(i))
+                        .map(|digests| digests.value(i).to_owned()),
                     tables,
                 },
             })
@@ -185,7 +205,10 @@ impl Store {
         };
         let handle = log.map(|log| Arc::new(self.writing(&log)));
         let uri = self.writing_uri(COMMITS_PATH)?;
-        let batch = vec![encode_rows(&entries)?];
+        let has_digests = handle
+            .as_ref()
+            .is_none_or(|log| log.schema().field(DIGEST).is_some());
+        let batch = vec![encode_rows(&entries, has_digests)?];
         let staged = match &handle {
             Some(log) => {
                 InsertBuilder::new(log.clone())

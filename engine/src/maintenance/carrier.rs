@@ -11,6 +11,7 @@ use super::carry::{Change, Source, carry, compare, neighbours};
 use super::health::{fragment_bytes, own_file};
 use super::index_proof::prove_followers;
 use super::listed::{followers, ids_of};
+use super::plan::beyond_us;
 use super::run::Run;
 use super::verify::{Rewrite, Verify};
 use crate::error::{Disposition, Error, ErrorKind, Result};
@@ -24,7 +25,6 @@ use lance::dataset::transaction::{
 };
 use lance_index::frag_reuse::FRAG_REUSE_INDEX_NAME;
 use lance_index::is_system_index;
-use lance_table::feature_flags::can_write_dataset;
 use lance_table::format::Fragment;
 use lance_table::io::deletion::write_deletion_file;
 use lance_table::io::manifest::read_manifest_indexes;
@@ -154,7 +154,7 @@ impl Carrier<'_> {
             && self.base.schema() == head.schema()
             && was.data_storage_format == is.data_storage_format
             && was.uses_stable_row_ids() == is.uses_stable_row_ids()
-            && can_write_dataset(is.writer_feature_flags);
+            && beyond_us(is).is_none();
         let coverage = (coverage(self.base).await?, coverage(head).await?);
         let (true, (Some(covered), Some(covers))) = (comparable, coverage) else {
             return Ok(carried);

@@ -6,6 +6,7 @@ use super::carrier::{Carrier, Landed};
 use super::health::fragment_bytes;
 use super::index_proof::prove_followers;
 use super::listed::{followers, ids_of};
+use super::plan::CompactionPlan;
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Skipped, Work};
 use super::tasks::{Task, TaskBounds};
@@ -63,14 +64,14 @@ impl Store {
         Ok(tasks.iter().filter(stands).cloned().collect())
     }
 
-    /// The tasks that [`Store::compact`] would run now on what readers see.
-    pub async fn compaction_tasks(
+    /// What [`Store::compact`] would do now to what readers see.
+    pub async fn compaction_plan(
         &self,
         target: &Target,
         bounds: &TaskBounds,
-    ) -> Result<Vec<Task>> {
+    ) -> Result<CompactionPlan> {
         let dataset = self.visible(None, target).await?;
-        Ok(self.plan_compaction(&dataset, bounds).await?.tasks)
+        self.plan_compaction(&dataset, bounds).await
     }
 }
 

@@ -28,6 +28,10 @@ pub struct IndexHealth {
     pub stale_seconds: Option<u64>,
     /// Declared but not built yet.
     pub missing: bool,
+    /// A fingerprint of its files or its declaration, and of the table's schema, for this process: what cannot be done
+    /// to it rests until this changes.
+    #[serde(skip)]
+    pub fingerprint: u64,
 }
 
 /// One table.
@@ -65,6 +69,14 @@ fn fingerprint(dataset: &Dataset) -> u64 {
         let kind = field.logical_type.to_string();
         (field.id, &field.name, kind, field.nullable).hash(&mut hasher);
     }
+    hasher.finish()
+}
+
+/// A fingerprint of an index on a table with the schema `schema`, by what it consists of.
+fn index_fingerprint(schema: u64, parts: impl Iterator<Item = impl Hash>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    schema.hash(&mut hasher);
+    parts.for_each(|part| part.hash(&mut hasher));
     hasher.finish()
 }
 
@@ -229,6 +241,7 @@ impl Store {
     ) -> Result<Vec<IndexHealth>> {
         let indexes = dataset.load_indices().await?;
         let built = coverage_by_name(&indexes);
+        let schema = fingerprint(dataset);
         let now = i64::try_from(self.clock().now_ms()).unwrap_or(i64::MAX);
         let mut health: Vec<IndexHealth> = built
             .iter()
@@ -239,17 +252,19 @@ impl Store {
                     .map(FragmentFacts::live)
                     .sum();
                 let age = at.map(|at| u64::try_from((now - at) / 1000).unwrap_or(0));
+                let segments = indexes.iter().filter(|i| i.name == *name);
                 IndexHealth {
                     name: name.clone(),
                     unindexed_rows,
                     stale_seconds: age.filter(|_| unindexed_rows > 0),
                     missing: false,
+                    fingerprint: index_fingerprint(schema, segments.map(|i| i.uuid)),
                 }
             })
             .collect();
         if let (Target::Pinned(table), Some(snapshot)) = (target, snapshot) {
             let rows: u64 = facts.iter().map(FragmentFacts::live).sum();
-            for (name, _) in snapshot
+            for (name, declared) in snapshot
                 .state
                 .indexes_of(table)
                 .filter(|(name, _)| !built.contains_key(*name))
@@ -259,6 +274,7 @@ impl Store {
                     unindexed_rows: rows,
                     stale_seconds: None,
                     missing: true,
+                    fingerprint: index_fingerprint(schema, std::iter::once(declared)),
                 });
             }
         }

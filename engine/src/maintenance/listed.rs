@@ -2,13 +2,18 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
+use futures::TryStreamExt;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
 use lance_index::is_system_index;
 use lance_table::format::{Fragment, IndexMetadata};
 use lance_table::io::manifest::read_manifest_indexes;
+use object_store::ObjectMeta;
 use roaring::RoaringBitmap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The postings of a text index before it had partitions.
+const OLD_TEXT: &str = "invert.lance";
 
 /// One index: the segments of one name.
 #[derive(Debug, Clone)]
@@ -131,11 +136,16 @@ impl Listed {
         }
     }
 
-    /// Looks whether the files of the index stand on storage, by a listing of each segment.
+    /// Looks whether the files of the index stand on storage, by a listing of each segment. Gives the names of all.
     ///
     /// # Errors
     /// `Unfit` names the first that does not, or has another size than the version says.
-    pub(crate) async fn check_files(&self, store: &Store, path: &str) -> Result<()> {
+    pub(crate) async fn check_files(
+        &self,
+        store: &Store,
+        dataset: &Dataset,
+    ) -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
         let here = |segment: &&IndexMetadata| segment.base_id.is_none();
         for segment in self.segments.iter().filter(here) {
             let name = format!("_indices/{}", segment.uuid);
@@ -143,14 +153,18 @@ impl Listed {
             if expected.is_some_and(<[_]>::is_empty) || self.is_definition() {
                 continue;
             }
-            let below = format!("{}/", store.object_path(&format!("{path}/{name}")));
-            let found: BTreeMap<String, u64> = store
-                .named_objects(path, &name)
-                .await?
+            let folder = dataset.indices_dir().join(segment.uuid.to_string());
+            let listed: Vec<ObjectMeta> = store
+                .objects
+                .list(Some(folder.clone()))
+                .try_collect()
+                .await?;
+            let found: BTreeMap<String, u64> = listed
                 .into_iter()
                 .filter_map(|meta| {
-                    let file = meta.location.as_ref().strip_prefix(&below)?;
-                    Some((file.to_owned(), meta.size))
+                    let below: Vec<_> = meta.location.prefix_match(&folder)?.collect();
+                    let parts: Vec<&str> = below.iter().map(AsRef::as_ref).collect();
+                    Some((parts.join("/"), meta.size))
                 })
                 .collect();
             let wrong = match expected {
@@ -167,6 +181,20 @@ impl Listed {
             if let Some(wrong) = wrong {
                 return Err(Error::new(ErrorKind::Unfit, wrong));
             }
+            names.extend(found.into_keys());
+        }
+        Ok(names)
+    }
+
+    /// Looks whether the index can follow a rewrite of what it covers.
+    ///
+    /// # Errors
+    /// `Unfit`: its files are not all there, or Lance panics while it moves what they hold.
+    pub(crate) async fn check_movable(&self, store: &Store, dataset: &Dataset) -> Result<()> {
+        if self.check_files(store, dataset).await?.contains(OLD_TEXT) {
+            let why =
+                "a text index of an old release, which Lance can search and extend and cannot move";
+            return Err(Error::new(ErrorKind::Unfit, why));
         }
         Ok(())
     }

@@ -42,6 +42,7 @@ pub use compact::CompactionLimits;
 pub(crate) use health::own_file;
 pub use health::{IndexHealth, TableHealth};
 pub(crate) use journal::Progress;
+pub use plan::CompactionPlan;
 pub use run::{MaintenanceReport, Skipped};
 pub use verify::Verify;
 pub(crate) use verify::{Given, read_back};

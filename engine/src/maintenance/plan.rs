@@ -2,23 +2,35 @@
 
 use super::listed::listed_indexes;
 use super::tasks::{FragmentFacts, Task, TaskBounds, plan_tasks};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::store::Store;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
 use lance_index::frag_reuse::FRAG_REUSE_INDEX_NAME;
 use lance_table::feature_flags::can_write_dataset;
+use lance_table::format::Manifest;
 use roaring::RoaringBitmap;
 
 /// What a compaction would do.
 #[derive(Debug, Default)]
-pub(crate) struct Plan {
-    pub(crate) tasks: Vec<Task>,
+pub struct CompactionPlan {
+    /// What it would rewrite.
+    pub tasks: Vec<Task>,
     /// Rows that earlier rewrites moved are found by a fragment-reuse index. To rewrite indexes now would take what they
     /// say for where rows are, and lose them: this rewrite is added to that index, too.
     pub(crate) defers_remap: bool,
     /// Why there are no tasks, though there is something to do.
-    pub(crate) left_alone: Option<String>,
+    pub left_alone: Option<String>,
+}
+
+/// Why nothing may be written to a table, or removed from it: what newer releases refer to is not known.
+pub(crate) fn beyond_us(manifest: &Manifest) -> Option<String> {
+    let flags = manifest.writer_feature_flags;
+    (!can_write_dataset(flags)).then(|| {
+        format!(
+            "the table uses features of a newer Lance (writer flags {flags:#x}); upgrade squire"
+        )
+    })
 }
 
 /// Fragments that must stay as they are, and why.
@@ -35,52 +47,56 @@ impl Held {
     }
 }
 
-/// What is covered by an index that cannot follow a rewrite.
-async fn held(dataset: &Dataset) -> Result<Vec<Held>> {
-    let mut held = Vec::new();
-    for index in listed_indexes(dataset).await? {
-        for segment in index.segments {
-            let why = if segment.base_id.is_some() {
-                // Lance puts the new index here and goes on looking for it there.
-                String::from("lies in the table that this one was cloned from")
-            } else if let Some(kind) = &index.unreadable
-                && !dataset.manifest().uses_stable_row_ids()
-            {
-                format!("is of a type or version ({kind}) that this release cannot read")
-            } else {
-                continue;
-            };
-            held.push(Held {
-                fragments: segment.fragment_bitmap,
-                why: format!(
-                    "index {} {why}, and would lose the rows that are rewritten; drop it or build it anew",
-                    index.name
-                ),
-            });
-        }
-    }
-    Ok(held)
-}
-
 impl Store {
+    /// What is covered by an index that cannot follow a rewrite.
+    async fn held(&self, dataset: &Dataset) -> Result<Vec<Held>> {
+        let mut held = Vec::new();
+        for index in listed_indexes(dataset).await? {
+            let broken = match index.check_movable(self, dataset).await {
+                Ok(()) => None,
+                Err(e) if e.kind() == ErrorKind::Unfit => Some(e.to_string()),
+                Err(e) => return Err(e),
+            };
+            for segment in index.segments {
+                let why = if segment.base_id.is_some() {
+                    // Lance puts the new index here and goes on looking for it there.
+                    String::from("lies in the table that this one was cloned from")
+                } else if let Some(why) = &broken {
+                    format!("cannot follow ({why})")
+                } else if let Some(kind) = &index.unreadable
+                    && !dataset.manifest().uses_stable_row_ids()
+                {
+                    format!("is of a type or version ({kind}) that this release cannot read")
+                } else {
+                    continue;
+                };
+                held.push(Held {
+                    fragments: segment.fragment_bitmap,
+                    why: format!(
+                        "index {} {why}, and would lose the rows that are rewritten; drop it or build it anew",
+                        index.name
+                    ),
+                });
+            }
+        }
+        Ok(held)
+    }
+
     /// Plans a compaction of `dataset`.
     pub(crate) async fn plan_compaction(
         &self,
         dataset: &Dataset,
         bounds: &TaskBounds,
-    ) -> Result<Plan> {
-        let mut plan = Plan::default();
+    ) -> Result<CompactionPlan> {
+        let mut plan = CompactionPlan::default();
         let mut facts = self.fragment_facts(dataset).await?;
         // What is decoded is larger than what is stored: then there is nothing to do either.
         if plan_tasks(&facts, bounds).is_empty() {
             return Ok(plan);
         }
         let manifest = dataset.manifest();
-        if !can_write_dataset(manifest.writer_feature_flags) {
-            plan.left_alone = Some(format!(
-                "the table uses features of a newer Lance (writer flags {:#x}); upgrade squire",
-                manifest.writer_feature_flags
-            ));
+        plan.left_alone = beyond_us(manifest);
+        if plan.left_alone.is_some() {
             return Ok(plan);
         }
         let indexes = dataset.load_indices().await?;
@@ -91,7 +107,7 @@ impl Store {
             ));
             return Ok(plan);
         }
-        let held = held(dataset).await?;
+        let held = self.held(dataset).await?;
         let hold = |fact: &mut FragmentFacts| fact.held = held.iter().any(|h| h.holds(fact.id));
         facts.iter_mut().for_each(hold);
         self.measure(dataset, &mut facts).await?;

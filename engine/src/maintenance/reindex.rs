@@ -15,18 +15,21 @@ use lance_index::IndexType;
 use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::optimize::OptimizeOptions;
 use squire_failpoints::{Seam, hit};
+use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
 
-struct Reindex {
+struct Reindex<'a> {
     declared: Vec<(String, IndexDeclaration)>,
+    except: &'a BTreeSet<String>,
 }
 
 impl Store {
-    /// Extends every index of `target` that does not cover all rows and builds declared ones. An index that cannot
-    /// be built yet is reported as pending, one that fails as failed; neither stops a sibling.
+    /// Extends every index of `target` that does not cover all rows and builds declared ones, `except` those that are
+    /// named. An index that cannot be built yet is reported as pending, one that fails as failed; neither stops a sibling.
     pub async fn reindex(
         &self,
         target: &Target,
+        except: &BTreeSet<String>,
         cancel: &CancellationToken,
     ) -> Result<MaintenanceReport> {
         let declared = match target {
@@ -40,12 +43,13 @@ impl Store {
                     .collect()
             }
         };
-        self.maintain(target, &Reindex { declared }, cancel).await
+        self.maintain(target, &Reindex { declared, except }, cancel)
+            .await
     }
 }
 
 #[async_trait::async_trait]
-impl Work for Reindex {
+impl Work for Reindex<'_> {
     fn kind(&self) -> &'static str {
         "reindex"
     }
@@ -59,14 +63,16 @@ impl Work for Reindex {
     ) -> Result<()> {
         report.pending_indexes.clear();
         report.failed_indexes.clear();
+        report.unfit_indexes.clear();
         let listed = listed_indexes(&head).await?;
-        for index in &listed {
+        for index in listed.iter().filter(|i| !self.except.contains(&i.name)) {
             run.check_cancelled()?;
             let done = caught("extending it", extend(&mut head, index, run, store)).await;
             settle_one(&index.name, done, run, store, report).await?;
         }
-        let missing = |name: &str| listed.iter().all(|index| index.name != name);
-        for (name, declaration) in self.declared.iter().filter(|(name, _)| missing(name)) {
+        let missing = |name: &String| listed.iter().all(|index| index.name != *name);
+        let due = |name: &String| missing(name) && !self.except.contains(name);
+        for (name, declaration) in self.declared.iter().filter(|(name, _)| due(name)) {
             run.check_cancelled()?;
             let done = caught(
                 "building it",
@@ -120,6 +126,9 @@ async fn settle_one(
             };
             let why = format!("{}; {remedy}", e.brief());
             report.failed_indexes.push((name.to_owned(), why));
+            if e.kind() == ErrorKind::Unfit {
+                report.unfit_indexes.push(name.to_owned());
+            }
             Ok(())
         }
         Err(e) => Err(e),
@@ -133,7 +142,7 @@ async fn extend(
     run: &Run<'_>,
     store: &Store,
 ) -> Result<Outcome> {
-    index.check_files(store, run.path()).await?;
+    index.check_files(store, head).await?;
     let fragments = ids_of(head.fragments().iter());
     if index.uncovered(&fragments).is_empty() {
         return Ok(Outcome::Complete);

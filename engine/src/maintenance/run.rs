@@ -2,6 +2,7 @@
 
 use super::Target;
 use super::journal::{Journal, Journalled};
+use super::plan::beyond_us;
 use super::stranded::DeadRun;
 use crate::clock::Backoff;
 use crate::commit::publish::Record;
@@ -70,6 +71,8 @@ pub struct MaintenanceReport {
     pub pending_indexes: Vec<(String, String)>,
     /// Indexes that could not be built or extended, and why, with what helps. Nothing was committed for them.
     pub failed_indexes: Vec<(String, String)>,
+    /// Those of them that would fail the same way again.
+    pub unfit_indexes: Vec<String>,
     /// Rewrites that were not what they should replace, and what was seen. They were not committed.
     pub unfit: Vec<String>,
     /// Bytes rewritten for nothing and deleted again.
@@ -249,7 +252,12 @@ impl Store {
         let settled = if all_landed {
             self.forget_journal(op).await
         } else {
-            self.reclaim(&[DeadRun { op, journalled }])
+            let run = DeadRun {
+                op,
+                journalled,
+                is_in_doubt: journal.is_in_doubt(),
+            };
+            self.reclaim(&[run])
                 .await
                 .map(|runs| report.reclaimed_bytes = runs.iter().map(|(_, bytes)| bytes).sum())
         };
@@ -267,7 +275,12 @@ impl Store {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
             run.check_cancelled()?;
-            let head = self.maintainable_head(run).await?;
+            let head = self.head_of(run).await?;
+            if let Some(why) = beyond_us(head.manifest()) {
+                report.skipped = Some(Skipped::Unsupported(why));
+                return Ok(());
+            }
+            let head = self.maintainable(run, head).await?;
             report.unfit.clear();
             let attempt = work.attempt(run, self, head, report);
             let Err(e) = caught(work.kind(), attempt).await else {
@@ -292,9 +305,8 @@ impl Store {
         }
     }
 
-    /// HEAD, with a stored auto-cleanup config taken away: it would make every commit delete old versions (fact 11).
-    async fn maintainable_head(&self, run: &Run<'_>) -> Result<Dataset> {
-        let mut head = self.head_of(run).await?;
+    /// `head`, with a stored auto-cleanup config taken away: it would make every commit delete old versions (fact 11).
+    async fn maintainable(&self, run: &Run<'_>, mut head: Dataset) -> Result<Dataset> {
         // A plain table's config is its owner's.
         if run.journal.table().is_some() && self.strip_auto_cleanup(run, &head).await? {
             head = self.head_of(run).await?;

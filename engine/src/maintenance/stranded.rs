@@ -6,7 +6,8 @@
 //! 1. The run journals the name of each file before it writes it. Only what stands in a journal is ever deleted.
 //! 2. Its sidecar is removed. It is the run's licence: the guard asks for it before each put of the run, so a run that
 //!    wakes later commits nothing.
-//! 3. A fence takes version HEAD+1. A put that had passed the guard was for that version or one before it.
+//! 3. A fence takes version HEAD+1. A put that had passed the guard was for that version or one before it. A run that
+//!    settles itself, and knows of each version that it put whether that landed, has none under way and needs no fence.
 //! 4. The proof: every version since the run began says which of the files it refers to. If one is missing, nothing
 //!    is proved and the files stay.
 //! 5. The rest is deleted, then the journal.
@@ -32,6 +33,8 @@ use std::sync::Arc;
 pub(crate) struct DeadRun {
     pub(crate) op: OpId,
     pub(crate) journalled: Journalled,
+    /// Whether a version that it put may land yet. Of another process's run that is never known.
+    pub(crate) is_in_doubt: bool,
 }
 
 /// Which journal names the versions of one table refer to, and which versions are gone.
@@ -115,7 +118,11 @@ impl Store {
             self.forget_journal(op).await?;
             return Ok(None);
         };
-        Ok(Some(DeadRun { op, journalled }))
+        Ok(Some(DeadRun {
+            op,
+            journalled,
+            is_in_doubt: true,
+        }))
     }
 
     /// Deletes what `runs` of one table wrote and never committed, and gives the bytes of each. Nothing happens while
@@ -142,8 +149,11 @@ impl Store {
             };
             let stranded = self.unreferenced(&table.path, named()).await?;
             if stranded.iter().any(|names| !names.is_empty()) {
-                self.fence(first.op, snapshot.state.store, &table.path)
-                    .await?;
+                let fenced = runs.iter().any(|run| run.is_in_doubt);
+                if fenced {
+                    self.fence(first.op, snapshot.state.store, &table.path)
+                        .await?;
+                }
                 // Once more: the delayed put may have landed before the fence did.
                 for (run, names) in runs
                     .iter()
@@ -153,7 +163,9 @@ impl Store {
                     tracing::debug!(op = %run.op, bytes, "stranded files reclaimed");
                     outcomes.push((run.op, bytes));
                 }
-                self.publish_fence(first.op, &table.table).await?;
+                if fenced {
+                    self.publish_fence(first.op, &table.table).await?;
+                }
             }
         }
         for run in runs {

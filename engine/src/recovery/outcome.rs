@@ -92,14 +92,14 @@ impl Store {
         Ok(self.archived(&filter, Some(1)).await?.into_iter().next())
     }
 
-    /// The operation that committed batch `id`.
+    /// The operation that committed batch `id`, and the digest of what it did.
     pub(crate) async fn batch_committed(
         &self,
         snapshot: &Snapshot,
         id: &str,
-    ) -> Result<Option<OpId>> {
+    ) -> Result<Option<(OpId, Option<String>)>> {
         if let Some(entry) = snapshot.state.batches.get(id) {
-            return Ok(Some(entry.op));
+            return Ok(Some((entry.op, entry.digest.clone())));
         }
         if !snapshot.state.archive.evicted {
             return Ok(None);
@@ -108,8 +108,9 @@ impl Store {
         Ok(self
             .archived(&filter, Some(1))
             .await?
-            .first()
-            .map(|e| e.record.op))
+            .into_iter()
+            .next()
+            .map(|entry| (entry.record.op, entry.record.digest)))
     }
 
     /// The publish that made manifest version `version`; `None` for the first version and ones that are gone.

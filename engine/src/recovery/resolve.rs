@@ -174,7 +174,7 @@ impl Store {
         let mut valid = match &sidecar.batch {
             Some(batch) if stands(Guard::BatchId) => {
                 let committed = self.batch_committed(snapshot, batch).await?;
-                committed.is_none_or(|op| op == sidecar.op)
+                committed.is_none_or(|(op, _)| op == sidecar.op)
             }
             _ => true,
         };

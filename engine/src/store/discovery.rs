@@ -43,6 +43,12 @@ pub struct PassedOver {
     pub reason: String,
 }
 
+impl std::fmt::Display for PassedOver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: skipped: {}", self.path, self.reason)
+    }
+}
+
 /// The entries of one folder.
 #[derive(Debug, Default)]
 struct Level {

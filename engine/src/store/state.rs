@@ -84,7 +84,7 @@ pub struct Decision {
 }
 
 /// A declared index.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct IndexDeclaration {
     /// The column.
     pub column: String,

@@ -1,6 +1,7 @@
 //! The daemon from outside: its HTTP endpoints, its metrics, its signals, its words to systemd.
 
 use crate::{cache, client, eventually, free_port, small_commits, tagged, uri};
+use lance::index::DatasetIndexExt;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use squire_tests::{Child, Lake, PATIENCE, squire};
@@ -537,6 +538,61 @@ async fn a_broken_invariant_stops_that_table_alone() {
     );
     let violations = daemon.metric("squire_invariants_violated_total{invariant=\"I7\"}");
     assert_eq!(violations, Some(1.0), "it is counted once");
+    daemon.stop();
+}
+
+/// One index whose files are gone: it is tried once and rests, and its sibling is extended as rows come.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_fails_rests_while_its_sibling_is_extended() {
+    let lake = Lake::with_tables(&["t"]);
+    for (column, kind) in [("id", "btree"), ("value", "bitmap")] {
+        lake.run(&["index", &lake.uri, "t", column, "--type", kind])
+            .ok();
+    }
+    small_commits(&lake, &["t"], 0, 4);
+    lake.run(&["reindex", &lake.uri]).ok();
+    let table = lance::Dataset::open(&format!("{}/t.lance", lake.uri)).await;
+    let index = table.expect("table").load_index_by_name("id_idx").await;
+    let uuid = index.expect("indexes").expect("built").uuid.to_string();
+    let files = Path::new(&lake.uri).join("t.lance/_indices").join(uuid);
+    std::fs::remove_dir_all(files).expect("its files");
+    small_commits(&lake, &["t"], 100, 2);
+
+    let config = write_config(&lake, "[daemon]\nscan_interval = \"1s\"\n");
+    let daemon = Served::daemon(&lake, &["--config", &config]);
+    let labels = format!("store=\"{}\",table=\"t\"", lake.uri);
+    let rests = format!("squire_quarantined{{kind=\"reindex\",{labels}}}");
+    let failed =
+        format!("squire_maintenance_runs_total{{kind=\"reindex\",result=\"failed\",{labels}}}");
+    let is_covered = || {
+        eventually("a covering sibling", PATIENCE, || {
+            let table = daemon.table("t").ok_or("no such table")?;
+            let indexes = table["indexes"].as_array().cloned().unwrap_or_default();
+            let value = indexes.iter().find(|i| i["name"] == "value_idx");
+            match value.map(|i| &i["unindexed_rows"]) {
+                Some(rows) if rows == 0 => Ok(()),
+                _ => Err(table.to_string()),
+            }
+        });
+    };
+    for round in 0..3 {
+        small_commits(&lake, &["t"], 200 + round * 10, 2);
+        eventually("a look at the new rows", PATIENCE, || {
+            let table = daemon.table("t").ok_or("no such table")?;
+            let rows = lake.table_status("t", "rows");
+            match table["rows"] == rows {
+                true => Ok(()),
+                false => Err(table.to_string()),
+            }
+        });
+        is_covered();
+        assert_eq!(daemon.metric(&rests), Some(1.0));
+        assert_eq!(daemon.metric(&failed), Some(1.0), "it was tried again");
+    }
+    let seen = daemon.table("t").expect("table");
+    assert_eq!(seen["state"], "quarantined", "{seen}");
+    let reason = seen["reason"].as_str().expect("a reason");
+    assert!(reason.contains("index id_idx rests"), "{reason}");
     daemon.stop();
 }
 

@@ -4,7 +4,8 @@ use crate::{client, eventually, free_port, python, readers, small_commits, tagge
 use serde_json::json;
 use squire_engine::maintenance::Retention;
 use squire_tests::{Lake, PATIENCE, squire};
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -44,27 +45,66 @@ impl Server {
         server
     }
 
-    /// What every process that uses it has in its environment.
-    fn environment(&self) -> Vec<(String, String)> {
-        [
-            ("AWS_ACCESS_KEY_ID", "test"),
-            ("AWS_SECRET_ACCESS_KEY", "test"),
-            ("AWS_REGION", "us-east-1"),
-            ("AWS_DEFAULT_REGION", "us-east-1"),
-            ("AWS_ENDPOINT", &self.endpoint),
-            ("AWS_ENDPOINT_URL", &self.endpoint),
-            ("AWS_ALLOW_HTTP", "true"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .to_vec()
-    }
-
     /// A store in a new bucket.
     fn lake(&self, bucket: &str) -> Lake {
         let mut lake = Lake::new();
-        lake.env = self.environment();
+        lake.env = environment(&self.endpoint);
         client(&lake, &["bucket", bucket]);
-        Lake::at(&format!("s3://{bucket}/lake"), self.environment())
+        Lake::at(&format!("s3://{bucket}/lake"), environment(&self.endpoint))
+    }
+}
+
+/// What every process that uses the server at `endpoint` has in its environment.
+fn environment(endpoint: &str) -> Vec<(String, String)> {
+    [
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+        ("AWS_ENDPOINT", endpoint),
+        ("AWS_ENDPOINT_URL", endpoint),
+        ("AWS_ALLOW_HTTP", "true"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec()
+}
+
+/// A sign-in page that stands between: it answers whatever is asked with HTML and 200. Its thread ends with the tests.
+fn portal() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("its address"));
+    std::thread::spawn(move || {
+        let page = "<!doctype html><html><body>Please sign in.</body></html>";
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{page}",
+            page.len()
+        );
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut head = Vec::new();
+            let mut part = [0; 4096];
+            while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                match stream.read(&mut part) {
+                    Ok(0) | Err(_) => break,
+                    Ok(read) => head.extend_from_slice(&part[..read]),
+                }
+            }
+            stream.write_all(answer.as_bytes()).ok();
+        }
+    });
+    endpoint
+}
+
+/// What a portal answers is not taken for an empty bucket, and no store is made in it.
+#[test]
+fn a_sign_in_page_is_no_empty_bucket() {
+    let mut lake = Lake::new();
+    lake.env = environment(&portal());
+    for command in ["status", "plan", "optimize", "cleanup", "init"] {
+        let done = lake.run(&[command, "s3://bucket/lake"]);
+        assert_eq!(done.code, Some(1), "{command}: {done:?}");
+        assert!(!done.stderr.contains("squire init"), "{command}: {done:?}");
+        assert!(done.stderr.len() < 900, "{command}: {done:?}");
     }
 }
 

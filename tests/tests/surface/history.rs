@@ -244,6 +244,10 @@ async fn batch_ids_beyond_the_manifests_bound_count_once() {
         let batch = Some(format!("it's {i}"));
         let outcome = commit(&fresh, vec![append("t", i..i + 1)], batch).await;
         assert_eq!(outcome, Outcome::AlreadyCommitted(ops[at]), "batch {i}");
+        let mut other = CommitRequest::new(vec![append("t", 9_000..9_001)]);
+        other.batch = Some(format!("it's {i}"));
+        let refused = fresh.commit(&other).await.expect_err("another content");
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput, "batch {i}");
     }
     assert_eq!(lake.ids("t").await, (0..total).collect::<Vec<i64>>());
     assert_log_is_whole(&lake);

@@ -686,3 +686,28 @@ fn a_full_disk_can_be_looked_at() {
     assert_no_litter(Path::new(&lake.uri));
     lake.assert_at_rest();
 }
+
+/// Maintained as a directory of plain tables, a store's tables would lose versions that its readers see.
+#[test]
+fn a_store_is_not_maintained_as_a_directory() {
+    let lake = lake();
+    let seed = lake.csv("more.csv", [(2, "more".to_owned())]);
+    for _ in 0..20 {
+        lake.run(&["write", &lake.uri, "nokey", &seed]).ok();
+    }
+    for kind in ["directory", "table"] {
+        let text = format!(
+            "[policy]\nmin_versions = 1\n[policy.cleanup]\nenabled = true\n[[watch]]\nuri = \"{}\"\nkind = \"{kind}\"\n",
+            lake.uri
+        );
+        let config = file(&lake, "squire.toml", text);
+        let before = tree(Path::new(&lake.uri));
+        let done = lake.run(&["daemon", "--once", "--config", &config]);
+        assert_eq!(done.code, Some(3), "{kind}: {done:?}");
+        assert!(
+            done.stderr.contains("is a store") && done.stderr.contains("kind = \"store\""),
+            "{kind}: {done:?}"
+        );
+        assert_eq!(tree(Path::new(&lake.uri)), before, "{kind}");
+    }
+}

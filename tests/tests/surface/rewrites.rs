@@ -107,8 +107,8 @@ impl Watched {
     async fn tasks(&self) -> Vec<usize> {
         let target = Target::Plain("t.lance".to_owned());
         let store = self.store().await;
-        let tasks = store.compaction_tasks(&target, &self.bounds).await;
-        let tasks = tasks.expect("a plan");
+        let plan = store.compaction_plan(&target, &self.bounds).await;
+        let tasks = plan.expect("a plan").tasks;
         tasks.iter().map(|t| t.fragments.len()).collect()
     }
 

@@ -48,7 +48,11 @@ def old_vector_index(db: Db):
     db.put(vectors(300, seed=1))
 
 
-@state(broken_index=True, expect={"reindex": (1, "id_idx"), "daemon": (1, "id_idx")})
+HELD = {command: (3, "skipped: index") for command in ("optimize --dry-run", "optimize")}
+"""What an index covers that cannot follow a rewrite stays as it is."""
+
+
+@state(broken_index=True, expect={**HELD, "reindex": (1, "id_idx"), "daemon": (1, "id_idx")})
 def index_files_gone(db: Db):
     """The files of an index are gone, and it has rows to take in."""
     db.fill(ids)

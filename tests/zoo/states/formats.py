@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from build import Db, ids, state
-from states.cases import vectors, words
+from states.cases import HELD, vectors, words
 
 
 @state(release="0.5.10")
@@ -51,7 +51,7 @@ def release_0_21(db: Db):
     db.put(words(20))
 
 
-@state(release="0.21.0")
+@state(release="0.21.0", expect={**HELD, "daemon": (0, "v_idx")})
 def release_0_21_text(db: Db):
     """A text index of an old release, and rows that it lacks."""
     db.fill(words)

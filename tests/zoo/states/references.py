@@ -60,7 +60,7 @@ def shallow_clone_grown(db: Db):
     db.open("clone").delete("id % 7 = 1")
 
 
-@state(store=False, kept=1, tables=("t", "clone"))
+@state(store=False, kept=1, tables=("t", "clone"), expect={"optimize --dry-run": ((0, 3), ""), "optimize": ((0, 3), "")})
 def shallow_clone_indexed(db: Db):
     """A shallow clone whose index lies in its source."""
     import lance
@@ -91,7 +91,7 @@ def clone_of_clone(db: Db):
     db.open("one").shallow_clone(db.path("two"), db.open("one").version)
 
 
-@state(store=False, kept=1, tables=("t", "clone"), expect={c: (1, "clone") for c in ("optimize", "daemon")})
+@state(store=False, kept=1, tables=("t", "clone"), expect={c: (1, "clone") for c in ("plan", "optimize --dry-run", "optimize", "daemon")})
 def clone_source_gone(db: Db):
     """A shallow clone whose source was deleted."""
     db.fill(ids, name="source")

@@ -4,6 +4,7 @@ use super::{CleanupPlan, CleanupPolicies, CleanupPolicy, MAX_CLOCK_SKEW, Retenti
 use crate::commit::publish::Rounds;
 use crate::error::{Error, ErrorKind, Result, caught};
 use crate::ids::{OpId, TableName};
+use crate::maintenance::plan::beyond_us;
 use crate::protocol::{cleanup_floor, may_forget};
 use crate::store::state::State;
 use crate::store::{MANIFEST_PATH, Snapshot, Store, TableEntry, read_version};
@@ -194,7 +195,7 @@ impl Store {
     }
 
     /// What is left of `cleanup` of the table at `path` when what it may not do is taken out: removing older versions
-    /// of a table that cannot be read, and files that other tables refer to.
+    /// of a table that cannot be read or not be understood, and files that other tables refer to.
     async fn spare(
         &self,
         mut cleanup: TableCleanup,
@@ -206,6 +207,9 @@ impl Store {
             return Ok(cleanup);
         }
         let head = self.latest(path).await?;
+        if let Some(why) = beyond_us(head.manifest()) {
+            return Err(Error::new(ErrorKind::Refused, why));
+        }
         self.check_readable(&head, path).await?;
         if let Some(pinned) = pinned.filter(|p| p.manifest().version != head.manifest().version) {
             self.check_readable(pinned, path).await?;
