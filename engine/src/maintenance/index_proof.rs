@@ -3,7 +3,7 @@
 //! Lance's indexes lose rows without an error: one remapped past a fragment-reuse index finds nothing any more, and
 //! nothing says so. The sample is bounded by [`FRAGMENTS`] and [`ROWS`], whatever the size of the table:
 //!
-//! * keys (and nulls): the rows that the index finds in the sampled fragments are those that a scan finds.
+//! * keys (and nulls), parts of texts, labels of lists: the rows that the index finds in the sampled fragments are those that a scan finds.
 //! * words: no fewer rows than before, in the whole table; of a new index, some.
 //! * vectors: what is found nearest to each sampled vector is as near as before; of a new index, the vector itself.
 //!
@@ -36,6 +36,9 @@ const VALUES: i64 = 2;
 /// The share of vectors whose nearest must be found as well as before.
 const KEPT: f64 = 0.5;
 
+/// Labels that are asked for at once.
+const LABELS: usize = 32;
+
 /// How much further a vector's nearest may be: the arithmetic of two searches differs in the last digits.
 const SLACK: f32 = 1e-3;
 
@@ -58,6 +61,7 @@ pub(crate) async fn prove_index(before: &Dataset, after: &Dataset, name: &str) -
     };
     match kind_of(segment).as_str() {
         "BTree" | "Bitmap" | "ZoneMap" | "BloomFilter" => subject.prove_keys().await,
+        "LabelList" => subject.prove_labels().await,
         "NGram" => subject.prove_parts().await,
         "Inverted" => subject.prove_words().await,
         "Vector" => subject.prove_vectors().await,
@@ -172,6 +176,30 @@ impl<'a> Subject<'a> {
             .or(column().is_null());
         self.compare(&fragments, &asked, |scan| {
             scan.filter_expr(filter.clone());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Labels of lists.
+    async fn prove_labels(&self) -> Result<()> {
+        let fragments = self.sampled.concat();
+        let mut labels = BTreeSet::new();
+        for values in self.values(&fragments).await? {
+            let short = values.as_list_opt::<i32>().map(|l| l.iter().collect());
+            let long = || values.as_list_opt::<i64>().map(|l| l.iter().collect());
+            let lists: Vec<Option<ArrayRef>> = short.or_else(long).unwrap_or_default();
+            labels.extend(lists.iter().flatten().flat_map(literals));
+        }
+        let labels: Vec<String> = labels.into_iter().take(LABELS).collect();
+        if labels.is_empty() {
+            return Ok(());
+        }
+        let column = self.column.replace('`', "``");
+        let filter = format!("array_has_any(`{column}`, [{}])", labels.join(", "));
+        let asked = format!("asked for {} labels", labels.len());
+        self.compare(&fragments, &asked, |scan| {
+            scan.filter(&filter)?;
             Ok(())
         })
         .await
@@ -377,6 +405,24 @@ fn sample(fragments: &[&Fragment]) -> Vec<Fragment> {
         }
     }
     sampled
+}
+
+/// The values of `array` as SQL has them, if they are texts or integers.
+fn literals(array: &ArrayRef) -> Vec<String> {
+    let is_number = array.data_type().is_integer();
+    let is_text = matches!(array.data_type(), DataType::Utf8 | DataType::LargeUtf8);
+    let Some(texts) = arrow_cast::cast(array, &DataType::Utf8)
+        .ok()
+        .filter(|_| is_number || is_text)
+    else {
+        return Vec::new();
+    };
+    let quoted = |text: &str| match is_number {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "''")),
+    };
+    let texts = texts.as_string::<i32>().iter().flatten();
+    texts.map(quoted).collect()
 }
 
 /// A word that every tokenizer which splits text into words keeps: too long for a stop word, and of plain letters.

@@ -13,7 +13,7 @@ def airports(i: int, keys: pa.DataType = pa.int8()) -> pa.Table:
     return pa.table({"id": range(100), "airport": names})
 
 
-@state(expect={"optimize": (3, "t"), "daemon": (1, "t")})
+@state(quick=True, expect={"optimize": (3, "t"), "daemon": (1, "t")})
 def dictionary(db: Db):
     """Narrow dictionary keys: a rewrite needs more keys than they hold."""
     db.fill(airports, 16)
@@ -23,7 +23,7 @@ def words(i: int) -> pa.Table:
     return pa.table({"id": range(i * 50, i * 50 + 50), "v": [f"w{j % 9}" for j in range(50)]})
 
 
-@state()
+@state(quick=True)
 def reuse_index(db: Db):
     """A fragment-reuse index stands, and fragments have changed since."""
     db.fill(words)
@@ -52,7 +52,7 @@ HELD = {command: (3, "skipped: index") for command in ("optimize --dry-run", "op
 """What an index covers that cannot follow a rewrite stays as it is."""
 
 
-@state(broken_index=True, expect={**HELD, "reindex": (1, "id_idx"), "daemon": (1, "id_idx")})
+@state(quick=True, broken_index=True, expect={**HELD, "reindex": (1, "id_idx"), "daemon": (1, "id_idx")})
 def index_files_gone(db: Db):
     """The files of an index are gone, and it has rows to take in."""
     db.fill(ids)
@@ -78,13 +78,13 @@ HALF = {
 }
 
 
-@state(store=False, tables=("half",), expect=HALF)
+@state(quick=True, store=False, tables=("half",), expect=HALF)
 def half_folder(db: Db):
     """A folder named like a table, with data and without a version."""
     os.makedirs(db.dir("half") / "data")
 
 
-@state(plain=False, expect={command: (1, "t") for command in HALF})
+@state(quick=True, plain=False, expect={command: (1, "t") for command in HALF})
 def store_table_gone(db: Db):
     """A store's table was deleted behind its back."""
     db.fill(ids)
@@ -92,7 +92,7 @@ def store_table_gone(db: Db):
     shutil.rmtree(db.dir())
 
 
-@state(store=False, kept=1, tables=("t", "clone"))
+@state(quick=True, store=False, kept=1, tables=("t", "clone"))
 def shallow_clone(db: Db):
     """A clone beside its source reads the source's files, which only a former version names."""
     db.fill(ids, 17)

@@ -95,6 +95,24 @@ def index_nested_field(db: Db):
 
 
 @state()
+def index_json(db: Db):
+    """An index of a path inside JSON documents."""
+    from lance.indices import IndexConfig
+
+    def batch(i):
+        text = pa.array([f'{{"a": {i * 10 + j}, "b": [{j}]}}' if j % 4 else None for j in range(10)], pa.string())
+        return pa.table({"id": range(10), "j": text.cast(pa.json_(pa.string()))})
+
+    db.fill(batch)
+    path = {"target_index_type": "btree", "path": "a"}
+    db.open().create_scalar_index("j", IndexConfig(index_type="json", parameters=path))
+    db.open().delete("id % 5 = 1")
+    db.put(batch(20))
+    db.put(batch(21))
+    db.put(batch(22))
+
+
+@state()
 def index_nulls(db: Db):
     """A btree and a bitmap over columns that are mostly null."""
     db.fill(
