@@ -159,18 +159,23 @@ fn fitting_rows(run: &[&FragmentFacts]) -> u64 {
     fitting.min().unwrap_or(u64::MAX)
 }
 
-/// Ends a run of neighbours: keeps it if rewriting it gains something.
+/// Ends a run of neighbours.
 fn close(run: &mut Vec<&FragmentFacts>, bounds: &TaskBounds, target: u64, tasks: &mut Vec<Task>) {
-    let fragments = std::mem::take(run);
-    let mut kept: &[&FragmentFacts] = &fragments;
-    // A leading fragment larger than everything behind it waits until the tail has grown: each row is then
-    // rewritten at most once per doubling, not once per pass.
-    while let [first, rest @ ..] = kept {
-        let tail: u64 = rest.iter().map(|f| f.live()).sum();
-        if rest.is_empty() || needs_rewrite_alone(first, bounds) || first.live() <= tail {
-            break;
-        }
-        kept = rest;
+    settle(&std::mem::take(run), bounds, target, tasks);
+}
+
+/// Makes a task of a run of neighbours, if rewriting it gains something.
+fn settle(kept: &[&FragmentFacts], bounds: &TaskBounds, target: u64, tasks: &mut Vec<Task>) {
+    // A fragment larger than all others together waits until they have grown: each row is then rewritten at most once
+    // per doubling, not once per pass. It stands first, or, where writers appended under its own rewrite, behind them.
+    let all: u64 = kept.iter().map(|f| f.live()).sum();
+    let waits = |f: &&FragmentFacts| 2 * f.live() > all && !needs_rewrite_alone(f, bounds);
+    if kept.len() > 1
+        && let Some(large) = kept.iter().position(waits)
+    {
+        settle(&kept[..large], bounds, target, tasks);
+        settle(&kept[large + 1..], bounds, target, tasks);
+        return;
     }
     let worth = kept.len() > 1 || kept.iter().any(|f| needs_rewrite_alone(f, bounds));
     if worth {

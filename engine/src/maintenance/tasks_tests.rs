@@ -46,6 +46,57 @@ fn a_large_head_waits_for_its_tail() {
 }
 
 #[test]
+fn a_large_fragment_waits_wherever_it_stands() {
+    assert_eq!(
+        ids(&plan_tasks(&fragments(&[10, 10, 400, 10, 10]), &bounds())),
+        vec![vec![0, 1], vec![3, 4]]
+    );
+    assert_eq!(
+        ids(&plan_tasks(&fragments(&[10, 10, 400]), &bounds())),
+        vec![vec![0, 1]]
+    );
+    assert_eq!(
+        ids(&plan_tasks(&fragments(&[200, 200, 400]), &bounds())),
+        vec![vec![0, 1, 2]]
+    );
+}
+
+/// A writer appends beside every pass, and its fragments land before those of the rewrite: whatever was there when the
+/// pass was planned.
+#[test]
+fn rows_are_rewritten_once_per_doubling_beside_a_writer() {
+    let bounds = TaskBounds {
+        target_rows: 1 << 20,
+        ..bounds()
+    };
+    let mut table: Vec<u64> = vec![500; 400];
+    let (mut rewritten, mut appended) = (0_u64, 0_u64);
+    for _ in 0..200 {
+        let facts = fragments(&table);
+        let tasks = plan_tasks(&facts, &bounds);
+        let gone: Vec<u64> = tasks.iter().flat_map(|t| t.fragments.clone()).collect();
+        let new = tasks.iter().map(|task| {
+            let rows = task.fragments.iter().map(|id| table[*id as usize]);
+            rows.sum::<u64>()
+        });
+        let new: Vec<u64> = new.collect();
+        rewritten += new.iter().sum::<u64>();
+        let stay = facts.iter().filter(|f| !gone.contains(&f.id));
+        let mut next: Vec<u64> = stay.map(|f| f.rows).collect();
+        next.extend([100; 20]);
+        appended += 20 * 100;
+        next.extend(new);
+        table = next;
+    }
+    let all = 400 * 500 + appended;
+    assert!(
+        rewritten < 8 * all,
+        "{rewritten} rows were rewritten of {all}"
+    );
+    assert!(table.len() < 60, "{} fragments", table.len());
+}
+
+#[test]
 fn a_task_keeps_within_its_bounds_instead_of_giving_up() {
     let mut b = bounds();
     b.max_fragments = 2;
