@@ -57,8 +57,14 @@ pub enum RepairAction {
 
 impl Store {
     /// The drift of `table`, after undecided operations in its way were met.
+    ///
+    /// # Errors
+    /// Those of a table that cannot be opened at its pin, with drift or without.
     pub async fn drift(&self, table: &TableName) -> Result<Option<DriftReport>> {
         let Some((snapshot, entry, _)) = self.drifted(table).await? else {
+            // Nothing stands above the pin of a table that is gone, either.
+            let snapshot = self.load().await?;
+            self.open_pinned(snapshot.state.table(table)?).await?;
             return Ok(None);
         };
         let replaced = !self.pin_stands(&entry).await?;

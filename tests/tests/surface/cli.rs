@@ -424,6 +424,51 @@ async fn snapshot_shows_the_past_as_it_was() {
     }
 }
 
+/// `a` torn or gone, `b` drifted, `c` healthy: whoever asks about all of them gets what there is about each.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_broken_table_stops_neither_repair_nor_snapshot() {
+    for gone in [false, true] {
+        let lake = Lake::with_tables(&["a", "b", "c"]);
+        let root = Path::new(&lake.uri);
+        let rows = lake.csv("rows.csv", [(1, "x".to_owned())]);
+        for table in ["a", "b", "c"] {
+            lake.run(&["write", &lake.uri, table, &rows]).ok();
+        }
+        let foreign = lance::Dataset::open(&format!("{}/b.lance", lake.uri)).await;
+        let mut foreign = foreign.expect("table");
+        foreign.delete("id = 1").await.expect("a foreign delete");
+        if gone {
+            std::fs::remove_dir_all(root.join("a.lance")).expect("removed");
+        } else {
+            let version = root.join("a.lance/_versions/18446744073709551612.manifest");
+            std::fs::write(version, "abc").expect("torn");
+        }
+
+        let shown = lake.run(&["snapshot", &lake.uri]).failed(1, "a: failed: ");
+        assert!(shown.stdout.contains("c: version 2, 1 rows"), "{shown:?}");
+        let shown = one_document(&lake.run(&["snapshot", &lake.uri, "--json"]));
+        assert_eq!(shown["tables"]["b"]["rows"], 1, "{shown}");
+        assert_eq!(shown["tables"]["a"]["uri"], Value::Null, "{shown}");
+        assert!(shown["tables"]["a"]["error"].is_string(), "{shown}");
+
+        let preview = lake.run(&["repair", &lake.uri]).failed(1, "a: failed: ");
+        assert!(preview.stdout.contains("b: pin 2"), "{preview:?}");
+        let done = lake.run(&["repair", &lake.uri, "--publish"]);
+        let done = done.failed(1, "b: failed: ");
+        assert!(done.stdout.contains("changes content"), "{done:?}");
+        assert!(done.stdout.contains("a: failed: "), "{done:?}");
+        let named = lake.run(&["repair", &lake.uri, "--discard"]);
+        named.failed(2, "--table b --discard");
+        let discard = ["repair", &lake.uri, "--table", "b", "--discard", "--json"];
+        let document = one_document(&lake.run(&discard).ok());
+        assert_eq!(document["repaired"][0]["table"], "b", "{document}");
+        assert_eq!(document["tables"][0]["error"], Value::Null, "{document}");
+        let rest = lake.run(&["repair", &lake.uri]).failed(1, "a: failed: ");
+        assert!(!rest.stdout.contains("no drift"), "{rest:?}");
+        assert_eq!(lake.ids("b").await, [1]);
+    }
+}
+
 fn tables_of(done: &Done) -> Vec<Value> {
     one_document(done)["tables"]
         .as_array()
