@@ -169,12 +169,17 @@ impl Store {
         }
     }
 
-    async fn commit_log(&self) -> Result<Option<Dataset>> {
-        match self.builder(COMMITS_PATH).load().await {
-            Ok(log) => Ok(Some(log)),
-            Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
+    /// The commit log as it stands now; `None` before the first archive.
+    ///
+    /// # Errors
+    /// Those of the storage; a version of the log that is torn or damaged is named with its file.
+    pub(crate) async fn commit_log(&self) -> Result<Option<Dataset>> {
+        // What is kept of an earlier look may be gone, and hides what came since.
+        self.forget_handle(COMMITS_PATH).await;
+        let log = self.any_handle(COMMITS_PATH).await;
+        Ok(log
+            .map_err(|e| e.context("commit log"))?
+            .map(|log| log.as_ref().clone()))
     }
 
     async fn append_log(

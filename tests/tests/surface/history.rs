@@ -11,6 +11,7 @@ use squire_engine::store::Store;
 use squire_engine::store::state::MAX_BATCHES;
 use squire_tests::{Lake, append, rows_of};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 fn delete(table: &str, predicate: &str) -> TableWrite {
@@ -424,4 +425,51 @@ async fn crash_stale_writer_with_a_sidecar() {
             stale_writer(seam, mode).await;
         }
     }
+}
+
+/// A power cut of a time before syncs left the log's newest version torn: tables are cleaned, and the log is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_version_of_the_log_stops_only_the_log() {
+    let lake = Lake::with_tables(&["t"]);
+    let store = lake.store().await;
+    for i in 0..3 {
+        commit(&store, vec![append("t", i..i + 1)], None).await;
+    }
+    store.archive().await.expect("archive");
+    commit(&store, vec![append("t", 3..4)], None).await;
+    let next = versions(&lake, "_squire/commits.lance") as u64 + 1;
+    let name = format!(
+        "_squire/commits.lance/_versions/{}.manifest",
+        u64::MAX - next
+    );
+    let torn = Path::new(&lake.uri).join(&name);
+    std::fs::write(&torn, "abc").expect("torn");
+
+    let store = lake.store().await;
+    let retention = Retention {
+        age: Duration::ZERO,
+        versions: 1,
+    };
+    // A version of this very millisecond counts as young.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let plan = store.plan_cleanup(&retention.into()).await.expect("plan");
+    let before = versions(&lake, "_squire/manifest.lance");
+    let report = store.cleanup(&plan, None, &Default::default()).await;
+    let failed = report.expect("cleanup").failed;
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    for part in [name.as_str(), "is torn", "remove this file"] {
+        assert!(failed[0].1.contains(part), "{failed:?}");
+    }
+    assert_eq!(versions(&lake, "t.lance"), 1);
+    let kept = versions(&lake, "_squire/manifest.lance");
+    assert!(kept >= before, "{before} -> {kept}: not archived, and gone");
+    lake.run(&["cleanup", &lake.uri]).failed(1, &name);
+    lake.run(&["log", &lake.uri]).failed(1, &name);
+    let bytes = std::fs::read(&torn).expect("still there");
+    assert_eq!(bytes, b"abc", "nobody but a person removes it");
+
+    std::fs::remove_file(&torn).expect("as told");
+    clean(&lake.store().await, 1).await;
+    assert_log_is_whole(&lake);
+    lake.assert_at_rest();
 }
