@@ -161,6 +161,17 @@ impl Error {
     }
 }
 
+/// How much of a text of someone else's is quoted.
+const QUOTED_CHARS: usize = 80;
+
+/// A text of someone else's, or its beginning, in quotes and with its control characters escaped.
+pub fn quoted(text: &str) -> String {
+    match text.char_indices().nth(QUOTED_CHARS) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
 /// How much of an error is told where it stands among others.
 const BRIEF_CHARS: usize = 300;
 
