@@ -6,7 +6,7 @@ use crate::ids::TableName;
 use crate::protocol::{Chain, Class, Kind, Obstacle, clean_prefix, obstacle};
 use crate::recovery::Met;
 use crate::store::state::{DriftPolicy, encode};
-use crate::store::{Snapshot, Store, TableEntry};
+use crate::store::{Snapshot, Store, TableEntry, tags_of};
 use serde::Serialize;
 use squire_failpoints::{Seam, hit};
 
@@ -325,9 +325,8 @@ impl Store {
 
     async fn protect(&self, entry: &TableEntry) -> Result<()> {
         let dataset = self.open_pinned(entry).await?;
-        let tags = dataset.tags().list().await?;
-        match tags.get(PIN_TAG) {
-            Some(tag) if tag.version == entry.version => {}
+        match tags_of(&dataset).await?.get(PIN_TAG) {
+            Some(tagged) if *tagged == entry.version => {}
             Some(_) => dataset.tags().update(PIN_TAG, entry.version).await?,
             None => dataset.tags().create(PIN_TAG, entry.version).await?,
         }

@@ -1,4 +1,4 @@
-//! Archive and cleanup: what was said stays true after the versions are gone.
+//! Archive and cleanup: what was said stays true after the versions are gone. And what is damaged is named.
 
 use crate::{one_document, versions};
 use serde_json::Value;
@@ -472,4 +472,68 @@ async fn a_torn_version_of_the_log_stops_only_the_log() {
     clean(&lake.store().await, 1).await;
     assert_log_is_whole(&lake);
     lake.assert_at_rest();
+}
+
+/// Looks at `lake` with `command`: it fails, names `told`, and prints no list of bytes.
+fn named(lake: &Lake, command: &[&str], told: &[&str]) -> String {
+    let done = lake.run(command);
+    assert_eq!(done.code, Some(1), "{command:?}: {done:?}");
+    let said = format!("{}{}", done.stdout, done.stderr);
+    for part in told {
+        assert!(said.contains(part), "{command:?}: {part}: {said}");
+    }
+    assert!(!said.contains("magic: ["), "{command:?}: {said}");
+    said
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_or_missing_is_named_with_what_helps() {
+    let lake = Lake::with_tables(&["t"]);
+    let store = lake.store().await;
+    for i in 0..3 {
+        commit(&store, vec![append("t", i..i + 1)], None).await;
+    }
+    let uri = lake.uri.clone();
+    let root = Path::new(&uri).join("t.lance");
+    let version = |v: u64| root.join(format!("_versions/{}.manifest", u64::MAX - v));
+
+    // The manifest of the pinned version alone: nobody made the table again.
+    let away = lake.path("away");
+    std::fs::rename(version(4), &away).expect("moved");
+    let rows = lake.csv("rows.csv", [(9, "x".to_owned())]);
+    let status = ["status", uri.as_str()];
+    for command in [
+        &status[..],
+        &["snapshot", &uri],
+        &["repair", &uri],
+        &["write", &uri, "t", &rows],
+        &["delete", &uri, "t", "--where", "id = 1"],
+    ] {
+        let said = named(&lake, command, &["version 4", "is missing", "backup"]);
+        assert!(!said.contains("made again"), "{said}");
+    }
+    std::fs::rename(&away, version(4)).expect("moved back");
+
+    // Bytes that no power cut leaves.
+    std::fs::write(version(5), "no version at all".repeat(9)).expect("written");
+    let file = format!("{}.manifest", u64::MAX - 5);
+    let said = named(&lake, &status, &[&file, "is damaged", "backup"]);
+    assert!(!said.contains("remove this file"), "{said}");
+    std::fs::remove_file(version(5)).expect("removed");
+
+    let tags = root.join("_refs/tags");
+    std::fs::create_dir_all(&tags).expect("tags");
+    std::fs::write(tags.join("x.json"), "hello").expect("written");
+    let dry = ["cleanup", uri.as_str(), "--dry-run"];
+    named(&lake, &dry, &["t: failed: ", "t.lance/_refs/tags"]);
+    std::fs::remove_dir_all(root.join("_refs")).expect("removed");
+
+    let data = std::fs::read_dir(root.join("data")).expect("data").next();
+    let data = data.expect("a file").expect("entry").path();
+    let mut bytes = std::fs::read(&data).expect("read");
+    let end = bytes.len() - 4;
+    bytes[end..].copy_from_slice(b"DAMA");
+    std::fs::write(&data, bytes).expect("written");
+    let name = data.file_name().expect("name").to_string_lossy();
+    named(&lake, &["optimize", &uri], &[&name]);
 }
