@@ -424,6 +424,27 @@ async fn snapshot_shows_the_past_as_it_was() {
     }
 }
 
+#[test]
+fn one_pass_of_the_daemon_answers_with_one_document() {
+    let lake = lake(20);
+    let once = ["daemon", &lake.uri, "--once", "--json"];
+    let document = one_document(&lake.run(&once).ok());
+    assert_eq!(document["failed"], 0, "{document}");
+    let history = document["history"].as_array().expect("reports");
+    let compacted = |r: &&Value| r["kind"] == "compact";
+    assert_eq!(history.iter().filter(compacted).count(), 2, "{document}");
+    let tables = document["stores"][0]["tables"].as_array();
+    assert_eq!(tables.map(Vec::len), Some(2), "{document}");
+    let people = lake.run(&["daemon", &lake.uri, "--once"]).ok();
+    assert_eq!(people.stdout, "", "people read its log");
+    std::fs::remove_dir_all(Path::new(&lake.uri).join("t.lance")).expect("removed");
+    let failed = lake.run(&once).failed(1, "t.lance");
+    assert!(
+        one_document(&failed)["failed"].as_u64() >= Some(1),
+        "{failed:?}"
+    );
+}
+
 /// Messages and actors come from whoever names an entry of a spool: they clear no screen and forge no line.
 #[test]
 fn texts_of_others_are_escaped_for_people_and_whole_for_machines() {
