@@ -57,11 +57,14 @@ pub(super) async fn cleanup(context: &Context, args: CleanupArgs) -> Result<Exit
 fn policies(context: &Context, args: &CleanupArgs) -> Result<CleanupPolicies> {
     let short = args.retention.filter(|age| *age < MIN_RETENTION);
     let refused = match (short, args.min_versions) {
-        (Some(age), _) => format!("--retention is at least 1h (got {} s)", age.as_secs()),
-        (None, Some(0)) => String::from("--min-versions is at least 1"),
-        (None, _) => String::new(),
+        (Some(age), _) => Some(format!(
+            "--retention is at least 1h (got {} s)",
+            age.as_secs()
+        )),
+        (None, Some(0)) => Some(String::from("--min-versions is at least 1")),
+        (None, _) => None,
     };
-    if !refused.is_empty() {
+    if let Some(refused) = refused {
         return Err(Error::invalid(format!(
             "{refused}: readers and writers in flight need their versions"
         )));

@@ -169,17 +169,10 @@ impl Store {
         }
     }
 
-    /// The commit log as it stands now; `None` before the first archive.
-    ///
-    /// # Errors
-    /// Those of the storage; a version of the log that is torn or damaged is named with its file.
+    /// The commit log as it is now; `None` before the first archive.
     pub(crate) async fn commit_log(&self) -> Result<Option<Dataset>> {
-        // What is kept of an earlier look may be gone, and hides what came since.
-        self.forget_handle(COMMITS_PATH).await;
-        let log = self.any_handle(COMMITS_PATH).await;
-        Ok(log
-            .map_err(|e| e.context("commit log"))?
-            .map(|log| log.as_ref().clone()))
+        let log = self.open_latest(COMMITS_PATH).await;
+        log.map_err(|e| e.context("commit log"))
     }
 
     async fn append_log(

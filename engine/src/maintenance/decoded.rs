@@ -103,9 +103,8 @@ impl Store {
         scanner.with_fragments(vec![fragment]);
         scanner.limit(Some(ROWS), Some((live - ROWS).max(0) / 2))?;
         let read = async { scanner.try_into_stream().await?.try_collect().await };
-        let rows: Vec<RecordBatch> = read
-            .await
-            .map_err(|e: lance::Error| Error::from(e).context(format!("reading /{key}")))?;
+        let read: lance::Result<Vec<RecordBatch>> = read.await;
+        let rows = read.map_err(|e| Error::from(e).context(format!("reading /{key}")))?;
         let width = width_of(dataset, &rows);
         self.files.measured(key, width);
         Ok(width)

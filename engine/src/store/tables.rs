@@ -152,11 +152,22 @@ impl Store {
         if let Some(dataset) = self.tables.lock().await.get(path) {
             return Ok(Some(dataset.clone()));
         }
+        let Some(dataset) = self.open_latest(path).await? else {
+            return Ok(None);
+        };
+        let dataset = Arc::new(dataset);
+        self.keep_handle(path, dataset.clone()).await;
+        Ok(Some(dataset))
+    }
+
+    /// The dataset at `path` as it is now; `None` when nothing is there.
+    ///
+    /// # Errors
+    /// Those of the storage; a latest version that is torn or damaged is named with its file.
+    pub(crate) async fn open_latest(&self, path: &str) -> Result<Option<Dataset>> {
         match self.builder(path).load().await {
             Ok(dataset) => {
                 self.check_version(&dataset).await?;
-                let dataset = Arc::new(dataset);
-                self.keep_handle(path, dataset.clone()).await;
                 Ok(Some(dataset))
             }
             Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => Ok(None),
