@@ -161,6 +161,23 @@ impl Error {
     }
 }
 
+/// How much of a text of someone else's is quoted.
+const QUOTED_CHARS: usize = 80;
+
+/// A text of someone else's, or its beginning, in quotes and with its control characters escaped.
+pub fn quoted(text: &str) -> String {
+    match beginning(text, QUOTED_CHARS) {
+        Some(shown) => format!("{shown:?}..."),
+        None => format!("{text:?}"),
+    }
+}
+
+/// The first `chars` characters of a text that has more.
+fn beginning(text: &str, chars: usize) -> Option<&str> {
+    let (end, _) = text.char_indices().nth(chars)?;
+    Some(&text[..end])
+}
+
 /// How much of an error is told where it stands among others.
 const BRIEF_CHARS: usize = 300;
 
@@ -196,6 +213,9 @@ pub fn panic_text(panic: &(dyn Any + Send)) -> String {
 /// How much of a cause is told: some quote whole answers of a server, which nobody reads.
 const CAUSE_CHARS: usize = 500;
 
+/// How much of a cause is read for that: what is left out of it may be long.
+const CAUSE_READ: usize = 16 * CAUSE_CHARS;
+
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.message)?;
@@ -203,9 +223,11 @@ impl std::fmt::Display for Error {
             write!(f, " (operation {op})")?;
         }
         if let Some(source) = &self.source {
-            let cause = without_places(&source.to_string());
-            match cause.char_indices().nth(CAUSE_CHARS) {
-                Some((end, _)) => write!(f, ": {} ...", &cause[..end])?,
+            let text = source.to_string();
+            let text = beginning(&text, CAUSE_READ).unwrap_or(&text);
+            let cause = without_debug(&without_places(text));
+            match beginning(&cause, CAUSE_CHARS) {
+                Some(shown) => write!(f, ": {shown} ...")?,
                 None => write!(f, ": {cause}")?,
             }
         }
@@ -232,6 +254,67 @@ fn without_places(text: &str) -> String {
         }
     }
     kept
+}
+
+/// Arrow and Lance print types and bytes as programmers see them: a line for each field of a struct, a number for each
+/// byte. Nobody else reads them.
+fn without_debug(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let after = behind_fields(rest)
+            .or_else(|| behind_numbers(rest))
+            .or_else(|| behind_bytes(rest));
+        match after {
+            Some(next) => {
+                kept.push_str("...");
+                rest = next;
+            }
+            None => {
+                kept.push(c);
+                rest = &rest[c.len_utf8()..];
+            }
+        }
+    }
+    kept
+}
+
+/// What stands behind `[Field { name: "a", ... }, ...]`.
+fn behind_fields(text: &str) -> Option<&str> {
+    if !text.starts_with("[Field {") {
+        return None;
+    }
+    let mut open = 0_usize;
+    let end = text.char_indices().find_map(|(at, c)| {
+        match c {
+            '[' => open += 1,
+            ']' => open -= 1,
+            _ => {}
+        }
+        (open == 0).then_some(at + 1)
+    });
+    Some(end.map_or("", |end| &text[end..]))
+}
+
+/// What stands behind `[76, 65, 78, 67]`.
+fn behind_numbers(text: &str) -> Option<&str> {
+    let inner = text.strip_prefix('[')?;
+    let (numbers, behind) = inner.split_once(']').unwrap_or((inner, ""));
+    let is_byte = |number: &str| number.parse::<u8>().is_ok();
+    let are_bytes = numbers.matches(", ").count() >= 3 && numbers.split(", ").all(is_byte);
+    are_bytes.then_some(behind)
+}
+
+/// What stands behind `bytes: b"LANC\x00"`.
+fn behind_bytes(text: &str) -> Option<&str> {
+    let inner = text.strip_prefix("bytes: b\"")?;
+    let mut is_escaped = false;
+    let end = inner.find(|c: char| {
+        let ends = c == '"' && !is_escaped;
+        is_escaped = c == '\\' && !is_escaped;
+        ends
+    });
+    Some(end.map_or("", |end| &inner[end + 1..]))
 }
 
 /// What stands behind `15:12`, a line and a column.
@@ -295,7 +378,7 @@ impl From<squire_failpoints::Injected> for Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{Error, ErrorKind, without_places};
+    use super::{Error, ErrorKind, quoted, without_debug, without_places};
 
     #[test]
     fn places_of_source_code_are_not_told() {
@@ -307,6 +390,35 @@ mod tests {
         let inner = "x: y, /a/b.rs:1:2: z, location: src/c.rs:3:4";
         assert_eq!(without_places(inner), "x: y: z");
         assert_eq!(without_places("a.rs:1:2"), "a.rs:1:2");
+    }
+
+    #[test]
+    fn types_and_bytes_are_told_in_short() {
+        for (text, told) in [
+            (
+                r#"cannot cast 'Struct([Field { name: "a", data_type: List([Field { name: "i" }]) }, Field { name: "b" }])' to Int64"#,
+                "cannot cast 'Struct(...)' to Int64",
+            ),
+            (
+                "no Lance file (invalid magic: [76, 65, 78, 67])",
+                "no Lance file (invalid magic: ...)",
+            ),
+            (r#"len: 3, bytes: b"a\"\xff""#, "len: 3, ..."),
+            (
+                r#"web"site [0.1, 2] [7] of [a, b] größe"#,
+                r#"web"site [0.1, 2] [7] of [a, b] größe"#,
+            ),
+            ("cut: [Field { name: [", "cut: ..."),
+        ] {
+            assert_eq!(without_debug(text), told);
+        }
+    }
+
+    #[test]
+    fn what_is_quoted_is_short_and_escaped() {
+        assert_eq!(quoted("a\u{1b}[2J\nb"), r#""a\u{1b}[2J\nb""#);
+        let long = quoted(&"ö".repeat(5_000));
+        assert_eq!(long.chars().count(), 80 + "\"\"...".len());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Names: operations and tables.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use serde::{Deserialize, Serialize};
 
 /// The ULID of one operation.
@@ -16,9 +16,9 @@ impl OpId {
 
     /// Parses the 26-letter form.
     pub fn parse(text: &str) -> Result<Self> {
-        ulid::Ulid::from_string(text)
-            .map(Self)
-            .map_err(|e| Error::invalid(format!("{text:?} is not an operation ULID")).caused_by(e))
+        ulid::Ulid::from_string(text).map(Self).map_err(|e| {
+            Error::invalid(format!("{} is not an operation ULID", quoted(text))).caused_by(e)
+        })
     }
 }
 
@@ -73,7 +73,8 @@ impl TableName {
             return Ok(Self(name));
         }
         Err(Error::invalid(format!(
-            "{name:?} is not a table name: start with a letter or _, then letters, digits, _ and -, at most 128"
+            "{} is not a table name: start with a letter or _, then letters, digits, _ and -, at most 128",
+            quoted(&name)
         )))
     }
 

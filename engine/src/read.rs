@@ -19,7 +19,7 @@ pub struct SnapshotTable {
     pub rows: u64,
 }
 
-/// The document of `squire snapshot --json`.
+/// A whole snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SnapshotDocument {
     /// The manifest version.
@@ -53,20 +53,30 @@ impl Store {
         self.open_pinned(entry).await
     }
 
+    /// Describes `table` as `snapshot` shows it.
+    pub async fn describe_table(
+        &self,
+        snapshot: &Snapshot,
+        table: &TableName,
+    ) -> Result<SnapshotTable> {
+        let entry = snapshot.state.table(table)?;
+        let dataset = self.read(snapshot, table).await?;
+        Ok(SnapshotTable {
+            uri: self.uri_of(&entry.path),
+            version: entry.version,
+            rows: dataset.count_rows(None).await? as u64,
+        })
+    }
+
     /// Describes `snapshot`.
+    ///
+    /// # Errors
+    /// That of the first table that cannot be read.
     pub async fn describe(&self, snapshot: &Snapshot) -> Result<SnapshotDocument> {
         let mut tables = BTreeMap::new();
-        for (table, entry) in &snapshot.state.tables {
-            let dataset = self.read(snapshot, table).await?;
-            let rows = dataset.count_rows(None).await? as u64;
-            tables.insert(
-                table.clone(),
-                SnapshotTable {
-                    uri: self.uri_of(&entry.path),
-                    version: entry.version,
-                    rows,
-                },
-            );
+        for table in snapshot.state.tables.keys() {
+            let shown = self.describe_table(snapshot, table).await?;
+            tables.insert(table.clone(), shown);
         }
         Ok(SnapshotDocument {
             manifest_version: snapshot.version(),

@@ -28,6 +28,8 @@ mod rounds;
 mod spool;
 mod waiting;
 
+pub(crate) use spool::printable;
+
 use crate::config::AgentConfig;
 use crate::daemon::{Event, Signals};
 use crate::http::{StatusSource, serve};

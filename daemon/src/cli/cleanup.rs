@@ -56,11 +56,17 @@ pub(super) async fn cleanup(context: &Context, args: CleanupArgs) -> Result<Exit
 /// the configuration does not say that it is off.
 fn policies(context: &Context, args: &CleanupArgs) -> Result<CleanupPolicies> {
     let short = args.retention.filter(|age| *age < MIN_RETENTION);
-    if short.is_some() || args.min_versions == Some(0) {
+    let refused = match (short, args.min_versions) {
+        (Some(age), _) => Some(format!(
+            "--retention is at least 1h (got {} s)",
+            age.as_secs()
+        )),
+        (None, Some(0)) => Some(String::from("--min-versions is at least 1")),
+        (None, _) => None,
+    };
+    if let Some(refused) = refused {
         return Err(Error::invalid(format!(
-            "--retention is at least 1h and --min-versions at least 1 (got {} s and {}): readers and writers in flight need their versions",
-            args.retention.map_or(0, |age| age.as_secs()),
-            args.min_versions.unwrap_or(0)
+            "{refused}: readers and writers in flight need their versions"
         )));
     }
     let mut policies = cleanup_policies(&context.config, true);

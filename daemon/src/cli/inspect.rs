@@ -1,15 +1,15 @@
 //! Commands that only look.
 
-use super::Context;
 use super::args::{LogArgs, OpArgs, SnapshotArgs, TargetArgs};
 use super::results::Results;
+use super::{Context, code, graver};
 use crate::daemon::planning::bounds;
 use crate::place::{Place, step};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use squire_engine::error::Result;
 use squire_engine::ids::OpId;
-use squire_engine::maintenance::TableHealth;
+use squire_engine::maintenance::{TableHealth, Target};
 use squire_engine::recovery::{LogEntry, OperationOutcome};
 use squire_failpoints::Seam;
 use std::process::ExitCode;
@@ -143,16 +143,31 @@ pub(super) async fn snapshot(context: &Context, args: SnapshotArgs) -> Result<Ex
         Some(version) => store.snapshot_at(version).await?,
         None => store.load().await?,
     };
-    let document = store.describe(&snapshot).await?;
-    let mut lines = vec![format!("manifest version {}", document.manifest_version)];
-    lines.extend(
-        document
-            .tables
-            .iter()
-            .map(|(name, t)| format!("{name}: version {}, {} rows, {}", t.version, t.rows, t.uri)),
-    );
+    let mut lines = vec![format!("manifest version {}", snapshot.version())];
+    let mut tables = Map::new();
+    let mut ends = 0;
+    for table in snapshot.state.tables.keys() {
+        let target = Target::Pinned(table.clone());
+        let shown = match step("look", &target, store.describe_table(&snapshot, table)).await {
+            Ok(t) => {
+                lines.push(format!(
+                    "{table}: version {}, {} rows, {}",
+                    t.version, t.rows, t.uri
+                ));
+                json!(t)
+            }
+            // Without a URI: nobody reads by mistake what stands there.
+            Err(e) => {
+                lines.push(format!("{table}: failed: {e}"));
+                ends = graver(ends, code(e.kind()));
+                json!({ "error": e.to_string() })
+            }
+        };
+        tables.insert(table.to_string(), shown);
+    }
+    let document = json!({ "manifest_version": snapshot.version(), "tables": tables });
     context.out.print(&document, &lines);
-    Ok(ExitCode::SUCCESS)
+    Ok(ExitCode::from(ends))
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the shape of every command")]

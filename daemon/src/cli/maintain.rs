@@ -7,7 +7,7 @@ use crate::config::parse_listen;
 use crate::daemon::planning::{OperationSpec, TablePlan, bounds, limits, plan as decide};
 use crate::daemon::{self, Options};
 use crate::place::{Place, step};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::maintenance::{CompactionPlan, MaintenanceReport, Target};
 use squire_engine::recovery::Watch as RecoveryWatch;
@@ -24,6 +24,7 @@ pub(super) async fn daemon(
     args: DaemonArgs,
     config_path: Option<PathBuf>,
 ) -> Result<ExitCode> {
+    let (out, once) = (context.out, args.once);
     let mut config = context.config;
     if let Some(listen) = &args.listen {
         config.daemon.listen =
@@ -40,8 +41,14 @@ pub(super) async fn daemon(
             "nothing to watch: name a STORE, or add a [[watch]] to the configuration",
         ));
     }
-    let failed = daemon::run(config, options).await?;
-    Ok(if failed == 0 {
+    let mut ended = daemon::run(config, options).await?;
+    if once && out.json {
+        if let Value::Object(fields) = &mut ended.status {
+            fields.insert("failed".to_owned(), json!(ended.failed));
+        }
+        out.print(&ended.status, &[]);
+    }
+    Ok(if ended.failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -1,6 +1,7 @@
 //! The command line's writer: one JSON document, or lines for people.
 
 use super::exit_code;
+use crate::agent::printable;
 use serde::Serialize;
 use serde_json::{Value, json};
 use squire_engine::error::Error;
@@ -14,11 +15,12 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Prints `document` as JSON, or `lines` for people.
+    /// Prints `document` as JSON, or `lines` for people: each stays one line, whatever texts of others it holds.
     pub(crate) fn print(self, document: &impl Serialize, lines: &[String]) {
         let text = if self.json {
             render(document)
         } else {
+            let lines: Vec<String> = lines.iter().map(|line| printable(line)).collect();
             lines.join("\n")
         };
         self.line(&text);
@@ -41,12 +43,18 @@ impl Output {
             })));
         } else {
             let mut err = std::io::stderr().lock();
-            if writeln!(err, "squire: {error}").is_err() {
+            if writeln!(err, "squire: {}", paragraph(&error.to_string())).is_err() {
                 tracing::debug!("standard error is closed");
             }
         }
         exit_code(error.kind())
     }
+}
+
+/// An error, whose cause may have several lines: those are indented, so that none looks like a message of its own.
+fn paragraph(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(printable).collect();
+    lines.join("\n  ")
 }
 
 fn render(document: &impl Serialize) -> String {

@@ -2,13 +2,17 @@
 
 use super::Context;
 use super::args::RepairArgs;
-use crate::place::Place;
+use super::results::Results;
+use crate::place::{Place, step};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Map, json};
 use squire_engine::error::{Error, Result};
 use squire_engine::recovery::{DriftReport, RepairAction};
 use squire_engine::store::Store;
 use std::process::ExitCode;
+
+/// How the command ends that shows drift and does nothing about it.
+const LEFT: u8 = 3;
 
 #[derive(Serialize)]
 struct Repaired {
@@ -28,45 +32,71 @@ pub(super) async fn repair(context: &Context, args: RepairArgs) -> Result<ExitCo
     if let Some(action) = action {
         check_named(&store, &place, &args, action).await?;
     }
+    let selection = place.select(&args.target.tables).await?;
+    let mut results = Results::of(&selection);
     let mut drifted = Vec::new();
     let mut repaired = Vec::new();
-    let mut lines = Vec::new();
-    for target in place.select(&args.target.tables).await? {
+    for target in selection {
         let Some(table) = target.table() else {
             continue;
         };
-        let Some(report) = store.drift(table).await? else {
-            continue;
-        };
-        lines.extend(describe(&report));
-        if let Some(action) = action {
-            if args.head.is_some_and(|head| head != report.head) {
-                return Err(Error::conflict(format!(
-                    "table {table}: HEAD is {} now; look again",
-                    report.head
-                )));
+        let name = table.to_string();
+        let report = match step("look", &target, store.drift(table)).await {
+            Ok(report) => report,
+            Err(e) => {
+                results.fail(&name, &e, json!({}));
+                continue;
             }
-            let pin = store.repair(&report, action).await?;
-            lines.push(format!("{table}: pinned at {pin}"));
-            repaired.push(Repaired {
-                table: table.to_string(),
-                pin,
-            });
+        };
+        let mut lines: Vec<String> = report.iter().flat_map(describe).collect();
+        if let (Some(report), Some(action)) = (&report, action) {
+            match step("repair", &target, act(&store, report, action, args.head)).await {
+                Ok(pin) => {
+                    lines.push(format!("{name}: pinned at {pin}"));
+                    repaired.push(Repaired {
+                        table: name.clone(),
+                        pin,
+                    });
+                    results.add(json!({ "table": name }), lines);
+                }
+                Err(e) => {
+                    lines.into_iter().for_each(|line| results.say(line));
+                    results.fail(&name, &e, json!({}));
+                }
+            }
+        } else {
+            results.add(json!({ "table": name }), lines);
         }
-        drifted.push(report);
+        drifted.extend(report);
     }
-    if drifted.is_empty() {
-        lines.push(String::from("no drift"));
-    } else if action.is_none() {
-        lines.push(String::from(
+    if drifted.is_empty() && !results.failed() {
+        results.say(String::from("no drift"));
+    } else if !drifted.is_empty() && action.is_none() {
+        results.say(String::from(
             "nothing was done; --publish, --force --head N or --discard acts on the --table",
         ));
+        results.exits(LEFT);
     }
-    let left = !drifted.is_empty() && action.is_none();
-    context
-        .out
-        .print(&json!({ "drift": drifted, "repaired": repaired }), &lines);
-    Ok(ExitCode::from(if left { 3 } else { 0 }))
+    let mut more = Map::new();
+    more.insert("drift".to_owned(), json!(drifted));
+    more.insert("repaired".to_owned(), json!(repaired));
+    Ok(results.finish(context, more))
+}
+
+/// Acts on what `report` shows, if it is what was reviewed, and gives the new pin.
+async fn act(
+    store: &Store,
+    report: &DriftReport,
+    action: RepairAction,
+    reviewed: Option<u64>,
+) -> Result<u64> {
+    if reviewed.is_some_and(|head| head != report.head) {
+        return Err(Error::conflict(format!(
+            "HEAD is {} now; look again",
+            report.head
+        )));
+    }
+    store.repair(report, action).await
 }
 
 /// A force names what it forces, and a discard what it discards: the message offers the words, which a person reviews.
@@ -93,7 +123,8 @@ async fn check_named(
         let Some(table) = target.table() else {
             continue;
         };
-        if let Some(report) = store.drift(table).await? {
+        // A table that cannot be read has nothing to offer; its own repair says why.
+        if let Ok(Some(report)) = step("look", &target, store.drift(table)).await {
             offers.push(format!(
                 "squire repair {} --table {table} {flag} --head {}",
                 place.uri, report.head
@@ -101,7 +132,7 @@ async fn check_named(
         }
     }
     if offers.is_empty() {
-        offers.push(String::from("no table has drifted"));
+        offers.push(String::from("no table that can be read has drifted"));
     }
     Err(Error::invalid(format!(
         "{flag} {rule}; now: {}",

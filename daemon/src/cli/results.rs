@@ -60,6 +60,11 @@ impl Results {
         self.code = graver(self.code, code);
     }
 
+    /// Whether a table failed, or anything else went wrong.
+    pub(super) fn failed(&self) -> bool {
+        self.code != 0
+    }
+
     /// Prints everything, with `more` beside the tables.
     pub(super) fn finish(self, context: &Context, more: Map<String, Value>) -> ExitCode {
         let mut document = more;

@@ -196,7 +196,11 @@ impl Pass<'_> {
     /// and every publish writes those that stay.
     async fn archive_early(&self, place: &Place) -> Result<()> {
         if place.store.load().await?.state.batches.len() > MAX_BATCHES {
-            place.store.archive().await?;
+            // A log that cannot be written makes publishes longer, and stops no table.
+            if let Err(e) = place.store.archive().await {
+                tracing::warn!(place = place.uri, error = %e, "the commit log cannot be written now");
+                self.status.error(format!("{}: {e}", place.uri));
+            }
         }
         Ok(())
     }

@@ -4,12 +4,13 @@ use super::pass::{Memory, Pass};
 use super::status::Status;
 use crate::cli::{code, graver};
 use crate::config::{Config, Watch};
-use crate::http::{Token, serve};
+use crate::http::{StatusSource, Token, serve};
 use crate::metrics::Metrics;
 use crate::place::{Place, watch_of};
 use crate::supervisor::Supervisor;
 use crate::systemd;
 use crate::watch::{FileWatch, watch_local};
+use serde_json::Value;
 use squire_engine::clock::Clock;
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::store::StoreOptions;
@@ -50,9 +51,17 @@ impl Options {
     }
 }
 
-/// Runs until SIGTERM or SIGINT, or one pass with `once`. Returns how much failed in that pass: places that could not be
-/// opened, recoveries, observations and attempts.
-pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
+/// How a daemon ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// How much failed in the pass of `once`: places that could not be opened, recoveries, observations and attempts.
+    pub(crate) failed: usize,
+    /// What it shows, as HTTP would.
+    pub(crate) status: Value,
+}
+
+/// Runs until SIGTERM or SIGINT, or one pass with `once`.
+pub(crate) async fn run(mut config: Config, options: Options) -> Result<Ended> {
     let clock = options.store.clock.as_ref();
     let metrics = Metrics::new().map_err(|e| Error::internal("metrics").caused_by(e))?;
     let stall = config.daemon.watchdog_progress;
@@ -71,7 +80,10 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
     let Some(unopened) = opened else {
         cancel.cancel();
         tasks.drain().await;
-        return Ok(0);
+        return Ok(Ended {
+            failed: 0,
+            status: status.status(),
+        });
     };
     let failed_to_open = unopened.len();
     if let (true, true, Some(error)) = (places.is_empty(), options.once, gravest(unopened)) {
@@ -115,7 +127,10 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<usize> {
     drop(watched);
     cancel.cancel();
     tasks.drain().await;
-    Ok(failed)
+    Ok(Ended {
+        failed,
+        status: status.status(),
+    })
 }
 
 /// One pass, with an ear for signals and requests.

@@ -417,6 +417,11 @@ impl Store {
                 {
                     return Err(Error::conflict(format!("table {} moved on", entry.table)));
                 }
+                if let Some(visible) = now.state.tables.get(&entry.table)
+                    && !self.pin_stands(visible).await?
+                {
+                    return Err(visible.replaced(format!("table {}", entry.table)));
+                }
                 Err(drift_error(&entry.table, version))
             }
             Some(Obstacle::Operation(other)) => match self.meet(other, &entry.table).await? {

@@ -2,7 +2,7 @@
 
 use super::predicate;
 use super::validate::{check_key, conform};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::ids::TableName;
 use crate::maintenance::{Given, own_file, read_back};
 use crate::store::state::TableEntry;
@@ -170,7 +170,8 @@ impl Store {
             }
             Write::Delete { predicate } => {
                 let runs = runnable(&dataset, predicate);
-                let told = |e: Error| e.context(format!("table {table}: predicate {predicate:?}"));
+                let told =
+                    |e: Error| e.context(format!("table {table}: predicate {}", quoted(predicate)));
                 Write::Delete {
                     predicate: runs.map_err(told)?,
                 }
@@ -294,6 +295,14 @@ fn check_create(table: &TableName, write: &Write) -> Result<()> {
             "table {table} would have no columns"
         )));
     }
+    // Lance takes it for the quote that it is in paths of columns, and finds the column nowhere.
+    let fields = schema.flattened_fields();
+    if let Some(field) = fields.iter().find(|field| field.name().contains('`')) {
+        return Err(Error::invalid(format!(
+            "table {table}: no column can be written whose name has a backtick, and {} has one",
+            quoted(field.name())
+        )));
+    }
     match key {
         Some(key) if schema.field_with_name(key).is_err() => Err(Error::invalid(format!(
             "table {table}: the schema has no key column {key:?}"
@@ -363,6 +372,9 @@ async fn delete_keys(dataset: Arc<Dataset>, key: &str, rows: &[RecordBatch]) -> 
     Ok(merged.into())
 }
 
+/// What Lance calls where a row lies: no column of anybody's, and another after each rewrite.
+const POSITIONS: [&str; 3] = ["_rowid", "_rowaddr", "_rowoffset"];
+
 /// `predicate` as it runs on `dataset`. Lance reports one that does not parse as an execution error; asking the planner
 /// first tells bad input from bad storage.
 fn runnable(dataset: &Dataset, predicate: &str) -> Result<String> {
@@ -372,10 +384,13 @@ fn runnable(dataset: &Dataset, predicate: &str) -> Result<String> {
         .filter(&whole)
         .and_then(|scan| scan.get_expr_filter())
         .map_err(|e| Error::invalid("the predicate does not fit the table").caused_by(e))?;
-    let reads_nothing = expression.is_none_or(|e| e.column_refs().is_empty());
-    if reads_nothing && !predicate::means_every_row(predicate) {
+    let reads = expression.is_some_and(|e| {
+        let mut columns = e.column_refs().into_iter();
+        columns.any(|column| !POSITIONS.contains(&column.name.as_str()))
+    });
+    if !reads && !predicate::means_every_row(predicate) {
         return Err(Error::invalid(
-            "it reads no column, so it means every row or none; name a column, or write true to delete every row",
+            "it reads no column of the table, so it means every row, none, or whatever stands at a place now; name a column, or write true to delete every row",
         ));
     }
     Ok(whole)

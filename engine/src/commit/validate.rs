@@ -1,6 +1,6 @@
 //! Checks of incoming rows against the table, before anything is written.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::ids::TableName;
 use arrow_array::{Array, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
@@ -100,7 +100,8 @@ pub(super) fn check_key(table: &TableName, key: &str, batches: &[RecordBatch]) -
             let value = text.value(row).to_string();
             if seen.contains(&value) {
                 return Err(Error::invalid(format!(
-                    "table {table}: key {key} = {value} stands twice in one batch"
+                    "table {table}: key {key} = {} stands twice in one batch",
+                    quoted(&value)
                 )));
             }
             seen.insert(value);

@@ -169,12 +169,10 @@ impl Store {
         }
     }
 
-    async fn commit_log(&self) -> Result<Option<Dataset>> {
-        match self.builder(COMMITS_PATH).load().await {
-            Ok(log) => Ok(Some(log)),
-            Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
+    /// The commit log as it is now; `None` before the first archive.
+    pub(crate) async fn commit_log(&self) -> Result<Option<Dataset>> {
+        let log = self.open_latest(COMMITS_PATH).await;
+        log.map_err(|e| e.context("commit log"))
     }
 
     async fn append_log(

@@ -3,7 +3,7 @@
 use super::Target;
 use super::run::{MaintenanceReport, Run, Work};
 use crate::commit::publish::Record;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::ids::TableName;
 use crate::store::Store;
 use crate::store::state::{IndexDeclaration, encode};
@@ -25,6 +25,22 @@ pub(super) const MIN_VECTOR_ROWS: usize = 256;
 /// Sub-vectors of an IVF_PQ index, where the dimension can be divided by it: a byte each.
 const SUB_VECTORS: i32 = 16;
 
+/// What can be declared.
+const KINDS: [&str; 9] = [
+    "btree",
+    "bitmap",
+    "label_list",
+    "ngram",
+    "zonemap",
+    "bloomfilter",
+    "inverted",
+    "ivf_flat",
+    "ivf_pq",
+];
+
+/// How long a name may be: it stands in every version of the manifest.
+const NAME_BYTES: usize = 128;
+
 /// Drops the index of this name.
 struct Drop<'a>(&'a str);
 
@@ -36,21 +52,17 @@ impl Store {
         name: &str,
         declaration: IndexDeclaration,
     ) -> Result<()> {
-        let (kind, _) = index_params(&declaration.kind, 0, None)?;
+        check_name(name)?;
+        index_params(&declaration.kind, 0, None)?;
         let snapshot = self.load().await?;
         let dataset = self.open_pinned(snapshot.state.table(table)?).await?;
         let column = &declaration.column;
-        let field = dataset
-            .schema()
-            .field(column)
-            .ok_or_else(|| Error::invalid(format!("table {table} has no column {column:?}")))?;
-        if kind.is_vector() && !matches!(field.data_type(), DataType::FixedSizeList(..)) {
-            return Err(Error::invalid(format!(
-                "table {table}: column {column:?} is {}, and {} needs a fixed-size list of floats",
-                field.data_type(),
-                declaration.kind
-            )));
-        }
+        let field = dataset.schema().field(column).ok_or_else(|| {
+            let column = quoted(column);
+            Error::invalid(format!("table {table} has no column {column}"))
+        })?;
+        check_fit(&declaration.kind, &field.data_type())
+            .map_err(|e| e.context(format!("table {table}: column {}", quoted(column))))?;
         let op = self.new_op();
         let key = format!("index/{table}/{name}");
         self.publish_until(|snapshot| {
@@ -157,6 +169,89 @@ impl Work for Drop<'_> {
     }
 }
 
+/// A name goes into keys of the manifest, file names and messages. Lance keeps names with two underscores for itself.
+fn check_name(name: &str) -> Result<()> {
+    let odd = |c: char| c.is_control() || matches!(c, '/' | '\\');
+    if name.trim().is_empty() || name.len() > NAME_BYTES || name.contains(odd) {
+        return Err(Error::invalid(format!(
+            "{} is no name of an index: give up to {NAME_BYTES} bytes without slashes and control characters",
+            quoted(name)
+        )));
+    }
+    if name.starts_with("__") {
+        return Err(Error::invalid(format!(
+            "{} is no name of an index: names that begin with __ are Lance's own",
+            quoted(name)
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses an index that Lance cannot build on a column of type `column`: each reindex would fail.
+fn check_fit(kind: &str, column: &DataType) -> Result<()> {
+    if fits(kind, column) {
+        return Ok(());
+    }
+    let fitting = KINDS.iter().copied().filter(|kind| fits(kind, column));
+    let fitting: Vec<&str> = fitting.collect();
+    let instead = match fitting.as_slice() {
+        [] => String::from("no index"),
+        fitting => fitting.join(", "),
+    };
+    Err(Error::invalid(format!(
+        "{kind} cannot be built on its type, {}; {instead} can",
+        type_name(column)
+    )))
+}
+
+/// Whether Lance builds an index of `kind` on a column of type `column`.
+fn fits(kind: &str, column: &DataType) -> bool {
+    use DataType as T;
+    let is_text = |t: &T| matches!(t, T::Utf8 | T::LargeUtf8);
+    match kind {
+        "btree" | "bitmap" | "zonemap" => !column.is_nested(),
+        "bloomfilter" => {
+            let narrow = matches!(column, T::Float16);
+            let number = column.is_numeric() && !narrow && !column.is_decimal();
+            let bytes = matches!(column, T::Binary | T::LargeBinary);
+            let temporal = matches!(
+                column,
+                T::Date32 | T::Date64 | T::Time32(_) | T::Time64(_) | T::Timestamp(..)
+            );
+            number || bytes || temporal || is_text(column)
+        }
+        "label_list" => match column {
+            T::List(item) | T::LargeList(item) => !item.data_type().is_nested(),
+            _ => false,
+        },
+        "ngram" => is_text(column),
+        "inverted" => match column {
+            T::List(item) | T::LargeList(item) => is_text(item.data_type()),
+            other => is_text(other),
+        },
+        "ivf_flat" | "ivf_pq" => match column {
+            T::FixedSizeList(item, _) => item.data_type().is_floating(),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// A type in a few words: Arrow prints all fields of a struct.
+fn type_name(column: &DataType) -> String {
+    match column {
+        DataType::Struct(_) => String::from("a struct"),
+        DataType::List(item) | DataType::LargeList(item) => {
+            format!("a list of {}", type_name(item.data_type()))
+        }
+        DataType::FixedSizeList(item, length) => {
+            format!("a list of {length} {}", type_name(item.data_type()))
+        }
+        DataType::Map(..) => String::from("a map"),
+        other => other.to_string(),
+    }
+}
+
 /// The most sub-vectors up to [`SUB_VECTORS`] that vectors of this type divide into.
 fn sub_vectors(column: Option<&DataType>) -> usize {
     let dimension = match column {
@@ -211,7 +306,9 @@ pub(super) fn index_params(
         ),
         other => {
             return Err(Error::invalid(format!(
-                "unknown index type {other:?}; one of btree, bitmap, label_list, ngram, zonemap, bloomfilter, inverted, ivf_flat, ivf_pq"
+                "unknown index type {}; one of {}",
+                quoted(other),
+                KINDS.join(", ")
             )));
         }
     })
@@ -219,7 +316,7 @@ pub(super) fn index_params(
 
 #[cfg(test)]
 mod tests {
-    use super::sub_vectors;
+    use super::{KINDS, check_fit, check_name, fits, index_params, sub_vectors};
     use arrow_schema::{DataType, Field};
     use std::sync::Arc;
 
@@ -230,5 +327,72 @@ mod tests {
             sub_vectors(Some(&DataType::FixedSizeList(item, dimension)))
         };
         assert_eq!([768, 100, 17, 7].map(of), [16, 10, 1, 7]);
+    }
+
+    #[test]
+    fn each_type_takes_the_indexes_that_lance_builds_on_it() {
+        use DataType as T;
+        let item = |of: T| Arc::new(Field::new("item", of, true));
+        let vector = |of: T| T::FixedSizeList(item(of), 8);
+        let scalar = ["btree", "bitmap", "zonemap"];
+        let hashed = [&scalar[..], &["bloomfilter"]].concat();
+        let text = [
+            "btree",
+            "bitmap",
+            "ngram",
+            "zonemap",
+            "bloomfilter",
+            "inverted",
+        ];
+        let structure = T::Struct(vec![Field::new("a", T::Int64, true)].into());
+        for (column, kinds) in [
+            (T::Int64, &hashed[..]),
+            (T::Float64, &hashed),
+            (T::Binary, &hashed),
+            (T::Boolean, &scalar),
+            (T::Decimal128(38, 2), &scalar),
+            (T::Utf8, &text),
+            (T::LargeUtf8, &text),
+            (T::List(item(T::Int32)), &["label_list"]),
+            (T::List(item(T::Utf8)), &["label_list", "inverted"]),
+            (T::List(item(structure.clone())), &[]),
+            (structure, &[]),
+            (vector(T::Float32), &["ivf_flat", "ivf_pq"]),
+            (vector(T::Float16), &["ivf_flat", "ivf_pq"]),
+            (vector(T::Int32), &[]),
+        ] {
+            let fitting = KINDS.iter().copied().filter(|kind| fits(kind, &column));
+            let fitting: Vec<&str> = fitting.collect();
+            let mut wanted = kinds.to_vec();
+            wanted.sort_by_key(|kind| KINDS.iter().position(|k| k == kind));
+            assert_eq!(fitting, wanted, "{column}");
+        }
+        let told = check_fit("ngram", &T::Int64).map_err(|e| e.to_string());
+        let said =
+            "ngram cannot be built on its type, Int64; btree, bitmap, zonemap, bloomfilter can";
+        assert_eq!(told, Err(said.to_owned()));
+    }
+
+    #[test]
+    fn all_kinds_are_known_and_names_are_checked() {
+        for kind in KINDS {
+            assert!(index_params(kind, 0, None).is_ok(), "{kind}");
+        }
+        let long = "n".repeat(129);
+        for name in [
+            "",
+            " ",
+            "a//",
+            "a/b",
+            "a\n",
+            "\u{1b}[2J",
+            "__mem_wal",
+            &long,
+        ] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        for name in ["id_idx", "größe", "nested.column_idx", "_x"] {
+            assert!(check_name(name).is_ok(), "{name:?}");
+        }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::tally::Tally;
 use super::tasks::FragmentFacts;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::{Store, Width};
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
@@ -102,7 +102,9 @@ impl Store {
         let mut scanner = dataset.scan();
         scanner.with_fragments(vec![fragment]);
         scanner.limit(Some(ROWS), Some((live - ROWS).max(0) / 2))?;
-        let rows: Vec<RecordBatch> = scanner.try_into_stream().await?.try_collect().await?;
+        let read = async { scanner.try_into_stream().await?.try_collect().await };
+        let read: lance::Result<Vec<RecordBatch>> = read.await;
+        let rows = read.map_err(|e| Error::from(e).context(format!("reading /{key}")))?;
         let width = width_of(dataset, &rows);
         self.files.measured(key, width);
         Ok(width)

@@ -3,7 +3,7 @@
 use crate::commit::publish::Record;
 use crate::error::Result;
 use crate::ids::OpId;
-use crate::store::{COMMITS_PATH, MANIFEST_PATH, Snapshot, Store, read_version};
+use crate::store::{MANIFEST_PATH, Snapshot, Store, read_version};
 use futures::TryStreamExt;
 use serde::Serialize;
 
@@ -159,14 +159,9 @@ impl Store {
     }
 
     async fn archived(&self, filter: &str, limit: Option<i64>) -> Result<Vec<LogEntry>> {
-        let mut log = match self.builder(COMMITS_PATH).load().await {
-            Ok(log) => log,
-            Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => {
-                return Ok(Vec::new());
-            }
-            Err(e) => return Err(e.into()),
+        let Some(log) = self.commit_log().await? else {
+            return Ok(Vec::new());
         };
-        log.checkout_latest().await?;
         let mut scan = log.scan();
         scan.filter(filter)?.limit(limit, None)?;
         let batches: Vec<arrow_array::RecordBatch> =

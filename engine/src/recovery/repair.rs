@@ -6,7 +6,7 @@ use crate::ids::TableName;
 use crate::protocol::{Chain, Class, Kind, Obstacle, clean_prefix, obstacle};
 use crate::recovery::Met;
 use crate::store::state::{DriftPolicy, encode};
-use crate::store::{Snapshot, Store, TableEntry};
+use crate::store::{Snapshot, Store, TableEntry, tags_of};
 use serde::Serialize;
 use squire_failpoints::{Seam, hit};
 
@@ -57,8 +57,14 @@ pub enum RepairAction {
 
 impl Store {
     /// The drift of `table`, after undecided operations in its way were met.
+    ///
+    /// # Errors
+    /// Those of a table that cannot be opened at its pin, with drift or without.
     pub async fn drift(&self, table: &TableName) -> Result<Option<DriftReport>> {
         let Some((snapshot, entry, _)) = self.drifted(table).await? else {
+            // Nothing stands above the pin of a table that is gone, either.
+            let snapshot = self.load().await?;
+            self.open_pinned(snapshot.state.table(table)?).await?;
             return Ok(None);
         };
         let replaced = !self.pin_stands(&entry).await?;
@@ -319,9 +325,8 @@ impl Store {
 
     async fn protect(&self, entry: &TableEntry) -> Result<()> {
         let dataset = self.open_pinned(entry).await?;
-        let tags = dataset.tags().list().await?;
-        match tags.get(PIN_TAG) {
-            Some(tag) if tag.version == entry.version => {}
+        match tags_of(&dataset).await?.get(PIN_TAG) {
+            Some(tagged) if *tagged == entry.version => {}
             Some(_) => dataset.tags().update(PIN_TAG, entry.version).await?,
             None => dataset.tags().create(PIN_TAG, entry.version).await?,
         }

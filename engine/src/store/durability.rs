@@ -26,6 +26,9 @@ use std::sync::Arc;
 /// What every version of a Lance dataset ends with.
 const VERSION_END: &[u8] = b"LANC";
 
+/// How long the end of a version is, with the position and the format before these letters.
+const VERSION_END_BYTES: usize = 16;
+
 /// What an acknowledged commit outlives. It says something about local disks only; object stores answer when an object
 /// is safe.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,11 +124,19 @@ impl Store {
         if bytes.ends_with(VERSION_END) {
             return error;
         }
-        let torn = format!(
-            "/{path} is torn, {} bytes long, as a power cut leaves a version that was not synced: it was never written; stop all writers, remove this file, and run this again",
-            bytes.len()
-        );
-        Error::new(ErrorKind::Storage, torn).caused_by(error)
+        // Lance's own words quote the bytes, and say less.
+        tracing::debug!(%path, %error, "a version cannot be read");
+        let length = bytes.len();
+        let why = if is_cut(&bytes) {
+            format!(
+                "/{path} is torn, {length} bytes long, as a power cut leaves a version that was not synced: it was never written; stop all writers, remove this file, and run this again"
+            )
+        } else {
+            format!(
+                "/{path} is damaged: its {length} bytes are no version of a table, and no beginning of one; restore this file from a backup"
+            )
+        };
+        Error::new(ErrorKind::Storage, why)
     }
 
     /// Makes durable whatever stands in the store, whoever wrote it: before a publish shows versions that were found
@@ -148,5 +159,60 @@ impl Store {
             .await
             .map_err(|e| Error::internal("syncing the file system").caused_by(e))?
             .map_err(|e| failed(e.into()))
+    }
+}
+
+/// Whether `bytes` are the beginning of a version: messages, each behind its length. Zeros at the end were never written.
+fn is_cut(bytes: &[u8]) -> bool {
+    let written = bytes.iter().rposition(|byte| *byte != 0);
+    let mut rest = &bytes[..written.map_or(0, |last| last + 1)];
+    // Shorter than what every version ends with, nothing tells it from another.
+    while rest.len() >= VERSION_END_BYTES {
+        let Some((length, message)) = rest.split_first_chunk::<4>() else {
+            return true;
+        };
+        // The first field of a manifest, a transaction, or a section of indexes.
+        if !message
+            .first()
+            .is_some_and(|field| matches!(field, 0x08 | 0x0a | 0x12))
+        {
+            return false;
+        }
+        let end = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        match message.get(end..) {
+            Some(next) => rest = next,
+            None => return true,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_cut;
+
+    #[test]
+    fn the_beginning_of_a_version_is_told_from_other_bytes() {
+        let message = |field: u8, length: u8| {
+            let mut bytes = vec![length, 0, 0, 0, field];
+            bytes.resize(4 + usize::from(length), 7);
+            bytes
+        };
+        let mut version = [message(0x08, 40), message(0x0a, 90)].concat();
+        version.extend([44, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
+        for end in 0..version.len() {
+            assert!(is_cut(&version[..end]), "cut at {end}");
+            let mut zeros = version.clone();
+            zeros[end..].fill(0);
+            assert!(is_cut(&zeros), "zeros from {end}");
+        }
+        assert!(is_cut(b"abc"));
+        assert!(is_cut(&[0; 4_096]));
+        assert!(!is_cut(b"this was never a version"));
+        let other = |i: u8| i.wrapping_mul(7).wrapping_add(101);
+        let random: Vec<u8> = (0..200).map(other).collect();
+        assert!(!is_cut(&random));
+        version.extend(*b"DAMAGED BEYOND ITS END");
+        assert!(!is_cut(&version));
     }
 }

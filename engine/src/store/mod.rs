@@ -25,7 +25,7 @@ pub use guard::{CommitCounters, GuardedCommitHandler, Slot};
 pub use manifest::Snapshot;
 pub use sidecar::{Sidecar, SidecarKind, SidecarTable};
 pub use state::{State, TableEntry, Updates};
-pub(crate) use tables::{StrictCommit, data_files_of, marks, read_version};
+pub(crate) use tables::{StrictCommit, data_files_of, marks, read_version, tags_of};
 
 use crate::clock::{Clock, Entropy, SystemClock};
 use crate::error::{Error, ErrorKind, Result};

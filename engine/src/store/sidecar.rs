@@ -103,7 +103,12 @@ impl Sidecar {
         struct Versioned {
             format: u32,
         }
-        let unreadable = |e| Error::internal(format!("sidecar {name} cannot be read")).caused_by(e);
+        let unreadable = |e| {
+            let damaged = format!(
+                "the sidecar /{name} is damaged, and what its operation did is not known, so that nothing is cleaned: restore this file from a backup, or remove it when its writer has ended (what it left above a pin is drift then, see `squire repair`)"
+            );
+            Error::internal(damaged).caused_by(e)
+        };
         let versioned: Versioned = match serde_json::from_slice(bytes) {
             Ok(versioned) => versioned,
             Err(e) if is_torn(bytes, &e) => return Ok(None),
@@ -240,5 +245,10 @@ mod tests {
         assert_eq!(parse(&whole), Ok(Some(sidecar)));
         assert_eq!(parse(b"{\"format\":9}"), Err(ErrorKind::FormatTooNew));
         assert_eq!(parse(b"portal"), Err(ErrorKind::Internal));
+        let told = Sidecar::parse(b"hello\n", "lake/_squire/recovery/x.json");
+        let told = told.expect_err("no JSON").to_string();
+        for part in ["/lake/_squire/recovery/x.json", "remove it"] {
+            assert!(told.contains(part), "{told}");
+        }
     }
 }

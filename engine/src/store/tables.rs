@@ -111,17 +111,63 @@ pub(crate) async fn read_version(
     }
 }
 
+/// Why a table ends below its pin.
+enum Below {
+    /// It ends in a version of ours, so the manifests above that are missing.
+    Lost(u64),
+    /// Somebody else's table stands there.
+    Replaced,
+}
+
+/// The error of a table that ends at `latest`, and of which a later `version` was committed.
+fn version_lost(uri: String, version: u64, latest: u64) -> Error {
+    Error::new(
+        ErrorKind::Storage,
+        format!(
+            "{uri}: version {version}, which was committed, is missing: the latest that is there is {latest}; restore the files in its _versions from a backup"
+        ),
+    )
+}
+
+/// The versions that the tags of a dataset name.
+pub(crate) async fn tags_of(dataset: &Dataset) -> Result<HashMap<String, u64>> {
+    let tags = dataset.tags().list().await.map_err(|e| {
+        let folder = format!("{}/_refs/tags", dataset.uri().trim_end_matches('/'));
+        // Lance tells of JSON and of no file.
+        let told = match e {
+            lance::Error::Arrow { .. } => {
+                format!("a file in {folder} is no tag; restore it, or remove it")
+            }
+            _ => format!("reading the tags in {folder}"),
+        };
+        Error::from(e).context(told)
+    })?;
+    let named = tags.into_iter().map(|(name, tag)| (name, tag.version));
+    Ok(named.collect())
+}
+
 impl Store {
     /// A handle of the dataset at `path`, at whatever version; `None` when nothing is there.
     pub(crate) async fn any_handle(&self, path: &str) -> Result<Option<Arc<Dataset>>> {
         if let Some(dataset) = self.tables.lock().await.get(path) {
             return Ok(Some(dataset.clone()));
         }
+        let Some(dataset) = self.open_latest(path).await? else {
+            return Ok(None);
+        };
+        let dataset = Arc::new(dataset);
+        self.keep_handle(path, dataset.clone()).await;
+        Ok(Some(dataset))
+    }
+
+    /// The dataset at `path` as it is now; `None` when nothing is there.
+    ///
+    /// # Errors
+    /// Those of the storage; a latest version that is torn or damaged is named with its file.
+    pub(crate) async fn open_latest(&self, path: &str) -> Result<Option<Dataset>> {
         match self.builder(path).load().await {
             Ok(dataset) => {
                 self.check_version(&dataset).await?;
-                let dataset = Arc::new(dataset);
-                self.keep_handle(path, dataset.clone()).await;
                 Ok(Some(dataset))
             }
             Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => Ok(None),
@@ -200,27 +246,51 @@ impl Store {
                 return Ok(dataset);
             }
             Ok(_) => Err(entry.replaced(self.uri_of(&entry.path))),
-            Err(_) if !self.reaches(entry).await => Err(entry.replaced(self.uri_of(&entry.path))),
-            Err(e) => Err(e),
+            Err(e) => match self.below_pin(entry).await {
+                None => Err(e),
+                Some(Below::Lost(latest)) => Err(version_lost(
+                    self.uri_of(&entry.path),
+                    entry.version,
+                    latest,
+                )),
+                Some(Below::Replaced) => Err(entry.replaced(self.uri_of(&entry.path))),
+            },
         };
         self.forget_handle(&entry.path).await;
         opened
     }
 
-    /// Whether the table's latest version is at its pin or above; yes when it is not known.
-    async fn reaches(&self, entry: &TableEntry) -> bool {
-        let Ok(Some(handle)) = self.any_handle(&entry.path).await else {
-            return true;
-        };
-        let latest = handle.latest_version_id().await;
-        latest.map_or(true, |latest| latest >= entry.version)
+    /// What it is when the table's latest version is below its pin; `None` when it is not, or that is not known.
+    async fn below_pin(&self, entry: &TableEntry) -> Option<Below> {
+        let handle = self.any_handle(&entry.path).await.ok()??;
+        let latest = handle.latest_version_id().await.ok()?;
+        if latest >= entry.version {
+            return None;
+        }
+        let store = self.remembered().await?.state.store;
+        Some(self.why_below(store, &handle, latest).await)
+    }
+
+    /// What it is that the table ends at `latest`, below its pin.
+    async fn why_below(&self, store: OpId, handle: &Dataset, latest: u64) -> Below {
+        let read = read_version(handle, latest).await.ok().flatten();
+        let transaction = read.and_then(|read| read.transaction);
+        match transaction.and_then(|t| marks_of(&t, store)) {
+            Some(_) => Below::Lost(latest),
+            None => Below::Replaced,
+        }
+    }
+
+    /// Whether the table cannot be the one that was pinned, by its number of versions alone.
+    async fn falls_short(&self, entry: &TableEntry) -> bool {
+        matches!(self.below_pin(entry).await, Some(Below::Replaced))
     }
 
     /// Whether the pinned version is the one that was committed, as the storage says now. A table that is not there at all,
     /// or cannot be read, is told so by who opens it.
     pub(crate) async fn pin_stands(&self, entry: &TableEntry) -> Result<bool> {
         if entry.transaction.is_none() {
-            return Ok(self.reaches(entry).await);
+            return Ok(!self.falls_short(entry).await);
         }
         let Some(handle) = self.any_handle(&entry.path).await? else {
             return Ok(true);
@@ -229,7 +299,7 @@ impl Store {
         let path = naming.manifest_path(&self.object_path(&entry.path), entry.version);
         match read_manifest(&self.objects, &path, None).await {
             Ok(manifest) => Ok(entry.stands_on(transaction_id(&manifest).as_deref())),
-            Err(_) => Ok(self.reaches(entry).await),
+            Err(_) => Ok(!self.falls_short(entry).await),
         }
     }
 
@@ -257,13 +327,16 @@ impl Store {
             }
         };
         if 0 < head && head < from {
-            return Err(Error::new(
-                ErrorKind::Drift,
-                format!(
-                    "{} was dropped and made again: its latest version is {head}, and version {from} was committed; see `squire repair`",
-                    self.uri_of(path)
+            let uri = self.uri_of(path);
+            return Err(match self.why_below(store, &handle, head).await {
+                Below::Lost(latest) => version_lost(uri, from, latest),
+                Below::Replaced => Error::new(
+                    ErrorKind::Drift,
+                    format!(
+                        "{uri} was dropped and made again: its latest version is {head}, and version {from} was committed; see `squire repair`"
+                    ),
                 ),
-            ));
+            });
         }
         let mut classes = Vec::new();
         for version in from + 1..=head {

@@ -424,6 +424,115 @@ async fn snapshot_shows_the_past_as_it_was() {
     }
 }
 
+#[test]
+fn one_pass_of_the_daemon_answers_with_one_document() {
+    let lake = lake(20);
+    let once = ["daemon", &lake.uri, "--once", "--json"];
+    let document = one_document(&lake.run(&once).ok());
+    assert_eq!(document["failed"], 0, "{document}");
+    let history = document["history"].as_array().expect("reports");
+    let compacted = |r: &&Value| r["kind"] == "compact";
+    assert_eq!(history.iter().filter(compacted).count(), 2, "{document}");
+    let tables = document["stores"][0]["tables"].as_array();
+    assert_eq!(tables.map(Vec::len), Some(2), "{document}");
+    let people = lake.run(&["daemon", &lake.uri, "--once"]).ok();
+    assert_eq!(people.stdout, "", "people read its log");
+    std::fs::remove_dir_all(Path::new(&lake.uri).join("t.lance")).expect("removed");
+    let failed = lake.run(&once).failed(1, "t.lance");
+    assert!(
+        one_document(&failed)["failed"].as_u64() >= Some(1),
+        "{failed:?}"
+    );
+}
+
+/// Messages and actors come from whoever names an entry of a spool: they clear no screen and forge no line.
+#[test]
+fn texts_of_others_are_escaped_for_people_and_whole_for_machines() {
+    let lake = lake(1);
+    let rows = lake.csv("rows.csv", [(70, "x".to_owned())]);
+    let message = "m\u{1b}[2J\n9 2013-01-01T00:00:00Z forged";
+    let write = [
+        "write",
+        &lake.uri,
+        "t",
+        &rows,
+        "--actor",
+        "a\nb",
+        "--message",
+        message,
+    ];
+    lake.run(&write).ok();
+    let people = lake.run(&["log", &lake.uri, "--limit", "1"]).ok().stdout;
+    assert_eq!(people.lines().count(), 1, "{people:?}");
+    assert!(
+        people.contains(r"a\nb: ") && people.contains(r"m\u{1b}[2J\n9"),
+        "{people:?}"
+    );
+    let log = lake.run(&["log", &lake.uri, "--limit", "1", "--json"]).ok();
+    assert_eq!(one_document(&log)["entries"][0]["message"], message);
+
+    let nowhere = format!("{}/no\u{1b}[2J\nsquire: fine", lake.uri);
+    let failed = lake.run(&["status", &nowhere]);
+    assert_ne!(failed.code, Some(0), "{failed:?}");
+    assert!(failed.stderr.contains("squire: "), "{failed:?}");
+    assert!(!failed.stderr.contains('\u{1b}'), "{failed:?}");
+    assert!(!failed.stderr.contains("\nsquire: fine"), "{failed:?}");
+    let directory = plain_directory(&lake);
+    let odd = Path::new(&directory).join("odd\u{1b}[2J\nforged.lance");
+    std::os::unix::fs::symlink(&directory, odd).expect("link");
+    let shown = lake.run(&["status", &directory]).ok().stdout;
+    assert!(
+        shown.contains(r"odd\u{1b}[2J\nforged.lance: skipped: "),
+        "{shown:?}"
+    );
+    assert!(!shown.contains("\nforged"), "{shown:?}");
+}
+
+/// `a` torn or gone, `b` drifted, `c` healthy: whoever asks about all of them gets what there is about each.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_broken_table_stops_neither_repair_nor_snapshot() {
+    for gone in [false, true] {
+        let lake = Lake::with_tables(&["a", "b", "c"]);
+        let root = Path::new(&lake.uri);
+        let rows = lake.csv("rows.csv", [(1, "x".to_owned())]);
+        for table in ["a", "b", "c"] {
+            lake.run(&["write", &lake.uri, table, &rows]).ok();
+        }
+        let foreign = lance::Dataset::open(&format!("{}/b.lance", lake.uri)).await;
+        let mut foreign = foreign.expect("table");
+        foreign.delete("id = 1").await.expect("a foreign delete");
+        if gone {
+            std::fs::remove_dir_all(root.join("a.lance")).expect("removed");
+        } else {
+            let version = root.join("a.lance/_versions/18446744073709551612.manifest");
+            std::fs::write(version, "abc").expect("torn");
+        }
+
+        let shown = lake.run(&["snapshot", &lake.uri]).failed(1, "a: failed: ");
+        assert!(shown.stdout.contains("c: version 2, 1 rows"), "{shown:?}");
+        let shown = one_document(&lake.run(&["snapshot", &lake.uri, "--json"]));
+        assert_eq!(shown["tables"]["b"]["rows"], 1, "{shown}");
+        assert_eq!(shown["tables"]["a"]["uri"], Value::Null, "{shown}");
+        assert!(shown["tables"]["a"]["error"].is_string(), "{shown}");
+
+        let preview = lake.run(&["repair", &lake.uri]).failed(1, "a: failed: ");
+        assert!(preview.stdout.contains("b: pin 2"), "{preview:?}");
+        let done = lake.run(&["repair", &lake.uri, "--publish"]);
+        let done = done.failed(1, "b: failed: ");
+        assert!(done.stdout.contains("changes content"), "{done:?}");
+        assert!(done.stdout.contains("a: failed: "), "{done:?}");
+        let named = lake.run(&["repair", &lake.uri, "--discard"]);
+        named.failed(2, "--table b --discard");
+        let discard = ["repair", &lake.uri, "--table", "b", "--discard", "--json"];
+        let document = one_document(&lake.run(&discard).ok());
+        assert_eq!(document["repaired"][0]["table"], "b", "{document}");
+        assert_eq!(document["tables"][0]["error"], Value::Null, "{document}");
+        let rest = lake.run(&["repair", &lake.uri]).failed(1, "a: failed: ");
+        assert!(!rest.stdout.contains("no drift"), "{rest:?}");
+        assert_eq!(lake.ids("b").await, [1]);
+    }
+}
+
 fn tables_of(done: &Done) -> Vec<Value> {
     one_document(done)["tables"]
         .as_array()
@@ -509,8 +618,9 @@ fn cleanup_of_a_young_store_removes_nothing() {
         .ok()
         .json();
     assert_eq!(again, oldest);
-    lake.run(&["cleanup", &lake.uri, "--retention", "59m"])
-        .failed(2, "--retention");
+    let short = lake.run(&["cleanup", &lake.uri, "--retention", "59m"]);
+    let short = short.failed(2, "--retention");
+    assert!(!short.stderr.contains("--min-versions"), "{short:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Archive and cleanup: what was said stays true after the versions are gone.
+//! Archive and cleanup: what was said stays true after the versions are gone. And what is damaged is named.
 
 use crate::{one_document, versions};
 use serde_json::Value;
@@ -11,6 +11,7 @@ use squire_engine::store::Store;
 use squire_engine::store::state::MAX_BATCHES;
 use squire_tests::{Lake, append, rows_of};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 fn delete(table: &str, predicate: &str) -> TableWrite {
@@ -424,4 +425,115 @@ async fn crash_stale_writer_with_a_sidecar() {
             stale_writer(seam, mode).await;
         }
     }
+}
+
+/// A power cut of a time before syncs left the log's newest version torn: tables are cleaned, and the log is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_version_of_the_log_stops_only_the_log() {
+    let lake = Lake::with_tables(&["t"]);
+    let store = lake.store().await;
+    for i in 0..3 {
+        commit(&store, vec![append("t", i..i + 1)], None).await;
+    }
+    store.archive().await.expect("archive");
+    commit(&store, vec![append("t", 3..4)], None).await;
+    let next = versions(&lake, "_squire/commits.lance") as u64 + 1;
+    let name = format!(
+        "_squire/commits.lance/_versions/{}.manifest",
+        u64::MAX - next
+    );
+    let torn = Path::new(&lake.uri).join(&name);
+    std::fs::write(&torn, "abc").expect("torn");
+
+    let store = lake.store().await;
+    let retention = Retention {
+        age: Duration::ZERO,
+        versions: 1,
+    };
+    // A version of this very millisecond counts as young.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let plan = store.plan_cleanup(&retention.into()).await.expect("plan");
+    let before = versions(&lake, "_squire/manifest.lance");
+    let report = store.cleanup(&plan, None, &Default::default()).await;
+    let failed = report.expect("cleanup").failed;
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    for part in [name.as_str(), "is torn", "remove this file"] {
+        assert!(failed[0].1.contains(part), "{failed:?}");
+    }
+    assert_eq!(versions(&lake, "t.lance"), 1);
+    let kept = versions(&lake, "_squire/manifest.lance");
+    assert!(kept >= before, "{before} -> {kept}: not archived, and gone");
+    lake.run(&["cleanup", &lake.uri]).failed(1, &name);
+    lake.run(&["log", &lake.uri]).failed(1, &name);
+    let bytes = std::fs::read(&torn).expect("still there");
+    assert_eq!(bytes, b"abc", "nobody but a person removes it");
+
+    std::fs::remove_file(&torn).expect("as told");
+    clean(&lake.store().await, 1).await;
+    assert_log_is_whole(&lake);
+    lake.assert_at_rest();
+}
+
+/// Looks at `lake` with `command`: it fails, names `told`, and prints no list of bytes.
+fn named(lake: &Lake, command: &[&str], told: &[&str]) -> String {
+    let done = lake.run(command);
+    assert_eq!(done.code, Some(1), "{command:?}: {done:?}");
+    let said = format!("{}{}", done.stdout, done.stderr);
+    for part in told {
+        assert!(said.contains(part), "{command:?}: {part}: {said}");
+    }
+    assert!(!said.contains("magic: ["), "{command:?}: {said}");
+    said
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_or_missing_is_named_with_what_helps() {
+    let lake = Lake::with_tables(&["t"]);
+    let store = lake.store().await;
+    for i in 0..3 {
+        commit(&store, vec![append("t", i..i + 1)], None).await;
+    }
+    let uri = lake.uri.clone();
+    let root = Path::new(&uri).join("t.lance");
+    let version = |v: u64| root.join(format!("_versions/{}.manifest", u64::MAX - v));
+
+    // The manifest of the pinned version alone: nobody made the table again.
+    let away = lake.path("away");
+    std::fs::rename(version(4), &away).expect("moved");
+    let rows = lake.csv("rows.csv", [(9, "x".to_owned())]);
+    let status = ["status", uri.as_str()];
+    for command in [
+        &status[..],
+        &["snapshot", &uri],
+        &["repair", &uri],
+        &["write", &uri, "t", &rows],
+        &["delete", &uri, "t", "--where", "id = 1"],
+    ] {
+        let said = named(&lake, command, &["version 4", "is missing", "backup"]);
+        assert!(!said.contains("made again"), "{said}");
+    }
+    std::fs::rename(&away, version(4)).expect("moved back");
+
+    // Bytes that no power cut leaves.
+    std::fs::write(version(5), "no version at all".repeat(9)).expect("written");
+    let file = format!("{}.manifest", u64::MAX - 5);
+    let said = named(&lake, &status, &[&file, "is damaged", "backup"]);
+    assert!(!said.contains("remove this file"), "{said}");
+    std::fs::remove_file(version(5)).expect("removed");
+
+    let tags = root.join("_refs/tags");
+    std::fs::create_dir_all(&tags).expect("tags");
+    std::fs::write(tags.join("x.json"), "hello").expect("written");
+    let dry = ["cleanup", uri.as_str(), "--dry-run"];
+    named(&lake, &dry, &["t: failed: ", "t.lance/_refs/tags"]);
+    std::fs::remove_dir_all(root.join("_refs")).expect("removed");
+
+    let data = std::fs::read_dir(root.join("data")).expect("data").next();
+    let data = data.expect("a file").expect("entry").path();
+    let mut bytes = std::fs::read(&data).expect("read");
+    let end = bytes.len() - 4;
+    bytes[end..].copy_from_slice(b"DAMA");
+    std::fs::write(&data, bytes).expect("written");
+    let name = data.file_name().expect("name").to_string_lossy();
+    named(&lake, &["optimize", &uri], &[&name]);
 }

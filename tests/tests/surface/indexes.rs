@@ -1,5 +1,6 @@
 //! Indexes: one that fails is named and stops nothing else; one that lost rows is not extended; one can be withdrawn.
 
+use crate::input::refused;
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
 use arrow_array::{ArrayRef, FixedSizeListArray, Float32Array, Int64Array, RecordBatch};
@@ -304,4 +305,31 @@ async fn an_index_that_lance_extends_badly_is_built_anew() {
     assert!(after >= before * 3 / 4, "{after} of {before}");
     let again = lake.run(&["reindex", &uri, "--json"]).ok();
     assert_eq!(report(&again)["indexes"], json!([]));
+}
+
+/// Declared, each would fail at every reindex; the store is as it was.
+#[test]
+fn an_index_that_lance_cannot_build_is_not_declared() {
+    let lake = Lake::with_tables(&["t"]);
+    let schema = lake.path("types.json").to_string_lossy().into_owned();
+    let columns = r#"[{"name":"text","type":"utf8"},{"name":"number","type":"float64"},{"name":"vec","type":"fixed_size_list<float32,8>"}]"#;
+    std::fs::write(&schema, columns).expect("schema file");
+    lake.run(&["create", &lake.uri, "u", "--schema", &schema])
+        .ok();
+    for (column, kind, fits) in [
+        ("text", "label_list", "inverted"),
+        ("number", "inverted", "btree, bitmap"),
+        ("number", "ivf_flat", "btree, bitmap"),
+        ("vec", "btree", "ivf_flat, ivf_pq"),
+    ] {
+        let index = ["index", &lake.uri, "u", column, "--type", kind];
+        refused(&lake, &index, 2, &["table u", column, kind, fits]);
+    }
+    for name in ["", " ", "a//", "\u{1b}[2J", "__mem_wal"] {
+        let index = [
+            "index", &lake.uri, "t", "id", "--type", "btree", "--name", name,
+        ];
+        let done = refused(&lake, &index, 2, &["is no name of an index"]);
+        assert!(!done.stderr.contains('\u{1b}'), "{done:?}");
+    }
 }

@@ -59,7 +59,7 @@ async fn a_table_made_again_is_reported_and_never_shown() {
         lake.run(&["snapshot", &uri]).failed(3, said);
         lake.run(&["write", &uri, "t", &file]).failed(3, said);
         lake.run(&["delete", &uri, "t", "--where", "id = 900"])
-            .failed(3, "t");
+            .failed(3, said);
         for work in ["optimize", "reindex"] {
             let done = lake.run(&[work, &uri, "--table", "t", "--json"]);
             assert_eq!(done.code, Some(3), "{done:?}");

@@ -27,6 +27,8 @@ async fn a_delete_runs_the_predicate_that_was_checked() {
         ("id > 9 OR \"value\" <> 'v1'", "double quotes"),
         ("1 = 1", "reads no column"),
         ("'value' <> 'v1'", "reads no column"),
+        ("_rowid >= 0", "reads no column"),
+        ("_rowaddr IS NOT NULL OR 1 = 1", "reads no column"),
         ("id = 1; id = 2", "predicate"),
     ] {
         let args = ["delete", &lake.uri, "t", "--where", predicate];
@@ -69,6 +71,40 @@ async fn an_overwrite_by_nothing_takes_a_flag() {
     .expect("file");
     assert!(lake.run(&commit).ok().stdout.contains("3 deleted"));
     assert!(lake.ids("t").await.is_empty());
+}
+
+/// What is refused is quoted in short, whatever its length and whatever a terminal would make of it.
+#[tokio::test]
+async fn a_refusal_quotes_little_and_no_control_characters() {
+    let lake = lake();
+    let key = format!("\u{1b}[2J{}", "k".repeat(200_000));
+    let schema = lake.path("keys.json").to_string_lossy().into_owned();
+    std::fs::write(&schema, r#"[{"name":"k","type":"utf8"}]"#).expect("schema file");
+    lake.run(&["create", &lake.uri, "keys", "--schema", &schema])
+        .ok();
+    let twice = lake.path("twice.csv");
+    std::fs::write(&twice, format!("k\n{key}\n{key}\n")).expect("rows");
+    let twice = twice.to_string_lossy();
+    let merge = [
+        "write", &lake.uri, "keys", &twice, "--mode", "merge", "--key", "k",
+    ];
+    let predicate = format!("id = 1 AND nothing IN ({}1)", "1, ".repeat(20_000));
+    let delete = ["delete", &lake.uri, "t", "--where", &predicate];
+    let name = "n".repeat(5_000);
+    let create = ["create", &lake.uri, &name, "--schema", &schema];
+    let quote = lake.path("quote.json").to_string_lossy().into_owned();
+    std::fs::write(&quote, r#"[{"name":"a`b","type":"utf8"}]"#).expect("schema file");
+    let backtick = ["create", &lake.uri, "quote", "--schema", &quote];
+    for (args, text) in [
+        (&merge[..], "stands twice"),
+        (&delete, "predicate \"id = 1 AND"),
+        (&create, "is not a table name"),
+        (&backtick, "backtick"),
+    ] {
+        let done = refused(&lake, args, 2, &[text]);
+        assert!(done.stderr.len() < 1_500, "{} bytes", done.stderr.len());
+        assert!(!done.stderr.contains('\u{1b}'), "{done:?}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::ids::{OpId, TableName};
 use crate::maintenance::plan::beyond_us;
 use crate::protocol::{cleanup_floor, may_forget};
 use crate::store::state::State;
-use crate::store::{MANIFEST_PATH, Snapshot, Store, TableEntry, read_version};
+use crate::store::{MANIFEST_PATH, Snapshot, Store, TableEntry, read_version, tags_of};
 use lance::Dataset;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -284,8 +284,7 @@ impl Store {
 }
 
 async fn removable(dataset: &Dataset, floor: u64, kept: &[u64]) -> Result<Vec<u64>> {
-    let tags = dataset.tags().list().await?;
-    let tagged: Vec<u64> = tags.values().map(|t| t.version).collect();
+    let tagged: Vec<u64> = tags_of(dataset).await?.into_values().collect();
     let refs = dataset.version_refs().await?;
     let mut versions: Vec<u64> = refs
         .iter()

@@ -2,9 +2,10 @@
 
 use super::{CleanupPlan, CleanupReport, MAX_CLOCK_SKEW, TableCleanup};
 use crate::commit::publish::{Record, Rounds};
-use crate::error::{Error, ErrorKind, Result, caught};
+use crate::error::{Disposition, Error, ErrorKind, Result, caught};
 use crate::events::ProtocolEvent;
 use crate::ids::TableName;
+use crate::maintenance::archive::ArchiveReport;
 use crate::maintenance::tasks::TaskBounds;
 use crate::maintenance::{CompactionLimits, Target, Verify};
 use crate::store::{COMMITS_PATH, Store};
@@ -42,7 +43,16 @@ impl Store {
         };
         hit(Seam::CleanupAfterPlan)?;
         self.check_clock_skew().await?;
-        report.archived = self.archive().await?;
+        let archive = self.archive().await;
+        let has_log = archive.is_ok();
+        report.archived = match archive {
+            // The log is derived: without it tables are cleaned, and no version of the manifest goes.
+            Err(e) if e.disposition() == Disposition::Fail => {
+                report.failed.push((COMMITS_PATH.to_owned(), e.to_string()));
+                ArchiveReport::default()
+            }
+            archive => archive?,
+        };
         let archived = report.archived.through;
         let manifest_floor = plan.manifest.as_ref().map(|m| m.floor.min(archived + 1));
         if stands(Guard::FloorFirst) {
@@ -74,7 +84,9 @@ impl Store {
             self.delete_versions(&dataset, versions, rate, &mut report)
                 .await?;
         }
-        self.keep_log(rate, cancel, &mut report).await?;
+        if has_log {
+            self.keep_log(rate, cancel, &mut report).await?;
+        }
         Ok(report)
     }
 
