@@ -261,7 +261,13 @@ pub(super) fn quoted(value: &str) -> String {
     format!("\"{}\"", shortened(value, VALUE_CHARS))
 }
 
-fn short(text: &str) -> String {
+/// A name, the beginning of it.
+pub(super) fn named(name: &str) -> String {
+    format!("`{}`", shortened(name, VALUE_CHARS))
+}
+
+/// What another program says, the beginning of it.
+pub(super) fn short(text: &str) -> String {
     shortened(text, DETAIL_CHARS)
 }
 
