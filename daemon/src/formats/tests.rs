@@ -18,9 +18,13 @@ use tempfile::TempDir;
 
 use super::{Format, FormatError, InputLimits, read_schema_file};
 
+mod bombs;
+mod by_hand;
 mod casts;
 mod fuzz;
+mod good;
 mod limits;
+mod thrift;
 
 fn read(path: &Path, target: Option<&Schema>) -> Result<Vec<RecordBatch>, FormatError> {
     super::read(path, target, &InputLimits::default())

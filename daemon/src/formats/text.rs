@@ -58,11 +58,11 @@ pub(super) fn read(
         decoded: 0,
     };
     match format {
-        Format::Csv => rows.of_records(Records::new(Lines::new(path, source, file))?),
-        _ => rows.of_objects(Objects::new(
-            Lines::new(path, source, file),
-            limits.max_nesting,
-        )),
+        Format::Csv => {
+            let lines = Lines::new(path, source, file);
+            rows.of_records(Records::new(lines, limits.max_columns)?)
+        }
+        _ => rows.of_objects(Objects::new(Lines::new(path, source, file), limits)),
     }
 }
 

@@ -514,6 +514,23 @@ fn a_file_can_be_read_as_inferred() {
 }
 
 #[test]
+fn what_is_malformed_names_its_column() {
+    for (text, part) in [
+        ("{\"v\":1,\"v\":2}", "t.ndjson:1: column `v`: stands twice"),
+        (
+            "{\"v\":{\"a\":[0,{\"b\":1,\"b\":1}]}}",
+            "column `v.a[1].b`: stands twice",
+        ),
+        ("{\"v\":[01]}", "column `v[0]`: a number is malformed"),
+        ("{\"v\" 1}", "t.ndjson:1: a colon is expected"),
+    ] {
+        let message = column_of("t.ndjson", text.as_bytes(), &DataType::Int64);
+        let message = message.unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
 fn unsigned_numbers_come_back() {
     let array = column_of(
         "t.ndjson",
