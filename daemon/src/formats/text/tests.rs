@@ -541,17 +541,39 @@ fn unsigned_numbers_come_back() {
     assert_eq!(array.as_primitive::<UInt64Type>().value(0), u64::MAX);
 }
 
+/// Its values are refused where they stand; a file without it is as good as for any other column.
 #[test]
 fn binary_columns_have_no_text() {
-    for name in ["t.csv", "t.ndjson"] {
-        let text = if name == "t.csv" {
-            "c\nabc\n"
-        } else {
-            "{\"c\":\"abc\"}\n"
-        };
-        let message = column_of(name, text.as_bytes(), &DataType::Binary)
-            .unwrap_err()
-            .to_string();
-        assert!(message.contains("Parquet or Arrow"), "{message}");
+    for (name, text, without, place) in [
+        (
+            "t.csv",
+            "c,d\n,1\nabc,2\n",
+            "d\n1\n",
+            "t.csv:3: column `c` (Binary)",
+        ),
+        (
+            "t.ndjson",
+            "{\"d\":1}\n{\"c\":\"abc\"}\n",
+            "{\"d\":1}\n",
+            "t.ndjson:2: column `c` (Binary)",
+        ),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(name);
+        let fields = vec![
+            Field::new("c", DataType::Binary, true),
+            Field::new("d", DataType::Int8, true),
+        ];
+        let schema = Schema::new(fields);
+        fs::write(&path, text).unwrap();
+        let refused = read(&path, Some(&schema), &InputLimits::default());
+        let message = refused.unwrap_err().to_string();
+        assert!(
+            message.contains(place) && message.contains("Parquet or Arrow"),
+            "{message}"
+        );
+        fs::write(&path, without).unwrap();
+        let batches = read(&path, Some(&schema), &InputLimits::default()).unwrap();
+        assert_eq!(batches[0].column(0).null_count(), 1);
     }
 }
