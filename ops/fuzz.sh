@@ -23,7 +23,7 @@ SQUIRE_FUZZ_SEED=$seed SQUIRE_FUZZ_CASES=$((cases / 100 + 1)) "${build[@]}" --te
     failed=1
 
 # A file of a few kilobytes that asks for gigabytes is a fault.
-ulimit -v $((6 * 1024 * 1024))
+ulimit -v $((3 * 1024 * 1024))
 end=$((seed + cases))
 while ((seed < end)); do
     left=$((end - seed))

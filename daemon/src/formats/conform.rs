@@ -82,8 +82,8 @@ impl<'a> Conformer<'a> {
         conformed.collect()
     }
 
-    /// Bytes that a batch takes with the target's schema, where more than in the file: nulls for missing columns, and dictionaries
-    /// that the table does not have.
+    /// Bytes that a batch takes with the target's schema, where more than in the file: nulls for missing columns, and values that
+    /// stand once in the file and often in the table.
     fn bytes_of(&self, batch: &RecordBatch) -> u64 {
         let columns = self.target.fields().iter().zip(&self.sources);
         let bytes = columns.map(|(field, source)| match source {
@@ -155,7 +155,7 @@ pub(super) fn decoded_bytes(batch: &RecordBatch) -> u64 {
 }
 
 /// Bytes of one null.
-fn slot_bytes(data_type: &DataType) -> u64 {
+pub(super) fn slot_bytes(data_type: &DataType) -> u64 {
     match data_type {
         DataType::FixedSizeList(item, size) => {
             slot_bytes(item.data_type()).saturating_mul(u64::from(size.unsigned_abs()))
@@ -169,8 +169,17 @@ fn slot_bytes(data_type: &DataType) -> u64 {
     }
 }
 
-/// Bytes of a dictionary column as the values that it stands for.
+/// Bytes of a column of a dictionary or of views as the values that it stands for.
 fn expanded_bytes(array: &ArrayRef) -> u64 {
+    let sum = |lengths: &mut dyn Iterator<Item = u32>| lengths.map(u64::from).sum();
+    match array.data_type() {
+        DataType::Utf8View => return sum(&mut array.as_string_view().lengths()),
+        DataType::BinaryView => return sum(&mut array.as_binary_view().lengths()),
+        DataType::List(_) => return expanded_bytes(array.as_list::<i32>().values()),
+        DataType::LargeList(_) => return expanded_bytes(array.as_list::<i64>().values()),
+        DataType::FixedSizeList(..) => return expanded_bytes(array.as_fixed_size_list().values()),
+        _ => {}
+    }
     let Some(dictionary) = array.as_any_dictionary_opt() else {
         return 0;
     };

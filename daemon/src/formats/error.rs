@@ -86,9 +86,9 @@ pub(crate) enum FormatError {
         /// The value, shortened, and what is wrong with it.
         detail: String,
     },
-    /// A column whose values have no text.
+    /// A column whose values are more than one field holds.
     #[error(
-        "{}: column `{}` is {}, for which this format has no text; write {instead}, or leave it out",
+        "{}: column `{}` is {}, for which CSV has no text; write NDJSON, Parquet or Arrow, or leave it out",
         Shown(path),
         short(column),
         short(expected)
@@ -100,8 +100,6 @@ pub(crate) enum FormatError {
         column: String,
         /// Its type in the table.
         expected: String,
-        /// Formats that hold such values.
-        instead: String,
     },
     /// A column of the header has no name.
     #[error("{}: column {number} has no name; name it in the header", Shown(path))]
@@ -261,7 +259,13 @@ pub(super) fn quoted(value: &str) -> String {
     format!("\"{}\"", shortened(value, VALUE_CHARS))
 }
 
-fn short(text: &str) -> String {
+/// A name, the beginning of it.
+pub(super) fn named(name: &str) -> String {
+    format!("`{}`", shortened(name, VALUE_CHARS))
+}
+
+/// What another program says, the beginning of it.
+pub(super) fn short(text: &str) -> String {
     shortened(text, DETAIL_CHARS)
 }
 

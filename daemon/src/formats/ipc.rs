@@ -11,7 +11,7 @@ use arrow::{
     datatypes::SchemaRef,
     error::ArrowError,
     ipc::{
-        Block, MessageHeader, MetadataVersion, RecordBatch as BatchMessage,
+        Block, CompressionType, MessageHeader, MetadataVersion, RecordBatch as BatchMessage,
         Schema as SchemaMessage,
         convert::fb_to_schema,
         reader::{FileDecoder, StreamDecoder, read_footer_length},
@@ -19,9 +19,12 @@ use arrow::{
     },
 };
 
+use lz4_flex::frame::FrameDecoder;
+
 use super::{
     Format, FormatError, InputLimits, check_schema,
     conform::decoded_bytes,
+    limits::is_longer,
     source::{Source, io_error},
 };
 
@@ -268,21 +271,33 @@ impl Reader<'_> {
                 .decoded_bytes(items)
                 .map_err(FormatError::limit(path))?;
         }
+        let codec = batch.compression().map(|compression| compression.codec());
+        let mut present = 0_usize;
         for buffer in batch.buffers().into_iter().flatten() {
             let start = usize::try_from(buffer.offset()).map_err(|_| cut_off(path))?;
             let length = usize::try_from(buffer.length()).map_err(|_| cut_off(path))?;
             let end = start.checked_add(length);
             let bytes = end.and_then(|end| body.get(start..end));
             let bytes = bytes.ok_or_else(|| cut_off(path))?;
-            if batch.compression().is_some()
-                && let Some(prefix) = bytes.first_chunk::<8>()
-            {
+            // Those that lie on each other are copied if their place is odd: thousands of times the same bytes.
+            present = present.saturating_add(bytes.len());
+            if present > body.len() {
+                return Err(cut_off(path));
+            }
+            if let (Some(codec), Some((prefix, compressed))) = (codec, bytes.split_first_chunk()) {
                 // -1 stands for bytes that are not compressed.
                 let announced = i64::from_le_bytes(*prefix).max(0).unsigned_abs();
                 self.announced = self.announced.saturating_add(announced);
                 self.limits
                     .decoded_bytes(self.announced)
                     .map_err(FormatError::limit(path))?;
+                if codec == CompressionType::LZ4_FRAME
+                    && self.limits.may_inflate_beyond(compressed.len() as u64)
+                    && is_longer(FrameDecoder::new(compressed), announced)
+                {
+                    let detail = "is damaged: a buffer is longer than it says";
+                    return Err(FormatError::content(path, &detail));
+                }
             }
         }
         Ok(())

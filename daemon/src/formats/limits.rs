@@ -1,8 +1,13 @@
 //! How much one input file may ask of us.
 
+use std::io::Read;
+
 use serde::Serialize;
 
 use crate::config::{format_size, show_size};
+
+/// What a byte of GZIP becomes at most, and one of LZ4 less.
+const MOST_INFLATION: u64 = 1_032;
 
 /// Limits of one input file. Beyond them a file is refused, with the limit's name, before it takes the memory of everything else
 /// that runs here: a few kilobytes can stand for terabytes.
@@ -65,6 +70,11 @@ impl InputLimits {
         })
     }
 
+    /// Whether so many bytes of GZIP or LZ4 could become more than may be decoded. Readers of both write on until the bytes end.
+    pub(super) fn may_inflate_beyond(&self, compressed: u64) -> bool {
+        compressed.saturating_mul(MOST_INFLATION) > self.max_decoded_bytes
+    }
+
     pub(super) fn rows(&self, rows: u64) -> Result<(), Exceeded> {
         let (what, most) = ("has more rows", self.max_rows);
         within(rows <= most, what, "max_rows", || most.to_string())
@@ -92,4 +102,17 @@ fn within(
     }
     let most = most();
     Err(Exceeded { what, name, most })
+}
+
+/// Whether there are more bytes than `said`. What is malformed is left to whoever reads it.
+pub(super) fn is_longer(bytes: impl Read, said: u64) -> bool {
+    let mut bytes = bytes.take(said.saturating_add(1));
+    let mut buffer = vec![0; 1 << 16];
+    let mut total = 0;
+    loop {
+        match bytes.read(&mut buffer) {
+            Ok(read) if read > 0 => total += read as u64,
+            _ => return total > said,
+        }
+    }
 }

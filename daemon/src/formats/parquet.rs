@@ -1,12 +1,20 @@
-//! Parquet. [`int96`] are its oldest timestamps.
+//! Parquet.
+//!
+//! The reader believes what a file says of itself, and an allocation that fails or a stack that ends takes the process with it. So
+//! [`footer`] looks over what the metadata announces (on [`thrift`]), and [`pages`] counts what the pages stand for (on
+//! [`encoded`]), before anything is built. [`int96`] are the oldest timestamps.
 
+mod encoded;
+mod footer;
 mod int96;
+mod pages;
+mod thrift;
 
 use std::{fs::File, path::Path, sync::Arc};
 
 use arrow::{
     array::RecordBatch,
-    datatypes::{Schema, SchemaRef},
+    datatypes::{DataType, Schema, SchemaRef},
 };
 use parquet::{
     arrow::{
@@ -21,7 +29,7 @@ use parquet::{
 
 use super::{
     BATCH_ROWS, Format, FormatError, InputLimits, check_schema,
-    conform::decoded_bytes,
+    conform::{decoded_bytes, slot_bytes},
     source::{Source, io_error},
 };
 
@@ -32,6 +40,8 @@ struct Input<'a> {
     source: Source<'a>,
     file: File,
     metadata: ArrowReaderMetadata,
+    /// Rows of a batch: fewer where a null takes much.
+    batch_rows: usize,
 }
 
 /// Reads the whole file, its INT96 columns in the unit of the target's columns.
@@ -56,7 +66,8 @@ pub(super) fn schema_of(path: &Path, limits: &InputLimits) -> Result<SchemaRef, 
 impl<'a> Input<'a> {
     fn open(path: &'a Path, limits: &'a InputLimits) -> Result<Self, FormatError> {
         let (source, file) = Source::open(path, Format::Parquet, limits)?;
-        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())
+        let metadata = Arc::new(footer::read(path, &file, source.length(), limits)?);
+        let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())
             .map_err(|e| FormatError::content(path, &e))?;
         check_schema(path, metadata.schema(), limits)?;
         let announced = metadata.metadata().file_metadata().num_rows();
@@ -65,13 +76,23 @@ impl<'a> Input<'a> {
         })?;
         limits.rows(rows).map_err(FormatError::limit(path))?;
         check_sizes(path, metadata.metadata(), limits)?;
-        Ok(Self {
+        let types = metadata.schema().fields().iter().map(|f| f.data_type());
+        let null = types.map(null_bytes).fold(0, u64::saturating_add);
+        limits
+            .decoded_bytes(null)
+            .map_err(FormatError::limit(path))?;
+        let batch_rows = limits.max_decoded_bytes.checked_div(null);
+        let batch_rows = batch_rows.and_then(|rows| usize::try_from(rows).ok());
+        let input = Self {
             path,
             limits,
             source,
             file,
             metadata,
-        })
+            batch_rows: batch_rows.map_or(BATCH_ROWS, |rows| rows.clamp(1, BATCH_ROWS)),
+        };
+        pages::check(&input)?;
+        Ok(input)
     }
 
     fn reader(
@@ -97,7 +118,7 @@ impl<'a> Input<'a> {
             }
         };
         ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata)
-            .with_batch_size(BATCH_ROWS)
+            .with_batch_size(self.batch_rows)
             .with_projection(mask)
             .build()
             .map_err(failed)
@@ -116,6 +137,18 @@ impl<'a> Input<'a> {
             batches.push(batch);
         }
         Ok(batches)
+    }
+}
+
+/// Bytes that the reader fills a row with where it has a null list of a fixed size.
+fn null_bytes(data_type: &DataType) -> u64 {
+    match data_type {
+        DataType::FixedSizeList(..) => slot_bytes(data_type),
+        DataType::Struct(fields) => {
+            let fields = fields.iter().map(|field| null_bytes(field.data_type()));
+            fields.fold(0, u64::saturating_add)
+        }
+        _ => 0,
     }
 }
 

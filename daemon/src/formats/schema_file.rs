@@ -2,19 +2,27 @@
 //!
 //! ```json
 //! [{"name": "id", "type": "int64", "nullable": false},
-//!  {"name": "embedding", "type": "fixed_size_list<float32,128>"}]
+//!  {"name": "price", "type": "decimal128<18,2>"},
+//!  {"name": "embedding", "type": "fixed_size_list<float32,128>"},
+//!  {"name": "items", "type": "list<struct<sku:utf8,count:int32>>"}]
 //! ```
+//!
+//! [`type_name`] parses the types.
 
-use std::{collections::HashSet, fs, path::Path, sync::Arc};
+mod type_name;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use std::{collections::HashSet, fs::File, io::Read, path::Path, sync::Arc};
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use serde::Deserialize;
 
-use super::FormatError;
+use super::{
+    FormatError,
+    error::{named, short},
+};
 
-/// The type names, as the error for a wrong one lists them.
-const TYPE_NAMES: &str = "int8, int16, int32, int64, uint8, uint16, uint32, uint64, float32, float64, utf8, large_utf8, binary, \
-                          bool, date32, timestamp_us, timestamp_us_utc, fixed_size_list<float32,N>";
+/// Bytes of the longest file. A schema is no data.
+const MOST_BYTES: u64 = 1 << 20;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,16 +46,25 @@ pub(crate) fn read_schema_file(path: &Path) -> Result<SchemaRef, FormatError> {
         line,
         detail,
     };
-    let text = fs::read_to_string(path).map_err(|source| FormatError::Io {
+    let io = |source| FormatError::Io {
         path: path.into(),
         source,
-    })?;
+    };
+    let mut text = String::new();
+    let file = File::open(path).map_err(io)?;
+    file.take(MOST_BYTES + 1)
+        .read_to_string(&mut text)
+        .map_err(io)?;
+    if text.len() as u64 > MOST_BYTES {
+        let detail = "is longer than a schema; give the file that describes the columns";
+        return Err(refused(None, detail.to_owned()));
+    }
     let lines: Vec<ColumnLine> = serde_json::from_str(&text).map_err(|e| {
         let line = u64::try_from(e.line()).ok().filter(|line| *line > 0);
-        refused(
-            line,
-            format!("{e}; write a list of {{\"name\": ..., \"type\": ..., \"nullable\": ...}}"),
-        )
+        let said = short(&e.to_string());
+        let detail =
+            format!("{said}; write a list of {{\"name\": ..., \"type\": ..., \"nullable\": ...}}");
+        refused(line, detail)
     })?;
     if lines.is_empty() {
         return Err(refused(
@@ -68,55 +85,14 @@ pub(crate) fn read_schema_file(path: &Path) -> Result<SchemaRef, FormatError> {
             return Err(refused(
                 None,
                 format!(
-                    "column `{}` appears more than once; rename or remove one",
-                    line.name
+                    "column {} appears more than once; rename or remove one",
+                    named(&line.name)
                 ),
             ));
         }
-        let Some(data_type) = parse_type(&line.data_type) else {
-            let detail = format!(
-                "column `{}`: unknown type `{}`; use one of {TYPE_NAMES}",
-                line.name, line.data_type
-            );
-            return Err(refused(None, detail));
-        };
+        let data_type = type_name::parse(&line.data_type)
+            .map_err(|detail| refused(None, format!("column {}: {detail}", named(&line.name))))?;
         fields.push(Field::new(&line.name, data_type, line.nullable));
     }
     Ok(Arc::new(Schema::new(fields)))
-}
-
-fn parse_type(name: &str) -> Option<DataType> {
-    let name = name.trim();
-    if let Some(inner) = name
-        .strip_prefix("fixed_size_list<")
-        .and_then(|rest| rest.strip_suffix('>'))
-    {
-        let (item, size) = inner.rsplit_once(',')?;
-        let item = parse_type(item).filter(DataType::is_primitive)?;
-        let size = size.trim().parse::<i32>().ok().filter(|size| *size > 0)?;
-        return Some(DataType::FixedSizeList(
-            Arc::new(Field::new_list_field(item, true)),
-            size,
-        ));
-    }
-    Some(match name {
-        "int8" => DataType::Int8,
-        "int16" => DataType::Int16,
-        "int32" => DataType::Int32,
-        "int64" => DataType::Int64,
-        "uint8" => DataType::UInt8,
-        "uint16" => DataType::UInt16,
-        "uint32" => DataType::UInt32,
-        "uint64" => DataType::UInt64,
-        "float32" => DataType::Float32,
-        "float64" => DataType::Float64,
-        "utf8" => DataType::Utf8,
-        "large_utf8" => DataType::LargeUtf8,
-        "binary" => DataType::Binary,
-        "bool" => DataType::Boolean,
-        "date32" => DataType::Date32,
-        "timestamp_us" => DataType::Timestamp(TimeUnit::Microsecond, None),
-        "timestamp_us_utc" => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-        _ => return None,
-    })
 }

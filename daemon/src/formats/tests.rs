@@ -18,9 +18,13 @@ use tempfile::TempDir;
 
 use super::{Format, FormatError, InputLimits, read_schema_file};
 
+mod bombs;
+mod by_hand;
 mod casts;
 mod fuzz;
+mod good;
 mod limits;
+mod thrift;
 
 fn read(path: &Path, target: Option<&Schema>) -> Result<Vec<RecordBatch>, FormatError> {
     super::read(path, target, &InputLimits::default())
@@ -399,6 +403,7 @@ fn schema_files() {
         r#"[{"name": "a", "type": "fixed_size_list<float32,0>"}]"#,
         "unknown type",
     );
+    refused(&" ".repeat(2 << 20), "longer than a schema");
     refused(
         r#"[{"name": "a", "type": "int8"}, {"name": "a", "type": "int8"}]"#,
         "more than once",
@@ -408,4 +413,69 @@ fn schema_files() {
         read_schema_file(&files.0.path().join("none")),
         Err(FormatError::Io { .. })
     ));
+}
+
+#[test]
+fn schema_files_name_types() {
+    let files = Files::new();
+    let read = |name: &str| {
+        let text = format!(r#"[{{"name": "a", "type": "{name}"}}]"#);
+        read_schema_file(&files.text("s.json", &text))
+    };
+    let named = |name: &str| {
+        let schema = read(name).expect(name);
+        schema.field(0).data_type().clone()
+    };
+    let list = |item| DataType::List(Arc::new(Field::new_list_field(item, true)));
+    let zone = |zone: &str| DataType::Timestamp(TimeUnit::Nanosecond, Some(zone.into()));
+    let fields = vec![
+        Field::new("sku", DataType::Utf8, true),
+        Field::new("d", DataType::Decimal128(18, 2), true),
+    ];
+    for (name, expected) in [
+        ("float16", DataType::Float16),
+        ("decimal128<38, 9>", DataType::Decimal128(38, 9)),
+        ("decimal256<76,76>", DataType::Decimal256(76, 76)),
+        ("large_binary", DataType::LargeBinary),
+        ("fixed_size_binary<16>", DataType::FixedSizeBinary(16)),
+        ("date64", DataType::Date64),
+        ("time32_s", DataType::Time32(TimeUnit::Second)),
+        ("time64_ns", DataType::Time64(TimeUnit::Nanosecond)),
+        (
+            "timestamp_ms",
+            DataType::Timestamp(TimeUnit::Millisecond, None),
+        ),
+        ("timestamp_ns_utc", zone("UTC")),
+        ("timestamp_ns<Europe/Berlin>", zone("Europe/Berlin")),
+        ("timestamp_ns<+02:00>", zone("+02:00")),
+        ("duration_us", DataType::Duration(TimeUnit::Microsecond)),
+        (
+            "list< struct<sku:utf8, d:decimal128<18,2>> >",
+            list(DataType::Struct(fields.into())),
+        ),
+        ("list<list<int8>>", list(list(DataType::Int8))),
+    ] {
+        assert_eq!(named(name), expected);
+    }
+    for (name, part) in [
+        (
+            "decimal128<39,0>",
+            "unknown type `decimal128<39,0>`; use one of int8",
+        ),
+        ("decimal128<4,5>", "unknown type"),
+        ("time32_us", "unknown type `time32_us`"),
+        ("time64_us_utc", "unknown type"),
+        ("list<text>", "unknown type `text`"),
+        ("list<int8", "unknown type"),
+        ("struct<a>", "`a` is no field of a struct; write NAME:TYPE"),
+        ("struct<a:int8,a:int8>", "`a` stands twice"),
+        ("fixed_size_list<utf8,2>", "unknown type"),
+        ("timestamp_us<Berlin>", "unknown time zone `Berlin`"),
+        (&"list<".repeat(100_000), "unknown type"),
+    ] {
+        let message = read(name).expect_err(name).to_string();
+        assert!(message.contains(part), "{message}");
+    }
+    let deep = format!("{}int8{}", "list<".repeat(10_000), ">".repeat(10_000));
+    assert!(read(&deep).is_err());
 }

@@ -58,11 +58,11 @@ pub(super) fn read(
         decoded: 0,
     };
     match format {
-        Format::Csv => rows.of_records(Records::new(Lines::new(path, source, file))?),
-        _ => rows.of_objects(Objects::new(
-            Lines::new(path, source, file),
-            limits.max_nesting,
-        )),
+        Format::Csv => {
+            let lines = Lines::new(path, source, file);
+            rows.of_records(Records::new(lines, limits.max_columns)?)
+        }
+        _ => rows.of_objects(Objects::new(Lines::new(path, source, file), limits)),
     }
 }
 
@@ -92,10 +92,14 @@ impl Rows<'_> {
         for index in &columns {
             let field = self.target.field(*index);
             if field.data_type().is_nested() {
-                return Err(self.no_text(field, "NDJSON, Parquet or Arrow"));
+                return Err(FormatError::Untyped {
+                    path: self.path.into(),
+                    column: field.name().clone(),
+                    expected: field.data_type().to_string(),
+                });
             }
         }
-        let mut members = self.members()?;
+        let mut members = Members::new(self.target.fields());
         while records.next()? {
             let (record, path) = (&records.record, self.path);
             let fields: Vec<csv::Field<'_>> = record.fields().collect();
@@ -110,7 +114,7 @@ impl Rows<'_> {
     }
 
     fn of_objects(mut self, mut objects: Objects<'_>) -> Result<Vec<RecordBatch>, FormatError> {
-        let mut members = self.members()?;
+        let mut members = Members::new(self.target.fields());
         while objects.next()? {
             let appended = members.append(&objects.object()?);
             appended.map_err(|refusal| refused(self.path, objects.line(), self.target, refusal))?;
@@ -143,20 +147,6 @@ impl Rows<'_> {
                 expected: field.data_type().to_string(),
             }),
             None => Ok(columns),
-        }
-    }
-
-    fn members(&self) -> Result<Members, FormatError> {
-        let other = "Parquet or Arrow";
-        Members::new(self.target.fields()).map_err(|field| self.no_text(&field, other))
-    }
-
-    fn no_text(&self, field: &arrow::datatypes::Field, instead: &str) -> FormatError {
-        FormatError::Untyped {
-            path: self.path.into(),
-            column: field.name().clone(),
-            expected: field.data_type().to_string(),
-            instead: instead.to_owned(),
         }
     }
 

@@ -2,15 +2,17 @@
 
 Usage: differential.py SQUIRE DIRECTORY SEED VALUES
 
-For each type and each text format a file of generated values, one row each, goes through `squire write`. A refusal must name
+For each type and each text format a file of generated values, one row each, goes through `squire write`: fields with and without
+quotes, JSON strings, numbers, words, lists and objects, nulls of each format, names that stand twice. A refusal must name
 the line and the column; the row is taken out and the rest tried again. What was stored must be the value that the text means,
-which Python's integers, decimals and dates say exactly, and what pyarrow and DuckDB read where both read the same. A number or a
-text that its type can hold must not be refused. Prints {"stored": N, "witnessed": N, "refused": N, "faults": [...]}.
+which Python's integers, decimals and dates say exactly, and what pyarrow and DuckDB read where both read the same. A value that
+its type can hold must not be refused. Prints {"stored": N, "witnessed": N, "refused": N, "faults": [...]}.
 """
 
 import csv
 import datetime
 import decimal
+import fractions
 import io
 import json
 import math
@@ -25,6 +27,7 @@ import duckdb
 import lance
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.json
 
 EXACT = decimal.Context(prec=2000)
 UTC = datetime.timezone.utc
@@ -35,6 +38,7 @@ TYPES = {
     "int32": pa.int32(),
     "int64": pa.int64(),
     "uint64": pa.uint64(),
+    "float16": pa.float16(),
     "float32": pa.float32(),
     "float64": pa.float64(),
     "decimal": pa.decimal128(20, 4),
@@ -43,6 +47,11 @@ TYPES = {
     "date": pa.date32(),
     "time": pa.timestamp("us"),
     "instant": pa.timestamp("us", "UTC"),
+}
+NESTED = {
+    "list": pa.list_(pa.int64()),
+    "struct": pa.struct([("a", pa.int64()), ("b", pa.utf8())]),
+    "structs": pa.list_(pa.struct([("a", pa.float64()), ("b", pa.list_(pa.bool_()))])),
 }
 DUCKDB = {
     "int8": "TINYINT", "int32": "INTEGER", "int64": "BIGINT", "uint64": "UBIGINT", "float32": "FLOAT", "float64": "DOUBLE",
@@ -88,29 +97,150 @@ def generate(kind, rng):
         return rng.choice(["true", "false", "TRUE", "True", "tRue", "1", "0", "yes", "t", "FALSE"])
     if kind in ("date", "time", "instant"):
         return moment(rng) if rng.random() < 0.9 else number(rng)
-    if kind.startswith("float") and rng.random() < 0.1:
-        return rng.choice(["nan", "NaN", "inf", "-inf", "Infinity", "-0", "-0.0", "4.9e-324", "1.7976931348623157e308", "2e-400"])
+    if kind.startswith("float") and rng.random() < 0.4:
+        return tie(kind, rng) if rng.random() < 0.5 else rng.choice(["nan", "NaN", "inf", "-inf", "Infinity", "-0", "-0.0", "4.9e-324", "1.7976931348623157e308", "2e-400"])
     return number(rng)
 
 
-def exact(kind, text):
+JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+SPECIAL = {"NaN", "nan", "Infinity", "+Infinity", "inf", "+inf", "-Infinity", "-inf"}
+
+
+def generate_json(arrow, rng):
+    """The text of a nested value; not always one of the type."""
+    roll = rng.random()
+    if roll < 0.1:
+        return "null"
+    if roll < 0.14:
+        return rng.choice(["1", '"x"', "{}", "[]", "true", "[[1]]", '{"a":{}}'])
+    if pa.types.is_list(arrow):
+        return "[" + ", ".join(generate_json(arrow.value_type, rng) for _ in range(rng.randint(0, 3))) + "]"
+    if pa.types.is_struct(arrow):
+        names = rng.choice([["a", "b"], ["a", "b"], ["b", "a"], ["a"], [], ["a", "b", "a"], ["a", "c"]])
+        types = {field.name: field.type for field in arrow}
+        return "{" + ", ".join(f'"{n}": {generate_json(types.get(n, pa.int64()), rng)}' for n in names) + "}"
+    if pa.types.is_boolean(arrow):
+        return rng.choice(["true", "false"])
+    if pa.types.is_string(arrow):
+        return json.dumps(words(rng))
+    if rng.random() < 0.7:
+        return str(rng.randint(-5, 2**53))
+    text = number(rng)
+    return text if JSON_NUMBER.fullmatch(text) else "0"
+
+
+def spell(kind, fmt, rng):
+    """How a value stands in a file, and the value: "twice" is a name that stands twice in its object."""
+    if kind in NESTED:
+        return "json", generate_json(NESTED[kind], rng)
+    if rng.random() < 0.08:
+        return "null", ""
+    text = generate(kind, rng)
+    if fmt == "csv":
+        plain = text != "" and not re.search(r'[",\r\n]', text)
+        return ("plain" if plain and rng.random() < 0.5 else "quoted"), text
+    if rng.random() < 0.04:
+        return "twice", text
+    if kind == "bool" and text in ("true", "false") or JSON_NUMBER.fullmatch(text) and rng.random() < 0.6:
+        return "json", text
+    return "string", text
+
+
+def exact(kind, spelling, text):
     """What the text means in the type; `ValueError` when no value of the type is that."""
+    if spelling == "null":
+        return None
+    if spelling == "twice":
+        fail(text)
+    if kind in NESTED:
+        return exact_json(NESTED[kind], json.loads(text, object_pairs_hook=members, parse_int=Number, parse_float=Number))
+    # Whoever quotes every field writes a null like this; no other type has an empty value.
+    if spelling == "quoted" and text == "" and kind != "text":
+        return None
     if kind == "text":
-        return text
+        return text if spelling != "json" else fail(text)
     if kind == "bool":
-        return {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else fail(text)
+        truths = {"json": ["true", "false"], "string": []}.get(spelling, ["true", "True", "TRUE", "false", "False", "FALSE"])
+        return text.lower() == "true" if text in truths else fail(text)
     if kind in ("date", "time", "instant"):
-        return exact_moment(kind, text)
-    if kind.startswith("float"):
-        value = float(text)
-        return struct.unpack("f", struct.pack("f", value))[0] if kind == "float32" and abs(value) < 3.5e38 else value
-    try:
-        value = EXACT.create_decimal(text)
-    except decimal.InvalidOperation:
+        return exact_moment(kind, text) if spelling != "json" else fail(text)
+    return exact_number(kind, text)
+
+
+def exact_number(kind, text):
+    if kind.startswith("float") and text in SPECIAL:
+        return float(text)
+    if not re.fullmatch(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", text):
         fail(text)
-    if not value.is_finite():
+    value = EXACT.create_decimal(text)
+    if not kind.startswith("float"):
+        if kind != "decimal" and value != value.to_integral_value():
+            fail(text)
+        return value if kind == "decimal" else int(value)
+    found = nearest(kind, value)
+    # A float that becomes nothing or everything is refused, and so is an integer, written as one, that is not what it becomes.
+    if math.isinf(found) or (found == 0) != (value == 0) or (re.fullmatch(r"[+-]?\d+", text) and int(found) != value):
         fail(text)
-    return int(value) if kind != "decimal" and value == value.to_integral_value() else value if kind == "decimal" else fail(text)
+    return found
+
+
+# How a float is packed, its bits, what is infinite as bits, the largest number, and where numbers begin that become infinite.
+FLOATS = {
+    "float16": ("<e", "<h", 0x7C00, 65504.0, 65520),
+    "float32": ("<f", "<i", 0x7F800000, 3.4028234663852886e38, 2**128 - 2**103),
+    "float64": ("<d", "<q", 0x7FF0000000000000, 1.7976931348623157e308, 2**1024 - 2**970),
+}
+
+
+def nearest(kind, value):
+    """The float nearest to an exact number, the even one of two."""
+    pack, bits, _, most, infinite = FLOATS[kind]
+    size = abs(fractions.Fraction(value))
+    if size >= infinite:
+        return math.inf
+    near = struct.unpack(bits, struct.pack(pack, min(float(size), most)))[0]
+    around = [n for n in (near - 1, near, near + 1) if 0 <= n < FLOATS[kind][2]]
+    floats = {n: struct.unpack(pack, struct.pack(bits, n))[0] for n in around}
+    best = min(around, key=lambda n: (abs(fractions.Fraction(floats[n]) - size), n & 1))
+    return math.copysign(floats[best], -1 if value.is_signed() else 1)
+
+
+def tie(kind, rng):
+    """A number in the middle of two floats, or a little beside it."""
+    pack, bits, infinite, _, _ = FLOATS[kind]
+    at = rng.randint(0, infinite - 2)
+    low, high = (decimal.Decimal(struct.unpack(pack, struct.pack(bits, n))[0]) for n in (at, at + 1))
+    middle = EXACT.divide(EXACT.add(low, high), 2)
+    little = decimal.Decimal(rng.choice([0, 1, -1])).scaleb(middle.adjusted() - rng.choice([30, 60]))
+    return f"{EXACT.add(middle, little):E}"
+
+
+class Number(str):
+    """A number of a JSON text, every digit of it."""
+
+
+def members(pairs):
+    """The members of an object, unless a name stands twice."""
+    return dict(pairs) if len({name for name, _ in pairs}) == len(pairs) else fail(pairs)
+
+
+def exact_json(arrow, value):
+    if value is None:
+        return None
+    if pa.types.is_list(arrow) and isinstance(value, list):
+        return [exact_json(arrow.value_type, item) for item in value]
+    if pa.types.is_struct(arrow) and isinstance(value, dict):
+        types = {field.name: field.type for field in arrow}
+        given = {name: exact_json(types[name] if name in types else fail(name), inner) for name, inner in value.items()}
+        return {name: given.get(name) for name in types}
+    if pa.types.is_boolean(arrow) and isinstance(value, bool):
+        return value
+    if pa.types.is_string(arrow) and isinstance(value, str) and not isinstance(value, Number):
+        return value
+    if (pa.types.is_integer(arrow) or pa.types.is_floating(arrow)) and isinstance(value, str):
+        found = exact_number("float64" if pa.types.is_floating(arrow) else "int64", value)
+        return found if isinstance(found, float) or -(2**63) <= found < 2**63 else fail(value)
+    fail(value)
 
 
 def exact_moment(kind, text):
@@ -141,44 +271,61 @@ def same(kind, stored, value):
         stored = (stored.astimezone(UTC) - EPOCH) // datetime.timedelta(microseconds=1)
     if kind == "instant" and isinstance(value, datetime.datetime):
         value = (value.astimezone(UTC) - EPOCH) // datetime.timedelta(microseconds=1)
+    if isinstance(stored, list) and isinstance(value, list):
+        return len(stored) == len(value) and all(same("", *pair) for pair in zip(stored, value))
+    if isinstance(stored, dict) and isinstance(value, dict):
+        return stored.keys() == value.keys() and all(same("", stored[name], value[name]) for name in value)
     if isinstance(stored, float) and isinstance(value, float):
         return struct.pack("d", stored) == struct.pack("d", value) or (math.isnan(stored) and math.isnan(value))
     return type(stored) is type(value) and stored == value
 
 
-def by_pyarrow(kind, text):
-    """The value that pyarrow reads, or `None` where it reads none."""
-    out = io.StringIO()
-    csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([["v"], [text]])
-    options = pa.csv.ConvertOptions(column_types={"v": TYPES[kind]}, strings_can_be_null=False)
-    parse = pa.csv.ParseOptions(newlines_in_values=True)
+def by_pyarrow(kind, fmt, record):
+    """The value that pyarrow reads in a file of one row, or `ValueError` where it reads none."""
+    schema = pa.schema([("id", pa.int64()), ("v", {**TYPES, **NESTED}[kind])])
     try:
-        table = pa.csv.read_csv(io.BytesIO(out.getvalue().encode()), convert_options=options, parse_options=parse)
-    except pa.ArrowInvalid:
-        return None
-    return table["v"][0].as_py() if kind != "instant" else table["v"].cast(pa.int64())[0].as_py()
+        if fmt == "csv":
+            options = pa.csv.ConvertOptions(
+                column_types=schema, strings_can_be_null=True, quoted_strings_can_be_null=False, null_values=[""]
+            )
+            parse = pa.csv.ParseOptions(newlines_in_values=True)
+            table = pa.csv.read_csv(io.BytesIO(b"id,v\n" + record.encode()), convert_options=options, parse_options=parse)
+        else:
+            options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
+            table = pa.json.read_json(io.BytesIO(record.encode()), parse_options=options)
+        return table["v"][0].as_py() if kind != "instant" else table["v"].cast(pa.int64())[0].as_py()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
+        raise ValueError(record) from e
 
 
-def by_duckdb(connection, kind, text):
+def by_duckdb(connection, kind, spelling, text):
+    if kind not in DUCKDB or spelling in ("null", "twice"):
+        raise ValueError(text)
     try:
-        value = connection.execute(f"SELECT CAST(? AS {DUCKDB[kind]})", [text]).fetchone()[0]
-    except duckdb.Error:
-        return None
-    return value
+        return connection.execute(f"SELECT CAST(? AS {DUCKDB[kind]})", [text]).fetchone()[0]
+    except duckdb.Error as e:
+        raise ValueError(text) from e
 
 
-def write_file(path, fmt, kind, rows):
+def record_of(fmt, i, spelling, text):
+    if fmt == "csv":
+        field = '"' + text.replace('"', '""') + '"' if spelling == "quoted" else text
+        return f"{i},{field}\n"
+    value = {"null": "null", "json": text}.get(spelling, json.dumps(text))
+    if spelling == "twice":
+        value += f', "v": {value}'
+    return f'{{"id": {i}, "v": {value}}}\n'
+
+
+def write_file(path, fmt, rows):
     """One row a record; the line that each begins on."""
     lines, at = [], 2 if fmt == "csv" else 1
     with path.open("w", newline="") as file:
         if fmt == "csv":
             file.write("id,v\n")
-        for i, text in rows:
+        for i, spelling, text in rows:
             lines.append(at)
-            if fmt == "csv":
-                record = f'{i},"' + text.replace('"', '""') + '"\n'
-            else:
-                record = json.dumps({"id": i, "v": text}) + "\n"
+            record = record_of(fmt, i, spelling, text)
             at += record.count("\n")
             file.write(record)
     return lines
@@ -197,36 +344,35 @@ def main():
     faults, stored, witnessed, refused = [], 0, 0, 0
     code, said = run(squire, "init", store)
     assert code == 0, said
-    for kind, arrow in TYPES.items():
+    for kind, arrow in (TYPES | NESTED).items():
         like = root / f"{kind}.arrow"
         schema = pa.schema([("id", pa.int64()), ("v", arrow)])
         with pa.ipc.new_file(like, schema) as writer:
             writer.write_table(schema.empty_table())
-        for fmt in ("csv", "ndjson"):
+        for fmt in ("csv", "ndjson") if kind in TYPES else ("ndjson",):
             table = f"{kind}_{fmt}"
             code, said = run(squire, "create", store, table, "--like", like)
             assert code == 0, said
-            rows = [(i, generate(kind, rng)) for i in range(values)]
+            rows = [(i, *spell(kind, fmt, rng)) for i in range(values)]
             path = root / f"{table}.{fmt}"
             while rows:
-                lines = write_file(path, fmt, kind, rows)
+                lines = write_file(path, fmt, rows)
                 code, said = run(squire, "write", store, table, path, "--mode", "overwrite")
                 if code == 0:
                     break
-                told = re.search(r"\.(?:csv|ndjson):(\d+): column `v`", said)
+                told = re.search(r"\.(?:csv|ndjson):(\d+): column `v[`.\[]", said)
                 at = lines.index(int(told.group(1))) if told and int(told.group(1)) in lines else None
                 if code != 2 or at is None:
                     faults.append(f"{table}: refused without a line and a column: {said[-300:]}")
                     rows = []
                     break
-                i, text = rows.pop(at)
+                i, spelling, text = rows.pop(at)
                 refused += 1
                 try:
-                    must = kind in ("text", "int8", "int32", "int64", "uint64", "decimal")
-                    value = exact(kind, text)
-                    arrowed = pa.scalar(value, type=arrow).as_py() if must else None
-                    if must and same(kind, arrowed, value):
-                        faults.append(f"{table}: {text!r} is {value!r} and was refused: {said.strip()[-200:]}")
+                    value = exact(kind, spelling, text)
+                    arrowed = pa.scalar(value, type=arrow) if kind in TYPES else None
+                    if arrowed is None or kind == "instant" or same(kind, arrowed.as_py(), value):
+                        faults.append(f"{table}: {spelling} {text!r} is {value!r} and was refused: {said.strip()[-200:]}")
                 except (ValueError, OverflowError, pa.ArrowInvalid):
                     pass
             if not rows:
@@ -234,24 +380,29 @@ def main():
             read = lance.dataset(str(store / f"{table}.lance")).to_table()
             column = read["v"] if kind != "instant" else read["v"].cast(pa.int64())
             got = dict(zip(read["id"].to_pylist(), column.to_pylist(), strict=True))
-            for i, text in rows:
+            for i, spelling, text in rows:
                 stored += 1
+                shown = f"{table}: {spelling} {text!r} was stored as {got[i]!r}"
                 try:
-                    value = exact(kind, text)
+                    value = exact(kind, spelling, text)
                 except ValueError:
-                    faults.append(f"{table}: {text!r} was stored as {got[i]!r} and means nothing")
+                    faults.append(f"{shown} and means nothing")
                     continue
-                if kind == "decimal":
+                if kind == "decimal" and value is not None:
                     value = value.quantize(decimal.Decimal("0.0001"), context=EXACT)
                 if not same(kind, got[i], value):
-                    faults.append(f"{table}: {text!r} was stored as {got[i]!r} and means {value!r}")
+                    faults.append(f"{shown} and means {value!r}")
                 # Each of them changes some values in its own way; together they are witnesses.
-                others = by_pyarrow(kind, text), by_duckdb(connection, kind, text)
-                if None in others or not same(kind, *others):
+                try:
+                    arrowed = by_pyarrow(kind, fmt, record_of(fmt, i, spelling, text))
+                    others = arrowed, arrowed if value is None or kind in NESTED else by_duckdb(connection, kind, spelling, text)
+                except ValueError:
+                    continue
+                if not same(kind, *others):
                     continue
                 witnessed += 1
                 if not same(kind, got[i], others[0]):
-                    faults.append(f"{table}: {text!r} was stored as {got[i]!r}; pyarrow and DuckDB read {others[0]!r}")
+                    faults.append(f"{shown}; pyarrow and DuckDB read {others[0]!r}")
     print(json.dumps({"stored": stored, "witnessed": witnessed, "refused": refused, "faults": faults}))
 
 

@@ -4,8 +4,10 @@ use std::{process::Command, sync::Arc};
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray, DictionaryArray, Int64Array, NullArray, RecordBatch, StringArray,
+        Array, ArrayRef, AsArray, DictionaryArray, Int64Array, ListArray, NullArray, RecordBatch,
+        StringArray, StringViewBuilder,
     },
+    buffer::OffsetBuffer,
     datatypes::{DataType, Field, Int32Type, Schema, TimeUnit, TimestampMicrosecondType},
     ipc::{
         CompressionType,
@@ -154,6 +156,135 @@ fn bombs_are_refused_before_they_go_off() {
     );
 }
 
+/// Values that stand once in the file and often in the table.
+#[test]
+fn shared_values_are_counted_for_each_row() {
+    let files = Files::new();
+    let limits = InputLimits {
+        max_decoded_bytes: 1 << 20,
+        ..InputLimits::default()
+    };
+    let long = "x".repeat(10_000);
+    let keys = arrow::array::Int32Array::from(vec![0; 20_000]);
+    let values = Arc::new(StringArray::from(vec![long.as_str()]));
+    let words = DictionaryArray::<Int32Type>::new(keys, values);
+    let item = Arc::new(Field::new_list_field(words.data_type().clone(), true));
+    let offsets = OffsetBuffer::<i32>::from_lengths([10_000, 10_000]);
+    let lists = ListArray::new(item, offsets, Arc::new(words), None);
+    let path = files.binary("d.arrow", &batch(vec![("c", Arc::new(lists))]));
+    let item = Arc::new(Field::new_list_field(DataType::Utf8, true));
+    let target = column("c", DataType::List(item));
+    beyond(&limits, &path, &target, "max_decoded_bytes");
+
+    let mut views = StringViewBuilder::new();
+    let block = views.append_block(long.as_bytes().into());
+    for _ in 0..20_000 {
+        views.try_append_view(block, 0, 10_000).unwrap();
+    }
+    let views: ArrayRef = Arc::new(views.finish());
+    let path = files.binary("v.arrow", &batch(vec![("c", views)]));
+    let target = column("c", DataType::Utf8);
+    beyond(&limits, &path, &target, "max_decoded_bytes");
+}
+
+fn replace(bytes: &mut [u8], from: &[i64], to: &[i64]) {
+    let bytes_of = |numbers: &[i64]| -> Vec<u8> {
+        numbers
+            .iter()
+            .flat_map(|number| number.to_le_bytes())
+            .collect()
+    };
+    let (from, to) = (bytes_of(from), bytes_of(to));
+    let at = bytes.windows(from.len()).position(|window| window == from);
+    let at = at.expect("the numbers");
+    bytes[at..at + to.len()].copy_from_slice(&to);
+}
+
+#[test]
+fn buffers_are_as_long_as_they_say_and_lie_beside_each_other() {
+    let files = Files::new();
+    let limits = InputLimits {
+        max_decoded_bytes: 1 << 20,
+        ..InputLimits::default()
+    };
+    let refused = |path: &std::path::Path, part: &str| {
+        let read = super::super::read(path, None, &limits);
+        let message = read.expect_err(part).to_string();
+        assert!(message.contains(part), "{message}");
+    };
+    let zeros: ArrayRef = Arc::new(Int64Array::from(vec![0; 8_000_000]));
+    let zeros = batch(vec![("c", zeros)]);
+    let mut bytes = Vec::new();
+    let options = IpcWriteOptions::default()
+        .try_with_compression(Some(CompressionType::LZ4_FRAME))
+        .unwrap();
+    let mut writer =
+        FileWriter::try_new_with_options(&mut bytes, &zeros.schema(), options).unwrap();
+    writer.write(&zeros).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    replace(&mut bytes, &[64_000_000], &[8]);
+    let path = files.0.path().join("z.arrow");
+    std::fs::write(&path, &bytes).unwrap();
+    refused(&path, "a buffer is longer than it says");
+
+    // The mask of a column without nulls, which nobody looks at, over the bytes of all.
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![7; 1_000]));
+    let path = files.binary("o.arrow", &batch(vec![("c", numbers)]));
+    assert!(read(&path, None).is_ok());
+    let mut bytes = std::fs::read(&path).unwrap();
+    let masked = [0, 0, 0, 8_000];
+    replace(&mut bytes, &masked, &[0, 8_000, 0, 8_000]);
+    std::fs::write(&path, &bytes).unwrap();
+    refused(&path, "announces more bytes than it has");
+}
+
+/// A schema that is nested without end is refused by whoever checks the message, or by us.
+#[test]
+fn a_deep_schema_is_refused() {
+    let files = Files::new();
+    let deep = (0..1_000).fold(DataType::Int64, |inner, _| {
+        DataType::List(Arc::new(Field::new_list_field(inner, true)))
+    });
+    let empty = RecordBatch::new_empty(Arc::new(column("c", deep)));
+    for name in ["d.arrow", "d.arrows"] {
+        let path = files.binary(name, &empty);
+        assert!(read(&path, None).is_err() && schema_of(&path).is_err());
+    }
+}
+
+/// A byte of text is dozens in memory until it is in a column.
+#[test]
+fn lines_are_counted_as_what_they_become() {
+    let files = Files::new();
+    let limits = InputLimits {
+        max_decoded_bytes: 1 << 20,
+        max_columns: 10,
+        ..InputLimits::default()
+    };
+    let item = Arc::new(Field::new_list_field(DataType::Int8, true));
+    let target = column("c", DataType::List(item));
+    let line = format!("{{\"c\":[{}0]}}\n", "0,".repeat(100_000));
+    let path = files.text("m.ndjson", &line);
+    let message = super::super::read(&path, Some(&target), &limits).unwrap_err();
+    assert!(
+        message.to_string().contains("max_decoded_bytes"),
+        "{message}"
+    );
+
+    let path = files.text("w.csv", &format!("a,b\n{}\n", ",".repeat(1_000)));
+    let message = super::super::schema_of(&path, &limits).unwrap_err();
+    let part = "w.csv:2: has at least 11 fields, and the header has 2";
+    assert!(message.to_string().contains(part), "{message}");
+
+    let members: Vec<String> = (0..11).map(|i| format!("\"{i}\":0")).collect();
+    let line = format!("{{\"c\":{{{}}}}}\n", members.join(","));
+    let path = files.text("o.ndjson", &line);
+    let message = super::super::schema_of(&path, &limits).unwrap_err();
+    let part = "column `c.10`";
+    assert!(message.to_string().contains(part), "{message}");
+}
+
 #[test]
 fn a_file_on_which_arrow_panics_is_refused() {
     let files = Files::new();
@@ -207,7 +338,7 @@ fn a_file_without_bytes_is_no_input() {
 }
 
 /// A Parquet file with one INT96 column `t`: Julian days and nanoseconds of them.
-fn int96(files: &Files, values: &[(u32, u64)]) -> std::path::PathBuf {
+pub(super) fn int96(files: &Files, values: &[(u32, u64)]) -> std::path::PathBuf {
     let path = files.0.path().join("i.parquet");
     let schema = parse_message_type("message m { required int96 t; }").unwrap();
     let properties = Arc::new(WriterProperties::default());

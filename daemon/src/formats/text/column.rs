@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::{
     array::{
         ArrayRef, ArrowPrimitiveType, BooleanBuilder, GenericStringBuilder, NullArray,
-        OffsetSizeTrait, PrimitiveBuilder, StringViewBuilder,
+        OffsetSizeTrait, PrimitiveBuilder, StringViewBuilder, new_null_array,
     },
     compute::{CastOptions, cast_with_options},
     datatypes::{
@@ -85,13 +85,12 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// `None` where no text stands for values of this type.
-    pub(super) fn new(field: &FieldRef) -> Option<Self> {
-        Some(Self {
+    pub(super) fn new(field: &FieldRef) -> Self {
+        Self {
             field: Arc::clone(field),
-            column: column(field.data_type())?,
+            column: column(field.data_type()),
             holds_text: holds_text(field.data_type()),
-        })
+        }
     }
 
     pub(super) fn append(&mut self, value: &Value<'_>) -> Result<(), Refusal> {
@@ -117,10 +116,9 @@ fn holds_text(data_type: &DataType) -> bool {
     }
 }
 
-/// `None` for binary columns (base64, hex and plain text look alike), intervals, unions and run-end encoded columns.
-fn column(data_type: &DataType) -> Option<Box<dyn Column>> {
+fn column(data_type: &DataType) -> Box<dyn Column> {
     use DataType as T;
-    Some(match data_type {
+    match data_type {
         T::Null => Box::new(Nulls(0)),
         T::Boolean => Box::new(Booleans(BooleanBuilder::new())),
         T::Int8 => integers::<Int8Type>(),
@@ -152,16 +150,19 @@ fn column(data_type: &DataType) -> Option<Box<dyn Column>> {
         T::LargeUtf8 => Box::new(Texts(GenericStringBuilder::<i64>::new())),
         T::Utf8View => Box::new(TextViews(StringViewBuilder::new())),
         T::Dictionary(_, values) => Box::new(Dictionary {
-            values: column(values)?,
+            values: column(values),
             data_type: data_type.clone(),
         }),
-        T::List(item) => Box::new(List::<i32>::new(item)?),
-        T::LargeList(item) => Box::new(List::<i64>::new(item)?),
-        T::FixedSizeList(item, size) => Box::new(FixedList::new(item, *size)?),
-        T::Struct(fields) => Box::new(Struct::new(fields)?),
-        T::Map(entries, ordered) => Box::new(Map::new(entries, *ordered)?),
-        other => return times(other),
-    })
+        T::List(item) => Box::new(List::<i32>::new(item)),
+        T::LargeList(item) => Box::new(List::<i64>::new(item)),
+        T::FixedSizeList(item, size) => Box::new(FixedList::new(item, *size)),
+        T::Struct(fields) => Box::new(Struct::new(fields)),
+        T::Map(entries, ordered) => match Map::new(entries, *ordered) {
+            Some(map) => Box::new(map),
+            None => Box::new(NoText::new(data_type)),
+        },
+        other => times(other).unwrap_or_else(|| Box::new(NoText::new(other))),
+    }
 }
 
 fn times(data_type: &DataType) -> Option<Box<dyn Column>> {
@@ -302,6 +303,38 @@ from_builder!(Booleans, boolean);
 from_builder!(Texts<i32>, text);
 from_builder!(Texts<i64>, text);
 from_builder!(TextViews, text);
+
+/// A column of a type whose values no text stands for: binary (base64, hex and plain text look alike), intervals, unions, columns
+/// of runs, and maps whose keys are no texts. Its rows can be null.
+struct NoText {
+    data_type: DataType,
+    rows: usize,
+}
+
+impl NoText {
+    fn new(data_type: &DataType) -> Self {
+        Self {
+            data_type: data_type.clone(),
+            rows: 0,
+        }
+    }
+}
+
+impl Column for NoText {
+    fn append(&mut self, value: &Value<'_>) -> Result<(), Refusal> {
+        let misfit = "cannot be told to be a value of this type; write Parquet or Arrow";
+        Err(Refusal::value(value, misfit))
+    }
+
+    fn append_null(&mut self) {
+        self.rows += 1;
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        let rows = std::mem::take(&mut self.rows);
+        Ok(new_null_array(&self.data_type, rows))
+    }
+}
 
 struct Nulls(usize);
 

@@ -72,15 +72,18 @@ pub(super) struct Records<'a> {
     lines: Lines<'a>,
     pub(super) header: Vec<String>,
     pub(super) record: Record,
+    most_columns: usize,
 }
 
 impl<'a> Records<'a> {
-    /// Reads the header.
-    pub(super) fn new(lines: Lines<'a>) -> Result<Self, FormatError> {
+    /// Reads the header. What has more fields than `most_columns` is cut after the first that is too much: each takes more memory
+    /// than its comma.
+    pub(super) fn new(lines: Lines<'a>, most_columns: usize) -> Result<Self, FormatError> {
         let mut records = Self {
             lines,
             header: Vec::new(),
             record: Record::default(),
+            most_columns,
         };
         if !records.read()? {
             return Err(FormatError::Empty {
@@ -101,7 +104,12 @@ impl<'a> Records<'a> {
         if found == expected {
             return Ok(true);
         }
-        let mut detail = format!("has {found} fields, and the header has {expected}");
+        let more = if found > self.most_columns {
+            "at least "
+        } else {
+            ""
+        };
+        let mut detail = format!("has {more}{found} fields, and the header has {expected}");
         if found == expected + 1 {
             detail.push_str("; quote fields with commas in them");
         }
@@ -144,7 +152,7 @@ impl<'a> Records<'a> {
         }
         let text = lines.utf8(record.line, &record.bytes)?;
         record.fields.clear();
-        split(text, &mut record.fields).map_err(|(at, detail)| {
+        split(text, self.most_columns, &mut record.fields).map_err(|(at, detail)| {
             let before = text[..at].bytes().filter(|byte| *byte == b'\n');
             lines.refuse(record.line + before.map(|_| 1).sum::<u64>(), detail)
         })?;
@@ -153,9 +161,12 @@ impl<'a> Records<'a> {
 }
 
 /// The fields of a record, or what is wrong with it and at which byte.
-fn split(text: &str, fields: &mut Vec<Span>) -> Result<(), (usize, &'static str)> {
+fn split(text: &str, most: usize, fields: &mut Vec<Span>) -> Result<(), (usize, &'static str)> {
     let mut start = 0;
     loop {
+        if fields.len() > most {
+            return Ok(());
+        }
         let field = match text.as_bytes().get(start) {
             Some(b'"') => quoted_field(text, start)?,
             _ => plain_field(text, start)?,

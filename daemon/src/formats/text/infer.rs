@@ -3,7 +3,7 @@
 //! Each value rules out the types that would not hold it exactly as written; what is left in the end is what every value fits.
 //! The parsers of [`super::column`] decide, so that a file can be written to the table that was created like it.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 
@@ -109,7 +109,14 @@ enum Seen {
     Number(Left),
     Text,
     List(Box<Seen>),
-    Object(Vec<(String, Seen)>),
+    Object(Members),
+}
+
+/// The members of objects, in the order in which they were seen first, and where each is.
+#[derive(Debug, Clone, Default)]
+struct Members {
+    seen: Vec<(String, Seen)>,
+    by_name: HashMap<String, usize>,
 }
 
 /// The schema of a CSV or NDJSON file: every column is nullable, and one without any value is text, which can hold what comes later.
@@ -121,16 +128,20 @@ pub(in crate::formats) fn schema_of(
     let (source, file) = Source::open(path, format, limits)?;
     let lines = Lines::new(path, source, file);
     let fields = match format {
-        Format::Csv => of_records(path, Records::new(lines)?)?,
-        _ => of_objects(path, Objects::new(lines, limits.max_nesting), limits)?,
+        Format::Csv => of_records(path, Records::new(lines, limits.max_columns)?, limits)?,
+        _ => of_objects(path, Objects::new(lines, limits), limits)?,
     };
-    limits
-        .columns(fields.len())
-        .map_err(FormatError::limit(path))?;
     Ok(Arc::new(Schema::new(fields)))
 }
 
-fn of_records(path: &Path, mut records: Records<'_>) -> Result<Fields, FormatError> {
+fn of_records(
+    path: &Path,
+    mut records: Records<'_>,
+    limits: &InputLimits,
+) -> Result<Fields, FormatError> {
+    limits
+        .columns(records.header.len())
+        .map_err(FormatError::limit(path))?;
     check_names(path, &records.header)?;
     let mut columns = vec![None; records.header.len()];
     while records.next()? {
@@ -154,9 +165,9 @@ fn of_objects(
     mut objects: Objects<'_>,
     limits: &InputLimits,
 ) -> Result<Fields, FormatError> {
-    let mut seen = Vec::new();
+    let (mut members, most) = (Members::default(), limits.max_columns);
     while objects.next()? {
-        let merged = merge_members(&mut seen, &objects.object()?);
+        let merged = merge_members(&mut members, &objects.object()?, most);
         merged.map_err(|(name, detail)| FormatError::Value {
             path: path.into(),
             line: objects.line(),
@@ -164,14 +175,11 @@ fn of_objects(
             expected: "not known".to_owned(),
             detail,
         })?;
-        limits
-            .columns(seen.len())
-            .map_err(FormatError::limit(path))?;
     }
-    if seen.is_empty() {
+    if members.seen.is_empty() {
         return Err(FormatError::Empty { path: path.into() });
     }
-    fields_of(path, "", seen)
+    fields_of(path, "", members)
 }
 
 /// Where and why a value does not go with those before it.
@@ -187,7 +195,8 @@ pub(super) fn joined(outer: &str, inner: &str) -> String {
     format!("{outer}{dot}{inner}")
 }
 
-fn merge_members(seen: &mut Vec<(String, Seen)>, object: &Object<'_>) -> Result<(), Clash> {
+fn merge_members(members: &mut Members, object: &Object<'_>, most: usize) -> Result<(), Clash> {
+    let Members { seen, by_name } = members;
     for (place, (name, value)) in object.iter().enumerate() {
         if name.is_empty() {
             return Err((String::new(), "has an empty name; name it".to_owned()));
@@ -195,19 +204,28 @@ fn merge_members(seen: &mut Vec<(String, Seen)>, object: &Object<'_>) -> Result<
         // Objects mostly have their names in one order.
         let index = match seen.get(place) {
             Some((known, _)) if known == name => Some(place),
-            _ => seen.iter().position(|(known, _)| known == name),
+            _ => by_name.get(name.as_ref()).copied(),
         };
-        let index = index.unwrap_or_else(|| {
-            seen.push((name.clone().into_owned(), Seen::Nothing));
-            seen.len() - 1
-        });
-        merge(&mut seen[index].1, value)
+        let index = match index {
+            Some(index) => index,
+            None if seen.len() >= most => {
+                let detail = "is one more member than [agent] max_columns allows";
+                return Err((name.clone().into_owned(), detail.to_owned()));
+            }
+            None => {
+                let name = name.clone().into_owned();
+                by_name.insert(name.clone(), seen.len());
+                seen.push((name, Seen::Nothing));
+                seen.len() - 1
+            }
+        };
+        merge(&mut seen[index].1, value, most)
             .map_err(|(inner, detail)| (joined(name, &inner), detail))?;
     }
     Ok(())
 }
 
-fn merge(seen: &mut Seen, value: &Value<'_>) -> Result<(), Clash> {
+fn merge(seen: &mut Seen, value: &Value<'_>, most: usize) -> Result<(), Clash> {
     match (&mut *seen, value) {
         (_, Value::Null)
         | (Seen::Boolean, Value::Bool(_))
@@ -226,19 +244,19 @@ fn merge(seen: &mut Seen, value: &Value<'_>) -> Result<(), Clash> {
         (Seen::List(item), Value::List(items)) => {
             let mut items = items.iter();
             items.try_for_each(|value| {
-                merge(item, value).map_err(|(inner, d)| (joined("[]", &inner), d))
+                merge(item, value, most).map_err(|(inner, d)| (joined("[]", &inner), d))
             })
         }
-        (Seen::Object(members), Value::Object(object)) => merge_members(members, object),
+        (Seen::Object(members), Value::Object(object)) => merge_members(members, object, most),
         (Seen::Nothing, value) => {
             *seen = match value {
                 Value::Bool(_) | Value::Null => Seen::Boolean,
                 Value::Number(_) => Seen::Number(Left::of(&[C::Int64, C::UInt64, C::Float64])),
                 Value::Text(_) | Value::Field(_) => Seen::Text,
                 Value::List(_) => Seen::List(Box::new(Seen::Nothing)),
-                Value::Object(_) => Seen::Object(Vec::new()),
+                Value::Object(_) => Seen::Object(Members::default()),
             };
-            merge(seen, value)
+            merge(seen, value, most)
         }
         (seen, value) => {
             let (value, before) = (kind(value), seen.kind());
@@ -283,7 +301,7 @@ impl Seen {
                 item.data_type(path, name)?,
                 true,
             ))),
-            Self::Object(members) if members.is_empty() => {
+            Self::Object(members) if members.seen.is_empty() => {
                 let detail = format!(
                     "column {}: objects without members have no type; {NAME_IT}",
                     quoted(name)
@@ -295,8 +313,8 @@ impl Seen {
     }
 }
 
-fn fields_of(path: &Path, parent: &str, seen: Vec<(String, Seen)>) -> Result<Fields, FormatError> {
-    let fields = seen.into_iter().map(|(name, seen)| {
+fn fields_of(path: &Path, parent: &str, members: Members) -> Result<Fields, FormatError> {
+    let fields = members.seen.into_iter().map(|(name, seen)| {
         let full = joined(parent, &name);
         Ok(Field::new(name, seen.data_type(path, &full)?, true))
     });

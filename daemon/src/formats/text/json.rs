@@ -3,13 +3,29 @@
 
 use std::{borrow::Cow, collections::HashSet};
 
-use super::cell::Value;
+use super::{cell::Value, infer::joined};
 
-/// What is wrong, and at which byte.
+/// What is wrong, at which byte, and in which value: `a.b[3]`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Malformed {
     pub(super) at: usize,
+    pub(super) path: String,
     pub(super) reason: &'static str,
+}
+
+impl Malformed {
+    fn new(at: usize, reason: &'static str) -> Self {
+        Self {
+            at,
+            path: String::new(),
+            reason,
+        }
+    }
+
+    fn below(mut self, name: &str) -> Self {
+        self.path = joined(name, &self.path);
+        self
+    }
 }
 
 /// Up to here a duplicate name is looked for by comparing all; beyond, with a set.
@@ -22,11 +38,14 @@ const VALUE: &str = "a value is expected; JSON knows null, true, false, numbers,
 const ESCAPE: &str = "a string holds an escape that JSON does not know";
 const SURROGATE: &str = "a string holds half of a surrogate pair, which is no character";
 const CONTROL: &str = "a string holds a control character; escape it";
+const MANY: &str = "the object takes more memory than [agent] max_decoded_bytes allows";
 const AFTER: &str = "something follows the object; one line holds one object";
 
-/// Parses one value, after which nothing but white space may follow. Lists and objects may stand `nesting` deep in each other.
-pub(super) fn parse(text: &str, nesting: usize) -> Result<Value<'_>, Malformed> {
-    let mut parser = Parser { text, at: 0 };
+/// Parses one value, after which nothing but white space may follow. Lists and objects may stand `nesting` deep in each other, and
+/// the values may take so much `memory`: a byte of text becomes some dozens.
+pub(super) fn parse(text: &str, nesting: usize, memory: u64) -> Result<Value<'_>, Malformed> {
+    let left = memory / size_of::<(Cow<'_, str>, Value<'_>)>() as u64;
+    let mut parser = Parser { text, at: 0, left };
     let value = parser.value(nesting)?;
     parser.skip_space();
     if parser.at < text.len() {
@@ -38,6 +57,8 @@ pub(super) fn parse(text: &str, nesting: usize) -> Result<Value<'_>, Malformed> 
 struct Parser<'a> {
     text: &'a str,
     at: usize,
+    /// Values that may still come.
+    left: u64,
 }
 
 impl<'a> Parser<'a> {
@@ -47,10 +68,7 @@ impl<'a> Parser<'a> {
         } else {
             reason
         };
-        Malformed {
-            at: self.at,
-            reason,
-        }
+        Malformed::new(self.at, reason)
     }
 
     fn peek(&self) -> Option<u8> {
@@ -73,6 +91,8 @@ impl<'a> Parser<'a> {
 
     fn value(&mut self, nesting: usize) -> Result<Value<'a>, Malformed> {
         self.skip_space();
+        let left = self.left.checked_sub(1);
+        self.left = left.ok_or_else(|| self.malformed(MANY))?;
         match self.peek() {
             Some(b'"') => Ok(Value::Text(self.string()?)),
             Some(b'{' | b'[') if nesting == 0 => Err(self
@@ -102,7 +122,8 @@ impl<'a> Parser<'a> {
             return Ok(Value::List(items));
         }
         loop {
-            items.push(self.value(nesting)?);
+            let item = self.value(nesting);
+            items.push(item.map_err(|malformed| malformed.below(&format!("[{}]", items.len())))?);
             if self.take(b']') {
                 return Ok(Value::List(items));
             }
@@ -135,15 +156,14 @@ impl<'a> Parser<'a> {
                 !names.insert(name.clone())
             };
             if repeated {
-                return Err(Malformed {
-                    at: start,
-                    reason: "a name stands twice in one object; remove one",
-                });
+                let reason = "stands twice in one object; remove one of them";
+                return Err(Malformed::new(start, reason).below(&name));
             }
             if !self.take(b':') {
                 return Err(self.malformed("a colon is expected"));
             }
-            let value = self.value(nesting)?;
+            let value = self.value(nesting);
+            let value = value.map_err(|malformed| malformed.below(&name))?;
             members.push((name, value));
             if self.take(b'}') {
                 return Ok(Value::Object(members));
@@ -159,10 +179,7 @@ impl<'a> Parser<'a> {
         self.at += usize::from(self.peek() == Some(b'-'));
         let whole = self.digits()?;
         if whole.len() > 1 && whole.starts_with('0') {
-            return Err(Malformed {
-                at: start,
-                reason: NUMBER,
-            });
+            return Err(Malformed::new(start, NUMBER));
         }
         if self.peek() == Some(b'.') {
             self.at += 1;
@@ -244,19 +261,13 @@ impl<'a> Parser<'a> {
                     0
                 };
                 if !(0xdc00..=0xdfff).contains(&low) {
-                    return Err(Malformed {
-                        at: start,
-                        reason: SURROGATE,
-                    });
+                    return Err(Malformed::new(start, SURROGATE));
                 }
                 0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00)
             }
             unit => unit,
         };
-        char::from_u32(code).ok_or(Malformed {
-            at: start,
-            reason: SURROGATE,
-        })
+        char::from_u32(code).ok_or_else(|| Malformed::new(start, SURROGATE))
     }
 
     /// At the `u` of an escape: its four digits.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{cell::Value, json, lines::Lines};
-use crate::formats::FormatError;
+use crate::formats::{FormatError, InputLimits, error::named};
 
 /// The members of an object.
 pub(super) type Object<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
@@ -11,15 +11,15 @@ pub(super) type Object<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
 /// The objects of a file.
 pub(super) struct Objects<'a> {
     lines: Lines<'a>,
-    nesting: usize,
+    limits: &'a InputLimits,
     bytes: Vec<u8>,
 }
 
 impl<'a> Objects<'a> {
-    pub(super) fn new(lines: Lines<'a>, nesting: usize) -> Self {
+    pub(super) fn new(lines: Lines<'a>, limits: &'a InputLimits) -> Self {
         Self {
             lines,
-            nesting,
+            limits,
             bytes: Vec::new(),
         }
     }
@@ -41,13 +41,22 @@ impl<'a> Objects<'a> {
     pub(super) fn object(&self) -> Result<Object<'_>, FormatError> {
         let line = self.line();
         let text = self.lines.utf8(line, &self.bytes)?.trim_ascii_end();
-        match json::parse(text, self.nesting + 1) {
+        let InputLimits {
+            max_nesting,
+            max_decoded_bytes,
+            ..
+        } = self.limits;
+        match json::parse(text, max_nesting + 1, *max_decoded_bytes) {
             Ok(Value::Object(members)) => Ok(members),
             Ok(_) => Err(self.refuse("is no object; write one object a line")),
-            Err(json::Malformed { at, reason }) => {
+            Err(json::Malformed { at, path, reason }) => {
                 let before = text.get(..at).unwrap_or_default();
                 let character = before.chars().count() + 1;
-                Err(self.refuse(format!("{reason} (at character {character})")))
+                let column = match path.as_str() {
+                    "" => String::new(),
+                    path => format!("column {}: ", named(path)),
+                };
+                Err(self.refuse(format!("{column}{reason} (at character {character})")))
             }
         }
     }

@@ -57,12 +57,12 @@ pub(super) struct List<O: OffsetSizeTrait> {
 }
 
 impl<O: OffsetSizeTrait> List<O> {
-    pub(super) fn new(item: &FieldRef) -> Option<Self> {
-        Some(Self {
-            item: Slot::new(item)?,
+    pub(super) fn new(item: &FieldRef) -> Self {
+        Self {
+            item: Slot::new(item),
             rows: Rows::new(),
             offset: PhantomData,
-        })
+        }
     }
 }
 
@@ -106,12 +106,12 @@ pub(super) struct FixedList {
 }
 
 impl FixedList {
-    pub(super) fn new(item: &FieldRef, size: i32) -> Option<Self> {
-        Some(Self {
-            item: Slot::new(item)?,
+    pub(super) fn new(item: &FieldRef, size: i32) -> Self {
+        Self {
+            item: Slot::new(item),
             size,
             nulls: NullBufferBuilder::new(0),
-        })
+        }
     }
 }
 
@@ -154,19 +154,14 @@ pub(super) struct Members {
 }
 
 impl Members {
-    /// `Err` names the field for whose type no text stands.
-    pub(super) fn new(fields: &Fields) -> Result<Self, FieldRef> {
-        let slots: Result<Vec<Slot>, FieldRef> = fields
-            .iter()
-            .map(|field| Slot::new(field).ok_or_else(|| Arc::clone(field)))
-            .collect();
+    pub(super) fn new(fields: &Fields) -> Self {
         let names = fields.iter().map(|field| field.name().clone());
-        Ok(Self {
+        Self {
             fields: fields.clone(),
-            slots: slots?,
+            slots: fields.iter().map(Slot::new).collect(),
             by_name: names.zip(0..).collect(),
             given: vec![false; fields.len()],
-        })
+        }
     }
 
     /// Adds an object; what it does not have is null.
@@ -223,12 +218,12 @@ pub(super) struct Struct {
 }
 
 impl Struct {
-    pub(super) fn new(fields: &Fields) -> Option<Self> {
-        Some(Self {
-            members: Members::new(fields).ok()?,
+    pub(super) fn new(fields: &Fields) -> Self {
+        Self {
+            members: Members::new(fields),
             nulls: NullBufferBuilder::new(0),
             rows: 0,
-        })
+        }
     }
 }
 
@@ -269,6 +264,7 @@ pub(super) struct Map {
 }
 
 impl Map {
+    /// `None` where the keys are no texts, as names are.
     pub(super) fn new(entries: &FieldRef, ordered: bool) -> Option<Self> {
         let DataType::Struct(fields) = entries.data_type() else {
             return None;
@@ -278,7 +274,7 @@ impl Map {
         Some(Self {
             entries: Arc::clone(entries),
             ordered,
-            pairs: Members::new(fields).ok()?,
+            pairs: Members::new(fields),
             rows: Rows::new(),
         })
     }

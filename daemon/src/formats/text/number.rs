@@ -4,6 +4,8 @@
 //! is the one nearest to the text, as everywhere else; but a plain integer (no point, no exponent) must be the float it becomes,
 //! because someone counts or identifies with it.
 
+use std::cmp::Ordering;
+
 use arrow::datatypes::{DecimalType, Float16Type, i256};
 
 use super::cell::{Misfit, NOT_A_NUMBER};
@@ -155,10 +157,31 @@ pub(super) fn single(text: &str) -> Result<f32, Misfit> {
     Ok(value as f32)
 }
 
-/// The half nearest to the double that is nearest to the text.
+/// The half nearest to the text.
 pub(super) fn half(text: &str) -> Result<Half, Misfit> {
-    let round = |text: &str| Some(f64::from(Half::from_f64(text.parse().ok()?)));
+    let round = |text: &str| Some(f64::from(Half::from_f32(beside_tie(text)?)));
     Ok(Half::from_f64(nearest(text, round)?))
+}
+
+/// The single nearest to the text; but where that is in the middle of two halves and the text is not, the next one towards the text.
+fn beside_tie(text: &str) -> Option<f32> {
+    let single: f32 = text.parse().ok()?;
+    let (down, up) = (single.next_down(), single.next_up());
+    if Half::from_f32(down) == Half::from_f32(up) {
+        return Some(single);
+    }
+    // The place of the first digit, and the digits. A middle of two halves has 25 of them after the point at most.
+    let size = |text: &str| {
+        let (digits, power) = Number::parse(text)?.significant();
+        let place = i64::try_from(digits.len()).ok()?.saturating_add(power);
+        Some((place, digits))
+    };
+    let towards_zero = if single > 0.0 { (down, up) } else { (up, down) };
+    Some(match size(text)?.cmp(&size(&format!("{single:.25}"))?) {
+        Ordering::Less => towards_zero.0,
+        Ordering::Equal => single,
+        Ordering::Greater => towards_zero.1,
+    })
 }
 
 fn nearest(text: &str, round: impl Fn(&str) -> Option<f64>) -> Result<f64, Misfit> {

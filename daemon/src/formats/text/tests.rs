@@ -58,6 +58,12 @@ fn a_number_is_stored_as_written() {
         (T::Float64, "9007199254740994", "9007199254740994.0"),
         (T::Float32, "16777216", "16777216.0"),
         (T::Float16, "2048", "2048"),
+        // In the middle of two halves, and nearer to it than a double can tell.
+        (T::Float16, "74.65625", "74.625"),
+        (T::Float16, "74.65625000000000000000000000001", "74.6875"),
+        (T::Float16, "-74.65625000000000000000000000001", "-74.6875"),
+        (T::Float16, "834.7499999999999999999999999999", "834.5"),
+        (T::Float16, "-834.7499999999999999999999999999", "-834.5"),
         (
             T::Decimal128(38, 10),
             "1234567890123456789012345678.0123456789",
@@ -514,6 +520,23 @@ fn a_file_can_be_read_as_inferred() {
 }
 
 #[test]
+fn what_is_malformed_names_its_column() {
+    for (text, part) in [
+        ("{\"v\":1,\"v\":2}", "t.ndjson:1: column `v`: stands twice"),
+        (
+            "{\"v\":{\"a\":[0,{\"b\":1,\"b\":1}]}}",
+            "column `v.a[1].b`: stands twice",
+        ),
+        ("{\"v\":[01]}", "column `v[0]`: a number is malformed"),
+        ("{\"v\" 1}", "t.ndjson:1: a colon is expected"),
+    ] {
+        let message = column_of("t.ndjson", text.as_bytes(), &DataType::Int64);
+        let message = message.unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
 fn unsigned_numbers_come_back() {
     let array = column_of(
         "t.ndjson",
@@ -524,17 +547,39 @@ fn unsigned_numbers_come_back() {
     assert_eq!(array.as_primitive::<UInt64Type>().value(0), u64::MAX);
 }
 
+/// Its values are refused where they stand; a file without it is as good as for any other column.
 #[test]
 fn binary_columns_have_no_text() {
-    for name in ["t.csv", "t.ndjson"] {
-        let text = if name == "t.csv" {
-            "c\nabc\n"
-        } else {
-            "{\"c\":\"abc\"}\n"
-        };
-        let message = column_of(name, text.as_bytes(), &DataType::Binary)
-            .unwrap_err()
-            .to_string();
-        assert!(message.contains("Parquet or Arrow"), "{message}");
+    for (name, text, without, place) in [
+        (
+            "t.csv",
+            "c,d\n,1\nabc,2\n",
+            "d\n1\n",
+            "t.csv:3: column `c` (Binary)",
+        ),
+        (
+            "t.ndjson",
+            "{\"d\":1}\n{\"c\":\"abc\"}\n",
+            "{\"d\":1}\n",
+            "t.ndjson:2: column `c` (Binary)",
+        ),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(name);
+        let fields = vec![
+            Field::new("c", DataType::Binary, true),
+            Field::new("d", DataType::Int8, true),
+        ];
+        let schema = Schema::new(fields);
+        fs::write(&path, text).unwrap();
+        let refused = read(&path, Some(&schema), &InputLimits::default());
+        let message = refused.unwrap_err().to_string();
+        assert!(
+            message.contains(place) && message.contains("Parquet or Arrow"),
+            "{message}"
+        );
+        fs::write(&path, without).unwrap();
+        let batches = read(&path, Some(&schema), &InputLimits::default()).unwrap();
+        assert_eq!(batches[0].column(0).null_count(), 1);
     }
 }
