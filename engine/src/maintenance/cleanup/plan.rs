@@ -210,12 +210,18 @@ impl Store {
         if let Some(why) = beyond_us(head.manifest()) {
             return Err(Error::new(ErrorKind::Refused, why));
         }
-        self.check_readable(&head, path).await?;
-        if let Some(pinned) = pinned.filter(|p| p.manifest().version != head.manifest().version) {
-            self.check_readable(pinned, path).await?;
+        let mut staying: Vec<&Dataset> = vec![head.as_ref()];
+        staying.extend(pinned.filter(|p| p.manifest().version != head.manifest().version));
+        for version in &staying {
+            self.check_readable(version, path).await?;
         }
         self.hold_referenced(&mut cleanup, path, &head, &policies.neighbours)
             .await?;
+        if let Some(oldest) = cleanup.versions.first() {
+            for version in staying {
+                self.check_rows(version, path, *oldest).await?;
+            }
+        }
         Ok(cleanup)
     }
 
