@@ -194,6 +194,11 @@ fn suggesting(message: &str) -> String {
     }
 }
 
+/// A table's name without the `.lance` of its folder: both name the same table.
+fn bare(table: &str) -> &str {
+    table.strip_suffix(".lance").unwrap_or(table)
+}
+
 impl Config {
     /// Reads and checks a file.
     pub(crate) fn load(path: &Path) -> Result<Self, ConfigError> {
@@ -252,14 +257,21 @@ impl Config {
         })
     }
 
-    /// The policies of `[[table]]`, by name.
+    /// The names in `[[table]]` that are none of `known`, the tables of all locations.
+    pub(crate) fn unknown_tables(&self, known: &[String]) -> Vec<String> {
+        let is_known = |name: &String| known.iter().any(|table| bare(table) == name);
+        let names = self.tables.keys().filter(|name| !is_known(name));
+        names.cloned().collect()
+    }
+
+    /// The policies of `[[table]]`, by name without `.lance`.
     pub(crate) fn table_policies(&self) -> impl Iterator<Item = (&str, &Policy)> {
         self.tables.iter().map(|(name, of)| (name.as_str(), of))
     }
 
     /// The policy of a table, overrides applied.
     pub(crate) fn policy_for(&self, table: &str) -> Policy {
-        let mut policy = self.tables.get(table).unwrap_or(&self.policy).clone();
+        let mut policy = self.tables.get(bare(table)).unwrap_or(&self.policy).clone();
         // A task that holds more than the budget would never fit.
         policy.max_task_input = policy.max_task_input.min(self.budget.memory);
         policy

@@ -89,6 +89,8 @@ pub(crate) enum Refusal {
     Unknown(String),
     /// Not as things are; answered 409.
     NotNow(String),
+    /// Never; answered 400.
+    Wrong(String),
 }
 
 /// What can be asked for by `POST /api/v1/<verb>`.
@@ -300,6 +302,7 @@ async fn control(
         Ok(answer) => Json(answer).into_response(),
         Err(Refusal::Unknown(what)) => failure(StatusCode::NOT_FOUND, &what),
         Err(Refusal::NotNow(reason)) => failure(StatusCode::CONFLICT, &reason),
+        Err(Refusal::Wrong(reason)) => failure(StatusCode::BAD_REQUEST, &reason),
     }
 }
 

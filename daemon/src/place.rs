@@ -166,6 +166,11 @@ impl Place {
         })
     }
 
+    /// Whether the URI names a single table.
+    pub(crate) fn is_single_table(&self) -> bool {
+        self.single.is_some()
+    }
+
     /// What is maintained here now; new tables appear by themselves.
     pub(crate) async fn targets(&self) -> Result<Selection> {
         if self.managed {

@@ -3,7 +3,7 @@
 use super::Context;
 use super::args::CleanupArgs;
 use super::maintain::cancel_on_signal;
-use crate::daemon::execution::cleanup_policies;
+use crate::daemon::execution::{CLEANED_AS_A_WHOLE, cleanup_policies, neighbours};
 use crate::place::{Place, step};
 use serde_json::json;
 use squire_engine::error::{Error, Result};
@@ -19,16 +19,22 @@ const MIN_RETENTION: Duration = Duration::from_secs(3_600);
 /// What cannot be found out, and is said wherever something is removed.
 pub(crate) const CLONES_ELSEWHERE: &str = "shallow clones that lie in locations which are not watched are not known, and lose the files that only old versions hold; tag what they were made of";
 
+/// What is said of a name in `[[table]]` that is the name of no table.
+pub(crate) const UNKNOWN_TABLE: &str = "a [[table]] of this name is in no location, so its settings are for nothing; it is named as `squire status` names it";
+
 pub(super) async fn cleanup(context: &Context, args: CleanupArgs) -> Result<ExitCode> {
-    let policies = policies(context, &args)?;
+    let mut policies = policies(context, &args)?;
     let place = context.place(&args.target.store).await?;
+    if place.managed && (place.is_single_table() || !args.target.tables.is_empty()) {
+        return Err(Error::invalid(CLEANED_AS_A_WHOLE));
+    }
+    let opened = watched(context, &place).await;
+    let watches = context.config.watches.iter();
+    let uris: Vec<String> = watches.map(|watch| watch.uri.clone()).collect();
+    policies.neighbours = neighbours(&place, &uris, &opened)?;
+    tell_unknown_tables(context, &place, &opened).await;
     if !place.managed {
         return cleanup_plain(context, &place, &args, &policies).await;
-    }
-    if !args.target.tables.is_empty() {
-        return Err(Error::invalid(
-            "a store is cleaned as a whole, since its snapshots span tables; leave --table out",
-        ));
     }
     let plan = place.store.plan_cleanup(&policies).await?;
     let mut lines = describe(&plan);
@@ -50,6 +56,51 @@ pub(super) async fn cleanup(context: &Context, args: CleanupArgs) -> Result<Exit
         .out
         .print(&json!({ "plan": plan, "report": report }), &lines);
     Ok(ending(failed.is_empty()))
+}
+
+/// The watched locations that can be opened now, `place` among them if it is one; of the others it is logged why not.
+async fn watched(context: &Context, place: &Place) -> Vec<Place> {
+    let mut opened = Vec::new();
+    for watch in &context.config.watches {
+        if watch.uri == place.uri {
+            opened.push(place.clone());
+            continue;
+        }
+        match Place::open(watch, context.options.clone()).await {
+            Ok(other) => opened.push(other),
+            Err(error) => {
+                tracing::warn!(uri = watch.uri, %error, "this place cannot be opened");
+            }
+        }
+    }
+    opened
+}
+
+/// Warns of tables that have settings and are neither at `place` nor in one of `others`, the watched locations. Says
+/// nothing while one of these cannot be looked at.
+async fn tell_unknown_tables(context: &Context, place: &Place, others: &[Place]) {
+    let policies = context.config.table_policies().count();
+    if policies == 0 || others.len() < context.config.watches.len() {
+        return;
+    }
+    let mut known = Vec::new();
+    for place in others.iter().chain([place]) {
+        let Ok(selection) = place.targets().await else {
+            return;
+        };
+        known.extend(selection.targets.iter().map(ToString::to_string));
+    }
+    for table in context.config.unknown_tables(&known) {
+        tracing::warn!(table, "{UNKNOWN_TABLE}");
+    }
+}
+
+/// [`tell_unknown_tables`] for a command that needs `place` alone.
+pub(super) async fn tell_unknown_tables_beside(context: &Context, place: &Place) {
+    if context.config.table_policies().next().is_some() {
+        let others = watched(context, place).await;
+        tell_unknown_tables(context, place, &others).await;
+    }
 }
 
 /// The policies of the configuration, with the command's own words over them. Asked by hand, cleanup is on wherever

@@ -1,6 +1,7 @@
 //! Commands that maintain.
 
 use super::args::{DaemonArgs, OptimizeArgs, RecoverArgs, TargetArgs};
+use super::cleanup::tell_unknown_tables_beside;
 use super::results::Results;
 use super::{Context, code};
 use crate::config::parse_listen;
@@ -73,6 +74,7 @@ async fn plan_of(
 
 pub(super) async fn plan(context: &Context, args: TargetArgs) -> Result<ExitCode> {
     let place = context.place(&args.store).await?;
+    tell_unknown_tables_beside(context, &place).await;
     let selection = place.select(&args.tables).await?;
     let mut results = Results::of(&selection);
     for target in selection {

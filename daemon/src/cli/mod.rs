@@ -15,7 +15,7 @@ use crate::config::{Config, log_filter};
 use crate::place::{Place, watch_of};
 use args::{Cli, Command};
 use clap::Parser;
-pub(crate) use cleanup::CLONES_ELSEWHERE;
+pub(crate) use cleanup::{CLONES_ELSEWHERE, UNKNOWN_TABLE};
 use output::Output;
 use squire_engine::clock::{Clock, SystemClock};
 use squire_engine::error::{Error, ErrorKind, Result, caught, panic_text};

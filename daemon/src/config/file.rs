@@ -11,7 +11,7 @@ use squire_engine::store::Durability;
 use crate::formats::InputLimits;
 
 use super::policy::{Policy, PolicySection, TableSection};
-use super::{AgentConfig, Budget, Config, DaemonConfig, Watch, units};
+use super::{AgentConfig, Budget, Config, DaemonConfig, Watch, bare, units};
 
 /// The port of `/metrics`; in the range that Prometheus exporters use.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
@@ -313,13 +313,13 @@ fn resolve_tables(
         }
         let policy = overrides.over(base);
         check_policy(&policy, daemon, &path, Some("policy"))?;
-        if tables.contains_key(&name) {
+        if tables.contains_key(bare(&name)) {
             return Err(Refused::at(
                 format!("{path}.name"),
                 format!("\"{name}\" has a section already; merge the two"),
             ));
         }
-        tables.insert(name, policy);
+        tables.insert(bare(&name).to_owned(), policy);
     }
     Ok(tables)
 }

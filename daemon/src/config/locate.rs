@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
+use super::bare;
+
 /// One step into a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
@@ -71,7 +73,7 @@ impl<'t> Locator<'t> {
         })
     }
 
-    /// The index of the `[[table]]` whose name is written as `quoted`, quotes included.
+    /// The index of the `[[table]]` whose name is written as `quoted`, quotes included, with or without `.lance`.
     pub(super) fn table_named(&self, quoted: &str) -> Option<usize> {
         let name = quoted.trim_matches(['"', '\'']);
         self.entries
@@ -80,7 +82,7 @@ impl<'t> Locator<'t> {
                 [Step::Key(table), Step::Index(index), Step::Key(key)]
                     if table == "table"
                         && key == "name"
-                        && self.text[value.clone()].trim_matches(['"', '\'']) == name =>
+                        && bare(self.text[value.clone()].trim_matches(['"', '\''])) == name =>
                 {
                     Some(*index)
                 }

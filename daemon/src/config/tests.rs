@@ -223,6 +223,10 @@ fn unsafe_combinations_are_refused() {
             "[[table]]\nname = \"t\"\n[[table]]\nname = \"t\"\n",
             "squire.toml:4: [[table]] name: \"t\" has a section already",
         ),
+        (
+            "[[table]]\nname = \"t\"\n[[table]]\nname = \"t.lance\"\n",
+            "squire.toml:4: [[table]] name: \"t.lance\" has a section already",
+        ),
     ];
     for (text, expected) in cases {
         let message = refusal(text);
@@ -248,6 +252,22 @@ fn overrides_apply_to_their_table_only() {
         Config::parse(&toml::to_string(&config).unwrap(), "shown").unwrap(),
         config
     );
+}
+
+#[test]
+fn a_table_goes_by_its_name_and_by_that_of_its_folder() {
+    for name in ["org/t", "org/t.lance"] {
+        let set = "retention = \"9d\"\ncleanup.enabled = false\n";
+        let text = format!("[[table]]\nname = \"{name}\"\n{set}");
+        let config = Config::parse(&text, "squire.toml").unwrap();
+        for asked in ["org/t", "org/t.lance"] {
+            assert!(!config.policy_for(asked).may_delete(true), "{name} {asked}");
+            assert_eq!(config.unknown_tables(&[asked.to_owned()]), [""; 0]);
+        }
+        assert_eq!(config.unknown_tables(&["t".to_owned()]), ["org/t"]);
+        let shown = render(&config.settings(&text, "squire.toml").unwrap()).join("\n");
+        assert!(shown.contains("squire.toml:3"), "{shown}");
+    }
 }
 
 #[test]

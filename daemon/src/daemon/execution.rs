@@ -10,7 +10,9 @@ use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::maintenance::{
     CleanupPolicies, CleanupPolicy, CleanupReport, MaintenanceReport, Retention, Target,
 };
+use squire_engine::store::Store;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// How an operation ended.
@@ -105,6 +107,10 @@ impl OperationReport {
     }
 }
 
+/// Why a table of a store is not cleaned by itself.
+pub(crate) const CLEANED_AS_A_WHOLE: &str =
+    "a store is cleaned as a whole, since its snapshots span tables; name the store, and no table";
+
 /// The retention that a policy sets.
 pub(crate) fn retention(policy: &Policy) -> Retention {
     Retention {
@@ -129,9 +135,44 @@ pub(crate) fn cleanup_policies(config: &Config, otherwise: bool) -> CleanupPolic
     }
 }
 
-/// Runs one operation to its end and says how it went; an error is part of the report.
+/// The stores of all watched locations but `place`: what their tables refer to stays. `watched` are their URIs, and
+/// `opened` those of them that could be opened.
+///
+/// # Errors
+/// `Refused` while one of them cannot be opened: which files its tables refer to is not known.
+pub(crate) fn neighbours(
+    place: &Place,
+    watched: &[String],
+    opened: &[Place],
+) -> Result<Vec<Arc<Store>>> {
+    let is_opened = |uri: &String| opened.iter().any(|place| place.uri == *uri);
+    if let Some(closed) = watched.iter().find(|uri| !is_opened(uri)) {
+        return Err(Error::new(
+            ErrorKind::Refused,
+            format!(
+                "{closed} is watched and cannot be opened now, so which files of others its tables refer to is not known; nothing is removed until it can be opened or is not watched any more"
+            ),
+        ));
+    }
+    let others = opened.iter().filter(|other| other.uri != place.uri);
+    Ok(others.map(|other| other.store.clone()).collect())
+}
+
+/// Whether `policies` let anything go of what a cleanup of `target` covers.
+fn may_remove(target: &Target, policies: &CleanupPolicies) -> bool {
+    match target {
+        Target::Pinned(_) => {
+            policies.default.enabled || policies.tables.values().any(|table| table.enabled)
+        }
+        Target::Plain(path) => policies.of(path).enabled,
+    }
+}
+
+/// Runs one operation to its end and says how it went; an error is part of the report. `watched` are the URIs of all
+/// watched locations, whether they could be opened or not.
 pub(crate) async fn execute(
     places: &[Place],
+    watched: &[String],
     item: &WorkItem,
     config: &Config,
     cancel: &CancellationToken,
@@ -150,8 +191,10 @@ pub(crate) async fn execute(
             }
             OperationKind::Cleanup => {
                 let mut policies = cleanup_policies(config, place.managed);
-                let others = places.iter().filter(|p| p.uri != place.uri);
-                policies.neighbours = others.map(|p| p.store.clone()).collect();
+                match neighbours(place, watched, places) {
+                    Err(e) if may_remove(target, &policies) => return Err(e),
+                    others => policies.neighbours = others.unwrap_or_default(),
+                }
                 clean(place, target, &policies, cancel).await
             }
         }
@@ -230,6 +273,9 @@ async fn clean(
     cancel: &CancellationToken,
 ) -> Result<Done> {
     match target {
+        Target::Pinned(_) if place.is_single_table() => {
+            Ok(Done::Planned(CLEANED_AS_A_WHOLE.to_owned()))
+        }
         Target::Pinned(_) => {
             let plan = place.store.plan_cleanup(policies).await?;
             if !policies.default.enabled && plan.tables.is_empty() && plan.failed.is_empty() {

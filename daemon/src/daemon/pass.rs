@@ -5,7 +5,7 @@ use super::planning::{OperationKind, OperationSpec, TablePlan, bounds, memory_es
 use super::quarantine::{Fingerprints, Quarantine};
 use super::scheduling::{Cooldowns, MemoryBudget, WorkItem, WorkKey, score};
 use super::status::{Status, TableStatus};
-use crate::cli::CLONES_ELSEWHERE;
+use crate::cli::{CLONES_ELSEWHERE, UNKNOWN_TABLE};
 use crate::config::{Config, DriftPolicy};
 use crate::http::{Ask, ControlVerb};
 use crate::place::{Place, Selection, step};
@@ -35,6 +35,8 @@ pub(crate) struct Memory {
     /// Why tables that should be compacted are not, as it was told last.
     left_alone: HashMap<WorkKey, String>,
     last_cleanup: HashMap<String, Duration>,
+    /// Tables that have settings and are nowhere, as they were told last.
+    unknown_tables: Vec<String>,
     states: HashMap<String, Arc<State>>,
     /// Tables with a broken invariant, by place, which invariant and what was seen: not maintained until a person has
     /// looked and starts the daemon again.
@@ -83,6 +85,8 @@ impl Pass<'_> {
     async fn run(&self, places: &[Place], memory: &mut Memory) -> usize {
         let mut items = Vec::new();
         let mut failed = 0;
+        let watched = self.status.watched();
+        let mut unseen = watched.len().saturating_sub(places.len());
         for (index, place) in places.iter().enumerate() {
             if self.cancel.is_cancelled() {
                 return failed;
@@ -102,9 +106,13 @@ impl Pass<'_> {
                     self.status.error(format!("{}: {e}", place.uri));
                     self.status.metrics.set_unreadable(&place.uri, "", true);
                     failed += 1;
+                    unseen += 1;
                 }
             }
             self.status.progressed();
+        }
+        if unseen == 0 {
+            self.tell_unknown_tables(memory);
         }
         if self.status.is_paused() {
             return failed;
@@ -116,6 +124,17 @@ impl Pass<'_> {
         });
         items.sort_by_key(|item| std::cmp::Reverse(item.score));
         failed + self.execute_all(places, items, memory).await
+    }
+
+    /// Tells of tables that have settings and are in no location, once for each.
+    fn tell_unknown_tables(&self, memory: &mut Memory) {
+        let unknown = self.config.unknown_tables(&self.status.table_names());
+        let before = std::mem::replace(&mut memory.unknown_tables, unknown);
+        for table in &memory.unknown_tables {
+            if !before.contains(table) {
+                tracing::warn!(table, "{UNKNOWN_TABLE}");
+            }
+        }
     }
 
     /// Recovers a store. Returns how much of it failed.
@@ -503,6 +522,7 @@ impl Pass<'_> {
         let concurrent = self.config.budget.max_concurrent.max(1);
         let memory_budget = MemoryBudget::new(self.config.budget.memory);
         let memory_budget = &memory_budget;
+        let watched = &self.status.watched();
         let mut running = futures::stream::iter(items)
             .map(|item| async move {
                 let _held = memory_budget.hold(item.memory).await;
@@ -512,7 +532,7 @@ impl Pass<'_> {
                     item.target,
                     item.spec.reason
                 ));
-                let report = execute(places, &item, self.config, self.cancel).await;
+                let report = execute(places, watched, &item, self.config, self.cancel).await;
                 (item, report)
             })
             .buffer_unordered(concurrent);

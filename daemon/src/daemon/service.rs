@@ -330,6 +330,9 @@ async fn open_missing(
         match opened {
             Ok(place) => {
                 tracing::info!(uri = place.uri, managed = place.managed, "watching");
+                if place.managed {
+                    status.note_store(&place.uri);
+                }
                 places.push(place);
             }
             Err(error) => {

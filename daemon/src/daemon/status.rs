@@ -1,6 +1,6 @@
 //! What the daemon shows: `/status`, `/metrics`, readiness. Written by the loop, read by HTTP and systemd.
 
-use super::execution::OperationReport;
+use super::execution::{CLEANED_AS_A_WHOLE, OperationReport};
 use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
 use crate::metrics::{IndexObservation, Metrics, Removed, RunResult, TableObservation};
 use serde::Serialize;
@@ -9,7 +9,7 @@ use squire_engine::clock::Clock;
 use squire_engine::error::Error;
 use squire_engine::maintenance::TableHealth;
 use squire_engine::store::discovery::PassedOver;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -47,6 +47,8 @@ enum Shown {
 struct Seen {
     /// URIs of what is watched.
     places: Vec<String>,
+    /// Those of them that are stores.
+    stores: BTreeSet<String>,
     tables: BTreeMap<(String, String), Shown>,
     skipped: BTreeMap<String, Vec<PassedOver>>,
     counts: BTreeMap<&'static str, u64>,
@@ -185,6 +187,22 @@ impl Status {
     /// What is watched from now on.
     pub(crate) fn watches(&self, places: Vec<String>) {
         self.seen().places = places;
+    }
+
+    /// The URIs of what is watched, opened or not.
+    pub(crate) fn watched(&self) -> Vec<String> {
+        self.seen().places.clone()
+    }
+
+    /// The place at `uri` is a store: its tables are cleaned together.
+    pub(crate) fn note_store(&self, uri: &str) {
+        self.seen().stores.insert(uri.to_owned());
+    }
+
+    /// All tables, as last observed.
+    pub(crate) fn table_names(&self) -> Vec<String> {
+        let seen = self.seen();
+        seen.tables.keys().map(|(_, table)| table.clone()).collect()
     }
 
     /// Drops the tables of `store` that are not among `present`, and shows what was passed over.
@@ -362,14 +380,20 @@ impl Seen {
         let Some(wanted) = &ask.table else {
             return Ok(());
         };
-        let mut here = self.tables.keys().filter(|(store, _)| ask.is_about(store));
         let is = |table: &str| table == wanted || table.strip_suffix(".lance") == Some(wanted);
-        if here.any(|(_, table)| is(table)) {
-            return Ok(());
+        let named = self.tables.keys();
+        let named: Vec<_> = named
+            .filter(|(store, table)| ask.is_about(store) && is(table))
+            .collect();
+        if named.is_empty() {
+            let unknown = format!("no table {wanted:?} was seen; /status names all");
+            return Err(Refusal::Unknown(unknown));
         }
-        Err(Refusal::Unknown(format!(
-            "no table {wanted:?} was seen; /status names all"
-        )))
+        let of_store = named.iter().any(|(store, _)| self.stores.contains(store));
+        if ask.verb == ControlVerb::Cleanup && of_store {
+            return Err(Refusal::Wrong(CLEANED_AS_A_WHOLE.to_owned()));
+        }
+        Ok(())
     }
 }
 
@@ -417,6 +441,12 @@ mod tests {
             let refused = optimize(store, table).unwrap_err();
             assert!(matches!(refused, Refusal::Unknown(_)), "{refused:?}");
         }
+        // Of a directory one table can be cleaned, of a store all together.
+        let cleanup = |table| status.request(ask(ControlVerb::Cleanup, Some("/lake/a"), table));
+        assert!(cleanup(Some("t")).is_ok());
+        status.note_store("/lake/a");
+        assert!(matches!(cleanup(Some("t")), Err(Refusal::Wrong(_))));
+        assert!(cleanup(None).is_ok() && optimize(Some("/lake/a"), Some("t")).is_ok());
         let pause = status.request(ask(ControlVerb::Pause, Some("/lake/a"), None));
         assert!(matches!(pause, Err(Refusal::NotNow(_))));
         assert!(!status.is_paused());

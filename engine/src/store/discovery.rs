@@ -3,10 +3,15 @@
 //! A folder is a table when its name ends in `.lance` or when it holds `_versions` (LanceDB names the tables of its child
 //! namespaces `<hash>_<namespace>$<table>`). Other folders are looked into, level by level, down to [`MAX_DEPTH`]. What
 //! cannot be a table for us is passed over and named: one odd folder never hides the others.
+//!
+//! Cleanup asks for more ([`Store::tables_anywhere`]): a table that is not maintained may need files of one that is.
 
 use super::{INTERNAL, Store};
 use crate::error::{Error, ErrorKind, Result};
+use object_store::path::PathPart;
+use rustix::io::Errno;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path as LocalPath, PathBuf};
@@ -19,7 +24,28 @@ pub const MAX_DEPTH: usize = 4;
 /// of tables: the rest is passed over. Tables do not count, if their names end in `.lance`.
 pub const MAX_FOLDERS: usize = 256;
 
+/// Folders of a local disk that are looked into for tables of any kind: a second or two. Beyond it what they hold is not
+/// known.
+const MAX_LOCAL_FOLDERS: usize = 50_000;
+
+/// The same on object stores, where each is a request.
+const MAX_LISTED_FOLDERS: usize = 2_000;
+
 const VERSIONS: &str = "_versions";
+
+/// What Lance keeps in a table's folder.
+const OF_A_TABLE: [&str; 6] = [
+    VERSIONS,
+    "_deletions",
+    "_indices",
+    "_transactions",
+    "data",
+    "tree",
+];
+
+/// What holds no table that refers to others: our own tables, and a file system's own folder, which only root may list.
+const WITHOUT_TABLES: [&str; 2] = [INTERNAL, "lost+found"];
+
 /// LanceDB's own table of its namespaces and tables.
 const LANCEDB_CATALOGUE: &str = "__manifest";
 /// LanceDB marks so a table that was declared and has no version yet.
@@ -131,6 +157,36 @@ impl Store {
         })
     }
 
+    /// The folders below the root that hold versions of a table, wherever they lie: deep, hidden, behind links, inside
+    /// other tables or stores.
+    ///
+    /// # Errors
+    /// `Storage` or `Refused` when some folder cannot be looked into: what lies in it is not known.
+    pub(crate) async fn tables_anywhere(&self) -> Result<Vec<String>> {
+        if !self.objects.has_direct_local_paths() {
+            return self.listed_tables().await;
+        }
+        let root = PathBuf::from(&self.uri);
+        let walk = tokio::task::spawn_blocking(move || local_tables(&root));
+        let walked = walk.await;
+        walked.map_err(|e| Error::internal("looking for tables").caused_by(e))?
+    }
+
+    async fn listed_tables(&self) -> Result<Vec<String>> {
+        let mut tables = Vec::new();
+        let mut folders = vec![String::new()];
+        let mut looked_into = 0;
+        while let Some(folder) = folders.pop() {
+            looked_into += 1;
+            if looked_into > MAX_LISTED_FOLDERS {
+                return Err(too_many(&self.uri, MAX_LISTED_FOLDERS));
+            }
+            let level = self.level(&folder).await?;
+            look_further(folder, level.folders, &mut tables, &mut folders);
+        }
+        Ok(tables)
+    }
+
     fn root(&self) -> PathBuf {
         let root = PathBuf::from(&self.uri);
         root.canonicalize().unwrap_or(root)
@@ -190,6 +246,92 @@ fn sort_out(
             found.skip(path, why);
         }
     }
+}
+
+fn too_many(root: &str, most: usize) -> Error {
+    let why = format!(
+        "there are more than {most} folders below {root}, which are not all looked into; keep tables apart from other files"
+    );
+    Error::new(ErrorKind::Refused, why)
+}
+
+/// Adds `folder` to `tables` if it is one, and what is to be looked into in it to `folders`.
+fn look_further(
+    folder: String,
+    inside: Vec<String>,
+    tables: &mut Vec<String>,
+    folders: &mut Vec<String>,
+) {
+    let is_table = !folder.is_empty() && inside.iter().any(|name| name == VERSIONS);
+    let known =
+        |name: &str| WITHOUT_TABLES.contains(&name) || (is_table && OF_A_TABLE.contains(&name));
+    let further = inside.iter().filter(|name| !known(name.as_str()));
+    folders.extend(further.map(|name| below(&folder, name)));
+    if is_table {
+        tables.push(folder);
+    }
+}
+
+/// [`Store::tables_anywhere`] of a local folder.
+fn local_tables(root: &LocalPath) -> Result<Vec<String>> {
+    let real_root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+    let mut followed = BTreeSet::new();
+    let mut tables = Vec::new();
+    let mut folders = vec![String::new()];
+    let mut looked_into = 0;
+    while let Some(folder) = folders.pop() {
+        looked_into += 1;
+        if looked_into > MAX_LOCAL_FOLDERS {
+            return Err(too_many(&root.to_string_lossy(), MAX_LOCAL_FOLDERS));
+        }
+        let path = root.join(&folder);
+        let inside = local_folders(&path, &real_root, &mut followed).map_err(|e| {
+            let what = format!("cannot look into {}", path.display());
+            Error::new(ErrorKind::Storage, what).caused_by(e)
+        })?;
+        look_further(folder, inside, &mut tables, &mut folders);
+    }
+    Ok(tables)
+}
+
+/// The folders in a local one that Lance could open a table below: it takes no name that is not UTF-8 or that object
+/// stores do not take.
+fn local_folders(
+    path: &LocalPath,
+    root: &LocalPath,
+    followed: &mut BTreeSet<PathBuf>,
+) -> io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut folders = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() || (kind.is_symlink() && leads_out(&entry.path(), root, followed)?) {
+            let name = entry.file_name();
+            let taken = name.to_str().filter(|name| PathPart::parse(name).is_ok());
+            folders.extend(taken.map(str::to_owned));
+        }
+    }
+    Ok(folders)
+}
+
+/// Whether a link leads to a folder that is not below the root, and to which no other did.
+fn leads_out(
+    link: &LocalPath,
+    root: &LocalPath,
+    followed: &mut BTreeSet<PathBuf>,
+) -> io::Result<bool> {
+    let real = match link.canonicalize() {
+        Ok(real) => real,
+        // Nobody can open a table behind it.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) if Errno::from_io_error(&e) == Some(Errno::LOOP) => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    Ok(real.is_dir() && !real.starts_with(root) && followed.insert(real))
 }
 
 /// A local folder, entry by entry: the object-store interface fails as a whole on one name or link that it cannot take.
@@ -337,6 +479,53 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn cleanup_looks_where_nothing_is_maintained() {
+        let root = std::env::temp_dir().join(format!("squire-anywhere-{}", std::process::id()));
+        let dir = root.join("lake");
+        for table in [
+            "lake/a.lance",
+            "lake/1/2/3/4/5/deep",
+            "lake/.hidden/t.lance",
+        ]
+        .into_iter()
+        .chain(["lake/a.lance/x/inner.lance", "lake/store/t.lance"])
+        .chain(["lake/_squire/manifest.lance", "elsewhere/t.lance"])
+        {
+            create_dir_all(root.join(table).join("_versions")).unwrap();
+        }
+        create_dir_all(dir.join("a.lance/data/no.lance/_versions")).unwrap();
+        for (target, link) in [
+            ("../elsewhere", "linked"),
+            ("../elsewhere", "again"),
+            (".", "loop"),
+            ("self.lance", "self.lance"),
+            ("nowhere", "dangling"),
+        ] {
+            symlink(target, dir.join(link)).unwrap();
+        }
+        let options = StoreOptions::default();
+        let uri = dir.to_str().unwrap();
+        let store = Store::connect(uri, options).await.unwrap();
+        let mut found = store.tables_anywhere().await.unwrap();
+        found.sort();
+        let by_link: Vec<String> = found
+            .extract_if(.., |path| {
+                path.starts_with("linked/") || path.starts_with("again/")
+            })
+            .collect();
+        assert_eq!(by_link.len(), 1, "one of two links to it: {by_link:?}");
+        let tables = [
+            ".hidden/t.lance",
+            "1/2/3/4/5/deep",
+            "a.lance",
+            "a.lance/x/inner.lance",
+            "store/t.lance",
+        ];
+        assert_eq!(found, tables);
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    #[tokio::test]
     async fn object_stores_are_listed_level_by_level() {
         let options = StoreOptions::default();
         let store = Store::connect("memory://discovery", options).await.unwrap();
@@ -351,5 +540,10 @@ mod tests {
         let found = store.datasets().await.unwrap();
         assert_eq!(found.tables, ["org/m.lance", "t.lance"]);
         assert_eq!(found.skipped, Vec::<PassedOver>::new());
+        let path = store.object_path("1/2/3/4/5/deep.lance/_versions/1.manifest");
+        store.put_if_absent(&path, b"x".to_vec()).await.unwrap();
+        let mut found = store.tables_anywhere().await.unwrap();
+        found.sort();
+        assert_eq!(found, ["1/2/3/4/5/deep.lance", "org/m.lance", "t.lance"]);
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Width {
 pub(crate) struct FileFacts {
     sizes: Mutex<HashMap<String, u64>>,
     widths: Mutex<HashMap<String, Width>>,
+    /// The sizes of files that could be read when this process tried.
+    readable: Mutex<HashMap<String, u64>>,
 }
 
 fn locked<T>(map: &Mutex<HashMap<String, T>>) -> MutexGuard<'_, HashMap<String, T>> {
@@ -53,5 +55,15 @@ impl FileFacts {
     /// Remembers a width.
     pub(crate) fn measured(&self, path: String, width: Width) {
         remember(&self.widths, [(path, width)]);
+    }
+
+    /// Whether a file of this size could be read.
+    pub(crate) fn is_readable(&self, path: &str, bytes: u64) -> bool {
+        locked(&self.readable).get(path) == Some(&bytes)
+    }
+
+    /// Remembers files that could be read, with their sizes.
+    pub(crate) fn readable(&self, files: impl IntoIterator<Item = (String, u64)>) {
+        remember(&self.readable, files);
     }
 }

@@ -326,7 +326,7 @@ impl Store {
         }
     }
 
-    async fn is_ours(&self) -> Result<bool> {
+    pub(crate) async fn is_ours(&self) -> Result<bool> {
         let versions = self.object_path(&format!("{MANIFEST_PATH}/_versions"));
         let listed = self.objects.list_with_delimiter(Some(&versions)).await?;
         if !listed.objects.is_empty() {

@@ -8,7 +8,9 @@ use squire_engine::error::ErrorKind;
 use squire_engine::maintenance::{CleanupPolicies, Retention};
 use squire_tests::{Lake, rows_of};
 use std::fs::File;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 /// Everything but the latest version is old, and table `off` is not to be touched.
@@ -75,6 +77,26 @@ async fn each_table_is_kept_as_its_own_policy_says() {
     assert_eq!(gone.expect_err("removed").kind(), ErrorKind::Expired);
 }
 
+/// The data files of a table, the oldest first.
+fn data_files(table: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(table.join("data")).expect("data");
+    let mut files: Vec<PathBuf> = files.map(|f| f.expect("file").path()).collect();
+    files.sort_by_key(|f| f.metadata().and_then(|m| m.modified()).expect("time"));
+    files
+}
+
+fn newest_file(table: &Path) -> PathBuf {
+    data_files(table).pop().expect("a file")
+}
+
+/// Leaves the first `kept` bytes of a file, and zeros in place of the others.
+fn zero(path: &Path, kept: u64) {
+    let length = std::fs::metadata(path).expect("file").len();
+    let zeros = vec![0; usize::try_from(length - kept).expect("short")];
+    let file = File::options().write(true).open(path).expect("file");
+    file.write_all_at(&zeros, kept).expect("zeros");
+}
+
 /// A table whose directory is gone, one whose HEAD lacks a data file, one of which a data file was cut short, one that is
 /// off: the rest is cleaned.
 #[test]
@@ -82,14 +104,8 @@ fn what_cannot_be_cleaned_stops_nothing_else() {
     let (lake, config) = aged(&["cut", "fine", "gone", "holed", "off"]);
     let at = |table: &str| Path::new(&lake.uri).join(format!("{table}.lance"));
     std::fs::remove_dir_all(at("gone")).expect("removed");
-    let newest = |table: &str| {
-        let files = std::fs::read_dir(at(table).join("data")).expect("data");
-        let files = files.map(|f| f.expect("file"));
-        let newest = files.max_by_key(|f| f.metadata().and_then(|m| m.modified()).expect("time"));
-        newest.expect("a file").path()
-    };
-    std::fs::remove_file(newest("holed")).expect("removed");
-    let cut = File::options().write(true).open(newest("cut"));
+    std::fs::remove_file(newest_file(&at("holed"))).expect("removed");
+    let cut = File::options().write(true).open(newest_file(&at("cut")));
     cut.and_then(|file| file.set_len(100)).expect("cut short");
 
     let (dry, real, code) = dry_then_real(&lake, &lake.uri, &config);
@@ -112,6 +128,190 @@ fn what_cannot_be_cleaned_stops_nothing_else() {
     let done = lake.run(&["daemon", &lake.uri, "--once", "--config", &config]);
     assert_eq!(done.code, Some(1), "{done:?}");
     assert_eq!(versions(&lake, "off"), 4);
+}
+
+/// A power cut leaves files of full length without their bytes. Whatever could take their place stays.
+#[test]
+fn a_version_that_cannot_be_read_replaces_nothing() {
+    let (lake, config) = aged(&["fine", "headless", "zeros"]);
+    let at = |table: &str| Path::new(&lake.uri).join(format!("{table}.lance"));
+    zero(&newest_file(&at("zeros")), 0);
+    let headless = newest_file(&at("headless"));
+    zero(&headless, headless.metadata().expect("file").len() - 16);
+    let left = || ["fine", "headless", "zeros"].map(|table| versions(&lake, table));
+    let (dry, real, code) = dry_then_real(&lake, &lake.uri, &config);
+    assert_eq!(code, Some(1), "{real}");
+    assert_eq!(dry["plan"], real["plan"], "the dry run says what is done");
+    let failed = real["report"]["failed"].as_array().expect("failures");
+    let names: Vec<&Value> = failed.iter().map(|f| &f[0]).collect();
+    assert_eq!(names, ["headless", "zeros"], "{failed:?}");
+    for failure in failed {
+        let why = failure[1].as_str().expect("why");
+        let all = ["version 4", "data/", "cannot be read (", "last good"];
+        assert!(all.iter().all(|text| why.contains(text)), "{why}");
+    }
+    assert_eq!(left(), [1, 4, 4]);
+    let done = lake.run(&["daemon", &lake.uri, "--once", "--config", &config]);
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert_eq!(left(), [1, 4, 4]);
+
+    // What is in all versions is no reason to keep any: none could take its place.
+    let batch = lake.batch("late", &["fine"], 9..10);
+    lake.run(&["commit", &lake.uri, &batch]).ok();
+    zero(&data_files(&at("fine"))[0], 0);
+    assert_eq!(left(), [2, 4, 4]);
+    dry_then_real(&lake, &lake.uri, &config);
+    assert_eq!(left(), [1, 4, 4]);
+}
+
+/// A folder that leads to itself, of which Lance asks for seconds at each look.
+#[test]
+fn a_folder_that_leads_to_itself_stops_nothing_else() {
+    let (lake, config) = aged(&["fine", "looped"]);
+    let looped = Path::new(&lake.uri).join("looped.lance");
+    std::fs::remove_dir_all(&looped).expect("removed");
+    symlink("looped.lance", &looped).expect("link");
+    let (dry, real, code) = dry_then_real(&lake, &lake.uri, &config);
+    assert_eq!(code, Some(1), "{real}");
+    assert_eq!(dry["plan"], real["plan"], "the dry run says what is done");
+    let failed = real["report"]["failed"].as_array().expect("failures");
+    assert_eq!((failed.len(), &failed[0][0]), (1, &json!("looped")));
+    assert_eq!(versions(&lake, "fine"), 1);
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to.parent().expect("parent")).expect("directory");
+    let copied = Command::new("cp").arg("-r").arg(from).arg(to).status();
+    assert!(copied.expect("cp").success());
+}
+
+/// Copies the store's table `t` to `source`, which `spelled` names, makes `clone` a shallow clone of its third version,
+/// and writes it anew: only old versions hold what the clone needs. Gives the clone's rows.
+async fn cloned(lake: &Lake, source: &Path, spelled: &str, clone: &Path) -> Vec<(i64, String)> {
+    copy(&Path::new(&lake.uri).join("t.lance"), source);
+    let mut dataset = Dataset::open(spelled).await.expect("source");
+    let target = clone.to_string_lossy();
+    let version: u64 = 3;
+    let made = dataset.shallow_clone(&target, version, None).await;
+    made.expect("clone");
+    let batch = dataset.scan().try_into_batch().await.expect("rows");
+    let schema = batch.schema();
+    let reader = arrow_array::RecordBatchIterator::new([Ok(batch)], schema);
+    let over = WriteParams {
+        mode: WriteMode::Overwrite,
+        ..WriteParams::default()
+    };
+    let written = Dataset::write(reader, spelled, Some(over)).await;
+    written.expect("overwritten");
+    rows_at(clone).await
+}
+
+async fn rows_at(path: &Path) -> Vec<(i64, String)> {
+    let dataset = Dataset::open(&path.to_string_lossy()).await;
+    rows_of(&dataset.expect("table")).await
+}
+
+/// Where nothing is maintained there may be clones all the same, and a base may be spelled in many ways.
+#[tokio::test(flavor = "multi_thread")]
+async fn clones_are_found_wherever_they_lie_in_a_location() {
+    let (lake, config) = aged(&["t"]);
+    std::fs::create_dir(lake.path("outside")).expect("directory");
+    for (i, (clone, url)) in [
+        ("1/2/3/4/5/clone.lance", false),
+        (".hidden/clone.lance", false),
+        ("t.lance/inside/clone.lance", false),
+        ("link/clone.lance", false),
+        ("clone.lance", true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let directory = lake.path(&format!("plain {i}"));
+        let source = directory.join("t.lance");
+        std::fs::create_dir(&directory).expect("directory");
+        symlink(lake.path("outside"), directory.join("link")).expect("link");
+        let path = source.to_string_lossy().into_owned();
+        let spelled = match url {
+            true => format!("file://{}", path.replace(' ', "%20")),
+            false => path,
+        };
+        let clone = directory.join(clone);
+        let rows = cloned(&lake, &source, &spelled, &clone).await;
+        let uri = directory.to_string_lossy();
+        let (_, real, code) = dry_then_real(&lake, &uri, &config);
+        assert_eq!(code, Some(0), "{real}");
+        let tables = real["tables"].as_array().expect("tables");
+        let source_of = |t: &&Value| t["plan"]["table"] == "t.lance";
+        let plan = &tables.iter().find(source_of).expect("its plan")["plan"];
+        assert_eq!(plan["held"][0]["version"], 4, "{}: {plan}", clone.display());
+        assert_eq!(rows_at(&clone).await, rows, "{}", clone.display());
+        assert_eq!(version_files(&source).len(), 2);
+    }
+}
+
+/// Clones in another watched location, by hand and by the daemon, while it can be opened and while it cannot.
+#[tokio::test(flavor = "multi_thread")]
+async fn clones_in_every_watched_location_keep_what_they_need() {
+    let (lake, _) = aged(&["t"]);
+    let (directory, others) = (lake.path("plain"), lake.path("others"));
+    let (source, clone) = (directory.join("t.lance"), others.join("clone.lance"));
+    let rows = cloned(&lake, &source, &source.to_string_lossy(), &clone).await;
+    let config = lake.path("watched.toml");
+    let watches = [&directory, &others].map(|d| format!("[[watch]]\nuri = {d:?}\n"));
+    std::fs::write(&config, format!("{CONFIG}{}", watches.concat())).expect("configuration");
+    let config = config.to_string_lossy();
+    let uri = directory.to_string_lossy();
+
+    let away = lake.path("away");
+    std::fs::rename(&others, &away).expect("moved");
+    let by_hand = ["cleanup", &uri, "--config", &config];
+    lake.run(&by_hand).failed(3, &others.to_string_lossy());
+    let done = lake.run(&["daemon", "--once", "--config", &config]);
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert!(done.stderr.contains("nothing is removed"), "{done:?}");
+    assert_eq!(version_files(&source).len(), 5);
+
+    std::fs::rename(&away, &others).expect("moved back");
+    lake.run(&by_hand).ok();
+    assert_eq!(version_files(&source).len(), 2);
+    assert_eq!(rows_at(&clone).await, rows);
+    lake.run(&["daemon", "--once", "--config", &config]).ok();
+    assert_eq!(rows_at(&clone).await, rows);
+}
+
+/// A table goes by the name that `status` prints, too, and a name that no table has is told.
+#[test]
+fn a_policy_is_obeyed_under_either_name_and_one_for_nothing_is_told() {
+    let (lake, _) = aged(&["off", "t"]);
+    let config = lake.path("named.toml");
+    let text = CONFIG.replace("\"off\"", "\"off.lance\"");
+    let text = format!("{text}[[table]]\nname = \"misspelt\"\n");
+    std::fs::write(&config, text).expect("configuration");
+    let config = config.to_string_lossy();
+    for command in [
+        &["plan", &lake.uri][..],
+        &["cleanup", &lake.uri],
+        &["daemon", &lake.uri, "--once"],
+    ] {
+        let done = lake.run(&[command, &["--config", &config]].concat()).ok();
+        let told = done.stderr.matches("misspelt").count();
+        assert_eq!(told, 1, "{command:?}: {}", done.stderr);
+        let untold = !done.stderr.contains("table=\"off");
+        assert!(untold, "{}", done.stderr);
+    }
+    assert_eq!(["off", "t"].map(|table| versions(&lake, table)), [4, 1]);
+}
+
+/// A store is cleaned as a whole: its table's folder does not stand for it.
+#[test]
+fn a_table_of_a_store_is_not_cleaned_by_itself() {
+    let (lake, config) = aged(&["t", "u"]);
+    let table = format!("{}/t.lance", lake.uri);
+    let by_hand = lake.run(&["cleanup", &table, "--config", &config]);
+    by_hand.failed(2, "as a whole");
+    let args = ["daemon", &table, "--once", "--config", &config];
+    lake.run(&args).ok();
+    assert_eq!(["t", "u"].map(|table| versions(&lake, table)), [4, 4]);
 }
 
 /// The same of a plain directory, and what a shallow clone refers to.

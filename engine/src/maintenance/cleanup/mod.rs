@@ -4,7 +4,8 @@
 //!
 //! 1. Roots first: pins of each table's retention window, keeps, `v - 1` of undecided operations, and files that other
 //!    tables refer to. A missed root is data loss.
-//! 2. Nothing of a table goes whose HEAD lacks a file: one of its older versions may be the last good one.
+//! 2. Nothing of a table goes whose HEAD or pin lacks a file, or refers to a newer one than goes which cannot be read: one
+//!    of its older versions may be the last good one.
 //! 3. Floors are published before anything is deleted: a reader is refused instead of failing on a missing file.
 //! 4. Only versions below the floor go, by exact list; unverified files are left to Lance's 7-day rule.
 //! 5. The manifest's own versions go last, and only archived ones: they say which tables' versions are pinned.

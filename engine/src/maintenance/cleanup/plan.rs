@@ -67,38 +67,23 @@ impl Store {
         loop {
             match self.plan_from_fresh_look(policies).await {
                 Err(e) if e.kind() == ErrorKind::Storage => rounds.lost(self, e).await?,
-                Err(e) => return Err(e),
-                Ok((plan, None)) => return Ok(plan),
-                Ok((plan, Some(lost))) => {
-                    if rounds.lost(self, lost).await.is_err() {
-                        return Ok(plan);
-                    }
-                }
+                planned => return planned,
             }
         }
     }
 
-    /// The plan, and what the storage said of a table that failed by it.
-    async fn plan_from_fresh_look(
-        &self,
-        policies: &CleanupPolicies,
-    ) -> Result<(CleanupPlan, Option<Error>)> {
+    async fn plan_from_fresh_look(&self, policies: &CleanupPolicies) -> Result<CleanupPlan> {
         let mut plan = CleanupPlan::default();
-        let mut lost = None;
         let standing = self.sidecar_ops().await?;
         let look = self.look(policies, &standing).await?;
-        for (table, entry) in &look.snapshot.state.tables {
+        for table in look.snapshot.state.tables.keys() {
             let policy = policies.of(table.as_str());
-            let work = self.plan_table(&look, table, entry, policy);
-            match caught(&format!("table {table}"), work).await {
+            match self.plan_table_in_rounds(&look, table).await {
                 Ok(cleanup) if cleanup.versions.is_empty() && cleanup.held.is_empty() => {}
                 Ok(cleanup) if policy.enabled => plan.tables.push(cleanup),
                 Ok(cleanup) => plan.off.push(cleanup),
                 Err(_) if !policy.enabled => {}
-                Err(e) => {
-                    plan.failed.push((table.to_string(), e.to_string()));
-                    lost = Some(e).filter(|e| e.kind() == ErrorKind::Storage).or(lost);
-                }
+                Err(e) => plan.failed.push((table.to_string(), e.to_string())),
             }
         }
         if policies.default.enabled {
@@ -111,7 +96,27 @@ impl Store {
             .filter(|(op, d)| may_forget(d.at_ms < oldest, standing.contains(op)))
             .map(|(op, _)| *op)
             .collect();
-        Ok((plan, lost))
+        Ok(plan)
+    }
+
+    /// Plans one table, and looks again where the storage failed by it: the others are not planned anew for it.
+    async fn plan_table_in_rounds(
+        &self,
+        look: &Look<'_>,
+        table: &TableName,
+    ) -> Result<TableCleanup> {
+        let what = format!("table {table}");
+        let mut rounds = Rounds::new();
+        let mut planned = caught(&what, self.plan_table(look, table)).await;
+        loop {
+            match planned {
+                Err(e) if e.kind() == ErrorKind::Storage => rounds.lost(self, e).await?,
+                planned => return planned,
+            }
+            let standing = self.sidecar_ops().await?;
+            let fresh = self.look(look.policies, &standing).await?;
+            planned = caught(&what, self.plan_table(&fresh, table)).await;
+        }
     }
 
     async fn look<'a>(&self, policies: &'a CleanupPolicies, standing: &[OpId]) -> Result<Look<'a>> {
@@ -138,13 +143,12 @@ impl Store {
         })
     }
 
-    async fn plan_table(
-        &self,
-        look: &Look<'_>,
-        table: &TableName,
-        entry: &TableEntry,
-        policy: CleanupPolicy,
-    ) -> Result<TableCleanup> {
+    async fn plan_table(&self, look: &Look<'_>, table: &TableName) -> Result<TableCleanup> {
+        let entry = look.snapshot.state.table(table)?;
+        let policy = look.policies.of(table.as_str());
+        // Lance asks again for seconds, several times in a row, about a folder that cannot be listed: a link to itself.
+        let versions = self.object_path(&format!("{}/_versions", entry.path));
+        self.objects.list_with_delimiter(Some(&versions)).await?;
         let pinned = self.open_pinned(entry).await?;
         let floor = look.floor(table, entry, policy)?;
         let cleanup = TableCleanup {
@@ -210,12 +214,18 @@ impl Store {
         if let Some(why) = beyond_us(head.manifest()) {
             return Err(Error::new(ErrorKind::Refused, why));
         }
-        self.check_readable(&head, path).await?;
-        if let Some(pinned) = pinned.filter(|p| p.manifest().version != head.manifest().version) {
-            self.check_readable(pinned, path).await?;
+        let mut staying: Vec<&Dataset> = vec![head.as_ref()];
+        staying.extend(pinned.filter(|p| p.manifest().version != head.manifest().version));
+        for version in &staying {
+            self.check_readable(version, path).await?;
         }
         self.hold_referenced(&mut cleanup, path, &head, &policies.neighbours)
             .await?;
+        if let Some(oldest) = cleanup.versions.first() {
+            for version in staying {
+                self.check_rows(version, path, *oldest).await?;
+            }
+        }
         Ok(cleanup)
     }
 

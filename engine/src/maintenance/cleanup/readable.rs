@@ -1,11 +1,32 @@
-//! Whether the files that a version refers to are there: one listing of each directory that they lie in.
+//! Whether a version that stays can be read, before older ones go.
+//!
+//! 1. The files that it refers to are there, with the sizes that they were written with: one listing of each directory.
+//! 2. Those that are newer than what goes are read from. A power cut leaves files of full length without their bytes,
+//!    and then what was replaced is all that is left.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, caught};
 use crate::store::Store;
+use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
+use lance::session::Session;
 use lance_table::format::{Fragment, Manifest};
 use lance_table::io::deletion::relative_deletion_file_path;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Fragments that are read from at one cleanup of a table, the newest first: what a compaction wrote, which replaces the
+/// most, is among them. Each costs some requests, once per process; those beyond are taken to be as good as their sizes.
+const FRAGMENTS: usize = 256;
+
+/// Rows that are read from each end of a fragment.
+const ROWS: usize = 8;
+
+/// Fragments that are read from at one time.
+const AT_ONCE: usize = 4;
+
+/// What reading may keep in memory meanwhile, for metadata and for indexes.
+const CACHE_BYTES: usize = 16 << 20;
 
 /// A file, or the folder of an index, that a version refers to.
 pub(super) struct Referred {
@@ -50,6 +71,29 @@ fn files_of_fragment<'a>(
     data.chain(deletion)
 }
 
+/// A fragment to be read from, because of these of its files.
+struct Unread {
+    fragment: Fragment,
+    /// Paths below the table's root.
+    files: Vec<String>,
+    /// The same as they are remembered, with their sizes.
+    remembered: Vec<(String, u64)>,
+}
+
+/// Reads the first rows of a fragment and the last, as a reader would: all columns, and of blobs where they stand.
+async fn read_ends(dataset: &Dataset, fragment: &Fragment) -> Result<()> {
+    let last = fragment.num_rows().unwrap_or(0).saturating_sub(ROWS);
+    for offset in BTreeSet::from([0, last]) {
+        let mut scanner = dataset.scan();
+        scanner.with_fragments(vec![fragment.clone()]);
+        scanner.batch_size(ROWS);
+        scanner.limit(i64::try_from(ROWS).ok(), i64::try_from(offset).ok())?;
+        let mut rows = scanner.try_into_stream().await?;
+        while rows.try_next().await?.is_some() {}
+    }
+    Ok(())
+}
+
 /// What is wrong with a file of which `found` is what a listing says, and `size` what its version says, if they do.
 fn wrong(found: Option<&Found>, size: Option<u64>) -> Option<String> {
     match (found, size) {
@@ -84,16 +128,99 @@ impl Store {
             let why = wrong(found.get(&file.path), file.size)?;
             Some(format!("{}, which {why}", file.path))
         });
-        let Some(damaged) = damaged else {
+        match damaged {
+            Some(damaged) => Err(self.damaged(dataset, &damaged).await),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a version of the table at `path` that refers to a file which cannot be read, and which is newer than
+    /// `oldest`, the oldest version to be removed. What that one refers to as well is in all that goes, so nothing that
+    /// goes could take its place. At most [`FRAGMENTS`] are read from.
+    ///
+    /// # Errors
+    /// `Refused`, with the file.
+    pub(super) async fn check_rows(
+        &self,
+        dataset: &Dataset,
+        path: &str,
+        oldest: u64,
+    ) -> Result<()> {
+        let manifest = dataset.manifest();
+        // If it cannot be read itself, it shares nothing.
+        let oldest = dataset.checkout_version(oldest).await.ok();
+        let shared = oldest.iter().flat_map(|oldest| files_of(oldest.manifest()));
+        let shared: BTreeSet<String> = shared.map(|file| file.path).collect();
+        let mut unread: Vec<Unread> = Vec::new();
+        for fragment in manifest.fragments.iter() {
+            let mut of_fragment = Unread {
+                fragment: fragment.clone(),
+                files: Vec::new(),
+                remembered: Vec::new(),
+            };
+            for file in files_of_fragment(manifest, fragment) {
+                let (name, bytes) = (format!("{path}/{}", file.path), file.size.unwrap_or(0));
+                let known = shared.contains(&file.path) || self.files.is_readable(&name, bytes);
+                if file.base.is_none() && !known {
+                    of_fragment.files.push(file.path);
+                    of_fragment.remembered.push((name, bytes));
+                }
+            }
+            if !of_fragment.files.is_empty() {
+                unread.push(of_fragment);
+            }
+        }
+        if unread.is_empty() {
             return Ok(());
-        };
-        Err(Error::new(
+        }
+        unread.sort_by_key(|unread| Reverse(unread.fragment.id));
+        unread.truncate(FRAGMENTS);
+        let fresh = self.without_caches(dataset, path).await?;
+        futures::stream::iter(unread)
+            .map(|unread| self.read_from(&fresh, unread))
+            .buffer_unordered(AT_ONCE)
+            .try_collect::<Vec<()>>()
+            .await
+            .map(drop)
+    }
+
+    /// The same version with nothing of it in memory: what this process read or wrote earlier says nothing about now.
+    async fn without_caches(&self, dataset: &Dataset, path: &str) -> Result<Dataset> {
+        let registry = self.session().store_registry();
+        let session = Arc::new(Session::new(CACHE_BYTES, CACHE_BYTES, registry));
+        let builder = self.builder(path).with_session(session);
+        let version = dataset.manifest().version;
+        Ok(builder.with_version(version).load().await?)
+    }
+
+    async fn read_from(&self, dataset: &Dataset, unread: Unread) -> Result<()> {
+        let read = caught("reading", read_ends(dataset, &unread.fragment)).await;
+        match read {
+            Ok(()) => self.files.readable(unread.remembered),
+            Err(e) => {
+                let files = unread.files.join(" and ");
+                let damaged = format!("{files}, which cannot be read ({})", e.brief());
+                return Err(self.damaged(dataset, &damaged).await);
+            }
+        }
+        Ok(())
+    }
+
+    /// What it means that a version refers to something `damaged`. It says nothing if someone else removed that version
+    /// meanwhile: a fresh look finds a newer one.
+    async fn damaged(&self, dataset: &Dataset, damaged: &str) -> Error {
+        let version = dataset.manifest().version;
+        let stored = dataset.version_refs().await;
+        if stored.is_ok_and(|refs| refs.iter().all(|r| r.version != version)) {
+            let gone = format!("version {version} was removed while it was looked at");
+            return Error::new(ErrorKind::Storage, gone);
+        }
+        Error::new(
             ErrorKind::Refused,
             format!(
-                "version {} refers to {damaged}; nothing is removed, since an older version may be the last good one",
-                manifest.version
+                "version {version} refers to {damaged}; nothing is removed, since an older version may be the last good one"
             ),
-        ))
+        )
     }
 
     /// Which of `files` below the table at `path` are not there.

@@ -1,11 +1,11 @@
 //! Files that other tables refer to by `base_paths`, as shallow clones do. Lance's own cleanup does not know of them.
 //!
-//! A clone's source says nothing of the clone, so every table of this location and of the other watched ones is looked at.
-//! Clones elsewhere cannot be known.
+//! A clone's source says nothing of the clone, so every table of this location and of the other watched ones is looked at,
+//! also those that are not maintained. Where that is not possible nothing is removed. Clones elsewhere cannot be known.
 
 use super::readable::{Referred, files_of};
 use super::{Held, TableCleanup};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, caught};
 use crate::store::Store;
 use futures::TryStreamExt;
 use lance::Dataset;
@@ -26,8 +26,10 @@ const MEMO_AGE: Duration = Duration::from_secs(30);
 /// Stands for the files that a version refers to which cannot be read.
 const UNREADABLE: &str = "?";
 
-/// What was found in a location, and when.
-pub(crate) type ReferenceMemo = Mutex<Option<(Duration, Arc<BTreeSet<Reference>>)>>;
+/// What was found in a location, or why it is not known, and when.
+pub(crate) type ReferenceMemo = Mutex<Option<(Duration, Result<References, String>)>>;
+
+type References = Arc<BTreeSet<Reference>>;
 
 /// A file outside of the table that needs it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,21 +56,65 @@ impl Reference {
     }
 }
 
-/// One spelling of a root: bases are stored as their writer spelled them.
+/// One spelling of a root: bases are stored as their writer spelled them. One with a scheme is read as a URL, any other as
+/// the path that it is.
 fn spelled(uri: &str) -> String {
-    let local = ["file://", "file-object-store://"]
-        .iter()
-        .find_map(|scheme| uri.strip_prefix(scheme))
-        .unwrap_or(uri)
-        .trim_end_matches('/');
-    if local.contains("://") {
-        return local.to_owned();
+    if let Some(url) = uri.strip_prefix("file:") {
+        let path = url.strip_prefix("//").unwrap_or(url);
+        let after_host = path.strip_prefix("localhost");
+        let path = after_host.filter(|p| p.starts_with('/')).unwrap_or(path);
+        return real(&normalised(&decoded(path)));
     }
-    if local.starts_with('/') {
-        let real = std::fs::canonicalize(local);
-        return real.map_or_else(|_| local.to_owned(), |p| p.to_string_lossy().into_owned());
+    match uri.split_once("://") {
+        Some(("file-object-store", path)) => real(&normalised(&decoded(path))),
+        Some((scheme, path)) => format!("{scheme}://{}", normalised(&decoded(path))),
+        // The home of whoever made it.
+        None => real(uri.strip_prefix("~/").unwrap_or(uri)),
     }
-    local.trim_start_matches("./").to_owned()
+}
+
+/// A local path without links in it; a relative one is relative to something unknown.
+fn real(path: &str) -> String {
+    let found = Some(path).filter(|path| path.starts_with('/'));
+    let found = found.and_then(|path| std::fs::canonicalize(path).ok());
+    found.map_or_else(
+        || normalised(path),
+        |real| real.to_string_lossy().into_owned(),
+    )
+}
+
+/// A path without `.`, `..` and empty parts. What a relative one begins with is not known, so it may begin with `..`.
+fn normalised(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let root = if path.starts_with('/') { "/" } else { "" };
+    format!("{root}{}", parts.join("/"))
+}
+
+/// The path of a URL as it is on storage, `%20` being a space.
+fn decoded(path: &str) -> String {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let [first, others @ ..] = rest {
+        let escaped = match others {
+            [high, low, behind @ ..] if *first == b'%' => digit(high)
+                .zip(digit(low))
+                .and_then(|(high, low)| u8::try_from(high * 16 + low).ok())
+                .map(|byte| (byte, behind)),
+            _ => None,
+        };
+        let (byte, behind) = escaped.unwrap_or((*first, others));
+        bytes.push(byte);
+        rest = behind;
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| path.to_owned())
 }
 
 impl Store {
@@ -83,7 +129,15 @@ impl Store {
         let root = spelled(&self.uri_of(path));
         let mut needed: BTreeMap<String, String> = BTreeMap::new();
         for store in std::iter::once(self).chain(neighbours.iter().map(AsRef::as_ref)) {
-            for reference in store.references().await?.iter() {
+            let references = store.references().await.map_err(|why| {
+                let unknown =
+                    "so which files tables there refer to is not known; nothing is removed";
+                Error::new(
+                    ErrorKind::Refused,
+                    format!("{}: {why}, {unknown}", store.uri()),
+                )
+            })?;
+            for reference in references.iter() {
                 if let Some(file) = reference.inside(&root) {
                     needed.insert(file.to_owned(), reference.owner.clone());
                 }
@@ -134,22 +188,33 @@ impl Store {
         ))
     }
 
-    /// What tables of this location refer to outside of themselves.
-    async fn references(&self) -> Result<Arc<BTreeSet<Reference>>> {
+    /// What tables of this location refer to outside of themselves, or why that is not known.
+    async fn references(&self) -> Result<References, String> {
         let mut memo = self.reference_memo.lock().await;
         let now = self.clock().monotonic();
         if let Some((at, found)) = memo.as_ref()
             && now.saturating_sub(*at) < MEMO_AGE
         {
-            return Ok(found.clone());
+            return found.clone();
+        }
+        let looking = caught("looking for references", self.look_for_references());
+        let found = looking.await.map(Arc::new).map_err(|e| e.to_string());
+        *memo = Some((now, found.clone()));
+        found
+    }
+
+    async fn look_for_references(&self) -> Result<BTreeSet<Reference>> {
+        let tables = self.tables_anywhere().await?;
+        // It was opened, so there was something: a directory that is not mounted any more, most likely.
+        if tables.is_empty() && !self.is_ours().await? {
+            let gone = "no table is there any more; is the storage still mounted?";
+            return Err(Error::new(ErrorKind::Storage, gone));
         }
         let mut found = BTreeSet::new();
-        for path in self.datasets().await?.tables {
+        for path in tables {
             let of_table = self.references_of(&path).await;
-            found.extend(of_table.map_err(|e| e.context(format!("what {path} refers to")))?);
+            found.extend(of_table.map_err(|e| e.context(&path))?);
         }
-        let found = Arc::new(found);
-        *memo = Some((now, found.clone()));
         Ok(found)
     }
 
@@ -251,7 +316,34 @@ mod tests {
         let bucket = to("s3://b/lake/src.lance/data/a.lance");
         assert_eq!(bucket.inside("s3://b/lake/src.lance"), Some("data/a.lance"));
         assert_eq!(bucket.inside(root), None);
-        assert_eq!(spelled("file:///no/such/place/"), "/no/such/place");
-        assert_eq!(spelled("./db/t.lance"), "db/t.lance");
+    }
+
+    #[test]
+    fn a_base_is_the_same_however_it_is_spelled() {
+        for base in [
+            "/no/such/my place",
+            "/no/such/other/../my place/",
+            "file:///no/such/my%20place/",
+            "file:///no/such/./other/..//my%20place",
+            "file://localhost/no/such/my place",
+            "file:/no/such/my%20place",
+            "file-object-store:///no/such/my%20place",
+        ] {
+            assert_eq!(spelled(base), "/no/such/my place", "{base}");
+        }
+        assert_eq!(spelled("/no/100%25"), "/no/100%25", "a path is no URL");
+        assert_eq!(spelled("file:///no/100%25%2"), "/no/100%%2");
+        for base in [
+            "./db/t.lance",
+            "../db/t.lance/",
+            "~/db/t.lance",
+            "x/../db/t.lance",
+        ] {
+            assert_eq!(spelled(base), "db/t.lance", "{base}");
+        }
+        assert_eq!(spelled("s3://b/x/../my%20t.lance/"), "s3://b/my t.lance");
+        let real = std::env::temp_dir().canonicalize().unwrap();
+        let around = real.join("../").join(real.file_name().unwrap());
+        assert_eq!(spelled(around.to_str().unwrap()), real.to_str().unwrap());
     }
 }
