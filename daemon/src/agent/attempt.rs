@@ -5,9 +5,10 @@ use super::health::Health;
 use super::load::{self, Loaded};
 use super::spool::{Contents, ContentsError, Spool, shown};
 use super::spool_error;
+use super::waiting::QUIET;
 use crate::config::AgentConfig;
 use crate::metrics::{BatchResult, Metrics};
-use squire_engine::commit::Outcome;
+use squire_engine::commit::{Committed, Outcome};
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::ids::OpId;
 use squire_engine::recovery::OperationOutcome;
@@ -16,6 +17,7 @@ use squire_failpoints::{Seam, hit};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::task::block_in_place;
 
 /// Where a claim comes from.
@@ -29,10 +31,14 @@ pub(super) enum Origin {
 
 /// How an attempt came to its end; an error is a reason to wait.
 pub(super) enum Verdict {
-    /// Its rows are visible; or a crash left nothing in it.
+    /// Its rows are visible, as its files were read.
+    Committed(Contents),
+    /// Its rows were visible before; or a crash left nothing in it.
     Finished,
     /// The input is wrong and will stay wrong.
     Rejected(Error),
+    /// So many agents in a row died over it that it is not read again.
+    GivenUp(Error),
     /// So many agents in a row died over it: others come first.
     PutOff(u32),
 }
@@ -45,6 +51,8 @@ pub(super) struct Attempt<'a> {
     pub(super) health: &'a Arc<Health>,
     pub(super) metrics: &'a Metrics,
     pub(super) config: &'a AgentConfig,
+    /// Its end was told before, and then it could not be moved on.
+    pub(super) told: bool,
 }
 
 impl Attempt<'_> {
@@ -87,7 +95,7 @@ impl Attempt<'_> {
     fn begin(&self, waited: bool) -> Result<Option<Verdict>> {
         let died = self.hand.with(|claim| claim.unanswered())?;
         if died >= self.config.max_attempts {
-            return Ok(Some(Verdict::Rejected(Error::invalid(format!(
+            return Ok(Some(Verdict::GivenUp(Error::invalid(format!(
                 "{died} agents in a row died while they read it (out of memory or stack, or killed); it may be too large or \
                  damaged: split or repair it, or move it back into incoming to have it tried again"
             )))));
@@ -129,6 +137,7 @@ impl Attempt<'_> {
             }
             Err(e) => return Ok(Verdict::Rejected(Error::invalid(e.to_string()))),
         };
+        self.rests(&before)?;
         let loaded = load::load(self.store, &path, &self.config.input).await;
         // Whatever was read of a file that somebody writes to, be it an error, is not what it is going to be.
         still_as(&before, &path)?;
@@ -137,6 +146,18 @@ impl Attempt<'_> {
             Err(e) if load::is_bad_input(&e) => Ok(Verdict::Rejected(e)),
             Err(e) => Err(e),
         }
+    }
+
+    /// Refuses files that changed while they were read before, unless they have rested since.
+    fn rests(&self, contents: &Contents) -> Result<()> {
+        let now = UNIX_EPOCH + Duration::from_millis(self.store.clock().now_ms());
+        let rests = block_in_place(|| {
+            self.hand.with(|claim| {
+                let at_rest = || contents.rests(QUIET, now) && !self.spool.is_being_written(claim);
+                !claim.changed() || at_rest()
+            })
+        })?;
+        if rests { Ok(()) } else { Err(unfinished()) }
     }
 
     async fn commit_loaded(&self, loaded: Loaded, before: Contents) -> Result<Verdict> {
@@ -161,26 +182,30 @@ impl Attempt<'_> {
         match committed {
             Ok(outcome) => {
                 hit(Seam::AgentAfterCommit)?;
-                self.tell(&outcome, rows, &before)?;
-                Ok(Verdict::Finished)
+                match outcome {
+                    Outcome::AlreadyCommitted(op) => {
+                        self.tell_committed_before(op)?;
+                        Ok(Verdict::Finished)
+                    }
+                    Outcome::Committed(committed) => {
+                        self.tell(&committed, rows)?;
+                        Ok(Verdict::Committed(before))
+                    }
+                }
             }
             Err(e) if load::is_bad_input(&e) => Ok(Verdict::Rejected(e)),
             Err(e) => Err(e),
         }
     }
 
-    fn tell(&self, outcome: &Outcome, rows: usize, before: &Contents) -> Result<()> {
-        let committed = match outcome {
-            Outcome::AlreadyCommitted(op) => return self.tell_committed_before(*op),
-            Outcome::Committed(committed) => committed,
-        };
+    fn tell(&self, committed: &Committed, rows: usize) -> Result<()> {
         let agent = &self.metrics.agent;
         agent.batch_finished(BatchResult::Committed);
         agent.commits.inc();
         agent.rows.inc_by(rows as u64);
         let retries = committed.attempts.saturating_sub(1);
         agent.conflicts.inc_by(u64::from(retries));
-        let (entries, path) = self.hand.entries()?;
+        let (entries, _) = self.hand.entries()?;
         let entry = entries.first().map(shown);
         let versions = committed
             .tables
@@ -188,16 +213,13 @@ impl Attempt<'_> {
             .map(|t| format!("{}@{}", t.table, t.to));
         let tables = versions.collect::<Vec<_>>().join(" ");
         tracing::info!(entry, tables, rows, operation = %committed.op, "batch committed");
-        if still_as(before, &path).is_err() {
-            tracing::warn!(
-                entry,
-                "this was written to after it had been read; what came later is not committed"
-            );
-        }
         Ok(())
     }
 
     fn tell_committed_before(&self, op: OpId) -> Result<()> {
+        if self.told {
+            return Ok(());
+        }
         let agent = &self.metrics.agent;
         agent.batch_finished(BatchResult::AlreadyCommitted);
         let (entries, _) = self.hand.entries()?;
@@ -211,11 +233,15 @@ impl Attempt<'_> {
 fn still_as(before: &Contents, path: &Path) -> Result<()> {
     match block_in_place(|| Contents::of(path)) {
         Ok(now) if now == *before => Ok(()),
-        _ => Err(Error::new(
-            ErrorKind::Cancelled,
-            "it is still being written: it changed while it was read; rename finished files into incoming",
-        )),
+        _ => Err(unfinished()),
     }
+}
+
+fn unfinished() -> Error {
+    Error::new(
+        ErrorKind::Cancelled,
+        "it is still being written: it changed while it was read; rename finished files into incoming",
+    )
 }
 
 /// Whether a later look may go better. A claimed entry is ours: when it cannot be opened now, it never can.

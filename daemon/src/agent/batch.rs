@@ -1,8 +1,8 @@
 //! A spool entry -> what it asks the store to do. Nothing here opens a data file.
 //!
 //! An entry is a file `<table>.<anything>.<ext>`, which is appended to its table, or a directory, which is one atomic commit: data files of
-//! that same form, and optionally a `batch.toml` that says how each table is changed. What tools leave beside data (`_SUCCESS`, checksums,
-//! hidden files) is passed over.
+//! that same form, and optionally a `batch.toml` that says how each table is changed. What people and tools leave beside data
+//! (`_SUCCESS`, checksums, notes, older copies, hidden files) is passed over.
 //!
 //! ```toml
 //! message = "nightly load"
@@ -26,7 +26,8 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    io::{self, Read},
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -39,6 +40,9 @@ use crate::formats::{Format, FormatError};
 
 /// The file of a batch directory that says what to do with the others.
 pub(crate) const BATCH_FILE: &str = "batch.toml";
+
+/// Largest `batch.toml`: far more than any list of tables needs, and little enough to be read whole. A larger one is refused.
+const BATCH_FILE_BYTES: u64 = 1024 * 1024;
 
 /// Longest table name. Long enough for any naming scheme, short enough that a path of a table stays below every filesystem's limit.
 const LONGEST_TABLE_NAME: usize = 128;
@@ -220,8 +224,7 @@ fn parse_directory(name: String, dir: &Path) -> Result<BatchSpec, BatchError> {
             settings = Some(Settings::read(path)?);
             continue;
         }
-        let named = Named::inside(path.file_name().unwrap_or_default(), kind.is_dir());
-        if named == Named::Beside {
+        if Named::inside(&path, kind.is_dir()) == Named::Beside {
             continue;
         }
         files.entry(table_of(&path, &kind)?).or_default().push(path);
@@ -338,7 +341,7 @@ struct Settings {
 
 impl Settings {
     fn read(path: PathBuf) -> Result<Self, BatchError> {
-        let text = fs::read_to_string(&path).map_err(io_error(&path))?;
+        let text = read_text(&path)?;
         match toml::from_str(&text) {
             Ok(file) => Ok(Self { path, text, file }),
             Err(e) => {
@@ -447,6 +450,28 @@ impl Settings {
             allowed => Ok(allowed.as_ref().is_some_and(|allowed| *allowed.as_ref())),
         }
     }
+}
+
+/// The text of a `batch.toml`.
+fn read_text(path: &Path) -> Result<String, BatchError> {
+    let refuse = |line, detail| BatchError::Toml {
+        path: path.to_path_buf(),
+        line,
+        detail,
+    };
+    let mut bytes = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(BATCH_FILE_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(io_error(path))?;
+    if bytes.len() as u64 > BATCH_FILE_BYTES {
+        let detail = format!("is larger than {BATCH_FILE_BYTES} bytes; put rows into data files");
+        return Err(refuse(1, detail));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        refuse(line, "is not UTF-8 text; save it as UTF-8".to_owned())
+    })
 }
 
 /// The line, from 1, on which a span begins.

@@ -182,12 +182,7 @@ impl Health {
         let mut state = self.state();
         for (name, named) in &ignored {
             if state.ignored.binary_search(name).is_err() {
-                let why = match named {
-                    Named::Unfinished => {
-                        "its name, or one in it, says that it is still being written"
-                    }
-                    Named::Data | Named::Beside | Named::Unknown => "its name is none of an input",
-                };
+                let why = why_ignored(*named);
                 tracing::info!(entry = shown(name), why, "this stays in incoming");
             }
         }
@@ -220,6 +215,14 @@ impl Health {
 
     pub(super) fn root(&self) -> &Path {
         &self.root
+    }
+}
+
+/// Why a name stays in `incoming`.
+pub(super) fn why_ignored(named: Named) -> &'static str {
+    match named {
+        Named::Unfinished => "its name, or one in it, says that it is still being written",
+        Named::Data | Named::Beside | Named::Unknown => "its name is none of an input",
     }
 }
 

@@ -129,7 +129,9 @@ impl Source<'_> {
 
     async fn schema(&self, table: &TableName) -> Result<Schema> {
         let entry = self.snapshot.state.table(table)?;
-        let dataset = self.store.open_pinned(entry).await?;
+        // A damaged table makes no input bad.
+        let dataset = self.store.open_pinned(entry).await;
+        let dataset = dataset.map_err(Error::of_what_stands)?;
         Ok(Schema::from(dataset.schema()))
     }
 

@@ -4,7 +4,8 @@
 //! 2. `batch` says what one entry wants; `crate::formats` reads its files.
 //! 3. `rounds` loops: resume what nobody works on, claim, then finish, reject, or let go of what has to `wait`.
 //! 4. `attempt` is the work on one claim, which lies in the `hand` meanwhile.
-//! 5. `health` says whether all that works.
+//! 5. `followed` looks once more, later, at what was committed.
+//! 6. `health` says whether all that works.
 //!
 //! Exactly once rests on one rule: a claim is named by the operation that commits it, durably, before that operation
 //! puts anything. Whoever finds the claim asks the store what became of the operation.
@@ -21,6 +22,7 @@
 
 mod attempt;
 pub(crate) mod batch;
+mod followed;
 mod hand;
 mod health;
 pub(crate) mod load;
@@ -68,9 +70,9 @@ pub(crate) struct Summary {
     pub(crate) already_committed: u64,
     /// Batches moved to `rejected/`: an answer, not a failure of the agent.
     pub(crate) rejected: u64,
-    /// What stays in `incoming/` because its name says that it is unfinished or no input.
+    /// How many names stay in `incoming/` because they say that they are unfinished or no input.
     pub(crate) ignored: usize,
-    /// What could not be worked off.
+    /// What could not be worked off, of those that are ignored all but hidden files and what tools leave beside data.
     pub(crate) left: Vec<Left>,
     /// What kept failing: the spool or the store.
     pub(crate) failed: Option<String>,

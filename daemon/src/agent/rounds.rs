@@ -1,9 +1,10 @@
 //! The agent's rounds: claims that nobody works on, then what is incoming.
 
 use super::attempt::{Attempt, Origin, Verdict};
+use super::followed::Followed;
 use super::hand::Hand;
-use super::health::{Health, answer_of};
-use super::spool::{Claim, Spool, shown};
+use super::health::{Health, answer_of, why_ignored};
+use super::spool::{Claim, Entry, Found, Named, Spool, SpoolError, shown};
 use super::waiting::{Cause, MAX_PAUSE, Waiting, brief, gives_up, pause};
 use super::{Left, Options, Summary, spool_error};
 use crate::metrics::{BatchResult, Metrics};
@@ -14,7 +15,8 @@ use squire_engine::store::Store;
 use squire_failpoints::{Seam, hit};
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::Notify;
@@ -34,11 +36,12 @@ pub(super) struct Agent {
     pub(super) health: Arc<Health>,
 }
 
-/// What has to wait, in `claimed` and in `incoming`.
+/// What has to wait, in `claimed` and in `incoming`, and what was committed a moment ago.
 #[derive(Default)]
 struct Memory {
     claims: Waiting,
     incoming: Waiting,
+    followed: Followed,
 }
 
 /// How a round went.
@@ -69,6 +72,7 @@ impl Agent {
                         tracing::warn!(error, "the spool or the store fails; it is tried again");
                     }
                     if self.options.until_empty && gives_up(failures) {
+                        memory.followed.look(Duration::MAX);
                         return self.summary(&memory, Some(error));
                     }
                 }
@@ -95,11 +99,14 @@ impl Agent {
                 () = self.store.clock().sleep(self.store.jitter(nap)) => {}
             }
         }
+        memory.followed.look(Duration::MAX);
         self.summary(&memory, None)
     }
 
     async fn round(&self, memory: &mut Memory, cancel: &CancellationToken) -> Result<Round> {
-        let mut round = self.resume_claims(&mut memory.claims, cancel).await?;
+        let now = self.store.clock().monotonic();
+        block_in_place(|| memory.followed.look(now));
+        let mut round = self.resume_claims(memory, cancel).await?;
         let listing = block_in_place(|| self.spool.list_incoming()).map_err(spool_error)?;
         let now = UNIX_EPOCH + Duration::from_millis(self.store.clock().now_ms());
         let oldest = listing.oldest_age(now).unwrap_or_default();
@@ -109,31 +116,52 @@ impl Agent {
         self.health.shows_ignored(listing.ignored);
         let names: HashSet<&OsStr> = listing.entries.iter().map(|e| e.name.as_os_str()).collect();
         memory.incoming.keep(&names);
-        for entry in &listing.entries {
+        let now = self.store.clock().monotonic();
+        let due = |entry: &&Entry| memory.incoming.is_due(&entry.name, now);
+        let due: Vec<&Entry> = listing.entries.iter().filter(due).collect();
+        // One look for all of them; none where nothing is to be done.
+        let open = match due.as_slice() {
+            [] => HashSet::new(),
+            [..] => block_in_place(|| self.spool.being_written()),
+        };
+        for entry in due {
             if cancel.is_cancelled() {
                 return Ok(round);
             }
-            let now = self.store.clock().monotonic();
-            if !memory.incoming.is_due(&entry.name, now) {
+            if open.contains(&entry.name) {
+                self.leave_open(&entry.name, &mut memory.incoming);
                 continue;
             }
             let Some(claim) = self.claim(&entry.name, &mut memory.incoming)? else {
                 continue;
             };
             hit(Seam::AgentAfterClaim)?;
-            round.ended += self.work_on(claim, Origin::New, &mut memory.claims).await?;
+            round.ended += self.work_on(claim, Origin::New, memory).await?;
         }
         Ok(round)
+    }
+
+    /// Leaves an entry in `incoming` that a process has open for writing.
+    fn leave_open(&self, name: &OsStr, waiting: &mut Waiting) {
+        let reason =
+            "it is still being written: a process has it open; rename finished files into incoming";
+        let why = (Cause::Unfinished, reason.to_owned());
+        let now = self.store.clock().monotonic();
+        if waiting.add(name, why, now, self.options.config.poll_interval) {
+            tracing::warn!(entry = shown(name), reason, "this entry has to wait");
+        }
     }
 
     /// Resumes orphans and claims that have waited.
     async fn resume_claims(
         &self,
-        waiting: &mut Waiting,
+        memory: &mut Memory,
         cancel: &CancellationToken,
     ) -> Result<Round> {
         let claims = block_in_place(|| self.spool.claims()).map_err(spool_error)?;
-        waiting.keep(&claims.iter().filter_map(|(_, e)| e.as_deref()).collect());
+        let keys: Vec<OsString> = claims.iter().map(key_of).collect();
+        let there: HashSet<&OsStr> = keys.iter().map(OsString::as_os_str).collect();
+        memory.claims.keep(&there);
         let (mut round, mut resumed) = (
             Round {
                 ended: 0,
@@ -141,24 +169,45 @@ impl Agent {
             },
             0,
         );
-        for (operation, entry) in &claims {
-            let entry = entry.clone().unwrap_or_default();
+        for (found, key) in claims.into_iter().zip(&keys) {
             let now = self.store.clock().monotonic();
-            if cancel.is_cancelled() || !waiting.is_due(&entry, now) {
+            if cancel.is_cancelled() || !memory.claims.is_due(key, now) {
                 continue;
             }
             if resumed == RESUMED_PER_ROUND {
                 round.more = true;
                 break;
             }
-            let claim = block_in_place(|| self.spool.resume(*operation)).map_err(spool_error)?;
-            let Some(claim) = claim else { continue };
+            let operation = found.operation;
+            let claim = found
+                .entry
+                .and_then(|_| block_in_place(|| self.spool.resume(operation)));
+            let claim = match claim {
+                Ok(Some(claim)) => claim,
+                Ok(None) => continue,
+                // Whatever is wrong with this one, the others go on.
+                Err(e) => {
+                    let why = (Cause::Unclaimable, brief(&spool_error(e)));
+                    self.has_to_wait(key, why, &mut memory.claims);
+                    continue;
+                }
+            };
             resumed += 1;
-            let waited = waiting.has(&entry);
+            let waited = memory.claims.has(key);
             let origin = Origin::Resumed { waited };
-            round.ended += self.work_on(claim, origin, waiting).await?;
+            round.ended += self.work_on(claim, origin, memory).await?;
         }
         Ok(round)
+    }
+
+    /// A claim has to wait, which is told once.
+    fn has_to_wait(&self, key: &OsStr, (cause, reason): (Cause, String), waiting: &mut Waiting) {
+        let now = self.store.clock().monotonic();
+        let unit = self.options.config.poll_interval;
+        if waiting.add(key, (cause, reason.clone()), now, unit) {
+            let (entry, cause) = (shown(key), cause.as_str());
+            tracing::warn!(entry, cause, reason, "this batch has to wait");
+        }
     }
 
     /// Claims one entry; `None` if others were faster, or if it cannot be moved.
@@ -183,7 +232,8 @@ impl Agent {
 
     /// One attempt on `claim`. One that has to wait is let go, so that the others go on; if the store itself fails, that
     /// ends the round. Returns how many entries it ended.
-    async fn work_on(&self, claim: Claim, origin: Origin, waiting: &mut Waiting) -> Result<usize> {
+    async fn work_on(&self, claim: Claim, origin: Origin, memory: &mut Memory) -> Result<usize> {
+        let entry = claim.entries().first().cloned().unwrap_or_default();
         self.hand.take_up(claim);
         self.health.begins();
         let attempt = Attempt {
@@ -193,26 +243,31 @@ impl Agent {
             health: &self.health,
             metrics: &self.metrics,
             config: &self.options.config,
+            told: memory.claims.cause_of(&entry) == Some(Cause::Stuck),
         };
         let attempt = caught("this batch", attempt.run(origin));
         let verdict = self.health.within(attempt).await;
         let mut claim = self.hand.put_down()?;
-        let entry = claim.entries().first().cloned().unwrap_or_default();
-        let now = self.store.clock().monotonic();
-        let unit = self.options.config.poll_interval;
-        let error = match verdict {
-            Ok(Verdict::Finished) => {
-                block_in_place(|| self.spool.finish(claim)).map_err(spool_error)?;
-                waiting.remove(&entry);
-                return Ok(1);
-            }
-            Ok(Verdict::Rejected(reason)) => {
-                self.reject(claim, &entry, &reason)?;
-                waiting.remove(&entry);
-                return Ok(1);
-            }
+        let waiting = &mut memory.claims;
+        let moved = match verdict {
+            Ok(Verdict::Committed(read)) => self.finish(claim).map(|done| {
+                let now = self.store.clock().monotonic();
+                for path in done {
+                    memory.followed.add(path, read.clone(), now);
+                }
+            }),
+            Ok(Verdict::Finished) => self.finish(claim).map(drop),
+            Ok(Verdict::Rejected(reason)) => match self.reject(&mut claim, &entry, &reason) {
+                Ok(()) => self.finish(claim).map(drop),
+                // Nobody died over it: it is its place that cannot be written.
+                Err(e) => block_in_place(|| self.spool.answered(&mut claim)).and(Err(e)),
+            },
+            Ok(Verdict::GivenUp(reason)) => self
+                .reject(&mut claim, &entry, &reason)
+                .and_then(|()| self.finish(claim).map(drop)),
             Ok(Verdict::PutOff(times)) => {
-                waiting.put_off(&entry, times, now, unit);
+                let now = self.store.clock().monotonic();
+                waiting.put_off(&entry, times, now, self.options.config.poll_interval);
                 let entry = shown(&entry);
                 tracing::warn!(
                     entry,
@@ -221,18 +276,44 @@ impl Agent {
                 );
                 return Ok(0);
             }
-            Err(error) => error,
+            Err(error) => return self.let_go(claim, &entry, error, waiting).await,
         };
-        block_in_place(|| self.spool.answered(&mut claim)).map_err(spool_error)?;
+        match moved {
+            Ok(()) => {
+                waiting.remove(&entry);
+                Ok(1)
+            }
+            Err(e) => {
+                let why = (Cause::Stuck, brief(&spool_error(e)));
+                self.has_to_wait(&entry, why, waiting);
+                Ok(0)
+            }
+        }
+    }
+
+    /// Lets a claim go that has to wait. If it is the store that fails, so does the round.
+    async fn let_go(
+        &self,
+        mut claim: Claim,
+        entry: &OsStr,
+        error: Error,
+        waiting: &mut Waiting,
+    ) -> Result<usize> {
+        let cause = Cause::of(&error);
+        let noted = block_in_place(|| {
+            if cause == Cause::Unfinished {
+                self.spool.tell_changed(&mut claim)?;
+            }
+            self.spool.answered(&mut claim)
+        });
         drop(claim);
         if error.kind() == ErrorKind::FormatTooNew {
             return Err(error);
         }
-        let (cause, reason) = (Cause::of(&error), brief(&error));
-        if waiting.add(&entry, (cause, reason.clone()), now, unit) {
-            let (entry, cause) = (shown(&entry), cause.as_str());
-            tracing::warn!(entry, cause, reason, "this batch has to wait");
+        if let Err(e) = noted {
+            tracing::debug!(error = brief(&e), "a claim's records cannot be written");
         }
+        self.has_to_wait(entry, (cause, brief(&error)), waiting);
         // One table or file that cannot be read stops only what needs it.
         if cause == Cause::Storage && !matches!(answer_of(&self.store).await, Some(Ok(()))) {
             return Err(error);
@@ -240,17 +321,20 @@ impl Agent {
         Ok(0)
     }
 
-    fn reject(&self, mut claim: Claim, entry: &OsStr, reason: &Error) -> Result<()> {
+    /// Moves a claim that is committed to `done`; gives where its entries lie now.
+    fn finish(&self, claim: Claim) -> Result<Vec<PathBuf>, SpoolError> {
+        block_in_place(|| self.spool.finish(claim))
+    }
+
+    fn reject(&self, claim: &mut Claim, entry: &OsStr, reason: &Error) -> Result<(), SpoolError> {
         let from = claim.path(entry);
         let mut told = String::new();
         block_in_place(|| {
-            self.spool.reject(&mut claim, entry, |to| {
+            self.spool.reject(claim, entry, |to| {
                 told = reason_for(reason, &from, to);
                 told.clone()
-            })?;
-            self.spool.finish(claim)
-        })
-        .map_err(spool_error)?;
+            })
+        })?;
         tracing::info!(entry = shown(entry), reason = told, "batch rejected");
         self.metrics.agent.batch_finished(BatchResult::Rejected);
         Ok(())
@@ -270,6 +354,9 @@ impl Agent {
             })
             .collect();
         let listing = self.spool.list_incoming();
+        if let Ok(listing) = &listing {
+            left.extend(listing.ignored.iter().filter_map(left_by_name));
+        }
         if let (Some(failed), Ok(listing)) = (&failed, &listing) {
             let names = listing.entries.iter().map(|entry| &entry.name);
             left.extend(names.filter(|n| !memory.incoming.has(n)).map(|n| Left {
@@ -289,6 +376,28 @@ impl Agent {
             failed,
         })
     }
+}
+
+/// What a claim's waiting is kept by: its first entry, or where it stands, which is the name of no entry.
+fn key_of(found: &Found) -> OsString {
+    match &found.entry {
+        Ok(Some(entry)) => entry.clone(),
+        Ok(None) | Err(_) => format!("claimed/{}", found.operation).into(),
+    }
+}
+
+/// What stays in `incoming` for its name, unless it was never meant as input.
+fn left_by_name((name, named): &(OsString, Named)) -> Option<Left> {
+    let cause = match named {
+        Named::Unfinished if !name.as_bytes().starts_with(b".") => Cause::Unfinished,
+        Named::Unknown => Cause::Unclaimable,
+        Named::Unfinished | Named::Data | Named::Beside => return None,
+    };
+    Some(Left {
+        entry: shown(name),
+        cause: cause.as_str(),
+        reason: why_ignored(*named).to_owned(),
+    })
 }
 
 /// What a rejected entry's reason says: short, and about the place where it lies now.

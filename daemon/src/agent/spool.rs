@@ -5,6 +5,7 @@
 //! SPOOL/claimed/<ULID>/<name>     taken by the operation ULID; one claim may hold several entries, which are one commit
 //! SPOOL/claimed/<ULID>/.lock      flock held by the owner while it works on the claim
 //! SPOOL/claimed/<ULID>/.attempts  how many attempts have begun and not come to an answer; absent: one
+//! SPOOL/claimed/<ULID>/.changed   its files changed while they were read: it must rest before it is read again
 //! SPOOL/done/<name>               committed
 //! SPOOL/rejected/<name>           refused, beside <name>.reason.txt; nobody tries again
 //! ```
@@ -53,6 +54,7 @@ mod moves;
 mod names;
 #[cfg(test)]
 mod tests;
+mod writers;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -67,12 +69,16 @@ use ulid::Ulid;
 
 use attempts::{ATTEMPTS_FILE, ATTEMPTS_TEMPORARY};
 pub(crate) use contents::{Contents, ContentsError};
-use moves::{move_to_free_name, reserve, sync_dir, write_durable};
+pub(crate) use incoming::Entry;
+use moves::{move_to_free_name, release, reserve, sync_dir, write_durable};
 use names::shown_path;
 pub(crate) use names::{Named, printable, shown};
 
 /// The lock file of a claim. A dotfile, so that it can never be an entry.
 const LOCK_FILE: &str = ".lock";
+
+/// Stands in a claim whose files changed while they were read. In the claim, because another agent may take it over.
+const CHANGED_FILE: &str = ".changed";
 
 /// Appended to the name of a rejected entry for the file that says why.
 const REASON_SUFFIX: &str = ".reason.txt";
@@ -104,6 +110,17 @@ pub(crate) enum SpoolError {
     )]
     OtherFilesystem {
         /// The directory.
+        path: PathBuf,
+    },
+    /// An entry cannot be renamed although its directory is on the filesystem of the others: a directory of an overlay's lower
+    /// layer (of a container's image), or of another mount of the same filesystem.
+    #[error(
+        "{} is on the filesystem of the other spool directories and cannot be renamed there (an overlay's lower layer, or another \
+         mount of it); copy it instead of renaming it, or mount the spool as one",
+        shown_path(path)
+    )]
+    Unmovable {
+        /// The entry.
         path: PathBuf,
     },
     /// The operation id already names a claim.
@@ -138,6 +155,7 @@ pub(crate) struct Claim {
     dir: PathBuf,
     entries: Vec<OsString>,
     unanswered: u32,
+    changed: bool,
     /// Held, never read: its flock is the ownership.
     _lock: File,
 }
@@ -158,10 +176,24 @@ impl Claim {
         self.unanswered
     }
 
+    /// Whether its files changed while they were read.
+    pub(crate) fn changed(&self) -> bool {
+        self.changed
+    }
+
     /// Where an entry is now. Not stable over [`Spool::retry_as`].
     pub(crate) fn path(&self, entry: &OsStr) -> PathBuf {
         self.dir.join(entry)
     }
+}
+
+/// A claim as it is found, whoever has it.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// The operation that it is named by.
+    pub(crate) operation: Ulid,
+    /// The first of its entries; an error if it cannot be looked into (somebody put a file in its place, say).
+    pub(crate) entry: Result<Option<OsString>, SpoolError>,
 }
 
 /// What became of an attempt to claim some entries.
@@ -200,11 +232,6 @@ impl Spool {
         for dir in dirs {
             fs::create_dir_all(dir).map_err(SpoolError::io("create", dir))?;
         }
-        let device = |dir: &Path| {
-            fs::metadata(dir)
-                .map(|meta| meta.dev())
-                .map_err(SpoolError::io("read", dir))
-        };
         for dir in dirs {
             if device(dir)? != device(&spool.incoming)? {
                 return Err(SpoolError::OtherFilesystem { path: dir.clone() });
@@ -235,11 +262,15 @@ impl Spool {
             match fs::rename(&from, claim.path(name)) {
                 Ok(()) => claim.entries.push(name.to_os_string()),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
-                // Of another filesystem that was mounted there: none of them can be moved.
-                Err(e) if e.kind() == ErrorKind::CrossesDevices && claim.entries.is_empty() => {
-                    self.sweep(&claim.dir)?;
-                    let path = self.incoming.clone();
-                    return Err(SpoolError::OtherFilesystem { path });
+                Err(e) if e.kind() == ErrorKind::CrossesDevices => {
+                    // Another filesystem was mounted there: none of them can be moved.
+                    if claim.entries.is_empty() && device(&self.incoming)? != device(&self.claimed)?
+                    {
+                        self.sweep(&claim.dir)?;
+                        let path = self.incoming.clone();
+                        return Err(SpoolError::OtherFilesystem { path });
+                    }
+                    refused.push(SpoolError::Unmovable { path: from });
                 }
                 Err(e) => refused.push(SpoolError::io("claim", &from)(e)),
             }
@@ -262,20 +293,22 @@ impl Spool {
         })
     }
 
-    /// Every claim, oldest first, with the first of its entries, whoever has it.
-    pub(crate) fn claims(&self) -> Result<Vec<(Ulid, Option<OsString>)>, SpoolError> {
+    /// Every claim, oldest first, whoever has it.
+    pub(crate) fn claims(&self) -> Result<Vec<Found>, SpoolError> {
         let mut claims = Vec::new();
         for name in names_in(&self.claimed)? {
             let Some(operation) = name.to_str().and_then(|name| Ulid::from_string(name).ok())
             else {
                 continue;
             };
-            match entries_in(&self.claimed.join(&name)) {
-                Ok(entries) => claims.push((operation, entries.into_iter().next())),
+            let entry = match entries_in(&self.claimed.join(&name)) {
                 // Finished or renamed by its owner meanwhile.
-                Err(SpoolError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
-                Err(e) => return Err(e),
-            }
+                Err(SpoolError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                    continue;
+                }
+                entries => entries.map(|entries| entries.into_iter().next()),
+            };
+            claims.push(Found { operation, entry });
         }
         Ok(claims)
     }
@@ -297,10 +330,19 @@ impl Spool {
         Ok(Some(Claim {
             operation,
             unanswered: attempts::read(&dir),
+            changed: fs::symlink_metadata(dir.join(CHANGED_FILE)).is_ok(),
             dir,
             entries,
             _lock: lock,
         }))
+    }
+
+    /// Says that the files changed while they were read. Not durable: no writer outlives a power cut.
+    pub(crate) fn tell_changed(&self, claim: &mut Claim) -> Result<(), SpoolError> {
+        let path = claim.dir.join(CHANGED_FILE);
+        File::create(&path).map_err(SpoolError::io("create", &path))?;
+        claim.changed = true;
+        Ok(())
     }
 
     /// Renames the claim to a new operation, after the store has said that its old one is aborted and can never be committed.
@@ -316,14 +358,23 @@ impl Spool {
         sync_dir(&self.claimed)
     }
 
-    /// Moves the entries to `done` and removes the claim. Only after its operation was seen committed, or when it has no entries left.
-    pub(crate) fn finish(&self, claim: Claim) -> Result<(), SpoolError> {
+    /// Moves the entries to `done` and removes the claim; gives where they lie now. Only after its operation was seen committed, or
+    /// when it has no entries left.
+    pub(crate) fn finish(&self, claim: Claim) -> Result<Vec<PathBuf>, SpoolError> {
+        let mut moved = Vec::with_capacity(claim.entries.len());
         for entry in &claim.entries {
-            move_to_free_name(&claim.path(entry), &self.done, entry, claim.operation)?;
+            let from = claim.path(entry);
+            moved.push(move_to_free_name(
+                &from,
+                &self.done,
+                entry,
+                claim.operation,
+            )?);
         }
         sync_dir(&self.done)?;
         sync_dir(&claim.dir)?;
-        self.sweep(&claim.dir)
+        self.sweep(&claim.dir)?;
+        Ok(moved)
     }
 
     /// Moves one entry to `rejected` with the reason beside it, and returns its new path, which `reason` is asked with. Only
@@ -351,15 +402,19 @@ impl Spool {
         )?;
         let mut reason_path = to.clone().into_os_string();
         reason_path.push(REASON_SUFFIX);
+        let reason_path = PathBuf::from(reason_path);
         let temporary = self
             .rejected
             .join(format!(".{}.reason.tmp", claim.operation));
-        write_durable(
-            &temporary,
-            Path::new(&reason_path),
-            format!("{}\n", reason(&to).trim_end()).as_bytes(),
-        )?;
-        fs::rename(&from, &to).map_err(SpoolError::io("move", &from))?;
+        let text = format!("{}\n", reason(&to).trim_end());
+        let moved = write_durable(&temporary, &reason_path, text.as_bytes())
+            .and_then(|()| fs::rename(&from, &to).map_err(SpoolError::io("move", &from)));
+        if let Err(e) = moved {
+            for reserved in [&to, &reason_path, &temporary] {
+                release(reserved, &from);
+            }
+            return Err(e);
+        }
         claim.entries.remove(index);
         sync_dir(&self.rejected)?;
         sync_dir(&claim.dir)?;
@@ -385,6 +440,7 @@ impl Spool {
                     dir,
                     entries: Vec::new(),
                     unanswered: 1,
+                    changed: false,
                     _lock: lock,
                 });
             }
@@ -403,12 +459,18 @@ impl Spool {
             _ => Ok(()),
         };
         // The lock last: until then nobody else is here.
-        for name in [ATTEMPTS_TEMPORARY, ATTEMPTS_FILE, LOCK_FILE] {
+        for name in [CHANGED_FILE, ATTEMPTS_TEMPORARY, ATTEMPTS_FILE, LOCK_FILE] {
             gone(fs::remove_file(dir.join(name)))
                 .map_err(SpoolError::io("remove the records of", dir))?;
         }
         gone(fs::remove_dir(dir)).map_err(SpoolError::io("remove", dir))
     }
+}
+
+/// The filesystem that a directory is on.
+fn device(dir: &Path) -> Result<u64, SpoolError> {
+    let meta = fs::metadata(dir).map_err(SpoolError::io("read", dir))?;
+    Ok(meta.dev())
 }
 
 /// The lock of a claim, or `None` if someone holds it or the claim is gone.

@@ -11,6 +11,10 @@ use std::time::Duration;
 /// Waits longest between two attempts.
 pub(super) const MAX_PAUSE: Duration = Duration::from_secs(30);
 
+/// How long the files of an entry must rest after somebody was seen to write to them. A producer writes on within fractions of
+/// a second, or keeps its file open, which is seen where it can be.
+pub(super) const QUIET: Duration = Duration::from_secs(2);
+
 /// How often something is tried before `--until-empty` leaves it: with a poll interval of 1 s, for 7 s.
 const TRIES_UNTIL_EMPTY: u32 = 4;
 
@@ -28,19 +32,21 @@ pub(crate) enum Cause {
     Undecided,
     /// Storage failed or did not answer.
     Storage,
-    /// Its files changed while they were read.
+    /// Somebody still writes to its files.
     Unfinished,
     /// Agents died over it.
     Killed,
-    /// It cannot be moved out of `incoming`.
+    /// It cannot be taken: neither moved out of `incoming`, nor taken over from `claimed`.
     Unclaimable,
+    /// It is committed or rejected, but cannot be moved to `done` or `rejected`.
+    Stuck,
     /// Something else; the reason says what.
     Other,
 }
 
 impl Cause {
     /// Every cause, in the order above.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Drift,
         Self::Conflict,
         Self::Undecided,
@@ -48,6 +54,7 @@ impl Cause {
         Self::Unfinished,
         Self::Killed,
         Self::Unclaimable,
+        Self::Stuck,
         Self::Other,
     ];
 
@@ -61,6 +68,7 @@ impl Cause {
             Self::Unfinished => "unfinished",
             Self::Killed => "killed",
             Self::Unclaimable => "unclaimable",
+            Self::Stuck => "stuck",
             Self::Other => "other",
         }
     }
@@ -101,6 +109,11 @@ impl Waiting {
         self.0.contains_key(entry)
     }
 
+    /// What `entry` waits for.
+    pub(super) fn cause_of(&self, entry: &OsStr) -> Option<Cause> {
+        self.0.get(entry).map(|wait| wait.cause)
+    }
+
     /// `entry` was tried at `now` and has to wait: `unit`, doubled with each try. Whether that is news: it is told once,
     /// and again when the reason changes.
     pub(super) fn add(
@@ -112,6 +125,10 @@ impl Waiting {
     ) -> bool {
         let before = self.0.remove(entry);
         let tries = before.as_ref().map_or(0, |wait| wait.tries) + 1;
+        let unit = match cause {
+            Cause::Unfinished => unit.max(QUIET),
+            _ => unit,
+        };
         let wait = Wait {
             cause,
             reason,
@@ -218,6 +235,9 @@ mod tests {
         assert!(!waiting.add(entry, storage, at(7), UNIT));
         assert!(waiting.all_tried(), "four tries, as --until-empty makes");
         assert_eq!(pause(UNIT, u32::MAX), MAX_PAUSE);
+        let (open, writing) = (OsStr::new("b.csv"), (Cause::Unfinished, String::new()));
+        waiting.add(open, writing, at(7), UNIT);
+        assert!(!waiting.is_due(open, at(8)) && waiting.is_due(open, at(7) + QUIET));
         waiting.keep(&HashSet::new());
         assert!(!waiting.has(entry));
     }

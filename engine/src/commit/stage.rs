@@ -151,7 +151,9 @@ impl Store {
                 write: write.clone(),
             });
         };
-        let dataset = Arc::new(self.writing(self.open_pinned(entry).await?.as_ref()));
+        let opened = self.open_pinned(entry).await;
+        let opened = opened.map_err(Error::of_what_stands)?;
+        let dataset = Arc::new(self.writing(opened.as_ref()));
         let schema = Schema::from(dataset.schema());
         let write = match write {
             Write::Append(rows) => Write::Append(conform(table, &schema, rows)?),
@@ -396,11 +398,44 @@ fn runnable(dataset: &Dataset, predicate: &str) -> Result<String> {
     Ok(whole)
 }
 
+/// Length to which a predicate is cut where it is told why it cannot run, in characters.
+const PREDICATE_CHARS: usize = 200;
+
+/// A predicate that fits may still fail over the rows, or be nothing that a delete can run: a cast of a text that is no
+/// number, a division by zero, a pattern that is none, an aggregate. That is the predicate's fault, and no storage's.
+fn unless_it_cannot_run(e: lance::Error, predicate: &str) -> Error {
+    if !is_of_evaluation(&e) {
+        return e.into();
+    }
+    let told = match predicate.char_indices().nth(PREDICATE_CHARS) {
+        Some((cut, _)) => format!("{}...", &predicate[..cut]),
+        None => predicate.to_owned(),
+    };
+    Error::invalid(format!(
+        "the predicate {told} cannot be evaluated over the rows"
+    ))
+    .caused_by(e)
+}
+
+fn is_of_evaluation(e: &lance::Error) -> bool {
+    use lance::Error as L;
+    match e {
+        L::Execution { .. }
+        | L::Arrow { .. }
+        | L::NotSupported { .. }
+        | L::InvalidInput { .. }
+        | L::Schema { .. } => true,
+        L::Shared { source } => is_of_evaluation(source),
+        _ => false,
+    }
+}
+
 async fn delete(dataset: Arc<Dataset>, runnable: String) -> Result<Staged> {
-    let deleted = DeleteBuilder::new(dataset, runnable)
+    let deleted = DeleteBuilder::new(dataset, runnable.as_str())
         .conflict_retries(0)
         .execute_uncommitted()
-        .await?;
+        .await
+        .map_err(|e| unless_it_cannot_run(e, &runnable))?;
     let rows = RowCounts {
         deleted: deleted.num_deleted_rows,
         ..RowCounts::default()

@@ -207,7 +207,7 @@ impl Store {
     pub(crate) fn without_version(&self, path: &str) -> Error {
         let uri = self.uri_of(path);
         let why = "holds no version of a table: half deleted, or never finished; bring its files back, or remove what is left";
-        Error::new(ErrorKind::NotFound, format!("{uri} {why}"))
+        Error::new(ErrorKind::Storage, format!("{uri} {why}"))
     }
 
     pub(crate) async fn keep_handle(&self, path: &str, dataset: Arc<Dataset>) {

@@ -239,6 +239,22 @@ fn a_predicate_that_does_not_fit_is_refused() {
     lake.assert_at_rest();
 }
 
+/// Each fits the table as far as the planner sees, and fails over its rows.
+#[test]
+fn a_predicate_that_cannot_run_is_bad_input() {
+    let lake = lake();
+    for predicate in [
+        "CAST(value AS INT) = 1",
+        "id = 1/0",
+        "regexp_match(value, '(((') IS NOT NULL",
+        "count(id) > 0",
+    ] {
+        let args = ["delete", &lake.uri, "t", "--where", predicate];
+        refused(&lake, &args, 2, &["table t", "predicate"]);
+    }
+    lake.assert_at_rest();
+}
+
 /// What stands after the end of an expression is not silently left out.
 #[test]
 fn a_predicate_with_something_behind_it_is_refused() {

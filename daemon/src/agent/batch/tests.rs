@@ -113,6 +113,48 @@ fn settings_alone_can_be_a_batch() {
 }
 
 #[test]
+fn settings_that_are_no_text_or_too_long_are_refused() {
+    let mut latin = b"# first\nmessage = \"Z".to_vec();
+    latin.extend(b"\xfcrich\"\n");
+    let utf_16: Vec<u8> = "message"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let utf_16 = [&b"\xff\xfe"[..], &utf_16].concat();
+    let long = "#".repeat(1024 * 1024 + 1).into_bytes();
+    for (bytes, parts) in [
+        (latin, ["batch.toml:2:", "UTF-8"]),
+        (utf_16, ["batch.toml:1:", "UTF-8"]),
+        (long, ["batch.toml:1:", "larger than 1048576 bytes"]),
+    ] {
+        let dir = directory(&["t.csv"], None);
+        fs::write(dir.path().join(BATCH_FILE), bytes).unwrap();
+        let error = BatchSpec::parse(dir.path()).unwrap_err();
+        assert!(
+            !matches!(error, BatchError::Io { .. }),
+            "nothing to wait for"
+        );
+        let message = error.to_string();
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+}
+
+#[test]
+fn what_people_and_tools_put_beside_data_is_passed_over() {
+    let files = [
+        "t.csv",
+        "batch.toml~",
+        "batch.toml.bak",
+        "t.csv.asc",
+        "README.md",
+        "SHA256SUMS",
+    ];
+    let dir = directory(&files, Some("message = \"x\"\n"));
+    let spec = BatchSpec::parse(dir.path()).unwrap();
+    assert_eq!(modes(&spec), [("t", &Mode::Append, 1)]);
+}
+
+#[test]
 fn wrong_toml_names_file_and_line() {
     refused(&["t.csv"], "message = \n", &["batch.toml:1:"]);
     refused(

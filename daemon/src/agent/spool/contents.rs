@@ -9,7 +9,7 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use super::names::shown_path;
@@ -23,6 +23,7 @@ pub(crate) struct Contents(Vec<Seen>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     name: OsString,
+    is_dir: bool,
     inode: u64,
     bytes: u64,
     modified: Option<SystemTime>,
@@ -83,17 +84,41 @@ impl Contents {
         seen.push(Seen::new(OsString::new(), &top));
         Ok(Self(seen))
     }
+
+    /// Whether nothing was done to it for `quiet` before `now`. The time of change decides: the kernel sets it at each
+    /// change of bytes, size or times, and a producer cannot set it back.
+    pub(crate) fn rests(&self, quiet: Duration, now: SystemTime) -> bool {
+        let resting = |seen: &Seen| now.duration_since(seen.last_change()).unwrap_or_default();
+        self.0.iter().all(|seen| resting(seen) >= quiet)
+    }
+
+    /// Whether it has the same files with the same bytes, as far as size and time of writing say; it may have been moved.
+    pub(crate) fn holds_the_same_as(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Seen, &Seen)| {
+            let written = a.is_dir || (a.bytes, a.modified) == (b.bytes, b.modified);
+            (&a.name, a.is_dir, a.inode) == (&b.name, b.is_dir, b.inode) && written
+        };
+        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same)
+    }
 }
 
 impl Seen {
     fn new(name: OsString, meta: &Metadata) -> Self {
         Self {
             name,
+            is_dir: meta.is_dir(),
             inode: meta.ino(),
             bytes: meta.len(),
             modified: meta.modified().ok(),
             changed: (meta.ctime(), meta.ctime_nsec()),
         }
+    }
+
+    fn last_change(&self) -> SystemTime {
+        let (seconds, nanos) = self.changed;
+        let seconds = u64::try_from(seconds).unwrap_or_default();
+        let nanos = u32::try_from(nanos).unwrap_or_default();
+        SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos)
     }
 }
 
@@ -138,6 +163,26 @@ mod tests {
         let before = Contents::of(&dir).unwrap();
         fs::write(dir.join("u.csv"), "").unwrap();
         assert_ne!(Contents::of(&dir).unwrap(), before);
+    }
+
+    #[test]
+    fn it_rests_when_nothing_was_done_to_it_for_a_while() {
+        let quiet = Duration::from_secs(2);
+        let root = TempDir::new().unwrap();
+        let file = root.path().join("t.csv");
+        fs::write(&file, "id\n").unwrap();
+        // Whatever time a producer gives it.
+        let open = fs::File::options().write(true).open(&file).unwrap();
+        open.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        let seen = Contents::of(&file).unwrap();
+        let changed = seen.0[0].last_change();
+        assert!(!seen.rests(quiet, changed));
+        assert!(!seen.rests(quiet, changed + quiet - Duration::from_millis(1)));
+        assert!(seen.rests(quiet, changed + quiet));
+        assert!(
+            !seen.rests(quiet, changed - quiet),
+            "the clock was set back"
+        );
     }
 
     #[test]

@@ -71,6 +71,6 @@ fn is_being_filled(dir: &Path) -> bool {
     };
     children.flatten().any(|child| {
         let is_dir = child.file_type().is_ok_and(|kind| kind.is_dir());
-        Named::inside(&child.file_name(), is_dir) == Named::Unfinished
+        Named::inside(&child.path(), is_dir) == Named::Unfinished
     })
 }

@@ -46,8 +46,25 @@ pub(super) fn move_to_free_name(
     operation: Ulid,
 ) -> Result<PathBuf, SpoolError> {
     let to = reserve(from, dir, name, operation, None)?;
-    fs::rename(from, &to).map_err(SpoolError::io("move", from))?;
-    Ok(to)
+    match fs::rename(from, &to) {
+        Ok(()) => Ok(to),
+        Err(e) => {
+            release(&to, from);
+            Err(SpoolError::io("move", from)(e))
+        }
+    }
+}
+
+/// Gives back a name that was occupied for the move of `from`, which failed, so that the next try does not need another one.
+/// Should that fail as well, an empty file or directory stays, harmless. If `from` is gone, the move has happened all the same.
+pub(super) fn release(reserved: &Path, from: &Path) {
+    if fs::symlink_metadata(from).is_err() {
+        return;
+    }
+    let freed = fs::remove_file(reserved).or_else(|_| fs::remove_dir(reserved));
+    if let Err(error) = freed {
+        tracing::debug!(%error, "a reserved name in the spool stays");
+    }
 }
 
 /// Occupies a free name in `dir` with an empty file or directory, of `from`'s kind, over which `from` can then be renamed.
@@ -79,17 +96,14 @@ pub(super) fn reserve(
         };
         let mut beside = path.clone().into_os_string();
         beside.push(suffix);
-        if occupied(File::create_new(&beside).map(drop))
-            .map_err(SpoolError::io("create", Path::new(&beside)))?
-        {
-            return Ok(path);
+        match occupied(File::create_new(&beside).map(drop)) {
+            Ok(true) => return Ok(path),
+            Ok(false) => release(&path, from),
+            Err(e) => {
+                release(&path, from);
+                return Err(SpoolError::io("create", Path::new(&beside))(e));
+            }
         }
-        let freed = if is_dir {
-            fs::remove_dir(&path)
-        } else {
-            fs::remove_file(&path)
-        };
-        freed.map_err(SpoolError::io("remove", &path))?;
     }
     let full = io::Error::new(ErrorKind::AlreadyExists, "no free name");
     Err(SpoolError::io("move", from)(full))

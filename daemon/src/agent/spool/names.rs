@@ -52,6 +52,18 @@ const BESIDE: [&str; 8] = [
 /// Checksums that tools put beside each file.
 const CHECKSUMS: [&str; 5] = [".crc", ".md5", ".sha1", ".sha256", ".sha512"];
 
+/// Checksums of all files beside them, whole names; with or without `.txt`.
+const CHECKSUM_LISTS: [&str; 5] = [
+    "checksums",
+    "md5sums",
+    "sha1sums",
+    "sha256sums",
+    "sha512sums",
+];
+
+/// Signatures, notes and older copies that people and tools put beside data.
+const NOTES: [&str; 5] = [".asc", ".bak", ".md", ".orig", ".sig"];
+
 /// What a name says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Named {
@@ -59,7 +71,8 @@ pub(crate) enum Named {
     Data,
     /// Its producer is still writing it.
     Unfinished,
-    /// No data: what tools leave beside data (`_SUCCESS`, `Thumbs.db`, checksums, hidden files in a directory).
+    /// No data: what people and tools leave beside data (`_SUCCESS`, `Thumbs.db`, checksums, signatures, notes, an editor's older
+    /// copy, hidden files in a directory).
     Beside,
     /// A file in no format that can be read, as far as its name says.
     Unknown,
@@ -83,18 +96,29 @@ impl Named {
             return Self::Data;
         }
         // `_SUCCESS`, `_metadata`, `_committed_17`: words of the tools that wrote the files beside it.
-        if lower.starts_with('_') || CHECKSUMS.iter().any(|end| lower.ends_with(end)) {
+        let list = lower.strip_suffix(".txt").unwrap_or(&lower);
+        if lower.starts_with('_')
+            || CHECKSUM_LISTS.contains(&list)
+            || CHECKSUMS
+                .iter()
+                .chain(&NOTES)
+                .any(|end| lower.ends_with(end))
+        {
             return Self::Beside;
         }
         Self::Unknown
     }
 
-    /// What `name` says inside a directory, where hidden files never were data.
-    pub(crate) fn inside(name: &OsStr, is_dir: bool) -> Self {
-        if name.as_bytes().starts_with(b".") {
+    /// What the name of the file at `path` says inside a directory, where hidden files never were data, and `x~` beside `x` is
+    /// an editor's older copy rather than a file that is being written.
+    pub(crate) fn inside(path: &Path, is_dir: bool) -> Self {
+        let name = path.file_name().unwrap_or_default().as_bytes();
+        let original = name.strip_suffix(b"~").map(OsStr::from_bytes);
+        let is_copy = original.is_some_and(|name| path.with_file_name(name).is_file());
+        if name.starts_with(b".") || is_copy {
             return Self::Beside;
         }
-        Self::of(name, is_dir)
+        Self::of(OsStr::from_bytes(name), is_dir)
     }
 }
 
@@ -154,9 +178,15 @@ mod tests {
             "desktop.ini",
             "t.csv.crc",
             "~$t.csv",
+            "SHA256SUMS",
+            "sha256sums.txt",
+            "t.csv.asc",
+            "README.md",
+            "batch.toml.bak",
+            "batch.toml.orig",
         ];
         let unknown = ["t.csv.gz", "t", "t.txt", "batch.toml"];
-        let data = ["t.csv", "_t.1.PARQUET", "t.tmp.csv"];
+        let data = ["t.csv", "_t.1.PARQUET", "t.tmp.csv", "t.md.csv"];
         for (names, is) in [
             (&unfinished[..], Named::Unfinished),
             (&beside, Named::Beside),
@@ -175,7 +205,17 @@ mod tests {
         ] {
             assert_eq!(Named::of(OsStr::new(name), true), is, "{name}");
         }
-        assert_eq!(Named::inside(OsStr::new(".keep"), false), Named::Beside);
+        assert_eq!(Named::inside(Path::new("b/.keep"), false), Named::Beside);
+    }
+
+    #[test]
+    fn an_older_copy_is_one_only_beside_its_original() {
+        let dir = tempfile::TempDir::new().unwrap();
+        std::fs::write(dir.path().join("batch.toml"), "").unwrap();
+        let inside = |name: &str| Named::inside(&dir.path().join(name), false);
+        assert_eq!(inside("batch.toml~"), Named::Beside);
+        assert_eq!(inside("a.csv~"), Named::Unfinished);
+        assert_eq!(inside("~"), Named::Unfinished);
     }
 
     #[test]

@@ -37,7 +37,7 @@ fn resume_all(spool: &Spool) -> Vec<Claim> {
     let claims = spool.claims().unwrap();
     claims
         .into_iter()
-        .filter_map(|(operation, _)| spool.resume(operation).unwrap())
+        .filter_map(|found| spool.resume(found.operation).unwrap())
         .collect()
 }
 
@@ -268,6 +268,61 @@ fn crashes_before_and_after_the_entries_leave_no_trace() {
     fs::create_dir(spool.claimed.join("not an operation")).unwrap();
     assert!(resume_all(&spool).is_empty());
     assert_eq!(names(&spool.claimed), ["not an operation"]);
+}
+
+#[test]
+fn a_damaged_claim_is_an_error_of_its_own() {
+    let (_root, spool) = spool();
+    put(&spool, "a.csv");
+    drop(claim(&spool, op(2), &["a.csv"]));
+    fs::write(spool.claimed.join(op(1).to_string()), "").unwrap();
+    let locked = spool.claimed.join(op(3).to_string()).join(LOCK_FILE);
+    fs::create_dir_all(locked).unwrap();
+    let mut found = spool.claims().unwrap();
+    assert_eq!(found.len(), 3);
+    let (file, lock) = (found.remove(0), found.pop().unwrap());
+    let error = file.entry.unwrap_err().to_string();
+    assert!(error.contains(&op(1).to_string()), "{error}");
+    assert!(spool.resume(lock.operation).is_err());
+    let sound = spool.resume(found[0].operation).unwrap().unwrap();
+    assert_eq!(spool.finish(sound).unwrap(), [spool.done.join("a.csv")]);
+}
+
+#[test]
+fn a_move_that_fails_leaves_no_name_behind() {
+    let (_root, spool) = spool();
+    put(&spool, "a.csv");
+    let mut owned = claim(&spool, op(1), &["a.csv"]);
+    let (from, entry) = (owned.path(OsStr::new("a.csv")), OsStr::new("a.csv"));
+    // A directory in place of the file, which a rename cannot put over the name that was reserved for a file.
+    let swap = |_: &Path| {
+        fs::remove_file(&from).unwrap();
+        fs::create_dir(&from).unwrap();
+        "bad".to_owned()
+    };
+    assert!(spool.reject(&mut owned, entry, swap).is_err());
+    assert!(names(&spool.rejected).is_empty());
+    assert_eq!(owned.entries(), ["a.csv"], "it is still claimed");
+    spool
+        .reject(&mut owned, entry, |_| "bad".to_owned())
+        .unwrap();
+    assert_eq!(names(&spool.rejected), ["a.csv", "a.csv.reason.txt"]);
+}
+
+/// Another agent may take it over, so that the claim says it.
+#[test]
+fn a_claim_tells_that_its_files_changed() {
+    let (_root, spool) = spool();
+    put(&spool, "a.csv");
+    let mut owned = claim(&spool, op(1), &["a.csv"]);
+    assert!(!owned.changed());
+    spool.tell_changed(&mut owned).unwrap();
+    spool.retry_as(&mut owned, op(2)).unwrap();
+    drop(owned);
+    let resumed = resume_all(&spool).remove(0);
+    assert!(resumed.changed() && resumed.entries() == ["a.csv"]);
+    spool.finish(resumed).unwrap();
+    assert!(names(&spool.claimed).is_empty(), "nothing of it is left");
 }
 
 #[test]

@@ -94,6 +94,7 @@ async fn what_is_no_input_stays_and_what_must_not_be_opened_is_refused() {
     for name in stays {
         fs::write(incoming.join(name), csv([1], "x")).expect("file");
     }
+    fs::write(incoming.join(".keep"), "").expect("file");
     fs::create_dir(incoming.join("filling")).expect("directory");
     fs::write(incoming.join("filling/a.csv.part"), "id").expect("file");
     spool.put(
@@ -101,6 +102,9 @@ async fn what_is_no_input_stays_and_what_must_not_be_opened_is_refused() {
         &[
             ("a.csv", csv([1], "good")),
             ("b.csv", csv([1], "good")),
+            ("batch.toml", "message = \"good\"\n".to_owned()),
+            ("batch.toml~", "message = \"was\"\n".to_owned()),
+            ("SHA256SUMS", String::new()),
             ("_SUCCESS", String::new()),
             ("Thumbs.db", String::new()),
             ("a.csv.crc", String::new()),
@@ -116,10 +120,15 @@ async fn what_is_no_input_stays_and_what_must_not_be_opened_is_refused() {
     let odd = std::ffi::OsStr::from_bytes(b"a.\x1b[2J\xff.csv");
     fs::write(incoming.join(odd), "id,value\nx,y\n").expect("file");
 
-    let done = spool.start(&["--until-empty", "--json"]).wait().ok();
+    let done = spool.start(&["--until-empty", "--json"]).wait();
+    let done = done.failed(1, "still being written");
     let summary = done.json();
     let counts = ["committed", "rejected", "ignored"].map(|key| summary[key].as_u64());
-    assert_eq!(counts, [Some(1), Some(4), Some(5)], "{summary}");
+    assert_eq!(counts, [Some(1), Some(4), Some(6)], "{summary}");
+    let left = summary["left"].as_array().expect("what is left");
+    let left: Vec<&str> = left.iter().filter_map(|l| l["entry"].as_str()).collect();
+    assert_eq!(left.len(), 5, "hidden files are nobody's input: {summary}");
+    assert!(left.contains(&"filling") && left.contains(&"notes.txt"));
     assert_eq!(spool.lake.ids("a").await, [1]);
     assert_eq!(spool.lake.ids("b").await, [1]);
     for (name, why) in [
@@ -148,20 +157,23 @@ async fn what_is_no_input_stays_and_what_must_not_be_opened_is_refused() {
     assert!(left.contains("filling") && left.len() == 5, "{left:?}");
 }
 
-/// A writer that keeps its file open keeps it through the claim, too.
+/// A producer may open a file again after it was claimed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_grows_while_it_is_read_is_not_committed_in_part() {
     let mut spool = Spool::new(&["a"]);
     spool.put("a.1.csv", &one("id,value\n1,x\n"));
-    let mut open = fs::File::options()
-        .append(true)
-        .open(spool.path("incoming/a.1.csv"))
-        .expect("the producer's file");
     let args = ["--until-empty", "--config", &spool.config("")];
     // It has read one row by now.
     let mut agent = spool.with_seam("agent.before_commit=1*return(stop)", &args);
     agent.wait_stopped();
+    let claim = spool.names("claimed").pop_first().expect("the claim");
+    let claimed = spool.path("claimed").join(claim).join("a.1.csv");
+    let mut open = fs::File::options()
+        .append(true)
+        .open(claimed)
+        .expect("the producer's file");
     open.write_all(b"2,x\n").expect("write");
+    drop(open);
     let done = agent.resume().ok();
     assert!(
         done.stderr.contains("still being written"),
@@ -170,6 +182,160 @@ async fn a_file_that_grows_while_it_is_read_is_not_committed_in_part() {
     );
     assert_eq!(spool.lake.ids("a").await, [1, 2]);
     spool.assert_all_done();
+}
+
+/// Between two writes of a slow producer nothing changes, but its file is open.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_a_process_has_open_for_writing_is_not_taken() {
+    let mut spool = Spool::new(&["a"]);
+    spool.put("a.1.csv", &one("id,value\n1,x\n"));
+    spool.put("a.2.csv", &one(&csv([9], "x")));
+    let open = fs::File::options()
+        .append(true)
+        .open(spool.path("incoming/a.1.csv"));
+    let mut open = open.expect("the producer's file");
+    let mut served = Served::start(&spool, &["--config", &spool.config("")]);
+    served.wait_for(
+        &spool,
+        "/metrics",
+        200,
+        "squire_agent_waiting{cause=\"unfinished\"} 1",
+    );
+    spool.wait_for("the other file's commit", |s| {
+        s.names("done").contains("a.2.csv")
+    });
+    assert!(
+        spool.names("incoming").contains("a.1.csv"),
+        "it is not taken"
+    );
+    open.write_all(b"2,x\n3,x\n").expect("write");
+    drop(open);
+    spool.wait_for("its commit", |s| s.names("done").contains("a.1.csv"));
+    served.agent.signal(Signal::SIGTERM);
+    let done = served.agent.wait().ok();
+    assert_eq!(done.stderr.matches(" WARN ").count(), 1, "{}", done.stderr);
+    assert_eq!(spool.lake.ids("a").await, [1, 2, 3, 9]);
+    spool.assert_all_done();
+}
+
+/// Whatever somebody does to one claim, the others go on, and it goes on once it is mended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_claim_stops_only_itself() {
+    let mut spool = Spool::new(&["a"]);
+    for i in 0..2 {
+        spool.put(&format!("a.{i}.csv"), &one(&csv([i], "x")));
+    }
+    let config = spool.config("");
+    let args = ["--until-empty", "--json", "--config", &config];
+    spool
+        .with_seam("agent.after_claim=1*return(kill)", &args)
+        .killed();
+    let claim = spool.names("claimed").pop_first().expect("the orphan");
+    let lock = spool.path("claimed").join(&claim).join(".lock");
+    fs::remove_file(&lock).expect("remove");
+    fs::create_dir(&lock).expect("directory");
+    let stray = spool.path("claimed/01JD2Q3V5W6X7Y8Z9A0B1C2D3E");
+    fs::write(&stray, "").expect("file");
+    let done = spool.start(&args).wait().failed(1, &claim);
+    let summary = done.json();
+    assert_eq!(summary["committed"], 1, "{summary}");
+    assert_eq!(summary["left"].as_array().map(Vec::len), Some(2));
+    assert_eq!(summary["failed"], Value::Null, "{summary}");
+    assert_eq!(done.stderr.matches(" WARN ").count(), 2, "{}", done.stderr);
+    fs::remove_dir(&lock).expect("remove");
+    fs::remove_file(&stray).expect("remove");
+    spool.work_off();
+    spool.assert_all_done();
+    assert_eq!(spool.lake.ids("a").await, [0, 1]);
+}
+
+/// A file stands for `room` that cannot be written to, for root neither.
+fn occupy(spool: &Spool, room: &str) -> PathBuf {
+    let (is, aside) = (spool.path(room), spool.path(&format!("{room}.aside")));
+    fs::rename(&is, &aside).expect("rename");
+    fs::write(&is, "").expect("file");
+    aside
+}
+
+/// Nobody died over it, and it is committed or rejected once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_moved_on_waits_with_the_true_reason() {
+    let mut spool = Spool::new(&["a", "b"]);
+    spool.put("a.1.csv", &one(&csv([1], "x")));
+    spool.put("a.bad.csv", &one("id,value\nx,y\n"));
+    let config = spool.config("max_attempts = 2");
+    let mut served = Served::start(&spool, &["--config", &config]);
+    served.wait_for(&spool, "/readyz", 200, "");
+    spool.wait_for("both", |s| {
+        s.names("incoming").is_empty() && s.names("claimed").is_empty()
+    });
+    let rooms = ["done", "rejected"].map(|room| (spool.path(room), occupy(&spool, room)));
+    spool.put("b.1.csv", &one(&csv([1], "x")));
+    spool.put("b.bad.csv", &one("id,value\nx,y\n"));
+    served.wait_for(
+        &spool,
+        "/metrics",
+        200,
+        "squire_agent_waiting{cause=\"stuck\"} 2",
+    );
+    // More tries than agents may die.
+    let claim = |s: &Spool, entry: &str| {
+        let claims = s.names("claimed").into_iter();
+        let mut claims = claims.map(|claim| s.path("claimed").join(claim));
+        claims
+            .find(|claim| claim.join(entry).is_file())
+            .expect("the claim")
+    };
+    let mut tries = BTreeSet::new();
+    spool.wait_for("several tries", |s| {
+        let record = fs::metadata(claim(s, "b.bad.csv").join(".attempts"));
+        tries.extend(record.and_then(|record| record.modified()));
+        tries.len() > 4
+    });
+    for (room, aside) in rooms {
+        fs::remove_file(&room).expect("remove");
+        fs::rename(&aside, &room).expect("rename");
+    }
+    spool.wait_for("both", |s| s.names("claimed").is_empty());
+    served.wait_for(
+        &spool,
+        "/metrics",
+        200,
+        "squire_agent_waiting{cause=\"stuck\"} 0",
+    );
+    let (_, metrics) = served.get("/metrics").expect("metrics");
+    served.agent.signal(Signal::SIGTERM);
+    let said = served.agent.wait().ok().stderr;
+    assert_eq!(said.matches("batch committed").count(), 2, "{said}");
+    assert!(!said.contains("committed before"), "{said}\n{metrics}");
+    let reason = spool.reason("b.bad.csv");
+    assert!(
+        !reason.contains("died") && reason.contains("rejected/b.bad.csv"),
+        "{reason}"
+    );
+    assert_eq!(spool.names("rejected").len(), 4, "no name is left behind");
+    spool.assert_all_done_but(&["a.bad.csv", "b.bad.csv"]);
+    assert_eq!(spool.lake.ids("b").await, [1]);
+}
+
+/// A good batch waits until its table's folder is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_away_rejects_nothing() {
+    let mut spool = Spool::new(&["a"]);
+    spool.put("a.1.csv", &one(&csv([1], "x")));
+    let table = PathBuf::from(format!("{}/a.lance", spool.lake.uri));
+    let away = spool.lake.path("away.lance");
+    fs::rename(&table, &away).expect("rename");
+    let config = spool.config("");
+    let args = ["--until-empty", "--json", "--config", &config];
+    let summary = spool.start(&args).wait().failed(1, "half deleted").json();
+    assert_eq!(summary["rejected"], 0, "{summary}");
+    assert_eq!(summary["left"][0]["cause"], "storage", "{summary}");
+    fs::rename(&away, &table).expect("rename");
+    spool.work_off();
+    spool.assert_all_done();
+    assert_eq!(spool.lake.ids("a").await, [1]);
 }
 
 /// Such as another file system that was mounted there. Needs the right to mount; does nothing without it.
@@ -191,7 +357,7 @@ fn an_entry_that_cannot_be_claimed_is_left_with_the_true_reason() {
     let done = spool.start(&args).wait();
     let unmounted = Command::new("umount").arg(&incoming).status();
     assert!(unmounted.expect("umount").success());
-    let done = done.failed(1, "not on the filesystem of the other spool directories");
+    let done = done.failed(1, "copy it instead of renaming it");
     assert_eq!(done.stderr.matches(" WARN ").count(), 1, "{}", done.stderr);
     assert_eq!(done.json()["left"][0]["entry"], "a.1.csv");
     spool.put.clear();
