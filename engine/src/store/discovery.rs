@@ -70,7 +70,7 @@ impl Discovered {
     }
 }
 
-fn below(folder: &str, name: &str) -> String {
+pub(super) fn below(folder: &str, name: &str) -> String {
     if folder.is_empty() {
         name.to_owned()
     } else {

@@ -326,10 +326,44 @@ impl Store {
         }
     }
 
-    async fn is_ours(&self) -> Result<bool> {
-        let versions = self.object_path(&format!("{MANIFEST_PATH}/_versions"));
+    /// Whether versions of a manifest stand below the root: then it is a store, whatever it was when it was connected to.
+    pub async fn has_manifest(&self) -> Result<bool> {
+        self.has_manifest_in("").await
+    }
+
+    async fn has_manifest_in(&self, folder: &str) -> Result<bool> {
+        let versions = discovery::below(folder, &format!("{MANIFEST_PATH}/_versions"));
+        let versions = self.object_path(&versions);
         let listed = self.objects.list_with_delimiter(Some(&versions)).await?;
-        if !listed.objects.is_empty() {
+        Ok(!listed.objects.is_empty())
+    }
+
+    /// Refuses to maintain the table at `path` as a plain one when it belongs to a store: its readers would lose the
+    /// version that the store pins. A root may have become a store since it was connected to.
+    pub(crate) async fn check_plain(&self, path: &str) -> Result<()> {
+        // The commit log has no pin.
+        if path == COMMITS_PATH {
+            return Ok(());
+        }
+        let mut folder = path;
+        while !folder.is_empty() {
+            folder = folder.rsplit_once('/').map_or("", |(above, _)| above);
+            if self.has_manifest_in(folder).await? {
+                let store = discovery::below(&self.uri, folder);
+                let store = store.trim_end_matches('/');
+                return Err(Error::new(
+                    ErrorKind::Refused,
+                    format!(
+                        "{path} belongs to the store {store}, which pins its tables; it is maintained as a table of that store only"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_ours(&self) -> Result<bool> {
+        if self.has_manifest().await? {
             return Ok(true);
         }
         let internal = self

@@ -3,10 +3,16 @@
 
 use crate::{error_message, one_document, version_files, versions};
 use serde_json::{Value, json};
+use squire_engine::error::ErrorKind;
+use squire_engine::maintenance::{CleanupPolicies, Retention, Target};
+use squire_engine::store::{Store, StoreOptions};
 use squire_failpoints::Seam;
 use squire_tests::{Done, Lake};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 const COMMANDS: [&str; 19] = [
     "init", "create", "index", "write", "delete", "commit", "agent", "daemon", "plan", "optimize",
@@ -584,6 +590,33 @@ fn a_tables_own_directory_inside_a_store_is_still_the_stores() {
     lake.daemon_pass("0s").ok();
     lake.assert_at_rest();
     assert_eq!(lake.table_status("t", "rows"), 2);
+}
+
+/// A root may have become a store since it was connected to, and so may a folder below it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stores_tables_are_never_maintained_as_plain_ones() {
+    let lake = lake(2);
+    let table = Path::new(&lake.uri).join("t.lance");
+    let before = version_files(&table);
+    let above = Path::new(&lake.uri).parent().expect("a directory above");
+    let above = above.to_string_lossy();
+    for (root, path) in [(lake.uri.as_str(), "t.lance"), (&above, "lake/t.lance")] {
+        let store = Store::connect(root, StoreOptions::default()).await;
+        let store = store.expect("a directory");
+        let everything = CleanupPolicies::from(Retention {
+            age: Duration::ZERO,
+            versions: 1,
+        });
+        let planned = store.plan_plain_cleanup(path, &everything).await;
+        assert_eq!(planned.err().map(|e| e.kind()), Some(ErrorKind::Refused));
+        let (target, cancel) = (Target::Plain(path.to_owned()), CancellationToken::new());
+        let run = store.reindex(&target, &BTreeSet::new(), &cancel).await;
+        let refused = run.expect_err("a store's table");
+        assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
+        assert!(refused.to_string().contains(&lake.uri), "{refused}");
+    }
+    assert_eq!(version_files(&table), before);
+    lake.assert_at_rest();
 }
 
 /// Two processes create one table: one makes it, the other is told that it exists, wherever they met.
