@@ -809,3 +809,33 @@ fn reload_opens_a_changed_watch_anew_and_names_what_needs_a_restart() {
     );
     assert!(!done.stderr.contains("daemon.listen"), "{done:?}");
 }
+
+/// A directory that goes with its disk looks empty to a listing.
+#[test]
+fn a_watched_directory_that_is_gone_is_told_until_it_is_back() {
+    let lake = Lake::with_tables(&["t"]);
+    small_commits(&lake, &["t"], 0, 2);
+    let directory = plain_directory(&lake);
+    let config = write_config(&lake, EVERY_SECOND);
+    let daemon = Served::start(&lake, None, &["daemon", &directory, "--config", &config]);
+    daemon.wait_ready();
+    let unreadable = format!("squire_unreadable{{store=\"{directory}\",table=\"\"}}");
+    let wait_for = |wanted: Option<f64>| {
+        eventually("whether it is unreadable", NOTICED, || {
+            match daemon.metric(&unreadable) {
+                found if found == wanted => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    };
+    wait_for(None);
+    let away = lake.path("away");
+    std::fs::rename(&directory, &away).expect("it goes");
+    wait_for(Some(1.0));
+    let errors = daemon.status()["last_errors"].to_string();
+    assert!(errors.contains(&directory), "{errors}");
+    std::fs::rename(&away, &directory).expect("it comes back");
+    wait_for(None);
+    assert_eq!(daemon.table("t.lance").expect("the table")["rows"], 4);
+    daemon.stop();
+}
