@@ -7,10 +7,10 @@ use squire_engine::error::ErrorKind;
 use squire_engine::maintenance::{CleanupPolicies, Retention, Target};
 use squire_engine::store::{Store, StoreOptions};
 use squire_failpoints::Seam;
-use squire_tests::{Done, Lake};
+use squire_tests::{Done, Lake, squire};
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -231,6 +231,30 @@ async fn exit_codes_say_what_to_do() {
     typo.failed(2, "write.after_scam");
     lake.daemon_pass("0s").ok();
     lake.assert_at_rest();
+}
+
+/// A full disk takes nothing; a reader that went away has seen enough.
+#[test]
+fn an_answer_that_cannot_be_written_is_no_success() {
+    let lake = Lake::new();
+    let run = |args: &[&str], stdout: Stdio| {
+        let mut command = Command::new(squire());
+        let output = command.args(args).stdout(stdout).output();
+        Done::from(output.expect("squire runs"))
+    };
+    for args in [
+        &["snapshot", &lake.uri, "--json"][..],
+        &["status", &lake.uri],
+        &["seams"],
+        &["--help"],
+        &["--version"],
+    ] {
+        let full = std::fs::File::create("/dev/full").expect("/dev/full");
+        run(args, full.into()).failed(1, "could not be written");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        run(args, writer.into()).ok();
+    }
 }
 
 #[test]
