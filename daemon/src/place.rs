@@ -8,6 +8,7 @@ use squire_engine::store::discovery::{Discovered, PassedOver};
 use squire_engine::store::{Store, StoreOptions};
 use std::collections::HashMap;
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 
 /// An opened place.
@@ -267,6 +268,30 @@ pub(crate) fn watch_of(config: &Config, uri: &str) -> Watch {
             kind: WatchKind::Auto,
             storage_options: Default::default(),
         })
+}
+
+/// Refuses `directory` in a store on the local disk: whoever looks into the store takes what stands there for its tables
+/// or for waste.
+pub(crate) fn check_outside(store: &Store, directory: &Path) -> Result<()> {
+    let real = |path: &Path| {
+        let whole = std::path::absolute(path).ok()?;
+        // What is not there yet is where its nearest folder is.
+        whole.ancestors().find_map(|path| path.canonicalize().ok())
+    };
+    let (root, inside) = (real(Path::new(store.uri())), real(directory));
+    match (root, inside) {
+        (Some(root), Some(inside)) if !store.uri().contains("://") && inside.starts_with(&root) => {
+            Err(Error::new(
+                ErrorKind::Refused,
+                format!(
+                    "{} is in the store {}; choose a directory beside it",
+                    directory.display(),
+                    store.uri()
+                ),
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A table name from the command line.

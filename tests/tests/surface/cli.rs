@@ -643,6 +643,37 @@ async fn a_stores_tables_are_never_maintained_as_plain_ones() {
     lake.assert_at_rest();
 }
 
+/// Each would be taken for a part of what stands there, or for its waste.
+#[test]
+fn nothing_is_made_inside_a_table_or_a_store() {
+    let lake = lake(1);
+    let directory = plain_directory(&lake);
+    for inside in ["t.lance", "t.lance/data", "t.lance/new/store"] {
+        let uri = format!("{directory}/{inside}");
+        lake.run(&["init", &uri]).failed(3, "a Lance table");
+        assert!(!Path::new(&uri).join("_squire").exists());
+    }
+    let internal = format!("{}/_squire/store", lake.uri);
+    lake.run(&["init", &internal]).failed(3, "files of a store");
+    std::os::unix::fs::symlink(&lake.uri, lake.path("link")).expect("a link");
+    let linked = lake.path("link/spool").to_string_lossy().into_owned();
+    for spool in [
+        lake.uri.clone(),
+        format!("{}/spool", lake.uri),
+        format!("{}/new/spool", lake.uri),
+        linked,
+    ] {
+        let agent = ["agent", &lake.uri, "--spool", &spool, "--until-empty"];
+        lake.run(&agent).failed(3, "beside it");
+        assert!(!Path::new(&spool).join("incoming").exists());
+    }
+    let file = lake.path("schema.json").to_string_lossy().into_owned();
+    for command in [&["init", &file][..], &["status", &file]] {
+        lake.run(command).failed(2, "is a file, not a directory");
+    }
+    lake.assert_at_rest();
+}
+
 /// Two processes create one table: one makes it, the other is told that it exists, wherever they met.
 #[test]
 fn crash_creates_of_one_table_meet() {
