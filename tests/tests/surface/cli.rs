@@ -674,6 +674,19 @@ fn nothing_is_made_inside_a_table_or_a_store() {
     lake.assert_at_rest();
 }
 
+#[test]
+fn a_table_cannot_take_a_reserved_name() {
+    let lake = lake(1);
+    let schema = lake.path("schema.json").to_string_lossy().into_owned();
+    for name in ["__manifest", "__t", "_squire"] {
+        let create = ["create", &lake.uri, name, "--schema", &schema];
+        lake.run(&create).failed(2, "__ or _squire");
+    }
+    lake.run(&["create", &lake.uri, "_t", "--schema", &schema])
+        .ok();
+    lake.assert_at_rest();
+}
+
 /// Two processes create one table: one makes it, the other is told that it exists, wherever they met.
 #[test]
 fn crash_creates_of_one_table_meet() {
