@@ -257,12 +257,39 @@ async fn status(State(source): State<Source>) -> impl IntoResponse {
     ([(header::CACHE_CONTROL, "no-store")], Json(source.status()))
 }
 
-/// What a changing call may name, as query (`?store=S&table=T`) or as a JSON body; the body wins.
+/// What a changing call may name, in its query (`?store=S&table=T`), in a JSON body, or some of it in each.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Target {
     store: Option<String>,
     table: Option<String>,
+}
+
+impl Target {
+    /// An object; serde would take a list of values, too, and an empty one as everything.
+    fn of_body(body: &[u8]) -> Result<Self, String> {
+        if body.is_empty() {
+            return Ok(Self::default());
+        }
+        if !body.trim_ascii_start().starts_with(b"{") {
+            return Err("the body is no JSON object".to_owned());
+        }
+        serde_json::from_slice(body).map_err(|error| error.to_string())
+    }
+
+    /// What both say together. What one of them names is never widened by the other.
+    fn and(self, body: Self) -> Result<Self, String> {
+        let one = |name: &str, query: Option<String>, body: Option<String>| match (query, body) {
+            (Some(query), Some(body)) if query != body => Err(format!(
+                "the query names the {name} {query:?} and the body {body:?}"
+            )),
+            (query, body) => Ok(query.or(body)),
+        };
+        Ok(Self {
+            store: one("store", self.store, body.store)?,
+            table: one("table", self.table, body.table)?,
+        })
+    }
 }
 
 async fn control(
@@ -281,13 +308,8 @@ async fn control(
             &format!("no such call; use one of {known}"),
         );
     };
-    let target = if body.is_empty() {
-        query
-            .map(|Query(target)| target)
-            .map_err(|error| error.body_text())
-    } else {
-        serde_json::from_slice(&body).map_err(|error| error.to_string())
-    };
+    let query = query.map_err(|error| error.body_text());
+    let target = query.and_then(|Query(query)| query.and(Target::of_body(&body)?));
     let Target { store, table } = match target {
         Ok(target) => target,
         Err(error) => {

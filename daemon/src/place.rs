@@ -8,6 +8,7 @@ use squire_engine::store::discovery::{Discovered, PassedOver};
 use squire_engine::store::{Store, StoreOptions};
 use std::collections::HashMap;
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 
 /// An opened place.
@@ -21,6 +22,8 @@ pub(crate) struct Place {
     pub(crate) managed: bool,
     /// The single table, when the URI names one.
     single: Option<String>,
+    /// How it was asked for.
+    watch: Watch,
 }
 
 /// What is maintained at a place, and what stands beside it.
@@ -88,6 +91,7 @@ impl Place {
                     store,
                     managed: true,
                     single: None,
+                    watch: watch.clone(),
                 });
             }
             (Ok(_), WatchKind::Directory | WatchKind::Table) => {
@@ -105,7 +109,7 @@ impl Place {
         }
         let root = Store::connect(&uri, options.clone()).await?;
         if matches!(watch.kind, WatchKind::Auto | WatchKind::Table) && root.is_dataset().await? {
-            return Self::open_table(uri, options).await;
+            return Self::open_table(watch, options).await;
         }
         if watch.kind == WatchKind::Table {
             return Err(Error::new(
@@ -118,8 +122,12 @@ impl Place {
             store: Arc::new(root),
             managed: false,
             single: None,
+            watch: watch.clone(),
         };
-        let Discovered { tables, skipped } = place.store.datasets().await?;
+        let Discovered { tables, skipped } = match place.store.datasets().await {
+            Err(e) if e.kind() == ErrorKind::NotFound => Discovered::default(),
+            found => found?,
+        };
         if tables.is_empty() {
             place.store.is_object_store().await?;
             let mut why = format!(
@@ -145,7 +153,8 @@ impl Place {
     }
 
     /// One table. Inside a store it is the store's: maintained at its pin, or readers of the store would lose it.
-    async fn open_table(uri: String, options: StoreOptions) -> Result<Self> {
+    async fn open_table(watch: &Watch, options: StoreOptions) -> Result<Self> {
+        let uri = watch.uri.clone();
         let (parent, name) = uri
             .trim_end_matches('/')
             .rsplit_once('/')
@@ -163,12 +172,19 @@ impl Place {
             store,
             managed,
             single,
+            watch: watch.clone(),
         })
     }
 
     /// Whether the URI names a single table.
     pub(crate) fn is_single_table(&self) -> bool {
         self.single.is_some()
+    }
+
+    /// Whether this is what opening `watch` gives: the watch may have been changed since, and plain tables may have
+    /// become those of a store, which pins them. What cannot be asked now stays: a look at it says why.
+    pub(crate) async fn still_is(&self, watch: &Watch) -> bool {
+        self.watch == *watch && (self.managed || !self.store.has_manifest().await.unwrap_or(false))
     }
 
     /// What is maintained here now; new tables appear by themselves.
@@ -257,6 +273,30 @@ pub(crate) fn watch_of(config: &Config, uri: &str) -> Watch {
             kind: WatchKind::Auto,
             storage_options: Default::default(),
         })
+}
+
+/// Refuses `directory` in a store on the local disk: whoever looks into the store takes what stands there for its tables
+/// or for waste.
+pub(crate) fn check_outside(store: &Store, directory: &Path) -> Result<()> {
+    let real = |path: &Path| {
+        let whole = std::path::absolute(path).ok()?;
+        // What is not there yet is where its nearest folder is.
+        whole.ancestors().find_map(|path| path.canonicalize().ok())
+    };
+    let (root, inside) = (real(Path::new(store.uri())), real(directory));
+    match (root, inside) {
+        (Some(root), Some(inside)) if !store.uri().contains("://") && inside.starts_with(&root) => {
+            Err(Error::new(
+                ErrorKind::Refused,
+                format!(
+                    "{} is in the store {}; choose a directory beside it",
+                    directory.display(),
+                    store.uri()
+                ),
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A table name from the command line.

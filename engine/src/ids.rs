@@ -78,6 +78,22 @@ impl TableName {
         )))
     }
 
+    /// Refuses a name that a new table may not take: Squire and LanceDB use such names for what they keep beside tables,
+    /// and in the manifest a table `__manifest` would share the floor of the manifest itself. Tables of earlier releases
+    /// that have one can still be read.
+    ///
+    /// # Errors
+    /// `InvalidInput`, with the rule.
+    pub fn check_new(&self) -> Result<()> {
+        if self.0.starts_with("__") || self.0.starts_with("_squire") {
+            return Err(Error::invalid(format!(
+                "{:?} is no name for a new table: names that begin with __ or _squire are reserved",
+                self.0
+            )));
+        }
+        Ok(())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -107,5 +123,22 @@ impl std::str::FromStr for TableName {
     type Err = Error;
     fn from_str(name: &str) -> Result<Self> {
         Self::new(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TableName;
+
+    #[test]
+    fn reserved_names_are_none_for_new_tables() {
+        let check = |name: &str| TableName::new(name).unwrap().check_new();
+        for name in ["__manifest", "__x", "_squire", "_squire_x"] {
+            let told = check(name).unwrap_err().to_string();
+            assert!(told.contains("reserved"), "{told}");
+        }
+        for name in ["_x", "x__", "squire", "_manifest"] {
+            assert!(check(name).is_ok(), "{name}");
+        }
     }
 }

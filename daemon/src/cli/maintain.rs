@@ -26,15 +26,18 @@ pub(super) async fn daemon(
     config_path: Option<PathBuf>,
 ) -> Result<ExitCode> {
     let (out, once) = (context.out, args.once);
-    let mut config = context.config;
-    if let Some(listen) = &args.listen {
-        config.daemon.listen =
-            parse_listen(listen).map_err(|e| Error::invalid(format!("--listen: {e}")))?;
-    }
+    let config = context.config;
+    let listen = match &args.listen {
+        Some(listen) => {
+            parse_listen(listen).map_err(|e| Error::invalid(format!("--listen: {e}")))?
+        }
+        None => config.daemon.listen,
+    };
     let options = Options {
         config_path,
         places: args.places,
         once: args.once,
+        listen,
         store: context.options,
     };
     if options.watches(&config).is_empty() {

@@ -110,7 +110,7 @@ pub(crate) fn main() -> ExitCode {
     // Everything is awaited by now but what hangs in a system call and was given up.
     runtime.shutdown_timeout(SHUTDOWN);
     match ended {
-        Ok(code) => code,
+        Ok(code) => out.end(code),
         Err(error) => out.fail(&error),
     }
 }
@@ -118,10 +118,16 @@ pub(crate) fn main() -> ExitCode {
 /// Help and version are answers; anything else is bad usage, as a document where one was asked for.
 fn usage_error(error: &clap::Error) -> ExitCode {
     let json = std::env::args_os().any(|arg| arg == "--json");
+    let out = Output { json };
     if error.use_stderr() && json {
-        return Output { json }.fail(&Error::invalid(error.render().to_string()));
+        return out.fail(&Error::invalid(error.render().to_string()));
     }
-    error.exit()
+    let printed = error.print();
+    if error.use_stderr() {
+        return exit_code(ErrorKind::InvalidInput);
+    }
+    out.printed(printed);
+    out.end(ExitCode::SUCCESS)
 }
 
 fn load_config(path: Option<&Path>) -> Result<Config> {

@@ -5,8 +5,13 @@ use crate::agent::printable;
 use serde::Serialize;
 use serde_json::{Value, json};
 use squire_engine::error::Error;
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
+use std::sync::OnceLock;
+
+/// Why standard output did not take what was printed. Like standard output, there is one for the process, so that no
+/// command can forget to look.
+static LOST: OnceLock<String> = OnceLock::new();
 
 /// Where answers go.
 #[derive(Debug, Clone, Copy)]
@@ -27,11 +32,29 @@ impl Output {
     }
 
     fn line(self, text: &str) {
-        let mut out = std::io::stdout().lock();
-        // A reader that went away is not our failure.
-        if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
-            tracing::debug!("standard output is closed");
+        let mut out = io::stdout().lock();
+        self.printed(writeln!(out, "{text}").and_then(|()| out.flush()));
+    }
+
+    /// Takes note of whether something could be printed. A reader that went away has what it wanted.
+    pub(crate) fn printed(self, printed: io::Result<()>) {
+        match printed {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                LOST.get_or_init(|| error.to_string());
+            }
+            _ => {}
         }
+    }
+
+    /// How the process ends when a command ended with `code`: an answer that could not be written is no success.
+    pub(crate) fn end(self, code: ExitCode) -> ExitCode {
+        let Some(why) = LOST.get() else {
+            return code;
+        };
+        complain(&format!(
+            "what was done is done, but the answer could not be written to standard output: {why}"
+        ));
+        ExitCode::FAILURE
     }
 
     /// Reports an error and gives its exit code.
@@ -42,10 +65,7 @@ impl Output {
                 "error": { "kind": kind, "message": error.to_string(), "op": error.op() }
             })));
         } else {
-            let mut err = std::io::stderr().lock();
-            if writeln!(err, "squire: {}", paragraph(&error.to_string())).is_err() {
-                tracing::debug!("standard error is closed");
-            }
+            complain(&paragraph(&error.to_string()));
         }
         exit_code(error.kind())
     }
@@ -55,6 +75,12 @@ impl Output {
 fn paragraph(text: &str) -> String {
     let lines: Vec<String> = text.lines().map(printable).collect();
     lines.join("\n  ")
+}
+
+fn complain(what: &str) {
+    if writeln!(io::stderr().lock(), "squire: {what}").is_err() {
+        tracing::debug!("standard error is closed");
+    }
 }
 
 fn render(document: &impl Serialize) -> String {

@@ -7,7 +7,7 @@ use super::args::{
 use crate::agent::{self, load};
 use crate::config::parse_listen;
 use crate::formats;
-use crate::place::{table_name, watch_of};
+use crate::place::{check_outside, table_name, watch_of};
 use serde_json::json;
 use squire_engine::commit::{Change, CommitRequest, Outcome, RowCounts, TableWrite, Write};
 use squire_engine::error::{Error, Result};
@@ -168,6 +168,7 @@ fn describe(change: &Change, rows: &BTreeMap<TableName, RowCounts>) -> String {
 
 pub(super) async fn agent(context: &Context, args: AgentArgs) -> Result<ExitCode> {
     let store = context.store(&args.store).await?;
+    check_outside(&store, &args.spool)?;
     let mut config = context.config.agent.clone();
     if let Some(listen) = &args.listen {
         config.listen =

@@ -3,7 +3,7 @@
 use super::pass::{Memory, Pass};
 use super::status::Status;
 use crate::cli::{code, graver};
-use crate::config::{Config, Watch};
+use crate::config::{Config, DaemonConfig, Watch};
 use crate::http::{StatusSource, Token, serve};
 use crate::metrics::Metrics;
 use crate::place::{Place, watch_of};
@@ -14,6 +14,7 @@ use serde_json::Value;
 use squire_engine::clock::Clock;
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::store::StoreOptions;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub(crate) struct Options {
     /// The places named on the command line.
     pub(crate) places: Vec<String>,
     pub(crate) once: bool,
+    /// Where the HTTP server listens, if anywhere: the command line comes before the configuration.
+    pub(crate) listen: Option<SocketAddr>,
     pub(crate) store: StoreOptions,
 }
 
@@ -69,14 +72,15 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<Ended> {
     let cancel = CancellationToken::new();
     let mut tasks = Supervisor::default();
     if !options.once {
-        start_http(&config, &status, &mut tasks, &cancel).await?;
+        start_http(&config, &options, &status, &mut tasks, &cancel).await?;
         let ticking = options.store.clock.clone();
         start_watchdog(&status, ticking, &mut tasks, &cancel);
     }
     let mut signals = Signals::new()?;
+    let started_with = config.daemon.clone();
     let mut places = Vec::new();
     let mut memory = Memory::default();
-    let opened = open_missing(&config, &options, &status, &mut places, &mut signals).await;
+    let opened = open_places(&config, &options, &status, &mut places, &mut signals).await;
     let Some(unopened) = opened else {
         cancel.cancel();
         tasks.drain().await;
@@ -109,13 +113,16 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<Ended> {
         }
         status.set_ready();
         systemd::ready();
-        let next = wait(&mut config, &options, &status, &wake, clock, &mut signals).await;
-        if next == Next::Stop {
-            systemd::stopping();
-            break 0;
+        match wait(&config, &status, &wake, clock, &mut signals).await {
+            Next::Stop => {
+                systemd::stopping();
+                break 0;
+            }
+            Next::Reload => reload(&mut config, &started_with, &options, &status),
+            Next::Pass => {}
         }
         let before: Vec<String> = places.iter().map(|p| p.uri.clone()).collect();
-        let opened = open_missing(&config, &options, &status, &mut places, &mut signals).await;
+        let opened = open_places(&config, &options, &status, &mut places, &mut signals).await;
         if opened.is_none() {
             systemd::stopping();
             break 0;
@@ -179,23 +186,23 @@ impl Turn<'_> {
     }
 }
 
+/// What ends a wait; a pass follows a reload, too.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     Pass,
+    Reload,
     Stop,
 }
 
 async fn wait(
-    config: &mut Config,
-    options: &Options,
+    config: &Config,
     status: &Arc<Status>,
     wake: &Notify,
     clock: &dyn Clock,
     signals: &mut Signals,
 ) -> Next {
     if status.take_reload() {
-        reload(config, options, status);
-        return Next::Pass;
+        return Next::Reload;
     }
     if status.has_requests() {
         return Next::Pass;
@@ -209,7 +216,7 @@ async fn wait(
         biased;
         event = signals.next() => match event {
             Event::Stop => return Next::Stop,
-            Event::Reload => reload(config, options, status),
+            Event::Reload => return Next::Reload,
         },
         () = status.wake.notified() => {}
         () = wake.notified() => clock.sleep(SETTLE).await,
@@ -249,7 +256,7 @@ fn watch_config(options: &Options, status: &Arc<Status>, wake: Arc<Notify>) -> O
 }
 
 /// A bad file keeps the old configuration, sets a metric, and says so.
-fn reload(config: &mut Config, options: &Options, status: &Status) {
+fn reload(config: &mut Config, started_with: &DaemonConfig, options: &Options, status: &Status) {
     let Some(path) = &options.config_path else {
         return;
     };
@@ -259,6 +266,11 @@ fn reload(config: &mut Config, options: &Options, status: &Status) {
             *config = new;
             status.metrics.config_reload_failed.set(0);
             tracing::info!(path = %path.display(), "configuration reloaded");
+            for setting in needs_restart(started_with, &config.daemon) {
+                tracing::warn!(
+                    "daemon.{setting} needs a restart: what the daemon started with stays in force"
+                );
+            }
         }
         Err(error) => {
             status.metrics.config_reload_failed.set(1);
@@ -267,6 +279,36 @@ fn reload(config: &mut Config, options: &Options, status: &Status) {
         }
     }
     systemd::ready();
+}
+
+/// The settings that differ from those the daemon started with and that it cannot take up while it runs: they are part
+/// of its socket, its log, its watchdog and its open stores.
+fn needs_restart(started_with: &DaemonConfig, now: &DaemonConfig) -> Vec<&'static str> {
+    let DaemonConfig {
+        listen,
+        watchdog_progress,
+        token_file,
+        grace,
+        durability,
+        log,
+        // Each pass reads these.
+        scan_interval: _,
+        full_scan_interval: _,
+        drain: _,
+    } = now;
+    let settings = [
+        ("listen", *listen == started_with.listen),
+        (
+            "watchdog_progress",
+            *watchdog_progress == started_with.watchdog_progress,
+        ),
+        ("token_file", *token_file == started_with.token_file),
+        ("grace", *grace == started_with.grace),
+        ("durability", *durability == started_with.durability),
+        ("log", *log == started_with.log),
+    ];
+    let changed = settings.into_iter().filter(|(_, same)| !same);
+    changed.map(|(name, _)| name).collect()
 }
 
 async fn cancelled_by_request(status: &Status) {
@@ -286,10 +328,22 @@ fn gravest(errors: Vec<Error>) -> Option<Error> {
     })
 }
 
-/// Opens what is wanted and not open yet, all at once, and lets go of what is not wanted any more. Storage that does
-/// not answer keeps neither the other places nor a signal waiting. Returns why some could not be opened, or nothing at a
-/// signal to stop.
-async fn open_missing(
+/// The place of `watch`: the one that is open, or another where something else stands now.
+async fn open_place(watch: &Watch, open: Option<Place>, options: &Options) -> Result<Place> {
+    if let Some(place) = open
+        && place.still_is(watch).await
+    {
+        return Ok(place);
+    }
+    let place = Place::open(watch, options.store.clone()).await?;
+    tracing::info!(uri = place.uri, managed = place.managed, "watching");
+    Ok(place)
+}
+
+/// Opens what is wanted and not open yet or not what it was, all at once, and lets go of what is not wanted any more.
+/// Storage that does not answer keeps neither the other places nor a signal waiting. Returns why some could not be
+/// opened, or nothing at a signal to stop.
+async fn open_places(
     config: &Config,
     options: &Options,
     status: &Status,
@@ -298,21 +352,19 @@ async fn open_missing(
 ) -> Option<Vec<Error>> {
     let wanted = options.watches(config);
     status.watches(wanted.iter().map(|w| w.uri.clone()).collect());
-    places.retain(|place| wanted.iter().any(|w| w.uri == place.uri));
-    let missing: Vec<&Watch> = wanted
-        .iter()
-        .filter(|w| !places.iter().any(|p| p.uri == w.uri))
-        .collect();
-    let opening = futures::future::join_all(missing.into_iter().map(|watch| async move {
-        let opened =
-            tokio::time::timeout(OPEN_TIMEOUT, Place::open(watch, options.store.clone())).await;
-        let slow = || {
-            Error::new(
-                ErrorKind::Storage,
-                format!("no answer in {} s", OPEN_TIMEOUT.as_secs()),
-            )
-        };
-        (watch, opened.unwrap_or_else(|_| Err(slow())))
+    let held = std::mem::take(places);
+    let opening = futures::future::join_all(wanted.iter().map(|watch| {
+        let open = held.iter().find(|place| place.uri == watch.uri).cloned();
+        async move {
+            let opened = tokio::time::timeout(OPEN_TIMEOUT, open_place(watch, open, options)).await;
+            let slow = || {
+                Error::new(
+                    ErrorKind::Storage,
+                    format!("no answer in {} s", OPEN_TIMEOUT.as_secs()),
+                )
+            };
+            (watch, opened.unwrap_or_else(|_| Err(slow())))
+        }
     }));
     tokio::pin!(opening);
     let opened = loop {
@@ -329,7 +381,6 @@ async fn open_missing(
     for (watch, opened) in opened {
         match opened {
             Ok(place) => {
-                tracing::info!(uri = place.uri, managed = place.managed, "watching");
                 if place.managed {
                     status.note_store(&place.uri);
                 }
@@ -348,11 +399,12 @@ async fn open_missing(
 
 async fn start_http(
     config: &Config,
+    options: &Options,
     status: &Arc<Status>,
     tasks: &mut Supervisor,
     cancel: &CancellationToken,
 ) -> Result<()> {
-    let Some(listen) = config.daemon.listen else {
+    let Some(listen) = options.listen else {
         return Ok(());
     };
     let token = match &config.daemon.token_file {
@@ -423,5 +475,25 @@ impl Signals {
             _ = self.int.recv() => Event::Stop,
             _ = self.hup.recv() => Event::Reload,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::needs_restart;
+    use crate::config::Config;
+
+    #[test]
+    fn what_a_reload_cannot_take_up_is_named() {
+        let of = |text: &str| Config::parse(text, "squire.toml").unwrap().daemon;
+        let started_with = of("[daemon]\nlog = \"warn\"\n");
+        assert!(needs_restart(&started_with, &started_with).is_empty());
+        let taken_up = of("[daemon]\nlog = \"warn\"\nscan_interval = \"5s\"\ndrain = \"5s\"\n");
+        assert!(needs_restart(&started_with, &taken_up).is_empty());
+        let changed = of("[daemon]\nlisten = \"off\"\ngrace = \"5s\"\n");
+        assert_eq!(
+            needs_restart(&started_with, &changed),
+            ["listen", "grace", "log"]
+        );
     }
 }

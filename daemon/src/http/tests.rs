@@ -186,16 +186,23 @@ async fn changing_calls_reach_the_source() {
             .await
             .starts_with("HTTP/1.1 200")
     );
+    for body in [
+        "{}",
+        "{\"table\":\"t\"}",
+        "{\"store\":\"s\",\"table\":null}",
+    ] {
+        let path = "/api/v1/pause?store=s&table=t";
+        let answer = running.post(path, auth, body).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{body}: {answer}");
+    }
     let (some_s, some_t) = (Some("s".to_owned()), Some("t".to_owned()));
     let named = Ask {
         verb: ControlVerb::Pause,
         store: some_s,
         table: some_t,
     };
-    assert_eq!(
-        running.source.requests.lock().unwrap()[6..],
-        [named.clone(), named]
-    );
+    let asked = running.source.requests.lock().unwrap()[6..].to_vec();
+    assert_eq!(asked, vec![named; 5]);
 
     let refused = running.post("/api/v1/resume", auth, "").await;
     assert!(
@@ -206,9 +213,16 @@ async fn changing_calls_reach_the_source() {
         ("/api/v1/pause", "{\"tabel\":\"t\"}"),
         ("/api/v1/pause", "nonsense"),
         ("/api/v1/pause?tabel=t", ""),
+        ("/api/v1/pause?tabel=t", "{\"table\":\"t\"}"),
+        ("/api/v1/pause?store=s&store=r", ""),
+        ("/api/v1/pause?store=s", "{\"store\":\"r\"}"),
+        ("/api/v1/pause", "[]"),
     ] {
         let answer = running.post(path, auth, body).await;
-        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 400"),
+            "{path} {body}: {answer}"
+        );
     }
     assert!(
         running

@@ -379,6 +379,7 @@ impl Store {
                 format!("table {table} exists already"),
             ));
         }
+        table.check_new()?;
         let plain = format!("{table}.lance");
         let burned = stands(Guard::BurnedPath) && base.state.is_burned(&plain, op);
         let path = if burned || self.any_handle(&plain).await?.is_some() {

@@ -155,7 +155,10 @@ impl Store {
         let mut report = MaintenanceReport::default();
         let op = self.new_op();
         let (store_id, sidecar) = match target {
-            Target::Plain(_) => (op, None),
+            Target::Plain(path) => {
+                self.check_plain(path).await?;
+                (op, None)
+            }
             Target::Pinned(table) => {
                 if let Some(skipped) = self.in_the_way(table).await? {
                     report.skipped = Some(skipped);

@@ -96,7 +96,7 @@ impl Discovered {
     }
 }
 
-fn below(folder: &str, name: &str) -> String {
+pub(super) fn below(folder: &str, name: &str) -> String {
     if folder.is_empty() {
         name.to_owned()
     } else {
@@ -109,7 +109,8 @@ impl Store {
     /// below the root: that store keeps them, by its pins.
     ///
     /// # Errors
-    /// The root cannot be listed. A folder below it that cannot is passed over.
+    /// The root cannot be listed, or is a local directory that is not there (`NotFound`): one that went with its disk is not
+    /// an empty one. A folder below it that cannot be listed is passed over.
     pub async fn datasets(&self) -> Result<Discovered> {
         let mut found = Discovered::default();
         let mut folders = vec![String::new()];
@@ -139,7 +140,14 @@ impl Store {
 
     async fn level(&self, folder: &str) -> Result<Level> {
         if self.objects.has_direct_local_paths() {
-            return local_level(&LocalPath::new(&self.uri).join(folder), &self.root()).await;
+            let path = LocalPath::new(&self.uri).join(folder);
+            return match local_level(&path, &self.root()).await {
+                // It just went.
+                Err(e) if e.kind() == ErrorKind::NotFound && !folder.is_empty() => {
+                    Ok(Level::default())
+                }
+                level => level,
+            };
         }
         let prefix = match folder {
             "" => self.base.clone(),
@@ -337,18 +345,14 @@ fn leads_out(
 /// A local folder, entry by entry: the object-store interface fails as a whole on one name or link that it cannot take.
 async fn local_level(path: &LocalPath, root: &LocalPath) -> Result<Level> {
     let unlisted = |e: io::Error| {
-        Error::new(
-            ErrorKind::Storage,
-            format!("cannot list {}", path.display()),
-        )
-        .caused_by(e)
+        let kind = match e.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => ErrorKind::Storage,
+        };
+        Error::new(kind, format!("cannot list {}", path.display())).caused_by(e)
     };
     let mut level = Level::default();
-    let mut entries = match tokio::fs::read_dir(path).await {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(level),
-        Err(e) => return Err(unlisted(e)),
-    };
+    let mut entries = tokio::fs::read_dir(path).await.map_err(unlisted)?;
     while let Some(entry) = entries.next_entry().await.map_err(unlisted)? {
         let name = entry.file_name();
         let shown = name.to_string_lossy().into_owned();
@@ -409,6 +413,7 @@ async fn folder_or_why_not(
 #[cfg(test)]
 mod tests {
     use super::{Discovered, MAX_DEPTH, PassedOver};
+    use crate::error::ErrorKind;
     use crate::store::{Store, StoreOptions};
     use std::fs::create_dir_all;
     use std::os::unix::ffi::OsStrExt;
@@ -523,6 +528,15 @@ mod tests {
         ];
         assert_eq!(found, tables);
         std::fs::remove_dir_all(root).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_not_there_is_no_empty_one() {
+        let root = std::env::temp_dir().join(format!("squire-gone-{}", std::process::id()));
+        let uri = root.to_str().unwrap();
+        let store = Store::connect(uri, StoreOptions::default()).await.unwrap();
+        let gone = store.datasets().await.unwrap_err();
+        assert_eq!(gone.kind(), ErrorKind::NotFound, "{gone}");
     }
 
     #[tokio::test]

@@ -11,15 +11,22 @@ const URL_SCHEMES: [&str; 12] = [
     "abfs", "abfss", "az", "file", "gs", "hdfs", "http", "https", "memory", "s3", "s3a", "s3n",
 ];
 
-/// An absolute URI without a trailing slash. `wrapped`: whether something is wrapped around its storage.
+/// An absolute URI without a trailing slash or `file://`. `wrapped`: whether something is wrapped around its storage.
 ///
 /// # Errors
-/// `Refused` for a scheme without conditional puts and for S3 Express buckets, whose version hint a resurrected
+/// `InvalidInput` for what is no URL and no path, `Refused` for a scheme without conditional puts and for S3 Express buckets, whose version hint a resurrected
 /// version turns backwards (fact 16).
 pub fn normalise(uri: &str, wrapped: bool) -> Result<String> {
+    if uri.trim() != uri {
+        return Err(Error::invalid(format!(
+            "{uri:?} begins or ends with white space; leave that out"
+        )));
+    }
     let trimmed = uri.trim_end_matches('/');
     if trimmed.is_empty() {
-        return Err(Error::invalid("the store's URI is empty"));
+        return Err(Error::invalid(
+            "the location is empty; give a path or a URL such as s3://bucket/prefix",
+        ));
     }
     let Some((scheme, rest)) = trimmed.split_once("://") else {
         refuse_typo(trimmed)?;
@@ -51,9 +58,34 @@ pub fn normalise(uri: &str, wrapped: bool) -> Result<String> {
         ));
     }
     if scheme == "file" {
-        return Ok(rest.to_owned());
+        return local_path(uri, rest);
     }
     Ok(trimmed.to_owned())
+}
+
+/// The path of a `file:` URL, of which `rest` is what follows the two slashes: a host, which can only be this one, and
+/// an absolute path.
+fn local_path(uri: &str, rest: &str) -> Result<String> {
+    let path = rest.strip_prefix("localhost").unwrap_or(rest);
+    if path.starts_with('/') {
+        return Ok(path.to_owned());
+    }
+    Err(Error::invalid(format!(
+        "{uri:?} names a host, where a file URL has none; did you mean file:///{rest}? A relative location is written without file://"
+    )))
+}
+
+/// Refuses a file where a directory has to be; one that is not there yet can be made.
+///
+/// # Errors
+/// `InvalidInput`.
+pub(super) async fn check_directory(path: &str) -> Result<()> {
+    match tokio::fs::metadata(path).await {
+        Ok(found) if !found.is_dir() => {
+            Err(Error::invalid(format!("{path} is a file, not a directory")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `#` and `?` end the path of a URL.
@@ -76,8 +108,10 @@ fn refuse_typo(path: &str) -> Result<()> {
         return Ok(());
     }
     let rest = rest.trim_start_matches('/');
+    // A file URL has no host.
+    let slashes = if scheme == "file" { "///" } else { "//" };
     Err(Error::invalid(format!(
-        "{path:?} is neither a URL nor a path; did you mean {scheme}://{rest}? A directory of that name is ./{path}"
+        "{path:?} is neither a URL nor a path; did you mean {scheme}:{slashes}{rest}? A directory of that name is ./{path}"
     )))
 }
 
@@ -208,7 +242,25 @@ mod tests {
         assert_eq!(of("s3://b/p/").ok().as_deref(), Some("s3://b/p"));
         assert!(of("s3+ddb://b/p").is_err());
         assert!(of("s3://fast--use1-az4--x-s3/p").is_err());
-        assert!(of("").is_err());
+        for nothing in ["", "/", " ", " /tmp/a", "/tmp/a "] {
+            assert!(of(nothing).is_err(), "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_url_has_an_absolute_path_and_no_other_host() {
+        let of = |uri| normalise(uri, false).map_err(|e| e.to_string());
+        assert_eq!(of("file://localhost/tmp/a/").as_deref(), Ok("/tmp/a"));
+        for (wrong, instead) in [
+            ("file://tmp/a", "file:///tmp/a?"),
+            ("file://localhosts/a", "file:///localhosts/a?"),
+            ("file:/tmp/a", "file:///tmp/a?"),
+            ("file:tmp/a", "file:///tmp/a?"),
+        ] {
+            let told = of(wrong).unwrap_err();
+            assert!(told.contains(instead), "{wrong}: {told}");
+        }
+        assert!(of("file://localhost").is_err());
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl Store {
     /// Makes a store in an empty or table-holding directory or prefix.
     ///
     /// # Errors
-    /// `Refused` when one is there already, or `_squire` holds something that is not ours.
+    /// `Refused` when one is there already, when `_squire` holds something that is not ours, and in a table or `_squire`.
     pub async fn init(uri: &str, options: StoreOptions) -> Result<Arc<Self>> {
         let store = Self::connect(uri, options).await?;
         if store.is_ours().await? {
@@ -127,6 +127,7 @@ impl Store {
                 format!("{uri} is a squire store already"),
             ));
         }
+        store.check_surroundings().await?;
         store.ensure_probed().await?;
         store.create_manifest().await?;
         store.load().await?;
@@ -155,6 +156,9 @@ impl Store {
     pub async fn connect(uri: &str, options: StoreOptions) -> Result<Self> {
         let uri = location::normalise(uri, options.wrapper.is_some())?;
         location::check_options(&options.storage_options)?;
+        if !uri.contains("://") {
+            location::check_directory(&uri).await?;
+        }
         if uri.starts_with("s3://") {
             let text = |(name, value): (OsString, OsString)| {
                 Some((name.into_string().ok()?, value.into_string().ok()?))
@@ -300,6 +304,41 @@ impl Store {
         Ok(!listed.objects.is_empty())
     }
 
+    /// Refuses a root that is a table, or lies in one or among the files of a store: what stands there is not ours to
+    /// keep, and cleanup of the table removes it. What may not be listed above the root is not asked about.
+    async fn check_surroundings(&self) -> Result<()> {
+        let mut above = self.base.as_ref();
+        while !above.is_empty() {
+            let folder = above;
+            let (parent, name) = folder.rsplit_once('/').unwrap_or(("", folder));
+            above = parent;
+            let what = if name == INTERNAL {
+                "the files of a store"
+            } else if self.is_table(folder).await {
+                "a Lance table"
+            } else {
+                continue;
+            };
+            return Err(Error::new(
+                ErrorKind::Refused,
+                format!(
+                    "{} is in {what}, at {folder}; a store is a directory of its own, with its tables in it",
+                    self.uri
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether a listing of `folder`, a whole path, shows versions.
+    async fn is_table(&self, folder: &str) -> bool {
+        let Ok(versions) = Path::parse(format!("{folder}/_versions")) else {
+            return false;
+        };
+        let listed = self.objects.list_with_delimiter(Some(&versions)).await;
+        listed.is_ok_and(|listed| !listed.objects.is_empty())
+    }
+
     /// Fails when what answers is no object store: the sign-in page of a network answers every request, with a page.
     ///
     /// # Errors
@@ -326,10 +365,44 @@ impl Store {
         }
     }
 
-    pub(crate) async fn is_ours(&self) -> Result<bool> {
-        let versions = self.object_path(&format!("{MANIFEST_PATH}/_versions"));
+    /// Whether versions of a manifest stand below the root: then it is a store, whatever it was when it was connected to.
+    pub async fn has_manifest(&self) -> Result<bool> {
+        self.has_manifest_in("").await
+    }
+
+    async fn has_manifest_in(&self, folder: &str) -> Result<bool> {
+        let versions = discovery::below(folder, &format!("{MANIFEST_PATH}/_versions"));
+        let versions = self.object_path(&versions);
         let listed = self.objects.list_with_delimiter(Some(&versions)).await?;
-        if !listed.objects.is_empty() {
+        Ok(!listed.objects.is_empty())
+    }
+
+    /// Refuses to maintain the table at `path` as a plain one when it belongs to a store: its readers would lose the
+    /// version that the store pins. A root may have become a store since it was connected to.
+    pub(crate) async fn check_plain(&self, path: &str) -> Result<()> {
+        // The commit log has no pin.
+        if path == COMMITS_PATH {
+            return Ok(());
+        }
+        let mut folder = path;
+        while !folder.is_empty() {
+            folder = folder.rsplit_once('/').map_or("", |(above, _)| above);
+            if self.has_manifest_in(folder).await? {
+                let store = discovery::below(&self.uri, folder);
+                let store = store.trim_end_matches('/');
+                return Err(Error::new(
+                    ErrorKind::Refused,
+                    format!(
+                        "{path} belongs to the store {store}, which pins its tables; it is maintained as a table of that store only"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn is_ours(&self) -> Result<bool> {
+        if self.has_manifest().await? {
             return Ok(true);
         }
         let internal = self

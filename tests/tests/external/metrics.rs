@@ -739,3 +739,103 @@ fn reload_takes_up_a_new_watch() {
     });
     daemon.stop();
 }
+
+/// A directory with a copy of the store's table `t`, as someone else's plain table.
+fn plain_directory(lake: &Lake) -> String {
+    let directory = lake.path("plain");
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let table = Path::new(&lake.uri).join("t.lance");
+    let copied = Command::new("cp")
+        .arg("-r")
+        .arg(table)
+        .arg(&directory)
+        .status();
+    assert!(copied.expect("cp").success());
+    directory.to_string_lossy().into_owned()
+}
+
+const EVERY_SECOND: &str = "[daemon]\nscan_interval = \"1s\"\n";
+
+/// As plain tables, the versions that the new store pins would be cleaned away.
+#[test]
+fn a_watched_directory_that_becomes_a_store_is_maintained_as_one() {
+    let lake = Lake::with_tables(&["t"]);
+    small_commits(&lake, &["t"], 0, 2);
+    let directory = plain_directory(&lake);
+    let config = write_config(&lake, EVERY_SECOND);
+    let daemon = Served::start(&lake, None, &["daemon", &directory, "--config", &config]);
+    daemon.wait_ready();
+    assert!(daemon.table("t.lance").is_some());
+    lake.run(&["init", &directory]).ok();
+    let schema = lake.path("schema.json").to_string_lossy().into_owned();
+    lake.run(&["create", &directory, "v", "--schema", &schema])
+        .ok();
+    eventually("the tables that the store pins", NOTICED, || {
+        match (daemon.table("v"), daemon.table("t.lance")) {
+            (Some(_), None) => Ok(()),
+            _ => Err(daemon.status()["stores"].to_string()),
+        }
+    });
+    daemon.stop();
+}
+
+/// What a reload takes up of a place that is open, and what it says of a setting that it cannot take up.
+#[test]
+fn reload_opens_a_changed_watch_anew_and_names_what_needs_a_restart() {
+    let lake = Lake::with_tables(&["t"]);
+    small_commits(&lake, &["t"], 0, 2);
+    let directory = plain_directory(&lake);
+    let watch = format!("[[watch]]\nuri = \"{directory}\"\n");
+    let config = write_config(&lake, &watch);
+    let mut daemon = Served::start(&lake, None, &["daemon", "--config", &config]);
+    daemon.wait_ready();
+    let changed = format!("[daemon]\ngrace = \"5s\"\n{watch}kind = \"store\"\n");
+    write_config(&lake, &changed);
+    daemon.child.signal(Signal::SIGHUP);
+    let unreadable = format!("squire_unreadable{{store=\"{directory}\",table=\"\"}}");
+    eventually(
+        "the new kind, which is not there",
+        NOTICED,
+        || match daemon.metric(&unreadable) {
+            Some(1.0) => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    );
+    daemon.child.signal(Signal::SIGTERM);
+    let done = daemon.child.wait().ok();
+    assert!(
+        done.stderr.contains("daemon.grace needs a restart"),
+        "{done:?}"
+    );
+    assert!(!done.stderr.contains("daemon.listen"), "{done:?}");
+}
+
+/// A directory that goes with its disk looks empty to a listing.
+#[test]
+fn a_watched_directory_that_is_gone_is_told_until_it_is_back() {
+    let lake = Lake::with_tables(&["t"]);
+    small_commits(&lake, &["t"], 0, 2);
+    let directory = plain_directory(&lake);
+    let config = write_config(&lake, EVERY_SECOND);
+    let daemon = Served::start(&lake, None, &["daemon", &directory, "--config", &config]);
+    daemon.wait_ready();
+    let unreadable = format!("squire_unreadable{{store=\"{directory}\",table=\"\"}}");
+    let wait_for = |wanted: Option<f64>| {
+        eventually("whether it is unreadable", NOTICED, || {
+            match daemon.metric(&unreadable) {
+                found if found == wanted => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    };
+    wait_for(None);
+    let away = lake.path("away");
+    std::fs::rename(&directory, &away).expect("it goes");
+    wait_for(Some(1.0));
+    let errors = daemon.status()["last_errors"].to_string();
+    assert!(errors.contains(&directory), "{errors}");
+    std::fs::rename(&away, &directory).expect("it comes back");
+    wait_for(None);
+    assert_eq!(daemon.table("t.lance").expect("the table")["rows"], 4);
+    daemon.stop();
+}

@@ -3,10 +3,16 @@
 
 use crate::{error_message, one_document, version_files, versions};
 use serde_json::{Value, json};
+use squire_engine::error::ErrorKind;
+use squire_engine::maintenance::{CleanupPolicies, Retention, Target};
+use squire_engine::store::{Store, StoreOptions};
 use squire_failpoints::Seam;
-use squire_tests::{Done, Lake};
+use squire_tests::{Done, Lake, squire};
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 const COMMANDS: [&str; 19] = [
     "init", "create", "index", "write", "delete", "commit", "agent", "daemon", "plan", "optimize",
@@ -225,6 +231,30 @@ async fn exit_codes_say_what_to_do() {
     typo.failed(2, "write.after_scam");
     lake.daemon_pass("0s").ok();
     lake.assert_at_rest();
+}
+
+/// A full disk takes nothing; a reader that went away has seen enough.
+#[test]
+fn an_answer_that_cannot_be_written_is_no_success() {
+    let lake = Lake::new();
+    let run = |args: &[&str], stdout: Stdio| {
+        let mut command = Command::new(squire());
+        let output = command.args(args).stdout(stdout).output();
+        Done::from(output.expect("squire runs"))
+    };
+    for args in [
+        &["snapshot", &lake.uri, "--json"][..],
+        &["status", &lake.uri],
+        &["seams"],
+        &["--help"],
+        &["--version"],
+    ] {
+        let full = std::fs::File::create("/dev/full").expect("/dev/full");
+        run(args, full.into()).failed(1, "could not be written");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        run(args, writer.into()).ok();
+    }
 }
 
 #[test]
@@ -694,6 +724,77 @@ fn a_tables_own_directory_inside_a_store_is_still_the_stores() {
     lake.daemon_pass("0s").ok();
     lake.assert_at_rest();
     assert_eq!(lake.table_status("t", "rows"), 2);
+}
+
+/// A root may have become a store since it was connected to, and so may a folder below it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stores_tables_are_never_maintained_as_plain_ones() {
+    let lake = lake(2);
+    let table = Path::new(&lake.uri).join("t.lance");
+    let before = version_files(&table);
+    let above = Path::new(&lake.uri).parent().expect("a directory above");
+    let above = above.to_string_lossy();
+    for (root, path) in [(lake.uri.as_str(), "t.lance"), (&above, "lake/t.lance")] {
+        let store = Store::connect(root, StoreOptions::default()).await;
+        let store = store.expect("a directory");
+        let everything = CleanupPolicies::from(Retention {
+            age: Duration::ZERO,
+            versions: 1,
+        });
+        let planned = store.plan_plain_cleanup(path, &everything).await;
+        assert_eq!(planned.err().map(|e| e.kind()), Some(ErrorKind::Refused));
+        let (target, cancel) = (Target::Plain(path.to_owned()), CancellationToken::new());
+        let run = store.reindex(&target, &BTreeSet::new(), &cancel).await;
+        let refused = run.expect_err("a store's table");
+        assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
+        assert!(refused.to_string().contains(&lake.uri), "{refused}");
+    }
+    assert_eq!(version_files(&table), before);
+    lake.assert_at_rest();
+}
+
+/// Each would be taken for a part of what stands there, or for its waste.
+#[test]
+fn nothing_is_made_inside_a_table_or_a_store() {
+    let lake = lake(1);
+    let directory = plain_directory(&lake);
+    for inside in ["t.lance", "t.lance/data", "t.lance/new/store"] {
+        let uri = format!("{directory}/{inside}");
+        lake.run(&["init", &uri]).failed(3, "a Lance table");
+        assert!(!Path::new(&uri).join("_squire").exists());
+    }
+    let internal = format!("{}/_squire/store", lake.uri);
+    lake.run(&["init", &internal]).failed(3, "files of a store");
+    std::os::unix::fs::symlink(&lake.uri, lake.path("link")).expect("a link");
+    let linked = lake.path("link/spool").to_string_lossy().into_owned();
+    for spool in [
+        lake.uri.clone(),
+        format!("{}/spool", lake.uri),
+        format!("{}/new/spool", lake.uri),
+        linked,
+    ] {
+        let agent = ["agent", &lake.uri, "--spool", &spool, "--until-empty"];
+        lake.run(&agent).failed(3, "beside it");
+        assert!(!Path::new(&spool).join("incoming").exists());
+    }
+    let file = lake.path("schema.json").to_string_lossy().into_owned();
+    for command in [&["init", &file][..], &["status", &file]] {
+        lake.run(command).failed(2, "is a file, not a directory");
+    }
+    lake.assert_at_rest();
+}
+
+#[test]
+fn a_table_cannot_take_a_reserved_name() {
+    let lake = lake(1);
+    let schema = lake.path("schema.json").to_string_lossy().into_owned();
+    for name in ["__manifest", "__t", "_squire"] {
+        let create = ["create", &lake.uri, name, "--schema", &schema];
+        lake.run(&create).failed(2, "__ or _squire");
+    }
+    lake.run(&["create", &lake.uri, "_t", "--schema", &schema])
+        .ok();
+    lake.assert_at_rest();
 }
 
 /// Two processes create one table: one makes it, the other is told that it exists, wherever they met.

@@ -184,6 +184,7 @@ impl Store {
         policies: &CleanupPolicies,
     ) -> Result<TableCleanup> {
         let plan = async {
+            self.check_plain(path).await?;
             let dataset = self.latest(path).await?;
             let retention = policies.of(path).retention;
             let floor = self.oldest_kept(&dataset, retention).await?;

@@ -98,6 +98,7 @@ impl Store {
     ) -> Result<CleanupReport> {
         let mut report = CleanupReport::default();
         let clean = async {
+            self.check_plain(&plan.table).await?;
             let dataset = self.latest(&plan.table).await?;
             self.delete_versions(&dataset, plan.versions.clone(), rate, &mut report)
                 .await
