@@ -439,7 +439,7 @@ fn start_watchdog(
                 () = cancel.cancelled() => return,
                 () = clock.sleep(interval) => {}
             }
-            if crate::http::StatusSource::healthy(status.as_ref()) {
+            if StatusSource::healthy(status.as_ref()) {
                 systemd::watchdog_ping();
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
+use arrow_schema::DataType;
 use futures::TryStreamExt;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
@@ -10,10 +11,14 @@ use lance_table::format::{Fragment, IndexMetadata};
 use lance_table::io::manifest::read_manifest_indexes;
 use object_store::ObjectMeta;
 use roaring::RoaringBitmap;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The postings of a text index before it had partitions.
 const OLD_TEXT: &str = "invert.lance";
+
+/// Values of scalar-quantised vectors that Lance moves at once, those of a partition: it counts them in 32 bits.
+const MOST_QUANTISED: u64 = u32::MAX as u64;
 
 /// One index: the segments of one name.
 #[derive(Debug, Clone)]
@@ -189,13 +194,78 @@ impl Listed {
     /// Looks whether the index can follow a rewrite of what it covers.
     ///
     /// # Errors
-    /// `Unfit`: its files are not all there, or Lance panics while it moves what they hold.
+    /// `Unfit`: its files are not all there, or Lance cannot move what they hold.
     pub(crate) async fn check_movable(&self, store: &Store, dataset: &Dataset) -> Result<()> {
         if self.check_files(store, dataset).await?.contains(OLD_TEXT) {
             let why =
                 "a text index of an old release, which Lance can search and extend and cannot move";
             return Err(Error::new(ErrorKind::Unfit, why));
         }
-        Ok(())
+        self.check_quantised(dataset).await
+    }
+
+    /// Asks how large the partitions of a vector index are, where they may be too large to be moved.
+    async fn check_quantised(&self, dataset: &Dataset) -> Result<()> {
+        let of = |field| dataset.schema().field_by_id(field);
+        let mut fields = self.segments.iter().flat_map(|s| &s.fields).copied();
+        let Some(DataType::FixedSizeList(_, dimension)) =
+            fields.find_map(of).map(|f| f.data_type())
+        else {
+            return Ok(());
+        };
+        let dimension = u64::from(dimension.unsigned_abs());
+        let covered = covered_by(&self.segments);
+        let fragments = dataset.fragments().iter();
+        let covered =
+            fragments.filter(|f| u32::try_from(f.id).is_ok_and(|id| covered.contains(id)));
+        let rows: usize = covered.filter_map(|f| f.physical_rows).sum();
+        if (rows as u64).saturating_mul(dimension) <= MOST_QUANTISED {
+            return Ok(());
+        }
+        match overflowing(&dataset.index_statistics(&self.name).await?, dimension) {
+            None => Ok(()),
+            Some(size) => Err(Error::new(
+                ErrorKind::Unfit,
+                format!(
+                    "one of its partitions holds {size} vectors of {dimension} values, more than Lance can move at once; \
+                     build it with more partitions"
+                ),
+            )),
+        }
+    }
+}
+
+/// The vectors of the largest partition that is too large, if one is, by Lance's statistics of a vector index.
+fn overflowing(statistics: &str, dimension: u64) -> Option<u64> {
+    let statistics: Value = serde_json::from_str(statistics).ok()?;
+    let segments = statistics["indices"].as_array()?.iter();
+    let quantised =
+        segments.filter(|s| s["index_type"].as_str().is_some_and(|t| t.ends_with("SQ")));
+    let partitions = quantised
+        .filter_map(|s| s["partitions"].as_array())
+        .flatten();
+    let largest = partitions.filter_map(|p| p["size"].as_u64()).max()?;
+    (largest.saturating_mul(dimension) > MOST_QUANTISED).then_some(largest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::overflowing;
+    use serde_json::json;
+
+    #[test]
+    fn a_partition_of_scalar_quantised_vectors_may_be_too_large() {
+        let of = |kind: &str, size: u64| {
+            let partitions = json!([{ "size": 10 }, { "size": size }]);
+            json!({ "indices": [{ "index_type": kind, "partitions": partitions }] }).to_string()
+        };
+        assert_eq!(overflowing(&of("IVF_HNSW_SQ", 2_796_202), 1_536), None);
+        assert_eq!(
+            overflowing(&of("IVF_HNSW_SQ", 2_796_203), 1_536),
+            Some(2_796_203)
+        );
+        assert_eq!(overflowing(&of("IVF_SQ", 1 << 32), 1), Some(1 << 32));
+        assert_eq!(overflowing(&of("IVF_PQ", 1 << 32), 1_536), None);
+        assert_eq!(overflowing("{}", 1_536), None);
     }
 }

@@ -389,7 +389,7 @@ async fn folder_or_why_not(
             "its name is not UTF-8, and Lance cannot open it",
         ));
     };
-    if object_store::path::PathPart::parse(name).is_err() {
+    if PathPart::parse(name).is_err() {
         return Err(String::from(
             "its name has characters that object stores do not take",
         ));

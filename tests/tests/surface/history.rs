@@ -469,7 +469,8 @@ async fn a_torn_version_of_the_log_stops_only_the_log() {
     assert_eq!(bytes, b"abc", "nobody but a person removes it");
 
     std::fs::remove_file(&torn).expect("as told");
-    clean(&lake.store().await, 1).await;
+    let store = lake.store().await;
+    clean(&store, 1).await;
     assert_log_is_whole(&lake);
     lake.assert_at_rest();
 }

@@ -5,7 +5,6 @@ use crate::commit::publish::{Record, Rounds};
 use crate::error::{Disposition, Error, ErrorKind, Result, caught};
 use crate::events::ProtocolEvent;
 use crate::ids::TableName;
-use crate::maintenance::archive::ArchiveReport;
 use crate::maintenance::tasks::TaskBounds;
 use crate::maintenance::{CompactionLimits, Target, Verify};
 use crate::store::{COMMITS_PATH, Store};
@@ -43,16 +42,16 @@ impl Store {
         };
         hit(Seam::CleanupAfterPlan)?;
         self.check_clock_skew().await?;
-        let archive = self.archive().await;
-        let has_log = archive.is_ok();
-        report.archived = match archive {
-            // The log is derived: without it tables are cleaned, and no version of the manifest goes.
+        let log = self.commit_log().await;
+        let has_log = log.is_ok();
+        match log {
+            Ok(_) => report.archived = self.archive().await?,
+            // It is derived: while it cannot be read tables are cleaned, and no version of the manifest goes.
             Err(e) if e.disposition() == Disposition::Fail => {
                 report.failed.push((COMMITS_PATH.to_owned(), e.to_string()));
-                ArchiveReport::default()
             }
-            archive => archive?,
-        };
+            Err(e) => return Err(e),
+        }
         let archived = report.archived.through;
         let manifest_floor = plan.manifest.as_ref().map(|m| m.floor.min(archived + 1));
         if stands(Guard::FloorFirst) {
