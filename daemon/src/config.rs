@@ -8,13 +8,17 @@
 //!
 //! A reload parses the whole file again; on any error the caller keeps the `Config` it has.
 //!
-//! Parts: `units` (durations, sizes, addresses), `policy` (`[policy]` and `[[table]]`), `file` (the
-//! other sections), `locate` (lines and columns), `show` (every value with its origin).
+//! Parts: `units` (durations, sizes, addresses), `policy` (`[policy]` and `[[table]]`), `storage` (where
+//! a watched place lies and how it is reached), `file` (the other sections), `brackets` (how sections
+//! are written), `locate` (lines and columns), `show` (every value with its origin).
 
+mod brackets;
+mod checks;
 mod file;
 mod locate;
 mod policy;
 mod show;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -30,10 +34,12 @@ use squire_engine::store::Durability;
 
 use crate::formats::InputLimits;
 
+use file::Refused;
 pub(crate) use file::{ConfigFile, WatchKind};
 use locate::Locator;
 pub(crate) use policy::{DriftPolicy, Policy};
 pub(crate) use show::render;
+pub(crate) use storage::location_of;
 pub(crate) use units::{format_size, log_filter, parse_duration, parse_listen, show_size};
 
 /// The checked configuration. Serializes to a document that parses to the same, but for secrets,
@@ -175,10 +181,24 @@ fn with_colon(key: &str) -> String {
     }
 }
 
+/// What the parser says of Rust's types, and what is meant.
+const WORDS: [(&str, &str); 8] = [
+    ("unknown field", "unknown key"),
+    ("missing field", "missing key"),
+    ("expected usize", "expected a whole number from 0 up"),
+    ("expected u64", "expected a whole number from 0 up"),
+    ("expected u32", "expected a whole number from 0 up"),
+    ("expected f64", "expected a number"),
+    ("expected a boolean", "expected true or false"),
+    ("expected string or table", "expected a string"),
+];
+
 /// What the parser says, in our words, with the key or value that was probably meant.
 fn suggesting(message: &str) -> String {
-    let message = message
-        .replacen("unknown field", "unknown key", 1)
+    let in_words = |said: String, (rust, meant): (&str, &str)| said.replacen(rust, meant, 1);
+    let message = WORDS
+        .into_iter()
+        .fold(message.to_owned(), in_words)
         .trim_end()
         .replace('\n', "; ");
     let mut quoted = message.split('`').skip(1).step_by(2);
@@ -226,6 +246,8 @@ impl Config {
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
         let locator = Locator::new(text);
+        let refuse = |refused: Refused| refused.located(&locator, origin);
+        brackets::check(text).map_err(refuse)?;
         let file: ConfigFile = toml::from_str(text).map_err(|error| {
             let place = error.span().map(|span| locator.at_offset(span.start));
             let reason = suggesting(error.message());
@@ -239,22 +261,7 @@ impl Config {
                 reason,
             }
         })?;
-        file.into_config(environment).map_err(|refused| {
-            let path_of_line = refused
-                .also_set_at
-                .as_deref()
-                .filter(|_| locator.at_path(&refused.path).is_none());
-            let (parent, _) = refused.path.rsplit_once('.').unwrap_or_default();
-            let place = locator
-                .at_path(path_of_line.unwrap_or(&refused.path))
-                .or_else(|| locator.at_path(parent));
-            ConfigError::Invalid {
-                origin: origin.to_owned(),
-                place: place.map(|place| (place.line, place.column)),
-                key: locate::label_of(&refused.path),
-                reason: refused.reason,
-            }
-        })
+        file.into_config(environment).map_err(refuse)
     }
 
     /// The names in `[[table]]` that are none of `known`, the tables of all locations.

@@ -1,6 +1,6 @@
 //! A place to work on: a store, a watched directory of plain Lance tables, or a single table.
 
-use crate::config::{Config, Watch, WatchKind};
+use crate::config::{Config, Watch, WatchKind, location_of};
 use squire_engine::error::{Error, ErrorKind, Result, caught};
 use squire_engine::ids::TableName;
 use squire_engine::maintenance::Target;
@@ -262,17 +262,20 @@ impl Place {
 
 /// The watch of a URI given on the command line: the configured one, so that its storage options apply, or a plain one.
 pub(crate) fn watch_of(config: &Config, uri: &str) -> Watch {
-    let trimmed = uri.trim_end_matches('/');
-    config
-        .watches
-        .iter()
-        .find(|w| w.uri.trim_end_matches('/') == trimmed)
-        .cloned()
-        .unwrap_or_else(|| Watch {
-            uri: trimmed.to_owned(),
-            kind: WatchKind::Auto,
-            storage_options: Default::default(),
-        })
+    let configured = config.watches.iter().find(|w| same_place(&w.uri, uri));
+    configured.cloned().unwrap_or_else(|| Watch {
+        uri: uri.trim_end_matches('/').to_owned(),
+        kind: WatchKind::Auto,
+        storage_options: Default::default(),
+    })
+}
+
+/// Whether two URIs are two ways to write one.
+pub(crate) fn same_place(a: &str, b: &str) -> bool {
+    match (location_of(a), location_of(b)) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a.trim_end_matches('/') == b.trim_end_matches('/'),
+    }
 }
 
 /// Refuses `directory` in a store on the local disk: whoever looks into the store takes what stands there for its tables

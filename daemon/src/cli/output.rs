@@ -38,11 +38,10 @@ impl Output {
 
     /// Takes note of whether something could be printed. A reader that went away has what it wanted.
     pub(crate) fn printed(self, printed: io::Result<()>) {
-        match printed {
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-                LOST.get_or_init(|| error.to_string());
-            }
-            _ => {}
+        if let Err(error) = printed
+            && error.kind() != ErrorKind::BrokenPipe
+        {
+            LOST.get_or_init(|| error.to_string());
         }
     }
 

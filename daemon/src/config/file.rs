@@ -1,6 +1,6 @@
 //! The sections of `squire.toml` as written, and their way into the checked [`Config`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,14 +10,13 @@ use squire_engine::store::Durability;
 
 use crate::formats::InputLimits;
 
+use super::checks::{check_budget_and_agent, check_daemon};
+use super::locate::{Locator, label_of};
 use super::policy::{Policy, PolicySection, TableSection};
-use super::{AgentConfig, Budget, Config, DaemonConfig, Watch, bare, units};
+use super::{AgentConfig, Budget, Config, ConfigError, DaemonConfig, Watch, bare, storage, units};
 
 /// The port of `/metrics`; in the range that Prometheus exporters use.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
-
-/// Nesting beyond this could end the process: whoever walks a type or a value needs some kilobytes of stack per level.
-const MAX_NESTING: usize = 200;
 
 /// A storage option that starts with this is read from the environment, so that secrets stay out of
 /// the file.
@@ -179,11 +178,29 @@ pub(super) struct Refused {
 }
 
 impl Refused {
-    fn at(path: impl Into<String>, reason: impl Into<String>) -> Self {
+    pub(super) fn at(path: impl Into<String>, reason: impl Into<String>) -> Self {
         Self {
             path: path.into(),
             also_set_at: None,
             reason: reason.into(),
+        }
+    }
+
+    /// The same with its line: of the key, of the second one, or of the section that lacks it.
+    pub(super) fn located(self, locator: &Locator<'_>, origin: &str) -> ConfigError {
+        let path_of_line = self
+            .also_set_at
+            .as_deref()
+            .filter(|_| locator.at_path(&self.path).is_none());
+        let (parent, _) = self.path.rsplit_once('.').unwrap_or_default();
+        let place = locator
+            .at_path(path_of_line.unwrap_or(&self.path))
+            .or_else(|| locator.at_path(parent));
+        ConfigError::Invalid {
+            origin: origin.to_owned(),
+            place: place.map(|place| (place.line, place.column)),
+            key: label_of(&self.path),
+            reason: self.reason,
         }
     }
 }
@@ -328,7 +345,7 @@ fn resolve_watches(
     sections: Vec<WatchSection>,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Vec<Watch>, Refused> {
-    let mut seen = BTreeSet::new();
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
     let mut watches = Vec::new();
     for (
         index,
@@ -340,20 +357,18 @@ fn resolve_watches(
     ) in sections.into_iter().enumerate()
     {
         let path = format!("watch.{index}");
-        if uri.is_empty() {
-            return Err(Refused::at(
-                format!("{path}.uri"),
-                "is empty; give a path or a URL such as \"s3://bucket/prefix\"",
-            ));
-        }
-        if !seen.insert(uri.trim_end_matches('/').to_owned()) {
-            return Err(Refused::at(
-                format!("{path}.uri"),
-                format!("\"{uri}\" is watched already; remove one"),
-            ));
+        let at = |key: &str, why: String| Refused::at(format!("{path}.{key}"), why);
+        let location = storage::location_of(&uri).map_err(|why| at("uri", why))?;
+        if let Some(first) = seen.insert(location.clone(), uri.clone()) {
+            let why = format!("\"{uri}\" is watched already, as \"{first}\"; remove one");
+            return Err(at("uri", why));
         }
         let mut resolved = BTreeMap::new();
         for (option, value) in storage_options {
+            if let Some(meant) = storage::meant_by(&option) {
+                let why = format!("unknown storage option; did you mean `{meant}`?");
+                return Err(at(&format!("storage_options.{option}"), why));
+            }
             let value = match value.strip_prefix(ENVIRONMENT_PREFIX) {
                 None => value,
                 Some(name) => environment(name).ok_or_else(|| {
@@ -361,11 +376,13 @@ fn resolve_watches(
                         "the environment variable {name} is not set; \
                          set it for the service, or write the value here"
                     );
-                    Refused::at(format!("{path}.storage_options.{option}"), reason)
+                    at(&format!("storage_options.{option}"), reason)
                 })?,
             };
             resolved.insert(option, value);
         }
+        storage::check_options(&location, &resolved, environment)
+            .map_err(|why| at("storage_options", why))?;
         watches.push(Watch {
             uri,
             kind,
@@ -373,34 +390,6 @@ fn resolve_watches(
         });
     }
     Ok(watches)
-}
-
-fn check_daemon(daemon: &DaemonConfig) -> Result<(), Refused> {
-    let nonzero = [
-        ("daemon.scan_interval", daemon.scan_interval),
-        ("daemon.watchdog_progress", daemon.watchdog_progress),
-        ("daemon.grace", daemon.grace),
-    ];
-    for (path, value) in nonzero {
-        if value.is_zero() {
-            return Err(Refused::at(
-                path,
-                "must not be zero; use a duration such as \"30s\"",
-            ));
-        }
-    }
-    if daemon.full_scan_interval < daemon.scan_interval {
-        let scan = units::format_duration(daemon.scan_interval);
-        return Err(Refused {
-            path: "daemon.full_scan_interval".to_owned(),
-            also_set_at: Some("daemon.scan_interval".to_owned()),
-            reason: format!("is under scan_interval = {scan}; make it at least as long"),
-        });
-    }
-    if let Err(why) = units::log_filter(&daemon.log) {
-        return Err(Refused::at("daemon.log", why));
-    }
-    Ok(())
 }
 
 /// The checks of one policy, the file's (`section` is `policy`) or a table's (`table.N`, with
@@ -441,48 +430,4 @@ fn check_policy(
         }
     }
     Ok(())
-}
-
-fn check_budget_and_agent(budget: &Budget, agent: &AgentConfig) -> Result<(), Refused> {
-    let wrong = [
-        (
-            budget.max_concurrent == 0,
-            "budget.max_concurrent",
-            "0 stops all maintenance; use 1 or more",
-        ),
-        (
-            budget.memory == 0,
-            "budget.memory",
-            "0 stops all maintenance; use a size such as \"4GiB\"",
-        ),
-        (
-            budget.bytes_per_second == Some(0),
-            "budget.bytes_per_second",
-            "0 stops all maintenance; use \"off\" for no limit",
-        ),
-        (
-            agent.poll_interval.is_zero(),
-            "agent.poll_interval",
-            "must not be zero; use a duration such as \"1s\"",
-        ),
-        (
-            agent.input.max_nesting > MAX_NESTING,
-            "agent.max_nesting",
-            "is more than a stack can hold; use 200 or less",
-        ),
-        (
-            agent.max_attempts == 0,
-            "agent.max_attempts",
-            "0 rejects every batch that an agent was stopped over; use 1 or more",
-        ),
-        (
-            agent.attempt_timeout.is_zero(),
-            "agent.attempt_timeout",
-            "must not be zero; use a duration such as \"30min\"",
-        ),
-    ];
-    match wrong.into_iter().find(|(is_wrong, ..)| *is_wrong) {
-        Some((_, path, reason)) => Err(Refused::at(path, reason)),
-        None => Ok(()),
-    }
 }

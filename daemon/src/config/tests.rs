@@ -170,7 +170,7 @@ fn bad_values_are_named_with_their_line() {
         ),
         (
             "[[watch]]\nuri = \"a\"\n\n[[watch]]\nkind = \"store\"\n",
-            "squire.toml:4: [[watch]]: missing field `uri`",
+            "squire.toml:4: [[watch]]: missing key `uri`",
         ),
         (
             "[[watch]]\nuri = \"a\"\n[[watch]]\nuri = \"a/\"\n",
@@ -235,6 +235,151 @@ fn unsafe_combinations_are_refused() {
             "{message}\n  does not start with\n{expected}"
         );
     }
+}
+
+/// A watch of `uri` on S3 with one storage option.
+fn watch_with(option: &str, value: &str) -> String {
+    format!(
+        "[[watch]]\nuri = \"s3://b/p\"\n[watch.storage_options]\nregion = \"r\"\n{option} = \"{value}\"\n"
+    )
+}
+
+fn assert_refused(cases: &[(&str, &str)]) {
+    for (text, expected) in cases {
+        let message = refusal(text);
+        assert!(
+            message.starts_with(expected),
+            "{message}\n  does not start with\n{expected}"
+        );
+    }
+}
+
+#[test]
+fn a_location_that_no_command_takes_is_refused() {
+    for (uri, why) in [
+        ("s3:/b", "did you mean s3://b?"),
+        ("gs://b", "scheme \"gs\" is not supported"),
+        ("db#x", "ends the path of a URL"),
+        (" ", "white space"),
+        ("", "the location is empty"),
+        ("file://tmp/x", "did you mean file:///tmp/x?"),
+    ] {
+        let message = refusal(&format!("[[watch]]\nuri = \"{uri}\"\n"));
+        assert!(
+            message.starts_with("squire.toml:2: [[watch]] uri: "),
+            "{message}"
+        );
+        assert!(message.contains(why), "{message}");
+    }
+    assert_refused(&[(
+        "[[watch]]\nuri = \"db\"\n[[watch]]\nuri = \"./db\"\n",
+        "squire.toml:4: [[watch]] uri: \"./db\" is watched already, as \"db\"",
+    )]);
+}
+
+#[test]
+fn storage_that_cannot_be_reached_is_refused() {
+    let all = "squire.toml:3: [[watch]] storage_options: ";
+    for (option, value, expected) in [
+        ("endpoint", "minio:9000", format!("{all}endpoint = \"minio:9000\" has no scheme")),
+        ("endpoint", "http://minio", format!("{all}endpoint = \"http://minio\" is plain http")),
+        ("s3_express", "true", format!("{all}storage option s3_express")),
+        (
+            "endpont",
+            "https://minio",
+            "squire.toml:5: [[watch]] storage_options.endpont: unknown storage option; did you mean `endpoint`?".to_owned(),
+        ),
+    ] {
+        let text = watch_with(option, value);
+        assert_refused(&[(text.as_str(), expected.as_str())]);
+    }
+    let plain = watch_with("endpoint", "http://minio");
+    let allowed = |name: &str| (name == "AWS_ALLOW_HTTP").then(|| "true".to_owned());
+    assert!(Config::parse_with(&plain, "squire.toml", &allowed).is_ok());
+}
+
+#[test]
+fn values_that_leave_nothing_to_do_are_refused() {
+    assert_refused(&[
+        (
+            "[agent]\nmax_rows = 0\n",
+            "squire.toml:2: [agent] max_rows: 0 rejects every input",
+        ),
+        (
+            "[agent]\nmax_columns = 0\n",
+            "squire.toml:2: [agent] max_columns: 0 rejects every input",
+        ),
+        (
+            "[agent]\nmax_input_bytes = \"0B\"\n",
+            "squire.toml:2: [agent] max_input_bytes: 0 rejects every input",
+        ),
+        (
+            "[agent]\nmax_decoded_bytes = \"0B\"\n",
+            "squire.toml:2: [agent] max_decoded_bytes: 0 rejects every input",
+        ),
+        (
+            "[agent]\npoll_interval = \"1ns\"\n",
+            "squire.toml:2: [agent] poll_interval: 1ns is under 10ms",
+        ),
+        (
+            "[agent]\nattempt_timeout = \"1ms\"\n",
+            "squire.toml:2: [agent] attempt_timeout: 1ms is under 1s",
+        ),
+        (
+            "[daemon]\nscan_interval = \"1ns\"\n",
+            "squire.toml:2: [daemon] scan_interval: 1ns is under 100ms",
+        ),
+        (
+            "[daemon]\nwatchdog_progress = \"1ms\"\n",
+            "squire.toml:2: [daemon] watchdog_progress: 1ms is under 1s",
+        ),
+        (
+            "[daemon]\ntoken_file = \"/nowhere/token\"\n",
+            "squire.toml:2: [daemon] token_file: /nowhere/token does not exist",
+        ),
+    ]);
+}
+
+#[test]
+fn wrong_brackets_are_told_in_words() {
+    assert_refused(&[
+        (
+            "[watch]\nuri = \"a\"\n",
+            "squire.toml:1: watch: there can be several of these; write [[watch]]",
+        ),
+        (
+            "watch = [\"a\"]\n",
+            "squire.toml:1: watch: there can be several of these; write [[watch]]",
+        ),
+        (
+            "[table]\nname = \"t\"\n",
+            "squire.toml:1: table: there can be several of these; write [[table]]",
+        ),
+        (
+            "[[policy]]\n",
+            "squire.toml:1: policy: there is one of these; write [policy]",
+        ),
+        (
+            "daemon = 1\n",
+            "squire.toml:1: daemon: there is one of these; write [daemon]",
+        ),
+        (
+            "[policy]\ncleanup = true\n",
+            "squire.toml:2: [policy] cleanup: is a section of its own; write [policy.cleanup] enabled = true",
+        ),
+        (
+            "[[table]]\nname = \"t\"\ncleanup = true\n",
+            "squire.toml:3: [[table]] cleanup: is a section of its own; write [table.cleanup] enabled = true",
+        ),
+        (
+            "[[watch]]\nuri = \"a\"\nstorage_options = \"x\"\n",
+            "squire.toml:3: [[watch]] storage_options: is a section of its own; write [watch.storage_options]",
+        ),
+        (
+            "[policy]\nmin_versions = \"ten\"\n",
+            "squire.toml:2: [policy] min_versions: invalid type: string \"ten\", expected a whole number",
+        ),
+    ]);
 }
 
 #[test]

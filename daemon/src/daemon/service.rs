@@ -6,7 +6,7 @@ use crate::cli::{code, graver};
 use crate::config::{Config, DaemonConfig, Watch};
 use crate::http::{StatusSource, Token, serve};
 use crate::metrics::Metrics;
-use crate::place::{Place, watch_of};
+use crate::place::{Place, same_place, watch_of};
 use crate::supervisor::Supervisor;
 use crate::systemd;
 use crate::watch::{FileWatch, watch_local};
@@ -46,7 +46,7 @@ impl Options {
         let mut watches = config.watches.clone();
         for place in &self.places {
             let watch = watch_of(config, place);
-            if !watches.contains(&watch) {
+            if !watches.iter().any(|w| same_place(&w.uri, &watch.uri)) {
                 watches.push(watch);
             }
         }

@@ -307,7 +307,7 @@ impl Store {
     /// Refuses a root that is a table, or lies in one or among the files of a store: what stands there is not ours to
     /// keep, and cleanup of the table removes it. What may not be listed above the root is not asked about.
     async fn check_surroundings(&self) -> Result<()> {
-        let mut above = self.base.as_ref();
+        let mut above: &str = self.base.as_ref();
         while !above.is_empty() {
             let folder = above;
             let (parent, name) = folder.rsplit_once('/').unwrap_or(("", folder));

@@ -734,7 +734,7 @@ async fn a_stores_tables_are_never_maintained_as_plain_ones() {
     let before = version_files(&table);
     let above = Path::new(&lake.uri).parent().expect("a directory above");
     let above = above.to_string_lossy();
-    for (root, path) in [(lake.uri.as_str(), "t.lance"), (&above, "lake/t.lance")] {
+    for (root, path) in [(lake.uri.as_str(), "t.lance"), (&*above, "lake/t.lance")] {
         let store = Store::connect(root, StoreOptions::default()).await;
         let store = store.expect("a directory");
         let everything = CleanupPolicies::from(Retention {
