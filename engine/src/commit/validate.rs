@@ -99,9 +99,10 @@ pub(super) fn check_key(table: &TableName, key: &str, batches: &[RecordBatch]) -
         for row in 0..column.len() {
             let value = text.value(row).to_string();
             if seen.contains(&value) {
+                let is_text = column.data_type().is_string() || column.data_type().is_binary();
+                let shown = if is_text { quoted(&value) } else { value };
                 return Err(Error::invalid(format!(
-                    "table {table}: key {key} = {} stands twice in one batch",
-                    quoted(&value)
+                    "table {table}: key {key} = {shown} stands twice in one batch"
                 )));
             }
             seen.insert(value);
