@@ -9,7 +9,10 @@ use arrow::{
     util::display::array_value_to_string,
 };
 
-use super::{FormatError, InputLimits};
+use super::{BATCH_ROWS, FormatError, InputLimits, limits::Exceeded};
+
+/// Memory that nulls may take in a batch of rows.
+const BATCH_BYTES: u64 = 1 << 29;
 
 /// The mapping of one file's columns to a target schema; made once, applied to each batch in order.
 #[derive(Debug)]
@@ -166,6 +169,30 @@ pub(super) fn slot_bytes(data_type: &DataType) -> u64 {
             fields.fold(1, u64::saturating_add)
         }
         other => other.primitive_width().unwrap_or(8) as u64,
+    }
+}
+
+/// Rows of a batch: fewer where a null is filled with more than a batch should take, and an error where one is more than all may.
+pub(super) fn batch_rows(schema: &Schema, limits: &InputLimits) -> Result<usize, Exceeded> {
+    let types = schema.fields().iter().map(|field| field.data_type());
+    let null = types.map(null_bytes).fold(0, u64::saturating_add);
+    limits.decoded_bytes(null)?;
+    let most = limits.max_decoded_bytes.min(BATCH_BYTES);
+    let rows = most.checked_div(null).map(usize::try_from);
+    Ok(rows.map_or(BATCH_ROWS, |rows| {
+        rows.unwrap_or(BATCH_ROWS).clamp(1, BATCH_ROWS)
+    }))
+}
+
+/// Bytes that a row is filled with where it has a null list of a fixed size.
+fn null_bytes(data_type: &DataType) -> u64 {
+    match data_type {
+        DataType::FixedSizeList(..) => slot_bytes(data_type),
+        DataType::Struct(fields) => {
+            let fields = fields.iter().map(|field| null_bytes(field.data_type()));
+            fields.fold(0, u64::saturating_add)
+        }
+        _ => 0,
     }
 }
 

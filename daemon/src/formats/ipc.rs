@@ -37,6 +37,12 @@ const END_OF_STREAM: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 /// The footer's length and the magic after it.
 const FOOTER_TAIL: usize = 10;
 
+/// What an array takes at least, if it has no rows: an empty batch can stand in a file again and again.
+const ARRAY_BYTES: u64 = 256;
+
+/// How often all bytes that may be decoded may be copied: a dictionary that grows is copied with each part that is added to it.
+const MOST_COPIES: u64 = 16;
+
 const CUT_OFF: &str = "is cut off or damaged: it announces more bytes than it has";
 
 /// Reads the whole file.
@@ -50,6 +56,8 @@ pub(super) fn read(
         path,
         limits,
         announced: 0,
+        dictionaries: 0,
+        copied: 0,
         rows: 0,
         decoded: 0,
         batches: Vec::new(),
@@ -168,6 +176,9 @@ struct Reader<'a> {
     limits: &'a InputLimits,
     /// Bytes that compressed buffers say they decompress to.
     announced: u64,
+    /// Bytes of dictionaries, and those that are copied when they grow.
+    dictionaries: u64,
+    copied: u64,
     rows: u64,
     decoded: u64,
     batches: Vec<RecordBatch>,
@@ -243,17 +254,26 @@ impl Reader<'_> {
 
     fn check(&mut self, metadata: &[u8], body: &[u8]) -> Result<(), FormatError> {
         let message = root_as_message(metadata).map_err(|e| FormatError::content(self.path, &e))?;
-        let batch = match message.header_type() {
-            MessageHeader::RecordBatch => message.header_as_record_batch(),
-            MessageHeader::DictionaryBatch => message
-                .header_as_dictionary_batch()
-                .and_then(|dictionary| dictionary.data()),
-            _ => return Ok(()),
+        let cut_off = || cut_off(self.path);
+        if message.header_type() == MessageHeader::RecordBatch {
+            let batch = message.header_as_record_batch().ok_or_else(cut_off)?;
+            return self.check_batch(batch, body).map(drop);
+        }
+        let Some(dictionary) = message.header_as_dictionary_batch() else {
+            return Ok(());
         };
-        self.check_batch(batch.ok_or_else(|| cut_off(self.path))?, body)
+        let added = self.check_batch(dictionary.data().ok_or_else(cut_off)?, body)?;
+        self.dictionaries = self.dictionaries.saturating_add(added);
+        if dictionary.isDelta() {
+            self.copied = self.copied.saturating_add(self.dictionaries);
+        }
+        let most = self.dictionaries.max(self.copied / MOST_COPIES);
+        let within = self.limits.decoded_bytes(most);
+        within.map_err(FormatError::limit(self.path))
     }
 
-    fn check_batch(&mut self, batch: BatchMessage<'_>, body: &[u8]) -> Result<(), FormatError> {
+    /// Checks what a batch says of itself; the bytes that its buffers become.
+    fn check_batch(&mut self, batch: BatchMessage<'_>, body: &[u8]) -> Result<u64, FormatError> {
         let path = self.path;
         let size = |size: i64| u64::try_from(size).map_err(|_| cut_off(path));
         let lengths = batch.nodes().into_iter().flatten();
@@ -264,6 +284,11 @@ impl Reader<'_> {
         self.limits
             .rows(size(batch.length())?)
             .map_err(FormatError::limit(path))?;
+        let arrays = batch.nodes().map_or(0, |nodes| nodes.len() as u64);
+        self.decoded = self.decoded.saturating_add(arrays * ARRAY_BYTES);
+        self.limits
+            .decoded_bytes(self.decoded)
+            .map_err(FormatError::limit(path))?;
         // Items of lists are no rows, but without any bytes there can be any number of them.
         for node in batch.nodes().into_iter().flatten() {
             let items = size(node.length())? / 8;
@@ -272,7 +297,7 @@ impl Reader<'_> {
                 .map_err(FormatError::limit(path))?;
         }
         let codec = batch.compression().map(|compression| compression.codec());
-        let mut present = 0_usize;
+        let (mut present, before) = (0_usize, self.announced);
         for buffer in batch.buffers().into_iter().flatten() {
             let start = usize::try_from(buffer.offset()).map_err(|_| cut_off(path))?;
             let length = usize::try_from(buffer.length()).map_err(|_| cut_off(path))?;
@@ -300,7 +325,7 @@ impl Reader<'_> {
                 }
             }
         }
-        Ok(())
+        Ok((self.announced - before).max(present as u64))
     }
 
     fn keep(&mut self, batch: RecordBatch) -> Result<(), FormatError> {

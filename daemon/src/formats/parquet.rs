@@ -14,7 +14,7 @@ use std::{fs::File, path::Path, sync::Arc};
 
 use arrow::{
     array::RecordBatch,
-    datatypes::{DataType, Schema, SchemaRef},
+    datatypes::{Schema, SchemaRef},
 };
 use parquet::{
     arrow::{
@@ -28,8 +28,8 @@ use parquet::{
 };
 
 use super::{
-    BATCH_ROWS, Format, FormatError, InputLimits, check_schema,
-    conform::{decoded_bytes, slot_bytes},
+    Format, FormatError, InputLimits, check_schema,
+    conform::{batch_rows, decoded_bytes},
     source::{Source, io_error},
 };
 
@@ -76,20 +76,14 @@ impl<'a> Input<'a> {
         })?;
         limits.rows(rows).map_err(FormatError::limit(path))?;
         check_sizes(path, metadata.metadata(), limits)?;
-        let types = metadata.schema().fields().iter().map(|f| f.data_type());
-        let null = types.map(null_bytes).fold(0, u64::saturating_add);
-        limits
-            .decoded_bytes(null)
-            .map_err(FormatError::limit(path))?;
-        let batch_rows = limits.max_decoded_bytes.checked_div(null);
-        let batch_rows = batch_rows.and_then(|rows| usize::try_from(rows).ok());
+        let batch_rows = batch_rows(metadata.schema(), limits).map_err(FormatError::limit(path))?;
         let input = Self {
             path,
             limits,
             source,
             file,
             metadata,
-            batch_rows: batch_rows.map_or(BATCH_ROWS, |rows| rows.clamp(1, BATCH_ROWS)),
+            batch_rows,
         };
         pages::check(&input)?;
         Ok(input)
@@ -137,18 +131,6 @@ impl<'a> Input<'a> {
             batches.push(batch);
         }
         Ok(batches)
-    }
-}
-
-/// Bytes that the reader fills a row with where it has a null list of a fixed size.
-fn null_bytes(data_type: &DataType) -> u64 {
-    match data_type {
-        DataType::FixedSizeList(..) => slot_bytes(data_type),
-        DataType::Struct(fields) => {
-            let fields = fields.iter().map(|field| null_bytes(field.data_type()));
-            fields.fold(0, u64::saturating_add)
-        }
-        _ => 0,
     }
 }
 

@@ -26,7 +26,9 @@ use arrow::{
 };
 
 use super::{
-    BATCH_ROWS, Format, FormatError, InputLimits, conform::column_names, error::quoted,
+    Format, FormatError, InputLimits,
+    conform::{batch_rows, column_names},
+    error::quoted,
     source::Source,
 };
 use column::{Reason, Refusal};
@@ -52,6 +54,7 @@ pub(super) fn read(
         target,
         limits,
         batches: Vec::new(),
+        batch_rows: batch_rows(target, limits).map_err(FormatError::limit(path))?,
         pending: 0,
         bytes: 0,
         rows: 0,
@@ -72,6 +75,7 @@ struct Rows<'a> {
     target: &'a Schema,
     limits: &'a InputLimits,
     batches: Vec<RecordBatch>,
+    batch_rows: usize,
     /// Rows and bytes of text of the batch in hand.
     pending: usize,
     bytes: usize,
@@ -158,7 +162,7 @@ impl Rows<'_> {
         self.limits
             .rows(self.rows)
             .map_err(FormatError::limit(self.path))?;
-        if self.pending == BATCH_ROWS || self.bytes >= BATCH_BYTES {
+        if self.pending == self.batch_rows || self.bytes >= BATCH_BYTES {
             self.end_batch(members)?;
         }
         Ok(())

@@ -129,17 +129,19 @@ struct Chunk<'a> {
     /// All values, and the bytes of a null list of a fixed size among them.
     values: u64,
     slot: u64,
+    /// The column has its dictionary in Arrow, too.
+    is_dictionary: bool,
 }
 
 /// Refuses a file whose values take more memory than the limits allow, or whose pages are not what they say.
 pub(super) fn check(input: &Input<'_>) -> Result<(), FormatError> {
-    let slots = slots(input.metadata.schema().fields());
+    let leaves = leaves(input.metadata.schema().fields());
     let mut memory = 0_u64;
     let mut chunks = Vec::new();
     for group in input.metadata.metadata().row_groups() {
         for (leaf, metadata) in group.columns().iter().enumerate() {
-            let slot = slots.get(leaf).copied().unwrap_or(0);
-            let chunk = input.chunk(metadata, slot, &mut memory)?;
+            let leaf = leaves.get(leaf).copied().unwrap_or_default();
+            let chunk = input.chunk(metadata, leaf, &mut memory)?;
             chunks.extend(chunk.filter(|c| c.indexed > 0 || c.deltas || c.slot > 0));
         }
     }
@@ -156,28 +158,29 @@ pub(super) fn check(input: &Input<'_>) -> Result<(), FormatError> {
     Ok(())
 }
 
-/// For each leaf, the bytes of the list of a fixed size that it stands in, if that stands in another list.
-fn slots<'f>(fields: impl IntoIterator<Item = &'f Arc<Field>>) -> Vec<u64> {
-    fn add(data_type: &DataType, in_list: bool, slot: u64, slots: &mut Vec<u64>) {
+/// For each leaf, the bytes of the list of a fixed size that it stands in, if that stands in another list; and whether it is a
+/// dictionary.
+fn leaves<'f>(fields: impl IntoIterator<Item = &'f Arc<Field>>) -> Vec<(u64, bool)> {
+    fn add(data_type: &DataType, in_list: bool, slot: u64, leaves: &mut Vec<(u64, bool)>) {
         match data_type {
             DataType::List(item) | DataType::LargeList(item) | DataType::Map(item, _) => {
-                add(item.data_type(), true, slot, slots);
+                add(item.data_type(), true, slot, leaves);
             }
             DataType::FixedSizeList(item, _) => {
                 let own = if in_list { slot_bytes(data_type) } else { 0 };
-                add(item.data_type(), in_list, slot.max(own), slots);
+                add(item.data_type(), in_list, slot.max(own), leaves);
             }
             DataType::Struct(fields) => {
                 let inner = fields.iter().map(|field| field.data_type());
-                inner.for_each(|inner| add(inner, in_list, slot, slots));
+                inner.for_each(|inner| add(inner, in_list, slot, leaves));
             }
-            _ => slots.push(slot),
+            single => leaves.push((slot, matches!(single, DataType::Dictionary(..)))),
         }
     }
-    let mut slots = Vec::new();
+    let mut leaves = Vec::new();
     let types = fields.into_iter().map(|field| field.data_type());
-    types.for_each(|data_type| add(data_type, false, 0, &mut slots));
-    slots
+    types.for_each(|data_type| add(data_type, false, 0, &mut leaves));
+    leaves
 }
 
 /// Bytes of a value of a column, less those that a text has of its own.
@@ -205,7 +208,7 @@ impl<'a> Input<'a> {
     fn chunk<'m>(
         &self,
         metadata: &'m ColumnChunkMetaData,
-        slot: u64,
+        (slot, is_dictionary): (u64, bool),
         memory: &mut u64,
     ) -> Result<Option<Chunk<'m>>, FormatError> {
         let (start, length) = metadata.byte_range();
@@ -232,6 +235,7 @@ impl<'a> Input<'a> {
                 deltas: false,
                 values: 0,
                 slot,
+                is_dictionary: is_dictionary && metadata.column_descr().max_rep_level() == 0,
             });
             let is_text = metadata.column_type() == Type::BYTE_ARRAY;
             match (page.kind, page.encodings) {
@@ -308,9 +312,12 @@ impl<'a> Input<'a> {
                     buf, num_values, ..
                 } if chunk.indexed > 0 => {
                     widths = lengths(&buf, num_values);
-                    if quickly {
-                        let widest = widths.iter().copied().max().unwrap_or(0);
-                        let texts = chunk.indexed.saturating_mul(widest.into());
+                    let widest = widths.iter().copied().max().unwrap_or(0);
+                    // A dictionary stays one, unless texts that are not of it follow in the same batch.
+                    let batch = self.batch_rows as u64;
+                    let most = if chunk.is_dictionary { batch } else { u64::MAX };
+                    let texts = chunk.indexed.min(most).saturating_mul(widest.into());
+                    if quickly || (chunk.is_dictionary && !chunk.deltas) {
                         return Ok(texts.saturating_add(empty));
                     }
                 }

@@ -5,10 +5,11 @@ use std::{fs, io::Write, path::PathBuf, sync::Arc};
 
 use arrow::{
     array::{
-        Array, AsArray, FixedSizeListArray, Float32Array, ListArray, RecordBatch, StringArray,
+        Array, AsArray, DictionaryArray, FixedSizeListArray, Float32Array, ListArray, RecordBatch,
+        StringArray,
     },
     buffer::{NullBuffer, OffsetBuffer},
-    datatypes::{DataType, Field},
+    datatypes::{DataType, Field, Int32Type},
 };
 use flate2::{Compression, write::GzEncoder};
 use parquet::{
@@ -313,6 +314,14 @@ fn read_as_written(rows: &RecordBatch, properties: WriterProperties) {
     let batches = super::super::read(&path, None, &limits).unwrap();
     let read = arrow::compute::concat_batches(&rows.schema(), &batches).unwrap();
     assert_eq!(&read, rows);
+}
+
+#[test]
+fn a_dictionary_that_stays_one_is_not_counted_for_each_row() {
+    let words: Vec<String> = (0..10).map(|i| i.to_string().repeat(40)).collect();
+    let words: DictionaryArray<Int32Type> = (0..50_000).map(|i| words[i % 10].as_str()).collect();
+    let rows = batch(vec![("c", Arc::new(words))]);
+    read_as_written(&rows, WriterProperties::default());
 }
 
 /// Of each text, and of nulls and empty lists between them, only what is there is counted.

@@ -29,6 +29,9 @@ const MOST_SECONDS: Duration = Duration::from_secs(20);
 /// Longer than any message should be, paths apart.
 const MESSAGE_CHARS: usize = 700;
 
+/// Longer than this no text is made.
+const MOST_BYTES: usize = 10 << 20;
+
 /// What a claimed size is most likely to be wrong by.
 const NUMBERS: [u64; 10] = [
     0,
@@ -79,8 +82,8 @@ fn mutate_thrift(tree: &mut Thrift, random: &mut StdRng) {
     let mut change = |value: &mut Thrift| match value {
         Thrift::Int(value) => *value = pick(&NUMBERS, random).cast_signed(),
         Thrift::Binary(text) => {
-            let times = *pick(&[0, 2, 10_000], random);
-            *text = text.repeat(times);
+            let times: usize = *pick(&[0, 2, 10_000], random);
+            *text = text.repeat(times.min(MOST_BYTES / text.len().max(1)));
         }
         Thrift::List(_, length, items) => match random.random_range(0..4) {
             0 => *length = *pick(&NUMBERS, random),
@@ -89,6 +92,7 @@ fn mutate_thrift(tree: &mut Thrift, random: &mut StdRng) {
             // A node of a schema within itself, over and over.
             _ => {
                 let times = *pick(&[1, 10, 1_000], random);
+                let times = if items.len() < 1_000 { times } else { 1 };
                 let at = random.random_range(0..=items.len());
                 let inner = items.get(at).cloned();
                 items.splice(at..at, inner.into_iter().cycle().take(times));
@@ -151,7 +155,10 @@ fn mutate_json(value: &mut Value, random: &mut StdRng) {
             let name = members.keys().nth(at).cloned().unwrap_or_default();
             match random.random_range(0..4) {
                 0 => drop(members.remove(&name)),
-                1 => drop(members.insert(name.repeat(1_000), json!(1))),
+                1 => drop(members.insert(
+                    name.repeat(1_000.min(MOST_BYTES / 100 / name.len().max(1))),
+                    json!(1),
+                )),
                 _ => mutate_json(&mut members[&name], random),
             }
         }

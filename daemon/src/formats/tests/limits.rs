@@ -11,7 +11,7 @@ use arrow::{
     datatypes::{DataType, Field, Int32Type, Schema, TimeUnit, TimestampMicrosecondType},
     ipc::{
         CompressionType,
-        writer::{FileWriter, IpcWriteOptions},
+        writer::{DictionaryHandling, FileWriter, IpcWriteOptions, StreamWriter},
     },
 };
 use parquet::{
@@ -239,6 +239,79 @@ fn buffers_are_as_long_as_they_say_and_lie_beside_each_other() {
     refused(&path, "announces more bytes than it has");
 }
 
+/// The messages of a stream, each with its body.
+fn messages(mut bytes: &[u8]) -> Vec<&[u8]> {
+    let mut messages = Vec::new();
+    while bytes.len() > 8 {
+        let length = u32::from_le_bytes(bytes[4..8].try_into().unwrap()) as usize;
+        let message = arrow::ipc::root_as_message(&bytes[8..8 + length]).unwrap();
+        let body = usize::try_from(message.bodyLength()).unwrap();
+        let (message, rest) = bytes.split_at(8 + length + body);
+        messages.push(message);
+        bytes = rest;
+    }
+    messages
+}
+
+/// A batch without rows, or a part of a dictionary, again and again.
+#[test]
+fn messages_are_counted_for_each_time() {
+    let files = Files::new();
+    let limits = InputLimits {
+        max_decoded_bytes: 1 << 20,
+        ..InputLimits::default()
+    };
+    let read = |messages: &[&[u8]]| {
+        let path = files.0.path().join("m.arrows");
+        std::fs::write(&path, messages.concat()).unwrap();
+        super::super::read(&path, None, &limits)
+    };
+    let names: Vec<String> = (0..100).map(|i| i.to_string()).collect();
+    let empty: ArrayRef = Arc::new(Int64Array::from(Vec::<i64>::new()));
+    let columns = names.iter().map(|name| (name.as_str(), Arc::clone(&empty)));
+    let path = files.binary("e.arrows", &batch(columns.collect()));
+    let bytes = std::fs::read(path).unwrap();
+    let [schema, batch] = messages(&bytes)[..] else {
+        unreachable!()
+    };
+    assert!(read(&[schema, batch]).is_ok());
+    let many = [&[schema][..], &[batch; 100]].concat();
+    let message = read(&many).unwrap_err().to_string();
+    assert!(message.contains("max_decoded_bytes"), "{message}");
+
+    // Few large parts are too much in all; many small ones are, because the whole is copied for each of them.
+    for (length, times, is_ok) in [(20_000, 10, true), (20_000, 45, false), (300_000, 2, false)] {
+        let bytes = growing_dictionary(length);
+        let all = messages(&bytes);
+        let [.., delta, _] = all[..] else {
+            unreachable!()
+        };
+        assert!(read(&all).is_ok());
+        let read = read(&[&all[..], &vec![delta; times]].concat());
+        assert_eq!(read.is_ok(), is_ok, "{read:?}");
+    }
+}
+
+/// A stream of a dictionary of one text, a batch, one more text, and a batch.
+fn growing_dictionary(length: usize) -> Vec<u8> {
+    let words = |count: usize| {
+        let words = (0..count).map(|i| i.to_string().repeat(length));
+        let keys = arrow::array::Int32Array::from(vec![0]);
+        let values = Arc::new(StringArray::from_iter_values(words));
+        let words: ArrayRef = Arc::new(DictionaryArray::<Int32Type>::new(keys, values));
+        batch(vec![("c", words)])
+    };
+    let options = IpcWriteOptions::default().with_dictionary_handling(DictionaryHandling::Delta);
+    let (mut bytes, schema) = (Vec::new(), words(1).schema());
+    let mut writer = StreamWriter::try_new_with_options(&mut bytes, &schema, options).unwrap();
+    for count in [1, 2] {
+        writer.write(&words(count)).unwrap();
+    }
+    writer.finish().unwrap();
+    drop(writer);
+    bytes
+}
+
 /// A schema that is nested without end is refused by whoever checks the message, or by us.
 #[test]
 fn a_deep_schema_is_refused() {
@@ -251,6 +324,39 @@ fn a_deep_schema_is_refused() {
         let path = files.binary(name, &empty);
         assert!(read(&path, None).is_err() && schema_of(&path).is_err());
     }
+}
+
+/// A null list of a fixed size is filled with items: 8,192 of them are not in one batch, and not any number in one row.
+#[test]
+fn null_lists_of_a_fixed_size_are_filled_within_limits() {
+    let files = Files::new();
+    let vector = |size| {
+        let item = Arc::new(Field::new_list_field(DataType::Int8, true));
+        DataType::FixedSizeList(item, size)
+    };
+    let limits = InputLimits {
+        max_decoded_bytes: 64 << 20,
+        ..InputLimits::default()
+    };
+    let path = files.text("n.ndjson", &"{}\n".repeat(8_192));
+    beyond(
+        &limits,
+        &path,
+        &column("c", vector(1 << 25)),
+        "max_decoded_bytes",
+    );
+    beyond(
+        &limits,
+        &path,
+        &column("c", vector(i32::MAX)),
+        "max_decoded_bytes",
+    );
+
+    let lists = DataType::List(Arc::new(Field::new_list_field(vector(1 << 20), true)));
+    let line = format!("{{\"c\":[{}null]}}\n", "null,".repeat(100_000));
+    let path = files.text("l.ndjson", &line);
+    let message = super::super::read(&path, Some(&column("c", lists)), &limits).unwrap_err();
+    assert!(message.to_string().contains("too much memory"), "{message}");
 }
 
 /// A byte of text is dozens in memory until it is in a column.

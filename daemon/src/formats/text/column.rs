@@ -72,6 +72,10 @@ pub(super) trait Column {
     fn append(&mut self, value: &Value<'_>) -> Result<(), Refusal>;
     /// Adds a null.
     fn append_null(&mut self);
+    /// Adds so many of them.
+    fn append_nulls(&mut self, count: usize) {
+        (0..count).for_each(|_| self.append_null());
+    }
     /// Everything since the last call.
     fn finish(&mut self) -> Result<ArrayRef, ArrowError>;
 }
@@ -266,6 +270,10 @@ where
 
     fn append_null(&mut self) {
         self.values.append_null();
+    }
+
+    fn append_nulls(&mut self, count: usize) {
+        self.values.append_nulls(count);
     }
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {

@@ -16,6 +16,7 @@ use super::{
     cell::{Misfit, Value},
     column::{Column, Reason, Refusal, Slot},
 };
+use crate::formats::conform::slot_bytes;
 
 const NOT_A_LIST: Misfit = "is no list";
 const NOT_AN_OBJECT: Misfit = "is no object";
@@ -99,9 +100,15 @@ impl<O: OffsetSizeTrait> Column for List<O> {
     }
 }
 
+/// Memory that null lists of a fixed size may take in a batch. In other lists there can be any number of them.
+const MOST_FILLED: u64 = 1 << 30;
+
 pub(super) struct FixedList {
     item: Slot,
     size: i32,
+    /// Bytes of a null, and of all nulls since the last batch.
+    null: u64,
+    filled: u64,
     nulls: NullBufferBuilder,
 }
 
@@ -110,6 +117,8 @@ impl FixedList {
         Self {
             item: Slot::new(item),
             size,
+            null: slot_bytes(item.data_type()).saturating_mul(size.unsigned_abs().into()),
+            filled: 0,
             nulls: NullBufferBuilder::new(0),
         }
     }
@@ -129,13 +138,20 @@ impl Column for FixedList {
     }
 
     fn append_null(&mut self) {
-        for _ in 0..self.size {
-            self.item.column.append_null();
+        self.filled = self.filled.saturating_add(self.null);
+        if self.filled > MOST_FILLED {
+            return;
         }
+        let items = usize::try_from(self.size).unwrap_or(0);
+        self.item.column.append_nulls(items);
         self.nulls.append_null();
     }
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        if std::mem::take(&mut self.filled) > MOST_FILLED {
+            let detail = "nulls of a list of a fixed size take too much memory";
+            return Err(ArrowError::MemoryError(detail.to_owned()));
+        }
         let (field, values) = (Arc::clone(&self.item.field), self.item.finish()?);
         let nulls = self.nulls.finish();
         Ok(Arc::new(FixedSizeListArray::try_new(
