@@ -139,14 +139,16 @@ pub(crate) fn cleanup_policies(config: &Config, otherwise: bool) -> CleanupPolic
 /// `opened` those of them that could be opened.
 ///
 /// # Errors
-/// `Refused` while one of them cannot be opened: which files its tables refer to is not known.
+/// `Refused` while one of them on the medium of `place` cannot be opened: which files its tables refer to is not known.
 pub(crate) fn neighbours(
     place: &Place,
     watched: &[String],
     opened: &[Place],
 ) -> Result<Vec<Arc<Store>>> {
     let is_opened = |uri: &String| opened.iter().any(|place| place.uri == *uri);
-    if let Some(closed) = watched.iter().find(|uri| !is_opened(uri)) {
+    // A clone lies on the disk, or in the bucket, of its source: a bucket that is away stops no local cleanup.
+    let matters = |uri: &&String| !is_opened(uri) && medium(uri) == medium(&place.uri);
+    if let Some(closed) = watched.iter().find(matters) {
         return Err(Error::new(
             ErrorKind::Refused,
             format!(
@@ -156,6 +158,14 @@ pub(crate) fn neighbours(
     }
     let others = opened.iter().filter(|other| other.uri != place.uri);
     Ok(others.map(|other| other.store.clone()).collect())
+}
+
+/// What tables at `uri` may share files on: the local disks, or one bucket.
+fn medium(uri: &str) -> (&str, &str) {
+    match uri.split_once("://") {
+        Some(("file", _)) | None => ("", ""),
+        Some((scheme, rest)) => (scheme, rest.split('/').next().unwrap_or_default()),
+    }
 }
 
 /// Whether `policies` let anything go of what a cleanup of `target` covers.
@@ -304,7 +314,7 @@ async fn clean(
 
 #[cfg(test)]
 mod tests {
-    use super::{Ending, OperationReport};
+    use super::{Ending, OperationReport, medium};
     use crate::daemon::planning::OperationKind;
     use crate::metrics::RunResult;
     use std::collections::BTreeMap;
@@ -326,6 +336,14 @@ mod tests {
             covers_store: true,
             except: except.collect::<BTreeMap<_, _>>(),
         }
+    }
+
+    #[test]
+    fn tables_share_files_on_one_medium() {
+        assert_eq!(medium("/a/b"), medium("file:///c"));
+        assert_eq!(medium("s3://b/x"), medium("s3://b/y/z"));
+        assert_ne!(medium("s3://b/x"), medium("s3://c/x"));
+        assert_ne!(medium("s3://b/x"), medium("/b/x"));
     }
 
     #[test]
