@@ -32,6 +32,7 @@ pub(super) async fn cleanup(context: &Context, args: CleanupArgs) -> Result<Exit
     let watches = context.config.watches.iter();
     let uris: Vec<String> = watches.map(|watch| watch.uri.clone()).collect();
     policies.neighbours = neighbours(&place, &uris, &opened)?;
+    policies.one_table = place.is_single_table();
     tell_unknown_tables(context, &place, &opened).await;
     if !place.managed {
         return cleanup_plain(context, &place, &args, &policies).await;

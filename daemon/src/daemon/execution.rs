@@ -132,6 +132,7 @@ pub(crate) fn cleanup_policies(config: &Config, otherwise: bool) -> CleanupPolic
             .map(|(table, of_table)| (table.to_owned(), policy(of_table)))
             .collect(),
         neighbours: Vec::new(),
+        one_table: false,
     }
 }
 
@@ -201,6 +202,7 @@ pub(crate) async fn execute(
             }
             OperationKind::Cleanup => {
                 let mut policies = cleanup_policies(config, place.managed);
+                policies.one_table = place.is_single_table();
                 match neighbours(place, watched, places) {
                     Err(e) if may_remove(target, &policies) => return Err(e),
                     others => policies.neighbours = others.unwrap_or_default(),

@@ -62,6 +62,9 @@ pub struct CleanupPolicies {
     pub tables: BTreeMap<String, CleanupPolicy>,
     /// Other locations that this process watches: what their tables refer to stays, too.
     pub neighbours: Vec<Arc<Store>>,
+    /// Whether one table alone is watched here. Its folder may be anything, a home directory for example, so clones are
+    /// looked for where tables usually lie, and no further.
+    pub one_table: bool,
 }
 
 impl From<Retention> for CleanupPolicies {
@@ -74,6 +77,7 @@ impl From<Retention> for CleanupPolicies {
             },
             tables: BTreeMap::new(),
             neighbours: Vec::new(),
+            one_table: false,
         }
     }
 }

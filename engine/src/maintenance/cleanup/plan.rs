@@ -220,7 +220,7 @@ impl Store {
         for version in &staying {
             self.check_readable(version, path).await?;
         }
-        self.hold_referenced(&mut cleanup, path, &head, &policies.neighbours)
+        self.hold_referenced(&mut cleanup, path, &head, policies)
             .await?;
         if let Some(oldest) = cleanup.versions.first() {
             for version in staying {

@@ -4,7 +4,7 @@
 //! also those that are not maintained. Where that is not possible nothing is removed. Clones elsewhere cannot be known.
 
 use super::readable::{Referred, files_of};
-use super::{Held, TableCleanup};
+use super::{CleanupPolicies, Held, TableCleanup};
 use crate::error::{Error, ErrorKind, Result, caught};
 use crate::store::Store;
 use futures::TryStreamExt;
@@ -124,12 +124,17 @@ impl Store {
         cleanup: &mut TableCleanup,
         path: &str,
         head: &Dataset,
-        neighbours: &[Arc<Self>],
+        policies: &CleanupPolicies,
     ) -> Result<()> {
         let root = spelled(&self.uri_of(path));
         let mut needed: BTreeMap<String, String> = BTreeMap::new();
-        for store in std::iter::once(self).chain(neighbours.iter().map(AsRef::as_ref)) {
-            let references = store.references().await.map_err(|why| {
+        let neighbours = policies
+            .neighbours
+            .iter()
+            .map(|store| (store.as_ref(), true));
+        let here = (self, !policies.one_table);
+        for (store, anywhere) in std::iter::once(here).chain(neighbours) {
+            let references = store.references(anywhere).await.map_err(|why| {
                 let unknown =
                     "so which files tables there refer to is not known; nothing is removed";
                 Error::new(
@@ -188,8 +193,9 @@ impl Store {
         ))
     }
 
-    /// What tables of this location refer to outside of themselves, or why that is not known.
-    async fn references(&self) -> Result<References, String> {
+    /// What tables of this location refer to outside of themselves, or why that is not known. Unless they are looked for
+    /// `anywhere`, those that discovery finds.
+    async fn references(&self, anywhere: bool) -> Result<References, String> {
         let mut memo = self.reference_memo.lock().await;
         let now = self.clock().monotonic();
         if let Some((at, found)) = memo.as_ref()
@@ -197,14 +203,17 @@ impl Store {
         {
             return found.clone();
         }
-        let looking = caught("looking for references", self.look_for_references());
+        let looking = caught("looking for references", self.look_for_references(anywhere));
         let found = looking.await.map(Arc::new).map_err(|e| e.to_string());
         *memo = Some((now, found.clone()));
         found
     }
 
-    async fn look_for_references(&self) -> Result<BTreeSet<Reference>> {
-        let tables = self.tables_anywhere().await?;
+    async fn look_for_references(&self, anywhere: bool) -> Result<BTreeSet<Reference>> {
+        let tables = match anywhere {
+            true => self.tables_anywhere().await?,
+            false => self.datasets().await?.tables,
+        };
         // It was opened, so there was something: a directory that is not mounted any more, most likely.
         if tables.is_empty() && !self.is_ours().await? {
             let gone = "no table is there any more; is the storage still mounted?";
