@@ -61,6 +61,19 @@ pub(crate) async fn step<T>(
     })
 }
 
+/// That there is nothing to work on at `uri`, and what was passed over there.
+fn nothing_at(uri: &str, skipped: &[PassedOver]) -> Error {
+    let more = match skipped {
+        [] => format!("make a store with `squire init {uri}`"),
+        [one] => format!("passed over: {}: {}", one.path, one.reason),
+        [one, ..] => format!("passed over: {}: {}, and others", one.path, one.reason),
+    };
+    Error::new(
+        ErrorKind::NotFound,
+        format!("{uri} is neither a store nor a directory of Lance tables; {more}"),
+    )
+}
+
 impl Place {
     /// Opens whatever stands at `uri`.
     ///
@@ -130,24 +143,7 @@ impl Place {
         };
         if tables.is_empty() {
             place.store.is_object_store().await?;
-            let mut why = format!(
-                "{uri} is neither a store nor a directory of Lance tables",
-                uri = place.uri
-            );
-            match skipped.first() {
-                Some(first) => why.push_str(&format!(
-                    "; passed over: {}: {}{}",
-                    first.path,
-                    first.reason,
-                    if skipped.len() > 1 {
-                        ", and others"
-                    } else {
-                        ""
-                    }
-                )),
-                None => why.push_str(&format!("; make a store with `squire init {}`", place.uri)),
-            }
-            return Err(Error::new(ErrorKind::NotFound, why));
+            return Err(nothing_at(&place.uri, &skipped));
         }
         Ok(place)
     }

@@ -87,6 +87,43 @@ impl OperationReport {
         }
     }
 
+    fn maintained(&mut self, m: MaintenanceReport) {
+        self.conflicts = m.conflicts;
+        self.fragments_removed = m.fragments_removed;
+        self.fragments_added = m.fragments_added;
+        if let Some(skipped) = m.skipped {
+            self.ending = Ending::Skipped;
+            self.detail = Some(format!("skipped: {skipped}"));
+        }
+        if let [first, ..] = m.unfit.as_slice() {
+            self.ending = Ending::Failed;
+            self.detail = Some(first.clone());
+        }
+        if let [(index, reason), ..] = m.pending_indexes.as_slice() {
+            self.detail = Some(format!("index {index} is pending: {reason}"));
+        }
+        if let [(index, reason), ..] = m.failed_indexes.as_slice() {
+            self.ending = Ending::Failed;
+            self.detail = Some(format!("index {index} failed: {reason}"));
+        }
+        let failed = m.failed_indexes.into_iter();
+        let unfit = failed.filter(|(index, _)| m.unfit_indexes.contains(index));
+        self.unfit_indexes = unfit.collect();
+    }
+
+    /// `off` are the tables that their policies leave alone.
+    fn cleaned(&mut self, c: CleanupReport, off: Vec<String>) {
+        self.versions_removed = c.versions_removed;
+        self.bytes_removed = c.bytes_removed;
+        self.except = off.into_iter().map(|t| (t, Ending::Skipped)).collect();
+        let failed = c.failed.iter().map(|(t, _)| (t.clone(), Ending::Failed));
+        self.except.extend(failed);
+        if let [(table, reason), ..] = c.failed.as_slice() {
+            self.ending = Ending::Failed;
+            self.detail = Some(format!("{table}: {reason}"));
+        }
+    }
+
     /// How it ended for each table: its own, or `all` of the store that one cleanup covered.
     pub(crate) fn results(&self, all: Vec<String>) -> Vec<(String, RunResult)> {
         let whole = self.ending.result();
@@ -214,41 +251,8 @@ pub(crate) async fn execute(
     let done = step(kind.as_str(), target, work).await;
     let mut report = OperationReport::new(place, target, kind, Ending::Success);
     match done {
-        Ok(Done::Maintained(m)) => {
-            report.conflicts = m.conflicts;
-            report.fragments_removed = m.fragments_removed;
-            report.fragments_added = m.fragments_added;
-            if let Some(skipped) = m.skipped {
-                report.ending = Ending::Skipped;
-                report.detail = Some(format!("skipped: {skipped}"));
-            }
-            if let [first, ..] = m.unfit.as_slice() {
-                report.ending = Ending::Failed;
-                report.detail = Some(first.clone());
-            }
-            if let [(index, reason), ..] = m.pending_indexes.as_slice() {
-                report.detail = Some(format!("index {index} is pending: {reason}"));
-            }
-            if let [(index, reason), ..] = m.failed_indexes.as_slice() {
-                report.ending = Ending::Failed;
-                report.detail = Some(format!("index {index} failed: {reason}"));
-            }
-            report.unfit_indexes = m.failed_indexes;
-            report
-                .unfit_indexes
-                .retain(|(index, _)| m.unfit_indexes.contains(index));
-        }
-        Ok(Done::Cleaned(c, off)) => {
-            report.versions_removed = c.versions_removed;
-            report.bytes_removed = c.bytes_removed;
-            report.except = off.into_iter().map(|t| (t, Ending::Skipped)).collect();
-            let failed = c.failed.iter().map(|(t, _)| (t.clone(), Ending::Failed));
-            report.except.extend(failed);
-            if let [(table, reason), ..] = c.failed.as_slice() {
-                report.ending = Ending::Failed;
-                report.detail = Some(format!("{table}: {reason}"));
-            }
-        }
+        Ok(Done::Maintained(maintained)) => report.maintained(maintained),
+        Ok(Done::Cleaned(cleaned, off)) => report.cleaned(cleaned, off),
         Ok(Done::Planned(what)) => {
             report.ending = Ending::Skipped;
             report.detail = Some(what);

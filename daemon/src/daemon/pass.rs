@@ -23,6 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// Why a table that others have written to is left alone.
+const DRIFTED: &str =
+    "skipped: versions above the pin that squire did not make; see `squire repair`";
+
 /// The reason of work that a person asked for.
 const ASKED_FOR: &str = "asked for";
 
@@ -47,6 +51,26 @@ impl Memory {
     fn why_stopped(&self, place: &Place, target: &Target) -> Option<&String> {
         let broken = self.stopped.get(&place.uri)?.get(target.table()?)?;
         broken.values().next()
+    }
+
+    /// Tells why a table that should be compacted is not, once for each reason.
+    fn tell_left_alone(&mut self, place: &Place, target: &Target, why: Option<String>) {
+        let key = WorkKey::new(&place.uri, target.clone(), OperationKind::Compact);
+        let before = self.left_alone.remove(&key);
+        let Some(why) = why else { return };
+        if before.as_ref() != Some(&why) {
+            tracing::warn!(place = place.uri, %target, why, "this table is not compacted");
+        }
+        self.left_alone.insert(key, why);
+    }
+}
+
+/// The state of a table that nothing keeps maintenance off, and why it is in it.
+fn state_of(planned: &TablePlan) -> (&'static str, String) {
+    match (planned.operations.first(), &planned.left_alone) {
+        (Some(first), _) => ("due", first.reason.clone()),
+        (None, Some(why)) => ("left alone", why.clone()),
+        (None, None) => ("healthy", planned.otherwise.clone()),
     }
 }
 
@@ -292,39 +316,24 @@ impl Pass<'_> {
         let left_alone = drift || stopped.is_some();
         let rests = match left_alone {
             true => None,
-            false => self.set_apart(
-                place,
-                target,
-                &mut planned,
-                fingerprints.schema,
-                &resting,
-                memory,
-            ),
+            false => {
+                let index = resting.iter().next();
+                self.set_apart(
+                    (place, target),
+                    &mut planned,
+                    fingerprints.schema,
+                    index,
+                    memory,
+                )
+            }
         };
-        let (state, reason) = match (stopped, rests, planned.operations.first()) {
-            (Some(why), ..) => ("stopped", why),
-            _ if drift => (
-                "drift",
-                String::from(
-                    "skipped: versions above the pin that squire did not make; see `squire repair`",
-                ),
-            ),
-            (None, Some(why), _) => ("quarantined", why),
-            (None, None, Some(first)) => ("due", first.reason.clone()),
-            (None, None, None) => match &planned.left_alone {
-                Some(why) => ("left alone", why.clone()),
-                None => ("healthy", planned.otherwise.clone()),
-            },
+        let (state, reason) = match (stopped, rests) {
+            (Some(why), _) => ("stopped", why),
+            (None, _) if drift => ("drift", DRIFTED.to_owned()),
+            (None, Some(why)) => ("quarantined", why),
+            (None, None) => state_of(&planned),
         };
-        let key = WorkKey::new(&place.uri, target.clone(), OperationKind::Compact);
-        if memory.left_alone.get(&key) != planned.left_alone.as_ref()
-            && let Some(why) = &planned.left_alone
-        {
-            tracing::warn!(place = place.uri, %target, why, "this table is not compacted");
-        }
-        memory.left_alone.remove(&key);
-        let told = planned.left_alone.clone().map(|why| (key, why));
-        memory.left_alone.extend(told);
+        memory.tell_left_alone(place, target, planned.left_alone.clone());
         let seen = TableStatus {
             health,
             state,
@@ -373,25 +382,21 @@ impl Pass<'_> {
         resting
     }
 
-    /// Takes what rests out of `planned`, and says of each kind whether there was anything to do. Returns why the first of
-    /// them rests.
+    /// Takes what rests out of `planned`, and says of each kind whether there was anything to do. `index` is one that
+    /// rests, and why. Returns why the first of them rests.
     fn set_apart(
         &self,
-        place: &Place,
-        target: &Target,
+        (place, target): (&Place, &Target),
         planned: &mut TablePlan,
         schema: u64,
-        resting: &BTreeMap<String, String>,
+        index: Option<(&String, &String)>,
         memory: &mut Memory,
     ) -> Option<String> {
         let table = target.to_string();
         let mut rests = None;
         for kind in OperationKind::ALL {
             let run = [place.uri.as_str(), &table, kind.as_str()];
-            let index = resting
-                .iter()
-                .next()
-                .filter(|_| kind == OperationKind::Reindex);
+            let index = index.filter(|_| kind == OperationKind::Reindex);
             if planned.operations.iter().any(|o| o.kind == kind) || index.is_some() {
                 self.status.due(run);
             } else if kind != OperationKind::Cleanup {

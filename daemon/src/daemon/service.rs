@@ -82,12 +82,7 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<Ended> {
     let mut memory = Memory::default();
     let opened = open_places(&config, &options, &status, &mut places, &mut signals).await;
     let Some(unopened) = opened else {
-        cancel.cancel();
-        tasks.drain().await;
-        return Ok(Ended {
-            failed: 0,
-            status: status.status(),
-        });
+        return Ok(end(0, &status, tasks, &cancel).await);
     };
     let failed_to_open = unopened.len();
     if let (true, true, Some(error)) = (places.is_empty(), options.once, gravest(unopened)) {
@@ -132,12 +127,22 @@ pub(crate) async fn run(mut config: Config, options: Options) -> Result<Ended> {
         }
     };
     drop(watched);
+    Ok(end(failed, &status, tasks, &cancel).await)
+}
+
+/// Has what runs beside the loop end.
+async fn end(
+    failed: usize,
+    status: &Status,
+    mut tasks: Supervisor,
+    cancel: &CancellationToken,
+) -> Ended {
     cancel.cancel();
     tasks.drain().await;
-    Ok(Ended {
+    Ended {
         failed,
         status: status.status(),
-    })
+    }
 }
 
 /// One pass, with an ear for signals and requests.

@@ -4,7 +4,7 @@
 //! namespaces `<hash>_<namespace>$<table>`). Other folders are looked into, level by level, down to [`MAX_DEPTH`]. What
 //! cannot be a table for us is passed over and named: one odd folder never hides the others.
 //!
-//! Cleanup asks for more ([`Store::tables_anywhere`]): a table that is not maintained may need files of one that is.
+//! Cleanup asks for more (`Store::tables_anywhere`): a table that is not maintained may need files of one that is.
 
 use super::{INTERNAL, Store};
 use crate::error::{Error, ErrorKind, Result};
