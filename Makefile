@@ -6,6 +6,7 @@
 #   make bench            ratios against bare Lance, release build
 #   make matrix           the crash matrix alone, and its table
 #   make zoo              SEED=... ARGS="STATE..."; table states of many releases through every command, and their table
+#   make writers          SEED=... CASES=...; random writes of Lance clients under a rewrite, against the same writes without it
 #   make fuzz             SEED=... CASES=...; mutated input files, in processes of bounded memory
 #   make model            the deep search of the protocol's model; ARGS="--trace" prints counterexamples
 #   make docs             writes the generated tables of ARCHITECTURE.md
@@ -19,10 +20,10 @@ CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/target
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos matrix zoo fuzz model bench docs setup fmt lint seams
+.PHONY: help run test chaos matrix zoo writers fuzz model bench docs setup fmt lint seams
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 12
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 13
 
 # Always the whole workspace: with -p cargo resolves other features and compiles Lance again.
 # One dev build serves both commands: its dependencies are optimised, see [profile.dev] in Cargo.toml.
@@ -70,6 +71,12 @@ zoo:
 	ops/setup.sh --zoo
 	cargo build --workspace --features squire-tests/failpoints --bins
 	$(or $(SQUIRE_PYTHON),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/venv/bin/python) tests/zoo/zoo.py $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+# A case that fails is repeated by SEED and ARGS="--first NUMBER".
+writers:
+	ops/setup.sh --test
+	cargo build --workspace --features squire-tests/failpoints --bins
+	$(or $(SQUIRE_PYTHON),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/venv/bin/python) tests/zoo/writers.py $(if $(SEED),--seed $(SEED)) --cases $(or $(CASES),200) $(ARGS)
 
 # SEED is the first case's, CASES how many follow. A case that fails stays in $(CARGO_TARGET_DIR)/fuzz.
 fuzz:

@@ -30,6 +30,10 @@ use std::time::Duration;
 /// answer must not keep a process from ending.
 const SHUTDOWN: Duration = Duration::from_secs(2);
 
+/// The stack of each thread: address space, of which what is touched takes memory. Expressions are walked by recursion, and
+/// the deepest predicate that the engine takes needs a third of this in a debug build.
+const STACK: usize = 64 << 20;
+
 /// What every command gets.
 pub(crate) struct Context {
     pub(crate) config: Config,
@@ -52,8 +56,21 @@ impl Context {
     }
 }
 
-/// Parses, runs, and turns the outcome into an exit code.
+/// Runs the command on a thread with a stack of a known size: the main thread's is the shell's to choose.
 pub(crate) fn main() -> ExitCode {
+    let command = std::thread::Builder::new().stack_size(STACK).spawn(run);
+    match command.map(std::thread::JoinHandle::join) {
+        Ok(Ok(code)) => code,
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(error) => {
+            let out = Output { json: false };
+            out.fail(&Error::internal("starting a thread").caused_by(error))
+        }
+    }
+}
+
+/// Parses, runs, and turns the outcome into an exit code.
+fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage_error(&error),
@@ -78,6 +95,7 @@ pub(crate) fn main() -> ExitCode {
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .thread_stack_size(STACK)
         .build()
     {
         Ok(runtime) => runtime,

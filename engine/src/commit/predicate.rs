@@ -5,13 +5,26 @@
 
 use crate::error::{Error, Result};
 
+/// Operators of a predicate at most. A chain of them is a tree as deep as it is long, which the parser builds in a loop and
+/// everything behind it walks by recursion, until the stack ends and with it the process; a level takes some 20 KiB of it
+/// in a debug build. A list in `IN (...)` is one.
+const OPERATORS: usize = 1_000;
+
+/// Words and signs that make an expression of another: between two, behind one.
+const OPERATOR_WORDS: [&str; 15] = [
+    "and", "or", "xor", "not", "is", "in", "between", "like", "ilike", "rlike", "regexp",
+    "similar", "collate", "at", "div",
+];
+const OPERATOR_SIGNS: &str = "+-*/%&|^<>=~!?@#:[.";
+
 /// The text that is checked and run: `predicate` as one expression in parentheses, with nothing behind it.
 ///
 /// # Errors
-/// `InvalidInput` when it is not one whole expression, or quotes something with double quotes.
+/// `InvalidInput` when it is not one whole expression, quotes something with double quotes, or has too many operators.
 pub(super) fn whole(predicate: &str) -> Result<String> {
     let mut rest = predicate;
     let mut open = 0_usize;
+    let mut operators = 0_usize;
     while let Some(c) = rest.chars().next() {
         rest = match c {
             '\'' | '`' => behind_quoted(rest, c)?,
@@ -29,14 +42,36 @@ pub(super) fn whole(predicate: &str) -> Result<String> {
                 open = open.checked_sub(1).ok_or_else(unbalanced)?;
                 &rest[1..]
             }
-            other => &rest[other.len_utf8()..],
+            letter if letter.is_alphanumeric() => {
+                let (word, behind) = word(rest);
+                operators +=
+                    usize::from(OPERATOR_WORDS.iter().any(|o| word.eq_ignore_ascii_case(o)));
+                behind
+            }
+            other => {
+                operators += usize::from(OPERATOR_SIGNS.contains(other));
+                &rest[other.len_utf8()..]
+            }
         };
+    }
+    if operators > OPERATORS {
+        return Err(Error::invalid(format!(
+            "the predicate has {operators} operators, and {OPERATORS} are the most; \
+             write `column IN (...)` for many values, or delete in several steps"
+        )));
     }
     if open > 0 {
         return Err(unbalanced());
     }
     // The line ends first: the predicate may close with a comment.
     Ok(format!("({predicate}\n)"))
+}
+
+/// The word that `text` begins with, and what follows it.
+fn word(text: &str) -> (&str, &str) {
+    let in_word = |c: char| c.is_alphanumeric() || c == '_';
+    let end = text.find(|c| !in_word(c)).unwrap_or(text.len());
+    text.split_at(end)
 }
 
 /// Whether the predicate says itself that it means every row.
@@ -110,6 +145,20 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn a_chain_without_end_is_refused_and_a_list_is_not() {
+        let chain = |n: usize, of: &str| vec!["a"; n].join(of);
+        assert!(whole(&chain(1_001, " Or ")).is_ok());
+        for of in [" Or ", "+", "\tAND\n", "=", " - ", " IS NULL OR "] {
+            let refused = whole(&chain(1_002, of)).unwrap_err().to_string();
+            assert!(refused.contains(" operators, and 1000 are"), "{refused}");
+        }
+        let list = format!("a IN ({})", chain(20_000, ", "));
+        assert!(whole(&list).is_ok());
+        let texts = format!("a = '{}' -- {}", chain(3_000, " or "), chain(3_000, " or "));
+        assert!(whole(&texts).is_ok());
     }
 
     #[test]

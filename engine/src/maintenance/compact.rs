@@ -9,7 +9,7 @@ use super::listed::{followers, ids_of};
 use super::plan::CompactionPlan;
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Skipped, Work};
-use super::tasks::{Task, TaskBounds};
+use super::tasks::{Task, TaskBounds, batches};
 use super::verify::{Rewrite, Verify};
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::store::Store;
@@ -100,7 +100,7 @@ impl Work for Compaction<'_> {
             store,
         };
         let mut dropped = 0;
-        for batch in plan.tasks.chunks(self.0.tasks_per_commit.max(1)) {
+        for batch in batches(&plan.tasks, &self.0.bounds, self.0.tasks_per_commit) {
             run.check_cancelled()?;
             let batch = if report.carried > 0 {
                 store.standing(&head, batch).await?

@@ -1,6 +1,7 @@
 //! Observation: the health of one table, from manifests and listings alone.
 
 use super::Target;
+use super::listed::{covered_by, listed_indexes};
 use super::tasks::{FragmentFacts, TaskBounds, candidates};
 use crate::error::{Error, Result};
 use crate::store::{Snapshot, Store};
@@ -8,12 +9,11 @@ use futures::TryStreamExt;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
 use lance_index::is_system_index;
-use lance_table::format::{DataFile, Fragment, IndexMetadata};
+use lance_table::format::{DataFile, Fragment};
 use object_store::ObjectMeta;
 use object_store::path::Path;
 use roaring::RoaringBitmap;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -155,21 +155,6 @@ async fn manifest_facts(dataset: &Dataset) -> Result<Vec<FragmentFacts>> {
         .collect())
 }
 
-/// Covered fragments and the time of the latest build, by index name.
-pub(crate) fn coverage_by_name(
-    indexes: &[IndexMetadata],
-) -> BTreeMap<String, (RoaringBitmap, Option<i64>)> {
-    let mut by_name: BTreeMap<String, (RoaringBitmap, Option<i64>)> = BTreeMap::new();
-    for index in indexes.iter().filter(|i| !is_system_index(i)) {
-        let (covered, built) = by_name.entry(index.name.clone()).or_default();
-        if let Some(bitmap) = &index.fragment_bitmap {
-            *covered |= bitmap;
-        }
-        *built = (*built).max(index.created_at.map(|t| t.timestamp_millis()));
-    }
-    by_name
-}
-
 impl Store {
     /// The dataset that a reader of `target` sees.
     pub(crate) async fn visible(
@@ -239,26 +224,28 @@ impl Store {
         dataset: &Dataset,
         facts: &[FragmentFacts],
     ) -> Result<Vec<IndexHealth>> {
-        let indexes = dataset.load_indices().await?;
-        let built = coverage_by_name(&indexes);
+        let built = listed_indexes(dataset).await?;
         let schema = fingerprint(dataset);
         let now = i64::try_from(self.clock().now_ms()).unwrap_or(i64::MAX);
         let mut health: Vec<IndexHealth> = built
             .iter()
-            .map(|(name, (covered, at))| {
+            .map(|index| {
+                let covered = covered_by(&index.segments);
                 let unindexed_rows: u64 = facts
                     .iter()
                     .filter(|f| u32::try_from(f.id).is_ok_and(|id| !covered.contains(id)))
                     .map(FragmentFacts::live)
                     .sum();
-                let age = at.map(|at| u64::try_from((now - at) / 1000).unwrap_or(0));
-                let segments = indexes.iter().filter(|i| i.name == *name);
+                let at = index.segments.iter().filter_map(|s| s.created_at).max();
+                let age = at.map(|at| (now - at.timestamp_millis()) / 1000);
                 IndexHealth {
-                    name: name.clone(),
+                    name: index.name.clone(),
                     unindexed_rows,
-                    stale_seconds: age.filter(|_| unindexed_rows > 0),
+                    stale_seconds: age
+                        .map(|age| u64::try_from(age).unwrap_or(0))
+                        .filter(|_| unindexed_rows > 0),
                     missing: false,
-                    fingerprint: index_fingerprint(schema, segments.map(|i| i.uuid)),
+                    fingerprint: index_fingerprint(schema, index.segments.iter().map(|s| s.uuid)),
                 }
             })
             .collect();
@@ -267,7 +254,7 @@ impl Store {
             for (name, declared) in snapshot
                 .state
                 .indexes_of(table)
-                .filter(|(name, _)| !built.contains_key(*name))
+                .filter(|(name, _)| built.iter().all(|index| index.name != *name))
             {
                 health.push(IndexHealth {
                     name: name.to_owned(),

@@ -3,11 +3,15 @@
 //! Lance's indexes lose rows without an error: one remapped past a fragment-reuse index finds nothing any more, and
 //! nothing says so. The sample is bounded by [`FRAGMENTS`] and [`ROWS`], whatever the size of the table:
 //!
-//! * keys (and nulls), parts of texts, labels of lists: the rows that the index finds in the sampled fragments are those that a scan finds.
+//! * keys (and nulls), parts of texts, labels of lists, values in JSON: the rows that the index finds in the sampled fragments are
+//!   those that a scan finds.
 //! * words: no fewer rows than before, in the whole table; of a new index, some.
 //! * vectors: what is found nearest to each sampled vector is as near as before; of a new index, the vector itself.
 //!
 //! Vector indexes approximate, so [`KEPT`] of the vectors suffice, of old and of new rows alike.
+
+mod json;
+mod place;
 
 use super::listed::{Listed, kind_of};
 use crate::error::{Error, ErrorKind, Result};
@@ -15,13 +19,15 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, UInt64Array};
 use arrow_schema::DataType;
 use futures::TryStreamExt;
+use json::InJson;
 use lance::Dataset;
 use lance::dataset::scanner::Scanner;
-use lance::deps::datafusion::common::{Column, ScalarValue};
+use lance::deps::datafusion::common::ScalarValue;
 use lance::deps::datafusion::prelude::Expr;
 use lance::index::DatasetIndexExt;
 use lance_index::scalar::FullTextSearchQuery;
 use lance_table::format::{Fragment, IndexMetadata};
+use place::Place;
 use std::collections::BTreeSet;
 
 /// Fragments that are sampled, old and new.
@@ -36,7 +42,7 @@ const VALUES: i64 = 2;
 /// The share of vectors whose nearest must be found as well as before.
 const KEPT: f64 = 0.5;
 
-/// Labels that are asked for at once.
+/// Labels, or values in JSON, that are asked for at once.
 const LABELS: usize = 32;
 
 /// How much further a vector's nearest may be: the arithmetic of two searches differs in the last digits.
@@ -62,6 +68,7 @@ pub(crate) async fn prove_index(before: &Dataset, after: &Dataset, name: &str) -
     match kind_of(segment).as_str() {
         "BTree" | "Bitmap" | "ZoneMap" | "BloomFilter" => subject.prove_keys().await,
         "LabelList" => subject.prove_labels().await,
+        "Json" => subject.prove_json(segment).await,
         "NGram" => subject.prove_parts().await,
         "Inverted" => subject.prove_words().await,
         "Vector" => subject.prove_vectors().await,
@@ -99,22 +106,20 @@ struct Subject<'a> {
     after: &'a Dataset,
     /// Whether `before` has the index.
     is_old: bool,
-    column: String,
+    column: Place,
     /// Sampled fragments that the index covered before, and others.
     sampled: [Vec<Fragment>; 2],
 }
 
 impl<'a> Subject<'a> {
-    /// `None` where nothing can be asked: a nested column, or a table without rows.
+    /// `None` where nothing can be asked: a field within a list, or a table without rows.
     fn of(
         before: &'a Dataset,
         after: &'a Dataset,
         was: &[IndexMetadata],
         segment: &IndexMetadata,
     ) -> Option<Self> {
-        let field = segment.fields.first()?;
-        let mut top = after.schema().fields.iter();
-        let column = top.find(|top| top.id == *field)?.name.clone();
+        let column = Place::of(after.schema(), *segment.fields.first()?)?;
         let covered = |f: &&Fragment| {
             u32::try_from(f.id).is_ok_and(|id| {
                 let mut bitmaps = was.iter().filter_map(|s| s.fragment_bitmap.as_ref());
@@ -135,13 +140,18 @@ impl<'a> Subject<'a> {
 
     /// A few values of the column, of the beginning and the middle of each fragment.
     async fn values(&self, fragments: &[Fragment]) -> Result<Vec<ArrayRef>> {
+        self.values_of(&self.column.sql(), fragments).await
+    }
+
+    /// The same of an expression.
+    async fn values_of(&self, expression: &str, fragments: &[Fragment]) -> Result<Vec<ArrayRef>> {
         let mut values = Vec::new();
         for fragment in fragments {
             let rows = i64::try_from(fragment.num_rows().unwrap_or(0)).unwrap_or(0);
             for offset in BTreeSet::from([0, rows / 2]) {
                 let mut scan = self.after.scan();
                 scan.with_fragments(vec![fragment.clone()])
-                    .project(&[&self.column])?
+                    .project_with_transform(&[("value", expression)])?
                     .limit(Some(VALUES), Some(offset))?;
                 let batches = rows_of(&scan).await?;
                 values.extend(batches.iter().map(|batch| batch.column(0).clone()));
@@ -170,10 +180,9 @@ impl<'a> Subject<'a> {
         }
         let asked = format!("asked for {} of its keys and for nulls", keys.len());
         let keys = keys.into_iter().map(|key| Expr::Literal(key, None));
-        let column = || Expr::Column(Column::new_unqualified(self.column.clone()));
-        let filter = column()
-            .in_list(keys.collect(), false)
-            .or(column().is_null());
+        let column = self.column.expression();
+        let is_asked = column.clone().in_list(keys.collect(), false);
+        let filter = is_asked.or(column.is_null());
         self.compare(&fragments, &asked, |scan| {
             scan.filter_expr(filter.clone());
             Ok(())
@@ -195,9 +204,36 @@ impl<'a> Subject<'a> {
         if labels.is_empty() {
             return Ok(());
         }
-        let column = self.column.replace('`', "``");
-        let filter = format!("array_has_any(`{column}`, [{}])", labels.join(", "));
+        let column = self.column.sql();
+        let filter = format!("array_has_any({column}, [{}])", labels.join(", "));
         let asked = format!("asked for {} labels", labels.len());
+        self.compare(&fragments, &asked, |scan| {
+            scan.filter(&filter)?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Values at a path in JSON.
+    async fn prove_json(&self, segment: &IndexMetadata) -> Result<()> {
+        let Some(path) = InJson::of(segment, self.column.sql()) else {
+            return Ok(());
+        };
+        let fragments = self.sampled.concat();
+        let Ok(texts) = self.values_of(&path.text(), &fragments).await else {
+            return Ok(());
+        };
+        let Some(value) = path.value(&texts.iter().flat_map(texts_of).collect::<Vec<_>>()) else {
+            return Ok(());
+        };
+        let values = self.values_of(&value, &fragments).await?;
+        let values: BTreeSet<String> = values.iter().flat_map(literals).collect();
+        let values: Vec<String> = values.into_iter().take(LABELS).collect();
+        if values.is_empty() {
+            return Ok(());
+        }
+        let filter = format!("{value} IN ({})", values.join(", "));
+        let asked = format!("asked for {} values in JSON", values.len());
         self.compare(&fragments, &asked, |scan| {
             scan.filter(&filter)?;
             Ok(())
@@ -209,8 +245,7 @@ impl<'a> Subject<'a> {
     async fn prove_parts(&self) -> Result<()> {
         let fragments = self.sampled.concat();
         for word in self.words().await? {
-            let column = self.column.replace('`', "``");
-            let filter = format!("contains(`{column}`, '{word}')");
+            let filter = format!("contains({}, '{word}')", self.column.sql());
             self.compare(&fragments, "asked for a part of a text", |scan| {
                 scan.filter(&filter)?;
                 Ok(())
@@ -268,11 +303,11 @@ impl<'a> Subject<'a> {
     async fn words(&self) -> Result<BTreeSet<String>> {
         let mut words = BTreeSet::new();
         for values in self.values(&self.sampled.concat()).await? {
-            let texts = arrow_cast::cast(&values, &DataType::LargeUtf8);
-            let texts = texts.ok().map(|texts| texts.as_string::<i64>().clone());
-            for text in texts.iter().flatten().flatten() {
-                words.extend(longest_word(text));
-            }
+            words.extend(
+                texts_of(&values)
+                    .iter()
+                    .filter_map(|text| longest_word(text)),
+            );
         }
         Ok(words)
     }
@@ -304,7 +339,7 @@ impl<'a> Subject<'a> {
 
     /// How many rows hold `word`.
     async fn matches(&self, dataset: &Dataset, word: &str) -> Result<usize> {
-        let query = FullTextSearchQuery::new(word.to_owned()).with_column(self.column.clone())?;
+        let query = FullTextSearchQuery::new(word.to_owned()).with_column(self.column.path())?;
         let mut scan = dataset.scan();
         scan.project::<&str>(&[])?
             .with_row_id()
@@ -348,7 +383,7 @@ impl<'a> Subject<'a> {
     async fn nearest(&self, dataset: &Dataset, vector: &ArrayRef) -> Result<Vec<f32>> {
         let mut scan = dataset.scan();
         scan.project(&["_distance"])?
-            .nearest(&self.column, vector.as_ref(), NEIGHBOURS)?
+            .nearest(&self.column.path(), vector.as_ref(), NEIGHBOURS)?
             .refine(u32::try_from(NEIGHBOURS).unwrap_or(1));
         let mut nearest = Vec::new();
         for batch in rows_of(&scan).await? {
@@ -407,22 +442,25 @@ fn sample(fragments: &[&Fragment]) -> Vec<Fragment> {
     sampled
 }
 
-/// The values of `array` as SQL has them, if they are texts or integers.
+/// The values of `array` as texts.
+fn texts_of(array: &ArrayRef) -> Vec<String> {
+    let texts = arrow_cast::cast(array, &DataType::LargeUtf8).ok();
+    let texts = texts.iter().flat_map(|texts| texts.as_string::<i64>());
+    texts.flatten().map(str::to_owned).collect()
+}
+
+/// The values of `array` as SQL has them, if they are texts, numbers or booleans.
 fn literals(array: &ArrayRef) -> Vec<String> {
-    let is_number = array.data_type().is_integer();
+    let is_plain = array.data_type().is_numeric() || *array.data_type() == DataType::Boolean;
     let is_text = matches!(array.data_type(), DataType::Utf8 | DataType::LargeUtf8);
-    let Some(texts) = arrow_cast::cast(array, &DataType::Utf8)
-        .ok()
-        .filter(|_| is_number || is_text)
-    else {
+    if !is_plain && !is_text {
         return Vec::new();
-    };
-    let quoted = |text: &str| match is_number {
-        true => text.to_owned(),
+    }
+    let quoted = |text: &String| match is_plain {
+        true => text.clone(),
         false => format!("'{}'", text.replace('\'', "''")),
     };
-    let texts = texts.as_string::<i32>().iter().flatten();
-    texts.map(quoted).collect()
+    texts_of(array).iter().map(quoted).collect()
 }
 
 /// A word that every tokenizer which splits text into words keeps: too long for a stop word, and of plain letters.

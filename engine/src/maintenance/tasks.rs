@@ -154,6 +154,27 @@ pub fn plan_tasks(fragments: &[FragmentFacts], bounds: &TaskBounds) -> Vec<Task>
     tasks
 }
 
+/// `tasks` in the batches that are committed together: at most `most` of them, and no more bytes than one task may read,
+/// so that what is finished does not wait long for what is not, and a lost commit has little to lose.
+pub fn batches<'a>(
+    tasks: &'a [Task],
+    bounds: &'a TaskBounds,
+    most: usize,
+) -> impl Iterator<Item = &'a [Task]> {
+    let mut left = tasks;
+    std::iter::from_fn(move || {
+        let mut bytes = 0_u64;
+        let fits = |task: &&Task| {
+            bytes = bytes.saturating_add(task.bytes);
+            bytes <= bounds.max_input_bytes
+        };
+        let fitting = left.iter().take(most.max(1)).take_while(fits).count();
+        let (batch, rest) = left.split_at_checked(fitting.max(1))?;
+        left = rest;
+        Some(batch)
+    })
+}
+
 fn fitting_rows(run: &[&FragmentFacts]) -> u64 {
     let fitting = run.iter().map(|f| f.fitting_rows());
     fitting.min().unwrap_or(u64::MAX)

@@ -236,3 +236,28 @@ fn amplification_is_bounded() {
     );
     assert!(table.len() < 32, "{} fragments left", table.len());
 }
+
+#[test]
+fn a_batch_is_bounded_in_tasks_and_in_bytes() {
+    let of = |bytes: &[u64]| -> Vec<Task> {
+        let task = |bytes: &u64| Task {
+            fragments: vec![*bytes],
+            bytes: *bytes,
+            target_rows: 1,
+            batch_rows: None,
+        };
+        bytes.iter().map(task).collect()
+    };
+    let most = bounds().max_input_bytes;
+    let sizes = |bytes: &[u64], at_most: usize| -> Vec<usize> {
+        let tasks = of(bytes);
+        batches(&tasks, &bounds(), at_most)
+            .map(<[Task]>::len)
+            .collect()
+    };
+    assert_eq!(sizes(&[], 8), [0; 0]);
+    assert_eq!(sizes(&[1; 20], 8), [8, 8, 4]);
+    assert_eq!(sizes(&[most / 2, most / 2, 1], 8), [2, 1]);
+    assert_eq!(sizes(&[1, most, u64::MAX, u64::MAX, 1], 8), [1, 1, 1, 1, 1]);
+    assert_eq!(sizes(&[1, 1], 0), [1, 1]);
+}

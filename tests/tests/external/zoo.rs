@@ -1,19 +1,17 @@
-//! The quick states of the zoo (`tests/zoo/`, `make zoo`): each through every command, beside healthy tables.
+//! The zoo (`tests/zoo/`): its quick states, each through every command beside healthy tables (`make zoo`), and some random
+//! writes of Lance clients under a rewrite (`make writers`).
 
 use super::python;
 use squire_tests::squire;
 use std::process::Command;
 
-/// Runs the quick states that are number `part` of two.
-fn quick(part: &str) {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/zoo/zoo.py");
-    let out = tempfile::TempDir::new().expect("a temporary directory");
+fn run(script: &str, arguments: &[&str]) {
+    let zoo = concat!(env!("CARGO_MANIFEST_DIR"), "/zoo");
     let done = Command::new(python())
-        .args([script, "--quick", "--jobs", "1", "--part", part])
+        .arg(format!("{zoo}/{script}"))
         .arg("--squire")
         .arg(squire())
-        .arg("--out")
-        .arg(out.path())
+        .args(arguments)
         .output()
         .expect("the zoo runs");
     assert!(
@@ -24,6 +22,14 @@ fn quick(part: &str) {
     );
 }
 
+/// Runs the quick states that are number `part` of two.
+fn quick(part: &str) {
+    let out = tempfile::TempDir::new().expect("a temporary directory");
+    let out = out.path().to_string_lossy();
+    let arguments = ["--quick", "--jobs", "1", "--part", part, "--out", &out];
+    run("zoo.py", &arguments);
+}
+
 #[test]
 fn processes_of_the_zoo_first_half() {
     quick("1/2");
@@ -32,4 +38,9 @@ fn processes_of_the_zoo_first_half() {
 #[test]
 fn processes_of_the_zoo_second_half() {
     quick("2/2");
+}
+
+#[test]
+fn processes_of_lance_clients_write_under_a_rewrite() {
+    run("writers.py", &["--seed", "1", "--cases", "8"]);
 }
