@@ -10,6 +10,7 @@
 //!
 //! A whole file is held in memory.
 
+mod by_name;
 mod conform;
 mod error;
 mod ipc;

@@ -9,7 +9,11 @@ use arrow::{
     util::display::array_value_to_string,
 };
 
-use super::{BATCH_ROWS, FormatError, InputLimits, limits::Exceeded};
+use super::{
+    BATCH_ROWS, FormatError, InputLimits,
+    by_name::{by_name, filled_bytes, pair, places},
+    limits::Exceeded,
+};
 
 /// Memory that nulls may take in a batch of rows.
 const BATCH_BYTES: u64 = 1 << 29;
@@ -93,7 +97,9 @@ impl<'a> Conformer<'a> {
             None => slot_bytes(field.data_type()).saturating_mul(batch.num_rows() as u64),
             Some(index) => match batch.column(*index) {
                 column if column.data_type() == field.data_type() => 0,
-                column => expanded_bytes(column),
+                column => {
+                    expanded_bytes(column).saturating_add(filled_bytes(column, field.data_type()))
+                }
             },
         });
         bytes.fold(0, u64::saturating_add)
@@ -255,12 +261,13 @@ fn cast_exact(array: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
     if let DataType::Dictionary(_, values) = from {
         return cast_exact(&cast_with_options(array, values, &strict).ok()?, to);
     }
-    let cast = cast_with_options(array, to, &strict).ok()?;
+    let named = by_name(array, to)?;
+    let cast = cast_with_options(&named, to, &strict).ok()?;
     if from.is_null() {
         return Some(cast);
     }
-    let back = cast_with_options(&cast, from, &strict).ok()?;
-    (back.as_ref() == array.as_ref()).then_some(cast)
+    let back = cast_with_options(&cast, named.data_type(), &strict).ok()?;
+    (back.as_ref() == named.as_ref()).then_some(cast)
 }
 
 /// Whether a value of `from` may become one of `to` at all: the same kind of thing in another width, never another kind (no text
@@ -269,16 +276,30 @@ fn cast_exact(array: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
 /// Two time zones are one kind: both are instants, the zone is only how they are shown. Integers may become floats, not the reverse.
 fn may_cast(from: &DataType, to: &DataType) -> bool {
     use DataType as T;
-    if from.equals_datatype(to) || from.is_null() {
+    if from == to || from.is_null() {
         return true;
     }
     let same_kind = match (from, to) {
         (T::Dictionary(_, values), _) => return may_cast(values, to),
+        (T::Struct(from), T::Struct(to)) => {
+            let may = |(place, to): (Option<usize>, &Arc<Field>)| {
+                place.is_none_or(|place| may_cast(from[place].data_type(), to.data_type()))
+            };
+            return places(from, to).is_some_and(|places| places.into_iter().zip(to).all(may));
+        }
+        (T::Map(from, _), T::Map(to, _)) => {
+            return pair(from)
+                .zip(pair(to))
+                .is_some_and(|((key, value), (to_key, to_value))| {
+                    may_cast(key.data_type(), to_key.data_type())
+                        && may_cast(value.data_type(), to_value.data_type())
+                });
+        }
         (T::Timestamp(_, from), T::Timestamp(_, to)) => from.is_some() == to.is_some(),
         (
             T::List(from) | T::LargeList(from) | T::FixedSizeList(from, _),
             T::List(to) | T::LargeList(to) | T::FixedSizeList(to, _),
-        ) => may_cast(from.data_type(), to.data_type()),
+        ) => return may_cast(from.data_type(), to.data_type()),
         (T::Utf8 | T::LargeUtf8 | T::Utf8View, T::Utf8 | T::LargeUtf8 | T::Utf8View)
         | (T::Date32 | T::Date64, T::Date32 | T::Date64)
         | (T::Time32(_) | T::Time64(_), T::Time32(_) | T::Time64(_))

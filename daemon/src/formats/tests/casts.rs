@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray, DictionaryArray, Float32Array, Float64Array, Int32Array,
-        Int64Array, LargeStringArray, NullArray, StringArray, TimestampMicrosecondArray,
-        TimestampNanosecondArray, TimestampSecondArray,
+        Array, ArrayRef, AsArray, DictionaryArray, FixedSizeListArray, Float32Array, Float64Array,
+        Int32Array, Int64Array, LargeStringArray, ListArray, MapArray, NullArray, StringArray,
+        StructArray, TimestampMicrosecondArray, TimestampNanosecondArray, TimestampSecondArray,
     },
-    datatypes::{DataType, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType},
+    buffer::OffsetBuffer,
+    datatypes::{
+        DataType, Field, Fields, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+    },
+    util::display::array_value_to_string,
 };
 
 use super::{Files, FormatError, batch, column, read};
@@ -69,6 +73,67 @@ fn wide_casts_keep_every_value() {
     let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     assert_eq!(cast(zoned, utc.clone()).unwrap().data_type(), &utc);
     assert!(cast(Arc::new(Float32Array::from(vec![0.1])), DataType::Float64).is_ok());
+}
+
+/// A struct of numbers with these names.
+fn numbers(named: &[(&str, i64)]) -> StructArray {
+    let columns = named.iter().map(|(name, value)| {
+        let field = Arc::new(Field::new(*name, DataType::Int64, true));
+        (field, Arc::new(Int64Array::from(vec![*value])) as ArrayRef)
+    });
+    StructArray::from(columns.collect::<Vec<_>>())
+}
+
+/// The same type in a list, in a list of a fixed size and as the value of a map; and an array that holds `array` once.
+fn nestings(array: &StructArray) -> Vec<ArrayRef> {
+    let values: ArrayRef = Arc::new(array.clone());
+    let item = Arc::new(Field::new("item", array.data_type().clone(), true));
+    let list = ListArray::new(
+        Arc::clone(&item),
+        OffsetBuffer::new(vec![0, 1].into()),
+        Arc::clone(&values),
+        None,
+    );
+    let fixed = FixedSizeListArray::new(item, 1, Arc::clone(&values), None);
+    let fields = Fields::from(vec![
+        Field::new("keys", DataType::Int64, false),
+        Field::new("values", array.data_type().clone(), true),
+    ]);
+    let keys: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+    let entries = StructArray::new(fields.clone(), vec![keys, Arc::clone(&values)], None);
+    let entry = Arc::new(Field::new("entries", DataType::Struct(fields), false));
+    let offsets = OffsetBuffer::new(vec![0, 1].into());
+    let map = MapArray::new(entry, offsets, entries, None, false);
+    vec![values, Arc::new(list), Arc::new(fixed), Arc::new(map)]
+}
+
+#[test]
+fn fields_of_structs_go_by_their_names() {
+    let table = nestings(&numbers(&[("a", 0), ("b", 0)]));
+    let stored = |named: &[(&str, i64)]| -> Vec<Result<ArrayRef, FormatError>> {
+        let files = nestings(&numbers(named)).into_iter().zip(&table);
+        files
+            .map(|(file, table)| cast(file, table.data_type().clone()))
+            .collect()
+    };
+    let expected = nestings(&numbers(&[("a", 10), ("b", 20)]));
+    for (stored, expected) in stored(&[("b", 20), ("a", 10)]).iter().zip(&expected) {
+        assert_eq!(stored.as_ref().unwrap().as_ref(), expected.as_ref());
+    }
+    for stored in stored(&[("b", 20)]) {
+        let text = array_value_to_string(&stored.unwrap(), 0).unwrap();
+        assert!(text.contains("a: , b: 20"), "{text}");
+    }
+    for other in [
+        &[("b", 20), ("c", 10)][..],
+        &[("a", 1), ("b", 2), ("c", 3)],
+        &[("a", 1), ("a", 2)],
+    ] {
+        for refused in stored(other) {
+            let error = refused.unwrap_err();
+            assert!(matches!(error, FormatError::Type { .. }), "{error}");
+        }
+    }
 }
 
 #[test]
