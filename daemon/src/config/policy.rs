@@ -119,8 +119,9 @@ policy_fields! {
     /// The size that compaction aims at, in rows; Lance's own default. Wide rows get fewer, from
     /// `max_task_output`.
     target_rows_per_fragment: usize = 1_048_576, read "units::some_plain";
-    /// Fragments in one rewrite task at most, so that one lost race loses little work.
-    max_task_fragments: usize = 32, read "units::some_plain";
+    /// Fragments in one rewrite task at most. A task that makes a fragment of the full size at once writes each byte once;
+    /// each smaller one is merged again later. What a writer deletes meanwhile is carried, so length loses little.
+    max_task_fragments: usize = 1_024, read "units::some_plain";
     /// Bytes that one rewrite task reads at most; bounds its memory and its time.
     max_task_input: u64 = 2 << 30, read "units::some_size", show "units::show_size";
     /// Bytes that one rewrite task writes at most; also turns bytes per row into the row target of

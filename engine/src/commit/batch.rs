@@ -10,15 +10,18 @@ use crate::error::{Error, Result};
 use crate::ids::OpId;
 use crate::store::{Snapshot, Store};
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, RecordBatch};
-use arrow_cast::display::{ArrayFormatter, FormatOptions};
+use arrow_array::{Array, ArrayRef, RecordBatch, make_array};
 use arrow_schema::DataType;
 use sha2::{Digest, Sha256};
 use squire_failpoints::{Guard, stands};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Bytes of the digest that are kept: two different batches under one id never collide by chance.
 const KEPT_BYTES: usize = 16;
+
+/// How digests are made; the first one took nested values by their words, in which different ones may be the same.
+const MAKE: &str = "2.";
 
 impl Store {
     /// The operation that committed the batch of `request`, whose content has `digest`.
@@ -37,7 +40,7 @@ impl Store {
         let Some((op, was)) = self.batch_committed(base, batch).await? else {
             return Ok(None);
         };
-        if was.is_some() && was.as_deref() != digest {
+        if is_other(was.as_deref(), digest) {
             return Err(Error::invalid(format!(
                 "batch id {batch:?} was committed by operation {op} with other content, so nothing of this batch was committed; give it an id of its own"
             )));
@@ -48,10 +51,17 @@ impl Store {
     }
 }
 
-/// The digest of `writes`, as lower-case hexadecimal digits.
+/// Whether a batch of the digest `was` is another one than that of `digest`. Of one whose digest was made in another way
+/// the id alone is known.
+fn is_other(was: Option<&str>, digest: Option<&str>) -> bool {
+    was.filter(|was| was.starts_with(MAKE))
+        .is_some_and(|was| digest != Some(was))
+}
+
+/// The digest of `writes`: how it was made, and lower-case hexadecimal digits.
 ///
 /// # Errors
-/// `Internal` for a value that cannot be put into words.
+/// `InvalidInput` for a column of a type that has none.
 pub(super) fn digest(writes: &[&TableWrite]) -> Result<String> {
     let mut whole = Sha256::new();
     for TableWrite { table, write } in writes {
@@ -65,7 +75,8 @@ pub(super) fn digest(writes: &[&TableWrite]) -> Result<String> {
         }
     }
     let kept = &whole.finalize()[..KEPT_BYTES];
-    Ok(kept.iter().map(|byte| format!("{byte:02x}")).collect())
+    let digits: String = kept.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{MAKE}{digits}"))
 }
 
 fn parts(write: &Write) -> (&'static str, &str, &[RecordBatch]) {
@@ -98,46 +109,82 @@ fn columns(rows: &[RecordBatch]) -> Result<BTreeMap<String, [u8; 32]>> {
         .collect())
 }
 
-/// Feeds every value of `array`, nulls as such.
+/// Feeds every value of `array`, nulls as such, row by row. What is of no fixed length says its length first, so that no two
+/// different values are the same bytes.
 fn values(hash: &mut Sha256, array: &dyn Array) -> Result<()> {
+    use DataType as T;
     if let Some(width) = array.data_type().primitive_width() {
         let data = array.to_data();
-        let bytes = &data.buffers()[0].as_slice()[data.offset() * width..];
-        each_valid(hash, array, |hash, row| {
-            hash.update(&bytes[row * width..(row + 1) * width]);
+        let data_bytes = &data.buffers()[0].as_slice()[data.offset() * width..];
+        return each_valid(hash, array, |hash, row| {
+            hash.update(&data_bytes[row * width..(row + 1) * width]);
             Ok(())
-        })
-    } else {
-        match array.data_type() {
-            DataType::Utf8 => {
-                let strings = array.as_string::<i32>();
-                each_valid(hash, array, |hash, row| {
-                    text(hash, strings.value(row));
-                    Ok(())
-                })
-            }
-            DataType::FixedSizeList(..) => {
-                let lists = array.as_fixed_size_list();
-                each_valid(hash, array, |hash, row| {
-                    values(hash, lists.value(row).as_ref())
-                })
-            }
-            _ => in_words(hash, array),
+        });
+    }
+    match array.data_type() {
+        T::Null => each_valid(hash, array, |_, _| Ok(())),
+        T::Boolean => {
+            let values = array.as_boolean();
+            each_valid(hash, array, |hash, row| {
+                hash.update([u8::from(values.value(row))]);
+                Ok(())
+            })
         }
+        T::Utf8 => each_bytes(hash, array, |row| {
+            array.as_string::<i32>().value(row).as_bytes()
+        }),
+        T::LargeUtf8 => each_bytes(hash, array, |row| {
+            array.as_string::<i64>().value(row).as_bytes()
+        }),
+        T::Utf8View => each_bytes(hash, array, |row| {
+            array.as_string_view().value(row).as_bytes()
+        }),
+        T::Binary => each_bytes(hash, array, |row| array.as_binary::<i32>().value(row)),
+        T::LargeBinary => each_bytes(hash, array, |row| array.as_binary::<i64>().value(row)),
+        T::BinaryView => each_bytes(hash, array, |row| array.as_binary_view().value(row)),
+        T::FixedSizeBinary(_) => {
+            each_bytes(hash, array, |row| array.as_fixed_size_binary().value(row))
+        }
+        T::List(_) => each_list(hash, array, |row| array.as_list::<i32>().value(row)),
+        T::LargeList(_) => each_list(hash, array, |row| array.as_list::<i64>().value(row)),
+        T::FixedSizeList(..) => each_list(hash, array, |row| array.as_fixed_size_list().value(row)),
+        T::Map(..) => each_list(hash, array, |row| Arc::new(array.as_map().value(row))),
+        T::Struct(_) => each_valid(hash, array, |hash, row| {
+            let mut fields = array.as_struct().columns().iter();
+            fields.try_for_each(|field| values(hash, field.slice(row, 1).as_ref()))
+        }),
+        T::Dictionary(_, of) => {
+            let plain = arrow_cast::cast(&make_array(array.to_data()), of);
+            let plain =
+                plain.map_err(|e| Error::invalid("a dictionary is damaged").caused_by(e))?;
+            values(hash, plain.as_ref())
+        }
+        other => Err(Error::invalid(format!(
+            "a batch with a column of type {other} cannot be told from another one; give it no id"
+        ))),
     }
 }
 
-fn in_words(hash: &mut Sha256, array: &dyn Array) -> Result<()> {
-    let options = FormatOptions::default();
-    let formatter = ArrayFormatter::try_new(array, &options)
-        .map_err(|e| Error::internal("a value has no words").caused_by(e))?;
+fn each_bytes<'a>(
+    hash: &mut Sha256,
+    array: &dyn Array,
+    value: impl Fn(usize) -> &'a [u8],
+) -> Result<()> {
     each_valid(hash, array, |hash, row| {
-        let words = formatter.value(row).try_to_string();
-        text(
-            hash,
-            &words.map_err(|e| Error::internal("a value has no words").caused_by(e))?,
-        );
+        bytes(hash, value(row));
         Ok(())
+    })
+}
+
+fn each_list(
+    hash: &mut Sha256,
+    array: &dyn Array,
+    value: impl Fn(usize) -> ArrayRef,
+) -> Result<()> {
+    each_valid(hash, array, |hash, row| {
+        let items = value(row);
+        hash.update((items.len() as u64).to_le_bytes());
+        values(hash, items.as_ref())
     })
 }
 
@@ -156,23 +203,31 @@ fn each_valid(
     Ok(())
 }
 
-/// With its length first, so that two texts are never one.
 fn text(hash: &mut Sha256, text: &str) {
-    hash.update((text.len() as u64).to_le_bytes());
-    hash.update(text);
+    bytes(hash, text.as_bytes());
+}
+
+/// With their length first, so that two are never one.
+fn bytes(hash: &mut Sha256, bytes: &[u8]) {
+    hash.update((bytes.len() as u64).to_le_bytes());
+    hash.update(bytes);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow_array::types::Float32Type;
-    use arrow_array::{FixedSizeListArray, Int64Array, StringArray};
-    use std::sync::Arc;
+    use arrow_array::builder::{ListBuilder, StringBuilder};
+    use arrow_array::types::{Float32Type, Int8Type};
+    use arrow_array::{
+        BooleanArray, DictionaryArray, FixedSizeListArray, Int64Array, NullArray, StringArray,
+        StructArray,
+    };
+    use arrow_schema::Field;
 
     fn rows(ids: &[Option<i64>], names: &[&str], vectors: &[f32]) -> RecordBatch {
         let vectors: Vec<_> = vectors.iter().map(|v| Some(vec![Some(*v)])).collect();
         let list = FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(vectors, 1);
-        let columns: Vec<(&str, arrow_array::ArrayRef)> = vec![
+        let columns: Vec<(&str, ArrayRef)> = vec![
             ("id", Arc::new(Int64Array::from(ids.to_vec()))),
             ("name", Arc::new(StringArray::from(names.to_vec()))),
             ("v", Arc::new(list)),
@@ -193,6 +248,59 @@ mod tests {
             of("t", Write::Append(vec![whole])),
             of("t", Write::Append(cut))
         );
+    }
+
+    #[test]
+    fn nested_values_differ_where_their_words_do_not() {
+        let words = |lists: &[&[Option<&str>]]| -> ArrayRef {
+            let mut built = ListBuilder::new(StringBuilder::new());
+            for list in lists {
+                built.append_value(list.iter().copied());
+            }
+            Arc::new(built.finish())
+        };
+        let pair = |p: Option<&str>, q: Option<&str>| -> ArrayRef {
+            let column = |name: &str, value| {
+                let text: ArrayRef = Arc::new(StringArray::from(vec![value]));
+                (Arc::new(Field::new(name, DataType::Utf8, true)), text)
+            };
+            Arc::new(StructArray::from(vec![column("p", p), column("q", q)]))
+        };
+        let coded = |word: &str| -> ArrayRef {
+            Arc::new(DictionaryArray::<Int8Type>::from_iter([Some(word)]))
+        };
+        let columns = [
+            words(&[&[]]),
+            words(&[&[None]]),
+            words(&[&[Some("")]]),
+            words(&[&[Some("a, b")]]),
+            words(&[&[Some("a"), Some("b")]]),
+            words(&[&[Some("a")], &[Some("b")]]),
+            words(&[&[], &[Some("a"), Some("b")]]),
+            pair(None, Some("")),
+            pair(Some(""), None),
+            pair(None, None),
+            coded("a"),
+            coded("b"),
+            Arc::new(BooleanArray::from(vec![true])),
+            Arc::new(BooleanArray::from(vec![false])),
+            Arc::new(NullArray::new(1)),
+            Arc::new(NullArray::new(2)),
+        ];
+        let digests = columns.map(|column| {
+            let rows = RecordBatch::try_from_iter([("c", column)]).unwrap();
+            of("t", Write::Append(vec![rows]))
+        });
+        let distinct: std::collections::BTreeSet<_> = digests.iter().collect();
+        assert_eq!(distinct.len(), digests.len());
+    }
+
+    #[test]
+    fn a_digest_that_was_made_otherwise_tells_nothing() {
+        assert!(!is_other(None, Some("2.ab")));
+        assert!(!is_other(Some("ab"), Some("2.ab")));
+        assert!(!is_other(Some("2.ab"), Some("2.ab")));
+        assert!(is_other(Some("2.ab"), Some("2.ac")));
     }
 
     #[test]
