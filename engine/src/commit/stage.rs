@@ -19,6 +19,7 @@ use lance_select::RowAddrTreeMap;
 use lance_table::format::Fragment;
 use object_store::ObjectStoreExt;
 use serde::Serialize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// One table's part of a logical commit.
@@ -381,11 +382,18 @@ const POSITIONS: [&str; 3] = ["_rowid", "_rowaddr", "_rowoffset"];
 /// first tells bad input from bad storage.
 fn runnable(dataset: &Dataset, predicate: &str) -> Result<String> {
     let whole = predicate::whole(predicate)?;
-    let mut scan = dataset.scan();
-    let expression = scan
-        .filter(&whole)
-        .and_then(|scan| scan.get_expr_filter())
-        .map_err(|e| Error::invalid("the predicate does not fit the table").caused_by(e))?;
+    let unfit = || Error::invalid("the predicate does not fit the table");
+    let planned = catch_unwind(AssertUnwindSafe(|| {
+        let mut scan = dataset.scan();
+        scan.filter(&whole)?.get_expr_filter()
+    }));
+    let expression = match planned {
+        Ok(planned) => planned.map_err(|e| unfit().caused_by(e))?,
+        // Lance has not written out every kind of literal.
+        Err(_) => {
+            return Err(unfit().context("placeholders and literals with a prefix are not supported"));
+        }
+    };
     let reads = expression.is_some_and(|e| {
         let mut columns = e.column_refs().into_iter();
         columns.any(|column| !POSITIONS.contains(&column.name.as_str()))

@@ -410,8 +410,14 @@ fn finds_as_well(before: &[f32], after: &[f32]) -> bool {
     as_near.count() as f64 >= before.len() as f64 * KEPT
 }
 
+/// # Errors
+/// `Unfit` when an index refuses to answer: it would do so tomorrow.
 async fn rows_of(scan: &Scanner) -> Result<Vec<RecordBatch>> {
-    Ok(scan.try_into_stream().await?.try_collect().await?)
+    let rows = async { scan.try_into_stream().await?.try_collect().await };
+    rows.await.map_err(|e: lance::Error| match e {
+        lance::Error::Index { .. } => unfit("it cannot be asked".to_owned()).caused_by(e),
+        other => other.into(),
+    })
 }
 
 fn is_nan(key: &ScalarValue) -> bool {

@@ -120,6 +120,14 @@ impl Listed {
         })
     }
 
+    /// Whether it says of zones of rows what may be in them, and nothing of single rows.
+    pub(crate) fn is_of_zones(&self) -> bool {
+        let kinds = ["ZoneMap", "BloomFilter"];
+        self.segments
+            .iter()
+            .all(|s| kinds.contains(&kind_of(s).as_str()))
+    }
+
     /// Refuses what cannot be extended whatever is tried.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use super::index_proof::prove_index;
 use super::listed::{Listed, covered_by, ids_of, kind_of, listed_indexes};
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Work};
-use crate::error::{Disposition, ErrorKind, Result, caught};
+use crate::error::{Disposition, Error, ErrorKind, Result, caught};
 use crate::store::Store;
 use crate::store::state::IndexDeclaration;
 use lance::Dataset;
@@ -120,11 +120,14 @@ async fn settle_one(
             Ok(())
         }
         Err(e) if e.disposition() == Disposition::Fail && run.is_licensed(store).await? => {
-            let remedy = match run.target {
-                Target::Pinned(_) => "withdraw it (squire index --withdraw) and declare it again",
-                Target::Plain(_) => "drop it and create it again",
+            let why = match (e.kind(), run.target) {
+                (ErrorKind::Storage, _) => e.brief(),
+                (_, Target::Pinned(_)) => format!(
+                    "{}; withdraw it (squire index --withdraw) and declare it again",
+                    e.brief()
+                ),
+                (_, Target::Plain(_)) => format!("{}; drop it and create it again", e.brief()),
             };
-            let why = format!("{}; {remedy}", e.brief());
             report.failed_indexes.push((name.to_owned(), why));
             if e.kind() == ErrorKind::Unfit {
                 report.unfit_indexes.push(name.to_owned());
@@ -148,9 +151,15 @@ async fn extend(
         return Ok(Outcome::Complete);
     }
     index.check_extensible(head)?;
-    let staged = stage(head, index, OptimizeOptions::merge(1), run, store).await?;
+    let staged = match stage(head, index, OptimizeOptions::merge(1), run, store).await {
+        // Of a field of a struct, Lance extends them no more once their fragments were rewritten; they are cheap to build.
+        Err(e) if e.disposition() == Disposition::Fail && index.is_of_zones() => {
+            return anew(head, index, &e, run, store).await;
+        }
+        staged => staged?,
+    };
     let segments = staged.load_indices_by_name(&index.name).await?;
-    if index.is_definition() && covered_by(&segments).is_empty() {
+    if covered_by(&segments).is_disjoint(&fragments) && is_untrained(head, index).await? {
         let few = String::from("the table has too few rows to train it");
         return Ok(Outcome::Pending(few));
     }
@@ -164,6 +173,27 @@ async fn extend(
     }
     // It has lost rows, or Lance would lose them: by dot product, vectors that were there are not found any more beside
     // added ones. Built from the rows it has them all.
+    anew(head, index, &unfit, run, store).await
+}
+
+/// Whether there is nothing of `index` yet, or any more, and too few rows to train it.
+async fn is_untrained(head: &Dataset, index: &Listed) -> Result<bool> {
+    if index.is_definition() {
+        return Ok(true);
+    }
+    let is_vector = index.segments.iter().all(|s| kind_of(s) == "Vector");
+    let is_emptied = covered_by(&index.segments).is_disjoint(&ids_of(head.fragments().iter()));
+    Ok(is_vector && is_emptied && head.count_rows(None).await? < MIN_VECTOR_ROWS)
+}
+
+/// Builds `index` from the rows, as one version above `head`, because of `why`.
+async fn anew(
+    head: &mut Dataset,
+    index: &Listed,
+    why: &Error,
+    run: &Run<'_>,
+    store: &Store,
+) -> Result<Outcome> {
     let staged = stage_anew(head, index, run, store).await?;
     let segments = staged.load_indices_by_name(&index.name).await?;
     index.check_coverage(
@@ -172,7 +202,7 @@ async fn extend(
     )?;
     prove(head, &staged, &index.name).await?;
     commit_rehearsed(head, &staged).await?;
-    Ok(Outcome::Rebuilt(unfit.brief()))
+    Ok(Outcome::Rebuilt(why.brief()))
 }
 
 /// A rehearsal in which Lance did with `index` what `options` say.

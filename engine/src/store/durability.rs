@@ -11,6 +11,7 @@
 //!
 //! Removals are not synced. One that a cut takes back leaves what a process that died before it leaves.
 
+use super::guard::check_readable;
 use super::{Store, location};
 use crate::error::{Error, ErrorKind, Result};
 use lance::Dataset;
@@ -115,6 +116,9 @@ impl Store {
 
     /// `error`, or what to do when the version at `path` is one that a power cut left empty or cut short.
     pub(crate) async fn unless_torn(&self, path: &Path, error: Error) -> Error {
+        if check_readable(&self.objects, path, None).await.is_err() {
+            return error;
+        }
         let Ok(got) = self.objects.inner.get(path).await else {
             return error;
         };

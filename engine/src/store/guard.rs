@@ -99,6 +99,38 @@ impl Slot {
     }
 }
 
+/// Bytes of a version at most: it is one message of protocol buffers.
+const MANIFEST_BYTES: u64 = 2 << 30;
+
+/// Refuses what is no version, and would end the process or never be read to its end.
+///
+/// # Errors
+/// `CorruptFile`, with the file.
+pub(super) async fn check_readable(
+    objects: &ObjectStore,
+    path: &Path,
+    size: Option<u64>,
+) -> lance::Result<()> {
+    let mut size = size.unwrap_or(0);
+    if objects.has_direct_local_paths() {
+        let Ok(file) = tokio::fs::metadata(format!("/{path}")).await else {
+            return Ok(());
+        };
+        if !file.is_file() {
+            let what = "it is no regular file; remove it";
+            return Err(LanceError::corrupt_file(path.clone(), what));
+        }
+        size = file.len();
+    }
+    if size > MANIFEST_BYTES {
+        // Lance takes memory for all of it, and an allocation that fails ends the process.
+        let what =
+            format!("its {size} bytes are more than a version can have; restore it from a backup");
+        return Err(LanceError::corrupt_file(path.clone(), what));
+    }
+    Ok(())
+}
+
 /// How Lance names the versions of new datasets.
 pub(super) const NAMING: ManifestNamingScheme = ManifestNamingScheme::V2;
 
@@ -231,9 +263,13 @@ impl CommitHandler for GuardedCommitHandler {
         base_path: &Path,
         object_store: &ObjectStore,
     ) -> lance::Result<ManifestLocation> {
-        self.inner
-            .resolve_latest_location(base_path, self.versions(object_store))
-            .await
+        let objects = self.versions(object_store);
+        let found = self
+            .inner
+            .resolve_latest_location(base_path, objects)
+            .await?;
+        check_readable(objects, &found.path, found.size).await?;
+        Ok(found)
     }
 
     async fn resolve_version_location(
@@ -381,7 +417,19 @@ impl CommitHandler for GuardedCommitHandler {
             Err(_) => &self.counters.lost,
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        if matches!(put, Ok(_) | Err(CommitError::CommitConflict)) {
+        let is_known = match &put {
+            Ok(_) | Err(CommitError::CommitConflict) => true,
+            // A local disk does nothing once it has answered, and may have failed after the version got its name.
+            Err(CommitError::OtherError(_)) if object_store.is_local() => {
+                let objects = object_store.inner.as_ref();
+                let there =
+                    self.inner
+                        .version_exists(base_path, manifest.version, objects, naming_scheme);
+                there.await.is_ok_and(|there| !there)
+            }
+            Err(CommitError::OtherError(_)) => false,
+        };
+        if is_known {
             self.doubts.fetch_sub(1, Ordering::Relaxed);
         }
         let location = put?;

@@ -26,6 +26,9 @@ const MEMO_AGE: Duration = Duration::from_secs(30);
 /// Stands for the files that a version refers to which cannot be read.
 const UNREADABLE: &str = "?";
 
+/// Where the branches of a table keep their files. No cleanup of the table looks there.
+const BRANCHES: &str = "tree/";
+
 /// What was found in a location, or why it is not known, and when.
 pub(crate) type ReferenceMemo = Mutex<Option<(Duration, Result<References, String>)>>;
 
@@ -143,7 +146,8 @@ impl Store {
                 )
             })?;
             for reference in references.iter() {
-                if let Some(file) = reference.inside(&root) {
+                let of_table = |file: &&str| !file.starts_with(BRANCHES);
+                if let Some(file) = reference.inside(&root).filter(of_table) {
                     needed.insert(file.to_owned(), reference.owner.clone());
                 }
             }

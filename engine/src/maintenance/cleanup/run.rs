@@ -246,7 +246,15 @@ impl Store {
                 Ok(removed) => {
                     report.versions_removed += removed.old_versions;
                     report.bytes_removed += removed.bytes_removed;
-                    return Ok(());
+                    return match removed.failed_deletes {
+                        0 => Ok(()),
+                        failed => Err(Error::new(
+                            ErrorKind::Storage,
+                            format!(
+                                "{failed} files could not be deleted; see that squire may delete there, and run cleanup again"
+                            ),
+                        )),
+                    };
                 }
                 Err(e) if e.kind() == ErrorKind::Storage => rounds.lost(self, e).await?,
                 Err(e) => return Err(e),
