@@ -11,6 +11,7 @@
 //! | `after=P` | with probability P a request has its effect and fails: the response was lost |
 //! | `outage=P:Nms` | with probability P a request begins an outage: every request of this process fails for N ms |
 //! | `only=A,B` | the items above touch only paths that contain A or B |
+//! | `deny=A,B` | puts and deletes whose paths contain A or B are refused, as by a disk that is full or read-only |
 //! | `hold=TEXT:FILE` | a put whose path contains TEXT waits until FILE exists; may stand several times |
 //! | `log=FILE` | one line for each fault is appended to FILE: kind, request, path |
 //!
@@ -41,6 +42,8 @@ pub struct FaultSpec {
     pub outage: Option<(f64, Duration)>,
     /// Parts of paths that the faults are limited to; empty means all.
     pub only: Vec<String>,
+    /// Parts of paths that may not be written or deleted.
+    pub deny: Vec<String>,
     /// Puts that wait: a part of their path, and the file that lets them go.
     pub hold: Vec<(String, PathBuf)>,
     /// Where each fault leaves a line.
@@ -103,6 +106,7 @@ impl FaultSpec {
                 self.outage = Some((probability(p)?, millis(length)?));
             }
             "only" => self.only = value.split(',').map(str::to_owned).collect(),
+            "deny" => self.deny = value.split(',').map(str::to_owned).collect(),
             "hold" => {
                 let (part, file) = value
                     .split_once(':')
@@ -113,6 +117,11 @@ impl FaultSpec {
             _ => return Err(format!("no fault is named {name:?}")),
         }
         Ok(())
+    }
+
+    /// Whether a put or a delete at `path` is refused.
+    pub fn denies(&self, path: &str) -> bool {
+        self.deny.iter().any(|part| path.contains(part.as_str()))
     }
 
     /// Whether the faults may touch `path`.
@@ -146,7 +155,7 @@ mod tests {
     fn every_item_is_read() {
         let spec = FaultSpec::parse(
             "seed=7; latency=1..15ms;before=0.01;after=0.02;throttle=0.5;outage=0.1:400ms;\
-             only=_versions,recovery;hold=a/b:/tmp/go;hold=c:/tmp/c;log=/tmp/log",
+             only=_versions,recovery;deny=data;hold=a/b:/tmp/go;hold=c:/tmp/c;log=/tmp/log",
         )
         .expect("it is well formed");
         let ms = Duration::from_millis;
@@ -158,6 +167,7 @@ mod tests {
             throttle: 0.5,
             outage: Some((0.1, ms(400))),
             only: vec!["_versions".into(), "recovery".into()],
+            deny: vec!["data".into()],
             hold: vec![
                 ("a/b".into(), PathBuf::from("/tmp/go")),
                 ("c".into(), PathBuf::from("/tmp/c")),
@@ -167,6 +177,8 @@ mod tests {
         assert_eq!(spec, expected);
         assert!(spec.touches("t.lance/_versions/1.manifest"));
         assert!(!spec.touches("t.lance/data/1.lance"));
+        assert!(spec.denies("t.lance/data/1.lance"));
+        assert!(!spec.denies("t.lance/_versions/1.manifest"));
         assert!(FaultSpec::default().touches("t.lance/data/1.lance"));
     }
 

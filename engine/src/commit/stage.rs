@@ -391,7 +391,9 @@ fn runnable(dataset: &Dataset, predicate: &str) -> Result<String> {
         Ok(planned) => planned.map_err(|e| unfit().caused_by(e))?,
         // Lance has not written out every kind of literal.
         Err(_) => {
-            return Err(unfit().context("placeholders and literals with a prefix are not supported"));
+            return Err(
+                unfit().context("placeholders and literals with a prefix are not supported")
+            );
         }
     };
     let reads = expression.is_some_and(|e| {

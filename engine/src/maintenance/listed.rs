@@ -128,6 +128,12 @@ impl Listed {
             .all(|s| kinds.contains(&kind_of(s).as_str()))
     }
 
+    /// Whether it is a graph of vectors.
+    pub(crate) async fn is_graph(&self, dataset: &Dataset) -> Result<bool> {
+        let is_vector = self.segments.iter().any(|s| kind_of(s) == "Vector");
+        Ok(is_vector && dataset.index_statistics(&self.name).await?.contains("HNSW"))
+    }
+
     /// Refuses what cannot be extended whatever is tried.
     ///
     /// # Errors

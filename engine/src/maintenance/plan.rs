@@ -48,10 +48,11 @@ impl Held {
 }
 
 impl Store {
-    /// What is covered by an index that cannot follow a rewrite.
-    async fn held(&self, dataset: &Dataset) -> Result<Vec<Held>> {
+    /// What is covered by an index that cannot follow a rewrite, one that is `deferred` by a fragment-reuse index if so.
+    async fn held(&self, dataset: &Dataset, deferred: bool) -> Result<Vec<Held>> {
         let mut held = Vec::new();
         for index in listed_indexes(dataset).await? {
+            let is_stuck = deferred && index.is_graph(dataset).await?;
             let broken = match index.check_movable(self, dataset).await {
                 Ok(()) => None,
                 Err(e) if e.kind() == ErrorKind::Unfit => Some(e.to_string()),
@@ -67,6 +68,10 @@ impl Store {
                     && !dataset.manifest().uses_stable_row_ids()
                 {
                     format!("is of a type or version ({kind}) that this release cannot read")
+                } else if is_stuck {
+                    String::from(
+                        "is a graph behind a fragment-reuse index, from which Lance does not answer after one more rewrite",
+                    )
                 } else {
                     continue;
                 };
@@ -107,7 +112,7 @@ impl Store {
             ));
             return Ok(plan);
         }
-        let held = self.held(dataset).await?;
+        let held = self.held(dataset, plan.defers_remap).await?;
         let hold = |fact: &mut FragmentFacts| fact.held = held.iter().any(|h| h.holds(fact.id));
         facts.iter_mut().for_each(hold);
         self.measure(dataset, &mut facts).await?;

@@ -77,6 +77,28 @@ async fn each_table_is_kept_as_its_own_policy_says() {
     assert_eq!(gone.expect_err("removed").kind(), ErrorKind::Expired);
 }
 
+/// Lance warns and goes on, and what it could not delete would stay for ever.
+#[test]
+fn files_that_cannot_be_deleted_are_a_failure() {
+    for plain in [false, true] {
+        let (mut lake, config) = aged(&["a", "b"]);
+        let at = match plain {
+            true => lake.path("lake/a.lance").to_string_lossy().into_owned(),
+            false => lake.uri.clone(),
+        };
+        if plain {
+            std::fs::create_dir_all(lake.path("lake")).expect("a directory");
+            std::fs::rename(Path::new(&lake.uri).join("a.lance"), &at).expect("a plain table");
+        }
+        let args = ["cleanup", &at, "--config", &config];
+        let faults = "deny=a.lance/_transactions/0-".to_owned();
+        lake.env.push(("SQUIRE_FAULTS".to_owned(), faults));
+        let done = lake.run(&args).failed(1, "1 files could not be deleted");
+        assert!(!done.stdout.contains("removed 0"), "{done:?}");
+        lake.env.pop();
+    }
+}
+
 /// The data files of a table, the oldest first.
 fn data_files(table: &Path) -> Vec<PathBuf> {
     let files = std::fs::read_dir(table.join("data")).expect("data");

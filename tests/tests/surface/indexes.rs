@@ -233,6 +233,25 @@ async fn is_built_anew(kept: Kept) {
     assert_eq!(after, before + 1);
 }
 
+/// A disk that is full or does not let write has said that the version is not there.
+#[test]
+fn nothing_is_left_of_an_index_whose_version_cannot_be_put() {
+    let mut lake = lake();
+    let before = folders(&lake);
+    let head = lake.table_status("t", "head").as_u64().expect("a number");
+    let next = format!("t.lance/_versions/{}.manifest", u64::MAX - head - 1);
+    let faults = format!("deny={next}");
+    lake.env.push(("SQUIRE_FAULTS".to_owned(), faults));
+    let done = lake.run(&["reindex", &lake.uri, "--json"]);
+    assert_eq!(done.code, Some(1), "{done:?}");
+    let failed = report(&done)["failed_indexes"].clone();
+    assert_eq!(failed.as_array().map(Vec::len), Some(2), "{failed}");
+    assert!(!failed.to_string().contains("declare it again"), "{failed}");
+    assert_eq!(folders(&lake), before);
+    lake.env.pop();
+    lake.run(&["reindex", &lake.uri]).ok();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_left_of_an_index_that_cannot_be_read() {
     let lake = Lake::new();

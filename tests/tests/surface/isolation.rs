@@ -1,9 +1,12 @@
 //! One bad thing costs one line and stops only itself: a table, a folder, a location, a setting.
 
 use crate::one_document;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::Value;
 use squire_tests::{Done, Lake, squire};
 use std::ffi::OsStr;
+use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
@@ -41,6 +44,18 @@ fn bad_directory(lake: &Lake) -> PathBuf {
             std::fs::write(path, vec![0; size]).expect("emptied");
         }
     }
+    // Nobody has the memory for the one, and nobody writes into the other.
+    for name in ["endless", "pipe"] {
+        let versions = dir.join(format!("{name}.lance/_versions"));
+        std::fs::create_dir_all(&versions).expect("directory");
+        let manifest = versions.join(format!("{}.manifest", u64::MAX - 1));
+        if name == "pipe" {
+            mkfifo(&manifest, Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe");
+        } else {
+            let file = File::create(&manifest).expect("a file");
+            file.set_len(40 << 30).expect("a file with a hole");
+        }
+    }
     std::fs::create_dir_all(dir.join("half.lance/data")).expect("directory");
     std::fs::create_dir_all(dir.join(OsStr::from_bytes(b"\xff.lance"))).expect("directory");
     symlink(&dir, dir.join("loop")).expect("link");
@@ -72,6 +87,8 @@ fn one_bad_table_or_folder_costs_one_line() {
             "org/model.lance: ",
             "empty.lance: failed: ",
             "zeros.lance: failed: ",
+            "endless.lance: failed: ",
+            "pipe.lance: failed: ",
             "loop: skipped: ",
             "self.lance: skipped: ",
             ".lance: skipped: its name is not UTF-8",
@@ -83,7 +100,7 @@ fn one_bad_table_or_folder_costs_one_line() {
         let document = one_document(&lake.run(&[command.as_slice(), &["--json"]].concat()));
         let tables = document["tables"].as_array().expect("tables");
         let failed: Vec<&Value> = tables.iter().filter(|t| !t["error"].is_null()).collect();
-        assert_eq!((tables.len(), failed.len()), (6, 3), "{document}");
+        assert_eq!((tables.len(), failed.len()), (8, 5), "{document}");
         assert_eq!(names(&document, "skipped", "path").len(), 3, "{document}");
     }
     let pass = lake.run(&["daemon", uri, "--once"]);

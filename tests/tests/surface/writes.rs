@@ -50,6 +50,22 @@ async fn a_delete_runs_the_predicate_that_was_checked() {
     assert!(lake.ids("t").await.is_empty());
 }
 
+/// Lance's planner panics on them.
+#[test]
+fn a_predicate_with_a_placeholder_is_bad_input() {
+    let lake = lake();
+    for predicate in [
+        "id = $1",
+        "id = ?",
+        "id = :x",
+        "value = N'a'",
+        "value = $$a$$",
+    ] {
+        let args = ["delete", &lake.uri, "t", "--where", predicate];
+        lake.run(&args).failed(2, "does not fit the table");
+    }
+}
+
 #[tokio::test]
 async fn an_overwrite_by_nothing_takes_a_flag() {
     let lake = lake();

@@ -95,6 +95,29 @@ def index_nested_field(db: Db):
 
 
 @state()
+def index_zones_in_struct(db: Db):
+    """A zone map on a field of a struct, which is null here and there."""
+
+    def nested(i):
+        return pa.table({"id": range(10), "st": [{"a": i * 10 + j if j % 5 else None} for j in range(10)]})
+
+    db.fill(nested)
+    db.open().create_scalar_index("st.a", "ZONEMAP")
+    db.open().delete("id = 3")
+    db.put(nested(20))
+
+
+@state()
+def index_emptied(db: Db):
+    """A vector index all of whose rows were deleted, and too few new ones to train it."""
+    db.fill(lambda i: vectors(60, seed=i), 5)
+    db.open().create_index("vec", "IVF_PQ", num_partitions=2, num_sub_vectors=4)
+    db.open().delete("true")
+    for i in range(20):
+        db.put(vectors(1, seed=50 + i))
+
+
+@state()
 def index_json(db: Db):
     """An index of a path inside JSON documents."""
     from lance.indices import IndexConfig
@@ -236,3 +259,9 @@ def index_stable_row_ids(db: Db):
     db.open().delete("id % 5 = 1")
     db.open().update({"v": "'w1'"}, where="id % 7 = 2")
     db.put(words(20))
+
+
+@state(expect={"optimize --dry-run": ((0, 3), ""), "optimize": ((0, 3), ""), "daemon": (0, "vec_idx")})
+def reuse_ivf_hnsw_sq(db: Db):
+    """The same over a graph, from which Lance does not answer after one more rewrite: what it covers stays as it is."""
+    deferred("IVF_HNSW_SQ", "vec", lambda i: vectors(60, seed=i))(db)

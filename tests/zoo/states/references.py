@@ -114,3 +114,12 @@ def copied_folder(db: Db):
     db.fill(words)
     db.open().create_scalar_index("id", "BTREE")
     shutil.copytree(db.dir(), db.dir("copy"))
+
+
+@state(store=False, tables=("t", "clone"))
+def clone_of_branch(db: Db):
+    """A shallow clone of a branch: its files stand under the branch, which no cleanup of the table touches."""
+    db.fill(ids)
+    branch = db.open().create_branch("b", 5)
+    branch.insert(ids(40))
+    branch.checkout_version(("b", None)).shallow_clone(db.path("clone"), ("b", None))

@@ -70,6 +70,7 @@ impl Faults {
         let said = match kind {
             "throttle" => "503 Slow Down",
             "after" => "the response was lost",
+            "deny" => "no space left",
             _ => "the connection failed",
         };
         StorageError::Generic {
@@ -88,6 +89,9 @@ impl Faults {
 
     /// What comes before a request's effect.
     async fn before(&self, what: &str, path: &str) -> StorageResult<Fate> {
+        if matches!(what, "put" | "delete") && self.spec.denies(path) {
+            return Err(self.failed("deny", what, path));
+        }
         if !self.spec.touches(path) {
             return Ok(Fate::Pass);
         }
