@@ -77,6 +77,7 @@ pub(crate) fn main() -> ExitCode {
         return out.fail(&error);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .thread_stack_size(STACK)
         .enable_all()
         .build()
     {
@@ -114,6 +115,10 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => out.fail(&error),
     }
 }
+
+/// Stack of a thread of the runtime, as the main thread has it: attempts run there, and Lance's plans are deep. Pages that are
+/// not used cost nothing.
+const STACK: usize = 8 << 20;
 
 /// Help and version are answers; anything else is bad usage, as a document where one was asked for.
 fn usage_error(error: &clap::Error) -> ExitCode {

@@ -1,13 +1,19 @@
 //! What the daemon shows: `/status`, `/metrics`, readiness. Written by the loop, read by HTTP and systemd.
 
-use super::execution::{CLEANED_AS_A_WHOLE, OperationReport};
+use crate::decide::planning::OperationKind;
+use crate::decide::work::{Trigger, WorkItem, WorkKey};
 use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
 use crate::metrics::{IndexObservation, Metrics, Removed, RunResult, TableObservation};
+use crate::place::location::Broken;
+use crate::place::table::{Phase, TableStatus, Verdict};
+use crate::run::CLEANED_AS_A_WHOLE;
+use crate::run::report::{Ending, OperationReport};
 use serde::Serialize;
 use serde_json::{Value, json};
 use squire_engine::clock::Clock;
 use squire_engine::error::Error;
-use squire_engine::maintenance::TableHealth;
+use squire_engine::maintenance::Target;
+use squire_engine::recovery::RecoveryReport;
 use squire_engine::store::discovery::PassedOver;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,14 +24,19 @@ use tokio::sync::Notify;
 /// Reports and errors kept for `/status`: a page's worth.
 const HISTORY: usize = 50;
 
-/// One table as last observed.
+/// The loop turns every second; this much silence is a hang.
+const STALL: Duration = Duration::from_secs(30);
+
+/// An attempt at work.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct TableStatus {
-    #[serde(flatten)]
-    pub(crate) health: TableHealth,
-    pub(crate) state: &'static str,
-    pub(crate) reason: String,
-    pub(crate) drift: bool,
+pub(crate) struct Doing {
+    pub(crate) attempt: u64,
+    pub(crate) location: String,
+    pub(crate) what: String,
+    pub(crate) trigger: Trigger,
+    pub(crate) seconds: u64,
+    /// What it has done so far: answers of storage, tasks, commits, stages of an index build.
+    pub(crate) steps: u64,
 }
 
 /// A table that could not be observed.
@@ -55,7 +66,11 @@ struct Seen {
     history: VecDeque<OperationReport>,
     last_errors: VecDeque<String>,
     requests: Vec<Ask>,
-    doing: String,
+    doing: Vec<Doing>,
+    /// What systemd was told last.
+    told: String,
+    /// How many locations are open.
+    open: usize,
 }
 
 /// The shared status.
@@ -67,13 +82,12 @@ pub(crate) struct Status {
     ready: AtomicBool,
     paused: AtomicBool,
     reload: AtomicBool,
-    progress_ms: AtomicU64,
-    stall: Duration,
+    turned_ms: AtomicU64,
     pub(crate) wake: Notify,
 }
 
 impl Status {
-    pub(crate) fn new(metrics: Metrics, clock: Arc<dyn Clock>, stall: Duration) -> Self {
+    pub(crate) fn new(metrics: Metrics, clock: Arc<dyn Clock>) -> Self {
         let status = Self {
             seen: Mutex::default(),
             metrics,
@@ -81,11 +95,10 @@ impl Status {
             ready: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             reload: AtomicBool::new(false),
-            progress_ms: AtomicU64::new(0),
-            stall,
+            turned_ms: AtomicU64::new(0),
             wake: Notify::new(),
         };
-        status.progressed();
+        status.turned();
         status
     }
 
@@ -94,30 +107,46 @@ impl Status {
     }
 
     /// The loop turned.
-    pub(crate) fn progressed(&self) {
+    pub(crate) fn turned(&self) {
         let now = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
-        self.progress_ms.store(now, Ordering::Relaxed);
+        self.turned_ms.store(now, Ordering::Relaxed);
     }
 
-    pub(crate) fn set_ready(&self) {
-        self.ready.store(true, Ordering::Relaxed);
+    /// Every location was recovered and observed once. Whether that is news.
+    pub(crate) fn set_ready(&self) -> bool {
+        !self.ready.swap(true, Ordering::Relaxed)
     }
 
     pub(crate) fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn doing(&self, what: String) {
-        crate::systemd::status(&what);
-        self.seen().doing = what;
+    /// The attempts at work.
+    pub(crate) fn doing(&self, doing: Vec<Doing>) {
+        let mut seen = self.seen();
+        seen.doing = doing;
+        let what = seen.what();
+        if seen.told != what {
+            crate::systemd::status(&what);
+            seen.told = what;
+        }
     }
 
-    /// Takes what HTTP asked for since the last pass.
+    /// How many of the watched locations are open.
+    pub(crate) fn opened(&self, open: usize) {
+        let mut seen = self.seen();
+        seen.open = open;
+        let closed = seen.places.len().saturating_sub(open);
+        let closed = i64::try_from(closed).unwrap_or(i64::MAX);
+        self.metrics.locations_not_open.set(closed);
+    }
+
+    /// Takes what HTTP asked for since the last time.
     pub(crate) fn take_requests(&self) -> Vec<Ask> {
         std::mem::take(&mut self.seen().requests)
     }
 
-    /// Remembers a reload that was asked for while a pass runs on the old configuration.
+    /// Remembers a reload that was asked for.
     pub(crate) fn ask_reload(&self) {
         self.reload.store(true, Ordering::Relaxed);
     }
@@ -127,20 +156,7 @@ impl Status {
         self.reload.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether someone asked to cancel what runs; asked only once.
-    pub(crate) fn take_cancel(&self) -> bool {
-        let mut seen = self.seen();
-        let before = seen.requests.len();
-        seen.requests.retain(|ask| ask.verb != ControlVerb::Cancel);
-        seen.requests.len() < before
-    }
-
-    /// Whether something was asked for since the last pass took it.
-    pub(crate) fn has_requests(&self) -> bool {
-        !self.seen().requests.is_empty()
-    }
-
-    pub(crate) fn observe(&self, store: &str, table: TableStatus) {
+    fn observe(&self, store: &str, table: TableStatus) {
         let h = &table.health;
         let observation = TableObservation {
             fragments: h.fragments,
@@ -170,6 +186,151 @@ impl Status {
             .insert(key, Shown::Observed(Box::new(table)));
     }
 
+    /// Shows what a look decided, and gives the work.
+    pub(crate) fn judged(&self, store: &str, target: &Target, verdict: Verdict) -> Vec<WorkItem> {
+        let Verdict {
+            status,
+            kinds,
+            left_alone,
+            work,
+        } = verdict;
+        for (kind, due, rests) in kinds {
+            let run = [store, status.health.table.as_str(), kind.as_str()];
+            if due {
+                self.metrics.due(run, self.now_seconds());
+            } else if kind != OperationKind::Cleanup {
+                self.nothing_to_do(run);
+            }
+            self.metrics.quarantined(run, rests);
+        }
+        if let Some(why) = left_alone {
+            tracing::warn!(place = store, %target, why, "this table is not compacted");
+        }
+        self.observe(store, status);
+        work
+    }
+
+    /// An invariant is broken: an error for people, a metric, and no more maintenance of its tables.
+    pub(crate) fn broken(&self, store: &str, broken: &Broken) {
+        let Broken { invariant, seen } = broken;
+        tracing::error!(
+            invariant,
+            seen,
+            place = store,
+            "an invariant of the protocol is violated"
+        );
+        self.metrics.invariant_violated(invariant);
+        self.error(format!("{store}: {invariant}: {seen}"));
+    }
+
+    /// Shows what a recovery did. Whether anything changed.
+    pub(crate) fn recovered(&self, store: &str, report: &RecoveryReport) -> bool {
+        for (outcome, ops) in [
+            ("committed", &report.committed),
+            ("aborted", &report.aborted),
+            ("healed", &report.healed),
+        ] {
+            for op in ops {
+                tracing::info!(%op, outcome, "recovered an operation");
+                self.metrics.recovered(store, outcome);
+            }
+        }
+        for (op, bytes) in &report.reclaimed {
+            tracing::info!(%op, bytes, "reclaimed what a maintenance run rewrote for nothing");
+            self.metrics.reclaimed_stranded(store, *bytes);
+        }
+        for (op, error) in &report.failed {
+            tracing::warn!(op, error, "an operation could not be resolved");
+            self.error(format!("recovery of {op}: {error}"));
+        }
+        let waiting = report.pending.len() + report.failed.len();
+        self.metrics.set_sidecars(store, waiting as u64);
+        let settled = [&report.committed, &report.aborted, &report.healed];
+        settled.iter().any(|ops| !ops.is_empty())
+    }
+
+    /// Tells what rests from now on as unfit, each an index or all of it, and why.
+    pub(crate) fn rest(&self, report: &OperationReport, rests: &[(Option<String>, String)]) {
+        let kind = report.kind.as_str();
+        let run = [report.place.as_str(), report.table.as_str(), kind];
+        if report.ending == Ending::Unfit || !report.unfit_indexes.is_empty() {
+            self.metrics.quarantined(run, true);
+        }
+        let (place, target) = (&report.place, &report.table);
+        for (index, why) in rests {
+            match index {
+                None => {
+                    tracing::error!(
+                        place,
+                        target,
+                        kind,
+                        detail = why,
+                        "the result was unfit and was not committed; this rests until the schema or the release changes, or someone asks for it"
+                    );
+                }
+                Some(index) => {
+                    tracing::error!(
+                        place,
+                        target,
+                        kind,
+                        index,
+                        why,
+                        "this index cannot be built or extended and nothing was committed; it rests until it, the schema or the release changes, or someone asks for it"
+                    );
+                }
+            }
+        }
+    }
+
+    /// An attempt ended: one line, by how it ended.
+    pub(crate) fn ended(&self, item: &WorkItem, report: OperationReport) {
+        let WorkKey {
+            location: place,
+            scope: target,
+            ..
+        } = &item.key;
+        let (kind, attempt) = (report.kind.as_str(), report.attempt);
+        let detail = report.detail.as_deref().unwrap_or("");
+        let (removed, added) = (report.fragments_removed, report.fragments_added);
+        match report.ending {
+            // It was told as what rests.
+            Ending::Unfit => {}
+            Ending::Conflict | Ending::Failed => {
+                tracing::warn!(place, %target, attempt, kind, removed, detail, "maintenance did not succeed");
+            }
+            Ending::Skipped => {
+                tracing::info!(place, %target, attempt, kind, detail, "maintenance was skipped");
+            }
+            Ending::Cancelled => {
+                tracing::info!(place, %target, attempt, kind, removed, added, detail, "maintenance was cancelled; what it had finished is committed");
+            }
+            Ending::Success => {
+                tracing::info!(
+                    place,
+                    %target,
+                    attempt,
+                    kind,
+                    reason = item.reason,
+                    removed,
+                    added,
+                    versions = report.versions_removed,
+                    bytes = report.bytes_removed,
+                    detail,
+                    "maintenance done"
+                );
+            }
+        }
+        self.report(report);
+    }
+
+    /// A table moved to another phase between two looks.
+    pub(crate) fn moved(&self, store: &str, target: &Target, phase: Phase) {
+        let key = (store.to_owned(), target.to_string());
+        if let Some(Shown::Observed(table)) = self.seen().tables.get_mut(&key) {
+            table.phase = phase;
+        }
+    }
+
     /// A table could not be observed: what was known of it is not shown as if it were so now.
     pub(crate) fn unreadable(&self, store: &str, table: &str, error: &Error) {
         self.metrics.set_unreadable(store, table, true);
@@ -189,9 +350,13 @@ impl Status {
         self.seen().places = places;
     }
 
-    /// The URIs of what is watched, opened or not.
-    pub(crate) fn watched(&self) -> Vec<String> {
-        self.seen().places.clone()
+    /// The location at `uri` is watched no more: nothing of it is shown.
+    pub(crate) fn forget(&self, uri: &str) {
+        self.retain(uri, &[], Vec::new());
+        let mut seen = self.seen();
+        seen.skipped.remove(uri);
+        seen.stores.remove(uri);
+        self.metrics.set_unreadable(uri, "", false);
     }
 
     /// The place at `uri` is a store: its tables are cleaned together.
@@ -236,7 +401,7 @@ impl Status {
         here.map(|(_, table)| table.clone()).collect()
     }
 
-    pub(crate) fn report(&self, report: OperationReport) {
+    fn report(&self, report: OperationReport) {
         let kind = report.kind.as_str();
         let labels = [report.place.as_str(), report.table.as_str(), kind];
         let all = self.tables_of(&report.place);
@@ -259,11 +424,12 @@ impl Status {
         *seen.counts.entry(counted).or_default() += 1;
         *seen.counts.entry("conflicts").or_default() += u64::from(report.conflicts);
         if failed {
-            let text = format!(
-                "{kind} {}: {}",
-                report.table,
-                report.detail.as_deref().unwrap_or("")
-            );
+            let about = match report.table.as_str() {
+                "" => &report.place,
+                table => table,
+            };
+            let detail = report.detail.as_deref().unwrap_or("");
+            let text = format!("{kind} {about}: {detail}");
             push(&mut seen.last_errors, text);
         }
         push(&mut seen.history, report);
@@ -271,14 +437,9 @@ impl Status {
 
     /// That a look found nothing to do counts as a success: silence must not look like health. Not so for a cleanup,
     /// which looks when it runs.
-    pub(crate) fn nothing_to_do(&self, run: [&str; 3]) {
+    fn nothing_to_do(&self, run: [&str; 3]) {
         let now = self.now_seconds();
         self.metrics.run_finished(run, RunResult::Success, now);
-    }
-
-    /// Work is due: from the first time on, that it does not succeed can be seen.
-    pub(crate) fn due(&self, run: [&str; 3]) {
-        self.metrics.due(run, self.now_seconds());
     }
 
     pub(crate) fn error(&self, text: String) {
@@ -313,9 +474,10 @@ impl StatusSource for Status {
             .map(|(uri, tables)| json!({ "uri": uri, "tables": tables, "skipped": seen.skipped.get(uri) }))
             .collect();
         json!({
-            "ready": self.ready(),
+            "ready": self.ready.load(Ordering::Relaxed) && seen.open > 0,
             "paused": self.is_paused(),
-            "doing": seen.doing,
+            "doing": seen.what(),
+            "attempts": seen.doing,
             "stores": stores,
             "maintenance": {
                 "compactions": count("compact"),
@@ -330,12 +492,12 @@ impl StatusSource for Status {
     }
 
     fn ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed)
+        self.ready.load(Ordering::Relaxed) && self.seen().open > 0
     }
 
     fn healthy(&self) -> bool {
-        let last = Duration::from_millis(self.progress_ms.load(Ordering::Relaxed));
-        self.clock.monotonic().saturating_sub(last) < self.stall
+        let last = Duration::from_millis(self.turned_ms.load(Ordering::Relaxed));
+        self.clock.monotonic().saturating_sub(last) < STALL
     }
 
     fn metrics(&self) -> String {
@@ -345,7 +507,7 @@ impl StatusSource for Status {
     fn request(&self, ask: Ask) -> Result<Value, Refusal> {
         let verb = ask.verb;
         match verb {
-            ControlVerb::Pause | ControlVerb::Resume | ControlVerb::Cancel
+            ControlVerb::Pause | ControlVerb::Resume
                 if ask.store.is_some() || ask.table.is_some() =>
             {
                 let why = format!("{verb} is about the whole daemon; leave store and table out");
@@ -369,6 +531,14 @@ impl StatusSource for Status {
 }
 
 impl Seen {
+    fn what(&self) -> String {
+        let what: Vec<&str> = self.doing.iter().map(|doing| doing.what.as_str()).collect();
+        match what.is_empty() {
+            true => "idle".to_owned(),
+            false => what.join("; "),
+        }
+    }
+
     /// Whether what is asked about is known here.
     fn check(&self, ask: &Ask) -> Result<(), Refusal> {
         if !self.places.iter().any(|uri| ask.is_about(uri)) && ask.store.is_some() {
@@ -405,11 +575,10 @@ mod tests {
     use squire_engine::clock::SystemClock;
     use squire_engine::error::Error;
     use std::sync::Arc;
-    use std::time::Duration;
 
     fn status() -> Status {
         let clock = Arc::new(SystemClock::default());
-        Status::new(Metrics::new().unwrap(), clock, Duration::from_secs(60))
+        Status::new(Metrics::new().unwrap(), clock)
     }
 
     fn ask(verb: ControlVerb, store: Option<&str>, table: Option<&str>) -> Ask {

@@ -108,7 +108,6 @@ impl Carrier<'_> {
         let offered = results.len();
         let mut prepared = None;
         for _ in 0..TRIES {
-            self.run.check_cancelled()?;
             let head = self.store.head_of(self.run).await?;
             let before = results.len();
             let carried = self.compare(&head, results).await?;
