@@ -422,3 +422,31 @@ pub(crate) fn config_name(scope: &Scope) -> Option<&str> {
         Scope::Table(target) => Some(Place::config_name(target)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Event, Need, Phase};
+
+    #[test]
+    fn every_transition() {
+        use Event::{Broken, Ended, Looked, Started};
+        use Phase::{Cooling, Due, Idle, Running, Stopped};
+        let events = [
+            Looked(Need::Nothing),
+            Looked(Need::Work),
+            Looked(Need::Rest),
+            Started,
+            Ended,
+            Broken,
+        ];
+        for (from, to) in [
+            (Idle, [Idle, Due, Cooling, Running, Idle, Stopped]),
+            (Due, [Idle, Due, Cooling, Running, Idle, Stopped]),
+            (Cooling, [Idle, Due, Cooling, Running, Idle, Stopped]),
+            (Running, [Running, Running, Running, Running, Idle, Stopped]),
+            (Stopped, [Stopped; 6]),
+        ] {
+            assert_eq!(events.map(|event| from.on(event)), to, "{from:?}");
+        }
+    }
+}
