@@ -11,11 +11,12 @@
 //! 1. `service` is the daemon's life: start, loop, drain. The loop waits for nothing but wakes.
 //! 2. `reconciler` begins jobs and attempts, and folds in what came of them. What is known of a location is kept by its
 //!    `crate::place::location`, what waits for its turn by `crate::decide::board`; both are pure.
-//! 3. `attempts` are what runs: it sees that they move. `crate::run` is what one attempt does.
+//! 3. `jobs` only look, or settle what others left. `attempts` sees that what runs moves; `crate::run` is what one attempt does.
 //! 4. `reload` takes up a changed configuration. `wakes` turns file events into locations and tables.
 //! 5. `status` is what HTTP and systemd see.
 
 mod attempts;
+mod jobs;
 mod reconciler;
 mod reload;
 mod service;

@@ -2,18 +2,19 @@
 //! sends its [`Done`].
 
 use super::attempts::{Attempts, Begun, Ended};
+use super::jobs::{Done, Recovered, Surround, Watched};
 use super::service::Options;
 use super::status::Status;
 use super::wakes::{Wakes, below};
 use crate::cli::{CLONES_ELSEWHERE, UNKNOWN_TABLE};
-use crate::config::{Config, Watch};
+use crate::config::Config;
 use crate::decide::board::Board;
 use crate::decide::planning::OperationKind;
-use crate::decide::work::{WorkItem, WorkKey};
+use crate::decide::work::{Scope, WorkItem, WorkKey};
 use crate::http::{Ask, ControlVerb};
-use crate::place::location::{Found, Job, Location};
+use crate::place::Place;
+use crate::place::location::{Found, Location};
 use crate::place::table::Observation;
-use crate::place::{Place, observe};
 use crate::run::report::{Ending, OperationReport};
 use crate::run::{Surroundings, execute};
 use crate::supervisor::Supervisor;
@@ -21,41 +22,13 @@ use crate::watch::FileWatch;
 use squire_engine::clock::{Clock, Entropy};
 use squire_engine::error::{Error, ErrorKind, Result, caught};
 use squire_engine::maintenance::Target;
-use squire_engine::recovery::{RecoveryReport, Watch as RecoveryWatch};
+use squire_engine::recovery::Watch as RecoveryWatch;
 use squire_engine::store::discovery::PassedOver;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::Instrument;
-
-/// What came of a job or an attempt.
-#[derive(Debug)]
-pub(super) enum Done {
-    Opened(String, Result<Place>),
-    Recovered(String, Box<Recovered>),
-    Scanned(String, Result<(Found, Vec<PassedOver>)>),
-    Looked(String, Target, Box<Result<Observation>>),
-    Attempted(u64, Box<OperationReport>),
-}
-
-/// What came of a recovery.
-#[derive(Debug)]
-pub(super) struct Recovered {
-    /// What it remembers for the next one.
-    watch: RecoveryWatch,
-    report: Result<RecoveryReport>,
-    stranded: Result<u64>,
-}
-
-/// A watched location: how it was asked for, what is open of it, what is known of it.
-#[derive(Debug)]
-struct Watched {
-    watch: Watch,
-    place: Option<Place>,
-    location: Location,
-    recovery: RecoveryWatch,
-}
 
 /// Everything that the daemon knows and does.
 pub(super) struct Reconciler {
@@ -462,18 +435,19 @@ impl Reconciler {
         let work = match seen {
             Ok(seen) => {
                 let verdict = watched.location.looked(target, seen, &self.config, now);
-                verdict.map(|verdict| self.status.judged(uri, target, verdict))
+                verdict.and_then(|verdict| self.status.judged(uri, target, verdict))
             }
             Err(e) => {
                 tracing::warn!(place = uri, %target, error = %e, "this table cannot be observed now");
                 if watched.location.unseen(target) {
                     self.status.unreadable(uri, &target.to_string(), &e);
                 }
-                None
+                Some(Vec::new())
             }
         };
-        self.board
-            .replace(uri, target, work.unwrap_or_default(), now);
+        if let Some(work) = work {
+            self.board.replace(uri, target, work, now);
+        }
         self.end_round(uri, now);
     }
 
@@ -524,6 +498,11 @@ impl Reconciler {
             let times = (now, daemon.scan_interval);
             let rests = watched.location.ended(&item, report.lesson(), times);
             self.status.rest(&report, &rests);
+            if let Scope::Table(target) = &item.key.scope
+                && let Some(phase) = watched.location.phase(target)
+            {
+                self.status.moved(&item.key.location, target, phase);
+            }
         }
         self.status.ended(&item, report);
     }
@@ -536,69 +515,9 @@ fn is_table(ask: &Ask, target: &Target) -> bool {
 
 /// Whether `ask` names what `key` is about; a table is not its store.
 fn is_named(ask: &Ask, key: &WorkKey) -> bool {
-    use crate::decide::work::Scope;
     let of_table = match &key.scope {
         Scope::Store => ask.table.is_none(),
         Scope::Table(target) => is_table(ask, target),
     };
     ask.is_about(&key.location) && of_table
-}
-
-/// What a job is given.
-struct Surround<'a> {
-    options: &'a Options,
-    config: &'a Arc<Config>,
-    done: &'a UnboundedSender<Done>,
-}
-
-impl Watched {
-    /// Begins a job.
-    fn begin(&mut self, uri: &str, job: Job, tasks: &mut Supervisor, around: Surround<'_>) {
-        let (uri, done) = (uri.to_owned(), around.done.clone());
-        // Nobody listens any more when the daemon ends.
-        let tell = move |what: Done| done.send(what).unwrap_or_default();
-        let place = self.place.clone();
-        match (job, place) {
-            (Job::Open, place) => {
-                let (watch, options) = (self.watch.clone(), around.options.store.clone());
-                tasks.start("open", async move {
-                    let opening = observe::open(&watch, place, options);
-                    let opened = caught(&format!("opening {uri}"), opening).await;
-                    tell(Done::Opened(uri, opened));
-                });
-            }
-            (Job::Recover { force }, Some(place)) => {
-                let watch = std::mem::take(&mut self.recovery);
-                tasks.start("recover", async move {
-                    let recovered = recover(&place, watch, force).await;
-                    tell(Done::Recovered(uri, Box::new(recovered)));
-                });
-            }
-            (Job::Scan, Some(place)) => tasks.start("scan", async move {
-                let scanned = caught(&format!("observing {uri}"), observe::scan(&place)).await;
-                tell(Done::Scanned(uri, scanned));
-            }),
-            (Job::Look(target), Some(place)) => {
-                let config = around.config.clone();
-                let stopped = self.location.why_stopped(&target).is_some();
-                tasks.start("look", async move {
-                    let seen = observe::look(&place, &target, &config, stopped).await;
-                    tell(Done::Looked(uri, target, Box::new(seen)));
-                });
-            }
-            // Jobs other than to open it are asked for of an open location only.
-            (Job::Recover { .. } | Job::Scan | Job::Look(_), None) => {}
-        }
-    }
-}
-
-async fn recover(place: &Place, mut watch: RecoveryWatch, force: bool) -> Recovered {
-    let recovering = format!("recovery of {}", place.uri);
-    let report = caught(&recovering, place.store.recover(&mut watch, force)).await;
-    let stranded = caught(&recovering, place.store.stranded_bytes()).await;
-    Recovered {
-        watch,
-        report,
-        stranded,
-    }
 }

@@ -1,6 +1,7 @@
 //! The daemon's life: start, loop, drain. The loop waits for nothing but wakes.
 
-use super::reconciler::{Done, Reconciler};
+use super::jobs::Done;
+use super::reconciler::Reconciler;
 use super::reload::{reload, watch_config};
 use super::signals::{Event, Signals};
 use super::status::Status;

@@ -1,25 +1,26 @@
 //! What the daemon shows: `/status`, `/metrics`, readiness. Written by the loop, read by HTTP and systemd.
 
-use crate::decide::planning::OperationKind;
-use crate::decide::work::{Trigger, WorkItem, WorkKey};
+use crate::decide::work::Trigger;
 use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
-use crate::metrics::{IndexObservation, Metrics, Removed, RunResult, TableObservation};
-use crate::place::location::Broken;
-use crate::place::table::{Phase, TableStatus, Verdict};
+use crate::metrics::Metrics;
+use crate::place::table::{Phase, TableStatus};
 use crate::run::CLEANED_AS_A_WHOLE;
-use crate::run::report::{Ending, OperationReport};
+use crate::run::report::OperationReport;
 use serde::Serialize;
 use serde_json::{Value, json};
 use squire_engine::clock::Clock;
 use squire_engine::error::Error;
 use squire_engine::maintenance::Target;
-use squire_engine::recovery::RecoveryReport;
 use squire_engine::store::discovery::PassedOver;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
+
+mod tell;
+#[cfg(test)]
+mod tests;
 
 /// Reports and errors kept for `/status`: a page's worth.
 const HISTORY: usize = 50;
@@ -156,173 +157,6 @@ impl Status {
         self.reload.swap(false, Ordering::Relaxed)
     }
 
-    fn observe(&self, store: &str, table: TableStatus) {
-        let h = &table.health;
-        let observation = TableObservation {
-            fragments: h.fragments,
-            candidate_fragments: h.candidate_fragments,
-            rows: h.rows,
-            deleted_rows: h.deleted_rows,
-            bytes: h.bytes,
-            versions: h.versions,
-            drift: table.drift,
-            head_version: h.head,
-            pin_version: h.pin,
-            indexes: h
-                .indexes
-                .iter()
-                .map(|i| IndexObservation {
-                    name: i.name.clone(),
-                    unindexed_rows: i.unindexed_rows,
-                    age: i.stale_seconds.map(Duration::from_secs),
-                })
-                .collect(),
-        };
-        self.metrics.observe_table(store, &h.table, &observation);
-        self.metrics.set_unreadable(store, &h.table, false);
-        let key = (store.to_owned(), h.table.clone());
-        self.seen()
-            .tables
-            .insert(key, Shown::Observed(Box::new(table)));
-    }
-
-    /// Shows what a look decided, and gives the work.
-    pub(crate) fn judged(&self, store: &str, target: &Target, verdict: Verdict) -> Vec<WorkItem> {
-        let Verdict {
-            status,
-            kinds,
-            left_alone,
-            work,
-        } = verdict;
-        for (kind, due, rests) in kinds {
-            let run = [store, status.health.table.as_str(), kind.as_str()];
-            if due {
-                self.metrics.due(run, self.now_seconds());
-            } else if kind != OperationKind::Cleanup {
-                self.nothing_to_do(run);
-            }
-            self.metrics.quarantined(run, rests);
-        }
-        if let Some(why) = left_alone {
-            tracing::warn!(place = store, %target, why, "this table is not compacted");
-        }
-        self.observe(store, status);
-        work
-    }
-
-    /// An invariant is broken: an error for people, a metric, and no more maintenance of its tables.
-    pub(crate) fn broken(&self, store: &str, broken: &Broken) {
-        let Broken { invariant, seen } = broken;
-        tracing::error!(
-            invariant,
-            seen,
-            place = store,
-            "an invariant of the protocol is violated"
-        );
-        self.metrics.invariant_violated(invariant);
-        self.error(format!("{store}: {invariant}: {seen}"));
-    }
-
-    /// Shows what a recovery did. Whether anything changed.
-    pub(crate) fn recovered(&self, store: &str, report: &RecoveryReport) -> bool {
-        for (outcome, ops) in [
-            ("committed", &report.committed),
-            ("aborted", &report.aborted),
-            ("healed", &report.healed),
-        ] {
-            for op in ops {
-                tracing::info!(%op, outcome, "recovered an operation");
-                self.metrics.recovered(store, outcome);
-            }
-        }
-        for (op, bytes) in &report.reclaimed {
-            tracing::info!(%op, bytes, "reclaimed what a maintenance run rewrote for nothing");
-            self.metrics.reclaimed_stranded(store, *bytes);
-        }
-        for (op, error) in &report.failed {
-            tracing::warn!(op, error, "an operation could not be resolved");
-            self.error(format!("recovery of {op}: {error}"));
-        }
-        let waiting = report.pending.len() + report.failed.len();
-        self.metrics.set_sidecars(store, waiting as u64);
-        let settled = [&report.committed, &report.aborted, &report.healed];
-        settled.iter().any(|ops| !ops.is_empty())
-    }
-
-    /// Tells what rests from now on as unfit, each an index or all of it, and why.
-    pub(crate) fn rest(&self, report: &OperationReport, rests: &[(Option<String>, String)]) {
-        let kind = report.kind.as_str();
-        let run = [report.place.as_str(), report.table.as_str(), kind];
-        if report.ending == Ending::Unfit || !report.unfit_indexes.is_empty() {
-            self.metrics.quarantined(run, true);
-        }
-        let (place, target) = (&report.place, &report.table);
-        for (index, why) in rests {
-            match index {
-                None => {
-                    tracing::error!(
-                        place,
-                        target,
-                        kind,
-                        detail = why,
-                        "the result was unfit and was not committed; this rests until the schema or the release changes, or someone asks for it"
-                    );
-                }
-                Some(index) => {
-                    tracing::error!(
-                        place,
-                        target,
-                        kind,
-                        index,
-                        why,
-                        "this index cannot be built or extended and nothing was committed; it rests until it, the schema or the release changes, or someone asks for it"
-                    );
-                }
-            }
-        }
-    }
-
-    /// An attempt ended: one line, by how it ended.
-    pub(crate) fn ended(&self, item: &WorkItem, report: OperationReport) {
-        let WorkKey {
-            location: place,
-            scope: target,
-            ..
-        } = &item.key;
-        let (kind, attempt) = (report.kind.as_str(), report.attempt);
-        let detail = report.detail.as_deref().unwrap_or("");
-        let (removed, added) = (report.fragments_removed, report.fragments_added);
-        match report.ending {
-            // It was told as what rests.
-            Ending::Unfit => {}
-            Ending::Conflict | Ending::Failed => {
-                tracing::warn!(place, %target, attempt, kind, removed, detail, "maintenance did not succeed");
-            }
-            Ending::Skipped => {
-                tracing::info!(place, %target, attempt, kind, detail, "maintenance was skipped");
-            }
-            Ending::Cancelled => {
-                tracing::info!(place, %target, attempt, kind, removed, added, detail, "maintenance was cancelled; what it had finished is committed");
-            }
-            Ending::Success => {
-                tracing::info!(
-                    place,
-                    %target,
-                    attempt,
-                    kind,
-                    reason = item.reason,
-                    removed,
-                    added,
-                    versions = report.versions_removed,
-                    bytes = report.bytes_removed,
-                    detail,
-                    "maintenance done"
-                );
-            }
-        }
-        self.report(report);
-    }
-
     /// A table moved to another phase between two looks.
     pub(crate) fn moved(&self, store: &str, target: &Target, phase: Phase) {
         let key = (store.to_owned(), target.to_string());
@@ -393,53 +227,6 @@ impl Status {
             self.metrics.forget_table(&key.0, &key.1);
             self.seen().tables.remove(&key);
         }
-    }
-
-    fn tables_of(&self, place: &str) -> Vec<String> {
-        let seen = self.seen();
-        let here = seen.tables.keys().filter(|(store, _)| store == place);
-        here.map(|(_, table)| table.clone()).collect()
-    }
-
-    fn report(&self, report: OperationReport) {
-        let kind = report.kind.as_str();
-        let labels = [report.place.as_str(), report.table.as_str(), kind];
-        let all = self.tables_of(&report.place);
-        for (table, result) in report.results(all) {
-            let run = [report.place.as_str(), &table, kind];
-            self.metrics.run_finished(run, result, self.now_seconds());
-        }
-        for _ in 0..report.conflicts {
-            self.metrics.run_retried(labels);
-        }
-        let removed = Removed {
-            fragments: report.fragments_removed,
-            bytes: report.bytes_removed,
-            versions: report.versions_removed,
-        };
-        self.metrics.removed(&report.place, &report.table, removed);
-        let failed = report.ending.is_bad();
-        let mut seen = self.seen();
-        let counted = if failed { "failures" } else { kind };
-        *seen.counts.entry(counted).or_default() += 1;
-        *seen.counts.entry("conflicts").or_default() += u64::from(report.conflicts);
-        if failed {
-            let about = match report.table.as_str() {
-                "" => &report.place,
-                table => table,
-            };
-            let detail = report.detail.as_deref().unwrap_or("");
-            let text = format!("{kind} {about}: {detail}");
-            push(&mut seen.last_errors, text);
-        }
-        push(&mut seen.history, report);
-    }
-
-    /// That a look found nothing to do counts as a success: silence must not look like health. Not so for a cleanup,
-    /// which looks when it runs.
-    fn nothing_to_do(&self, run: [&str; 3]) {
-        let now = self.now_seconds();
-        self.metrics.run_finished(run, RunResult::Success, now);
     }
 
     pub(crate) fn error(&self, text: String) {
@@ -564,75 +351,5 @@ impl Seen {
             return Err(Refusal::Wrong(CLEANED_AS_A_WHOLE.to_owned()));
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Status;
-    use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
-    use crate::metrics::Metrics;
-    use squire_engine::clock::SystemClock;
-    use squire_engine::error::Error;
-    use std::sync::Arc;
-
-    fn status() -> Status {
-        let clock = Arc::new(SystemClock::default());
-        Status::new(Metrics::new().unwrap(), clock)
-    }
-
-    fn ask(verb: ControlVerb, store: Option<&str>, table: Option<&str>) -> Ask {
-        Ask {
-            verb,
-            store: store.map(str::to_owned),
-            table: table.map(str::to_owned),
-        }
-    }
-
-    #[test]
-    fn a_request_reaches_the_store_and_the_table_that_it_names() {
-        let status = status();
-        status.watches(vec!["/lake/a".into(), "/lake/b".into()]);
-        status.unreadable("/lake/a", "t.lance", &Error::internal("bad"));
-        let recover = ask(ControlVerb::Recover, Some("/lake/a/"), None);
-        assert!(status.request(recover.clone()).is_ok());
-        assert!(recover.is_about("/lake/a") && !recover.is_about("/lake/b"));
-        assert_eq!(status.take_requests(), [recover]);
-
-        let optimize = |store, table| status.request(ask(ControlVerb::Optimize, store, table));
-        assert!(optimize(None, Some("t")).is_ok());
-        assert!(optimize(Some("/lake/a"), Some("t.lance")).is_ok());
-        for (store, table) in [
-            (Some("/lake/c"), None),
-            (Some("/lake/b"), Some("t")),
-            (None, Some("u")),
-        ] {
-            let refused = optimize(store, table).unwrap_err();
-            assert!(matches!(refused, Refusal::Unknown(_)), "{refused:?}");
-        }
-        // Of a directory one table can be cleaned, of a store all together.
-        let cleanup = |table| status.request(ask(ControlVerb::Cleanup, Some("/lake/a"), table));
-        assert!(cleanup(Some("t")).is_ok());
-        status.note_store("/lake/a");
-        assert!(matches!(cleanup(Some("t")), Err(Refusal::Wrong(_))));
-        assert!(cleanup(None).is_ok() && optimize(Some("/lake/a"), Some("t")).is_ok());
-        let pause = status.request(ask(ControlVerb::Pause, Some("/lake/a"), None));
-        assert!(matches!(pause, Err(Refusal::NotNow(_))));
-        assert!(!status.is_paused());
-    }
-
-    #[test]
-    fn a_table_that_cannot_be_read_is_shown_as_such() {
-        let status = status();
-        status.unreadable("/lake", "t.lance", &Error::internal("bad"));
-        let shown = status.status()["stores"][0]["tables"][0].clone();
-        assert_eq!(
-            (&shown["table"], &shown["state"]),
-            (&"t.lance".into(), &"unreadable".into())
-        );
-        let series = "squire_unreadable{store=\"/lake\",table=\"t.lance\"} 1";
-        assert!(status.metrics().contains(series));
-        status.retain("/lake", &[], Vec::new());
-        assert!(!status.metrics().contains("squire_unreadable{"));
     }
 }

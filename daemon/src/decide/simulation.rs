@@ -36,8 +36,8 @@ struct Stored {
     bytes: u64,
     /// Every attempt at it fails.
     broken: bool,
-    /// Since when it has been past a threshold without an attempt.
-    due_since: Option<Duration>,
+    /// Since when it has been past the threshold of each kind without an attempt of it.
+    due_since: BTreeMap<OperationKind, Duration>,
     attempts: u64,
 }
 
@@ -125,13 +125,14 @@ impl World {
         self.at(self.now + Duration::from_secs_f64(seconds), what);
     }
 
-    /// Writers: some tables take a commit a minute, most a few in a day, and there are bursts.
+    /// Writers: some tables take a commit every ten seconds, most a few in a day, and there are bursts.
     fn write(&mut self) {
         for location in 0..LOCATIONS {
             for table in 0..TABLES_EACH {
-                let commits = match self.random.random_range(0..20) {
-                    0 => 1_000,
-                    1..5 => 100,
+                let commits = match self.random.random_range(0..60) {
+                    0 => 8_000,
+                    1..4 => 1_000,
+                    4..15 => 100,
                     _ => 20,
                 };
                 let burst = self.random.random_range(0..10) == 0;
@@ -195,8 +196,9 @@ impl World {
             Done::Looked(table) => {
                 let seen = self.stored[at][table].observed(table);
                 let verdict = location.looked(&target(table), seen, config, now);
-                let work = verdict.unwrap().work;
-                self.board.replace(&uri(at), &target(table), work, now);
+                if let Some(work) = verdict.unwrap().work {
+                    self.board.replace(&uri(at), &target(table), work, now);
+                }
             }
         }
         if location.end_round().is_some() {
@@ -271,7 +273,7 @@ impl World {
         };
         if item.key.kind != OperationKind::Cleanup {
             stored.attempts += 1;
-            stored.due_since = None;
+            stored.due_since.remove(&item.key.kind);
         }
         self.attempts += 1;
         self.running.insert(self.attempts, item);
@@ -312,15 +314,15 @@ impl World {
         );
         for (at, tables) in self.stored.iter_mut().enumerate() {
             for (table, stored) in tables.iter_mut().enumerate() {
-                if !stored.is_due() || stored.broken {
-                    stored.due_since = None;
-                    continue;
+                let due = stored.due();
+                stored.due_since.retain(|kind, _| due.contains(kind));
+                for kind in due.into_iter().filter(|_| !stored.broken) {
+                    let since = *stored.due_since.entry(kind).or_insert(now);
+                    assert!(
+                        now - since <= PATIENCE,
+                        "seed {seed}: {kind:?} of table {table} of location {at} starves since {since:?}"
+                    );
                 }
-                let since = *stored.due_since.get_or_insert(now);
-                assert!(
-                    now - since <= PATIENCE,
-                    "seed {seed}: table {table} of location {at} starves since {since:?}"
-                );
             }
         }
     }
@@ -331,8 +333,11 @@ fn is_cleanup(item: &WorkItem) -> bool {
 }
 
 impl Stored {
-    fn is_due(&self) -> bool {
-        self.small >= 16 || self.unindexed >= 100_000
+    /// What is past its threshold.
+    fn due(&self) -> Vec<OperationKind> {
+        let compact = (self.small >= 16).then_some(OperationKind::Compact);
+        let reindex = (self.unindexed >= 100_000).then_some(OperationKind::Reindex);
+        compact.into_iter().chain(reindex).collect()
     }
 
     fn observed(&self, table: usize) -> Observation {
@@ -384,7 +389,7 @@ fn a_day_of_a_few_hundred_tables() {
     for (at, location) in world.locations.iter().enumerate() {
         for (target, phase) in location.phases() {
             let stored = &world.stored[at][number(target)];
-            let due = stored.is_due();
+            let due = !stored.due().is_empty();
             let expected = match (stored.broken, phase) {
                 (true, _) => !due || phase != Phase::Idle,
                 (false, phase) => !due && phase == Phase::Idle,

@@ -110,7 +110,8 @@ pub(crate) struct Verdict {
     pub(crate) kinds: Vec<(OperationKind, bool, bool)>,
     /// Why a table that should be compacted is not, when that is news.
     pub(crate) left_alone: Option<String>,
-    pub(crate) work: Vec<WorkItem>,
+    /// What may begin, in place of what was decided before; `None` while an attempt is at work, and what waits goes on waiting.
+    pub(crate) work: Option<Vec<WorkItem>>,
 }
 
 /// How an attempt went, as far as its table is concerned.
@@ -266,6 +267,7 @@ impl TableState {
         self.left_alone = planned.left_alone;
         if left_alone {
             planned.operations.clear();
+            self.asked.clear();
         }
         let sides = (fingerprints, resting.into_keys().collect());
         let bytes = health.bytes;
@@ -289,21 +291,21 @@ impl TableState {
         }
     }
 
-    /// The work that may begin, of all that is `due`. Moves the phase.
+    /// The work that may begin, of all that is `due`; `None` while an attempt is at work. Moves the phase.
     fn work(
         &mut self,
         due: Vec<OperationSpec>,
         (policy, bytes, now): (&Policy, u64, Duration),
         (fingerprints, resting): &(Fingerprints, BTreeSet<String>),
         key: impl Fn(OperationKind) -> WorkKey,
-    ) -> Vec<WorkItem> {
+    ) -> Option<Vec<WorkItem>> {
         // When a cleanup runs is decided for the location.
         let due: Vec<_> = due
             .into_iter()
             .filter(|spec| spec.kind != OperationKind::Cleanup)
             .collect();
         let was_due = !due.is_empty();
-        let mut work: Vec<WorkItem> = due
+        let work: Vec<WorkItem> = due
             .into_iter()
             .filter_map(|spec| {
                 let trigger = match self.asked.contains(&spec.kind) {
@@ -329,10 +331,7 @@ impl TableState {
             (true, false) => Need::Nothing,
         };
         self.phase = self.phase.on(Event::Looked(need));
-        if self.phase != Phase::Due {
-            work.clear();
-        }
-        work
+        (self.phase != Phase::Running).then_some(work)
     }
 
     /// The indexes that rest, and why; none of them when a person asks for them.

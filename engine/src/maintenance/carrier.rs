@@ -341,6 +341,7 @@ impl Carrier<'_> {
                 new: &group.new_fragments,
                 verify: Verify::Sample,
                 batch_rows: Some(1),
+                oversight: self.run.oversight,
             };
             let targets = rows_of(&group.new_fragments);
             check

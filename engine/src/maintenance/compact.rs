@@ -227,6 +227,7 @@ impl Rewriting<'_> {
                 new: &result.new_fragments,
                 verify: self.limits.verify,
                 batch_rows: task.batch_rows,
+                oversight: self.run.oversight,
             };
             let Some(wide) = check.check().await? else {
                 return Ok(result);
