@@ -72,16 +72,16 @@ pub(crate) struct DaemonConfig {
     /// Address of the HTTP server; `None` is off.
     #[serde(serialize_with = "units::show_listen")]
     pub(crate) listen: Option<SocketAddr>,
-    /// Time between two looks at the heads of the tables.
+    /// Time between two rounds over all tables of a location.
     #[serde(serialize_with = "units::show_duration")]
     pub(crate) scan_interval: Duration,
-    /// Time between two full scans, which back up every event source.
+    /// Time between two regular cleanups.
     #[serde(serialize_with = "units::show_duration")]
     pub(crate) full_scan_interval: Duration,
-    /// How long running attempts may finish after a stop signal.
+    /// How long running attempts may take to a safe point after a stop signal.
     #[serde(serialize_with = "units::show_duration")]
     pub(crate) drain: Duration,
-    /// An attempt without progress for this long is cancelled.
+    /// An attempt without progress for this long is stopped.
     #[serde(serialize_with = "units::show_duration")]
     pub(crate) watchdog_progress: Duration,
     /// File with the bearer token for changing calls; `None` switches them off.

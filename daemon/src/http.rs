@@ -55,7 +55,7 @@ const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
 pub(crate) trait StatusSource: Send + Sync + 'static {
     /// The document of `/status`.
     fn status(&self) -> Value;
-    /// Whether the first scan and recovery are done.
+    /// Whether recovery and the first look are done, and there is something to work on.
     fn ready(&self) -> bool;
     /// Whether the loops still turn.
     fn healthy(&self) -> bool;
@@ -241,7 +241,7 @@ async fn readyz(State(source): State<Source>) -> impl IntoResponse {
     verdict(
         source.ready(),
         "ready\n",
-        "not ready: recovery or the first scan still runs\n",
+        "not ready: recovery or the first look still runs, or nothing can be opened; see /status\n",
     )
 }
 

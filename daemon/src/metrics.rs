@@ -45,9 +45,11 @@ pub(crate) struct Metrics {
     pub(crate) agent: AgentMetrics,
     /// 1 while the file on disk is refused and the old configuration runs on.
     pub(crate) config_reload_failed: IntGauge,
-    /// Duration of one pass over everything watched.
+    /// How many watched locations are not open.
+    pub(crate) locations_not_open: IntGauge,
+    /// Duration of one look at all tables of a location.
     pub(crate) scan_duration: Histogram,
-    /// Loop turns that took longer than their interval.
+    /// Looks at all tables of a location that took longer than their interval.
     pub(crate) loop_overruns: IntCounter,
     invariants_violated: IntCounterVec,
     object_store_requests: IntCounterVec,
@@ -67,9 +69,11 @@ impl Metrics {
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let help = "1 while the configuration file is refused and the old one runs on.";
         let config_reload_failed = gauge(r, "squire_config_reload_failed", help)?;
-        let help = "Duration of one pass over everything watched.";
+        let help = "Watched locations that cannot be opened, or were not opened yet.";
+        let locations_not_open = gauge(r, "squire_locations_not_open", help)?;
+        let help = "Duration of one look at all tables of a location.";
         let scan_duration = histogram(r, "squire_scan_duration_seconds", help, &SCAN_BUCKETS)?;
-        let help = "Loop turns that took longer than their interval.";
+        let help = "Looks at all tables of a location that took longer than their interval.";
         let loop_overruns = counter(r, "squire_loop_overruns_total", help)?;
         let help = "Broken invariants seen; any is a defect.";
         let name = "squire_invariants_violated_total";
@@ -91,6 +95,7 @@ impl Metrics {
             maintenance: MaintenanceMetrics::new(r)?,
             agent: AgentMetrics::new(r)?,
             config_reload_failed,
+            locations_not_open,
             scan_duration,
             loop_overruns,
             invariants_violated,

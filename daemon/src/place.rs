@@ -1,4 +1,13 @@
 //! A place to work on: a store, a watched directory of plain Lance tables, or a single table.
+//!
+//! 1. [`Place`] is what was opened.
+//! 2. `observe` does the I/O of looking: open, scan, look at one table.
+//! 3. `location` keeps what is known of one watched location, and says what to look at next. Pure.
+//! 4. `table` keeps what is known of one table, and decides. Pure.
+
+pub(crate) mod location;
+pub(crate) mod observe;
+pub(crate) mod table;
 
 use crate::config::{Config, Watch, WatchKind, location_of};
 use squire_engine::error::{Error, ErrorKind, Result, caught};

@@ -31,10 +31,15 @@ impl Supervisor {
     /// Waits for all tasks, which were cancelled before, and logs those that panicked.
     pub(crate) async fn drain(&mut self) {
         while let Some(ended) = self.next_ended().await {
-            match ended {
-                Ok(name) => tracing::debug!(task = name, "task ended"),
-                Err(error) => tracing::error!(error, "a task panicked"),
-            }
+            Self::tell(ended);
+        }
+    }
+
+    /// Logs how a task ended.
+    pub(crate) fn tell(ended: Result<&'static str, String>) {
+        match ended {
+            Ok(name) => tracing::debug!(task = name, "task ended"),
+            Err(error) => tracing::error!(error, "a task panicked"),
         }
     }
 }

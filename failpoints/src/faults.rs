@@ -13,6 +13,7 @@
 //! | `only=A,B` | the items above touch only paths that contain A or B |
 //! | `deny=A,B` | puts and deletes whose paths contain A or B are refused, as by a disk that is full or read-only |
 //! | `hold=TEXT:FILE` | a put whose path contains TEXT waits until FILE exists; may stand several times |
+//! | `hold=TEXT@N:FILE` | the same from the Nth such put on |
 //! | `log=FILE` | one line for each fault is appended to FILE: kind, request, path |
 //!
 //! ```text
@@ -24,6 +25,17 @@ use std::time::Duration;
 
 /// The variable.
 const VARIABLE: &str = "SQUIRE_FAULTS";
+
+/// Puts that wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// A part of their path.
+    pub part: String,
+    /// The first of them that waits, counted from 1.
+    pub from: usize,
+    /// The file that lets them go.
+    pub release: PathBuf,
+}
 
 /// What to do to storage requests.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -44,8 +56,8 @@ pub struct FaultSpec {
     pub only: Vec<String>,
     /// Parts of paths that may not be written or deleted.
     pub deny: Vec<String>,
-    /// Puts that wait: a part of their path, and the file that lets them go.
-    pub hold: Vec<(String, PathBuf)>,
+    /// Puts that wait.
+    pub hold: Vec<Hold>,
     /// Where each fault leaves a line.
     pub log: Option<PathBuf>,
 }
@@ -111,7 +123,14 @@ impl FaultSpec {
                 let (part, file) = value
                     .split_once(':')
                     .ok_or("not a part of a path and a file such as _versions:/tmp/go")?;
-                self.hold.push((part.to_owned(), PathBuf::from(file)));
+                let numbered = part.rsplit_once('@');
+                let numbered = numbered.and_then(|(part, n)| Some((part, n.parse().ok()?)));
+                let (part, from) = numbered.unwrap_or((part, 1));
+                self.hold.push(Hold {
+                    part: part.to_owned(),
+                    from,
+                    release: PathBuf::from(file),
+                });
             }
             "log" => self.log = Some(PathBuf::from(value)),
             _ => return Err(format!("no fault is named {name:?}")),
@@ -147,7 +166,7 @@ fn probability(text: &str) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::FaultSpec;
+    use super::{FaultSpec, Hold};
     use std::path::PathBuf;
     use std::time::Duration;
 
@@ -155,10 +174,15 @@ mod tests {
     fn every_item_is_read() {
         let spec = FaultSpec::parse(
             "seed=7; latency=1..15ms;before=0.01;after=0.02;throttle=0.5;outage=0.1:400ms;\
-             only=_versions,recovery;deny=data;hold=a/b:/tmp/go;hold=c:/tmp/c;log=/tmp/log",
+             only=_versions,recovery;deny=data;hold=a/b:/tmp/go;hold=c@3:/tmp/c;log=/tmp/log",
         )
         .expect("it is well formed");
         let ms = Duration::from_millis;
+        let hold = |part: &str, from, release: &str| Hold {
+            part: part.into(),
+            from,
+            release: release.into(),
+        };
         let expected = FaultSpec {
             seed: 7,
             latency: Some((ms(1), ms(15))),
@@ -168,10 +192,7 @@ mod tests {
             outage: Some((0.1, ms(400))),
             only: vec!["_versions".into(), "recovery".into()],
             deny: vec!["data".into()],
-            hold: vec![
-                ("a/b".into(), PathBuf::from("/tmp/go")),
-                ("c".into(), PathBuf::from("/tmp/c")),
-            ],
+            hold: vec![hold("a/b", 1, "/tmp/go"), hold("c", 3, "/tmp/c")],
             log: Some(PathBuf::from("/tmp/log")),
         };
         assert_eq!(spec, expected);

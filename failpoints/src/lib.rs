@@ -27,7 +27,7 @@ mod faults;
 mod guards;
 
 pub use catalogue::{Phase, Seam};
-pub use faults::FaultSpec;
+pub use faults::{FaultSpec, Hold};
 pub use guards::Guard;
 
 /// The error of a seam armed with `return(error)`.

@@ -150,12 +150,13 @@ impl Child {
 
     /// Waits for its end.
     pub fn wait(mut self) -> Done {
-        self.0
-            .take()
-            .expect("child")
-            .wait_with_output()
-            .expect("output")
-            .into()
+        self.wait_here()
+    }
+
+    /// The same for one that stands in something else.
+    pub fn wait_here(&mut self) -> Done {
+        let child = self.0.take().expect("not waited for yet");
+        child.wait_with_output().expect("output").into()
     }
 
     /// Lets it go on after a stop, and waits for its end.

@@ -3,8 +3,8 @@
 use super::Context;
 use super::args::CleanupArgs;
 use super::maintain::cancel_on_signal;
-use crate::daemon::execution::{CLEANED_AS_A_WHOLE, cleanup_policies, neighbours};
 use crate::place::{Place, step};
+use crate::run::{CLEANED_AS_A_WHOLE, cleanup_policies, neighbours};
 use serde_json::json;
 use squire_engine::error::{Error, Result};
 use squire_engine::maintenance::{

@@ -5,17 +5,17 @@ use super::{Context, exit_code};
 use crate::place::table_name;
 use serde_json::json;
 use squire_engine::error::{ErrorKind, Result};
+use squire_engine::maintenance::Oversight;
 use squire_engine::store::state::IndexDeclaration;
 use std::process::ExitCode;
-use tokio_util::sync::CancellationToken;
 
 pub(super) async fn index(context: &Context, args: IndexArgs) -> Result<ExitCode> {
     let store = context.store(&args.store).await?;
     let table = table_name(&args.table)?;
     let name = args.name.unwrap_or_else(|| format!("{}_idx", args.column));
     if args.withdraw {
-        let cancel = CancellationToken::new();
-        let report = store.withdraw_index(&table, &name, &cancel).await?;
+        let unwatched = Oversight::default();
+        let report = store.withdraw_index(&table, &name, &unwatched).await?;
         let skipped = report.skipped.map(|why| format!("{why:?}").to_lowercase());
         let line = match &skipped {
             Some(why) => format!(

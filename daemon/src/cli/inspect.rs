@@ -3,7 +3,7 @@
 use super::args::{LogArgs, OpArgs, SnapshotArgs, TargetArgs};
 use super::results::Results;
 use super::{Context, code, graver};
-use crate::daemon::planning::bounds;
+use crate::decide::planning::bounds;
 use crate::place::{Place, step};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};

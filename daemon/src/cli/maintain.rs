@@ -5,17 +5,16 @@ use super::cleanup::tell_unknown_tables_beside;
 use super::results::Results;
 use super::{Context, code};
 use crate::config::parse_listen;
-use crate::daemon::planning::{OperationSpec, TablePlan, bounds, limits, plan as decide};
 use crate::daemon::{self, Options};
+use crate::decide::planning::{OperationSpec, TablePlan, bounds, limits, plan as decide};
 use crate::place::{Place, step};
 use serde_json::{Map, Value, json};
 use squire_engine::error::{Error, ErrorKind, Result};
-use squire_engine::maintenance::{CompactionPlan, MaintenanceReport, Target};
+use squire_engine::maintenance::{CompactionPlan, MaintenanceReport, Oversight, Target};
 use squire_engine::recovery::Watch as RecoveryWatch;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tokio_util::sync::CancellationToken;
 
 /// How a command ends that left a table alone, because of drift for example.
 const SKIPPED: u8 = 3;
@@ -224,10 +223,14 @@ fn report(
         Ok(report) => {
             let told = match &report.skipped {
                 Some(why) => format!("{table}: skipped: {why}"),
+                None if report.cancelled => format!("{table}: cancelled; {}", describe(&report)),
                 None => format!("{table}: {}", describe(&report)),
             };
             let unfit = report.unfit.iter().map(|what| format!("unfit: {what}"));
             let lines: Vec<String> = std::iter::once(told).chain(unfit).collect();
+            if report.cancelled {
+                results.exits(code(ErrorKind::Cancelled));
+            }
             if report.skipped.is_some() || !report.unfit.is_empty() {
                 results.exits(SKIPPED);
             }
@@ -240,10 +243,10 @@ fn report(
     }
 }
 
-/// A token that Ctrl-C cancels: work stops at its next safe point.
-pub(super) fn cancel_on_signal() -> CancellationToken {
-    let token = CancellationToken::new();
-    let cancel = token.clone();
+/// What Ctrl-C cancels: work stops at its next safe point.
+pub(super) fn cancel_on_signal() -> Oversight {
+    let oversight = Oversight::default();
+    let cancel = oversight.clone();
     #[expect(
         clippy::disallowed_methods,
         reason = "a one-shot command has no supervisor; this task ends with the process"
@@ -253,7 +256,7 @@ pub(super) fn cancel_on_signal() -> CancellationToken {
             cancel.cancel();
         }
     });
-    token
+    oversight
 }
 
 pub(super) async fn recover(context: &Context, args: RecoverArgs) -> Result<ExitCode> {

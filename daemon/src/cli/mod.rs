@@ -94,8 +94,8 @@ fn run() -> ExitCode {
         return out.fail(&error);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
         .thread_stack_size(STACK)
+        .enable_all()
         .build()
     {
         Ok(runtime) => runtime,

@@ -1,21 +1,28 @@
 //! The daemon: watches stores and directories, decides, maintains, reports.
 //!
 //! ```text
-//! discovery -> observation -> planning -> scheduling -> execution -> report
+//!             file events · time · signals · HTTP            only wake the loop
+//!                              │
+//!                              v
+//!   jobs ──── Open, Recover, ──┬── attempts                  in the background, side by side
+//!             Scan, Look       │
+//!      what came of them ──> fold ──> decide ──> begin what there are permits for
 //! ```
-//! 1. `crate::watch` wakes the loop: file events, a periodic scan, HTTP requests, SIGHUP. An event only wakes; the state is read again.
-//! 2. `pass` runs recovery, observes every target, plans and executes.
-//! 3. `planning` is pure: health and policy in, [`planning::OperationSpec`]s with reasons out.
-//! 4. `scheduling` turns specs into scored work items and keeps cool-downs; `quarantine` lets unfit work rest.
-//! 5. `execution` runs one work item and returns an [`execution::OperationReport`].
-//! 6. `status` is what HTTP and systemd see.
+//! 1. `service` is the daemon's life: start, loop, drain. The loop waits for nothing but wakes.
+//! 2. `reconciler` begins jobs and attempts, and folds in what came of them. What is known of a location is kept by its
+//!    `crate::place::location`, what waits for its turn by `crate::decide::board`; both are pure.
+//! 3. `jobs` only look, or settle what others left. `attempts` sees that what runs moves; `crate::run` is what one attempt does.
+//! 4. `reload` takes up a changed configuration. `wakes` turns file events into locations and tables.
+//! 5. `status` is what HTTP and systemd see.
 
-pub(crate) mod execution;
-mod pass;
-pub(crate) mod planning;
-mod quarantine;
-mod scheduling;
+mod attempts;
+mod jobs;
+mod reconciler;
+mod reload;
 mod service;
+mod signals;
 mod status;
+mod wakes;
 
-pub(crate) use service::{Event, Options, Signals, run};
+pub(crate) use service::{Options, run};
+pub(crate) use signals::{Event, Signals};

@@ -1,13 +1,16 @@
 //! What the daemon shows: `/status`, `/metrics`, readiness. Written by the loop, read by HTTP and systemd.
 
-use super::execution::{CLEANED_AS_A_WHOLE, OperationReport};
+use crate::decide::work::Trigger;
 use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
-use crate::metrics::{IndexObservation, Metrics, Removed, RunResult, TableObservation};
+use crate::metrics::Metrics;
+use crate::place::table::{Phase, TableStatus};
+use crate::run::CLEANED_AS_A_WHOLE;
+use crate::run::report::OperationReport;
 use serde::Serialize;
 use serde_json::{Value, json};
 use squire_engine::clock::Clock;
 use squire_engine::error::Error;
-use squire_engine::maintenance::TableHealth;
+use squire_engine::maintenance::Target;
 use squire_engine::store::discovery::PassedOver;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,17 +18,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 
+mod tell;
+#[cfg(test)]
+mod tests;
+
 /// Reports and errors kept for `/status`: a page's worth.
 const HISTORY: usize = 50;
 
-/// One table as last observed.
+/// The loop turns every second; this much silence is a hang.
+const STALL: Duration = Duration::from_secs(30);
+
+/// An attempt at work.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct TableStatus {
-    #[serde(flatten)]
-    pub(crate) health: TableHealth,
-    pub(crate) state: &'static str,
-    pub(crate) reason: String,
-    pub(crate) drift: bool,
+pub(crate) struct Doing {
+    pub(crate) attempt: u64,
+    pub(crate) location: String,
+    pub(crate) what: String,
+    pub(crate) trigger: Trigger,
+    pub(crate) seconds: u64,
+    /// What it has done so far: answers of storage, tasks, commits, stages of an index build.
+    pub(crate) steps: u64,
 }
 
 /// A table that could not be observed.
@@ -55,7 +67,11 @@ struct Seen {
     history: VecDeque<OperationReport>,
     last_errors: VecDeque<String>,
     requests: Vec<Ask>,
-    doing: String,
+    doing: Vec<Doing>,
+    /// What systemd was told last.
+    told: String,
+    /// How many locations are open.
+    open: usize,
 }
 
 /// The shared status.
@@ -67,13 +83,12 @@ pub(crate) struct Status {
     ready: AtomicBool,
     paused: AtomicBool,
     reload: AtomicBool,
-    progress_ms: AtomicU64,
-    stall: Duration,
+    turned_ms: AtomicU64,
     pub(crate) wake: Notify,
 }
 
 impl Status {
-    pub(crate) fn new(metrics: Metrics, clock: Arc<dyn Clock>, stall: Duration) -> Self {
+    pub(crate) fn new(metrics: Metrics, clock: Arc<dyn Clock>) -> Self {
         let status = Self {
             seen: Mutex::default(),
             metrics,
@@ -81,11 +96,10 @@ impl Status {
             ready: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             reload: AtomicBool::new(false),
-            progress_ms: AtomicU64::new(0),
-            stall,
+            turned_ms: AtomicU64::new(0),
             wake: Notify::new(),
         };
-        status.progressed();
+        status.turned();
         status
     }
 
@@ -94,30 +108,46 @@ impl Status {
     }
 
     /// The loop turned.
-    pub(crate) fn progressed(&self) {
+    pub(crate) fn turned(&self) {
         let now = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
-        self.progress_ms.store(now, Ordering::Relaxed);
+        self.turned_ms.store(now, Ordering::Relaxed);
     }
 
-    pub(crate) fn set_ready(&self) {
-        self.ready.store(true, Ordering::Relaxed);
+    /// Every location was recovered and observed once. Whether that is news.
+    pub(crate) fn set_ready(&self) -> bool {
+        !self.ready.swap(true, Ordering::Relaxed)
     }
 
     pub(crate) fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn doing(&self, what: String) {
-        crate::systemd::status(&what);
-        self.seen().doing = what;
+    /// The attempts at work.
+    pub(crate) fn doing(&self, doing: Vec<Doing>) {
+        let mut seen = self.seen();
+        seen.doing = doing;
+        let what = seen.what();
+        if seen.told != what {
+            crate::systemd::status(&what);
+            seen.told = what;
+        }
     }
 
-    /// Takes what HTTP asked for since the last pass.
+    /// How many of the watched locations are open.
+    pub(crate) fn opened(&self, open: usize) {
+        let mut seen = self.seen();
+        seen.open = open;
+        let closed = seen.places.len().saturating_sub(open);
+        let closed = i64::try_from(closed).unwrap_or(i64::MAX);
+        self.metrics.locations_not_open.set(closed);
+    }
+
+    /// Takes what HTTP asked for since the last time.
     pub(crate) fn take_requests(&self) -> Vec<Ask> {
         std::mem::take(&mut self.seen().requests)
     }
 
-    /// Remembers a reload that was asked for while a pass runs on the old configuration.
+    /// Remembers a reload that was asked for.
     pub(crate) fn ask_reload(&self) {
         self.reload.store(true, Ordering::Relaxed);
     }
@@ -127,47 +157,12 @@ impl Status {
         self.reload.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether someone asked to cancel what runs; asked only once.
-    pub(crate) fn take_cancel(&self) -> bool {
-        let mut seen = self.seen();
-        let before = seen.requests.len();
-        seen.requests.retain(|ask| ask.verb != ControlVerb::Cancel);
-        seen.requests.len() < before
-    }
-
-    /// Whether something was asked for since the last pass took it.
-    pub(crate) fn has_requests(&self) -> bool {
-        !self.seen().requests.is_empty()
-    }
-
-    pub(crate) fn observe(&self, store: &str, table: TableStatus) {
-        let h = &table.health;
-        let observation = TableObservation {
-            fragments: h.fragments,
-            candidate_fragments: h.candidate_fragments,
-            rows: h.rows,
-            deleted_rows: h.deleted_rows,
-            bytes: h.bytes,
-            versions: h.versions,
-            drift: table.drift,
-            head_version: h.head,
-            pin_version: h.pin,
-            indexes: h
-                .indexes
-                .iter()
-                .map(|i| IndexObservation {
-                    name: i.name.clone(),
-                    unindexed_rows: i.unindexed_rows,
-                    age: i.stale_seconds.map(Duration::from_secs),
-                })
-                .collect(),
-        };
-        self.metrics.observe_table(store, &h.table, &observation);
-        self.metrics.set_unreadable(store, &h.table, false);
-        let key = (store.to_owned(), h.table.clone());
-        self.seen()
-            .tables
-            .insert(key, Shown::Observed(Box::new(table)));
+    /// A table moved to another phase between two looks.
+    pub(crate) fn moved(&self, store: &str, target: &Target, phase: Phase) {
+        let key = (store.to_owned(), target.to_string());
+        if let Some(Shown::Observed(table)) = self.seen().tables.get_mut(&key) {
+            table.phase = phase;
+        }
     }
 
     /// A table could not be observed: what was known of it is not shown as if it were so now.
@@ -189,9 +184,13 @@ impl Status {
         self.seen().places = places;
     }
 
-    /// The URIs of what is watched, opened or not.
-    pub(crate) fn watched(&self) -> Vec<String> {
-        self.seen().places.clone()
+    /// The location at `uri` is watched no more: nothing of it is shown.
+    pub(crate) fn forget(&self, uri: &str) {
+        self.retain(uri, &[], Vec::new());
+        let mut seen = self.seen();
+        seen.skipped.remove(uri);
+        seen.stores.remove(uri);
+        self.metrics.set_unreadable(uri, "", false);
     }
 
     /// The place at `uri` is a store: its tables are cleaned together.
@@ -230,57 +229,6 @@ impl Status {
         }
     }
 
-    fn tables_of(&self, place: &str) -> Vec<String> {
-        let seen = self.seen();
-        let here = seen.tables.keys().filter(|(store, _)| store == place);
-        here.map(|(_, table)| table.clone()).collect()
-    }
-
-    pub(crate) fn report(&self, report: OperationReport) {
-        let kind = report.kind.as_str();
-        let labels = [report.place.as_str(), report.table.as_str(), kind];
-        let all = self.tables_of(&report.place);
-        for (table, result) in report.results(all) {
-            let run = [report.place.as_str(), &table, kind];
-            self.metrics.run_finished(run, result, self.now_seconds());
-        }
-        for _ in 0..report.conflicts {
-            self.metrics.run_retried(labels);
-        }
-        let removed = Removed {
-            fragments: report.fragments_removed,
-            bytes: report.bytes_removed,
-            versions: report.versions_removed,
-        };
-        self.metrics.removed(&report.place, &report.table, removed);
-        let failed = report.ending.is_bad();
-        let mut seen = self.seen();
-        let counted = if failed { "failures" } else { kind };
-        *seen.counts.entry(counted).or_default() += 1;
-        *seen.counts.entry("conflicts").or_default() += u64::from(report.conflicts);
-        if failed {
-            let text = format!(
-                "{kind} {}: {}",
-                report.table,
-                report.detail.as_deref().unwrap_or("")
-            );
-            push(&mut seen.last_errors, text);
-        }
-        push(&mut seen.history, report);
-    }
-
-    /// That a look found nothing to do counts as a success: silence must not look like health. Not so for a cleanup,
-    /// which looks when it runs.
-    pub(crate) fn nothing_to_do(&self, run: [&str; 3]) {
-        let now = self.now_seconds();
-        self.metrics.run_finished(run, RunResult::Success, now);
-    }
-
-    /// Work is due: from the first time on, that it does not succeed can be seen.
-    pub(crate) fn due(&self, run: [&str; 3]) {
-        self.metrics.due(run, self.now_seconds());
-    }
-
     pub(crate) fn error(&self, text: String) {
         push(&mut self.seen().last_errors, text);
     }
@@ -313,9 +261,10 @@ impl StatusSource for Status {
             .map(|(uri, tables)| json!({ "uri": uri, "tables": tables, "skipped": seen.skipped.get(uri) }))
             .collect();
         json!({
-            "ready": self.ready(),
+            "ready": self.ready.load(Ordering::Relaxed) && seen.open > 0,
             "paused": self.is_paused(),
-            "doing": seen.doing,
+            "doing": seen.what(),
+            "attempts": seen.doing,
             "stores": stores,
             "maintenance": {
                 "compactions": count("compact"),
@@ -330,12 +279,12 @@ impl StatusSource for Status {
     }
 
     fn ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed)
+        self.ready.load(Ordering::Relaxed) && self.seen().open > 0
     }
 
     fn healthy(&self) -> bool {
-        let last = Duration::from_millis(self.progress_ms.load(Ordering::Relaxed));
-        self.clock.monotonic().saturating_sub(last) < self.stall
+        let last = Duration::from_millis(self.turned_ms.load(Ordering::Relaxed));
+        self.clock.monotonic().saturating_sub(last) < STALL
     }
 
     fn metrics(&self) -> String {
@@ -345,7 +294,7 @@ impl StatusSource for Status {
     fn request(&self, ask: Ask) -> Result<Value, Refusal> {
         let verb = ask.verb;
         match verb {
-            ControlVerb::Pause | ControlVerb::Resume | ControlVerb::Cancel
+            ControlVerb::Pause | ControlVerb::Resume
                 if ask.store.is_some() || ask.table.is_some() =>
             {
                 let why = format!("{verb} is about the whole daemon; leave store and table out");
@@ -369,6 +318,14 @@ impl StatusSource for Status {
 }
 
 impl Seen {
+    fn what(&self) -> String {
+        let what: Vec<&str> = self.doing.iter().map(|doing| doing.what.as_str()).collect();
+        match what.is_empty() {
+            true => "idle".to_owned(),
+            false => what.join("; "),
+        }
+    }
+
     /// Whether what is asked about is known here.
     fn check(&self, ask: &Ask) -> Result<(), Refusal> {
         if !self.places.iter().any(|uri| ask.is_about(uri)) && ask.store.is_some() {
@@ -394,76 +351,5 @@ impl Seen {
             return Err(Refusal::Wrong(CLEANED_AS_A_WHOLE.to_owned()));
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Status;
-    use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
-    use crate::metrics::Metrics;
-    use squire_engine::clock::SystemClock;
-    use squire_engine::error::Error;
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    fn status() -> Status {
-        let clock = Arc::new(SystemClock::default());
-        Status::new(Metrics::new().unwrap(), clock, Duration::from_secs(60))
-    }
-
-    fn ask(verb: ControlVerb, store: Option<&str>, table: Option<&str>) -> Ask {
-        Ask {
-            verb,
-            store: store.map(str::to_owned),
-            table: table.map(str::to_owned),
-        }
-    }
-
-    #[test]
-    fn a_request_reaches_the_store_and_the_table_that_it_names() {
-        let status = status();
-        status.watches(vec!["/lake/a".into(), "/lake/b".into()]);
-        status.unreadable("/lake/a", "t.lance", &Error::internal("bad"));
-        let recover = ask(ControlVerb::Recover, Some("/lake/a/"), None);
-        assert!(status.request(recover.clone()).is_ok());
-        assert!(recover.is_about("/lake/a") && !recover.is_about("/lake/b"));
-        assert_eq!(status.take_requests(), [recover]);
-
-        let optimize = |store, table| status.request(ask(ControlVerb::Optimize, store, table));
-        assert!(optimize(None, Some("t")).is_ok());
-        assert!(optimize(Some("/lake/a"), Some("t.lance")).is_ok());
-        for (store, table) in [
-            (Some("/lake/c"), None),
-            (Some("/lake/b"), Some("t")),
-            (None, Some("u")),
-        ] {
-            let refused = optimize(store, table).unwrap_err();
-            assert!(matches!(refused, Refusal::Unknown(_)), "{refused:?}");
-        }
-        // Of a directory one table can be cleaned, of a store all together.
-        let cleanup = |table| status.request(ask(ControlVerb::Cleanup, Some("/lake/a"), table));
-        assert!(cleanup(Some("t")).is_ok());
-        status.note_store("/lake/a");
-        assert!(matches!(cleanup(Some("t")), Err(Refusal::Wrong(_))));
-        assert!(cleanup(None).is_ok() && optimize(Some("/lake/a"), Some("t")).is_ok());
-        let pause = status.request(ask(ControlVerb::Pause, Some("/lake/a"), None));
-        assert!(matches!(pause, Err(Refusal::NotNow(_))));
-        assert!(!status.is_paused());
-    }
-
-    #[test]
-    fn a_table_that_cannot_be_read_is_shown_as_such() {
-        let status = status();
-        status.unreadable("/lake", "t.lance", &Error::internal("bad"));
-        let shown = status.status()["stores"][0]["tables"][0].clone();
-        assert_eq!(
-            (&shown["table"], &shown["state"]),
-            (&"t.lance".into(), &"unreadable".into())
-        );
-        let series = "squire_unreadable{store=\"/lake\",table=\"t.lance\"} 1";
-        assert!(status.metrics().contains(series));
-        status.retain("/lake", &[], Vec::new());
-        assert!(!status.metrics().contains("squire_unreadable{"));
     }
 }

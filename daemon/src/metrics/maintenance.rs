@@ -22,6 +22,8 @@ pub(crate) enum RunResult {
     Unfit,
     /// Not started, for example because of drift.
     Skipped,
+    /// Stopped by a person or with the process; what it had finished is committed.
+    Cancelled,
 }
 
 impl RunResult {
@@ -33,6 +35,7 @@ impl RunResult {
             Self::Failed => "failed",
             Self::Unfit => "unfit",
             Self::Skipped => "skipped",
+            Self::Cancelled => "cancelled",
         }
     }
 }
@@ -101,7 +104,7 @@ impl MaintenanceMetrics {
         match result {
             RunResult::Success => self.last_success.with_label_values(&run).set(now),
             RunResult::Conflict | RunResult::Failed | RunResult::Unfit => self.due(run, now),
-            RunResult::Skipped => {}
+            RunResult::Skipped | RunResult::Cancelled => {}
         }
     }
 

@@ -108,7 +108,6 @@ impl Carrier<'_> {
         let offered = results.len();
         let mut prepared = None;
         for _ in 0..TRIES {
-            self.run.check_cancelled()?;
             let head = self.store.head_of(self.run).await?;
             let before = results.len();
             let carried = self.compare(&head, results).await?;
@@ -342,6 +341,7 @@ impl Carrier<'_> {
                 new: &group.new_fragments,
                 verify: Verify::Sample,
                 batch_rows: Some(1),
+                oversight: self.run.oversight,
             };
             let targets = rows_of(&group.new_fragments);
             check

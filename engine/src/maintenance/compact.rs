@@ -1,7 +1,6 @@
 //! Compaction: rewrites small and half-deleted fragments, in batches of bounded tasks. What was rewritten is read back
 //! before it is committed.
 
-use super::Target;
 use super::carrier::{Carrier, Landed};
 use super::health::fragment_bytes;
 use super::index_proof::prove_followers;
@@ -11,6 +10,7 @@ use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Skipped, Work};
 use super::tasks::{Task, TaskBounds, batches};
 use super::verify::{Rewrite, Verify};
+use super::{Oversight, Target};
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::store::Store;
 use lance::Dataset;
@@ -22,7 +22,6 @@ use lance_table::format::Fragment;
 use squire_failpoints::{Seam, conflict_injected, hit};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
 /// Bounds of one compaction run.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,9 +44,9 @@ impl Store {
         &self,
         target: &Target,
         limits: &CompactionLimits,
-        cancel: &CancellationToken,
+        oversight: &Oversight,
     ) -> Result<MaintenanceReport> {
-        self.maintain(target, &Compaction(limits), cancel).await
+        self.maintain(target, &Compaction(limits), oversight).await
     }
 
     /// Those of `tasks` whose fragments others have left in `head`, with the same indexes over all of them.
@@ -107,9 +106,10 @@ impl Work for Compaction<'_> {
             } else {
                 batch.to_vec()
             };
-            let results = rewriting.batch(&head, &batch, report).await?;
+            let (results, interrupted) = rewriting.batch(&head, &batch, report).await?;
             hit(Seam::MaintainAfterRewrite)?;
             if results.is_empty() {
+                interrupted?;
                 continue;
             }
             let landed = match rewriting.commit(&mut head, results).await {
@@ -120,12 +120,14 @@ impl Work for Compaction<'_> {
                 }
                 Err(e) => return Err(e),
             };
+            run.oversight.step();
             report.fragments_removed += landed.fragments_removed;
             report.fragments_added += landed.fragments_added;
             report.bytes_rewritten += landed.bytes;
             report.carried += u32::from(landed.carried);
             dropped += landed.dropped;
             hit(Seam::MaintainAfterCompact)?;
+            interrupted?;
             if conflict_injected(Seam::MaintainInjectConflict) {
                 return Err(Error::conflict("injected after the commit"));
             }
@@ -152,22 +154,26 @@ struct Rewriting<'a> {
 }
 
 impl Rewriting<'_> {
-    /// Rewrites the tasks of `batch`. What cannot replace what it should replace is left out, and reported.
+    /// Rewrites the tasks of `batch`. What cannot replace what it should replace is left out, and reported. When the run is
+    /// asked to stop, the task in hand is given up, and those before it are there to be committed: the second answer says so.
     async fn batch(
         &self,
         head: &Dataset,
         batch: &[Task],
         report: &mut MaintenanceReport,
-    ) -> Result<Vec<RewriteResult>> {
+    ) -> Result<(Vec<RewriteResult>, Result<()>)> {
         let (run, clock) = (self.run, self.store.clock());
         let mut results = Vec::with_capacity(batch.len());
         for task in batch {
-            run.check_cancelled()?;
             tracing::debug!(op = %run.op, target = %run.target, fragments = task.fragments.len(), bytes = task.bytes, "rewriting");
             let started = clock.monotonic();
             let mut moved = 0;
-            match self.rewrite(head, task, &mut moved).await {
+            match run
+                .unless_cancelled(self.rewrite(head, task, &mut moved))
+                .await
+            {
                 Ok(result) => results.push(result),
+                Err(e) if e.kind() == ErrorKind::Cancelled => return Ok((results, Err(e))),
                 Err(e) if e.kind() == ErrorKind::Unfit => {
                     let (first, last) = (task.fragments.first(), task.fragments.last());
                     report.unfit.push(format!(
@@ -179,10 +185,11 @@ impl Rewriting<'_> {
                 }
                 Err(e) => return Err(e),
             }
+            run.oversight.step();
             let took = clock.monotonic().saturating_sub(started);
             self.pace(moved, took).await;
         }
-        Ok(results)
+        Ok((results, Ok(())))
     }
 
     /// Rewrites the fragments of `task` and reads the result back. Rows that turn out to be wider than they were taken
@@ -220,6 +227,7 @@ impl Rewriting<'_> {
                 new: &result.new_fragments,
                 verify: self.limits.verify,
                 batch_rows: task.batch_rows,
+                oversight: self.run.oversight,
             };
             let Some(wide) = check.check().await? else {
                 return Ok(result);
@@ -278,12 +286,22 @@ impl Rewriting<'_> {
             return;
         };
         let due = Duration::from_secs_f64(moved as f64 / rate.max(1) as f64);
-        tokio::select! {
-            () = self.run.cancel.cancelled() => {}
-            () = self.store.clock().sleep(due.saturating_sub(took)) => {}
+        let mut left = due.saturating_sub(took);
+        while !left.is_zero() && !self.run.oversight.is_cancelled() {
+            let nap = left.min(NAP);
+            tokio::select! {
+                () = self.run.oversight.cancelled() => {}
+                () = self.store.clock().sleep(nap) => {}
+            }
+            // It rests because it was told to; that is no hang.
+            self.run.oversight.step();
+            left -= nap;
         }
     }
 }
+
+/// How long a run rests at once for the sake of its rate.
+const NAP: Duration = Duration::from_secs(1);
 
 /// Copying pages takes a third of the memory of decoding them, at the same speed, but it keeps the pages as they
 /// are: many pages of a few rows stay many and large. Fragments of this size have pages worth keeping.

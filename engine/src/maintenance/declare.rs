@@ -1,7 +1,7 @@
 //! Declared indexes: what maintenance builds and keeps, until it is withdrawn.
 
-use super::Target;
 use super::run::{MaintenanceReport, Run, Work};
+use super::{Oversight, Target};
 use crate::commit::publish::Record;
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::ids::TableName;
@@ -17,7 +17,6 @@ use lance_index::scalar::{InvertedIndexParams, ScalarIndexParams};
 use lance_index::{IndexParams, IndexType};
 use lance_linalg::distance::MetricType;
 use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
 
 /// Rows that an IVF_PQ index needs to train: 256 centroids per sub-vector.
 pub(super) const MIN_VECTOR_ROWS: usize = 256;
@@ -108,7 +107,7 @@ impl Store {
         &self,
         table: &TableName,
         name: &str,
-        cancel: &CancellationToken,
+        oversight: &Oversight,
     ) -> Result<MaintenanceReport> {
         let op = self.new_op();
         let key = (table.clone(), name.to_owned());
@@ -132,7 +131,7 @@ impl Store {
             )))
         })
         .await?;
-        self.maintain(&Target::Pinned(table.clone()), &Drop(name), cancel)
+        self.maintain(&Target::Pinned(table.clone()), &Drop(name), oversight)
             .await
     }
 }

@@ -7,6 +7,8 @@
 //!
 //! A run at work also puts a beat now and then. A journal that moves belongs to the living, however long a file takes.
 
+use super::Oversight;
+use super::run::Run;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::OpId;
@@ -200,15 +202,16 @@ impl Journal {
     }
 }
 
-/// The [`Journal`] as Lance's wrapper of a store.
+/// The [`Journal`] as Lance's wrapper of a store, and who watches the run.
 #[derive(Debug)]
-struct Journalling(Arc<Journal>);
+struct Journalling(Arc<Journal>, Oversight);
 
 impl WrappingObjectStore for Journalling {
     fn wrap(&self, _: &str, inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
         Arc::new(Named {
             inner,
             journal: self.0.clone(),
+            oversight: self.1.clone(),
         })
     }
 
@@ -222,11 +225,12 @@ impl WrappingObjectStore for Journalling {
     }
 }
 
-/// A store that names what is put before it is.
+/// A store that names what is put before it is. Each answer is a step of the run.
 #[derive(Debug)]
 struct Named {
     inner: Arc<dyn ObjectStore>,
     journal: Arc<Journal>,
+    oversight: Oversight,
 }
 
 impl std::fmt::Display for Named {
@@ -244,7 +248,9 @@ impl ObjectStore for Named {
         options: PutOptions,
     ) -> StorageResult<PutResult> {
         self.journal.before_put(path).await?;
-        self.inner.put_opts(path, bytes, options).await
+        let put = self.inner.put_opts(path, bytes, options).await;
+        self.oversight.step();
+        put
     }
 
     async fn put_multipart_opts(
@@ -253,6 +259,7 @@ impl ObjectStore for Named {
         options: PutMultipartOptions,
     ) -> StorageResult<Box<dyn MultipartUpload>> {
         self.journal.before_put(path).await?;
+        self.oversight.step();
         self.inner.put_multipart_opts(path, options).await
     }
 
@@ -272,7 +279,9 @@ impl ObjectStore for Named {
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> StorageResult<GetResult> {
-        self.inner.get_opts(path, options).await
+        let got = self.inner.get_opts(path, options).await;
+        self.oversight.step();
+        got
     }
 
     fn delete_stream(
@@ -344,15 +353,15 @@ impl Store {
         }
     }
 
-    /// The same dataset, written through `journal`. On plain local paths Lance writes past the object-store interface, so
+    /// The same dataset, written through the journal of `run`. On plain local paths Lance writes past the object-store interface, so
     /// there the run goes through it; versions are found and put as ever, see [`Store::guard_of`].
     pub(crate) async fn written_through(
         &self,
         dataset: &Dataset,
-        journal: Arc<Journal>,
+        run: &Run<'_>,
     ) -> Result<Dataset> {
         let mut objects = self.interface.as_ref().clone();
-        objects.apply_wrapper(&Journalling(journal));
+        objects.apply_wrapper(&Journalling(run.journal.clone(), run.oversight.clone()));
         Ok(dataset.with_object_store(Arc::new(objects), None))
     }
 
@@ -417,8 +426,9 @@ impl Store {
             let Some(Journalled { table, names }) = self.journalled(op).await? else {
                 continue;
             };
-            let sizes = names.iter().map(|name| async {
-                let objects = self.named_objects(&table.path, name).await?;
+            let table = &table;
+            let sizes = names.into_iter().map(|name| async move {
+                let objects = self.named_objects(&table.path, &name).await?;
                 Ok::<u64, Error>(objects.iter().map(|meta| meta.size).sum())
             });
             let sizes = futures::stream::iter(sizes).buffer_unordered(AT_ONCE);

@@ -2,7 +2,8 @@
 //!
 //! 1. `Store::health` observes one table from manifests alone.
 //! 2. `tasks` groups fragments into bounded tasks: a pure function. `plan` feeds it: `decoded` samples how wide rows are.
-//! 3. `run` is the frame of every maintenance run on a pinned table: sidecar, bounded attempts, clean prefix.
+//! 3. `run` is the frame of every maintenance run on a pinned table: sidecar, bounded attempts, clean prefix. An `Oversight`
+//!    sees it move and stops it at a safe point.
 //! 4. `compact` and `reindex` are what runs inside it. `journal` names what they write before they do; `stranded` deletes
 //!    what was written for nothing. `rehearsal` builds a version without committing it, and `index_proof` asks it a
 //!    sample of what its indexes should find. `declare` says which indexes there should be. `verify` reads a rewrite back
@@ -23,6 +24,7 @@ mod health;
 mod index_proof;
 mod journal;
 mod listed;
+mod oversight;
 mod plan;
 mod rehearsal;
 mod reindex;
@@ -42,6 +44,7 @@ pub use compact::CompactionLimits;
 pub(crate) use health::own_file;
 pub use health::{IndexHealth, TableHealth};
 pub(crate) use journal::Progress;
+pub use oversight::Oversight;
 pub use plan::CompactionPlan;
 pub use run::{MaintenanceReport, Skipped};
 pub use verify::Verify;
@@ -50,7 +53,7 @@ pub(crate) use verify::{Given, read_back};
 use crate::ids::TableName;
 
 /// What is maintained.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
     /// A table of the store: maintained at HEAD, published by pin.
     Pinned(TableName),

@@ -61,7 +61,7 @@ impl Store {
         let builder = self.builder(run.path()).with_version(location.version);
         let builder = builder.with_commit_handler(Arc::new(guard.knowing(location)));
         let opened = builder.with_session(session).load().await?;
-        self.written_through(&opened, run.journal.clone()).await
+        self.written_through(&opened, run).await
     }
 }
 

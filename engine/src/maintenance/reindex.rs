@@ -1,11 +1,11 @@
 //! Reindexing: extends existing indexes over new rows and builds declared ones, each independently.
 
-use super::Target;
 use super::declare::{MIN_VECTOR_ROWS, index_params};
 use super::index_proof::prove_index;
 use super::listed::{Listed, covered_by, ids_of, kind_of, listed_indexes};
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Work};
+use super::{Oversight, Target};
 use crate::error::{Disposition, Error, ErrorKind, Result, caught};
 use crate::store::Store;
 use crate::store::state::IndexDeclaration;
@@ -16,7 +16,8 @@ use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::optimize::OptimizeOptions;
 use squire_failpoints::{Seam, hit};
 use std::collections::BTreeSet;
-use tokio_util::sync::CancellationToken;
+use std::future::IntoFuture;
+use std::sync::Arc;
 
 struct Reindex<'a> {
     declared: Vec<(String, IndexDeclaration)>,
@@ -30,7 +31,7 @@ impl Store {
         &self,
         target: &Target,
         except: &BTreeSet<String>,
-        cancel: &CancellationToken,
+        oversight: &Oversight,
     ) -> Result<MaintenanceReport> {
         let declared = match target {
             Target::Plain(_) => Vec::new(),
@@ -43,7 +44,7 @@ impl Store {
                     .collect()
             }
         };
-        self.maintain(target, &Reindex { declared, except }, cancel)
+        self.maintain(target, &Reindex { declared, except }, oversight)
             .await
     }
 }
@@ -97,7 +98,7 @@ enum Outcome {
     Pending(String),
 }
 
-/// A lost race ends the attempt, and so does a lost licence; any other failure stays with its index.
+/// A lost race ends the attempt, and so do a lost licence and a wish to stop; any other failure stays with its index.
 async fn settle_one(
     name: &str,
     done: Result<Outcome>,
@@ -105,6 +106,7 @@ async fn settle_one(
     store: &Store,
     report: &mut MaintenanceReport,
 ) -> Result<()> {
+    run.oversight.step();
     match done {
         Ok(Outcome::Complete) => Ok(()),
         Ok(Outcome::Covered) => {
@@ -119,6 +121,7 @@ async fn settle_one(
             report.pending_indexes.push((name.to_owned(), why));
             Ok(())
         }
+        Err(e) if e.kind() == ErrorKind::Cancelled => Err(e),
         Err(e) if e.disposition() == Disposition::Fail && run.is_licensed(store).await? => {
             let why = match (e.kind(), run.target) {
                 (ErrorKind::Storage, _) => e.brief(),
@@ -217,7 +220,8 @@ async fn stage(
         .index_names(vec![index.name.clone()])
         .transaction_properties(run.properties.clone());
     let mut staged = store.rehearsal(run, head, None).await?;
-    staged.optimize_indices(&options).await?;
+    run.unless_cancelled(staged.optimize_indices(&options))
+        .await?;
     Ok(staged)
 }
 
@@ -238,12 +242,15 @@ async fn stage_anew(
         .await?;
     let params = built.derive_index_params()?;
     let mut staged = store.rehearsal(run, head, None).await?;
-    staged
-        .create_index_builder(&[&column], IndexType::Scalar, &params)
+    let columns = [column.as_str()];
+    let built = staged
+        .create_index_builder(&columns, IndexType::Scalar, &params)
         .name(index.name.clone())
         .replace(true)
         .transaction_properties(run.properties.clone())
-        .await?;
+        .progress(Arc::new(run.oversight.clone()))
+        .into_future();
+    run.unless_cancelled(built).await?;
     Ok(staged)
 }
 
@@ -269,11 +276,14 @@ async fn build(
         )));
     }
     let mut staged = store.rehearsal(run, head, None).await?;
-    staged
-        .create_index_builder(&[column], kind, params.as_ref())
+    let columns = [column];
+    let built = staged
+        .create_index_builder(&columns, kind, params.as_ref())
         .name(name.to_owned())
         .transaction_properties(run.properties.clone())
-        .await?;
+        .progress(Arc::new(run.oversight.clone()))
+        .into_future();
+    run.unless_cancelled(built).await?;
     let segments = staged.load_indices_by_name(name).await?;
     if kind.is_vector() && covered_by(&segments).is_empty() {
         let nulls = format!("column {column} has too few vectors to train it");

@@ -1,5 +1,6 @@
 //! The frame of every maintenance run: sidecar, bounded attempts, clean prefix, sidecar away.
 
+use super::Oversight;
 use super::Target;
 use super::journal::{Journal, Journalled};
 use super::plan::beyond_us;
@@ -15,9 +16,9 @@ use lance::Dataset;
 use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
 use serde::Serialize;
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
 /// How often a run reopens HEAD and plans afresh after losing to a writer. Each attempt redoes at most one batch of
 /// tasks; five losses in a row mean that the table is too busy now, and the scheduler's cool-down is the better place to wait.
@@ -53,6 +54,8 @@ impl std::fmt::Display for Skipped {
 pub struct MaintenanceReport {
     /// Why nothing was done, if a safety check said so.
     pub skipped: Option<Skipped>,
+    /// Whether it was asked to stop before it was through; what it had finished is committed all the same.
+    pub cancelled: bool,
     /// Attempts lost to writers.
     pub conflicts: u32,
     /// Fragments read and replaced.
@@ -85,7 +88,8 @@ impl MaintenanceReport {
     /// Whether everything that was written was committed.
     fn all_landed(&self) -> bool {
         // Each lost commit has left files of its own.
-        self.conflicts == 0
+        !self.cancelled
+            && self.conflicts == 0
             && self.carried == 0
             && self.failed_indexes.is_empty()
             && self.rebuilt_indexes.is_empty()
@@ -97,7 +101,7 @@ impl MaintenanceReport {
 pub(crate) struct Run<'a> {
     pub(crate) target: &'a Target,
     pub(crate) op: OpId,
-    pub(crate) cancel: &'a CancellationToken,
+    pub(crate) oversight: &'a Oversight,
     pub(crate) properties: HashMap<String, String>,
     /// What the run writes is named here first.
     pub(crate) journal: Arc<Journal>,
@@ -120,13 +124,26 @@ impl Run<'_> {
 
     /// A safe point: nothing is half-done here.
     pub(crate) fn check_cancelled(&self) -> Result<()> {
-        if self.cancel.is_cancelled() {
-            return Err(Error::new(
-                ErrorKind::Cancelled,
-                format!("{}: cancelled", self.target),
-            ));
+        match self.oversight.is_cancelled() {
+            true => Err(self.cancelled()),
+            false => Ok(()),
         }
-        Ok(())
+    }
+
+    fn cancelled(&self) -> Error {
+        Error::new(ErrorKind::Cancelled, format!("{}: cancelled", self.target))
+    }
+
+    /// `work`, given up when the run is asked to stop. Only for what commits nothing: what it was writing is reclaimed.
+    pub(crate) async fn unless_cancelled<T, E: Into<Error>>(
+        &self,
+        work: impl Future<Output = std::result::Result<T, E>>,
+    ) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.oversight.cancelled() => Err(self.cancelled()),
+            done = work => done.map_err(Into::into),
+        }
     }
 }
 
@@ -150,10 +167,11 @@ impl Store {
         &self,
         target: &Target,
         work: &dyn Work,
-        cancel: &CancellationToken,
+        oversight: &Oversight,
     ) -> Result<MaintenanceReport> {
         let mut report = MaintenanceReport::default();
         let op = self.new_op();
+        let _at_work = self.at_work.enter(op);
         let (store_id, sidecar) = match target {
             Target::Plain(path) => {
                 self.check_plain(path).await?;
@@ -186,7 +204,7 @@ impl Store {
         let run = Run {
             target,
             op,
-            cancel,
+            oversight,
             properties: crate::store::marks(store_id, op, Kind::Maintenance),
             journal: match (&sidecar, target) {
                 (Some(sidecar), _) => self.new_journal(op, &sidecar.writes[0]),
@@ -277,7 +295,10 @@ impl Store {
     ) -> Result<()> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
-            run.check_cancelled()?;
+            if run.oversight.is_cancelled() {
+                report.cancelled = true;
+                return Ok(());
+            }
             let head = self.head_of(run).await?;
             if let Some(why) = beyond_us(head.manifest()) {
                 report.skipped = Some(Skipped::Unsupported(why));
@@ -289,6 +310,10 @@ impl Store {
             let Err(e) = caught(work.kind(), attempt).await else {
                 return Ok(());
             };
+            if e.kind() == ErrorKind::Cancelled {
+                report.cancelled = true;
+                return Ok(());
+            }
             if !run.is_licensed(self).await? {
                 return Err(Error::conflict(format!(
                     "{}: others took this run for dead; what is left to do is for the next one",
@@ -314,7 +339,7 @@ impl Store {
         if run.journal.table().is_some() && self.strip_auto_cleanup(run, &head).await? {
             head = self.head_of(run).await?;
         }
-        self.written_through(&head, run.journal.clone()).await
+        self.written_through(&head, run).await
     }
 
     /// HEAD, through a guard that commits for `run` alone.

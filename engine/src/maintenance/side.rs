@@ -1,5 +1,6 @@
 //! One side of a comparison: a scan, batch by batch, with what was seen of it.
 
+use super::Oversight;
 use super::tally::Tally;
 use crate::error::{Error, ErrorKind, Result, caught};
 use arrow_array::RecordBatch;
@@ -31,6 +32,8 @@ pub(super) struct Reading {
     pub(super) row_ids: bool,
     /// Only this row.
     pub(super) only: Option<u64>,
+    /// Each batch is a step of the run.
+    pub(super) oversight: Oversight,
 }
 
 /// Rows that a default scan would give as one batch, and that do not fit into one.
@@ -144,7 +147,9 @@ impl Side {
         let Some(stream) = &mut self.stream else {
             return Ok(None);
         };
-        Ok(stream.try_next().await?)
+        let next = stream.try_next().await?;
+        self.reading.oversight.step();
+        Ok(next)
     }
 
     fn scanner(&self, columns: &[String]) -> Result<Scanner> {

@@ -11,6 +11,7 @@
 //! 4. What a write staged is read back the same way, beside the rows that were given ([`read_back`]).
 //! 5. A batch of the default size must fit: 32-bit offsets hold 2 GiB of text.
 
+use super::Oversight;
 use super::side::{Reading, Side, Wide};
 use super::tally::Tally;
 use crate::error::{Error, ErrorKind, Result, caught};
@@ -77,6 +78,8 @@ pub(crate) struct Rewrite<'a> {
     pub(crate) verify: Verify,
     /// Rows to hold at once, where a default batch would be too much.
     pub(crate) batch_rows: Option<usize>,
+    /// Who watches the run.
+    pub(crate) oversight: &'a Oversight,
 }
 
 impl Rewrite<'_> {
@@ -105,6 +108,7 @@ impl Rewrite<'_> {
                 only: Some(row),
                 batch_rows: self.batch_rows,
                 row_ids: self.dataset.manifest().uses_stable_row_ids(),
+                oversight: self.oversight.clone(),
                 ..Reading::default()
             };
             let old = Side::of_old(self.dataset.clone(), self.old.to_vec(), &reading);
@@ -120,6 +124,7 @@ impl Rewrite<'_> {
         let reading = Reading {
             batch_rows: self.batch_rows,
             row_ids: self.dataset.manifest().uses_stable_row_ids(),
+            oversight: self.oversight.clone(),
             ..Reading::default()
         };
         let wide = self.compare_rows(&view, &reading, &blobs).await?;
@@ -130,6 +135,7 @@ impl Rewrite<'_> {
         let bytes = Reading {
             blobs_of: blobs.into_iter().collect(),
             batch_rows: Some(1),
+            oversight: self.oversight.clone(),
             ..Reading::default()
         };
         let none = BTreeSet::new();

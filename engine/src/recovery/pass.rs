@@ -120,10 +120,14 @@ impl Store {
         };
         watch.seen.insert(op, seen);
         let grace = self.options().grace;
-        let expired = force || now.saturating_sub(seen.grew) >= grace * patience;
+        // A run of this process is at work, whatever its journal says.
+        let ours = self.at_work.contains(op);
+        let expired = !ours && (force || now.saturating_sub(seen.grew) >= grace * patience);
         if !expired && (known.is_none() || sidecar.kind == SidecarKind::Maintenance) {
             // Most likely alive and about to publish by itself: helping now would only make it lose the race.
-            report.pending.push(op);
+            if !ours {
+                report.pending.push(op);
+            }
             let long = now.saturating_sub(seen.first) >= grace;
             if sidecar.kind == SidecarKind::Maintenance && long {
                 self.publish_landed(&sidecar).await?;

@@ -8,6 +8,7 @@
 //!
 //! Nothing here publishes; that is the room of `commit` and `recovery`.
 
+mod at_work;
 pub mod discovery;
 pub mod durability;
 pub mod faults;
@@ -19,6 +20,7 @@ pub mod sidecar;
 pub mod state;
 mod tables;
 
+use at_work::AtWork;
 pub use durability::Durability;
 pub(crate) use files::{FileFacts, Width};
 pub use guard::{CommitCounters, GuardedCommitHandler, Slot};
@@ -112,6 +114,8 @@ pub struct Store {
     pub(crate) reference_memo: ReferenceMemo,
     /// What planning looked up of data files.
     pub(crate) files: FileFacts,
+    /// The maintenance runs that this process has under way.
+    pub(crate) at_work: AtWork,
 }
 
 impl Store {
@@ -211,6 +215,7 @@ impl Store {
             tables: Mutex::new(HashMap::new()),
             reference_memo: ReferenceMemo::default(),
             files: FileFacts::default(),
+            at_work: AtWork::default(),
         })
     }
 

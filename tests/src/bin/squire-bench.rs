@@ -12,7 +12,7 @@ use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
 use serde_json::{Value, json};
 use squire_engine::commit::{CommitRequest, TableWrite, Write};
 use squire_engine::events::{EventSink, ProtocolEvent};
-use squire_engine::maintenance::{CompactionLimits, Target, Verify};
+use squire_engine::maintenance::{CompactionLimits, Oversight, Target, Verify};
 use squire_engine::store::{Durability, Store, StoreOptions};
 use squire_tests::bounds;
 use squire_tests::requests::{Counter, Counting, Requests};
@@ -20,7 +20,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
 
 fn schema() -> Arc<Schema> {
     Arc::new(Schema::new(vec![
@@ -221,7 +220,7 @@ async fn compact_ours(
     let target = Target::Pinned("t".parse().expect("name"));
     let start = Instant::now();
     let report = store
-        .compact(&target, &limits, &CancellationToken::new())
+        .compact(&target, &limits, &Oversight::default())
         .await
         .expect("compaction");
     assert_eq!(report.fragments_removed, fragments.unsigned_abs());

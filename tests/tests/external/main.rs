@@ -4,11 +4,13 @@
 //! 2. `readers`: other programs read what squire wrote.
 //! 3. `s3`: the end-to-end story on an S3-compatible server.
 //! 4. `metrics`: the daemon's endpoints, signals and words to systemd.
-//! 5. `zoo`: states of tables, of several releases, through every command.
-//! 6. `differential`: text values, against what others read.
+//! 5. `line`: nothing waits behind an attempt that stands.
+//! 6. `zoo`: states of tables, of several releases, through every command.
+//! 7. `differential`: text values, against what others read.
 
 mod differential;
 mod drift;
+mod line;
 mod metrics;
 mod readers;
 mod s3;

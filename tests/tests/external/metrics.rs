@@ -17,14 +17,14 @@ use std::time::{Duration, Instant};
 const NOTICED: Duration = Duration::from_secs(30);
 
 /// A running daemon or agent with an HTTP port.
-struct Served {
-    child: Child,
+pub(crate) struct Served {
+    pub(crate) child: Child,
     port: u16,
 }
 
 impl Served {
     /// Starts `squire ARGS --listen ADDR` and waits until it answers.
-    fn start(lake: &Lake, failpoints: Option<&str>, args: &[&str]) -> Self {
+    pub(crate) fn start(lake: &Lake, failpoints: Option<&str>, args: &[&str]) -> Self {
         let port = free_port();
         let listen = format!("127.0.0.1:{port}");
         let args = [args, &["--listen", &listen]].concat();
@@ -47,7 +47,7 @@ impl Served {
         served
     }
 
-    fn wait_ready(&self) {
+    pub(crate) fn wait_ready(&self) {
         eventually("ready", PATIENCE, || match self.get("/readyz") {
             (200, _) => Ok(()),
             other => Err(format!("{other:?}")),
@@ -73,29 +73,29 @@ impl Served {
         Ok((code.expect("a status code"), body.to_owned()))
     }
 
-    fn request(&self, method: &str, path: &str, headers: &str) -> (u16, String) {
+    pub(crate) fn request(&self, method: &str, path: &str, headers: &str) -> (u16, String) {
         self.try_request(method, path, headers).expect("an answer")
     }
 
-    fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
         self.request("GET", path, "")
     }
 
-    fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         let (code, body) = self.get("/status");
         assert_eq!(code, 200);
         serde_json::from_str(&body).expect("JSON")
     }
 
     /// One table in `/status`.
-    fn table(&self, name: &str) -> Option<Value> {
+    pub(crate) fn table(&self, name: &str) -> Option<Value> {
         let status = self.status();
         let tables = status["stores"][0]["tables"].as_array()?;
         tables.iter().find(|t| t["table"] == name).cloned()
     }
 
     /// The value of a metric without labels.
-    fn metric(&self, name: &str) -> Option<f64> {
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
         let (_, text) = self.get("/metrics");
         let line = text
             .lines()
@@ -103,7 +103,7 @@ impl Served {
         line.rsplit(' ').next()?.parse().ok()
     }
 
-    fn wait_fragments_at_most(&self, table: &str, most: u64) {
+    pub(crate) fn wait_fragments_at_most(&self, table: &str, most: u64) {
         eventually("fewer fragments", NOTICED, || {
             let table = self.table(table).ok_or("no such table")?;
             let fragments = table["fragments"].as_u64().expect("fragments");
@@ -116,7 +116,7 @@ impl Served {
     }
 
     /// SIGTERM ends it with exit code 0.
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.child.signal(Signal::SIGTERM);
         self.child.wait().ok();
     }
@@ -147,7 +147,7 @@ fn promtool_accepts(text: &str) {
     );
 }
 
-fn write_config(lake: &Lake, text: &str) -> String {
+pub(crate) fn write_config(lake: &Lake, text: &str) -> String {
     let path = lake.path("squire.toml");
     std::fs::write(&path, text).expect("config");
     path.to_string_lossy().into_owned()
@@ -235,7 +235,10 @@ async fn changing_calls_need_the_token() {
 }
 
 /// What was heard at a `NOTIFY_SOCKET`, until the given word, with the time of each.
-fn heard_until(words: &mpsc::Receiver<(Instant, String)>, last: &str) -> Vec<(Instant, String)> {
+pub(crate) fn heard_until(
+    words: &mpsc::Receiver<(Instant, String)>,
+    last: &str,
+) -> Vec<(Instant, String)> {
     let mut heard = Vec::new();
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -251,7 +254,7 @@ fn heard_until(words: &mpsc::Receiver<(Instant, String)>, last: &str) -> Vec<(In
     }
 }
 
-fn listen_at(path: &Path) -> mpsc::Receiver<(Instant, String)> {
+pub(crate) fn listen_at(path: &Path) -> mpsc::Receiver<(Instant, String)> {
     let socket = UnixDatagram::bind(path).expect("a socket");
     let (sender, words) = mpsc::channel();
     std::thread::spawn(move || {

@@ -4,7 +4,7 @@
 use crate::{error_message, one_document, version_files, versions};
 use serde_json::{Value, json};
 use squire_engine::error::ErrorKind;
-use squire_engine::maintenance::{CleanupPolicies, Retention, Target};
+use squire_engine::maintenance::{CleanupPolicies, Oversight, Retention, Target};
 use squire_engine::store::{Store, StoreOptions};
 use squire_failpoints::Seam;
 use squire_tests::{Done, Lake, squire};
@@ -12,7 +12,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
 const COMMANDS: [&str; 19] = [
     "init", "create", "index", "write", "delete", "commit", "agent", "daemon", "plan", "optimize",
@@ -743,8 +742,8 @@ async fn a_stores_tables_are_never_maintained_as_plain_ones() {
         });
         let planned = store.plan_plain_cleanup(path, &everything).await;
         assert_eq!(planned.err().map(|e| e.kind()), Some(ErrorKind::Refused));
-        let (target, cancel) = (Target::Plain(path.to_owned()), CancellationToken::new());
-        let run = store.reindex(&target, &BTreeSet::new(), &cancel).await;
+        let (target, unwatched) = (Target::Plain(path.to_owned()), Oversight::default());
+        let run = store.reindex(&target, &BTreeSet::new(), &unwatched).await;
         let refused = run.expect_err("a store's table");
         assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
         assert!(refused.to_string().contains(&lake.uri), "{refused}");

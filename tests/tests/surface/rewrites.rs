@@ -17,7 +17,7 @@ use lance_index::scalar::ScalarIndexParams;
 use squire_engine::error::{Error, ErrorKind};
 use squire_engine::maintenance::tasks::TaskBounds;
 use squire_engine::maintenance::{
-    CompactionLimits, MaintenanceReport, Skipped, TableHealth, Target, Verify,
+    CompactionLimits, MaintenanceReport, Oversight, Skipped, TableHealth, Target, Verify,
 };
 use squire_engine::store::{Store, StoreOptions};
 use squire_tests::bounds;
@@ -25,7 +25,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
 
 /// A watched directory with one table.
 struct Watched {
@@ -100,8 +99,9 @@ impl Watched {
             verify,
         };
         let target = Target::Plain("t.lance".to_owned());
-        let cancel = CancellationToken::new();
-        self.store().await.compact(&target, &limits, &cancel).await
+        let unwatched = Oversight::default();
+        let store = self.store().await;
+        store.compact(&target, &limits, &unwatched).await
     }
 
     async fn tasks(&self) -> Vec<usize> {

@@ -6,7 +6,7 @@ use crate::error::{Disposition, Error, ErrorKind, Result, caught};
 use crate::events::ProtocolEvent;
 use crate::ids::TableName;
 use crate::maintenance::tasks::TaskBounds;
-use crate::maintenance::{CompactionLimits, Target, Verify};
+use crate::maintenance::{CompactionLimits, Oversight, Target, Verify};
 use crate::store::{COMMITS_PATH, Store};
 use lance::Dataset;
 use lance::dataset::cleanup::CleanupPolicyBuilder;
@@ -14,7 +14,6 @@ use object_store::ObjectStoreExt;
 use squire_failpoints::{Guard, Seam, hit, stands};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
 /// The commit log's rows are short: a million of them are some 200 MB, read by filter only.
 const LOG_BOUNDS: TaskBounds = TaskBounds {
@@ -34,7 +33,7 @@ impl Store {
         &self,
         plan: &CleanupPlan,
         rate: Option<u64>,
-        cancel: &CancellationToken,
+        oversight: &Oversight,
     ) -> Result<CleanupReport> {
         let mut report = CleanupReport {
             failed: plan.failed.clone(),
@@ -59,7 +58,8 @@ impl Store {
         }
         hit(Seam::CleanupAfterFloor)?;
         for cleanup in plan.tables.iter().filter(|t| !t.versions.is_empty()) {
-            if cancel.is_cancelled() {
+            oversight.step();
+            if oversight.is_cancelled() {
                 return Err(Error::new(
                     ErrorKind::Cancelled,
                     "cleanup: cancelled between tables",
@@ -84,7 +84,7 @@ impl Store {
                 .await?;
         }
         if has_log {
-            self.keep_log(rate, cancel, &mut report).await?;
+            self.keep_log(rate, oversight, &mut report).await?;
         }
         Ok(report)
     }
@@ -185,7 +185,7 @@ impl Store {
     async fn keep_log(
         &self,
         rate: Option<u64>,
-        cancel: &CancellationToken,
+        oversight: &Oversight,
         report: &mut CleanupReport,
     ) -> Result<()> {
         let Some(_) = self.any_handle(COMMITS_PATH).await? else {
@@ -199,7 +199,7 @@ impl Store {
                 bytes_per_second: None,
                 verify: Verify::default(),
             };
-            self.compact(&target, &limits, cancel).await?;
+            self.compact(&target, &limits, oversight).await?;
         }
         let log = self.latest(COMMITS_PATH).await?;
         let latest = log.manifest().version;

@@ -14,6 +14,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use squire_failpoints::FaultSpec;
 use std::fs::File;
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -38,6 +39,7 @@ pub(super) fn wrapper(spec: FaultSpec) -> Result<Arc<dyn WrappingObjectStore>> {
     let faults = Faults {
         rng: Mutex::new(StdRng::seed_from_u64(spec.seed)),
         outage_until: Mutex::new(None),
+        met: spec.hold.iter().map(|_| AtomicUsize::new(0)).collect(),
         log,
         spec,
     };
@@ -56,6 +58,8 @@ struct Faults {
     spec: FaultSpec,
     rng: Mutex<StdRng>,
     outage_until: Mutex<Option<Instant>>,
+    /// How many puts each hold has met.
+    met: Vec<AtomicUsize>,
     log: Option<File>,
 }
 
@@ -140,12 +144,15 @@ impl Faults {
 
     /// Waits while `path` is held.
     async fn hold(&self, path: &str) {
-        for (part, release) in &self.spec.hold {
-            if !path.contains(part.as_str()) {
+        for (hold, met) in self.spec.hold.iter().zip(&self.met) {
+            if !path.contains(hold.part.as_str()) {
+                continue;
+            }
+            if met.fetch_add(1, Ordering::Relaxed) + 1 < hold.from {
                 continue;
             }
             self.note("hold", "put", path);
-            while !release.try_exists().unwrap_or(false) {
+            while !hold.release.try_exists().unwrap_or(false) {
                 tokio::time::sleep(HOLD_POLL).await;
             }
         }

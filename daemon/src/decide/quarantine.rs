@@ -4,7 +4,7 @@
 //! It rests until the table's schema changes, a person asks for it, or another release starts: nothing is kept beyond
 //! this process. Of a reindex, single indexes rest, and the others of their table are looked after.
 
-use super::scheduling::WorkKey;
+use super::planning::OperationKind;
 use squire_engine::maintenance::TableHealth;
 use std::collections::{BTreeMap, HashMap};
 
@@ -35,67 +35,71 @@ impl Fingerprints {
     }
 }
 
-/// Why one kind of work on one table rests.
+/// A part of a table's maintenance: a kind, or of a reindex one index.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Part(OperationKind, Option<String>);
+
+impl From<OperationKind> for Part {
+    fn from(kind: OperationKind) -> Self {
+        Self(kind, None)
+    }
+}
+
+impl Part {
+    pub(crate) fn index(name: &str) -> Self {
+        Self(OperationKind::Reindex, Some(name.to_owned()))
+    }
+}
+
+/// Why one part rests.
 #[derive(Debug, PartialEq, Eq)]
 struct Held {
     fingerprint: u64,
     reason: String,
 }
 
-/// All resting work.
+/// What rests of one table.
 #[derive(Debug, Default)]
-pub(crate) struct Quarantine(HashMap<WorkKey, Held>);
+pub(crate) struct Quarantine(HashMap<Part, Held>);
 
 impl Quarantine {
-    /// Lets `key` rest while what it is about has this `fingerprint`. Whether that is news.
-    pub(crate) fn hold(&mut self, key: WorkKey, fingerprint: u64, reason: String) -> bool {
+    /// Lets `part` rest while what it is about has this `fingerprint`. Whether that is news.
+    pub(crate) fn hold(&mut self, part: Part, fingerprint: u64, reason: String) -> bool {
         let held = Held {
             fingerprint,
             reason,
         };
-        let before = self.0.insert(key, held);
+        let before = self.0.insert(part, held);
         before.is_none_or(|before| before.fingerprint != fingerprint)
     }
 
-    /// Why `key` rests, if it does with this fingerprint; with another one it rests no more.
-    pub(crate) fn why(&mut self, key: &WorkKey, fingerprint: u64) -> Option<&str> {
-        let held = self.0.get(key);
+    /// Why `part` rests, if it does with this fingerprint; with another one it rests no more.
+    pub(crate) fn why(&mut self, part: &Part, fingerprint: u64) -> Option<&str> {
+        let held = self.0.get(part);
         if held.is_some_and(|held| held.fingerprint != fingerprint) {
-            self.0.remove(key);
+            self.0.remove(part);
         }
-        self.0.get(key).map(|held| held.reason.as_str())
+        self.0.get(part).map(|held| held.reason.as_str())
     }
 
     /// A person asks for it: it is tried once more.
-    pub(crate) fn release(&mut self, key: &WorkKey) {
-        self.0.remove(key);
+    pub(crate) fn release(&mut self, part: &Part) {
+        self.0.remove(part);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Quarantine;
-    use crate::daemon::planning::OperationKind;
-    use crate::daemon::scheduling::WorkKey;
-    use squire_engine::maintenance::Target;
-
-    fn key(table: &str, kind: OperationKind) -> WorkKey {
-        WorkKey::new("lake", Target::Plain(table.to_owned()), kind)
-    }
+    use super::{OperationKind, Part, Quarantine};
 
     #[test]
     fn unfit_work_rests_until_the_schema_changes_or_a_person_asks() {
         let mut quarantine = Quarantine::default();
-        let compact = key("t.lance", OperationKind::Compact);
+        let compact = Part::from(OperationKind::Compact);
         assert!(quarantine.hold(compact.clone(), 1, "rows are missing".into()));
         assert!(!quarantine.hold(compact.clone(), 1, "rows are missing".into()));
         assert_eq!(quarantine.why(&compact, 1), Some("rows are missing"));
-        let others = [
-            key("t.lance", OperationKind::Reindex),
-            key("u.lance", OperationKind::Compact),
-            compact.clone().of_index("i"),
-        ];
-        for other in others {
+        for other in [OperationKind::Reindex.into(), Part::index("i")] {
             assert_eq!(quarantine.why(&other, 1), None);
         }
 

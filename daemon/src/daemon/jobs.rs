@@ -1,0 +1,108 @@
+//! Jobs: what only looks at a location, or settles what others left there. Each is a task of its own, and sends what came of it.
+
+use super::service::Options;
+use crate::config::{Config, Watch};
+use crate::place::location::{Found, Job, Location};
+use crate::place::table::Observation;
+use crate::place::{Place, observe};
+use crate::run::report::OperationReport;
+use crate::supervisor::Supervisor;
+use squire_engine::error::{Result, caught};
+use squire_engine::maintenance::Target;
+use squire_engine::recovery::{RecoveryReport, Watch as RecoveryWatch};
+use squire_engine::store::discovery::PassedOver;
+use std::sync::Arc;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// What came of a job or an attempt.
+#[derive(Debug)]
+pub(super) enum Done {
+    Opened(String, Result<Place>),
+    Recovered(String, Box<Recovered>),
+    Scanned(String, Result<(Found, Vec<PassedOver>)>),
+    Looked(String, Target, Box<Result<Observation>>),
+    Attempted(u64, Box<OperationReport>),
+}
+
+/// What came of a recovery.
+#[derive(Debug)]
+pub(super) struct Recovered {
+    /// What it remembers for the next one.
+    pub(super) watch: RecoveryWatch,
+    pub(super) report: Result<RecoveryReport>,
+    pub(super) stranded: Result<u64>,
+}
+
+/// A watched location: how it was asked for, what is open of it, what is known of it.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) watch: Watch,
+    pub(super) place: Option<Place>,
+    pub(super) location: Location,
+    pub(super) recovery: RecoveryWatch,
+}
+
+/// What a job is given.
+pub(super) struct Surround<'a> {
+    pub(super) options: &'a Options,
+    pub(super) config: &'a Arc<Config>,
+    pub(super) done: &'a UnboundedSender<Done>,
+}
+
+impl Watched {
+    /// Begins a job.
+    pub(super) fn begin(
+        &mut self,
+        uri: &str,
+        job: Job,
+        tasks: &mut Supervisor,
+        around: Surround<'_>,
+    ) {
+        let (uri, done) = (uri.to_owned(), around.done.clone());
+        // Nobody listens any more when the daemon ends.
+        let tell = move |what: Done| done.send(what).unwrap_or_default();
+        let place = self.place.clone();
+        match (job, place) {
+            (Job::Open, place) => {
+                let (watch, options) = (self.watch.clone(), around.options.store.clone());
+                tasks.start("open", async move {
+                    let opening = observe::open(&watch, place, options);
+                    let opened = caught(&format!("opening {uri}"), opening).await;
+                    tell(Done::Opened(uri, opened));
+                });
+            }
+            (Job::Recover { force }, Some(place)) => {
+                let watch = std::mem::take(&mut self.recovery);
+                tasks.start("recover", async move {
+                    let recovered = recover(&place, watch, force).await;
+                    tell(Done::Recovered(uri, Box::new(recovered)));
+                });
+            }
+            (Job::Scan, Some(place)) => tasks.start("scan", async move {
+                let scanned = caught(&format!("observing {uri}"), observe::scan(&place)).await;
+                tell(Done::Scanned(uri, scanned));
+            }),
+            (Job::Look(target), Some(place)) => {
+                let config = around.config.clone();
+                let stopped = self.location.why_stopped(&target).is_some();
+                tasks.start("look", async move {
+                    let seen = observe::look(&place, &target, &config, stopped).await;
+                    tell(Done::Looked(uri, target, Box::new(seen)));
+                });
+            }
+            // Jobs other than to open it are asked for of an open location only.
+            (Job::Recover { .. } | Job::Scan | Job::Look(_), None) => {}
+        }
+    }
+}
+
+async fn recover(place: &Place, mut watch: RecoveryWatch, force: bool) -> Recovered {
+    let recovering = format!("recovery of {}", place.uri);
+    let report = caught(&recovering, place.store.recover(&mut watch, force)).await;
+    let stranded = caught(&recovering, place.store.stranded_bytes()).await;
+    Recovered {
+        watch,
+        report,
+        stranded,
+    }
+}

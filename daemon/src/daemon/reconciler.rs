@@ -1,0 +1,523 @@
+//! Begins jobs and attempts, and folds in what came of them. Nothing here waits: what takes time is a task of its own that
+//! sends its [`Done`].
+
+use super::attempts::{Attempts, Begun, Ended};
+use super::jobs::{Done, Recovered, Surround, Watched};
+use super::service::Options;
+use super::status::Status;
+use super::wakes::{Wakes, below};
+use crate::cli::{CLONES_ELSEWHERE, UNKNOWN_TABLE};
+use crate::config::Config;
+use crate::decide::board::Board;
+use crate::decide::planning::OperationKind;
+use crate::decide::work::{Scope, WorkItem, WorkKey};
+use crate::http::{Ask, ControlVerb};
+use crate::place::Place;
+use crate::place::location::{Found, Location};
+use crate::place::table::Observation;
+use crate::run::report::{Ending, OperationReport};
+use crate::run::{Surroundings, execute};
+use crate::supervisor::Supervisor;
+use crate::watch::FileWatch;
+use squire_engine::clock::{Clock, Entropy};
+use squire_engine::error::{Error, ErrorKind, Result, caught};
+use squire_engine::maintenance::Target;
+use squire_engine::recovery::Watch as RecoveryWatch;
+use squire_engine::store::discovery::PassedOver;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
+use tracing::Instrument;
+
+/// Everything that the daemon knows and does.
+pub(super) struct Reconciler {
+    pub(super) config: Arc<Config>,
+    options: Options,
+    pub(super) status: Arc<Status>,
+    clock: Arc<dyn Clock>,
+    entropy: Entropy,
+    locations: BTreeMap<String, Watched>,
+    board: Board,
+    pub(super) attempts: Attempts,
+    pub(super) tasks: Supervisor,
+    done: UnboundedSender<Done>,
+    pub(super) wakes: Arc<Wakes>,
+    files: Option<FileWatch>,
+    /// Locations whose round ended and whose cleanups were not decided since.
+    rounds: BTreeSet<String>,
+    /// Tables that have settings and are nowhere, as they were told last.
+    unknown_tables: Vec<String>,
+    /// How many attempts went bad.
+    bad: usize,
+    /// Why locations could not be opened.
+    pub(super) unopened: Vec<Error>,
+    draining: bool,
+}
+
+impl Reconciler {
+    pub(super) fn new(
+        config: Config,
+        options: Options,
+        status: Arc<Status>,
+        done: UnboundedSender<Done>,
+    ) -> Self {
+        let mut reconciler = Self {
+            board: Board::new(&config.budget, options.once),
+            config: Arc::new(config),
+            status,
+            clock: options.store.clock.clone(),
+            entropy: Entropy::new(options.store.seed),
+            options,
+            locations: BTreeMap::new(),
+            attempts: Attempts::default(),
+            tasks: Supervisor::default(),
+            done,
+            wakes: Arc::default(),
+            files: None,
+            rounds: BTreeSet::new(),
+            unknown_tables: Vec::new(),
+            bad: 0,
+            unopened: Vec::new(),
+            draining: false,
+        };
+        reconciler.follow_watches();
+        reconciler
+    }
+
+    /// Takes up a changed configuration. Every location is looked at again: policies may have changed.
+    pub(super) fn reload(&mut self, config: Config) {
+        self.config = Arc::new(config);
+        self.board.set_budget(&self.config.budget);
+        self.follow_watches();
+    }
+
+    /// Watches what the configuration says, and forgets what is not watched any more, with all that is known of it.
+    fn follow_watches(&mut self) {
+        let wanted = self.options.watches(&self.config);
+        let is_wanted = |uri: &String| wanted.iter().any(|watch| watch.uri == *uri);
+        let gone: Vec<String> = self
+            .locations
+            .keys()
+            .filter(|u| !is_wanted(u))
+            .cloned()
+            .collect();
+        self.status
+            .watches(wanted.iter().map(|w| w.uri.clone()).collect());
+        for uri in gone {
+            self.locations.remove(&uri);
+            self.attempts.cancel(|key| key.location == uri);
+            self.status.forget(&uri);
+        }
+        for watch in wanted {
+            let watched = self.locations.entry(watch.uri.clone());
+            let watched = watched.or_insert_with(|| Watched {
+                location: Location::new(&watch.uri, self.options.once),
+                watch: watch.clone(),
+                place: None,
+                recovery: RecoveryWatch::default(),
+            });
+            watched.watch = watch;
+            watched.location.look_again();
+        }
+        let locations = &self.locations;
+        self.board
+            .retain(|key| locations.contains_key(&key.location));
+        self.count_open();
+    }
+
+    /// Shows which locations are open, and listens to their files.
+    fn count_open(&mut self) {
+        let open = || self.locations.values().filter_map(|w| w.place.as_ref());
+        self.status.opened(open().count());
+        self.files = (!self.options.once).then(|| self.wakes.watch(open()));
+    }
+
+    /// Begins what can begin now.
+    pub(super) fn turn(&mut self) {
+        let now = self.clock.monotonic();
+        self.status.turned();
+        if !self.draining {
+            self.begin_jobs(now);
+            self.decide_cleanups(now);
+            self.begin_attempts(now);
+        }
+        let patience = self.config.daemon.watchdog_progress;
+        self.attempts.watch(now, patience);
+        self.status.doing(self.attempts.doing(now));
+    }
+
+    /// Asks all attempts to stop at their next safe point, and begins nothing any more.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+        self.attempts.cancel(|_| true);
+    }
+
+    /// Whether every location was recovered and observed once, as far as that went.
+    pub(super) fn is_settled(&self) -> bool {
+        self.locations.values().all(|w| w.location.is_settled())
+    }
+
+    /// Whether a single pass is through.
+    pub(super) fn is_through(&self) -> bool {
+        self.is_observed() && self.board.is_empty() && self.rounds.is_empty()
+    }
+
+    /// Whether everything that a single pass looks at was looked at.
+    fn is_observed(&self) -> bool {
+        let quiet = |w: &Watched| w.location.is_settled() && w.location.is_quiet();
+        self.locations.values().all(quiet)
+    }
+
+    /// How much failed until now: openings, recoveries, observations, attempts.
+    pub(super) fn failed(&self) -> usize {
+        let of_locations = self.locations.values().map(|w| w.location.failed);
+        self.bad + of_locations.sum::<usize>()
+    }
+
+    /// Whether nothing at all could be opened.
+    pub(super) fn is_closed(&self) -> bool {
+        self.locations.values().all(|w| !w.location.is_open())
+    }
+
+    fn begin_jobs(&mut self, now: Duration) {
+        for uri in self.locations.keys().cloned().collect::<Vec<_>>() {
+            // Jittered, so that daemons that were started together do not scan together.
+            let interval = self.config.daemon.scan_interval;
+            let pause = interval.mul_f64(0.8) + self.entropy.jitter(interval).mul_f64(0.2);
+            let Some(watched) = self.locations.get_mut(&uri) else {
+                continue;
+            };
+            for job in watched.location.jobs(now, pause) {
+                watched.begin(
+                    &uri,
+                    job,
+                    &mut self.tasks,
+                    Surround {
+                        options: &self.options,
+                        config: &self.config,
+                        done: &self.done,
+                    },
+                );
+            }
+        }
+    }
+
+    /// The cleanups of the locations whose round ended. Not before each location was tried: files that a table of
+    /// another refers to stay.
+    fn decide_cleanups(&mut self, now: Duration) {
+        if !self.locations.values().all(|w| w.location.is_tried()) {
+            return;
+        }
+        for uri in std::mem::take(&mut self.rounds) {
+            let Some(watched) = self.locations.get_mut(&uri) else {
+                continue;
+            };
+            let (items, first) = watched.location.regular_cleanups(now, &self.config);
+            if first {
+                tracing::warn!(place = uri, "before the first cleanup: {CLONES_ELSEWHERE}");
+            }
+            items.into_iter().for_each(|item| self.board.add(item, now));
+        }
+    }
+
+    fn begin_attempts(&mut self, now: Duration) {
+        if self.status.is_paused() || (self.options.once && !self.is_observed()) {
+            return;
+        }
+        while let Some(item) = self.board.take(now) {
+            let Some(watched) = self.locations.get_mut(&item.key.location) else {
+                self.board.ended(&item.key);
+                continue;
+            };
+            let Some(place) = watched.place.clone() else {
+                self.board.ended(&item.key);
+                continue;
+            };
+            if let Some((target, phase)) = watched.location.started(&item) {
+                self.status.moved(&item.key.location, target, phase);
+            }
+            self.begin(item, place, now);
+        }
+    }
+
+    /// Begins an attempt. All that is logged below it carries what it is about.
+    fn begin(&mut self, item: WorkItem, place: Place, now: Duration) {
+        let around = Surroundings {
+            place,
+            places: self
+                .locations
+                .values()
+                .filter_map(|w| w.place.clone())
+                .collect(),
+            watched: self.locations.keys().cloned().collect(),
+            config: self.config.clone(),
+            one_pass: self.options.once,
+        };
+        let begun = self.attempts.begin(item.clone(), now);
+        let Begun {
+            number,
+            oversight,
+            abandon,
+        } = begun;
+        let WorkKey {
+            location, scope, ..
+        } = &item.key;
+        let span = tracing::error_span!("attempt", attempt = number, location, table = %scope);
+        let done = self.done.clone();
+        let work = async move {
+            let report = tokio::select! {
+                biased;
+                report = caught("the attempt", async {
+                    Ok(execute(&around, &item, number, &oversight).await)
+                }) => report,
+                () = abandon.cancelled() => Err(Error::new(
+                    ErrorKind::Storage,
+                    "it did not stop and was dropped where it stood; recovery settles it",
+                )),
+            };
+            let report = report.unwrap_or_else(|error| {
+                let mut report = OperationReport::new(&item, number);
+                report.failed(&error);
+                report
+            });
+            // Nobody listens any more when the daemon ends.
+            done.send(Done::Attempted(number, Box::new(report))).ok();
+        };
+        self.tasks.start("attempt", work.instrument(span));
+    }
+
+    /// Versions appeared in folders: their tables are looked at.
+    pub(super) fn wake(&mut self) {
+        for folder in self.wakes.take() {
+            for Watched {
+                place, location, ..
+            } in self.locations.values_mut()
+            {
+                let below = place.as_ref().and_then(|place| below(place, &folder));
+                if let Some(below) = below {
+                    location.woken(&below);
+                }
+            }
+        }
+    }
+
+    /// What HTTP asked for.
+    pub(super) fn obey(&mut self) {
+        let now = self.clock.monotonic();
+        for ask in self.status.take_requests() {
+            let about = |uri: &String| ask.is_about(uri);
+            let locations = self.locations.iter_mut().filter(|(uri, _)| about(uri));
+            let kind = match ask.verb {
+                ControlVerb::Optimize => OperationKind::Compact,
+                ControlVerb::Reindex => OperationKind::Reindex,
+                ControlVerb::Cleanup => OperationKind::Cleanup,
+                ControlVerb::Recover => {
+                    locations.for_each(|(_, watched)| watched.location.ask_recovery());
+                    continue;
+                }
+                ControlVerb::Cancel => {
+                    self.attempts.cancel(|key| is_named(&ask, key));
+                    continue;
+                }
+                // The status keeps whether the daemon is paused.
+                ControlVerb::Pause | ControlVerb::Resume => continue,
+            };
+            for (_, watched) in locations {
+                let named = |target: &Target| is_table(&ask, target);
+                let cleanups = watched.location.ask(kind, named, &self.config);
+                cleanups
+                    .into_iter()
+                    .for_each(|item| self.board.add(item, now));
+            }
+        }
+    }
+
+    /// Folds in what came of a job or an attempt.
+    pub(super) fn fold(&mut self, done: Done) {
+        let now = self.clock.monotonic();
+        match done {
+            Done::Attempted(number, report) => self.attempted(number, *report, now),
+            Done::Opened(uri, opened) => self.opened(&uri, opened),
+            Done::Recovered(uri, recovered) => self.recovered(&uri, *recovered),
+            Done::Scanned(uri, scanned) => self.scanned(&uri, scanned, now),
+            Done::Looked(uri, target, seen) => self.looked(&uri, &target, *seen, now),
+        }
+    }
+
+    fn opened(&mut self, uri: &str, opened: Result<Place>) {
+        let Some(watched) = self.locations.get_mut(uri) else {
+            return;
+        };
+        let root = |place: &Option<Place>| place.as_ref().map(|p| p.store.uri().to_owned());
+        let before = root(&watched.place);
+        match opened {
+            Ok(place) => {
+                if place.managed {
+                    self.status.note_store(uri);
+                }
+                watched.location.opened(place.managed);
+                watched.place = Some(place);
+            }
+            Err(error) => {
+                tracing::warn!(uri, %error, "this place cannot be opened; it is tried again");
+                self.status.error(format!("{uri}: {error}"));
+                self.status.metrics.set_unreadable(uri, "", true);
+                watched.location.closed();
+                watched.place = None;
+                if self.options.once {
+                    self.unopened.push(error);
+                }
+            }
+        }
+        if before != root(&watched.place) {
+            self.count_open();
+        }
+    }
+
+    fn recovered(&mut self, uri: &str, recovered: Recovered) {
+        let Some(watched) = self.locations.get_mut(uri) else {
+            return;
+        };
+        watched.recovery = recovered.watch;
+        if let Err(e) = &recovered.stranded {
+            self.status.error(format!("stranded files: {e}"));
+        }
+        if let Ok(bytes) = recovered.stranded {
+            self.status.metrics.set_stranded(uri, bytes);
+        }
+        match recovered.report {
+            Ok(report) => {
+                let changed = self.status.recovered(uri, &report);
+                watched.location.recovered(report.failed.len(), changed);
+            }
+            Err(e) => {
+                tracing::warn!(place = uri, error = %e, "recovery failed");
+                self.status.error(format!("recovery of {uri}: {e}"));
+                watched.location.recovered(1, false);
+            }
+        }
+    }
+
+    fn scanned(&mut self, uri: &str, scanned: Result<(Found, Vec<PassedOver>)>, now: Duration) {
+        let Some(watched) = self.locations.get_mut(uri) else {
+            return;
+        };
+        match scanned {
+            Ok((found, skipped)) => {
+                let present: Vec<String> = found.tables.keys().map(Target::to_string).collect();
+                self.status.retain(uri, &present, skipped);
+                self.status.metrics.set_unreadable(uri, "", false);
+                if let Some(why) = &found.unarchived {
+                    self.status.error(format!("{uri}: {why}"));
+                }
+                for broken in watched.location.scanned(found, now) {
+                    self.status.broken(uri, &broken);
+                }
+                let location = &watched.location;
+                self.board
+                    .retain(|key| key.location != uri || location.wants(&key.scope, key.kind));
+            }
+            Err(e) => {
+                tracing::warn!(place = uri, error = %e, "this place cannot be observed now");
+                self.status.error(format!("{uri}: {e}"));
+                self.status.metrics.set_unreadable(uri, "", true);
+                watched.location.unscanned();
+            }
+        }
+        self.end_round(uri, now);
+    }
+
+    fn looked(&mut self, uri: &str, target: &Target, seen: Result<Observation>, now: Duration) {
+        let Some(watched) = self.locations.get_mut(uri) else {
+            return;
+        };
+        let work = match seen {
+            Ok(seen) => {
+                let verdict = watched.location.looked(target, seen, &self.config, now);
+                verdict.and_then(|verdict| self.status.judged(uri, target, verdict))
+            }
+            Err(e) => {
+                tracing::warn!(place = uri, %target, error = %e, "this table cannot be observed now");
+                if watched.location.unseen(target) {
+                    self.status.unreadable(uri, &target.to_string(), &e);
+                }
+                Some(Vec::new())
+            }
+        };
+        if let Some(work) = work {
+            self.board.replace(uri, target, work, now);
+        }
+        self.end_round(uri, now);
+    }
+
+    /// Measures a round that ended, and tells of tables that have settings and are in no location, once for each.
+    fn end_round(&mut self, uri: &str, now: Duration) {
+        let Some(watched) = self.locations.get_mut(uri) else {
+            return;
+        };
+        let Some(began) = watched.location.end_round() else {
+            return;
+        };
+        let took = now.saturating_sub(began);
+        self.status
+            .metrics
+            .scan_duration
+            .observe(took.as_secs_f64());
+        if took > self.config.daemon.scan_interval {
+            self.status.metrics.loop_overruns.inc();
+        }
+        if let Some(place) = &watched.place {
+            let (reads, writes) = place.store.take_requests();
+            self.status.metrics.object_store_requests("read", reads);
+            self.status.metrics.object_store_requests("write", writes);
+        }
+        self.rounds.insert(uri.to_owned());
+        if self.locations.values().all(|w| w.location.is_known()) {
+            let unknown = self.config.unknown_tables(&self.status.table_names());
+            let before = std::mem::replace(&mut self.unknown_tables, unknown);
+            for table in &self.unknown_tables {
+                if !before.contains(table) {
+                    tracing::warn!(table, "{UNKNOWN_TABLE}");
+                }
+            }
+        }
+    }
+
+    fn attempted(&mut self, number: u64, mut report: OperationReport, now: Duration) {
+        let Some(Ended { item, hung }) = self.attempts.end(number) else {
+            return;
+        };
+        self.board.ended(&item.key);
+        let daemon = &self.config.daemon;
+        if hung && report.ending == Ending::Cancelled {
+            report.hung(daemon.watchdog_progress.as_secs());
+        }
+        self.bad += usize::from(report.ending.is_bad());
+        if let Some(watched) = self.locations.get_mut(&item.key.location) {
+            let times = (now, daemon.scan_interval);
+            let rests = watched.location.ended(&item, report.lesson(), times);
+            self.status.rest(&report, &rests);
+            if let Scope::Table(target) = &item.key.scope
+                && let Some(phase) = watched.location.phase(target)
+            {
+                self.status.moved(&item.key.location, target, phase);
+            }
+        }
+        self.status.ended(&item, report);
+    }
+}
+
+fn is_table(ask: &Ask, target: &Target) -> bool {
+    let named = |t: &str| t == Place::config_name(target) || t == target.to_string();
+    ask.table.as_deref().is_none_or(named)
+}
+
+/// Whether `ask` names what `key` is about; a table is not its store.
+fn is_named(ask: &Ask, key: &WorkKey) -> bool {
+    let of_table = match &key.scope {
+        Scope::Store => ask.table.is_none(),
+        Scope::Table(target) => is_table(ask, target),
+    };
+    ask.is_about(&key.location) && of_table
+}

@@ -1,0 +1,68 @@
+//! Requests, and what is shown.
+
+use super::Status;
+use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
+use crate::metrics::Metrics;
+use squire_engine::clock::SystemClock;
+use squire_engine::error::Error;
+use std::sync::Arc;
+
+fn status() -> Status {
+    let clock = Arc::new(SystemClock::default());
+    Status::new(Metrics::new().unwrap(), clock)
+}
+
+fn ask(verb: ControlVerb, store: Option<&str>, table: Option<&str>) -> Ask {
+    Ask {
+        verb,
+        store: store.map(str::to_owned),
+        table: table.map(str::to_owned),
+    }
+}
+
+#[test]
+fn a_request_reaches_the_store_and_the_table_that_it_names() {
+    let status = status();
+    status.watches(vec!["/lake/a".into(), "/lake/b".into()]);
+    status.unreadable("/lake/a", "t.lance", &Error::internal("bad"));
+    let recover = ask(ControlVerb::Recover, Some("/lake/a/"), None);
+    assert!(status.request(recover.clone()).is_ok());
+    assert!(recover.is_about("/lake/a") && !recover.is_about("/lake/b"));
+    assert_eq!(status.take_requests(), [recover]);
+
+    let optimize = |store, table| status.request(ask(ControlVerb::Optimize, store, table));
+    assert!(optimize(None, Some("t")).is_ok());
+    assert!(optimize(Some("/lake/a"), Some("t.lance")).is_ok());
+    for (store, table) in [
+        (Some("/lake/c"), None),
+        (Some("/lake/b"), Some("t")),
+        (None, Some("u")),
+    ] {
+        let refused = optimize(store, table).unwrap_err();
+        assert!(matches!(refused, Refusal::Unknown(_)), "{refused:?}");
+    }
+    // Of a directory one table can be cleaned, of a store all together.
+    let cleanup = |table| status.request(ask(ControlVerb::Cleanup, Some("/lake/a"), table));
+    assert!(cleanup(Some("t")).is_ok());
+    status.note_store("/lake/a");
+    assert!(matches!(cleanup(Some("t")), Err(Refusal::Wrong(_))));
+    assert!(cleanup(None).is_ok() && optimize(Some("/lake/a"), Some("t")).is_ok());
+    let pause = status.request(ask(ControlVerb::Pause, Some("/lake/a"), None));
+    assert!(matches!(pause, Err(Refusal::NotNow(_))));
+    assert!(!status.is_paused());
+}
+
+#[test]
+fn a_table_that_cannot_be_read_is_shown_as_such() {
+    let status = status();
+    status.unreadable("/lake", "t.lance", &Error::internal("bad"));
+    let shown = status.status()["stores"][0]["tables"][0].clone();
+    assert_eq!(
+        (&shown["table"], &shown["state"]),
+        (&"t.lance".into(), &"unreadable".into())
+    );
+    let series = "squire_unreadable{store=\"/lake\",table=\"t.lance\"} 1";
+    assert!(status.metrics().contains(series));
+    status.retain("/lake", &[], Vec::new());
+    assert!(!status.metrics().contains("squire_unreadable{"));
+}

@@ -1,0 +1,132 @@
+//! How long work is left alone that did not succeed, or changed nothing. Pure.
+
+use super::planning::OperationKind;
+use crate::config::Policy;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How an attempt ended, as far as the next one is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It did something: if more is due, the next one may follow at once.
+    Effective,
+    /// It did nothing, and would do nothing again: the next look decides.
+    Idle,
+    /// A person stopped it, and does not want it back at once.
+    Cancelled,
+    /// What was wanted does not hold.
+    Bad,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Rest {
+    /// Failures in a row.
+    failures: u32,
+    until: Duration,
+}
+
+/// The rests of one table, or of one store, by kind, on the monotonic clock.
+#[derive(Debug, Default)]
+pub(crate) struct Rests(BTreeMap<OperationKind, Rest>);
+
+impl Rests {
+    /// Whether work of `kind` must wait still.
+    pub(crate) fn blocks(&self, kind: OperationKind, now: Duration) -> bool {
+        self.0.get(&kind).is_some_and(|rest| now < rest.until)
+    }
+
+    /// When the first rest ends that still goes on at `now`.
+    pub(crate) fn next_end(&self, now: Duration) -> Option<Duration> {
+        let ends = self.0.values().map(|rest| rest.until);
+        ends.filter(|until| *until > now).min()
+    }
+
+    /// Notes how an attempt ended. One that changed nothing rests for a `scan` interval; after enough failures in a row
+    /// the cool-down starts, and doubles.
+    pub(crate) fn note(
+        &mut self,
+        kind: OperationKind,
+        outcome: Outcome,
+        policy: &Policy,
+        (now, scan): (Duration, Duration),
+    ) {
+        let rest = self.0.entry(kind).or_default();
+        let pause = match outcome {
+            Outcome::Effective => Duration::ZERO,
+            Outcome::Idle => scan,
+            Outcome::Cancelled => policy.cooldown,
+            Outcome::Bad => {
+                rest.failures += 1;
+                let first = policy.failures_before_cooldown.max(1);
+                match rest.failures.checked_sub(first) {
+                    None => scan,
+                    Some(more) => {
+                        let doubled = 2u32.saturating_pow(more.min(16));
+                        let pause = policy.cooldown.saturating_mul(doubled);
+                        pause.min(policy.cooldown_max)
+                    }
+                }
+            }
+        };
+        if outcome != Outcome::Bad {
+            rest.failures = 0;
+        }
+        rest.until = now + pause;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Outcome, Rests};
+    use crate::config::Policy;
+    use crate::decide::planning::OperationKind::{Compact, Reindex};
+    use std::time::Duration;
+
+    const SCAN: Duration = Duration::from_secs(60);
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn each_outcome_has_its_rest() {
+        for (outcome, rest) in [
+            (Outcome::Effective, 0),
+            (Outcome::Idle, 60),
+            (Outcome::Cancelled, 600),
+            (Outcome::Bad, 60),
+        ] {
+            let mut rests = Rests::default();
+            rests.note(Compact, outcome, &Policy::default(), (secs(100), SCAN));
+            let blocked = |at| rests.blocks(Compact, secs(100 + at));
+            assert!(rest == 0 || blocked(rest - 1), "{outcome:?}");
+            assert!(!blocked(rest), "{outcome:?}");
+            assert!(!rests.blocks(Reindex, secs(100)), "{outcome:?}");
+            let end = rests.next_end(secs(100));
+            assert_eq!(end, (rest > 0).then(|| secs(100 + rest)), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn the_cooldown_starts_at_the_third_failure_doubles_and_ends_with_a_success() {
+        let (mut rests, policy) = (Rests::default(), Policy::default());
+        let fail = |rests: &mut Rests, at| {
+            rests.note(Compact, Outcome::Bad, &policy, (secs(at), SCAN));
+        };
+        fail(&mut rests, 100);
+        fail(&mut rests, 100);
+        assert!(!rests.blocks(Compact, secs(160)));
+        fail(&mut rests, 100);
+        assert!(rests.blocks(Compact, secs(699)) && !rests.blocks(Compact, secs(700)));
+        fail(&mut rests, 700);
+        assert!(rests.blocks(Compact, secs(1_899)));
+        for _ in 0..20 {
+            fail(&mut rests, 700);
+        }
+        assert!(!rests.blocks(Compact, secs(700 + 6 * 3_600)));
+        rests.note(Compact, Outcome::Effective, &policy, (secs(700), SCAN));
+        assert!(!rests.blocks(Compact, secs(700)));
+        fail(&mut rests, 700);
+        assert!(!rests.blocks(Compact, secs(760)), "the count began anew");
+    }
+}

@@ -1,0 +1,514 @@
+//! One watched location: everything that is known of it, and what is to be looked at next. Pure: it asks for [`Job`]s,
+//! and is told what came of them. Nothing of it is kept under a number, so a reload cannot hand it to another location.
+//!
+//! ```text
+//! a round, now and then:  Open ──> Recover          at the same time; neither waits for the other
+//!                              └─> Scan ──> Look, Look, Look ...
+//! a version appears:                        Look    at that table alone; a publish of a store: Scan for what it moved
+//! ```
+
+use super::table::{Observation, Phase, TableState, Verdict, cleanup_item};
+use super::{Place, table};
+use crate::config::Config;
+use crate::decide::planning::{OperationKind, OperationSpec};
+use crate::decide::work::{Scope, Trigger, WorkItem};
+use squire_engine::ids::TableName;
+use squire_engine::invariants::violations;
+use squire_engine::maintenance::Target;
+use squire_engine::store::State;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+#[cfg(test)]
+mod tests;
+
+/// Tables of one location that are looked at side by side: a look waits for storage most of the time.
+const LOOKS_AT_ONCE: usize = 8;
+
+/// How often it is looked whether a table has rested.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Something to be done to a location that only looks, or settles what others left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Job {
+    /// Open it, or see that it still is what it was.
+    Open,
+    /// Settle interrupted operations, at once with `force`.
+    Recover {
+        force: bool,
+    },
+    /// List its tables.
+    Scan,
+    Look(Target),
+}
+
+/// What one scan found.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Found {
+    /// Each table, with the folder and the version that readers of a store are shown; 0 for a plain table.
+    pub(crate) tables: BTreeMap<Target, (String, u64)>,
+    /// The manifest's state, of a store.
+    pub(crate) state: Option<Arc<State>>,
+    /// Why the commit log could not be written.
+    pub(crate) unarchived: Option<String>,
+}
+
+/// A broken invariant that was not known before.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) invariant: &'static str,
+    pub(crate) seen: String,
+}
+
+/// How far a scan reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Reach {
+    /// What is new, or was moved.
+    Changes,
+    /// Everything: the backstop of all events.
+    All,
+}
+
+#[derive(Debug, Default)]
+struct Tracked {
+    state: TableState,
+    folder: String,
+    version: u64,
+}
+
+/// What is known of a location.
+#[derive(Debug, Default)]
+pub(crate) struct Location {
+    uri: String,
+    /// Whether it is looked at once, and no more.
+    one_pass: bool,
+    tables: BTreeMap<Target, Tracked>,
+    /// The manifest's state as last seen.
+    manifest: Option<Arc<State>>,
+    /// Tables with a broken invariant, which one, and what was seen: not maintained until a person has looked and starts
+    /// the daemon again.
+    broken: BTreeMap<TableName, BTreeMap<&'static str, String>>,
+    /// Whether it is a store; `None` while it is not open.
+    managed: Option<bool>,
+    next_round: Duration,
+    opening: bool,
+    /// A recovery that is wanted, and whether the grace is over for it.
+    recover: Option<bool>,
+    recovering: bool,
+    scan: Option<Reach>,
+    scanning: Option<Reach>,
+    to_look: BTreeSet<Target>,
+    looking: BTreeSet<Target>,
+    /// Tables that the round which began then has still to look at.
+    round: Option<(Duration, BTreeSet<Target>)>,
+    /// Whether it was opened and recovered, and whether every table was looked at, or that was tried in vain.
+    tried: bool,
+    recovered: bool,
+    seen: bool,
+    scan_failed: bool,
+    last_cleanup: Option<Duration>,
+    /// Of the cleanup of a store.
+    rests: crate::decide::rest::Rests,
+    /// Until when ended rests were looked for.
+    last_rested: Duration,
+    /// How much failed: opening, recoveries, looks.
+    pub(crate) failed: usize,
+}
+
+impl Location {
+    pub(crate) fn new(uri: &str, one_pass: bool) -> Self {
+        Self {
+            uri: uri.to_owned(),
+            one_pass,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.managed.is_some()
+    }
+
+    /// Whether it was tried to open it.
+    pub(crate) fn is_tried(&self) -> bool {
+        self.tried
+    }
+
+    /// Whether it was recovered and observed once, as far as that went.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.tried && (!self.is_open() || (self.recovered && self.seen))
+    }
+
+    /// Whether all its tables are known.
+    pub(crate) fn is_known(&self) -> bool {
+        self.is_open() && self.seen && !self.scan_failed
+    }
+
+    /// Whether no job of it is under way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        !self.opening
+            && !self.recovering
+            && self.scan.is_none()
+            && self.scanning.is_none()
+            && self.to_look.is_empty()
+            && self.looking.is_empty()
+    }
+
+    /// Whether the work on `scope` is still about something that is here and may be worked on.
+    pub(crate) fn wants(&self, scope: &Scope, kind: OperationKind) -> bool {
+        let stopped = kind == OperationKind::Cleanup && self.is_stopped();
+        match scope {
+            _ if !self.is_open() || stopped => false,
+            Scope::Store => self.managed == Some(true),
+            Scope::Table(target) => {
+                self.tables.contains_key(target) && self.why_stopped(target).is_none()
+            }
+        }
+    }
+
+    /// A cleanup covers what belongs together, and what is wrong with one table is not known.
+    fn is_stopped(&self) -> bool {
+        !self.broken.is_empty()
+    }
+
+    /// Which invariant of `target` is broken, and what was seen.
+    pub(crate) fn why_stopped(&self, target: &Target) -> Option<String> {
+        self.broken.get(target.table()?)?.values().next().cloned()
+    }
+
+    /// Begins a round now.
+    pub(crate) fn look_again(&mut self) {
+        self.next_round = Duration::ZERO;
+    }
+
+    /// What is to be done now; the next round begins after `pause`. In a single pass a scan waits for the recovery.
+    pub(crate) fn jobs(&mut self, now: Duration, pause: Duration) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        if !self.opening && now >= self.next_round && !(self.one_pass && self.tried) {
+            self.opening = true;
+            self.next_round = now + pause;
+            jobs.push(Job::Open);
+        }
+        if !self.is_open() {
+            return jobs;
+        }
+        if !self.recovering
+            && let Some(force) = self.recover.take()
+        {
+            self.recovering = true;
+            jobs.push(Job::Recover { force });
+        }
+        let waits = self.one_pass && self.recovering;
+        if self.scanning.is_none()
+            && !waits
+            && let Some(reach) = self.scan.take()
+        {
+            self.scanning = Some(reach);
+            jobs.push(Job::Scan);
+        }
+        if now.saturating_sub(self.last_rested) >= SECOND {
+            let before = std::mem::replace(&mut self.last_rested, now);
+            let is_rested = |t: &Tracked| t.state.is_rested(before, now);
+            let rested = self.tables.iter().filter(|(_, t)| is_rested(t));
+            self.to_look
+                .extend(rested.map(|(target, _)| target.clone()));
+        }
+        while self.looking.len() < LOOKS_AT_ONCE {
+            let next = self.to_look.iter().find(|t| !self.looking.contains(*t));
+            let Some(target) = next.cloned() else { break };
+            self.to_look.remove(&target);
+            self.looking.insert(target.clone());
+            jobs.push(Job::Look(target));
+        }
+        jobs
+    }
+
+    /// It is open, as a store or not: a round begins.
+    pub(crate) fn opened(&mut self, managed: bool) {
+        self.opening = false;
+        self.tried = true;
+        self.managed = Some(managed);
+        match managed {
+            true => self.recover = Some(self.recover.unwrap_or(false)),
+            false => self.recovered = true,
+        }
+        self.scan = Some(Reach::All);
+    }
+
+    /// It cannot be opened now.
+    pub(crate) fn closed(&mut self) {
+        self.opening = false;
+        self.tried = true;
+        self.managed = None;
+        self.failed += 1;
+    }
+
+    /// A recovery ended; `changed` when it settled something that a look may have missed.
+    pub(crate) fn recovered(&mut self, failed: usize, changed: bool) {
+        self.recovering = false;
+        self.recovered = true;
+        self.failed += failed;
+        if changed {
+            self.scan = self.scan.max(Some(Reach::Changes));
+        }
+    }
+
+    /// A scan failed.
+    pub(crate) fn unscanned(&mut self) {
+        self.scanning = None;
+        self.scan_failed = true;
+        self.seen = true;
+        self.failed += 1;
+    }
+
+    /// A scan ended. Returns what is broken as of now.
+    pub(crate) fn scanned(&mut self, found: Found, now: Duration) -> Vec<Broken> {
+        let reach = self.scanning.take().unwrap_or(Reach::Changes);
+        self.scan_failed = false;
+        self.tables.retain(|t, _| found.tables.contains_key(t));
+        self.to_look.retain(|t| found.tables.contains_key(t));
+        for (target, (folder, version)) in found.tables {
+            let known = self.tables.contains_key(&target);
+            let tracked = self.tables.entry(target.clone()).or_default();
+            if !known || tracked.version != version || reach == Reach::All {
+                self.to_look.insert(target);
+            }
+            tracked.folder = folder;
+            tracked.version = version;
+        }
+        let broken = self.check(found.state);
+        match &mut self.round {
+            _ if reach == Reach::All => {
+                self.round = Some((now, self.tables.keys().cloned().collect()));
+            }
+            Some((_, left)) => left.retain(|t| self.tables.contains_key(t)),
+            None => {}
+        }
+        broken
+    }
+
+    /// The cheap invariants, always.
+    fn check(&mut self, state: Option<Arc<State>>) -> Vec<Broken> {
+        let Some(state) = state else {
+            return Vec::new();
+        };
+        let before = self.manifest.replace(state.clone());
+        let mut news = Vec::new();
+        for violation in violations(before.as_deref(), &state) {
+            let (invariant, seen) = (violation.invariant, violation.seen);
+            let mut is_news = violation.tables.is_empty();
+            let why = format!("stopped: invariant {invariant} is violated: {seen}");
+            for table in violation.tables {
+                let broken = self.broken.entry(table).or_default();
+                is_news |= broken.insert(invariant, why.clone()).is_none();
+            }
+            if is_news {
+                news.push(Broken { invariant, seen });
+            }
+        }
+        news
+    }
+
+    /// When the round that now ends began, if every table was looked at.
+    pub(crate) fn end_round(&mut self) -> Option<Duration> {
+        self.round
+            .take_if(|(_, left)| left.is_empty())
+            .map(|(began, _)| {
+                self.seen = true;
+                began
+            })
+    }
+
+    fn end_look(&mut self, target: &Target) -> Option<&mut Tracked> {
+        self.looking.remove(target);
+        if let Some((_, left)) = &mut self.round {
+            left.remove(target);
+        }
+        self.tables.get_mut(target)
+    }
+
+    /// A look ended; nothing comes of it when the table is gone.
+    pub(crate) fn looked(
+        &mut self,
+        target: &Target,
+        seen: Observation,
+        config: &Config,
+        now: Duration,
+    ) -> Option<Verdict> {
+        let policy = config.policy_for(Place::config_name(target));
+        let (uri, stopped) = (self.uri.clone(), self.why_stopped(target));
+        let tracked = self.end_look(target)?;
+        let verdict = tracked
+            .state
+            .looked((&uri, target), seen, &policy, stopped, now);
+        Some(verdict)
+    }
+
+    /// A look failed. Whether the table is still here.
+    pub(crate) fn unseen(&mut self, target: &Target) -> bool {
+        self.failed += 1;
+        let tracked = self.end_look(target);
+        tracked.map(|t| t.state.unseen()).is_some()
+    }
+
+    /// A version appeared below `folder`, a path below the location's root.
+    pub(crate) fn woken(&mut self, folder: &str) {
+        if folder.starts_with("_squire/") {
+            // The commit log is ours; a publish says nothing of what it moved.
+            if folder.ends_with("manifest.lance") {
+                self.scan = self.scan.max(Some(Reach::Changes));
+            }
+            return;
+        }
+        let within = |of: &str| {
+            let rest = folder.strip_prefix(of);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let of = self.tables.iter().find(|(_, t)| within(&t.folder));
+        match of {
+            Some((target, _)) => {
+                self.to_look.insert(target.clone());
+            }
+            None => self.scan = self.scan.max(Some(Reach::Changes)),
+        }
+    }
+
+    /// A person asks for a recovery.
+    pub(crate) fn ask_recovery(&mut self) {
+        self.recover = Some(true);
+    }
+
+    /// A person asks for `kind`, of the tables that `named` accepts. Returns the cleanups; all else begins with a look.
+    pub(crate) fn ask(
+        &mut self,
+        kind: OperationKind,
+        named: impl Fn(&Target) -> bool,
+        config: &Config,
+    ) -> Vec<WorkItem> {
+        if kind == OperationKind::Cleanup && self.is_stopped() {
+            return Vec::new();
+        }
+        if kind == OperationKind::Cleanup && self.managed == Some(true) {
+            return vec![self.cleanup(Scope::Store, Trigger::Asked, config)];
+        }
+        let named: Vec<Target> = self.tables.keys().filter(|t| named(t)).cloned().collect();
+        for target in &named {
+            if let Some(tracked) = self.tables.get_mut(target) {
+                tracked.state.ask(kind);
+            }
+        }
+        match kind {
+            OperationKind::Cleanup => named
+                .into_iter()
+                .map(|target| self.cleanup(Scope::Table(target), Trigger::Asked, config))
+                .collect(),
+            OperationKind::Compact | OperationKind::Reindex => {
+                self.to_look.extend(named);
+                Vec::new()
+            }
+        }
+    }
+
+    /// The cleanups of a round: regular, whatever compaction does; of a store it covers all tables at once. The second
+    /// answer is whether these are the first.
+    pub(crate) fn regular_cleanups(
+        &mut self,
+        now: Duration,
+        config: &Config,
+    ) -> (Vec<WorkItem>, bool) {
+        let interval = config.daemon.full_scan_interval;
+        let is_due = |last: Duration| now.saturating_sub(last) >= interval;
+        if self.is_stopped() || !self.last_cleanup.is_none_or(is_due) {
+            return (Vec::new(), false);
+        }
+        let is_first = self.last_cleanup.replace(now).is_none();
+        let kind = OperationKind::Cleanup;
+        let scopes = match self.managed {
+            Some(true) if self.rests.blocks(kind, now) || self.tables.is_empty() => Vec::new(),
+            Some(true) => vec![Scope::Store],
+            _ => {
+                let rested = self
+                    .tables
+                    .iter()
+                    .filter(|(_, t)| !t.state.rests(kind, now));
+                rested.map(|(t, _)| Scope::Table(t.clone())).collect()
+            }
+        };
+        let regular = |scope| self.cleanup(scope, Trigger::Regular, config);
+        (scopes.into_iter().map(regular).collect(), is_first)
+    }
+
+    fn cleanup(&self, scope: Scope, trigger: Trigger, config: &Config) -> WorkItem {
+        let over = |tracked: &Tracked| tracked.state.cleanup().cloned();
+        let over = match &scope {
+            Scope::Store => self.tables.values().find_map(over),
+            Scope::Table(target) => self.tables.get(target).and_then(over),
+        };
+        let spec = match trigger {
+            Trigger::Asked => OperationSpec {
+                kind: OperationKind::Cleanup,
+                reason: String::from(table::ASKED_FOR),
+                debt: 1.0,
+            },
+            Trigger::Threshold | Trigger::Regular => over.unwrap_or_else(|| OperationSpec {
+                kind: OperationKind::Cleanup,
+                reason: String::from("regular"),
+                debt: 0.0,
+            }),
+        };
+        let policy = match table::config_name(&scope) {
+            Some(name) => config.policy_for(name),
+            None => config.policy.clone(),
+        };
+        cleanup_item(&self.uri, scope, spec, (trigger, policy))
+    }
+
+    /// An attempt of `item` began. Returns its table, and where that stands now.
+    pub(crate) fn started<'a>(&mut self, item: &'a WorkItem) -> Option<(&'a Target, Phase)> {
+        let Scope::Table(target) = &item.key.scope else {
+            return None;
+        };
+        let tracked = self.tables.get_mut(target)?;
+        tracked.state.started(item.key.kind);
+        Some((target, tracked.state.phase()))
+    }
+
+    /// An attempt of `item` ended: its table is looked at again. Returns what rests from now on as unfit.
+    pub(crate) fn ended(
+        &mut self,
+        item: &WorkItem,
+        lesson: table::Lesson,
+        times: (Duration, Duration),
+    ) -> Vec<(Option<String>, String)> {
+        let Scope::Table(target) = &item.key.scope else {
+            if let Some(outcome) = lesson.outcome {
+                self.rests.note(item.key.kind, outcome, &item.policy, times);
+            }
+            if !self.one_pass {
+                // Versions have gone, of any of them.
+                self.to_look.extend(self.tables.keys().cloned());
+            }
+            return Vec::new();
+        };
+        let Some(tracked) = self.tables.get_mut(target) else {
+            return Vec::new();
+        };
+        if !self.one_pass {
+            self.to_look.insert(target.clone());
+        }
+        tracked.state.ended(item, lesson, times)
+    }
+
+    /// Where `target` stands.
+    pub(crate) fn phase(&self, target: &Target) -> Option<Phase> {
+        self.tables.get(target).map(|t| t.state.phase())
+    }
+
+    /// Where each table stands.
+    #[cfg(test)]
+    pub(crate) fn phases(&self) -> impl Iterator<Item = (&Target, Phase)> {
+        self.tables
+            .iter()
+            .map(|(t, tracked)| (t, tracked.state.phase()))
+    }
+}

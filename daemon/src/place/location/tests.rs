@@ -1,0 +1,212 @@
+//! What a location asks for, and what it remembers.
+
+use super::*;
+use crate::decide::planning::OperationKind::{Cleanup, Compact};
+use crate::decide::rest::Outcome;
+use crate::place::table::{Lesson, TableStatus};
+use squire_engine::maintenance::{CompactionPlan, TableHealth, tasks::Task};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn target(name: &str) -> Target {
+    Target::Plain(name.to_owned())
+}
+
+fn found(names: &[&str]) -> Found {
+    let table = |name: &&str| (target(name), ((*name).to_owned(), 0));
+    Found {
+        tables: names.iter().map(table).collect(),
+        ..Found::default()
+    }
+}
+
+/// A location whose tables were all looked at, at the time 0.
+fn location(uri: &str, names: &[&str]) -> Location {
+    let mut location = Location::new(uri, false);
+    assert_eq!(location.jobs(Duration::ZERO, MINUTE), [Job::Open]);
+    location.opened(false);
+    assert_eq!(location.jobs(Duration::ZERO, MINUTE), [Job::Scan]);
+    location.scanned(found(names), Duration::ZERO);
+    while let [Job::Look(target), ..] = location.jobs(Duration::ZERO, MINUTE).as_slice() {
+        look(&mut location, &target.to_string(), 0, Duration::ZERO);
+        for target in location.looking.clone() {
+            look(&mut location, &target.to_string(), 0, Duration::ZERO);
+        }
+    }
+    assert!(location.end_round().is_some() && location.is_settled());
+    location
+}
+
+fn look(location: &mut Location, name: &str, small: u64, now: Duration) -> Verdict {
+    let mut rewrites = CompactionPlan::default();
+    rewrites.tasks = vec![Task {
+        fragments: vec![0, 1],
+        bytes: 2,
+        target_rows: 2,
+        batch_rows: None,
+    }];
+    let health = TableHealth {
+        table: name.to_owned(),
+        pin: 1,
+        head: 1,
+        versions: 1,
+        fragments: small,
+        candidate_fragments: small,
+        rows: 10,
+        deleted_rows: 0,
+        bytes: 10,
+        indexes: Vec::new(),
+        schema: 0,
+    };
+    let seen = Observation {
+        health,
+        rewrites,
+        drift: false,
+    };
+    let verdict = location.looked(&target(name), seen, &Config::default(), now);
+    verdict.expect("it is here")
+}
+
+fn ended(location: &mut Location, item: &WorkItem, outcome: Outcome, now: Duration) {
+    let lesson = Lesson {
+        outcome: Some(outcome),
+        ..Lesson::default()
+    };
+    location.ended(item, lesson, (now, MINUTE));
+}
+
+#[test]
+fn a_wake_looks_at_its_table_alone() {
+    let mut location = location("lake", &["a", "b", "ns/c"]);
+    let now = Duration::from_secs(1);
+    let mut woken = |folder: &str| {
+        location.woken(folder);
+        location.jobs(now, MINUTE)
+    };
+    assert_eq!(woken("b"), [Job::Look(target("b"))]);
+    assert_eq!(woken("ns/c/tree/branch"), [Job::Look(target("ns/c"))]);
+    assert_eq!(woken("bb"), [Job::Scan], "what is not known may be new");
+    location.scanned(found(&["a", "b", "bb", "ns/c"]), now);
+    assert_eq!(location.jobs(now, MINUTE), [Job::Look(target("bb"))]);
+    assert_eq!(location.jobs(MINUTE, MINUTE), [Job::Open], "the backstop");
+}
+
+#[test]
+fn a_publish_looks_at_what_it_moved() {
+    let mut location = Location::new("lake", false);
+    location.jobs(Duration::ZERO, MINUTE);
+    location.opened(true);
+    let both = [Job::Recover { force: false }, Job::Scan];
+    assert_eq!(location.jobs(Duration::ZERO, MINUTE), both);
+    location.scanned(found(&["a", "b"]), Duration::ZERO);
+    assert_eq!(location.jobs(Duration::ZERO, MINUTE).len(), 2);
+    look(&mut location, "a", 0, Duration::ZERO);
+    look(&mut location, "b", 0, Duration::ZERO);
+    assert!(location.end_round().is_some());
+    assert!(!location.is_settled(), "it was not recovered yet");
+    location.recovered(0, false);
+    assert!(location.is_settled());
+    location.woken("_squire/commits.lance");
+    assert_eq!(location.jobs(Duration::ZERO, MINUTE), []);
+    location.woken("_squire/manifest.lance");
+    assert_eq!(location.jobs(Duration::ZERO, MINUTE), [Job::Scan]);
+    let mut moved = found(&["a", "b"]);
+    moved.tables.insert(target("b"), ("b".to_owned(), 1));
+    location.scanned(moved, Duration::ZERO);
+    assert_eq!(
+        location.jobs(Duration::ZERO, MINUTE),
+        [Job::Look(target("b"))]
+    );
+}
+
+#[test]
+fn a_table_at_work_is_observed_and_left_alone() {
+    let mut location = location("lake", &["t"]);
+    let [item] = look(&mut location, "t", 20, MINUTE)
+        .work
+        .expect("decided")
+        .try_into()
+        .expect("work");
+    location.started(&item);
+    let TableStatus { phase, health, .. } = {
+        let verdict = look(&mut location, "t", 30, MINUTE);
+        assert!(verdict.work.is_none());
+        verdict.status
+    };
+    assert_eq!((phase, health.fragments), (Phase::Running, 30));
+    ended(&mut location, &item, Outcome::Effective, MINUTE);
+    let again = location.jobs(MINUTE, MINUTE);
+    assert!(again.contains(&Job::Look(target("t"))), "{again:?}");
+    let due = look(&mut location, "t", 20, MINUTE);
+    assert_eq!(
+        (due.work.map(|w| w.len()), due.status.phase),
+        (Some(1), Phase::Due)
+    );
+}
+
+#[test]
+fn what_changed_nothing_rests_and_is_looked_at_again_by_itself() {
+    let mut location = location("lake", &["t"]);
+    let [item] = look(&mut location, "t", 20, MINUTE)
+        .work
+        .expect("decided")
+        .try_into()
+        .expect("work");
+    location.started(&item);
+    ended(&mut location, &item, Outcome::Idle, MINUTE);
+    let rests = look(&mut location, "t", 20, MINUTE);
+    assert_eq!(
+        (rests.work.map(|w| w.len()), rests.status.phase),
+        (Some(0), Phase::Cooling)
+    );
+    location.ask(Compact, |_| true, &Config::default());
+    let asked = look(&mut location, "t", 20, MINUTE).work.expect("decided");
+    assert_eq!(asked[0].trigger, Trigger::Asked, "a person need not wait");
+    location.started(&asked[0]);
+    ended(&mut location, &item, Outcome::Idle, MINUTE);
+    look(&mut location, "t", 20, MINUTE);
+    location.to_look.clear();
+    let rested = location.jobs(2 * MINUTE, MINUTE);
+    assert!(rested.contains(&Job::Look(target("t"))), "{rested:?}");
+}
+
+/// A reload takes a location away, and another one is watched: it has tables of the same names.
+#[test]
+fn another_location_inherits_no_cooldown() {
+    let mut failing = location("lake/a", &["t"]);
+    for _ in 0..5 {
+        failing.ask(Compact, |_| true, &Config::default());
+        let work = look(&mut failing, "t", 20, MINUTE).work.expect("decided");
+        failing.started(&work[0]);
+        ended(&mut failing, &work[0], Outcome::Bad, MINUTE);
+    }
+    let rests = look(&mut failing, "t", 20, 5 * MINUTE);
+    assert_eq!(rests.status.phase, Phase::Cooling);
+    for uri in ["lake/b", "lake/a"] {
+        let mut fresh = location(uri, &["t"]);
+        let due = look(&mut fresh, "t", 20, 5 * MINUTE).work.expect("decided");
+        assert_eq!(due[0].key.location, uri);
+    }
+}
+
+#[test]
+fn cleanup_is_regular_or_asked_for_and_never_of_a_broken_location() {
+    let config = Config::default();
+    let mut location = location("lake", &["a", "b"]);
+    let (first, is_first) = location.regular_cleanups(MINUTE, &config);
+    assert_eq!((first.len(), is_first), (2, true));
+    assert!(location.regular_cleanups(2 * MINUTE, &config).0.is_empty());
+    let (second, is_first) = location.regular_cleanups(12 * MINUTE, &config);
+    assert_eq!((second.len(), is_first), (2, false));
+    let asked = location.ask(Cleanup, |t| *t == target("a"), &config);
+    assert_eq!(asked[0].trigger, Trigger::Asked);
+    let table = TableName::new("a").expect("a name");
+    location
+        .broken
+        .entry(table)
+        .or_default()
+        .insert("I7", String::new());
+    assert!(location.regular_cleanups(MINUTE * 60, &config).0.is_empty());
+    assert!(location.ask(Cleanup, |_| true, &config).is_empty());
+    assert!(!location.wants(&first[0].key.scope, Cleanup));
+}

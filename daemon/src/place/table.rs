@@ -1,0 +1,451 @@
+//! What is known of one table, and where it stands. Pure: looks and ends of attempts go in, decided work comes out.
+
+use super::Place;
+use crate::config::Policy;
+use crate::decide::planning::{OperationKind, OperationSpec, TablePlan, memory_estimate, plan};
+use crate::decide::quarantine::{Fingerprints, Part, Quarantine};
+use crate::decide::rest::{Outcome, Rests};
+use crate::decide::work::{Scope, Trigger, WorkItem, WorkKey, score};
+use serde::Serialize;
+use squire_engine::maintenance::{CompactionPlan, TableHealth, Target};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Why a table that others have written to is left alone.
+const DRIFTED: &str =
+    "skipped: versions above the pin that squire did not make; see `squire repair`";
+
+/// The reason of work that a person asked for.
+pub(crate) const ASKED_FOR: &str = "asked for";
+
+/// Where a table stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Phase {
+    /// Nothing is due, or nothing can be done.
+    #[default]
+    Idle,
+    /// Work waits for its turn.
+    Due,
+    /// An attempt is at work. It is observed as ever, and nothing else is begun.
+    Running,
+    /// Work is due that failed, or changed nothing, and rests.
+    Cooling,
+    /// An invariant is broken: not maintained until a person has looked and starts the daemon again.
+    Stopped,
+}
+
+/// What a look says about the work of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    Nothing,
+    Work,
+    /// All that is due rests.
+    Rest,
+}
+
+/// What happens to a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    Looked(Need),
+    Started,
+    Ended,
+    Broken,
+}
+
+impl Phase {
+    /// ```text
+    ///                      Started
+    ///    ┌──────────────────────────────────────────────┐
+    ///    │                                              v
+    ///   Due <── Looked(Work) ──┐                     Running ── Looked ──┐
+    ///    │                     │                        │  ^             │
+    ///    ├── Looked(Nothing) ─> Idle <───── Ended ──────┘  └─────────────┘
+    ///    │                     │
+    ///    └── Looked(Rest) ───> Cooling       each of the three goes to each of the others with a look
+    ///
+    ///   any ── Broken ──> Stopped            for good
+    /// ```
+    /// The look that follows the end of an attempt says what comes of it.
+    pub(crate) fn on(self, event: Event) -> Self {
+        match (self, event) {
+            (Self::Stopped, _) | (_, Event::Broken) => Self::Stopped,
+            (_, Event::Started) => Self::Running,
+            (_, Event::Ended) => Self::Idle,
+            (Self::Running, Event::Looked(_)) => Self::Running,
+            (Self::Idle | Self::Due | Self::Cooling, Event::Looked(need)) => match need {
+                Need::Nothing => Self::Idle,
+                Need::Work => Self::Due,
+                Need::Rest => Self::Cooling,
+            },
+        }
+    }
+}
+
+/// What one look saw.
+#[derive(Debug)]
+pub(crate) struct Observation {
+    pub(crate) health: TableHealth,
+    /// What a compaction would do.
+    pub(crate) rewrites: CompactionPlan,
+    pub(crate) drift: bool,
+}
+
+/// One table as last observed.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct TableStatus {
+    #[serde(flatten)]
+    pub(crate) health: TableHealth,
+    pub(crate) state: &'static str,
+    pub(crate) reason: String,
+    pub(crate) phase: Phase,
+    pub(crate) drift: bool,
+}
+
+/// What a look decided.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    pub(crate) status: TableStatus,
+    /// Whether each kind is due, and whether it or a part of it rests as unfit; of a table that is not left alone.
+    pub(crate) kinds: Vec<(OperationKind, bool, bool)>,
+    /// Why a table that should be compacted is not, when that is news.
+    pub(crate) left_alone: Option<String>,
+    /// What may begin, in place of what was decided before; `None` while an attempt is at work, and what waits goes on waiting.
+    pub(crate) work: Option<Vec<WorkItem>>,
+}
+
+/// How an attempt went, as far as its table is concerned.
+#[derive(Debug, Default)]
+pub(crate) struct Lesson {
+    pub(crate) outcome: Option<Outcome>,
+    /// Why the result as a whole was unfit.
+    pub(crate) unfit: Option<String>,
+    /// Indexes that would fail the same way again, and why.
+    pub(crate) unfit_indexes: Vec<(String, String)>,
+}
+
+/// What is known of one table.
+#[derive(Debug, Default)]
+pub(crate) struct TableState {
+    phase: Phase,
+    rests: Rests,
+    quarantine: Quarantine,
+    /// What a person asked for and has not begun yet.
+    asked: BTreeSet<OperationKind>,
+    /// Why it is not compacted although it should be, as it was told last.
+    left_alone: Option<String>,
+    /// The cleanup that a threshold asks for.
+    cleanup: Option<OperationSpec>,
+}
+
+/// The state of a table that nothing keeps maintenance off, and why it is in it.
+fn state_of(planned: &TablePlan) -> (&'static str, String) {
+    match (planned.operations.first(), &planned.left_alone) {
+        (Some(first), _) => ("due", first.reason.clone()),
+        (None, Some(why)) => ("left alone", why.clone()),
+        (None, None) => ("healthy", planned.otherwise.clone()),
+    }
+}
+
+impl TableState {
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The cleanup that a threshold asks for, as last observed.
+    pub(crate) fn cleanup(&self) -> Option<&OperationSpec> {
+        self.cleanup.as_ref()
+    }
+
+    /// Whether `kind` rests after what became of it.
+    pub(crate) fn rests(&self, kind: OperationKind, now: Duration) -> bool {
+        self.rests.blocks(kind, now)
+    }
+
+    /// Whether a rest ended between `before` and `now`: time for a look.
+    pub(crate) fn is_rested(&self, before: Duration, now: Duration) -> bool {
+        let end = self.rests.next_end(before);
+        self.phase == Phase::Cooling && end.is_some_and(|end| end <= now)
+    }
+
+    /// A person asks for `kind`, whatever thresholds, rests and quarantine say.
+    pub(crate) fn ask(&mut self, kind: OperationKind) {
+        self.asked.insert(kind);
+        self.quarantine.release(&kind.into());
+    }
+
+    /// An attempt of `kind` began.
+    pub(crate) fn started(&mut self, kind: OperationKind) {
+        self.asked.remove(&kind);
+        if kind != OperationKind::Cleanup {
+            self.phase = self.phase.on(Event::Started);
+        }
+    }
+
+    /// The attempt at `item` ended. Returns what rests from now on as unfit, each as index and reason.
+    pub(crate) fn ended(
+        &mut self,
+        item: &WorkItem,
+        lesson: Lesson,
+        times: (Duration, Duration),
+    ) -> Vec<(Option<String>, String)> {
+        let kind = item.key.kind;
+        if kind != OperationKind::Cleanup {
+            self.phase = self.phase.on(Event::Ended);
+        }
+        let mut news = Vec::new();
+        if let Some(why) = lesson.unfit {
+            let schema = item.fingerprints.schema;
+            if self.quarantine.hold(kind.into(), schema, why.clone()) {
+                news.push((None, why));
+            }
+        }
+        for (index, why) in lesson.unfit_indexes {
+            let fingerprint = item.fingerprints.index(&index);
+            if self
+                .quarantine
+                .hold(Part::index(&index), fingerprint, why.clone())
+            {
+                news.push((Some(index), why));
+            }
+        }
+        if let Some(outcome) = lesson.outcome {
+            self.rests.note(kind, outcome, &item.policy, times);
+        }
+        news
+    }
+
+    /// It could not be observed.
+    pub(crate) fn unseen(&mut self) {
+        self.phase = self.phase.on(Event::Looked(Need::Nothing));
+    }
+
+    /// Decides what comes of a look at `target` of `location`, which is `stopped` for a reason, or not.
+    pub(crate) fn looked(
+        &mut self,
+        (location, target): (&str, &Target),
+        seen: Observation,
+        policy: &Policy,
+        stopped: Option<String>,
+        now: Duration,
+    ) -> Verdict {
+        let Observation {
+            health,
+            rewrites,
+            drift,
+        } = seen;
+        let fingerprints = Fingerprints::of(&health);
+        let resting = self.resting_indexes(&fingerprints);
+        let mut considered = health.clone();
+        considered
+            .indexes
+            .retain(|i| !resting.contains_key(&i.name));
+        let mut planned = plan(&considered, &rewrites, policy);
+        self.add_asked(&mut planned);
+        let is_cleanup = |o: &&OperationSpec| o.kind == OperationKind::Cleanup;
+        self.cleanup = planned.operations.iter().find(is_cleanup).cloned();
+        if stopped.is_some() {
+            self.phase = self.phase.on(Event::Broken);
+        }
+        let left_alone = drift || stopped.is_some();
+        let mut kinds = Vec::new();
+        let rests = match left_alone {
+            true => None,
+            false => {
+                let index = resting.iter().next();
+                self.set_apart(&mut planned, fingerprints.schema, index, &mut kinds)
+            }
+        };
+        let (state, reason) = match (stopped, rests) {
+            (Some(why), _) => ("stopped", why),
+            (None, _) if drift => ("drift", DRIFTED.to_owned()),
+            (None, Some(why)) => ("quarantined", why),
+            (None, None) => state_of(&planned),
+        };
+        let news = planned.left_alone.clone();
+        let left_alone_news = news.filter(|why| self.left_alone.as_ref() != Some(why));
+        self.left_alone = planned.left_alone;
+        if left_alone {
+            planned.operations.clear();
+            self.asked.clear();
+        }
+        let sides = (fingerprints, resting.into_keys().collect());
+        let bytes = health.bytes;
+        let key = |kind| WorkKey {
+            location: location.to_owned(),
+            scope: Scope::Table(target.clone()),
+            kind,
+        };
+        let work = self.work(planned.operations, (policy, bytes, now), &sides, key);
+        Verdict {
+            status: TableStatus {
+                health,
+                state,
+                reason,
+                phase: self.phase,
+                drift,
+            },
+            kinds,
+            left_alone: left_alone_news,
+            work,
+        }
+    }
+
+    /// The work that may begin, of all that is `due`; `None` while an attempt is at work. Moves the phase.
+    fn work(
+        &mut self,
+        due: Vec<OperationSpec>,
+        (policy, bytes, now): (&Policy, u64, Duration),
+        (fingerprints, resting): &(Fingerprints, BTreeSet<String>),
+        key: impl Fn(OperationKind) -> WorkKey,
+    ) -> Option<Vec<WorkItem>> {
+        // When a cleanup runs is decided for the location.
+        let due: Vec<_> = due
+            .into_iter()
+            .filter(|spec| spec.kind != OperationKind::Cleanup)
+            .collect();
+        let was_due = !due.is_empty();
+        let work: Vec<WorkItem> = due
+            .into_iter()
+            .filter_map(|spec| {
+                let trigger = match self.asked.contains(&spec.kind) {
+                    true => Trigger::Asked,
+                    false => Trigger::Threshold,
+                };
+                let rests = trigger != Trigger::Asked && self.rests.blocks(spec.kind, now);
+                (!rests).then(|| WorkItem {
+                    key: key(spec.kind),
+                    trigger,
+                    score: score(&spec, trigger),
+                    memory: memory_estimate(spec.kind, bytes, policy),
+                    reason: spec.reason,
+                    policy: policy.clone(),
+                    fingerprints: fingerprints.clone(),
+                    resting: resting.clone(),
+                })
+            })
+            .collect();
+        let need = match (work.is_empty(), was_due) {
+            (false, _) => Need::Work,
+            (true, true) => Need::Rest,
+            (true, false) => Need::Nothing,
+        };
+        self.phase = self.phase.on(Event::Looked(need));
+        (self.phase != Phase::Running).then_some(work)
+    }
+
+    /// The indexes that rest, and why; none of them when a person asks for them.
+    fn resting_indexes(&mut self, fingerprints: &Fingerprints) -> BTreeMap<String, String> {
+        let asked = self.asked.contains(&OperationKind::Reindex);
+        let mut resting = BTreeMap::new();
+        for (index, fingerprint) in fingerprints.indexes() {
+            let part = Part::index(index);
+            if asked {
+                self.quarantine.release(&part);
+            }
+            if let Some(why) = self.quarantine.why(&part, fingerprint) {
+                resting.insert(index.to_owned(), why.to_owned());
+            }
+        }
+        resting
+    }
+
+    fn add_asked(&self, plan: &mut TablePlan) {
+        for kind in self.asked.iter().copied() {
+            let reason = String::from(ASKED_FOR);
+            match plan.operations.iter_mut().find(|o| o.kind == kind) {
+                Some(planned) => planned.reason = reason,
+                None => plan.operations.push(OperationSpec {
+                    kind,
+                    reason,
+                    debt: 1.0,
+                }),
+            }
+        }
+    }
+
+    /// Takes what rests as unfit out of `planned`, and says of each kind whether there is anything to do. `index` is one
+    /// that rests, and why. Returns why the first of them rests.
+    fn set_apart(
+        &mut self,
+        planned: &mut TablePlan,
+        schema: u64,
+        index: Option<(&String, &String)>,
+        kinds: &mut Vec<(OperationKind, bool, bool)>,
+    ) -> Option<String> {
+        let mut rests = None;
+        for kind in OperationKind::ALL {
+            let index = index.filter(|_| kind == OperationKind::Reindex);
+            let due = planned.operations.iter().any(|o| o.kind == kind) || index.is_some();
+            let why = self.quarantine.why(&kind.into(), schema);
+            kinds.push((kind, due, why.is_some() || index.is_some()));
+            if let Some(why) = why {
+                planned.operations.retain(|o| o.kind != kind);
+                rests.get_or_insert(format!("{} rests: {why}", kind.as_str()));
+            }
+            if let Some((index, why)) = index {
+                rests.get_or_insert(format!("index {index} rests: {why}"));
+            }
+        }
+        rests
+    }
+}
+
+/// The regular cleanup of `scope`, or one that a person asked for, without a look.
+pub(crate) fn cleanup_item(
+    location: &str,
+    scope: Scope,
+    spec: OperationSpec,
+    (trigger, policy): (Trigger, Policy),
+) -> WorkItem {
+    WorkItem {
+        key: WorkKey {
+            location: location.to_owned(),
+            scope,
+            kind: OperationKind::Cleanup,
+        },
+        trigger,
+        score: score(&spec, trigger),
+        reason: spec.reason,
+        memory: 0,
+        policy,
+        fingerprints: Fingerprints::default(),
+        resting: BTreeSet::new(),
+    }
+}
+
+/// The name by which the configuration knows what `scope` covers; of a store, its first table.
+pub(crate) fn config_name(scope: &Scope) -> Option<&str> {
+    match scope {
+        Scope::Store => None,
+        Scope::Table(target) => Some(Place::config_name(target)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Event, Need, Phase};
+
+    #[test]
+    fn every_transition() {
+        use Event::{Broken, Ended, Looked, Started};
+        use Phase::{Cooling, Due, Idle, Running, Stopped};
+        let events = [
+            Looked(Need::Nothing),
+            Looked(Need::Work),
+            Looked(Need::Rest),
+            Started,
+            Ended,
+            Broken,
+        ];
+        for (from, to) in [
+            (Idle, [Idle, Due, Cooling, Running, Idle, Stopped]),
+            (Due, [Idle, Due, Cooling, Running, Idle, Stopped]),
+            (Cooling, [Idle, Due, Cooling, Running, Idle, Stopped]),
+            (Running, [Running, Running, Running, Running, Idle, Stopped]),
+            (Stopped, [Stopped; 6]),
+        ] {
+            assert_eq!(events.map(|event| from.on(event)), to, "{from:?}");
+        }
+    }
+}

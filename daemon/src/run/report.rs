@@ -1,0 +1,255 @@
+//! What became of an attempt.
+
+use crate::decide::planning::OperationKind;
+use crate::decide::rest::Outcome;
+use crate::decide::work::{Scope, WorkItem};
+use crate::metrics::RunResult;
+use crate::place::table::Lesson;
+use serde::Serialize;
+use squire_engine::error::{Error, ErrorKind};
+use squire_engine::maintenance::{CleanupReport, MaintenanceReport};
+use std::collections::BTreeMap;
+
+/// How an operation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Ending {
+    Success,
+    Conflict,
+    Failed,
+    /// What was made could not replace what it should have replaced: nothing was committed, and it rests.
+    Unfit,
+    Skipped,
+    /// It was stopped before it was through; what it had finished is committed.
+    Cancelled,
+}
+
+impl Ending {
+    fn result(self) -> RunResult {
+        match self {
+            Self::Success => RunResult::Success,
+            Self::Conflict => RunResult::Conflict,
+            Self::Failed => RunResult::Failed,
+            Self::Unfit => RunResult::Unfit,
+            Self::Skipped => RunResult::Skipped,
+            Self::Cancelled => RunResult::Cancelled,
+        }
+    }
+
+    fn of(error: &Error) -> Self {
+        match error.kind() {
+            ErrorKind::Conflict => Self::Conflict,
+            ErrorKind::Unfit => Self::Unfit,
+            ErrorKind::Drift => Self::Skipped,
+            ErrorKind::Cancelled => Self::Cancelled,
+            // A safety check refused: someone has to look, or it refuses for ever.
+            _ => Self::Failed,
+        }
+    }
+
+    /// Whether what was wanted does not hold.
+    pub(crate) fn is_bad(self) -> bool {
+        matches!(self, Self::Conflict | Self::Failed | Self::Unfit)
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct OperationReport {
+    pub(crate) place: String,
+    /// Its number in this process.
+    pub(crate) attempt: u64,
+    /// Empty when it was about the whole store.
+    pub(crate) table: String,
+    pub(crate) kind: OperationKind,
+    pub(crate) ending: Ending,
+    pub(crate) conflicts: u32,
+    pub(crate) fragments_removed: u64,
+    pub(crate) fragments_added: u64,
+    pub(crate) bytes_removed: u64,
+    pub(crate) versions_removed: u64,
+    pub(crate) detail: Option<String>,
+    /// Whether anything was changed.
+    #[serde(skip)]
+    effective: bool,
+    /// Indexes that would fail the same way again, and why.
+    #[serde(skip)]
+    pub(crate) unfit_indexes: Vec<(String, String)>,
+    /// Whether it was about all tables of its store: a cleanup is.
+    #[serde(skip)]
+    covers_store: bool,
+    /// How it ended for some of them; for all others it went well.
+    #[serde(skip)]
+    except: BTreeMap<String, Ending>,
+}
+
+impl OperationReport {
+    /// Of an attempt that did what it should.
+    pub(crate) fn new(item: &WorkItem, attempt: u64) -> Self {
+        Self {
+            place: item.key.location.clone(),
+            attempt,
+            table: match &item.key.scope {
+                Scope::Store => String::new(),
+                Scope::Table(target) => target.to_string(),
+            },
+            kind: item.key.kind,
+            ending: Ending::Success,
+            conflicts: 0,
+            fragments_removed: 0,
+            fragments_added: 0,
+            bytes_removed: 0,
+            versions_removed: 0,
+            detail: None,
+            effective: false,
+            unfit_indexes: Vec::new(),
+            covers_store: item.key.scope == Scope::Store,
+            except: BTreeMap::new(),
+        }
+    }
+
+    /// It ended with `error`.
+    pub(crate) fn failed(&mut self, error: &Error) {
+        self.ending = Ending::of(error);
+        self.detail = Some(error.to_string());
+    }
+
+    /// Nothing was done, as `what` says.
+    pub(crate) fn planned(&mut self, what: String) {
+        self.ending = Ending::Skipped;
+        self.detail = Some(what);
+    }
+
+    /// It was stopped because it did not move for `seconds`.
+    pub(crate) fn hung(&mut self, seconds: u64) {
+        self.ending = Ending::Failed;
+        self.detail = Some(format!(
+            "stopped after {seconds} s without progress; what it had finished is committed"
+        ));
+    }
+
+    /// What it says about the next attempt.
+    pub(crate) fn lesson(&self) -> Lesson {
+        let unfit = (self.ending == Ending::Unfit).then(|| self.detail.clone().unwrap_or_default());
+        let outcome = match self.ending {
+            // What is unfit rests by itself.
+            Ending::Unfit => None,
+            Ending::Success if self.effective => Some(Outcome::Effective),
+            Ending::Success | Ending::Skipped => Some(Outcome::Idle),
+            Ending::Cancelled => Some(Outcome::Cancelled),
+            Ending::Conflict | Ending::Failed => Some(Outcome::Bad),
+        };
+        Lesson {
+            outcome,
+            unfit,
+            unfit_indexes: self.unfit_indexes.clone(),
+        }
+    }
+
+    pub(crate) fn maintained(&mut self, m: MaintenanceReport) {
+        self.conflicts = m.conflicts;
+        self.fragments_removed = m.fragments_removed;
+        self.fragments_added = m.fragments_added;
+        let indexes = m.indexes.len() + m.rebuilt_indexes.len();
+        self.effective = m.fragments_removed > 0 || indexes > 0;
+        if m.cancelled {
+            self.ending = Ending::Cancelled;
+        }
+        if let Some(skipped) = m.skipped {
+            self.ending = Ending::Skipped;
+            self.detail = Some(format!("skipped: {skipped}"));
+        }
+        if let [first, ..] = m.unfit.as_slice() {
+            self.ending = Ending::Failed;
+            self.detail = Some(first.clone());
+        }
+        if let [(index, reason), ..] = m.pending_indexes.as_slice() {
+            self.detail = Some(format!("index {index} is pending: {reason}"));
+        }
+        if let [(index, reason), ..] = m.failed_indexes.as_slice() {
+            self.ending = Ending::Failed;
+            self.detail = Some(format!("index {index} failed: {reason}"));
+        }
+        let failed = m.failed_indexes.into_iter();
+        let unfit = failed.filter(|(index, _)| m.unfit_indexes.contains(index));
+        self.unfit_indexes = unfit.collect();
+    }
+
+    /// `off` are the tables that their policies leave alone.
+    pub(crate) fn cleaned(&mut self, c: CleanupReport, off: Vec<String>) {
+        self.versions_removed = c.versions_removed;
+        self.bytes_removed = c.bytes_removed;
+        self.effective = c.versions_removed > 0;
+        self.except = off.into_iter().map(|t| (t, Ending::Skipped)).collect();
+        let failed = c.failed.iter().map(|(t, _)| (t.clone(), Ending::Failed));
+        self.except.extend(failed);
+        if let [(table, reason), ..] = c.failed.as_slice() {
+            self.ending = Ending::Failed;
+            self.detail = Some(format!("{table}: {reason}"));
+        }
+    }
+
+    /// How it ended for each table: its own, or `all` of the store that one cleanup covered.
+    pub(crate) fn results(&self, all: Vec<String>) -> Vec<(String, RunResult)> {
+        let whole = self.ending.result();
+        if !self.covers_store {
+            return vec![(self.table.clone(), whole)];
+        }
+        let others = match self.except.is_empty() {
+            true => whole,
+            false => RunResult::Success,
+        };
+        let of = |table: &str| self.except.get(table).map_or(others, |e| e.result());
+        all.into_iter()
+            .map(|table| {
+                let result = of(&table);
+                (table, result)
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ending, OperationReport};
+    use crate::decide::planning::OperationKind;
+    use crate::metrics::RunResult;
+    use std::collections::BTreeMap;
+
+    fn cleanup(ending: Ending, except: &[(&str, Ending)]) -> OperationReport {
+        let except = except.iter().map(|(t, e)| ((*t).to_owned(), *e));
+        OperationReport {
+            place: "lake".into(),
+            attempt: 1,
+            table: "a".into(),
+            kind: OperationKind::Cleanup,
+            ending,
+            conflicts: 0,
+            fragments_removed: 0,
+            fragments_added: 0,
+            bytes_removed: 0,
+            versions_removed: 0,
+            detail: None,
+            effective: false,
+            unfit_indexes: Vec::new(),
+            covers_store: true,
+            except: except.collect::<BTreeMap<_, _>>(),
+        }
+    }
+
+    #[test]
+    fn a_cleanup_of_a_store_says_of_each_table_how_it_went() {
+        let all = || vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
+        let results = |report: &OperationReport| -> Vec<RunResult> {
+            report.results(all()).into_iter().map(|(_, r)| r).collect()
+        };
+        let (good, bad, left) = (RunResult::Success, RunResult::Failed, RunResult::Skipped);
+        let mixed = [("a", Ending::Failed), ("c", Ending::Skipped)];
+        assert_eq!(results(&cleanup(Ending::Failed, &mixed)), [bad, good, left]);
+        assert_eq!(results(&cleanup(Ending::Success, &[])), [good; 3]);
+        assert_eq!(results(&cleanup(Ending::Failed, &[])), [bad; 3]);
+        let mut plain = cleanup(Ending::Failed, &[]);
+        plain.covers_store = false;
+        assert_eq!(plain.results(all()), [("a".to_owned(), bad)]);
+    }
+}

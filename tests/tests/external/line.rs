@@ -1,0 +1,227 @@
+//! Nothing waits behind an attempt: one is held at a put, for good, and the daemon goes on with all else.
+
+use crate::metrics::{Served, heard_until, listen_at, write_config};
+use crate::{eventually, small_commits, tagged};
+use nix::sys::signal::Signal;
+use squire_tests::{Lake, PATIENCE};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+/// Fragments of `big` before anything is done to it: three tasks of eight.
+const FRAGMENTS: i64 = 24;
+
+/// Small enough a budget for `big` to be a heavy attempt and `small` a light one.
+const CONFIG: &str =
+    "[budget]\nmemory = \"1MiB\"\n[policy]\nmin_candidate_fragments = 6\nmax_task_fragments = 8\n";
+
+/// Text that does not get much smaller when it is compressed.
+fn noise(id: i64) -> String {
+    let mut state = id.unsigned_abs().wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut word = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        format!("{state:016x}")
+    };
+    (0..6).map(|_| word()).collect()
+}
+
+/// A store with a large table and a small one, and a daemon whose third put of a data file of the large one never ends.
+struct Scene {
+    lake: Lake,
+    big: Vec<(i64, String)>,
+    small: Vec<(i64, String)>,
+    daemon: Served,
+    words: Receiver<(Instant, String)>,
+}
+
+impl Scene {
+    fn new(daemon: &str) -> Self {
+        let mut lake = Lake::with_tables(&["big", "small"]);
+        let mut big = Vec::new();
+        for fragment in 0..FRAGMENTS {
+            let ids = fragment * 400..(fragment + 1) * 400;
+            let rows: Vec<(i64, String)> = ids.map(|id| (id, noise(id))).collect();
+            let file = lake.csv("rows.csv", rows.iter().cloned());
+            lake.run(&["write", &lake.uri, "big", &file]).ok();
+            big.extend(rows);
+        }
+        let small = small_commits(&lake, &["small"], 0, 2);
+        let (socket, log) = (lake.path("notify"), lake.path("faults.log"));
+        let words = listen_at(&socket);
+        let never = lake.path("never");
+        let faults = format!(
+            "hold=big.lance/data@3:{};log={}",
+            never.display(),
+            log.display()
+        );
+        let set = |name: &str, value: String| (name.to_owned(), value);
+        lake.env = vec![
+            set("SQUIRE_FAULTS", faults),
+            set("NOTIFY_SOCKET", socket.to_string_lossy().into_owned()),
+            set("WATCHDOG_USEC", "2000000".to_owned()),
+        ];
+        let token = lake.path("token");
+        std::fs::write(&token, "correct-horse\n").expect("token");
+        let token = format!("[daemon]\ntoken_file = \"{}\"\n{daemon}", token.display());
+        let config = write_config(&lake, &format!("{token}{CONFIG}"));
+        let args = ["daemon", &lake.uri, "--config", &config];
+        let daemon = Served::start(&lake, None, &args);
+        lake.env.clear();
+        eventually("an attempt that stands", PATIENCE, || {
+            let held = std::fs::read_to_string(&log).unwrap_or_default();
+            held.contains("big.lance").then_some(()).ok_or(held)
+        });
+        Self {
+            lake,
+            big,
+            small,
+            daemon,
+            words,
+        }
+    }
+
+    /// What was finished is there, and nothing else has changed.
+    async fn assert_kept(&self, more: u64) {
+        // Two tasks of three were through: sixteen fragments became two.
+        let fragments = self.lake.table_status("big", "fragments");
+        assert_eq!(fragments, 10 + more, "what was finished is kept");
+        assert_eq!(self.lake.rows("big").await, self.big);
+        assert_eq!(self.lake.rows("small").await, self.small);
+        self.lake.assert_at_rest();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_waits_behind_an_attempt_that_stands() {
+    let mut scene = Scene::new("");
+    let daemon = &scene.daemon;
+    daemon.wait_ready();
+    heard_until(&scene.words, "READY=1");
+
+    // Another table is compacted.
+    let more = small_commits(&scene.lake, &["small"], 100, 18);
+    scene.small.extend(more);
+    daemon.wait_fragments_at_most("small", 5);
+
+    // The table itself is observed as ever, and left alone.
+    let added = tagged("added", 1_000_000..1_000_002);
+    let file = scene.lake.csv("added.csv", added.iter().cloned());
+    scene
+        .lake
+        .run(&["write", &scene.lake.uri, "big", &file])
+        .ok();
+    scene.big.extend(added);
+    let rows = scene.big.len();
+    eventually("the new rows in /status", PATIENCE, || {
+        let big = daemon.table("big").ok_or("no such table")?;
+        let fresh = big["rows"] == rows && big["phase"] == "running";
+        fresh.then_some(()).ok_or(big.to_string())
+    });
+    let attempts = daemon.status()["attempts"].clone();
+    let what = attempts[0]["what"].as_str().expect("what it is");
+    assert!(what.starts_with("compact big: 24 candidate"), "{attempts}");
+    assert_eq!(daemon.get("/readyz").0, 200);
+    assert_eq!(daemon.get("/healthz").0, 200);
+
+    // A request is obeyed, and a reload.
+    let bearer = "Authorization: Bearer correct-horse\r\n";
+    let post = |path: &str| daemon.request("POST", path, bearer).0;
+    assert_eq!(post("/api/v1/optimize?table=small"), 200);
+    daemon.wait_fragments_at_most("small", 1);
+    assert_eq!(post("/api/v1/recover"), 200);
+    let config = scene.lake.path("squire.toml");
+    let text = std::fs::read_to_string(&config).expect("the configuration");
+    let text = text.replace("min_candidate_fragments = 6", "min_candidate_fragments = 3");
+    std::fs::write(&config, text).expect("the configuration");
+    scene.daemon.child.signal(Signal::SIGHUP);
+    heard_until(&scene.words, "RELOADING=1");
+    heard_until(&scene.words, "READY=1");
+    let more = small_commits(&scene.lake, &["small"], 200, 4);
+    scene.small.extend(more);
+    scene.daemon.wait_fragments_at_most("small", 3);
+    heard_until(&scene.words, "WATCHDOG=1");
+
+    // A stop does not wait for it, and keeps what it had finished.
+    scene.daemon.child.signal(Signal::SIGTERM);
+    let done = scene.daemon.child.wait_here();
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(
+        done.stderr.contains("maintenance was cancelled"),
+        "{done:?}"
+    );
+    assert!(!done.stderr.contains("drain time is over"), "{done:?}");
+    heard_until(&scene.words, "STOPPING=1");
+    scene.assert_kept(1).await;
+}
+
+/// Only the attempt is stopped: systemd hears the daemon all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_hangs_is_stopped_and_the_daemon_lives() {
+    let mut scene = Scene::new("watchdog_progress = \"2s\"\n");
+    let daemon = &scene.daemon;
+    let detail = eventually("a report", PATIENCE, || {
+        let history = daemon.status()["history"].clone();
+        let reports = history.as_array().expect("reports").iter();
+        let compactions = reports.filter(|r| r["kind"] == "compact" && r["table"] == "big");
+        let failed = compactions.last().filter(|r| r["ending"] == "failed");
+        let detail = failed.and_then(|r| r["detail"].as_str());
+        detail.map(str::to_owned).ok_or(history.to_string())
+    });
+    assert!(detail.contains("without progress"), "{detail}");
+    let heard = heard_until(&scene.words, "READY=1");
+    let mut pings: Vec<Instant> = heard.into_iter().map(|(at, _)| at).collect();
+    while let Ok((at, word)) = scene.words.try_recv() {
+        if word == "WATCHDOG=1" {
+            pings.push(at);
+        }
+    }
+    let gap = pings.windows(2).map(|two| two[1] - two[0]).max();
+    assert!(gap < Some(Duration::from_secs(2)), "{gap:?}");
+    assert_eq!(daemon.get("/healthz").0, 200);
+    scene.daemon.child.signal(Signal::SIGTERM);
+    let done = scene.daemon.child.wait_here();
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(
+        done.stderr
+            .contains("an attempt does not move and is stopped"),
+        "{done:?}"
+    );
+    scene.assert_kept(0).await;
+}
+
+/// A location that cannot be opened is counted; while it is the only one, the daemon is not ready.
+#[test]
+fn locations_that_are_not_open_are_counted() {
+    let lake = Lake::with_tables(&["t"]);
+    let missing = lake.path("missing").to_string_lossy().into_owned();
+    let not_open = |daemon: &Served, expected: f64| {
+        eventually("the locations that are not open", PATIENCE, || match daemon
+            .metric("squire_locations_not_open")
+        {
+            Some(found) if (found - expected).abs() < 0.5 => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    };
+    let both = Served::start(&lake, None, &["daemon", &missing, &lake.uri]);
+    both.wait_ready();
+    not_open(&both, 1.0);
+    both.stop();
+
+    let config = write_config(&lake, "[daemon]\nscan_interval = \"1s\"\n");
+    let daemon = Served::start(&lake, None, &["daemon", &missing, "--config", &config]);
+    let unreadable = format!("squire_unreadable{{store=\"{missing}\",table=\"\"}}");
+    eventually("it was tried", PATIENCE, || {
+        daemon
+            .metric(&unreadable)
+            .map(drop)
+            .ok_or("not yet".to_owned())
+    });
+    assert_eq!(daemon.get("/readyz").0, 503);
+    assert_eq!(daemon.get("/healthz").0, 200);
+    not_open(&daemon, 1.0);
+    lake.run(&["init", &missing]).ok();
+    daemon.wait_ready();
+    not_open(&daemon, 0.0);
+    daemon.stop();
+}
