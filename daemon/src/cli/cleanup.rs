@@ -2,6 +2,7 @@
 
 use super::Context;
 use super::args::CleanupArgs;
+use super::keep::told;
 use super::maintain::cancel_on_signal;
 use crate::daemon::execution::{CLEANED_AS_A_WHOLE, cleanup_policies, neighbours};
 use crate::place::{Place, step};
@@ -256,6 +257,7 @@ fn describe(plan: &CleanupPlan) -> Vec<String> {
             in_runs(&t.versions)
         )
     }));
+    lines.extend(plan.holds.iter().map(told));
     if !plan.decisions.is_empty() {
         lines.push(format!("decisions to forget: {}", plan.decisions.len()));
     }

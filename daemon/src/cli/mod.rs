@@ -5,6 +5,8 @@ mod cleanup;
 mod config;
 mod index;
 mod inspect;
+mod keep;
+mod lease;
 mod maintain;
 mod output;
 mod repair;
@@ -210,6 +212,9 @@ async fn dispatch(cli: Cli, context: Context) -> Result<ExitCode> {
         Command::Log(args) => inspect::log(&context, args).await,
         Command::Op(args) => inspect::op(&context, args).await,
         Command::Snapshot(args) => inspect::snapshot(&context, args).await,
+        Command::Keep(args) => keep::keep(&context, args).await,
+        Command::Unkeep(args) => keep::unkeep(&context, args).await,
+        Command::Lease(args) => lease::lease(&context, args).await,
         Command::Seams => inspect::seams(&context),
         Command::Config(command) => config::config(context.out, command, cli.common.config),
     }

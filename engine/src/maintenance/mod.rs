@@ -36,7 +36,8 @@ mod verify;
 pub use archive::ArchiveReport;
 pub(crate) use cleanup::ReferenceMemo;
 pub use cleanup::{
-    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, Held, Retention, TableCleanup,
+    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, Held, Hold, HoldKind, Retention,
+    TableCleanup,
 };
 pub use compact::CompactionLimits;
 pub(crate) use health::own_file;

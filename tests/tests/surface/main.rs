@@ -6,6 +6,7 @@
 //! * [`agent`]: agents over a spool, killed, stopped and drained: each batch exactly once.
 //! * [`cli`]: help, JSON, exit codes, and the commands on stores, directories and single tables.
 //! * [`cleanup`]: every policy and every reference is obeyed.
+//! * [`holds`]: keeps and leases: what they hold stays readable, and is shown.
 //! * [`guard`]: the guarded commit handler alone.
 //! * [`durability`]: what a power cut leaves.
 //! * [`requests`]: what a commit asks of its storage.
@@ -23,6 +24,7 @@ mod docs;
 mod durability;
 mod guard;
 mod history;
+mod holds;
 mod indexes;
 mod input;
 mod isolation;

@@ -2,25 +2,28 @@
 //!
 //! The order, and what breaks without each rule:
 //!
-//! 1. Roots first: pins of each table's retention window, keeps, `v - 1` of undecided operations, and files that other
-//!    tables refer to. A missed root is data loss.
+//! 1. Roots first: pins of each table's retention window, keeps, leases, tags, `v - 1` of undecided operations, and files
+//!    that other tables refer to. A missed root is data loss.
 //! 2. Nothing of a table goes whose HEAD or pin lacks a file, or refers to a newer one than goes which cannot be read: one
 //!    of its older versions may be the last good one.
-//! 3. Floors are published before anything is deleted: a reader is refused instead of failing on a missing file.
+//! 3. Floors are published before anything is deleted: a reader is refused instead of failing on a missing file. Then
+//!    keeps and leases are looked at once more: one that came since the plan is obeyed.
 //! 4. Only versions below the floor go, by exact list; unverified files are left to Lance's 7-day rule.
 //! 5. The manifest's own versions go last, and only archived ones: they say which tables' versions are pinned.
 //!
-//! `plan` decides, `references` and `readable` are what it looks at, `run` does what the plan says.
+//! `plan` decides, `holds`, `references` and `readable` are what it looks at, `run` does what the plan says.
 //!
 //! Retention is per table, and a snapshot spans tables. So the manifest is kept for the longest retention of all tables,
 //! and each table's floor says which of its versions a snapshot in there may still open: one below it is refused
 //! as expired, by name, while the others open. A table whose cleanup is off keeps every version and its floor.
 
+mod holds;
 mod plan;
 mod readable;
 mod references;
 mod run;
 
+pub use holds::{Hold, HoldKind};
 pub(crate) use references::ReferenceMemo;
 
 use super::Target;
@@ -136,6 +139,8 @@ pub struct CleanupPlan {
     pub off: Vec<TableCleanup>,
     /// Tables that cannot be cleaned, and why; the others are.
     pub failed: Vec<(String, String)>,
+    /// The snapshots that keeps and leases hold.
+    pub holds: Vec<Hold>,
 }
 
 /// What a cleanup did.

@@ -1,5 +1,6 @@
 //! What a cleanup would remove: each table by its own policy, and one that cannot be looked at stops no other.
 
+use super::holds::{HeldSnapshot, Spared};
 use super::{CleanupPlan, CleanupPolicies, CleanupPolicy, MAX_CLOCK_SKEW, Retention, TableCleanup};
 use crate::commit::publish::Rounds;
 use crate::error::{Error, ErrorKind, Result, caught};
@@ -21,8 +22,9 @@ struct Look<'a> {
     policies: &'a CleanupPolicies,
     snapshot: Snapshot,
     windows: Vec<(Retention, Window)>,
-    /// The state of every kept snapshot.
-    keeps: Vec<Arc<State>>,
+    /// What keeps and leases hold.
+    held: Vec<HeldSnapshot>,
+    spared: Spared,
     undecided: BTreeMap<TableName, u64>,
 }
 
@@ -39,11 +41,6 @@ impl Look<'_> {
         found
             .map(|(_, window)| window)
             .ok_or_else(|| Error::internal("cleanup: a retention without its window"))
-    }
-
-    fn kept_pins(&self, table: &TableName) -> Vec<u64> {
-        let pins = self.keeps.iter().filter_map(|held| held.tables.get(table));
-        pins.map(|entry| entry.version).collect()
     }
 
     /// The floor of a table: its pin in the oldest snapshot of its own window.
@@ -76,6 +73,7 @@ impl Store {
         let mut plan = CleanupPlan::default();
         let standing = self.sidecar_ops().await?;
         let look = self.look(policies, &standing).await?;
+        plan.holds = look.held.iter().map(|held| held.hold.clone()).collect();
         for table in look.snapshot.state.tables.keys() {
             let policy = policies.of(table.as_str());
             match self.plan_table_in_rounds(&look, table).await {
@@ -130,14 +128,12 @@ impl Store {
                 windows.push((retention, self.window(&snapshot, retention).await?));
             }
         }
-        let mut keeps = Vec::new();
-        for version in snapshot.state.keeps.values() {
-            keeps.push(self.manifest_at(*version).await?.state);
-        }
+        let held = self.held_snapshots(&snapshot.state).await?;
         Ok(Look {
             policies,
             windows,
-            keeps,
+            spared: Spared::of(&held),
+            held,
             undecided: self.undecided_roots(standing).await?,
             snapshot,
         })
@@ -154,7 +150,7 @@ impl Store {
         let cleanup = TableCleanup {
             table: table.to_string(),
             floor,
-            versions: removable(&pinned, floor, &look.kept_pins(table)).await?,
+            versions: removable(&pinned, floor, &look.spared.of_table(table)).await?,
             held: Vec::new(),
         };
         self.spare(cleanup, &entry.path, Some(&pinned), look.policies)
@@ -166,9 +162,8 @@ impl Store {
         let state = &look.snapshot.state;
         let longest = look.policies.longest(state.tables.keys());
         let floor = look.window(longest)?.oldest.max(state.manifest_floor);
-        let kept: Vec<u64> = state.keeps.values().copied().collect();
         let dataset = self.manifest_dataset(&look.snapshot).await?;
-        let versions = removable(&dataset, floor, &kept).await?;
+        let versions = removable(&dataset, floor, &look.spared.of_manifest()).await?;
         Ok((!versions.is_empty()).then(|| TableCleanup {
             table: MANIFEST_PATH.to_owned(),
             floor,

@@ -41,7 +41,7 @@ impl Store {
             ..CleanupReport::default()
         };
         hit(Seam::CleanupAfterPlan)?;
-        self.check_clock_skew().await?;
+        let ahead_ms = self.check_clock_skew().await?;
         let log = self.commit_log().await;
         let has_log = log.is_ok();
         match log {
@@ -58,6 +58,10 @@ impl Store {
             self.publish_floors(plan, manifest_floor).await?;
         }
         hit(Seam::CleanupAfterFloor)?;
+        let mut plan = plan.clone();
+        if stands(Guard::HoldsAgain) {
+            self.spare_held(&mut plan, ahead_ms).await?;
+        }
         for cleanup in plan.tables.iter().filter(|t| !t.versions.is_empty()) {
             if cancel.is_cancelled() {
                 return Err(Error::new(
@@ -254,8 +258,9 @@ impl Store {
         }
     }
 
-    /// Refuses when this machine's clock and the storage's differ too much: ages would be wrong.
-    async fn check_clock_skew(&self) -> Result<()> {
+    /// Refuses when this machine's clock and the storage's differ too much: ages would be wrong. Gives how many
+    /// milliseconds the storage's is ahead.
+    async fn check_clock_skew(&self) -> Result<i64> {
         let path = self.object_path(&format!(
             "{}/probe/{}",
             crate::store::INTERNAL,
@@ -286,6 +291,6 @@ impl Store {
                 ),
             ));
         }
-        Ok(())
+        Ok(stored.saturating_sub(local))
     }
 }
