@@ -85,6 +85,12 @@ pub(crate) enum Command {
     ///
     /// Example: squire cleanup ./lake --retention 7d --dry-run
     Cleanup(CleanupArgs),
+    /// Prove that whatever a version refers to is there and has its size; change nothing.
+    ///
+    /// Ends with 1 when something is missing or torn, and names it with what to do.
+    ///
+    /// Example: squire verify ./lake --table flights
+    Verify(VerifyArgs),
     /// Complete or abort operations that their processes left behind.
     ///
     /// Example: squire recover ./lake
@@ -278,6 +284,15 @@ pub(crate) struct OptimizeArgs {
     /// Say what would be done; do nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// Also read some rows of every data file, and ask every index.
+    #[arg(long)]
+    pub(crate) deep: bool,
 }
 
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ mod maintain;
 mod output;
 mod repair;
 mod results;
+mod verify;
 mod write;
 
 use crate::config::{Config, log_filter};
@@ -206,6 +207,7 @@ async fn dispatch(cli: Cli, context: Context) -> Result<ExitCode> {
         Command::Optimize(args) => maintain::optimize(&context, args).await,
         Command::Reindex(args) => maintain::reindex(&context, args).await,
         Command::Cleanup(args) => cleanup::cleanup(&context, args).await,
+        Command::Verify(args) => verify::verify(&context, args).await,
         Command::Recover(args) => maintain::recover(&context, args).await,
         Command::Repair(args) => repair::repair(&context, args).await,
         Command::Status(args) => inspect::status(&context, args).await,

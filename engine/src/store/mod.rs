@@ -27,7 +27,9 @@ pub use lease::{Lease, StandingLease};
 pub use manifest::Snapshot;
 pub use sidecar::{Sidecar, SidecarKind, SidecarTable};
 pub use state::{State, TableEntry, Updates};
-pub(crate) use tables::{StrictCommit, data_files_of, marks, read_version, tags_of};
+pub(crate) use tables::{
+    StrictCommit, data_files_of, marks, read_version, tags_of, transaction_id,
+};
 
 use crate::clock::{Clock, Entropy, SystemClock};
 use crate::error::{Error, ErrorKind, Result};

@@ -14,10 +14,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "init", "create", "index", "write", "delete", "commit", "agent", "daemon", "plan", "optimize",
     "reindex", "cleanup", "recover", "repair", "status", "log", "op", "snapshot", "seams", "keep",
-    "unkeep", "lease",
+    "unkeep", "lease", "verify",
 ];
 
 /// Commands that the design names for later; a test of its help begins to count as soon as one is there.
@@ -90,6 +90,8 @@ fn reporting(store: &str) -> Vec<Vec<&str>> {
         vec!["log", store],
         vec!["op", store, "01JD2Q3V5W6X7Y8Z9A0B1C2D3E"],
         vec!["snapshot", store],
+        vec!["verify", store],
+        vec!["verify", store, "--deep"],
     ]
 }
 

@@ -1,10 +1,12 @@
 //! Keeps and leases: cleanup spares what they hold, and takes it once they are gone.
 
 use crate::version_files;
+use lance::Dataset;
 use serde_json::Value;
 use squire_engine::error::ErrorKind;
 use squire_engine::maintenance::Retention;
-use squire_tests::{Child, Lake, PATIENCE};
+use squire_tests::{Child, Lake, PATIENCE, tree};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -282,4 +284,126 @@ async fn a_damaged_lease_is_named_and_a_torn_one_goes() {
     std::fs::write(&file, "{\"format\":1,\"id\"").expect("file");
     move_on(&lake, [1, 2]);
     assert_eq!((leases(&lake).len(), versions(&lake)), (0, 1));
+}
+
+/// What lies below `root` and is not Squire's own, with its size.
+fn sizes(root: &Path) -> BTreeMap<String, u64> {
+    let files = tree(root)
+        .into_iter()
+        .filter(|path| root.join(path).is_file());
+    files
+        .map(|path| {
+            let size = root.join(&path).metadata().expect("file").len();
+            (path.to_string_lossy().into_owned(), size)
+        })
+        .collect()
+}
+
+/// The bytes that a holding of `document` says.
+fn bytes(document: &Value, kind: &str, name: &str) -> u64 {
+    let holdings = document["holdings"].as_array().expect("holdings");
+    let of_table = holdings.iter().filter(|h| h["table"] == "t");
+    let mut named = of_table.filter(|h| h["kind"] == kind && h["name"] == name);
+    let found = named
+        .next()
+        .unwrap_or_else(|| panic!("no {kind} {name}: {document}"));
+    found["bytes"].as_u64().expect("bytes")
+}
+
+/// With a keep, a lease, a tag and a branch, each on a version of its own: the dry run names exactly what the real run
+/// removes, and for each holder what would be removed without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dry_run_is_the_real_run() {
+    let (mut lake, first) = lake();
+    let table = Path::new(&lake.uri).join("t.lance");
+    let config = lake.path("squire.toml");
+    std::fs::write(&config, "[policy]\nmin_versions = 1\n").expect("configuration");
+    let config = config.to_string_lossy().into_owned();
+    lake.env
+        .push(("SQUIRE_RETENTION".to_owned(), "0".to_owned()));
+    // Every overwrite has files of its own: versions share none.
+    let overwrite = |id: i64| {
+        let file = lake.csv(&format!("{id}.csv"), [(id, "row".to_owned())]);
+        lake.run(&["write", &lake.uri, "t", &file, "--mode", "overwrite"])
+            .ok();
+    };
+    lake.run(&["keep", &lake.uri, "nightly", "--at", &first.to_string()])
+        .ok();
+    overwrite(1);
+    let child = held(&lake, "1h", UNTIL_GO);
+    overwrite(2);
+    let mut dataset = Dataset::open(&table.to_string_lossy())
+        .await
+        .expect("table");
+    let version = dataset.version().version;
+    dataset
+        .tags()
+        .create("released", version)
+        .await
+        .expect("tag");
+    overwrite(3);
+    dataset.checkout_latest().await.expect("latest");
+    let version = dataset.version().version;
+    dataset
+        .create_branch("dev", version, None)
+        .await
+        .expect("branch");
+    (4..8).for_each(overwrite);
+
+    let root = Path::new(&lake.uri);
+    let args = ["cleanup", &lake.uri, "--config", &config, "--json"];
+    let plan = || lake.run(&[&args[..], &["--dry-run"]].concat()).ok().json();
+    let (before, dry) = (sizes(root), plan());
+    let lease = lake.status()["holds"][1]["name"].clone();
+    let lease = lease.as_str().expect("a lease").to_owned();
+    let holders = [
+        ("keep", "nightly"),
+        ("lease", lease.as_str()),
+        ("tag", "released"),
+        ("branch", "dev"),
+    ];
+    let mut said = BTreeMap::new();
+    for (kind, name) in holders {
+        said.insert(kind, bytes(&dry, kind, name));
+    }
+    let stored = versions(&lake);
+    let real = lake.run(&args).ok().json();
+    assert_eq!(dry["plan"], real["plan"]);
+    let listed = dry["plan"]["tables"][0]["versions"]
+        .as_array()
+        .expect("versions")
+        .len();
+    assert_eq!(versions(&lake), stored - listed, "{dry}");
+    let after = sizes(root);
+    let gone = |before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>| -> u64 {
+        let gone = before.iter().filter(|(path, _)| !after.contains_key(*path));
+        let own = |path: &str| !path.contains("/_refs/") && !path.contains("/tree/");
+        gone.filter(|(path, _)| path.starts_with("t.lance/") && own(path))
+            .map(|(_, size)| size)
+            .sum()
+    };
+    assert!(gone(&before, &after) > 0);
+    lake.run(&["verify", &lake.uri, "--deep"]).ok();
+    let branch = dataset.checkout_branch("dev").await.expect("the branch");
+    assert_eq!(branch.count_rows(None).await.expect("its rows"), 1);
+
+    // Without each of them goes what was said, to the byte.
+    let mut before = after;
+    let mut freed = |kind: &str| {
+        lake.run(&args).ok();
+        let after = sizes(root);
+        assert_eq!(gone(&before, &after), said[kind], "{kind}");
+        before = after;
+    };
+    lake.run(&["unkeep", &lake.uri, "nightly"]).ok();
+    freed("keep");
+    go(&lake);
+    child.wait().ok();
+    freed("lease");
+    dataset.tags().delete("released").await.expect("tag");
+    freed("tag");
+    dataset.delete_branch("dev").await.expect("branch");
+    freed("branch");
+    lake.run(&["verify", &lake.uri, "--deep"]).ok();
+    lake.assert_at_rest();
 }

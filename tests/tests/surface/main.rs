@@ -13,6 +13,7 @@
 //! * [`indexes`]: an index that fails is named and stops nothing else.
 //! * [`replaced`]: a table that was dropped and made again under its pin.
 //! * [`isolation`]: one bad table, folder, location or setting stops only itself.
+//! * [`verify`]: what is missing or torn is named, with what needs it and what to do.
 //! * [`rewrites`]: what Lance's own compaction spoils is left as it was.
 //! * [`history`]: archive and cleanup: what was said stays true after the versions are gone.
 
@@ -31,6 +32,7 @@ mod isolation;
 mod replaced;
 mod requests;
 mod rewrites;
+mod verify;
 mod writes;
 
 use serde_json::Value;

@@ -6,13 +6,14 @@
 //! Both can come while a cleanup is under way. Whoever holds an older snapshot puts the hold first and asks for the floors
 //! then; cleanup publishes the floors first and asks for the holds then. So one of them sees the other.
 
-use super::CleanupPlan;
+use super::{CleanupPlan, Spare};
 use crate::commit::publish::Record;
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::ids::TableName;
 use crate::store::state::{State, encode};
-use crate::store::{Snapshot, Store};
+use crate::store::{Snapshot, Store, tags_of};
 use futures::{StreamExt, TryStreamExt};
+use lance::Dataset;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -65,6 +66,16 @@ pub struct Hold {
     pub by: String,
 }
 
+impl Hold {
+    fn spare(&self, version: u64) -> Spare {
+        Spare {
+            version,
+            kind: self.kind,
+            name: self.name.clone(),
+        }
+    }
+}
+
 /// A held snapshot with what it shows.
 pub(super) struct HeldSnapshot {
     pub(super) hold: Hold,
@@ -91,15 +102,6 @@ impl Spared {
         spared
     }
 
-    pub(super) fn of_table(&self, table: &TableName) -> Vec<u64> {
-        let versions = self.tables.get(table).into_iter().flatten();
-        versions.copied().collect()
-    }
-
-    pub(super) fn of_manifest(&self) -> Vec<u64> {
-        self.manifest.iter().copied().collect()
-    }
-
     /// Takes what is spared out of `plan`.
     fn shorten(&self, plan: &mut CleanupPlan) {
         for cleanup in &mut plan.tables {
@@ -115,6 +117,46 @@ impl Spared {
             manifest.versions.retain(|v| !self.manifest.contains(v));
         }
     }
+}
+
+/// What `held` spares of a table.
+pub(super) fn spares_of_table(held: &[HeldSnapshot], table: &TableName) -> Vec<Spare> {
+    let shown = held.iter().filter_map(|held| {
+        let entry = held.state.tables.get(table)?;
+        Some(held.hold.spare(entry.version))
+    });
+    shown.collect()
+}
+
+/// What `held` spares of the manifest.
+pub(super) fn spares_of_manifest(held: &[HeldSnapshot]) -> Vec<Spare> {
+    let holds = held.iter().map(|held| &held.hold);
+    holds
+        .map(|hold| hold.spare(hold.manifest_version))
+        .collect()
+}
+
+/// What tags and branches of a table spare: a tag its version, a branch the one that it began at, whose files it may
+/// share. Lance spares these as well, a branch where it spells the table as Lance does.
+pub(super) async fn spares_of_refs(dataset: &Dataset) -> Result<Vec<Spare>> {
+    let tags = tags_of(dataset).await?.into_iter();
+    let tags = tags.map(|(name, version)| Spare {
+        version,
+        kind: HoldKind::Tag,
+        name,
+    });
+    let branches = dataset.branches().list().await?.into_iter();
+    let branches = branches.map(|(name, branch)| {
+        let began = branch.identifier.version_mapping.first();
+        Spare {
+            version: began.map_or(branch.parent_version, |(version, _)| *version),
+            kind: HoldKind::Branch,
+            name,
+        }
+    });
+    let mut spares: Vec<Spare> = tags.chain(branches).collect();
+    spares.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+    Ok(spares)
 }
 
 /// Refuses a name that no keep may have.
@@ -310,7 +352,8 @@ impl Store {
         self.holds_of(&state, self.now()).await
     }
 
-    fn now(&self) -> i64 {
+    /// Milliseconds since the epoch, as the storage's times are told.
+    pub(crate) fn now(&self) -> i64 {
         i64::try_from(self.clock().now_ms()).unwrap_or(i64::MAX)
     }
 

@@ -17,14 +17,18 @@
 //! and each table's floor says which of its versions a snapshot in there may still open: one below it is refused
 //! as expired, by name, while the others open. A table whose cleanup is off keeps every version and its floor.
 
+mod holdings;
 mod holds;
 mod plan;
 mod readable;
 mod references;
 mod run;
 
+pub use holdings::Holding;
 pub use holds::{Hold, HoldKind};
+pub(super) use readable::{Referred, files_of, files_of_fragment, read_ends};
 pub(crate) use references::ReferenceMemo;
+pub(super) use references::spelled;
 
 use super::Target;
 use super::archive::ArchiveReport;
@@ -113,6 +117,17 @@ pub struct Held {
     pub by: String,
 }
 
+/// A version that stays although it is old, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Spare {
+    /// The version.
+    pub version: u64,
+    /// What holds it.
+    pub kind: HoldKind,
+    /// The holder's name.
+    pub name: String,
+}
+
 /// One table of a cleanup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TableCleanup {
@@ -124,6 +139,8 @@ pub struct TableCleanup {
     pub versions: Vec<u64>,
     /// Versions below the floor that stay, since other tables refer to their files.
     pub held: Vec<Held>,
+    /// Versions below the floor that keeps, leases, tags and branches hold.
+    pub spared: Vec<Spare>,
 }
 
 /// What a cleanup would do. The dry run prints it; the real run does it.
@@ -156,11 +173,18 @@ pub struct CleanupReport {
     pub archived: ArchiveReport,
 }
 
+impl TableCleanup {
+    /// Whether nothing goes, and nothing is held.
+    fn is_empty(&self) -> bool {
+        self.versions.is_empty() && self.held.is_empty() && self.spared.is_empty()
+    }
+}
+
 impl CleanupPlan {
     /// Whether there is nothing to remove.
     pub fn is_empty(&self) -> bool {
         self.tables.iter().all(|t| t.versions.is_empty())
-            && self.manifest.is_none()
+            && self.manifest.iter().all(|m| m.versions.is_empty())
             && self.decisions.is_empty()
     }
 }

@@ -53,7 +53,8 @@ impl Store {
             Err(e) => return Err(e),
         }
         let archived = report.archived.through;
-        let manifest_floor = plan.manifest.as_ref().map(|m| m.floor.min(archived + 1));
+        let manifest = plan.manifest.as_ref().filter(|m| !m.versions.is_empty());
+        let manifest_floor = manifest.map(|m| m.floor.min(archived + 1));
         if stands(Guard::FloorFirst) {
             self.publish_floors(plan, manifest_floor).await?;
         }
