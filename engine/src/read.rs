@@ -41,7 +41,7 @@ impl Store {
             ));
         }
         let floor = latest.floor(table);
-        if entry.version < floor {
+        if entry.version < floor && !self.is_held(&latest, snapshot.version()).await? {
             return Err(Error::new(
                 ErrorKind::Expired,
                 format!(

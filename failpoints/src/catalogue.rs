@@ -17,6 +17,8 @@ pub enum Phase {
     Repair,
     /// Removal of old versions.
     Cleanup,
+    /// A reader's lease.
+    Lease,
     /// Copying the commit log out of the manifest.
     Archive,
     /// The agent's spool.
@@ -103,8 +105,12 @@ seams! {
     RepairAfterRestore, "repair.after_restore", Repair, "the restored version above the drift", "still drift; a repeated repair finishes it";
     CleanupAfterPlan, "cleanup.after_plan", Cleanup, "nothing", "nothing happened";
     CleanupAfterFloor, "cleanup.after_floor", Cleanup, "the floors", "the next cleanup deletes below them";
+    CleanupBeforeLease, "cleanup.before_lease", Cleanup, "the floors, and a lease that has expired", "the next cleanup gives the lease up and deletes below the floors";
     CleanupBeforeTable, "cleanup.before_table", Cleanup, "the floors", "the next cleanup goes on";
     CleanupAfterTable, "cleanup.after_table", Cleanup, "one table without its old versions", "the next cleanup goes on";
+    LeaseBeforePut, "lease.before_put", Lease, "nothing, or the lease that is renewed", "nothing is held, or the old lease until its ttl has passed";
+    LeaseAfterPut, "lease.after_put", Lease, "the lease, and the one that it renews", "cleanup spares the snapshot until the ttl has passed";
+    LeaseBeforeDelete, "lease.before_delete", Lease, "the lease, of which nobody has need any more", "cleanup spares the snapshot until the ttl has passed";
     ArchiveAfterRead, "archive.after_read", Archive, "the log in the manifest", "the next pass archives it";
     ArchiveAfterAppend, "archive.after_append", Archive, "the rows of the commit log", "the next pass records the watermark";
     AgentAfterClaim, "agent.after_claim", Agent, "the claim", "another agent resumes it";

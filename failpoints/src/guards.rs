@@ -47,6 +47,7 @@ guards! {
     PublishHistory, "publish_history", "a commit into an unmounted directory is acknowledged", "crash_matrix::guards::a_publish_stands_on_its_history";
     TableFloor, "table_floor", "a version at a number that cleanup freed counts as committed", "crash_matrix::guards::a_version_below_the_floor_proves_nothing";
     FloorFirst, "floor_first", "a reader meets missing files instead of hearing that its snapshot expired", "crash_matrix::guards::a_reader_hears_expired";
+    HoldsAgain, "holds_again", "a cleanup that was planned before a snapshot was kept removes it", "crash_matrix::guards::a_keep_that_comes_late_is_obeyed";
     StagedFiles, "staged_files", "a published version refers to files that are gone", "crash_matrix::guards::a_version_without_its_files_is_not_published";
     Licence, "licence", "a run that was taken for dead lands a version whose files were deleted", "crash_matrix::guards::a_run_without_its_sidecar_commits_nothing";
     Fence, "fence", "a delayed put lands a version whose files were deleted", "crash_matrix::guards::a_delayed_put_meets_the_fence";

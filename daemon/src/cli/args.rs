@@ -2,6 +2,7 @@
 
 use crate::config::parse_duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -84,6 +85,12 @@ pub(crate) enum Command {
     ///
     /// Example: squire cleanup ./lake --retention 7d --dry-run
     Cleanup(CleanupArgs),
+    /// Prove that whatever a version refers to is there and has its size; change nothing.
+    ///
+    /// Ends with 1 when something is missing or torn, and names it with what to do.
+    ///
+    /// Example: squire verify ./lake --table flights
+    Verify(VerifyArgs),
     /// Complete or abort operations that their processes left behind.
     ///
     /// Example: squire recover ./lake
@@ -108,6 +115,21 @@ pub(crate) enum Command {
     ///
     /// Example: squire snapshot ./lake --json
     Snapshot(SnapshotArgs),
+    /// Hold a snapshot under a name: cleanup spares it until it is let go.
+    ///
+    /// Example: squire keep ./lake before-migration
+    Keep(KeepArgs),
+    /// Let a kept snapshot go.
+    ///
+    /// Example: squire unkeep ./lake before-migration
+    Unkeep(UnkeepArgs),
+    /// Hold a snapshot while a command runs.
+    ///
+    /// The command finds the snapshot in its environment: SQUIRE_LEASE_STORE, SQUIRE_LEASE_MANIFEST_VERSION, SQUIRE_LEASE_ID. Its
+    /// exit code is passed on, and signals are passed to it.
+    ///
+    /// Example: squire lease ./lake --ttl 1h -- python report.py
+    Lease(LeaseArgs),
     /// Check a configuration file, or show what it comes to.
     ///
     /// Example: squire config check squire.toml
@@ -265,6 +287,15 @@ pub(crate) struct OptimizeArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// Also read some rows of every data file, and ask every index.
+    #[arg(long)]
+    pub(crate) deep: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct CleanupArgs {
     #[command(flatten)]
     pub(crate) target: TargetArgs,
@@ -337,8 +368,45 @@ pub(crate) struct OpArgs {
 pub(crate) struct SnapshotArgs {
     pub(crate) store: String,
     /// An older manifest version.
+    #[arg(long, value_name = "M", conflicts_with = "name")]
+    pub(crate) at: Option<u64>,
+    /// What `squire keep` holds under this name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeepArgs {
+    pub(crate) store: String,
+    /// Letters, digits, `_`, `-` and `.`, at most 64.
+    pub(crate) name: String,
+    /// An older manifest version; the latest by default.
     #[arg(long, value_name = "M")]
     pub(crate) at: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UnkeepArgs {
+    pub(crate) store: String,
+    /// The name that it was kept under.
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LeaseArgs {
+    pub(crate) store: String,
+    /// How long the lease holds without a renewal; it is renewed while the command runs.
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION", default_value = "1h")]
+    pub(crate) ttl: Duration,
+    /// An older manifest version; the latest by default.
+    #[arg(long, value_name = "M", conflicts_with = "name")]
+    pub(crate) at: Option<u64>,
+    /// What `squire keep` holds under this name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Debug, Subcommand)]

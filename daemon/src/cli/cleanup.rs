@@ -2,13 +2,14 @@
 
 use super::Context;
 use super::args::CleanupArgs;
+use super::keep::told;
 use super::maintain::cancel_on_signal;
 use crate::place::{Place, step};
 use crate::run::{CLEANED_AS_A_WHOLE, cleanup_policies, neighbours};
 use serde_json::json;
 use squire_engine::error::{Error, Result};
 use squire_engine::maintenance::{
-    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, TableCleanup, Target,
+    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, Holding, TableCleanup, Target,
 };
 use std::process::ExitCode;
 use std::time::Duration;
@@ -39,7 +40,10 @@ pub(super) async fn cleanup(context: &Context, args: CleanupArgs) -> Result<Exit
     }
     let plan = place.store.plan_cleanup(&policies).await?;
     let mut lines = describe(&plan);
+    let mut holdings = Vec::new();
     let (report, failed) = if args.dry_run {
+        holdings = place.store.holdings(&plan).await?;
+        lines.extend(holdings.iter().map(held_back));
         (None, plan.failed.clone())
     } else {
         let cancel = cancel_on_signal();
@@ -53,9 +57,10 @@ pub(super) async fn cleanup(context: &Context, args: CleanupArgs) -> Result<Exit
             .iter()
             .map(|(table, why)| format!("{table}: failed: {why}")),
     );
-    context
-        .out
-        .print(&json!({ "plan": plan, "report": report }), &lines);
+    context.out.print(
+        &json!({ "plan": plan, "holdings": holdings, "report": report }),
+        &lines,
+    );
     Ok(ending(failed.is_empty()))
 }
 
@@ -150,7 +155,7 @@ async fn cleanup_plain(
         };
         let work = clean_plain(place, path, args, policies);
         let (document, said, went) = match step("cleanup", &target, work).await {
-            Ok((plan, report)) => {
+            Ok((plan, holdings, report)) => {
                 removes |= !plan.versions.is_empty();
                 let mut said = describe_table(&plan);
                 let off = !policies.of(path).enabled;
@@ -158,9 +163,10 @@ async fn cleanup_plain(
                     let versions = in_runs(&plan.versions);
                     said = vec![format!("{path}: {OFF}; it would remove {versions}")];
                 }
+                said.extend(holdings.iter().map(held_back));
                 said.extend(report.as_ref().map(|r| format!("{path}: {}", removed(r))));
                 (
-                    json!({ "plan": plan, "report": report, "off": off, "error": null }),
+                    json!({ "plan": plan, "holdings": holdings, "report": report, "off": off, "error": null }),
                     said,
                     true,
                 )
@@ -189,13 +195,14 @@ async fn clean_plain(
     path: &str,
     args: &CleanupArgs,
     policies: &CleanupPolicies,
-) -> Result<(TableCleanup, Option<CleanupReport>)> {
+) -> Result<(TableCleanup, Vec<Holding>, Option<CleanupReport>)> {
     let plan = place.store.plan_plain_cleanup(path, policies).await?;
     if args.dry_run || !policies.of(path).enabled {
-        return Ok((plan, None));
+        let holdings = place.store.table_holdings(path, &plan).await?;
+        return Ok((plan, holdings, None));
     }
     let report = place.store.cleanup_plain(&plan, args.rate).await?;
-    Ok((plan, Some(report)))
+    Ok((plan, Vec::new(), Some(report)))
 }
 
 const OFF: &str = "off (cleanup.enabled = false)";
@@ -216,7 +223,7 @@ fn removed(report: &CleanupReport) -> String {
 }
 
 /// Ascending versions as a person reads them: "1-297, 299".
-fn in_runs(versions: &[u64]) -> String {
+pub(super) fn in_runs(versions: &[u64]) -> String {
     let runs: Vec<String> = versions
         .chunk_by(|a, b| a + 1 == *b)
         .map(|run| match run {
@@ -246,6 +253,43 @@ fn describe_table(table: &TableCleanup) -> Vec<String> {
     lines
 }
 
+/// What is held back as a person reads it.
+pub(super) fn held_back(holding: &Holding) -> String {
+    format!(
+        "{}: {} {} alone holds back {} bytes (versions {})",
+        holding.table,
+        holding.kind,
+        holding.name,
+        holding.bytes,
+        in_runs(&holding.versions)
+    )
+}
+
+/// What keeps, leases, tags, branches and clones hold at `place` beyond the configured retention.
+pub(super) async fn holdings(context: &Context, place: &Place) -> Result<Vec<Holding>> {
+    let opened = watched(context, place).await;
+    let watches = context.config.watches.iter();
+    let uris: Vec<String> = watches.map(|watch| watch.uri.clone()).collect();
+    let mut policies = cleanup_policies(&context.config, true);
+    policies.neighbours = neighbours(place, &uris, &opened)?;
+    policies.one_table = place.is_single_table();
+    if place.managed {
+        let plan = place.store.plan_cleanup(&policies).await?;
+        return place.store.holdings(&plan).await;
+    }
+    let mut holdings = Vec::new();
+    for target in place.targets().await? {
+        let Target::Plain(path) = &target else {
+            continue;
+        };
+        // A table that cannot be looked at is told of by its own line.
+        if let Ok(plan) = place.store.plan_plain_cleanup(path, &policies).await {
+            holdings.extend(place.store.table_holdings(path, &plan).await?);
+        }
+    }
+    Ok(holdings)
+}
+
 fn describe(plan: &CleanupPlan) -> Vec<String> {
     let tables = plan.tables.iter().chain(&plan.manifest);
     let mut lines: Vec<String> = tables.flat_map(describe_table).collect();
@@ -256,6 +300,7 @@ fn describe(plan: &CleanupPlan) -> Vec<String> {
             in_runs(&t.versions)
         )
     }));
+    lines.extend(plan.holds.iter().map(told));
     if !plan.decisions.is_empty() {
         lines.push(format!("decisions to forget: {}", plan.decisions.len()));
     }

@@ -1,6 +1,7 @@
 //! Commands that only look.
 
 use super::args::{LogArgs, OpArgs, SnapshotArgs, TargetArgs};
+use super::keep::told;
 use super::results::Results;
 use super::{Context, code, graver};
 use crate::decide::planning::bounds;
@@ -27,12 +28,17 @@ pub(super) async fn status(context: &Context, args: TargetArgs) -> Result<ExitCo
         (None, Vec::new(), 0)
     };
     let mut results = Results::of(&selection);
+    let holds = match place.managed {
+        true => place.store.holds().await?,
+        false => Vec::new(),
+    };
     if let Some(version) = version {
         results.say(format!(
             "{}: manifest version {version}, {} sidecars, {stranded} stranded bytes",
             place.uri,
             sidecars.len()
         ));
+        holds.iter().for_each(|hold| results.say(told(hold)));
     }
     for target in selection {
         let policy = context.config.policy_for(Place::config_name(&target));
@@ -61,6 +67,7 @@ pub(super) async fn status(context: &Context, args: TargetArgs) -> Result<ExitCo
     let mut more = Map::new();
     more.insert("manifest_version".to_owned(), json!(version));
     more.insert("sidecars".to_owned(), json!(sidecars));
+    more.insert("holds".to_owned(), json!(holds));
     more.insert("stranded_bytes".to_owned(), json!(stranded));
     Ok(results.finish(context, more))
 }
@@ -139,9 +146,10 @@ pub(super) async fn op(context: &Context, args: OpArgs) -> Result<ExitCode> {
 
 pub(super) async fn snapshot(context: &Context, args: SnapshotArgs) -> Result<ExitCode> {
     let store = context.store(&args.store).await?;
-    let snapshot = match args.at {
-        Some(version) => store.snapshot_at(version).await?,
-        None => store.load().await?,
+    let snapshot = match (&args.name, args.at) {
+        (Some(name), _) => store.kept(name).await?,
+        (None, Some(version)) => store.snapshot_at(version).await?,
+        (None, None) => store.load().await?,
     };
     let mut lines = vec![format!("manifest version {}", snapshot.version())];
     let mut tables = Map::new();

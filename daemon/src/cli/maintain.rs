@@ -1,7 +1,7 @@
 //! Commands that maintain.
 
 use super::args::{DaemonArgs, OptimizeArgs, RecoverArgs, TargetArgs};
-use super::cleanup::tell_unknown_tables_beside;
+use super::cleanup::{held_back, holdings, tell_unknown_tables_beside};
 use super::results::Results;
 use super::{Context, code};
 use crate::config::parse_listen;
@@ -97,7 +97,16 @@ pub(super) async fn plan(context: &Context, args: TargetArgs) -> Result<ExitCode
             }
         }
     }
-    Ok(results.finish(context, Map::new()))
+    let mut more = Map::new();
+    match holdings(context, &place).await {
+        Ok(held) => {
+            held.iter()
+                .for_each(|holding| results.say(held_back(holding)));
+            more.insert("holdings".to_owned(), json!(held));
+        }
+        Err(error) => tracing::warn!(%error, "what is held back is not known"),
+    }
+    Ok(results.finish(context, more))
 }
 
 async fn optimize_dry(context: &Context, place: &Place, names: &[String]) -> Result<ExitCode> {

@@ -5,10 +5,13 @@ mod cleanup;
 mod config;
 mod index;
 mod inspect;
+mod keep;
+mod lease;
 mod maintain;
 mod output;
 mod repair;
 mod results;
+mod verify;
 mod write;
 
 use crate::config::{Config, log_filter};
@@ -222,12 +225,16 @@ async fn dispatch(cli: Cli, context: Context) -> Result<ExitCode> {
         Command::Optimize(args) => maintain::optimize(&context, args).await,
         Command::Reindex(args) => maintain::reindex(&context, args).await,
         Command::Cleanup(args) => cleanup::cleanup(&context, args).await,
+        Command::Verify(args) => verify::verify(&context, args).await,
         Command::Recover(args) => maintain::recover(&context, args).await,
         Command::Repair(args) => repair::repair(&context, args).await,
         Command::Status(args) => inspect::status(&context, args).await,
         Command::Log(args) => inspect::log(&context, args).await,
         Command::Op(args) => inspect::op(&context, args).await,
         Command::Snapshot(args) => inspect::snapshot(&context, args).await,
+        Command::Keep(args) => keep::keep(&context, args).await,
+        Command::Unkeep(args) => keep::unkeep(&context, args).await,
+        Command::Lease(args) => lease::lease(&context, args).await,
         Command::Seams => inspect::seams(&context),
         Command::Config(command) => config::config(context.out, command, cli.common.config),
     }

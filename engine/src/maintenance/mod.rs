@@ -9,11 +9,13 @@
 //!    sample of what its indexes should find. `declare` says which indexes there should be. `verify` reads a rewrite back
 //!    before it is committed: two `side`s, each with its `tally`. `carrier` lands a rewrite above writers that deleted
 //!    some of its rows meanwhile; `carry` says which.
-//! 5. `cleanup` publishes floors, then deletes below them. `archive` copies the commit log out of the manifest.
+//! 5. `cleanup` publishes floors, then deletes below them. `archive` copies the commit log out of the manifest. `audit`
+//!    proves that what stands has all that it refers to.
 //!
 //! A `Target` is a table of a store or a plain Lance table in a watched directory, where HEAD is what is visible.
 
 pub mod archive;
+pub mod audit;
 mod carrier;
 mod carry;
 pub mod cleanup;
@@ -38,7 +40,8 @@ mod verify;
 pub use archive::ArchiveReport;
 pub(crate) use cleanup::ReferenceMemo;
 pub use cleanup::{
-    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, Held, Retention, TableCleanup,
+    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, Held, Hold, HoldKind, Holding,
+    Retention, Spare, TableCleanup,
 };
 pub use compact::CompactionLimits;
 pub(crate) use health::own_file;

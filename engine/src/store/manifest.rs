@@ -134,11 +134,11 @@ impl Store {
     /// The snapshot at an older manifest version.
     ///
     /// # Errors
-    /// `Expired` below the manifest's floor, `NotFound` for a version that was never made.
+    /// `Expired` below the manifest's floor unless it is held, `NotFound` for a version that was never made.
     pub async fn snapshot_at(&self, version: u64) -> Result<Snapshot> {
         let latest = self.load().await?;
         let floor = latest.state.manifest_floor;
-        if version < floor {
+        if version < floor && !self.is_held(&latest.state, version).await? {
             return Err(Error::new(
                 ErrorKind::Expired,
                 format!(

@@ -14,6 +14,7 @@ pub mod durability;
 pub mod faults;
 mod files;
 pub mod guard;
+pub mod lease;
 pub mod location;
 mod manifest;
 pub mod sidecar;
@@ -24,10 +25,13 @@ use at_work::AtWork;
 pub use durability::Durability;
 pub(crate) use files::{FileFacts, Width};
 pub use guard::{CommitCounters, GuardedCommitHandler, Slot};
+pub use lease::{Lease, StandingLease};
 pub use manifest::Snapshot;
 pub use sidecar::{Sidecar, SidecarKind, SidecarTable};
 pub use state::{State, TableEntry, Updates};
-pub(crate) use tables::{StrictCommit, data_files_of, marks, read_version, tags_of};
+pub(crate) use tables::{
+    StrictCommit, data_files_of, marks, read_version, tags_of, transaction_id,
+};
 
 use crate::clock::{Clock, Entropy, SystemClock};
 use crate::error::{Error, ErrorKind, Result};

@@ -128,7 +128,7 @@ impl Sidecar {
 }
 
 /// Whether a power cut took the end of these bytes: they stop too early, or what was never written reads as zeros.
-fn is_torn(bytes: &[u8], error: &serde_json::Error) -> bool {
+pub(super) fn is_torn(bytes: &[u8], error: &serde_json::Error) -> bool {
     error.is_eof() || bytes.contains(&0)
 }
 

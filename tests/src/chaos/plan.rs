@@ -194,7 +194,7 @@ fn seams(rng: &mut StdRng, part: Part) -> String {
         .iter()
         .copied()
         .filter(|seam| match (seam.phase(), part) {
-            (Phase::Repair, _) => false,
+            (Phase::Repair | Phase::Lease, _) => false,
             (Phase::Agent, part) => part == Part::Agent,
             (Phase::Commit | Phase::Publish | Phase::Resolve, _) => true,
             (Phase::Write, part) => part != Part::Daemon,

@@ -371,6 +371,22 @@ async fn a_reader_hears_expired() {
 }
 
 #[tokio::test]
+async fn a_keep_that_comes_late_is_obeyed() {
+    let lake = lake();
+    let store = lake.store().await;
+    let old = store.load().await.expect("snapshot").version().to_string();
+    commit(&lake, "more", 10..13).ok();
+    let seam = "cleanup.after_plan=1*return(stop)";
+    let mut cleanup = lake.with_seam_in("squire-clean", seam, &[&lake.uri]);
+    cleanup.wait_stopped();
+    lake.run(&["keep", &lake.uri, "late", "--at", &old]).ok();
+    cleanup.resume().ok();
+    let shown = lake.run(&["snapshot", &lake.uri, "--name", "late", "--json"]);
+    assert_eq!(shown.ok().json()["tables"]["a"]["rows"], 3);
+    ends_well(Guard::HoldsAgain, &lake).await;
+}
+
+#[tokio::test]
 async fn a_version_without_its_files_is_not_published() {
     let lake = lake();
     let data = lake.path("lake/a.lance/data");

@@ -399,6 +399,13 @@ pub const OPERATIONS: &[&Operation] = &[
 
 /// Seams that no operation of the matrix passes, and where they are armed.
 pub const ELSEWHERE: &[(&str, &str)] = &[
+    ("lease.before_put", "surface::holds kills holders there"),
+    ("lease.after_put", "surface::holds kills holders there"),
+    ("lease.before_delete", "surface::holds kills holders there"),
+    (
+        "cleanup.before_lease",
+        "surface::holds kills cleanups there",
+    ),
     (
         "agent.after_claim",
         "surface::agent kills, stops and fails agents there",

@@ -13,15 +13,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 23] = [
     "init", "create", "index", "write", "delete", "commit", "agent", "daemon", "plan", "optimize",
-    "reindex", "cleanup", "recover", "repair", "status", "log", "op", "snapshot", "seams",
+    "reindex", "cleanup", "recover", "repair", "status", "log", "op", "snapshot", "seams", "keep",
+    "unkeep", "lease", "verify",
 ];
 
 /// Commands that the design names for later; a test of its help begins to count as soon as one is there.
-const LATER: [&str; 7] = [
-    "adopt", "keep", "unkeep", "lease", "config", "replay", "bench",
-];
+const LATER: [&str; 4] = ["adopt", "config", "replay", "bench"];
 
 /// Tables t and u with `commits` single-row commits each.
 fn lake(commits: i64) -> Lake {
@@ -90,6 +89,8 @@ fn reporting(store: &str) -> Vec<Vec<&str>> {
         vec!["log", store],
         vec!["op", store, "01JD2Q3V5W6X7Y8Z9A0B1C2D3E"],
         vec!["snapshot", store],
+        vec!["verify", store],
+        vec!["verify", store, "--deep"],
     ]
 }
 

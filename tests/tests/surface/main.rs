@@ -6,12 +6,14 @@
 //! * [`agent`]: agents over a spool, killed, stopped and drained: each batch exactly once.
 //! * [`cli`]: help, JSON, exit codes, and the commands on stores, directories and single tables.
 //! * [`cleanup`]: every policy and every reference is obeyed.
+//! * [`holds`]: keeps and leases: what they hold stays readable, and is shown.
 //! * [`guard`]: the guarded commit handler alone.
 //! * [`durability`]: what a power cut leaves.
 //! * [`requests`]: what a commit asks of its storage.
 //! * [`indexes`]: an index that fails is named and stops nothing else.
 //! * [`replaced`]: a table that was dropped and made again under its pin.
 //! * [`isolation`]: one bad table, folder, location or setting stops only itself.
+//! * [`verify`]: what is missing or torn is named, with what needs it and what to do.
 //! * [`rewrites`]: what Lance's own compaction spoils is left as it was.
 //! * [`history`]: archive and cleanup: what was said stays true after the versions are gone.
 
@@ -23,12 +25,14 @@ mod docs;
 mod durability;
 mod guard;
 mod history;
+mod holds;
 mod indexes;
 mod input;
 mod isolation;
 mod replaced;
 mod requests;
 mod rewrites;
+mod verify;
 mod writes;
 
 use serde_json::Value;

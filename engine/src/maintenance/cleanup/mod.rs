@@ -2,26 +2,33 @@
 //!
 //! The order, and what breaks without each rule:
 //!
-//! 1. Roots first: pins of each table's retention window, keeps, `v - 1` of undecided operations, and files that other
-//!    tables refer to. A missed root is data loss.
+//! 1. Roots first: pins of each table's retention window, keeps, leases, tags, `v - 1` of undecided operations, and files
+//!    that other tables refer to. A missed root is data loss.
 //! 2. Nothing of a table goes whose HEAD or pin lacks a file, or refers to a newer one than goes which cannot be read: one
 //!    of its older versions may be the last good one.
-//! 3. Floors are published before anything is deleted: a reader is refused instead of failing on a missing file.
+//! 3. Floors are published before anything is deleted: a reader is refused instead of failing on a missing file. Then
+//!    keeps and leases are looked at once more: one that came since the plan is obeyed.
 //! 4. Only versions below the floor go, by exact list; unverified files are left to Lance's 7-day rule.
 //! 5. The manifest's own versions go last, and only archived ones: they say which tables' versions are pinned.
 //!
-//! `plan` decides, `references` and `readable` are what it looks at, `run` does what the plan says.
+//! `plan` decides, `holds`, `references` and `readable` are what it looks at, `run` does what the plan says.
 //!
 //! Retention is per table, and a snapshot spans tables. So the manifest is kept for the longest retention of all tables,
 //! and each table's floor says which of its versions a snapshot in there may still open: one below it is refused
 //! as expired, by name, while the others open. A table whose cleanup is off keeps every version and its floor.
 
+mod holdings;
+mod holds;
 mod plan;
 mod readable;
 mod references;
 mod run;
 
+pub use holdings::Holding;
+pub use holds::{Hold, HoldKind};
+pub(super) use readable::{Referred, files_of, files_of_fragment, read_ends};
 pub(crate) use references::ReferenceMemo;
+pub(super) use references::spelled;
 
 use super::Target;
 use super::archive::ArchiveReport;
@@ -110,6 +117,17 @@ pub struct Held {
     pub by: String,
 }
 
+/// A version that stays although it is old, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Spare {
+    /// The version.
+    pub version: u64,
+    /// What holds it.
+    pub kind: HoldKind,
+    /// The holder's name.
+    pub name: String,
+}
+
 /// One table of a cleanup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TableCleanup {
@@ -121,6 +139,8 @@ pub struct TableCleanup {
     pub versions: Vec<u64>,
     /// Versions below the floor that stay, since other tables refer to their files.
     pub held: Vec<Held>,
+    /// Versions below the floor that keeps, leases, tags and branches hold.
+    pub spared: Vec<Spare>,
 }
 
 /// What a cleanup would do. The dry run prints it; the real run does it.
@@ -136,6 +156,8 @@ pub struct CleanupPlan {
     pub off: Vec<TableCleanup>,
     /// Tables that cannot be cleaned, and why; the others are.
     pub failed: Vec<(String, String)>,
+    /// The snapshots that keeps and leases hold.
+    pub holds: Vec<Hold>,
 }
 
 /// What a cleanup did.
@@ -151,11 +173,18 @@ pub struct CleanupReport {
     pub archived: ArchiveReport,
 }
 
+impl TableCleanup {
+    /// Whether nothing goes, and nothing is held.
+    fn is_empty(&self) -> bool {
+        self.versions.is_empty() && self.held.is_empty() && self.spared.is_empty()
+    }
+}
+
 impl CleanupPlan {
     /// Whether there is nothing to remove.
     pub fn is_empty(&self) -> bool {
         self.tables.iter().all(|t| t.versions.is_empty())
-            && self.manifest.is_none()
+            && self.manifest.iter().all(|m| m.versions.is_empty())
             && self.decisions.is_empty()
     }
 }

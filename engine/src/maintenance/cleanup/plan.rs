@@ -1,15 +1,18 @@
 //! What a cleanup would remove: each table by its own policy, and one that cannot be looked at stops no other.
 
-use super::{CleanupPlan, CleanupPolicies, CleanupPolicy, MAX_CLOCK_SKEW, Retention, TableCleanup};
+use super::holds::{HeldSnapshot, spares_of_manifest, spares_of_refs, spares_of_table};
+use super::{
+    CleanupPlan, CleanupPolicies, CleanupPolicy, MAX_CLOCK_SKEW, Retention, Spare, TableCleanup,
+};
 use crate::commit::publish::Rounds;
 use crate::error::{Error, ErrorKind, Result, caught};
 use crate::ids::{OpId, TableName};
 use crate::maintenance::plan::beyond_us;
 use crate::protocol::{cleanup_floor, may_forget};
 use crate::store::state::State;
-use crate::store::{MANIFEST_PATH, Snapshot, Store, TableEntry, read_version, tags_of};
+use crate::store::{MANIFEST_PATH, Snapshot, Store, TableEntry, read_version};
 use lance::Dataset;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +24,8 @@ struct Look<'a> {
     policies: &'a CleanupPolicies,
     snapshot: Snapshot,
     windows: Vec<(Retention, Window)>,
-    /// The state of every kept snapshot.
-    keeps: Vec<Arc<State>>,
+    /// What keeps and leases hold.
+    held: Vec<HeldSnapshot>,
     undecided: BTreeMap<TableName, u64>,
 }
 
@@ -39,11 +42,6 @@ impl Look<'_> {
         found
             .map(|(_, window)| window)
             .ok_or_else(|| Error::internal("cleanup: a retention without its window"))
-    }
-
-    fn kept_pins(&self, table: &TableName) -> Vec<u64> {
-        let pins = self.keeps.iter().filter_map(|held| held.tables.get(table));
-        pins.map(|entry| entry.version).collect()
     }
 
     /// The floor of a table: its pin in the oldest snapshot of its own window.
@@ -76,10 +74,11 @@ impl Store {
         let mut plan = CleanupPlan::default();
         let standing = self.sidecar_ops().await?;
         let look = self.look(policies, &standing).await?;
+        plan.holds = look.held.iter().map(|held| held.hold.clone()).collect();
         for table in look.snapshot.state.tables.keys() {
             let policy = policies.of(table.as_str());
             match self.plan_table_in_rounds(&look, table).await {
-                Ok(cleanup) if cleanup.versions.is_empty() && cleanup.held.is_empty() => {}
+                Ok(cleanup) if cleanup.is_empty() => {}
                 Ok(cleanup) if policy.enabled => plan.tables.push(cleanup),
                 Ok(cleanup) => plan.off.push(cleanup),
                 Err(_) if !policy.enabled => {}
@@ -130,14 +129,11 @@ impl Store {
                 windows.push((retention, self.window(&snapshot, retention).await?));
             }
         }
-        let mut keeps = Vec::new();
-        for version in snapshot.state.keeps.values() {
-            keeps.push(self.manifest_at(*version).await?.state);
-        }
+        let held = self.held_snapshots(&snapshot.state).await?;
         Ok(Look {
             policies,
             windows,
-            keeps,
+            held,
             undecided: self.undecided_roots(standing).await?,
             snapshot,
         })
@@ -151,12 +147,8 @@ impl Store {
         self.objects.list_with_delimiter(Some(&versions)).await?;
         let pinned = self.open_pinned(entry).await?;
         let floor = look.floor(table, entry, policy)?;
-        let cleanup = TableCleanup {
-            table: table.to_string(),
-            floor,
-            versions: removable(&pinned, floor, &look.kept_pins(table)).await?,
-            held: Vec::new(),
-        };
+        let held = spares_of_table(&look.held, table);
+        let cleanup = removable(table.to_string(), &pinned, floor, held).await?;
         self.spare(cleanup, &entry.path, Some(&pinned), look.policies)
             .await
     }
@@ -166,15 +158,10 @@ impl Store {
         let state = &look.snapshot.state;
         let longest = look.policies.longest(state.tables.keys());
         let floor = look.window(longest)?.oldest.max(state.manifest_floor);
-        let kept: Vec<u64> = state.keeps.values().copied().collect();
         let dataset = self.manifest_dataset(&look.snapshot).await?;
-        let versions = removable(&dataset, floor, &kept).await?;
-        Ok((!versions.is_empty()).then(|| TableCleanup {
-            table: MANIFEST_PATH.to_owned(),
-            floor,
-            versions,
-            held: Vec::new(),
-        }))
+        let held = spares_of_manifest(&look.held);
+        let cleanup = removable(MANIFEST_PATH.to_owned(), &dataset, floor, held).await?;
+        Ok((!cleanup.versions.is_empty() || !cleanup.spared.is_empty()).then_some(cleanup))
     }
 
     /// Plans the cleanup of a plain table of a watched directory: its own versions by age and number.
@@ -188,12 +175,7 @@ impl Store {
             let dataset = self.latest(path).await?;
             let retention = policies.of(path).retention;
             let floor = self.oldest_kept(&dataset, retention).await?;
-            let cleanup = TableCleanup {
-                table: path.to_owned(),
-                floor,
-                versions: removable(&dataset, floor, &[]).await?,
-                held: Vec::new(),
-            };
+            let cleanup = removable(path.to_owned(), &dataset, floor, Vec::new()).await?;
             self.spare(cleanup, path, None, policies).await
         };
         caught(path, plan).await
@@ -294,14 +276,25 @@ impl Store {
     }
 }
 
-async fn removable(dataset: &Dataset, floor: u64, kept: &[u64]) -> Result<Vec<u64>> {
-    let tagged: Vec<u64> = tags_of(dataset).await?.into_values().collect();
+/// What goes of a table below `floor`, and what stays there for `held`, tags and branches.
+async fn removable(
+    table: String,
+    dataset: &Dataset,
+    floor: u64,
+    held: Vec<Spare>,
+) -> Result<TableCleanup> {
+    let mut spared = held;
+    spared.extend(spares_of_refs(dataset).await?);
     let refs = dataset.version_refs().await?;
-    let mut versions: Vec<u64> = refs
-        .iter()
-        .map(|r| r.version)
-        .filter(|v| *v < floor && !kept.contains(v) && !tagged.contains(v))
-        .collect();
-    versions.sort_unstable();
-    Ok(versions)
+    let stored: BTreeSet<u64> = refs.iter().map(|r| r.version).collect();
+    spared.retain(|spare| spare.version < floor && stored.contains(&spare.version));
+    let stays = |version: &u64| spared.iter().any(|spare| spare.version == *version);
+    let old = stored.range(..floor).copied();
+    Ok(TableCleanup {
+        table,
+        floor,
+        versions: old.filter(|version| !stays(version)).collect(),
+        held: Vec::new(),
+        spared,
+    })
 }

@@ -29,24 +29,24 @@ const AT_ONCE: usize = 4;
 const CACHE_BYTES: usize = 16 << 20;
 
 /// A file, or the folder of an index, that a version refers to.
-pub(super) struct Referred {
+pub(in crate::maintenance) struct Referred {
     /// The base that it lies in; `None` for the table's own.
-    pub(super) base: Option<u32>,
+    pub(in crate::maintenance) base: Option<u32>,
     /// Its path below that.
-    pub(super) path: String,
+    pub(in crate::maintenance) path: String,
     /// Its size in bytes, where the version says one: old releases did not.
-    pub(super) size: Option<u64>,
+    pub(in crate::maintenance) size: Option<u64>,
 }
 
 /// The data and deletion files of a version.
-pub(super) fn files_of(manifest: &Manifest) -> impl Iterator<Item = Referred> + '_ {
+pub(in crate::maintenance) fn files_of(manifest: &Manifest) -> impl Iterator<Item = Referred> + '_ {
     manifest
         .fragments
         .iter()
         .flat_map(|fragment| files_of_fragment(manifest, fragment))
 }
 
-fn files_of_fragment<'a>(
+pub(in crate::maintenance) fn files_of_fragment<'a>(
     manifest: &'a Manifest,
     fragment: &'a Fragment,
 ) -> impl Iterator<Item = Referred> + 'a {
@@ -81,7 +81,10 @@ struct Unread {
 }
 
 /// Reads the first rows of a fragment and the last, as a reader would: all columns, and of blobs where they stand.
-async fn read_ends(dataset: &Dataset, fragment: &Fragment) -> Result<()> {
+pub(in crate::maintenance) async fn read_ends(
+    dataset: &Dataset,
+    fragment: &Fragment,
+) -> Result<()> {
     let last = fragment.num_rows().unwrap_or(0).saturating_sub(ROWS);
     for offset in BTreeSet::from([0, last]) {
         let mut scanner = dataset.scan();
@@ -185,7 +188,11 @@ impl Store {
     }
 
     /// The same version with nothing of it in memory: what this process read or wrote earlier says nothing about now.
-    async fn without_caches(&self, dataset: &Dataset, path: &str) -> Result<Dataset> {
+    pub(in crate::maintenance) async fn without_caches(
+        &self,
+        dataset: &Dataset,
+        path: &str,
+    ) -> Result<Dataset> {
         let registry = self.session().store_registry();
         let session = Arc::new(Session::new(CACHE_BYTES, CACHE_BYTES, registry));
         let builder = self.builder(path).with_session(session);

@@ -61,7 +61,7 @@ impl Reference {
 
 /// One spelling of a root: bases are stored as their writer spelled them. One with a scheme is read as a URL, any other as
 /// the path that it is.
-fn spelled(uri: &str) -> String {
+pub(in crate::maintenance) fn spelled(uri: &str) -> String {
     if let Some(url) = uri.strip_prefix("file:") {
         let path = url.strip_prefix("//").unwrap_or(url);
         let after_host = path.strip_prefix("localhost");

@@ -40,7 +40,7 @@ impl Store {
             ..CleanupReport::default()
         };
         hit(Seam::CleanupAfterPlan)?;
-        self.check_clock_skew().await?;
+        let ahead_ms = self.check_clock_skew().await?;
         let log = self.commit_log().await;
         let has_log = log.is_ok();
         match log {
@@ -52,11 +52,16 @@ impl Store {
             Err(e) => return Err(e),
         }
         let archived = report.archived.through;
-        let manifest_floor = plan.manifest.as_ref().map(|m| m.floor.min(archived + 1));
+        let manifest = plan.manifest.as_ref().filter(|m| !m.versions.is_empty());
+        let manifest_floor = manifest.map(|m| m.floor.min(archived + 1));
         if stands(Guard::FloorFirst) {
             self.publish_floors(plan, manifest_floor).await?;
         }
         hit(Seam::CleanupAfterFloor)?;
+        let mut plan = plan.clone();
+        if stands(Guard::HoldsAgain) {
+            self.spare_held(&mut plan, ahead_ms).await?;
+        }
         for cleanup in plan.tables.iter().filter(|t| !t.versions.is_empty()) {
             oversight.step();
             if oversight.is_cancelled() {
@@ -262,8 +267,9 @@ impl Store {
         }
     }
 
-    /// Refuses when this machine's clock and the storage's differ too much: ages would be wrong.
-    async fn check_clock_skew(&self) -> Result<()> {
+    /// Refuses when this machine's clock and the storage's differ too much: ages would be wrong. Gives how many
+    /// milliseconds the storage's is ahead.
+    async fn check_clock_skew(&self) -> Result<i64> {
         let path = self.object_path(&format!(
             "{}/probe/{}",
             crate::store::INTERNAL,
@@ -294,6 +300,6 @@ impl Store {
                 ),
             ));
         }
-        Ok(())
+        Ok(stored.saturating_sub(local))
     }
 }
