@@ -4,11 +4,13 @@ mod args;
 mod cleanup;
 mod config;
 mod index;
+mod inputs;
 mod inspect;
 mod maintain;
 mod output;
 mod repair;
 mod results;
+mod spool;
 mod write;
 
 use crate::config::{Config, log_filter};
@@ -210,6 +212,7 @@ async fn dispatch(cli: Cli, context: Context) -> Result<ExitCode> {
         Command::Log(args) => inspect::log(&context, args).await,
         Command::Op(args) => inspect::op(&context, args).await,
         Command::Snapshot(args) => inspect::snapshot(&context, args).await,
+        Command::Spool(command) => spool::spool(&context, command),
         Command::Seams => inspect::seams(&context),
         Command::Config(command) => config::config(context.out, command, cli.common.config),
     }

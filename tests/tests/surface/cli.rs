@@ -14,9 +14,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "init", "create", "index", "write", "delete", "commit", "agent", "daemon", "plan", "optimize",
-    "reindex", "cleanup", "recover", "repair", "status", "log", "op", "snapshot", "seams",
+    "reindex", "cleanup", "recover", "repair", "status", "log", "op", "snapshot", "spool", "seams",
 ];
 
 /// Commands that the design names for later; a test of its help begins to count as soon as one is there.
