@@ -32,7 +32,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use squire_engine::store::Durability;
 
-use crate::formats::InputLimits;
+use crate::formats::{Coercion, InputLimits};
 
 use file::Refused;
 pub(crate) use file::{ConfigFile, WatchKind};
@@ -143,6 +143,17 @@ pub(crate) struct AgentConfig {
     /// Address of the agent's HTTP server; `None` is off.
     #[serde(serialize_with = "units::show_listen")]
     pub(crate) listen: Option<SocketAddr>,
+    /// What may be changed of the values of an input, where its batch says nothing; of the command line too.
+    pub(crate) coerce: Vec<Coercion>,
+    /// How long the files of an entry must have rested before it is taken.
+    #[serde(serialize_with = "units::show_duration")]
+    pub(crate) settle: Duration,
+    /// How long an entry stays in `done/`; `None`: for ever.
+    #[serde(serialize_with = "units::show_duration_or_off")]
+    pub(crate) done_age: Option<Duration>,
+    /// Bytes of `done/` from which on the oldest entries go; `None`: never.
+    #[serde(serialize_with = "units::show_size_or_off")]
+    pub(crate) done_bytes: Option<u64>,
     /// What one input file may take, of the command line too.
     #[serde(flatten)]
     pub(crate) input: InputLimits,

@@ -4,19 +4,23 @@
 //! exactly that schema and every value of the file, or the file is refused with an error that says where and what to do.
 //!
 //! 1. [`Format::of`] decides by the extension; a content that is certainly another one is refused by [`source`], not guessed.
+//!    [`compressed`] unpacks what gzip, zstd or bzip2 made of any of them.
 //! 2. [`text`] (CSV, NDJSON) parses straight to the target's types. Without a target they are inferred from the whole file.
 //! 3. Binary formats ([`parquet`], Arrow [`ipc`]) carry types: [`conform`] matches columns by name and casts where no value changes.
-//! 4. [`InputLimits`] bounds what one file may take, and [`caught`] turns the panics of parsers into refusals.
+//! 4. [`shape`] says what columns are called, what stands in for those that are missing, and which values may be changed.
+//! 5. [`InputLimits`] bounds what one file may take, and [`caught`] turns the panics of parsers into refusals.
 //!
 //! A whole file is held in memory.
 
 mod by_name;
+mod compressed;
 mod conform;
 mod error;
 mod ipc;
 mod limits;
 mod parquet;
 mod schema_file;
+mod shape;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -32,18 +36,23 @@ use arrow::{
     array::RecordBatch,
     datatypes::{DataType, Schema, SchemaRef},
 };
+use clap::ValueEnum;
 use squire_engine::error::panic_text;
 
+use compressed::Compression;
 use conform::Conformer;
 pub(crate) use error::{FormatError, Shown};
 pub(crate) use limits::InputLimits;
 pub(crate) use schema_file::read_schema_file;
+pub(crate) use shape::{Coerced, Coercion, Given, Reading, Setting, Shape, check_coercions};
+pub(crate) use source::Input;
+use source::Source;
 
 /// Rows per batch. Large enough that the cost per batch vanishes, small enough that a batch of wide rows stays in the megabytes.
 const BATCH_ROWS: usize = 8_192;
 
 /// The supported file formats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// `.parquet`
     Parquet,
@@ -60,12 +69,14 @@ pub(crate) enum Format {
 
 impl Format {
     /// The extensions, as error messages list them.
-    pub(crate) const EXTENSIONS: &str =
-        ".parquet, .arrow, .feather, .ipc, .arrows, .csv, .ndjson, .jsonl";
+    pub(crate) const EXTENSIONS: &str = ".parquet, .arrow, .feather, .ipc, .arrows, .csv, .ndjson, .jsonl, each also with .gz, .zst or .bz2 behind it";
 
-    /// The format that the extension of `path` stands for (in any case); [`FormatError::Extension`] when there is none.
+    /// The format that the extension of `path` stands for (in any case, before that of a compression); [`FormatError::Extension`]
+    /// when there is none.
     pub(crate) fn of(path: &Path) -> Result<Self, FormatError> {
-        let extension = path
+        let unpacked = Compression::of_name(path).map(|(_, name)| Path::new(name));
+        let extension = unpacked
+            .unwrap_or(path)
             .extension()
             .map(|extension| extension.to_ascii_lowercase());
         match extension.as_ref().and_then(|extension| extension.to_str()) {
@@ -79,46 +90,64 @@ impl Format {
     }
 }
 
-/// Reads a whole file. The result has at least one batch, possibly an empty one, so that the schema is never lost.
+/// The rows of an input.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    /// At least one, possibly an empty one, so that the schema is never lost.
+    pub(crate) batches: Vec<RecordBatch>,
+    /// What was changed of their values, because it was asked for.
+    pub(crate) coerced: Vec<Coerced>,
+}
+
+/// Reads a whole input.
 ///
-/// With a `target`, every batch has exactly that schema: columns are matched by name, a missing nullable column is null, and a value is
-/// stored exactly. A missing required column, an unknown column, a null in a required column, types that do not fit and values that
-/// would change are errors. Without one, the file's own schema is used, or an inferred one for CSV and NDJSON.
+/// With a `reading`, every batch has exactly its target's schema: columns are matched by name, a missing column is its default or
+/// null, and a value is stored exactly, or as the coercions say. A missing required column, an unknown column, a null in a required
+/// column, types that do not fit and values that would change are errors. Without one, the file's own schema is used, or an inferred
+/// one for CSV and NDJSON.
 pub(crate) fn read(
-    path: &Path,
-    target: Option<&Schema>,
+    input: &Input,
+    reading: Option<&Reading>,
     limits: &InputLimits,
-) -> Result<Vec<RecordBatch>, FormatError> {
-    let format = Format::of(path)?;
-    caught(path, || {
-        let (schema, batches) = match (format, target) {
-            (Format::Parquet, _) => parquet::read(path, target, limits)?,
-            (Format::ArrowFile | Format::ArrowStream, _) => ipc::read(path, format, limits)?,
-            (Format::Csv | Format::Ndjson, Some(target)) => {
-                return text::read(path, format, target, limits);
+) -> Result<Rows, FormatError> {
+    caught(input.path(), || {
+        let source = Source::open(input, limits)?;
+        let path = source.path;
+        let (schema, batches) = match (source.format, reading) {
+            (Format::Parquet, _) => {
+                let target = reading.map(|reading| reading.input.as_ref());
+                parquet::read(source, target, limits)?
             }
-            (Format::Csv | Format::Ndjson, None) => text::read_inferred(path, format, limits)?,
+            (Format::ArrowFile | Format::ArrowStream, _) => ipc::read(source, limits)?,
+            (Format::Csv | Format::Ndjson, Some(reading)) => {
+                let (batches, coerced) = text::read(source, reading, limits)?;
+                return Ok(Rows { batches, coerced });
+            }
+            (Format::Csv | Format::Ndjson, None) => text::read_inferred(source, input, limits)?,
         };
         let batches = if batches.is_empty() {
             vec![RecordBatch::new_empty(Arc::clone(&schema))]
         } else {
             batches
         };
-        match target {
-            None => Ok(batches),
-            Some(target) => Conformer::new(path, &schema, target)?.apply_all(&batches, limits),
-        }
+        let (batches, coerced) = match reading {
+            None => (batches, Vec::new()),
+            Some(reading) => Conformer::new(path, &schema, reading)?.apply_all(&batches, limits)?,
+        };
+        Ok(Rows { batches, coerced })
     })
 }
 
-/// The schema of a file without its rows: stored (Parquet, Arrow) or inferred from all of its rows (CSV, NDJSON), where every column
+/// The schema of an input without its rows: stored (Parquet, Arrow) or inferred from all of its rows (CSV, NDJSON), where every column
 /// is nullable and one without any value is `utf8`.
-pub(crate) fn schema_of(path: &Path, limits: &InputLimits) -> Result<SchemaRef, FormatError> {
-    let format = Format::of(path)?;
-    caught(path, || match format {
-        Format::Parquet => parquet::schema_of(path, limits),
-        Format::ArrowFile | Format::ArrowStream => ipc::schema_of(path, format, limits),
-        Format::Csv | Format::Ndjson => text::schema_of(path, format, limits),
+pub(crate) fn schema_of(input: &Input, limits: &InputLimits) -> Result<SchemaRef, FormatError> {
+    caught(input.path(), || {
+        let source = Source::open(input, limits)?;
+        match source.format {
+            Format::Parquet => parquet::schema_of(source, limits),
+            Format::ArrowFile | Format::ArrowStream => ipc::schema_of(source, limits),
+            Format::Csv | Format::Ndjson => text::schema_of(source, limits),
+        }
     })
 }
 

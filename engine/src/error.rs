@@ -55,6 +55,7 @@ pub struct Error {
     message: String,
     op: Option<OpId>,
     source: Option<Box<dyn StdError + Send + Sync>>,
+    attached: Option<Box<dyn Any + Send + Sync>>,
 }
 
 /// A result of the engine.
@@ -68,6 +69,7 @@ impl Error {
             message: message.into(),
             op: None,
             source: None,
+            attached: None,
         }
     }
 
@@ -83,6 +85,18 @@ impl Error {
     pub fn of(mut self, op: OpId) -> Self {
         self.op = Some(op);
         self
+    }
+
+    /// The same error with something for programs beside its words: it is not shown, and replaces what was there.
+    #[must_use]
+    pub fn with(mut self, what: impl Any + Send + Sync) -> Self {
+        self.attached = Some(Box::new(what));
+        self
+    }
+
+    /// What [`Self::with`] gave it.
+    pub fn attached<T: Any>(&self) -> Option<&T> {
+        self.attached.as_ref()?.downcast_ref()
     }
 
     /// The same error with `context: ` before its message.

@@ -95,6 +95,12 @@ impl Child {
         kib.and_then(|k| k.parse::<u64>().ok()).expect("VmHWM") << 10
     }
 
+    /// Writes all of its standard input, and ends it. One that ended without reading it all has its reasons.
+    pub fn say(&mut self, input: &[u8]) {
+        let mut pipe = self.inner().stdin.take().expect("a pipe");
+        drop(std::io::Write::write_all(&mut pipe, input));
+    }
+
     /// Sends it a signal.
     pub fn signal(&mut self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));

@@ -195,6 +195,14 @@ impl Lake {
         self.command(args).output().expect("squire runs").into()
     }
 
+    /// Runs `squire ARGS` with `input` on its standard input.
+    pub fn feed(&self, args: &[&str], input: &[u8]) -> Done {
+        let mut command = self.command(args);
+        let mut child = self.spawn(command.stdin(Stdio::piped()));
+        child.say(input);
+        child.wait()
+    }
+
     /// Starts `squire ARGS`.
     pub fn start(&self, args: &[&str]) -> Child {
         self.spawn(&mut self.command(args))

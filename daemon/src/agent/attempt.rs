@@ -3,6 +3,7 @@
 use super::hand::Hand;
 use super::health::Health;
 use super::load::{self, Loaded};
+use super::reason::Place;
 use super::spool::{Contents, ContentsError, Spool, shown};
 use super::spool_error;
 use super::waiting::QUIET;
@@ -98,7 +99,8 @@ impl Attempt<'_> {
             return Ok(Some(Verdict::GivenUp(Error::invalid(format!(
                 "{died} agents in a row died while they read it (out of memory or stack, or killed); it may be too large or \
                  damaged: split or repair it, or move it back into incoming to have it tried again"
-            )))));
+            ))
+            .with(Place::killed()))));
         }
         if died > 1 && !waited {
             return Ok(Some(Verdict::PutOff(died)));
@@ -138,7 +140,7 @@ impl Attempt<'_> {
             Err(e) => return Ok(Verdict::Rejected(Error::invalid(e.to_string()))),
         };
         self.rests(&before)?;
-        let loaded = load::load(self.store, &path, &self.config.input).await;
+        let loaded = load::load(self.store, &path, self.config).await;
         // Whatever was read of a file that somebody writes to, be it an error, is not what it is going to be.
         still_as(&before, &path)?;
         match loaded {
@@ -153,7 +155,8 @@ impl Attempt<'_> {
         let now = UNIX_EPOCH + Duration::from_millis(self.store.clock().now_ms());
         let rests = block_in_place(|| {
             self.hand.with(|claim| {
-                let at_rest = || contents.rests(QUIET, now) && !self.spool.is_being_written(claim);
+                let quiet = QUIET.max(self.config.settle);
+                let at_rest = || contents.rests(quiet, now) && !self.spool.is_being_written(claim);
                 !claim.changed() || at_rest()
             })
         })?;
@@ -161,7 +164,11 @@ impl Attempt<'_> {
     }
 
     async fn commit_loaded(&self, loaded: Loaded, before: Contents) -> Result<Verdict> {
-        let Loaded { mut request, rows } = loaded;
+        let Loaded {
+            mut request,
+            rows,
+            coerced,
+        } = loaded;
         request.retries = self.config.conflict_retries;
         let (hand, spool, health) = (self.hand.clone(), self.spool.clone(), self.health.clone());
         let seen = before.clone();
@@ -189,6 +196,10 @@ impl Attempt<'_> {
                     }
                     Outcome::Committed(committed) => {
                         self.tell(&committed, rows)?;
+                        for change in &coerced {
+                            let table = change.table.as_str();
+                            tracing::info!(table, file = change.file, "{}", change.what);
+                        }
                         Ok(Verdict::Committed(before))
                     }
                 }

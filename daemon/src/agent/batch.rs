@@ -12,6 +12,12 @@
 //! mode = "merge"          # append (default) | merge | delete | overwrite
 //! key = "id"              # merge, delete: the column; may be left out if the table has one
 //!
+//! coerce = ["trim"]       # what may be changed of values: trim, null, whole, dates-dmy, dates-mdy
+//! [tables.orders.columns]
+//! id = "Order No."        # what a column of the table is called in the files
+//! [tables.orders.defaults]
+//! plant = 7               # what stands in a column that a file, or an object of it, does not have
+//!
 //! [tables.sessions]
 //! mode = "delete"
 //! where = "day < '2026-01-01'"    # needs no file
@@ -21,28 +27,22 @@
 //! allow_empty = true      # overwrite: also by files without rows, which empties the table
 //! ```
 
+mod settings;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{self, Read},
-    ops::Range,
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
-use toml::Spanned;
-
 use super::spool::{Named, shown};
-use crate::formats::{Format, FormatError};
+use crate::formats::{Format, FormatError, Shape};
+use settings::Settings;
 
 /// The file of a batch directory that says what to do with the others.
 pub(crate) const BATCH_FILE: &str = "batch.toml";
-
-/// Largest `batch.toml`: far more than any list of tables needs, and little enough to be read whole. A larger one is refused.
-const BATCH_FILE_BYTES: u64 = 1024 * 1024;
 
 /// Longest table name. Long enough for any naming scheme, short enough that a path of a table stays below every filesystem's limit.
 const LONGEST_TABLE_NAME: usize = 128;
@@ -69,6 +69,10 @@ pub(crate) struct TableInput {
     pub(crate) mode: Mode,
     /// The rows, sorted by file name; empty only for [`Mode::DeleteWhere`].
     pub(crate) files: Vec<PathBuf>,
+    /// How the columns of the files become the table's.
+    pub(crate) shape: Shape,
+    /// Whether the batch says what may be changed of values; otherwise the agent's setting does.
+    pub(crate) says_coerce: bool,
 }
 
 /// How the rows of a batch change a table.
@@ -172,6 +176,18 @@ pub(crate) fn is_table_name(name: &str) -> bool {
     starts_well && continues_well && name.len() <= LONGEST_TABLE_NAME
 }
 
+impl TableInput {
+    fn append(table: String, files: Vec<PathBuf>) -> Self {
+        Self {
+            table,
+            mode: Mode::Append,
+            files,
+            shape: Shape::default(),
+            says_coerce: false,
+        }
+    }
+}
+
 impl BatchSpec {
     /// Reads the entry at `path`: a data file, or a directory of them.
     pub(crate) fn parse(path: &Path) -> Result<Self, BatchError> {
@@ -185,11 +201,7 @@ impl BatchSpec {
             return parse_directory(name, path);
         }
         let table = table_of(path, &kind)?;
-        let input = TableInput {
-            table,
-            mode: Mode::Append,
-            files: vec![path.to_path_buf()],
-        };
+        let input = TableInput::append(table, vec![path.to_path_buf()]);
         Ok(Self {
             name,
             tables: vec![input],
@@ -243,15 +255,14 @@ fn parse_directory(name: String, dir: &Path) -> Result<BatchSpec, BatchError> {
             tables.push(TableInput {
                 table: table.as_ref().clone(),
                 mode,
+                shape: settings.shape(table, setting, &files)?,
+                says_coerce: setting.coerce.is_some(),
                 files,
             });
         }
     }
-    tables.extend(files.into_iter().map(|(table, files)| TableInput {
-        table,
-        mode: Mode::Append,
-        files,
-    }));
+    let others = files.into_iter();
+    tables.extend(others.map(|(table, files)| TableInput::append(table, files)));
     tables.sort_by(|a, b| a.table.cmp(&b.table));
     if tables.is_empty() {
         let detail = "holds no data file; put one file per table into it before it is renamed into the spool";
@@ -298,187 +309,4 @@ fn table_of(path: &Path, kind: &fs::Metadata) -> Result<String, BatchError> {
     }
     Format::of(path)?;
     Ok(table.to_owned())
-}
-
-/// `batch.toml` as written.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BatchFile {
-    message: Option<Spanned<String>>,
-    batch_id: Option<Spanned<String>>,
-    #[serde(default)]
-    tables: BTreeMap<Spanned<String>, TableSetting>,
-}
-
-/// One `[tables.NAME]` as written.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TableSetting {
-    #[serde(default)]
-    mode: ModeName,
-    key: Option<Spanned<String>>,
-    r#where: Option<Spanned<String>>,
-    allow_empty: Option<Spanned<bool>>,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum ModeName {
-    #[default]
-    Append,
-    Merge,
-    Delete,
-    Overwrite,
-}
-
-/// A `batch.toml` with its text, by which errors find their line.
-#[derive(Debug)]
-struct Settings {
-    path: PathBuf,
-    text: String,
-    file: BatchFile,
-}
-
-impl Settings {
-    fn read(path: PathBuf) -> Result<Self, BatchError> {
-        let text = read_text(&path)?;
-        match toml::from_str(&text) {
-            Ok(file) => Ok(Self { path, text, file }),
-            Err(e) => {
-                let line = line_of(&text, e.span().unwrap_or_default());
-                Err(BatchError::Toml {
-                    path,
-                    line,
-                    detail: e.message().to_owned(),
-                })
-            }
-        }
-    }
-
-    fn refuse<T>(
-        &self,
-        span: Range<usize>,
-        key: String,
-        detail: impl Into<String>,
-    ) -> Result<T, BatchError> {
-        let line = line_of(&self.text, span);
-        Err(BatchError::Setting {
-            path: self.path.clone(),
-            line,
-            key,
-            detail: detail.into(),
-        })
-    }
-
-    /// A text that must say something if it is there.
-    fn text(
-        &self,
-        key: &str,
-        value: &Option<Spanned<String>>,
-    ) -> Result<Option<String>, BatchError> {
-        match value {
-            Some(text) if text.as_ref().trim().is_empty() => self.refuse(
-                text.span(),
-                key.to_owned(),
-                "is empty; give it a value or remove it",
-            ),
-            Some(text) => Ok(Some(text.as_ref().clone())),
-            None => Ok(None),
-        }
-    }
-
-    /// The mode of one table, with the checks that need its files.
-    fn mode(
-        &self,
-        table: &Spanned<String>,
-        setting: &TableSetting,
-        files: &[PathBuf],
-    ) -> Result<Mode, BatchError> {
-        let at = format!("tables.{}", table.as_ref());
-        if !is_table_name(table.as_ref()) {
-            return self.refuse(
-                table.span(),
-                at,
-                format!("is no table name; use {TABLE_NAME_RULE}"),
-            );
-        }
-        let allow_empty = self.allows_empty(&at, setting)?;
-        let key = self.text(&format!("{at}.key"), &setting.key)?;
-        let predicate = self.text(&format!("{at}.where"), &setting.r#where)?;
-        let uses_key = matches!(setting.mode, ModeName::Merge | ModeName::Delete);
-        if let (Some(span), false) = (setting.key.as_ref().map(Spanned::span), uses_key) {
-            return self.refuse(
-                span,
-                format!("{at}.key"),
-                "is only for the modes merge and delete; remove it",
-            );
-        }
-        if let (Some(where_key), Some(predicate)) = (&setting.r#where, predicate) {
-            let refuse = |detail| self.refuse(where_key.span(), format!("{at}.where"), detail);
-            if setting.mode != ModeName::Delete {
-                return refuse("is only for the mode delete; remove it");
-            }
-            if key.is_some() || !files.is_empty() {
-                return refuse(
-                    "deletes by itself; remove it, or remove the key and the files of this table",
-                );
-            }
-            return Ok(Mode::DeleteWhere { predicate });
-        }
-        if files.is_empty() {
-            return self.refuse(
-                table.span(),
-                at,
-                "has no data file in this batch; add one, or remove the section",
-            );
-        }
-        Ok(match setting.mode {
-            ModeName::Append => Mode::Append,
-            ModeName::Merge => Mode::Merge { key },
-            ModeName::Delete => Mode::DeleteByKey { key },
-            ModeName::Overwrite => Mode::Overwrite { allow_empty },
-        })
-    }
-
-    fn allows_empty(&self, at: &str, setting: &TableSetting) -> Result<bool, BatchError> {
-        match &setting.allow_empty {
-            Some(allowed) if setting.mode != ModeName::Overwrite => self.refuse(
-                allowed.span(),
-                format!("{at}.allow_empty"),
-                "is only for the mode overwrite; remove it",
-            ),
-            allowed => Ok(allowed.as_ref().is_some_and(|allowed| *allowed.as_ref())),
-        }
-    }
-}
-
-/// The text of a `batch.toml`.
-fn read_text(path: &Path) -> Result<String, BatchError> {
-    let refuse = |line, detail| BatchError::Toml {
-        path: path.to_path_buf(),
-        line,
-        detail,
-    };
-    let mut bytes = Vec::new();
-    fs::File::open(path)
-        .and_then(|file| file.take(BATCH_FILE_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(io_error(path))?;
-    if bytes.len() as u64 > BATCH_FILE_BYTES {
-        let detail = format!("is larger than {BATCH_FILE_BYTES} bytes; put rows into data files");
-        return Err(refuse(1, detail));
-    }
-    String::from_utf8(bytes).map_err(|e| {
-        let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
-        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-        refuse(line, "is not UTF-8 text; save it as UTF-8".to_owned())
-    })
-}
-
-/// The line, from 1, on which a span begins.
-fn line_of(text: &str, span: Range<usize>) -> usize {
-    1 + text
-        .bytes()
-        .take(span.start)
-        .filter(|byte| *byte == b'\n')
-        .count()
 }

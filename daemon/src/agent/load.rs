@@ -1,14 +1,17 @@
 //! Loading: an entry of the spool, or a file or directory of the command line, becomes a commit request.
 
 use super::batch::{BatchError, BatchSpec, Mode, TableInput};
-use crate::formats::{self, FormatError, InputLimits};
+use super::reason::Place;
+use crate::config::AgentConfig;
+use crate::formats::{self, Coerced, FormatError, Input, InputLimits, Reading, Shape};
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
+use serde::Serialize;
 use squire_engine::commit::{CommitRequest, TableWrite, Write};
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::ids::TableName;
 use squire_engine::store::{Snapshot, Store};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tokio::task::block_in_place;
 
 /// A loaded batch.
@@ -16,19 +19,47 @@ use tokio::task::block_in_place;
 pub(crate) struct Loaded {
     pub(crate) request: CommitRequest,
     pub(crate) rows: usize,
+    /// What was changed of its values.
+    pub(crate) coerced: Vec<Change>,
+}
+
+/// What was changed of the values of one file.
+#[derive(Debug, Serialize)]
+pub(crate) struct Change {
+    pub(crate) table: TableName,
+    pub(crate) file: String,
+    #[serde(flatten)]
+    pub(crate) what: Coerced,
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.file, self.what)
+    }
+}
+
+/// Rows of one table, and what was changed of them.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    pub(crate) batches: Vec<RecordBatch>,
+    pub(crate) coerced: Vec<Change>,
 }
 
 /// Loads the entry at `path`: one file or a batch directory.
-pub(crate) async fn load(store: &Store, path: &Path, limits: &InputLimits) -> Result<Loaded> {
+pub(crate) async fn load(store: &Store, path: &Path, config: &AgentConfig) -> Result<Loaded> {
     let spec = block_in_place(|| BatchSpec::parse(path)).map_err(batch_error)?;
     let snapshot = store.load().await?;
     let source = Source {
         store,
         snapshot: &snapshot,
-        limits,
+        limits: &config.input,
     };
     let mut writes = Vec::with_capacity(spec.tables.len());
-    for input in spec.tables {
+    let mut coerced = Vec::new();
+    for mut input in spec.tables {
+        if !input.says_coerce {
+            input.shape.coerce.clone_from(&config.coerce);
+        }
         let files: Vec<String> = input
             .files
             .iter()
@@ -39,14 +70,29 @@ pub(crate) async fn load(store: &Store, path: &Path, limits: &InputLimits) -> Re
         } else {
             files.join(", ")
         };
+        let table = input.table.clone();
         let loaded = source.table(input).await;
-        writes.push(loaded.map_err(|e| name_source(e, &named))?);
+        let (write, changes) = loaded.map_err(|e| {
+            let place = e.attached::<Place>().cloned().unwrap_or_default();
+            let told = if place.is_of_settings() {
+                e
+            } else {
+                name_source(e, &named)
+            };
+            told.with(place.of_table(&table))
+        })?;
+        writes.push(write);
+        coerced.extend(changes);
     }
     let mut request = CommitRequest::new(writes);
     request.batch = spec.batch_id;
     request.message = spec.message.unwrap_or(spec.name);
     let rows = request.writes.iter().map(|w| w.write.rows()).sum();
-    Ok(Loaded { request, rows })
+    Ok(Loaded {
+        request,
+        rows,
+        coerced,
+    })
 }
 
 /// Says which file an error is about, unless it does so itself.
@@ -72,20 +118,20 @@ pub(crate) fn overwrite(
     Ok(Write::Overwrite(rows))
 }
 
-/// Reads files as rows of `table`.
+/// Reads inputs as rows of `table`.
 pub(crate) async fn rows(
     store: &Store,
     snapshot: &Snapshot,
     table: &TableName,
-    files: Vec<PathBuf>,
+    (inputs, shape): (&[Input], &Shape),
     limits: &InputLimits,
-) -> Result<Vec<RecordBatch>> {
+) -> Result<Rows> {
     let source = Source {
         store,
         snapshot,
         limits,
     };
-    source.rows(table, files).await
+    source.rows(table, inputs, shape).await
 }
 
 /// What files are read for and within.
@@ -96,7 +142,7 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    async fn table(&self, input: TableInput) -> Result<TableWrite> {
+    async fn table(&self, input: TableInput) -> Result<(TableWrite, Vec<Change>)> {
         let table = TableName::new(input.table)?;
         let declared = self.snapshot.state.table(&table)?.key.clone();
         let key_of = |key: Option<String>| {
@@ -106,25 +152,32 @@ impl Source<'_> {
                 ))
             })
         };
-        let write = match input.mode {
-            Mode::DeleteWhere { predicate } => Write::Delete { predicate },
-            Mode::Append => Write::Append(self.rows(&table, input.files).await?),
+        let inputs: Vec<Input> = input.files.into_iter().map(Input::file).collect();
+        let (inputs, shape) = (inputs.as_slice(), &input.shape);
+        let (write, coerced) = match input.mode {
+            Mode::DeleteWhere { predicate } => (Write::Delete { predicate }, Vec::new()),
+            Mode::Append => {
+                let rows = self.rows(&table, inputs, shape).await?;
+                (Write::Append(rows.batches), rows.coerced)
+            }
             Mode::Overwrite { allow_empty } => {
-                let rows = self.rows(&table, input.files).await?;
-                overwrite(&table, rows, allow_empty)?
+                let rows = self.rows(&table, inputs, shape).await?;
+                (overwrite(&table, rows.batches, allow_empty)?, rows.coerced)
             }
             Mode::Merge { key } => {
                 let key = key_of(key)?;
-                let rows = self.rows(&table, input.files).await?;
-                Write::Merge { key, rows }
+                let rows = self.rows(&table, inputs, shape).await?;
+                let (rows, coerced) = (rows.batches, rows.coerced);
+                (Write::Merge { key, rows }, coerced)
             }
             Mode::DeleteByKey { key } => {
                 let key = key_of(key)?;
-                let rows = self.keys(&table, &key, input.files).await?;
-                Write::DeleteKeys { key, rows }
+                let rows = self.keys(&table, &key, inputs, shape).await?;
+                let (rows, coerced) = (rows.batches, rows.coerced);
+                (Write::DeleteKeys { key, rows }, coerced)
             }
         };
-        Ok(TableWrite { table, write })
+        Ok((TableWrite { table, write }, coerced))
     }
 
     async fn schema(&self, table: &TableName) -> Result<Schema> {
@@ -135,9 +188,14 @@ impl Source<'_> {
         Ok(Schema::from(dataset.schema()))
     }
 
-    async fn rows(&self, table: &TableName, files: Vec<PathBuf>) -> Result<Vec<RecordBatch>> {
+    async fn rows(&self, table: &TableName, inputs: &[Input], shape: &Shape) -> Result<Rows> {
         let schema = self.schema(table).await?;
-        self.read(files, &schema)
+        let reading = shape.reading(&schema).map_err(format_error)?;
+        let mut rows = Rows::default();
+        for input in inputs {
+            self.read(table, input, &reading, &mut rows)?;
+        }
+        Ok(rows)
     }
 
     /// Reads files of which only the key column counts.
@@ -145,35 +203,43 @@ impl Source<'_> {
         &self,
         table: &TableName,
         key: &str,
-        files: Vec<PathBuf>,
-    ) -> Result<Vec<RecordBatch>> {
+        inputs: &[Input],
+        shape: &Shape,
+    ) -> Result<Rows> {
         let schema = self.schema(table).await?;
         schema
             .field_with_name(key)
             .map_err(|_| Error::invalid(format!("table {table} has no key column {key:?}")))?;
-        let mut batches = Vec::new();
-        for file in files {
+        let reading = shape.reading(&schema).map_err(format_error)?;
+        let mut rows = Rows::default();
+        for input in inputs {
             // Whatever other columns of the table the file has may be there; the key must.
-            let given = block_in_place(|| formats::schema_of(&file, self.limits));
+            let given = block_in_place(|| formats::schema_of(input, self.limits));
             let given = given.map_err(format_error)?;
-            let fields: Vec<_> = schema
-                .fields()
-                .iter()
-                .filter(|f| f.name() == key || given.field_with_name(f.name()).is_ok())
-                .cloned()
-                .collect();
-            batches.extend(self.read(vec![file], &Schema::new(fields))?);
+            let reading = reading.of_what_is_in(&given, key);
+            self.read(table, input, &reading, &mut rows)?;
         }
-        Ok(batches)
+        Ok(rows)
     }
 
-    fn read(&self, files: Vec<PathBuf>, schema: &Schema) -> Result<Vec<RecordBatch>> {
-        let mut batches = Vec::new();
-        for file in files {
-            let read = block_in_place(|| formats::read(&file, Some(schema), self.limits));
-            batches.extend(read.map_err(format_error)?);
-        }
-        Ok(batches)
+    fn read(
+        &self,
+        table: &TableName,
+        input: &Input,
+        reading: &Reading,
+        rows: &mut Rows,
+    ) -> Result<()> {
+        let read = block_in_place(|| formats::read(input, Some(reading), self.limits));
+        let read = read.map_err(format_error)?;
+        rows.batches.extend(read.batches);
+        let file = input.path().file_name().unwrap_or_default();
+        let changes = read.coerced.into_iter().map(|what| Change {
+            table: table.clone(),
+            file: super::spool::shown(file),
+            what,
+        });
+        rows.coerced.extend(changes);
+        Ok(())
     }
 }
 
@@ -195,11 +261,12 @@ pub(crate) fn format_error(error: FormatError) -> Error {
         FormatError::Io { source, .. } if !never_opens(source) => ErrorKind::Storage,
         _ => ErrorKind::InvalidInput,
     };
-    Error::new(kind, error.to_string())
+    Error::new(kind, error.to_string()).with(Place::from(&error))
 }
 
 fn batch_error(error: BatchError) -> Error {
-    match error {
+    let place = Place::from(&error);
+    let error = match error {
         BatchError::Format(error) => format_error(error),
         // A claimed entry is ours: when it cannot be opened now, it never can.
         BatchError::Io { ref source, .. } if never_opens(source) => {
@@ -207,5 +274,6 @@ fn batch_error(error: BatchError) -> Error {
         }
         BatchError::Io { .. } => Error::new(ErrorKind::Storage, error.to_string()),
         other => Error::invalid(other.to_string()),
-    }
+    };
+    error.with(place)
 }

@@ -5,7 +5,8 @@
 //! 3. `rounds` loops: resume what nobody works on, claim, then finish, reject, or let go of what has to `wait`.
 //! 4. `attempt` is the work on one claim, which lies in the `hand` meanwhile.
 //! 5. `followed` looks once more, later, at what was committed.
-//! 6. `health` says whether all that works.
+//! 6. `retention` takes from `done` what has been there long enough.
+//! 7. `health` says whether all that works.
 //!
 //! Exactly once rests on one rule: a claim is named by the operation that commits it, durably, before that operation
 //! puts anything. Whoever finds the claim asks the store what became of the operation.
@@ -26,11 +27,14 @@ mod followed;
 mod hand;
 mod health;
 pub(crate) mod load;
+mod reason;
+mod retention;
 mod rounds;
-mod spool;
+pub(crate) mod spool;
 mod waiting;
 
-pub(crate) use spool::printable;
+pub(crate) use reason::Reason;
+pub(crate) use spool::{Named, printable, shown};
 
 use crate::config::AgentConfig;
 use crate::daemon::{Event, Signals};
@@ -108,7 +112,7 @@ pub(crate) async fn run(store: Arc<Store>, options: Options) -> Result<Summary> 
     start_signals(&mut tasks, &cancel)?;
     tracing::info!(
         store = store.uri(),
-        spool = spool::shown(health.root()),
+        spool = shown(health.root()),
         version = env!("CARGO_PKG_VERSION"),
         "agent started"
     );

@@ -4,6 +4,8 @@ use super::attempt::{Attempt, Origin, Verdict};
 use super::followed::Followed;
 use super::hand::Hand;
 use super::health::{Health, answer_of, why_ignored};
+use super::reason::{Reason, Rejection};
+use super::retention::Retention;
 use super::spool::{Claim, Entry, Found, Named, Spool, SpoolError, shown};
 use super::waiting::{Cause, MAX_PAUSE, Waiting, brief, gives_up, pause};
 use super::{Left, Options, Summary, spool_error};
@@ -42,6 +44,7 @@ struct Memory {
     claims: Waiting,
     incoming: Waiting,
     followed: Followed,
+    retention: Retention,
 }
 
 /// How a round went.
@@ -105,11 +108,17 @@ impl Agent {
 
     async fn round(&self, memory: &mut Memory, cancel: &CancellationToken) -> Result<Round> {
         let now = self.store.clock().monotonic();
-        block_in_place(|| memory.followed.look(now));
+        block_in_place(|| {
+            memory.followed.look(now);
+            let clock = UNIX_EPOCH + Duration::from_millis(self.store.clock().now_ms());
+            memory
+                .retention
+                .look(&self.spool, &self.options.config, now, clock);
+        });
         let mut round = self.resume_claims(memory, cancel).await?;
         let listing = block_in_place(|| self.spool.list_incoming()).map_err(spool_error)?;
-        let now = UNIX_EPOCH + Duration::from_millis(self.store.clock().now_ms());
-        let oldest = listing.oldest_age(now).unwrap_or_default();
+        let clock = UNIX_EPOCH + Duration::from_millis(self.store.clock().now_ms());
+        let oldest = listing.oldest_age(clock).unwrap_or_default();
         self.metrics
             .agent
             .spool(listing.entries.len(), oldest.as_secs_f64());
@@ -132,6 +141,11 @@ impl Agent {
                 self.leave_open(&entry.name, &mut memory.incoming);
                 continue;
             }
+            let settle = self.options.config.settle;
+            if block_in_place(|| !self.spool.rests(&entry.name, settle, clock)) {
+                self.let_settle(&entry.name, &mut memory.incoming);
+                continue;
+            }
             let Some(claim) = self.claim(&entry.name, &mut memory.incoming)? else {
                 continue;
             };
@@ -150,6 +164,17 @@ impl Agent {
         if waiting.add(name, why, now, self.options.config.poll_interval) {
             tracing::warn!(entry = shown(name), reason, "this entry has to wait");
         }
+    }
+
+    /// Leaves an entry in `incoming` that has not rested for `agent.settle`: every new one, so that it is no news.
+    fn let_settle(&self, name: &OsStr, waiting: &mut Waiting) {
+        let settle = self.options.config.settle;
+        let reason = format!(
+            "it was written to less than {settle:?} ago, and agent.settle has it rest so long"
+        );
+        let unit = self.options.config.poll_interval.max(settle);
+        let now = self.store.clock().monotonic();
+        waiting.add(name, (Cause::Unfinished, reason), now, unit);
     }
 
     /// Resumes orphans and claims that have waited.
@@ -306,14 +331,18 @@ impl Agent {
             }
             self.spool.answered(&mut claim)
         });
-        drop(claim);
         if error.kind() == ErrorKind::FormatTooNew {
             return Err(error);
         }
+        self.has_to_wait(entry, (cause, brief(&error)), waiting);
+        let clock = self.store.clock();
+        if let Some(record) = waiting.record(entry, clock.monotonic(), clock.now_ms()) {
+            block_in_place(|| self.spool.tell_waiting(&claim, &record));
+        }
+        drop(claim);
         if let Err(e) = noted {
             tracing::debug!(error = brief(&e), "a claim's records cannot be written");
         }
-        self.has_to_wait(entry, (cause, brief(&error)), waiting);
         // One table or file that cannot be read stops only what needs it.
         if cause == Cause::Storage && !matches!(answer_of(&self.store).await, Some(Ok(()))) {
             return Err(error);
@@ -329,10 +358,19 @@ impl Agent {
     fn reject(&self, claim: &mut Claim, entry: &OsStr, reason: &Error) -> Result<(), SpoolError> {
         let from = claim.path(entry);
         let mut told = String::new();
+        let (operation, attempts) = (claim.operation().to_string(), claim.unanswered());
         block_in_place(|| {
             self.spool.reject(claim, entry, |to| {
                 told = reason_for(reason, &from, to);
-                told.clone()
+                let rejection = Rejection {
+                    entry: shown(entry),
+                    operation,
+                    attempts,
+                    time_ms: self.store.clock().now_ms(),
+                    text: &told,
+                };
+                let record = Reason::new(reason, rejection).to_json();
+                [told.clone(), record]
             })
         })?;
         tracing::info!(entry = shown(entry), reason = told, "batch rejected");

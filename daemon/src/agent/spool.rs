@@ -6,8 +6,9 @@
 //! SPOOL/claimed/<ULID>/.lock      flock held by the owner while it works on the claim
 //! SPOOL/claimed/<ULID>/.attempts  how many attempts have begun and not come to an answer; absent: one
 //! SPOOL/claimed/<ULID>/.changed   its files changed while they were read: it must rest before it is read again
+//! SPOOL/claimed/<ULID>/.waiting   why it was let go of, for people; nothing decides by it
 //! SPOOL/done/<name>               committed
-//! SPOOL/rejected/<name>           refused, beside <name>.reason.txt; nobody tries again
+//! SPOOL/rejected/<name>           refused, beside <name>.reason.txt and <name>.reason.json; nobody tries again
 //! ```
 //!
 //! All of it is one local filesystem, so that each move is one atomic rename.
@@ -40,7 +41,8 @@
 //! | the count of `begin` | a claim with one more attempt that nobody ended | has ULID decided in the store; too many -> `reject` |
 //! | the rename of `retry_as` | a claim named by the new ULID, which the store does not know | has it decided, then `retry_as` |
 //! | reservation of a name in `done`/`rejected` | an empty file or directory of that name; the entry is still claimed | moves it to `<name>~<ULID>`; the empty one stays, harmless |
-//! | the reason of `reject` | reserved name and reason; the entry is still claimed | rejects again, under `<name>~<ULID>`, with its own reason |
+//! | a reason of `reject` | reserved name and reasons; the entry is still claimed | rejects again, under `<name>~<ULID>`, with reasons of its own |
+//! | the move of `take_back`, by a person | the entry in `incoming`, its reasons still in `rejected` | claims it; the reasons stay, harmless |
 //!
 //! After a power cut a rename may be undone, unless its directories were synced. Two of them must not be: `incoming -> claimed` (the
 //! entry would be claimed again although ULID is committed) and `retry_as` (the claim would go back to an ULID that is aborted although
@@ -49,9 +51,12 @@
 
 mod attempts;
 mod contents;
+mod done;
 mod incoming;
 mod moves;
 mod names;
+mod retry;
+mod state;
 #[cfg(test)]
 mod tests;
 mod writers;
@@ -69,10 +74,12 @@ use ulid::Ulid;
 
 use attempts::{ATTEMPTS_FILE, ATTEMPTS_TEMPORARY};
 pub(crate) use contents::{Contents, ContentsError};
-pub(crate) use incoming::Entry;
-use moves::{move_to_free_name, release, reserve, sync_dir, write_durable};
+pub(crate) use incoming::{Entry, Listing};
+use moves::{move_to_free_name, release, reserve, sync_dir, with_suffix, write_durable};
 use names::shown_path;
 pub(crate) use names::{Named, printable, shown};
+use state::WAITING_FILE;
+pub(crate) use state::{ClaimState, Owner, Rejected, WaitRecord};
 
 /// The lock file of a claim. A dotfile, so that it can never be an entry.
 const LOCK_FILE: &str = ".lock";
@@ -80,8 +87,8 @@ const LOCK_FILE: &str = ".lock";
 /// Stands in a claim whose files changed while they were read. In the claim, because another agent may take it over.
 const CHANGED_FILE: &str = ".changed";
 
-/// Appended to the name of a rejected entry for the file that says why.
-const REASON_SUFFIX: &str = ".reason.txt";
+/// Appended to the name of a rejected entry for the files that say why, to people and to programs.
+const REASON_SUFFIXES: [&str; 2] = [".reason.txt", ".reason.json"];
 
 /// How often the creation of a claim starts over when a sweeper takes the still empty directory for a dead one. A sweeper holds the
 /// lock for a few system calls; being caught this often means that the ULID is in use.
@@ -128,6 +135,28 @@ pub(crate) enum SpoolError {
     ClaimExists {
         /// Its directory.
         path: PathBuf,
+    },
+    /// An entry cannot go back, since there is another one of its name.
+    #[error(
+        "{} is there already, so `{}` stays in rejected; have the other one committed first, or rename one of them",
+        shown_path(path),
+        shown(name)
+    )]
+    Taken {
+        /// The other one.
+        path: PathBuf,
+        /// The entry in `rejected`.
+        name: OsString,
+    },
+    /// A rejected entry without a byte: a name that an agent reserves at this moment or had reserved when it died, or a file that
+    /// was rejected for being empty.
+    #[error(
+        "`{}` is empty, so there is nothing to try again; write it again",
+        shown(name)
+    )]
+    Nothing {
+        /// The entry in `rejected`.
+        name: OsString,
     },
     /// The name is not one of an entry of this claim, or not a plain file name.
     #[error("`{}` is not an entry here; name one as it is listed", shown(name))]
@@ -217,18 +246,8 @@ pub(crate) struct Spool {
 impl Spool {
     /// Creates the four directories where they are missing.
     pub(crate) fn open(root: &Path) -> Result<Self, SpoolError> {
-        let spool = Self {
-            incoming: root.join("incoming"),
-            claimed: root.join("claimed"),
-            done: root.join("done"),
-            rejected: root.join("rejected"),
-        };
-        let dirs = [
-            &spool.incoming,
-            &spool.claimed,
-            &spool.done,
-            &spool.rejected,
-        ];
+        let spool = Self::at(root);
+        let dirs = spool.dirs();
         for dir in dirs {
             fs::create_dir_all(dir).map_err(SpoolError::io("create", dir))?;
         }
@@ -239,6 +258,19 @@ impl Spool {
         }
         sync_dir(root)?;
         Ok(spool)
+    }
+
+    fn at(root: &Path) -> Self {
+        Self {
+            incoming: root.join("incoming"),
+            claimed: root.join("claimed"),
+            done: root.join("done"),
+            rejected: root.join("rejected"),
+        }
+    }
+
+    fn dirs(&self) -> [&PathBuf; 4] {
+        [&self.incoming, &self.claimed, &self.done, &self.rejected]
     }
 
     /// The directory to watch for new entries.
@@ -377,14 +409,14 @@ impl Spool {
         Ok(moved)
     }
 
-    /// Moves one entry to `rejected` with the reason beside it, and returns its new path, which `reason` is asked with. Only
-    /// before anything of the claim's operation was committed. The claim keeps its other entries; without any left, [`Self::finish`]
-    /// removes it.
+    /// Moves one entry to `rejected` with the reason beside it, in words and as a record, and returns its new path, which `reason`
+    /// is asked with. Only before anything of the claim's operation was committed. The claim keeps its other entries; without any
+    /// left, [`Self::finish`] removes it.
     pub(crate) fn reject(
         &self,
         claim: &mut Claim,
         entry: &OsStr,
-        reason: impl FnOnce(&Path) -> String,
+        reason: impl FnOnce(&Path) -> [String; 2],
     ) -> Result<PathBuf, SpoolError> {
         let Some(index) = claim.entries.iter().position(|name| name == entry) else {
             return Err(SpoolError::NoSuchEntry {
@@ -398,19 +430,21 @@ impl Spool {
             &self.rejected,
             entry,
             claim.operation,
-            Some(REASON_SUFFIX),
+            &REASON_SUFFIXES,
         )?;
-        let mut reason_path = to.clone().into_os_string();
-        reason_path.push(REASON_SUFFIX);
-        let reason_path = PathBuf::from(reason_path);
+        let beside = REASON_SUFFIXES.map(|suffix| with_suffix(&to, suffix));
         let temporary = self
             .rejected
             .join(format!(".{}.reason.tmp", claim.operation));
-        let text = format!("{}\n", reason(&to).trim_end());
-        let moved = write_durable(&temporary, &reason_path, text.as_bytes())
-            .and_then(|()| fs::rename(&from, &to).map_err(SpoolError::io("move", &from)));
+        let mut moved = Ok(());
+        for (path, text) in beside.iter().zip(reason(&to)) {
+            let text = format!("{}\n", text.trim_end());
+            moved = moved.and_then(|()| write_durable(&temporary, path, text.as_bytes()));
+        }
+        let moved =
+            moved.and_then(|()| fs::rename(&from, &to).map_err(SpoolError::io("move", &from)));
         if let Err(e) = moved {
-            for reserved in [&to, &reason_path, &temporary] {
+            for reserved in [&to, &temporary].into_iter().chain(&beside) {
                 release(reserved, &from);
             }
             return Err(e);
@@ -459,7 +493,14 @@ impl Spool {
             _ => Ok(()),
         };
         // The lock last: until then nobody else is here.
-        for name in [CHANGED_FILE, ATTEMPTS_TEMPORARY, ATTEMPTS_FILE, LOCK_FILE] {
+        let records = [
+            WAITING_FILE,
+            CHANGED_FILE,
+            ATTEMPTS_TEMPORARY,
+            ATTEMPTS_FILE,
+            LOCK_FILE,
+        ];
+        for name in records {
             gone(fs::remove_file(dir.join(name)))
                 .map_err(SpoolError::io("remove the records of", dir))?;
         }

@@ -2,7 +2,7 @@
 //!
 //! Kept by the name of the entry, because a claim gets a new name with each attempt, from whichever agent made it.
 
-use super::spool::{printable, shown};
+use super::spool::{WaitRecord, printable, shown};
 use squire_engine::error::{Error, ErrorKind};
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -165,6 +165,19 @@ impl Waiting {
     /// Whether each of them was tried so often that `--until-empty` leaves it; true of none.
     pub(super) fn all_tried(&self) -> bool {
         self.0.values().all(|wait| wait.tries >= TRIES_UNTIL_EMPTY)
+    }
+
+    /// What there is to say of `entry` to those who look at its claim. `now` is the clock of waits, `now_ms` the one of people.
+    pub(super) fn record(&self, entry: &OsStr, now: Duration, now_ms: u64) -> Option<WaitRecord> {
+        let wait = self.0.get(entry)?;
+        let left = wait.next.saturating_sub(now).as_millis();
+        Some(WaitRecord {
+            cause: wait.cause.as_str().to_owned(),
+            reason: wait.reason.clone(),
+            tries: wait.tries,
+            time_ms: now_ms,
+            next_ms: now_ms.saturating_add(u64::try_from(left).unwrap_or(u64::MAX)),
+        })
     }
 
     /// Those that wait, by name.

@@ -1,6 +1,7 @@
 //! The arguments of every command.
 
 use crate::config::parse_duration;
+use crate::formats::{Coercion, Format};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -135,6 +136,11 @@ pub(crate) enum Command {
     /// Example: squire config check squire.toml
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look at a spool, and have rejected batches tried again.
+    ///
+    /// Example: squire spool status /var/spool/squire
+    #[command(subcommand)]
+    Spool(SpoolCommand),
     /// List every failpoint: where it stands and what is durable there.
     ///
     /// Example: squire seams
@@ -200,15 +206,31 @@ pub(crate) struct CommitFlags {
     /// How many conflicts are retried from a fresh snapshot.
     #[arg(long, default_value_t = 100)]
     pub(crate) retries: u32,
+    /// Read and check everything, say what would be committed, and write nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct WriteArgs {
     pub(crate) store: String,
     pub(crate) table: String,
-    /// Parquet, Arrow IPC, CSV or NDJSON files.
-    #[arg(required = true)]
+    /// Files in Parquet, Arrow IPC, CSV or NDJSON, each also compressed (gzip, zstd, bzip2); directories of them; patterns in quotes
+    /// ('in/*.csv.gz'); - for standard input. Those of a directory or a pattern are read in the order of their names.
+    #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
+    /// The format of every FILE, whatever its name says.
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Format>,
+    /// What COLUMN of the table is called in the files; may be repeated.
+    #[arg(long = "column", value_name = "COLUMN=NAME", action = ArgAction::Append)]
+    pub(crate) columns: Vec<String>,
+    /// What stands in COLUMN where a file, or an object of NDJSON, does not have it; may be repeated.
+    #[arg(long = "default", value_name = "COLUMN=VALUE", action = ArgAction::Append)]
+    pub(crate) defaults: Vec<String>,
+    /// What may be changed of values, and is then reported; without it every value is stored exactly, or the file refused.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) coerce: Vec<Coercion>,
     #[arg(long, value_enum, default_value_t = WriteMode::Append)]
     pub(crate) mode: WriteMode,
     /// The key column of a merge, when the table declares none.
@@ -425,4 +447,47 @@ pub(crate) enum ConfigCommand {
 pub(crate) struct ConfigArgs {
     /// The file; that of --config by default, and without either the built-in defaults.
     pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SpoolCommand {
+    /// Count what is incoming, claimed, waiting, done and rejected, with ages and causes.
+    ///
+    /// Example: squire spool status /var/spool/squire
+    Status {
+        /// The directory that an agent has as --spool.
+        dir: PathBuf,
+    },
+    /// Move rejected entries back to incoming, where the next agent takes them.
+    ///
+    /// Example: squire spool retry /var/spool/squire orders.17.csv
+    Retry(SpoolRetryArgs),
+    /// Say where an entry is, why, and what to do.
+    ///
+    /// Example: squire spool explain /var/spool/squire orders.17.csv
+    Explain(SpoolExplainArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SpoolRetryArgs {
+    /// The directory that an agent has as --spool.
+    pub(crate) dir: PathBuf,
+    /// Entries, as they are named in rejected/.
+    #[arg(
+        value_name = "NAME",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    pub(crate) names: Vec<OsString>,
+    /// Everything that is rejected.
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SpoolExplainArgs {
+    /// The directory that an agent has as --spool.
+    pub(crate) dir: PathBuf,
+    /// The entry.
+    pub(crate) name: OsString,
 }

@@ -4,6 +4,7 @@ mod args;
 mod cleanup;
 mod config;
 mod index;
+mod inputs;
 mod inspect;
 mod keep;
 mod lease;
@@ -11,6 +12,7 @@ mod maintain;
 mod output;
 mod repair;
 mod results;
+mod spool;
 mod verify;
 mod write;
 
@@ -235,6 +237,7 @@ async fn dispatch(cli: Cli, context: Context) -> Result<ExitCode> {
         Command::Keep(args) => keep::keep(&context, args).await,
         Command::Unkeep(args) => keep::unkeep(&context, args).await,
         Command::Lease(args) => lease::lease(&context, args).await,
+        Command::Spool(command) => spool::spool(&context, command),
         Command::Seams => inspect::seams(&context),
         Command::Config(command) => config::config(context.out, command, cli.common.config),
     }

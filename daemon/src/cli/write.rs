@@ -4,11 +4,12 @@ use super::Context;
 use super::args::{
     AgentArgs, CommitArgs, CommitFlags, CreateArgs, DeleteArgs, WriteArgs, WriteMode,
 };
+use super::inputs::{Inputs, Skipped};
 use crate::agent::{self, load};
 use crate::config::parse_listen;
-use crate::formats;
+use crate::formats::{self, Coercion, Given, Input, Setting, Shape, check_coercions};
 use crate::place::{check_outside, table_name, watch_of};
-use serde_json::json;
+use serde_json::{Value, json};
 use squire_engine::commit::{Change, CommitRequest, Outcome, RowCounts, TableWrite, Write};
 use squire_engine::error::{Error, Result};
 use squire_engine::ids::TableName;
@@ -34,7 +35,7 @@ pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<ExitCo
     let store = context.store(&args.store).await?;
     let table = table_name(&args.table)?;
     let schema = match (&args.like, &args.schema) {
-        (Some(file), _) => formats::schema_of(file, &context.config.agent.input),
+        (Some(file), _) => formats::schema_of(&Input::file(file), &context.config.agent.input),
         (None, Some(file)) => formats::read_schema_file(file),
         (None, None) => return Err(Error::invalid("give --like FILE or --schema FILE")),
     }
@@ -46,7 +47,7 @@ pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<ExitCo
             key: args.key,
         },
     }]);
-    report(context, &store.commit(&request).await?)
+    report(context, &store.commit(&request).await?, &Told::default())
 }
 
 pub(super) async fn write(context: &Context, args: WriteArgs) -> Result<ExitCode> {
@@ -54,14 +55,16 @@ pub(super) async fn write(context: &Context, args: WriteArgs) -> Result<ExitCode
     let table = table_name(&args.table)?;
     let snapshot = store.load().await?;
     let declared = snapshot.state.table(&table)?.key.clone();
-    let rows = load::rows(
-        &store,
-        &snapshot,
-        &table,
-        args.files,
-        &context.config.agent.input,
-    )
-    .await?;
+    let shape = shape_of(&args, &context.config.agent.coerce)?;
+    let inputs = Inputs::of(&args.files, args.format)?;
+    let limits = &context.config.agent.input;
+    let read = (inputs.inputs.as_slice(), &shape);
+    let rows = load::rows(&store, &snapshot, &table, read, limits).await?;
+    let told = Told {
+        coerced: rows.coerced,
+        skipped: inputs.skipped,
+    };
+    let rows = rows.batches;
     let write = match args.mode {
         WriteMode::Append => Write::Append(rows),
         WriteMode::Overwrite => load::overwrite(&table, rows, args.allow_empty)?,
@@ -74,13 +77,52 @@ pub(super) async fn write(context: &Context, args: WriteArgs) -> Result<ExitCode
             Write::Merge { key, rows }
         }
     };
-    submit(
-        context,
-        &store,
-        vec![TableWrite { table, write }],
-        args.commit,
-    )
-    .await
+    let writes = vec![TableWrite { table, write }];
+    submit(context, &store, writes, args.commit, &told).await
+}
+
+/// What the options say of the columns.
+fn shape_of(args: &WriteArgs, usual: &[Coercion]) -> Result<Shape> {
+    let coerce = if args.coerce.is_empty() {
+        usual.to_vec()
+    } else {
+        args.coerce.clone()
+    };
+    let checked = check_coercions(&coerce);
+    checked.map_err(|why| Error::invalid(format!("--coerce: {why}")))?;
+    let columns = args.columns.iter().map(|text| {
+        let (column, source) = pair("--column", text)?;
+        Ok(Setting {
+            at: format!("--column {text}"),
+            line: None,
+            column,
+            value: source,
+        })
+    });
+    let defaults = args.defaults.iter().map(|text| {
+        let (column, value) = pair("--default", text)?;
+        Ok(Setting {
+            at: format!("--default {text}"),
+            line: None,
+            column,
+            value: Given::Field(value),
+        })
+    });
+    Ok(Shape {
+        columns: columns.collect::<Result<_>>()?,
+        defaults: defaults.collect::<Result<_>>()?,
+        coerce,
+    })
+}
+
+/// The two sides of `COLUMN=SOMETHING`.
+fn pair(option: &str, text: &str) -> Result<(String, String)> {
+    match text.split_once('=') {
+        Some((column, other)) if !column.is_empty() => Ok((column.to_owned(), other.to_owned())),
+        _ => Err(Error::invalid(format!(
+            "{option} {text}: is no pair; write COLUMN=..."
+        ))),
+    }
 }
 
 pub(super) async fn delete(context: &Context, args: DeleteArgs) -> Result<ExitCode> {
@@ -91,20 +133,23 @@ pub(super) async fn delete(context: &Context, args: DeleteArgs) -> Result<ExitCo
             predicate: args.predicate,
         },
     };
-    submit(context, &store, vec![write], args.commit).await
+    submit(context, &store, vec![write], args.commit, &Told::default()).await
 }
 
 pub(super) async fn commit(context: &Context, args: CommitArgs) -> Result<ExitCode> {
     let store = context.store(&args.store).await?;
-    let mut request = load::load(&store, &args.batch, &context.config.agent.input)
-        .await?
-        .request;
+    let loaded = load::load(&store, &args.batch, &context.config.agent).await?;
+    let mut request = loaded.request;
+    let told = Told {
+        coerced: loaded.coerced,
+        skipped: Vec::new(),
+    };
     request.batch = args.commit.batch_id.or(request.batch);
     if !args.commit.message.is_empty() {
         request.message = args.commit.message;
     }
     request.retries = args.commit.retries;
-    report(context, &store.commit(&request).await?)
+    carry_out(context, &store, &request, args.commit.dry_run, &told).await
 }
 
 async fn submit(
@@ -112,35 +157,92 @@ async fn submit(
     store: &Store,
     writes: Vec<TableWrite>,
     flags: CommitFlags,
+    told: &Told,
 ) -> Result<ExitCode> {
     let mut request = CommitRequest::new(writes);
     request.batch = flags.batch_id;
     request.message = flags.message;
     request.retries = flags.retries;
-    report(context, &store.commit(&request).await?)
+    carry_out(context, store, &request, flags.dry_run, told).await
 }
 
-fn report(context: &Context, outcome: &Outcome) -> Result<ExitCode> {
+/// Commits, or says what that would do.
+async fn carry_out(
+    context: &Context,
+    store: &Store,
+    request: &CommitRequest,
+    dry_run: bool,
+    told: &Told,
+) -> Result<ExitCode> {
+    if !dry_run {
+        return report(context, &store.commit(request).await?, told);
+    }
+    let preview = store.preview(request).await?;
+    let mut lines: Vec<String> = told.lines().collect();
+    match preview.already_committed {
+        Some(op) => lines.push(format!(
+            "would commit nothing: operation {op} committed this batch id"
+        )),
+        None => lines.extend(preview.tables.iter().map(|table| {
+            let counts = in_words(table.rows).unwrap_or_else(|| "no rows".to_owned());
+            format!(
+                "would commit to {} {}: {counts}",
+                table.table, table.version
+            )
+        })),
+    }
+    let document = json!({
+        "outcome": "dry_run",
+        "already_committed": preview.already_committed,
+        "tables": preview.tables,
+    });
+    context.out.print(&told.with(document), &lines);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What there is to tell about the inputs of a write.
+#[derive(Debug, Default)]
+struct Told {
+    coerced: Vec<load::Change>,
+    skipped: Vec<Skipped>,
+}
+
+impl Told {
+    fn lines(&self) -> impl Iterator<Item = String> {
+        let skipped = self.skipped.iter().map(ToString::to_string);
+        skipped.chain(self.coerced.iter().map(ToString::to_string))
+    }
+
+    /// `document` with what was changed and passed over.
+    fn with(&self, mut document: Value) -> Value {
+        if let Value::Object(fields) = &mut document {
+            fields.insert("coerced".to_owned(), json!(self.coerced));
+            fields.insert("skipped".to_owned(), json!(self.skipped));
+        }
+        document
+    }
+}
+
+fn report(context: &Context, outcome: &Outcome, told: &Told) -> Result<ExitCode> {
+    let mut lines: Vec<String> = told.lines().collect();
     match outcome {
         Outcome::Committed(c) => {
             let tables: Vec<String> = c.tables.iter().map(|t| describe(t, &c.rows)).collect();
-            let line = format!(
+            lines.push(format!(
                 "committed {} ({}; attempt {})",
                 c.op,
                 tables.join(", "),
                 c.attempts
-            );
+            ));
             let document = json!({
                 "outcome": "committed", "op": c.op, "tables": c.tables, "rows": c.rows, "attempts": c.attempts
             });
-            context.out.print(&document, &[line]);
+            context.out.print(&told.with(document), &lines);
         }
         Outcome::AlreadyCommitted(op) => {
-            let line = format!("already committed by {op}; nothing was done");
-            context.out.print(
-                &json!({ "outcome": "already_committed", "op": op }),
-                &[line],
-            );
+            lines.push(format!("already committed by {op}; nothing was done"));
+            let document = json!({ "outcome": "already_committed", "op": op });
+            context.out.print(&told.with(document), &lines);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -150,20 +252,23 @@ fn report(context: &Context, outcome: &Outcome) -> Result<ExitCode> {
 fn describe(change: &Change, rows: &BTreeMap<TableName, RowCounts>) -> String {
     let moved = format!("{} {} -> {}", change.table, change.from, change.to);
     let counts = rows.get(&change.table).copied().unwrap_or_default();
-    let told: Vec<String> = [
+    match (in_words(counts), change.from) {
+        (None, 0) => moved,
+        (None, _) => format!("{moved}: no rows"),
+        (Some(counts), _) => format!("{moved}: {counts}"),
+    }
+}
+
+/// `10 inserted, 2 updated`; `None` for nothing.
+fn in_words(counts: RowCounts) -> Option<String> {
+    let counts = [
         (counts.inserted, "inserted"),
         (counts.updated, "updated"),
         (counts.deleted, "deleted"),
-    ]
-    .into_iter()
-    .filter(|(rows, _)| *rows > 0)
-    .map(|(rows, what)| format!("{rows} {what}"))
-    .collect();
-    match (told.as_slice(), change.from) {
-        ([], 0) => moved,
-        ([], _) => format!("{moved}: no rows"),
-        ([..], _) => format!("{moved}: {}", told.join(", ")),
-    }
+    ];
+    let some = counts.into_iter().filter(|(rows, _)| *rows > 0);
+    let told: Vec<String> = some.map(|(rows, what)| format!("{rows} {what}")).collect();
+    (!told.is_empty()).then(|| told.join(", "))
 }
 
 pub(super) async fn agent(context: &Context, args: AgentArgs) -> Result<ExitCode> {

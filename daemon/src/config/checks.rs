@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::file::Refused;
 use super::{AgentConfig, Budget, DaemonConfig, units};
+use crate::formats::check_coercions;
 
 /// Nesting beyond this could end the process: whoever walks a type or a value needs some kilobytes of stack per level.
 const MAX_NESTING: usize = 200;
@@ -17,6 +18,9 @@ const MIN_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The shortest time that storage is waited for. Less ends every attempt before its answer.
 const MIN_WAIT: Duration = Duration::from_secs(1);
+
+/// The longest time that input may have to rest before it is taken: beyond it somebody meant something else.
+const MAX_SETTLE: Duration = Duration::from_secs(3_600);
 
 pub(super) fn check_daemon(daemon: &DaemonConfig) -> Result<(), Refused> {
     check_least(
@@ -107,6 +111,16 @@ pub(super) fn check_budget_and_agent(budget: &Budget, agent: &AgentConfig) -> Re
             agent.input.max_nesting > MAX_NESTING,
             "agent.max_nesting",
             "is more than a stack can hold; use 200 or less",
+        ),
+        (
+            agent.settle > MAX_SETTLE,
+            "agent.settle",
+            "is longer than an hour; use a few seconds, or let producers rename finished files into incoming",
+        ),
+        (
+            check_coercions(&agent.coerce).is_err(),
+            "agent.coerce",
+            "dates-dmy and dates-mdy exclude each other; keep one",
         ),
         (
             agent.max_attempts == 0,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use squire_engine::store::Durability;
 
-use crate::formats::InputLimits;
+use crate::formats::{Coercion, InputLimits};
 
 use super::checks::{check_budget_and_agent, check_daemon};
 use super::locate::{Locator, label_of};
@@ -132,6 +132,13 @@ pub(super) struct AgentSection {
     drain: Duration,
     #[serde(deserialize_with = "units::listen")]
     listen: Option<SocketAddr>,
+    coerce: Vec<Coercion>,
+    #[serde(deserialize_with = "units::duration")]
+    settle: Duration,
+    #[serde(deserialize_with = "units::duration_or_off")]
+    done_age: Option<Duration>,
+    #[serde(deserialize_with = "units::size_or_off")]
+    done_bytes: Option<u64>,
     #[serde(deserialize_with = "units::size")]
     max_input_bytes: u64,
     #[serde(deserialize_with = "units::size")]
@@ -162,6 +169,10 @@ impl Default for AgentSection {
             attempt_timeout: Duration::from_secs(1_800),
             drain: Duration::from_secs(30),
             listen: None,
+            coerce: Vec::new(),
+            settle: Duration::ZERO,
+            done_age: None,
+            done_bytes: None,
         }
     }
 }
@@ -289,6 +300,10 @@ impl AgentSection {
             attempt_timeout,
             drain,
             listen,
+            coerce,
+            settle,
+            done_age,
+            done_bytes,
             max_input_bytes,
             max_decoded_bytes,
             max_rows,
@@ -302,6 +317,10 @@ impl AgentSection {
             attempt_timeout,
             drain,
             listen,
+            coerce,
+            settle,
+            done_age,
+            done_bytes,
             input: InputLimits {
                 max_input_bytes,
                 max_decoded_bytes,

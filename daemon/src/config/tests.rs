@@ -322,6 +322,14 @@ fn values_that_leave_nothing_to_do_are_refused() {
             "squire.toml:2: [agent] poll_interval: 1ns is under 10ms",
         ),
         (
+            "[agent]\nsettle = \"2h\"\n",
+            "squire.toml:2: [agent] settle: is longer than an hour",
+        ),
+        (
+            "[agent]\ncoerce = [\"dates-dmy\", \"dates-mdy\"]\n",
+            "squire.toml:2: [agent] coerce: dates-dmy and dates-mdy exclude each other",
+        ),
+        (
             "[agent]\nattempt_timeout = \"1ms\"\n",
             "squire.toml:2: [agent] attempt_timeout: 1ms is under 1s",
         ),

@@ -133,6 +133,17 @@ pub(super) fn size_or_off<'de, D: Deserializer<'de>>(de: D) -> Result<Option<u64
     parse_size(&value).map(Some).map_err(Error::custom)
 }
 
+/// Deserializes a duration, or `"off"`.
+pub(super) fn duration_or_off<'de, D: Deserializer<'de>>(
+    de: D,
+) -> Result<Option<Duration>, D::Error> {
+    let value = text(de, "a duration such as \"7d\", or \"off\"")?;
+    if value == OFF {
+        return Ok(None);
+    }
+    parse_duration(&value).map(Some).map_err(Error::custom)
+}
+
 /// Deserializes a listening address, or `"off"`. Names are refused: what `localhost` binds depends
 /// on the machine.
 pub(super) fn listen<'de, D: Deserializer<'de>>(de: D) -> Result<Option<SocketAddr>, D::Error> {
@@ -189,6 +200,14 @@ fn text<'de, D: Deserializer<'de>>(de: D, expected: &'static str) -> Result<Stri
 /// Serializes a duration as a person would write it.
 pub(super) fn show_duration<S: Serializer>(value: &Duration, ser: S) -> Result<S::Ok, S::Error> {
     ser.serialize_str(&format_duration(*value))
+}
+
+/// Serializes an optional duration, `"off"` for none.
+pub(super) fn show_duration_or_off<S: Serializer>(
+    value: &Option<Duration>,
+    ser: S,
+) -> Result<S::Ok, S::Error> {
+    ser.serialize_str(&value.map_or_else(|| OFF.to_owned(), format_duration))
 }
 
 /// Serializes a size as a person would write it.

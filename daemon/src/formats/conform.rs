@@ -1,11 +1,15 @@
 //! Batches of a file's schema -> batches of the table's schema, without changing a value.
 
-use std::{collections::HashSet, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+    sync::Arc,
+};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array},
     compute::{CastOptions, can_cast_types, cast_with_options},
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    datatypes::{DataType, Field, Schema},
     util::display::array_value_to_string,
 };
 
@@ -13,6 +17,7 @@ use super::{
     BATCH_ROWS, FormatError, InputLimits,
     by_name::{by_name, filled_bytes, pair, places},
     limits::Exceeded,
+    shape::{Coerced, Coercion, Reading, StandIn},
 };
 
 /// Memory that nulls may take in a batch of rows.
@@ -22,16 +27,23 @@ const BATCH_BYTES: u64 = 1 << 29;
 #[derive(Debug)]
 pub(super) struct Conformer<'a> {
     path: &'a Path,
-    target: SchemaRef,
-    /// For each target column, where it is in the file; `None` = not there, filled with nulls.
+    reading: &'a Reading,
+    /// For each target column, where it is in the file; `None` = not there, filled with its default or nulls.
     sources: Vec<Option<usize>>,
+    /// What was changed of values, by column.
+    coerced: BTreeMap<usize, Coerced>,
     /// Rows of the batches seen so far, so that errors name the row of the file.
     rows_before: usize,
 }
 
 impl<'a> Conformer<'a> {
     /// Checks the columns and their types; values are checked by [`Self::apply`].
-    pub(super) fn new(path: &'a Path, file: &Schema, target: &Schema) -> Result<Self, FormatError> {
+    pub(super) fn new(
+        path: &'a Path,
+        file: &Schema,
+        reading: &'a Reading,
+    ) -> Result<Self, FormatError> {
+        let (target, whole) = (&reading.input, reading.coerces(Coercion::Whole));
         let mut seen = HashSet::new();
         for field in file.fields() {
             if !seen.insert(field.name()) {
@@ -49,14 +61,15 @@ impl<'a> Conformer<'a> {
                     expected: column_names(target),
                 });
             };
-            if !may_cast(field.data_type(), wanted.data_type()) {
+            let (from, to) = (field.data_type(), wanted.data_type());
+            if !may_cast(from, to) && !(whole && is_to_integer(from, to)) {
                 return Err(type_error(path, wanted, field.data_type()));
             }
         }
         let mut sources = Vec::with_capacity(target.fields().len());
-        for field in target.fields() {
+        for (index, field) in target.fields().iter().enumerate() {
             let source = file.index_of(field.name()).ok();
-            if source.is_none() && !field.is_nullable() {
+            if source.is_none() && !reading.may_lack(index) {
                 return Err(FormatError::MissingColumn {
                     path: path.into(),
                     column: field.name().clone(),
@@ -67,34 +80,40 @@ impl<'a> Conformer<'a> {
         }
         Ok(Self {
             path,
-            target: Arc::new(target.clone()),
+            reading,
             sources,
+            coerced: BTreeMap::new(),
             rows_before: 0,
         })
     }
 
-    /// The batches with the target's schema.
+    /// The batches with the target's schema, and what was changed of their values.
     pub(super) fn apply_all(
         mut self,
         batches: &[RecordBatch],
         limits: &InputLimits,
-    ) -> Result<Vec<RecordBatch>, FormatError> {
-        let mut bytes = 0_u64;
-        let conformed = batches.iter().map(|batch| {
+    ) -> Result<(Vec<RecordBatch>, Vec<Coerced>), FormatError> {
+        let (mut bytes, mut conformed) = (0_u64, Vec::with_capacity(batches.len()));
+        for batch in batches {
             bytes = bytes.saturating_add(self.bytes_of(batch));
             let within = limits.decoded_bytes(bytes);
             within.map_err(FormatError::limit(self.path))?;
-            self.apply(batch)
-        });
-        conformed.collect()
+            conformed.push(self.apply(batch)?);
+        }
+        Ok((conformed, self.coerced.into_values().collect()))
     }
 
     /// Bytes that a batch takes with the target's schema, where more than in the file: nulls for missing columns, and values that
     /// stand once in the file and often in the table.
     fn bytes_of(&self, batch: &RecordBatch) -> u64 {
-        let columns = self.target.fields().iter().zip(&self.sources);
-        let bytes = columns.map(|(field, source)| match source {
-            None => slot_bytes(field.data_type()).saturating_mul(batch.num_rows() as u64),
+        let columns = self.reading.input.fields().iter().zip(&self.sources);
+        let columns = columns.zip(&self.reading.defaults);
+        let bytes = columns.map(|((field, source), default)| match source {
+            None => {
+                let null = slot_bytes(field.data_type());
+                let value = default.as_ref().map_or(null, StandIn::bytes);
+                value.saturating_mul(batch.num_rows() as u64)
+            }
             Some(index) => match batch.column(*index) {
                 column if column.data_type() == field.data_type() => 0,
                 column => {
@@ -109,22 +128,34 @@ impl<'a> Conformer<'a> {
     fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch, FormatError> {
         let rows = batch.num_rows();
         let mut columns = Vec::with_capacity(self.sources.len());
-        for (field, source) in self.target.fields().iter().zip(&self.sources) {
-            columns.push(match source {
-                Some(index) => self.column(field, batch.column(*index))?,
-                None => new_null_array(field.data_type(), rows),
+        let reading = self.reading;
+        for (place, field) in reading.input.fields().iter().enumerate() {
+            columns.push(match (self.sources[place], &reading.defaults[place]) {
+                (Some(index), _) => self.column(place, field, batch.column(index))?,
+                (None, Some(default)) => default
+                    .column(rows)
+                    .map_err(|e| FormatError::content(self.path, &e))?,
+                (None, None) => new_null_array(field.data_type(), rows),
             });
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let conformed =
-            RecordBatch::try_new_with_options(Arc::clone(&self.target), columns, &options)
+            RecordBatch::try_new_with_options(Arc::clone(&reading.target), columns, &options)
                 .map_err(|e| FormatError::content(self.path, &e))?;
         self.rows_before += rows;
         Ok(conformed)
     }
 
-    fn column(&self, field: &Field, array: &ArrayRef) -> Result<ArrayRef, FormatError> {
+    fn column(
+        &mut self,
+        place: usize,
+        field: &Field,
+        array: &ArrayRef,
+    ) -> Result<ArrayRef, FormatError> {
         let cast = cast_exact(array, field.data_type()).ok_or_else(|| self.lossy(field, array))?;
+        if is_to_integer(array.data_type(), field.data_type()) {
+            self.count_whole(place, array);
+        }
         if !field.is_nullable() && cast.logical_null_count() > 0 {
             let row = cast
                 .logical_nulls()
@@ -136,6 +167,22 @@ impl<'a> Conformer<'a> {
             });
         }
         Ok(cast)
+    }
+
+    /// Takes note of floats that became integers.
+    fn count_whole(&mut self, place: usize, array: &ArrayRef) {
+        let Some(first) = (0..array.len()).find(|row| array.is_valid(*row)) else {
+            return;
+        };
+        let (reading, row) = (self.reading, self.rows_before + first + 1);
+        let coerced = self.coerced.entry(place).or_insert_with(|| Coerced {
+            column: reading.target.field(place).name().clone(),
+            coercion: Coercion::Whole,
+            count: 0,
+            first: array_value_to_string(array, first).unwrap_or_default(),
+            at: row as u64,
+        });
+        coerced.count += (array.len() - array.null_count()) as u64;
     }
 
     /// Finds the first row that cannot be cast. One cast a row: only paid on the way to an error.
@@ -268,6 +315,11 @@ fn cast_exact(array: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
     }
     let back = cast_with_options(&cast, named.data_type(), &strict).ok()?;
     (back.as_ref() == named.as_ref()).then_some(cast)
+}
+
+/// Whether floats would become integers, which has to be asked for.
+fn is_to_integer(from: &DataType, to: &DataType) -> bool {
+    from.is_floating() && to.is_integer()
 }
 
 /// Whether a value of `from` may become one of `to` at all: the same kind of thing in another width, never another kind (no text

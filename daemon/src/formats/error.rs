@@ -26,6 +26,12 @@ pub(crate) enum FormatError {
         /// The file.
         path: PathBuf,
     },
+    /// Nobody says what comes on standard input, and its first bytes do not either.
+    #[error("{}: its format is not known; name it with --format", Shown(path))]
+    Unrecognised {
+        /// What it is called.
+        path: PathBuf,
+    },
     /// The file cannot be opened or read.
     #[error(
         "{}: cannot be read: {source}; check that it exists and its permissions",
@@ -201,6 +207,18 @@ pub(crate) enum FormatError {
         column: String,
         /// The first such row, from 1.
         row: usize,
+    },
+    /// What was asked of the columns does not go with the table.
+    #[error("{at}: {detail}")]
+    Setting {
+        /// Where that stands.
+        at: String,
+        /// The column that it is about.
+        column: String,
+        /// The line, where it stands in a file.
+        line: Option<u64>,
+        /// What is wrong and what to do.
+        detail: String,
     },
     /// A `--schema` file that does not describe a schema.
     #[error("{}: {detail}", Place(path, *line))]

@@ -3,7 +3,7 @@
 //! Arrow trusts what a message announces: it allocates lengths, skips to offsets, decompresses to sizes. An allocation that fails ends
 //! the process, which no boundary catches. So every message is checked against the bytes that are there before Arrow sees it.
 
-use std::{io::Read, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use arrow::{
     array::RecordBatch,
@@ -22,10 +22,8 @@ use arrow::{
 use lz4_flex::frame::FrameDecoder;
 
 use super::{
-    Format, FormatError, InputLimits, check_schema,
-    conform::decoded_bytes,
-    limits::is_longer,
-    source::{Source, io_error},
+    Format, FormatError, InputLimits, check_schema, conform::decoded_bytes, limits::is_longer,
+    source::Source,
 };
 
 /// In front of a message's length, since format version 0.15.
@@ -47,11 +45,11 @@ const CUT_OFF: &str = "is cut off or damaged: it announces more bytes than it ha
 
 /// Reads the whole file.
 pub(super) fn read(
-    path: &Path,
-    format: Format,
+    mut source: Source<'_>,
     limits: &InputLimits,
 ) -> Result<(SchemaRef, Vec<RecordBatch>), FormatError> {
-    let bytes = load(path, format, limits)?;
+    let (path, format) = (source.path, source.format);
+    let bytes = Buffer::from_vec(source.read_all()?);
     let mut reader = Reader {
         path,
         limits,
@@ -71,26 +69,17 @@ pub(super) fn read(
 
 /// Reads only the schema.
 pub(super) fn schema_of(
-    path: &Path,
-    format: Format,
+    mut source: Source<'_>,
     limits: &InputLimits,
 ) -> Result<SchemaRef, FormatError> {
-    let bytes = load(path, format, limits)?;
-    let schema = match format {
+    let path = source.path;
+    let bytes = source.read_all()?;
+    let schema = match source.format {
         Format::ArrowFile => footer(path, &bytes)?.0,
         _ => stream_schema(path, &bytes)?,
     };
     check_schema(path, &schema, limits)?;
     Ok(schema)
-}
-
-fn load(path: &Path, format: Format, limits: &InputLimits) -> Result<Buffer, FormatError> {
-    let (source, file) = Source::open(path, format, limits)?;
-    let mut bytes = Vec::new();
-    let read = Read::take(&file, source.length()).read_to_end(&mut bytes);
-    read.map_err(io_error(path))?;
-    source.check_unchanged(&file)?;
-    Ok(Buffer::from_vec(bytes))
 }
 
 /// The schema of a stream, its first message.

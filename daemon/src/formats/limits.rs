@@ -57,10 +57,26 @@ impl std::fmt::Display for Exceeded {
     }
 }
 
+impl std::error::Error for Exceeded {}
+
 impl InputLimits {
     pub(super) fn input_bytes(&self, bytes: u64) -> Result<(), Exceeded> {
         let (what, most) = ("has more bytes", self.max_input_bytes);
         within(bytes <= most, what, "max_input_bytes", || format_size(most))
+    }
+
+    /// What standard input says when it has more bytes than a file may.
+    pub(super) fn beyond_input_bytes(&self) -> Exceeded {
+        let most = format_size(self.max_input_bytes);
+        let (what, name) = ("has more bytes", "max_input_bytes");
+        Exceeded { what, name, most }
+    }
+
+    /// What a compressed input says that unpacks to more than may be held.
+    pub(super) fn beyond_unpacked_bytes(&self) -> Exceeded {
+        let most = format_size(self.max_decoded_bytes);
+        let (what, name) = ("unpacks to more bytes", "max_decoded_bytes");
+        Exceeded { what, name, most }
     }
 
     pub(super) fn decoded_bytes(&self, bytes: u64) -> Result<(), Exceeded> {

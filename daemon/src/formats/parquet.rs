@@ -28,7 +28,7 @@ use parquet::{
 };
 
 use super::{
-    Format, FormatError, InputLimits, check_schema,
+    FormatError, InputLimits, check_schema,
     conform::{batch_rows, decoded_bytes},
     source::{Source, io_error},
 };
@@ -39,6 +39,7 @@ struct Input<'a> {
     limits: &'a InputLimits,
     source: Source<'a>,
     file: File,
+    length: u64,
     metadata: ArrowReaderMetadata,
     /// Rows of a batch: fewer where a null takes much.
     batch_rows: usize,
@@ -46,27 +47,31 @@ struct Input<'a> {
 
 /// Reads the whole file, its INT96 columns in the unit of the target's columns.
 pub(super) fn read(
-    path: &Path,
+    source: Source<'_>,
     target: Option<&Schema>,
     limits: &InputLimits,
 ) -> Result<(SchemaRef, Vec<RecordBatch>), FormatError> {
-    let input = Input::open(path, limits)?;
+    let input = Input::open(source, limits)?;
     let schema = input.schema(target)?;
     input.check_int96(&schema)?;
     let batches = input.read(&schema)?;
-    input.source.check_unchanged(&input.file)?;
+    input.source.check_unchanged()?;
     Ok((schema, batches))
 }
 
 /// The stored schema; an INT96 column counts nanoseconds only if it has to.
-pub(super) fn schema_of(path: &Path, limits: &InputLimits) -> Result<SchemaRef, FormatError> {
-    Input::open(path, limits)?.schema(None)
+pub(super) fn schema_of(
+    source: Source<'_>,
+    limits: &InputLimits,
+) -> Result<SchemaRef, FormatError> {
+    Input::open(source, limits)?.schema(None)
 }
 
 impl<'a> Input<'a> {
-    fn open(path: &'a Path, limits: &'a InputLimits) -> Result<Self, FormatError> {
-        let (source, file) = Source::open(path, Format::Parquet, limits)?;
-        let metadata = Arc::new(footer::read(path, &file, source.length(), limits)?);
+    fn open(mut source: Source<'a>, limits: &'a InputLimits) -> Result<Self, FormatError> {
+        let path = source.path;
+        let (file, length) = source.seekable()?;
+        let metadata = Arc::new(footer::read(path, &file, length, limits)?);
         let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())
             .map_err(|e| FormatError::content(path, &e))?;
         check_schema(path, metadata.schema(), limits)?;
@@ -82,6 +87,7 @@ impl<'a> Input<'a> {
             limits,
             source,
             file,
+            length,
             metadata,
             batch_rows,
         };

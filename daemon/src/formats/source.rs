@@ -1,24 +1,25 @@
-//! Opening an input: only a regular, finished, non-empty file that begins as its name says.
+//! Opening an input: only a regular, finished, non-empty file that begins as its name says, or standard input.
 
 use std::{
     fs::{self, File, FileType, Metadata},
-    io::{self, Read, Seek},
-    path::Path,
+    io::{self, Cursor, Read, Write},
+    path::{Path, PathBuf},
     time::SystemTime,
 };
 
-use super::{Format, FormatError, InputLimits};
+use super::{
+    Format, FormatError, InputLimits,
+    compressed::{Bounded, Compression},
+    limits::Exceeded,
+};
 
 /// Enough of a file to know what it is.
 const HEAD_BYTES: u64 = 512;
 
 /// What files begin with that are often found under another name.
-const MAGICS: [(&[u8], &str); 11] = [
-    (b"\x1f\x8b", "gzip"),
+const MAGICS: [(&[u8], &str); 8] = [
     (b"PK\x03\x04", "a zip archive (or a spreadsheet)"),
-    (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"\xfd7zXZ\x00", "xz"),
-    (b"BZh", "bzip2"),
     (b"\xff\xfe", "text in UTF-16"),
     (b"\xfe\xff", "text in UTF-16"),
     (b"PAR1", "Parquet"),
@@ -27,24 +28,233 @@ const MAGICS: [(&[u8], &str); 11] = [
     (b"SQLite format 3", "an SQLite database"),
 ];
 
-/// A file as it was when it was opened.
-#[derive(Debug)]
+/// What is to be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Input {
+    path: PathBuf,
+    /// What is said of it; `None`: its name says it, or, of standard input, its first bytes.
+    format: Option<Format>,
+    is_stdin: bool,
+}
+
+impl Input {
+    /// The file at `path`.
+    pub(crate) fn file(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            format: None,
+            is_stdin: false,
+        }
+    }
+
+    /// What comes on standard input. It can be read once.
+    pub(crate) fn stdin() -> Self {
+        Self {
+            path: PathBuf::from(STDIN),
+            format: None,
+            is_stdin: true,
+        }
+    }
+
+    /// The same in `format`, whatever its name says.
+    pub(crate) fn in_format(self, format: Option<Format>) -> Self {
+        Self { format, ..self }
+    }
+
+    /// What it is called in messages.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// What standard input is called.
+const STDIN: &str = "standard input";
+
+/// The bytes of an input, unpacked, from their beginning.
 pub(super) struct Source<'a> {
-    path: &'a Path,
+    pub(super) path: &'a Path,
+    pub(super) format: Format,
+    compression: Option<Compression>,
+    /// `None` for standard input.
+    stamp: Option<Stamp>,
+    bytes: Box<dyn Read>,
+}
+
+/// A file as it was when it was opened; what is written behind it meanwhile does not count.
+struct Stamp {
+    file: File,
     length: u64,
     modified: Option<SystemTime>,
 }
 
 impl<'a> Source<'a> {
     /// Looks before it opens: opening a pipe waits for a writer, and reading a device may never end.
-    pub(super) fn open(
-        path: &'a Path,
-        format: Format,
-        limits: &InputLimits,
-    ) -> Result<(Self, File), FormatError> {
+    pub(super) fn open(input: &'a Input, limits: &InputLimits) -> Result<Self, FormatError> {
+        let path = input.path.as_path();
+        let said = match input.format {
+            None if !input.is_stdin => Some(Format::of(path)?),
+            said => said,
+        };
+        let (stamp, raw): (_, Box<dyn Read>) = if input.is_stdin {
+            let (most, exceeded) = (limits.max_input_bytes, limits.beyond_input_bytes());
+            (None, Box::new(Bounded::new(io::stdin(), most, exceeded)))
+        } else {
+            let stamp = Stamp::of(path, limits)?;
+            let file = stamp.file.try_clone().map_err(io_error(path))?;
+            let length = stamp.length;
+            (Some(stamp), Box::new(file.take(length)))
+        };
+        let mut source = Self {
+            path,
+            // Until it is known: texts are told from nothing else.
+            format: said.unwrap_or(Format::Csv),
+            compression: None,
+            stamp,
+            bytes: raw,
+        };
+        source.unpack(input, limits)?;
+        source.format = source.recognised(said)?;
+        Ok(source)
+    }
+
+    /// Puts a decoder before the bytes, if they are packed.
+    fn unpack(&mut self, input: &Input, limits: &InputLimits) -> Result<(), FormatError> {
+        let head = self.peek()?;
+        let promised = Compression::of_name(&input.path).filter(|_| !input.is_stdin);
+        self.compression = Compression::of_head(&head);
+        let Some(compression) = self.compression else {
+            return match promised {
+                Some((promised, _)) if !head.is_empty() => {
+                    let detail = format!("is not {}, as its name says", promised.name());
+                    Err(FormatError::content(self.path, &detail))
+                }
+                _ => Ok(()),
+            };
+        };
+        let packed = std::mem::replace(&mut self.bytes, Box::new(io::empty()));
+        let unpacked = compression.unpack(packed).map_err(|e| self.failed(e))?;
+        let (most, exceeded) = (limits.max_decoded_bytes, limits.beyond_unpacked_bytes());
+        self.bytes = Box::new(Bounded::new(unpacked, most, exceeded));
+        Ok(())
+    }
+
+    /// The format, once the bytes do not contradict it.
+    fn recognised(&mut self, said: Option<Format>) -> Result<Format, FormatError> {
+        let head = self.peek()?;
+        if head.is_empty() {
+            return Err(FormatError::Empty {
+                path: self.path.into(),
+            });
+        }
+        let format = said
+            .or_else(|| sniffed(&head))
+            .ok_or_else(|| FormatError::Unrecognised {
+                path: self.path.into(),
+            })?;
+        match disguised(&head, format) {
+            None => Ok(format),
+            Some(found) => {
+                let detail = format!("is {found}, not what its extension says");
+                Err(FormatError::content(self.path, &detail))
+            }
+        }
+    }
+
+    /// The first bytes, which stay to be read.
+    fn peek(&mut self) -> Result<Vec<u8>, FormatError> {
+        let mut head = Vec::new();
+        let read = self.bytes.by_ref().take(HEAD_BYTES).read_to_end(&mut head);
+        read.map_err(|e| self.failed(e))?;
+        let rest = std::mem::replace(&mut self.bytes, Box::new(io::empty()));
+        self.bytes = Box::new(Cursor::new(head.clone()).chain(rest));
+        Ok(head)
+    }
+
+    /// What an error of a read means.
+    pub(super) fn failed(&self, error: io::Error) -> FormatError {
+        self.failed_at(None, error)
+    }
+
+    /// What an error of a read after `line` lines means: the storage failed, a limit was met, or the bytes are not what they
+    /// should unpack to.
+    pub(super) fn failed_at(&self, line: Option<u64>, error: io::Error) -> FormatError {
+        let error = match error.downcast::<Exceeded>() {
+            Ok(exceeded) => return FormatError::limit(self.path)(exceeded),
+            Err(error) => error,
+        };
+        let Some(compression) = self.compression.filter(|_| error.raw_os_error().is_none()) else {
+            return io_error(self.path)(error);
+        };
+        let name = compression.name();
+        let detail = if error.kind() == io::ErrorKind::UnexpectedEof {
+            format!("is cut off: its {name} data ends early")
+        } else {
+            format!("has damaged {name} data ({error})")
+        };
+        FormatError::Content {
+            path: self.path.into(),
+            line,
+            detail,
+        }
+    }
+
+    /// All of the bytes.
+    pub(super) fn read_all(&mut self) -> Result<Vec<u8>, FormatError> {
+        let mut bytes = Vec::new();
+        let read = self.bytes.read_to_end(&mut bytes);
+        read.map_err(|e| self.failed(e))?;
+        self.check_unchanged()?;
+        Ok(bytes)
+    }
+
+    /// The bytes as a file that can be read at any place: what is packed, or comes on standard input, is unpacked into one
+    /// without a name, and counted meanwhile.
+    pub(super) fn seekable(&mut self) -> Result<(File, u64), FormatError> {
+        let stamp = self.stamp.as_ref().filter(|_| self.compression.is_none());
+        if let Some(Stamp { file, length, .. }) = stamp {
+            let file = file.try_clone().map_err(io_error(self.path))?;
+            return Ok((file, *length));
+        }
+        let mut file = tempfile::tempfile().map_err(io_error(self.path))?;
+        let mut buffer = vec![0; 1 << 16];
+        let mut length = 0;
+        loop {
+            let read = self.bytes.read(&mut buffer).map_err(|e| self.failed(e))?;
+            if read == 0 {
+                break;
+            }
+            file.write_all(&buffer[..read])
+                .map_err(io_error(self.path))?;
+            length += read as u64;
+        }
+        Ok((file, length))
+    }
+
+    /// Refuses what was read if the file was written to meanwhile: it may be half of the old and half of the new.
+    pub(super) fn check_unchanged(&self) -> Result<(), FormatError> {
+        let Some(stamp) = &self.stamp else {
+            return Ok(());
+        };
+        let now = stamp.file.metadata().map_err(io_error(self.path))?;
+        if now.len() == stamp.length && now.modified().ok() == stamp.modified {
+            return Ok(());
+        }
+        let detail = "was written to while it was read; rename finished files into place";
+        Err(FormatError::content(self.path, &detail))
+    }
+}
+
+impl Read for Source<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.bytes.read(buffer)
+    }
+}
+
+impl Stamp {
+    fn of(path: &Path, limits: &InputLimits) -> Result<Self, FormatError> {
         let failed = io_error(path);
         check_kind(path, &fs::metadata(path).map_err(&failed)?)?;
-        let mut file = File::open(path).map_err(&failed)?;
+        let file = File::open(path).map_err(&failed)?;
         let metadata = file.metadata().map_err(&failed)?;
         check_kind(path, &metadata)?;
         let length = metadata.len();
@@ -54,38 +264,11 @@ impl<'a> Source<'a> {
         limits
             .input_bytes(length)
             .map_err(FormatError::limit(path))?;
-        let mut head = Vec::new();
-        file.by_ref()
-            .take(HEAD_BYTES)
-            .read_to_end(&mut head)
-            .map_err(&failed)?;
-        file.rewind().map_err(&failed)?;
-        if let Some(found) = disguised(&head, format) {
-            let detail = format!("is {found}, not what its extension says");
-            return Err(FormatError::content(path, &detail));
-        }
-        let modified = metadata.modified().ok();
-        let source = Self {
-            path,
+        Ok(Self {
+            file,
             length,
-            modified,
-        };
-        Ok((source, file))
-    }
-
-    /// The bytes that it had; what is written behind them meanwhile does not count.
-    pub(super) fn length(&self) -> u64 {
-        self.length
-    }
-
-    /// Refuses what was read if the file was written to meanwhile: it may be half of the old and half of the new.
-    pub(super) fn check_unchanged(&self, file: &File) -> Result<(), FormatError> {
-        let now = file.metadata().map_err(io_error(self.path))?;
-        if now.len() == self.length && now.modified().ok() == self.modified {
-            return Ok(());
-        }
-        let detail = "was written to while it was read; rename finished files into place";
-        Err(FormatError::content(self.path, &detail))
+            modified: metadata.modified().ok(),
+        })
     }
 }
 
@@ -114,6 +297,18 @@ fn name_of(kind: FileType) -> &'static str {
     }
 }
 
+/// The format that the first bytes certainly are. CSV begins with anything.
+fn sniffed(head: &[u8]) -> Option<Format> {
+    let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
+    match head {
+        head if head.starts_with(b"PAR1") => Some(Format::Parquet),
+        head if head.starts_with(b"ARROW1") => Some(Format::ArrowFile),
+        head if head.starts_with(b"\xff\xff\xff\xff") => Some(Format::ArrowStream),
+        _ if text.trim_ascii_start().starts_with(b"{") => Some(Format::Ndjson),
+        _ => None,
+    }
+}
+
 /// What the file is instead, where it is certainly not of the format.
 fn disguised(head: &[u8], format: Format) -> Option<&'static str> {
     let known = MAGICS.iter().find(|(magic, _)| head.starts_with(magic));
@@ -127,6 +322,10 @@ fn disguised(head: &[u8], format: Format) -> Option<&'static str> {
     }
     if let Some((_, name)) = known {
         return Some(name);
+    }
+    // Unpacked, and packed still.
+    if let Some(compression) = Compression::of_head(head) {
+        return Some(compression.name());
     }
     if !matches!(format, Format::Csv | Format::Ndjson) {
         return None;

@@ -16,22 +16,39 @@ use arrow::{
 use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
 
-use super::{Format, FormatError, InputLimits, read_schema_file};
+use super::{Format, FormatError, Input, InputLimits, Reading, read_schema_file};
 
 mod bombs;
 mod by_hand;
 mod casts;
+mod compressed;
 mod fuzz;
 mod good;
 mod limits;
+mod shape;
 mod thrift;
 
 fn read(path: &Path, target: Option<&Schema>) -> Result<Vec<RecordBatch>, FormatError> {
-    super::read(path, target, &InputLimits::default())
+    read_within(path, target, &InputLimits::default())
+}
+
+fn read_within(
+    path: &Path,
+    target: Option<&Schema>,
+    limits: &InputLimits,
+) -> Result<Vec<RecordBatch>, FormatError> {
+    let reading = target.map(Reading::exactly);
+    let rows = super::read(&Input::file(path), reading.as_ref(), limits)?;
+    assert!(rows.coerced.is_empty(), "nobody asked for it");
+    Ok(rows.batches)
 }
 
 fn schema_of(path: &Path) -> Result<SchemaRef, FormatError> {
-    super::schema_of(path, &InputLimits::default())
+    schema_within(path, &InputLimits::default())
+}
+
+fn schema_within(path: &Path, limits: &InputLimits) -> Result<SchemaRef, FormatError> {
+    super::schema_of(&Input::file(path), limits)
 }
 
 struct Files(TempDir);
@@ -345,7 +362,9 @@ fn wrong_values_name_the_line() {
 #[test]
 fn unreadable_files_are_refused() {
     let files = Files::new();
-    for name in ["a.txt", "parquet", "a.csv.gz"] {
+    for name in [
+        "a.txt", "parquet", "a.csv.xz", "a.gz", "a.tar.gz", "gz", ".gz",
+    ] {
         refusal(
             read(&files.text(name, ""), None),
             name,

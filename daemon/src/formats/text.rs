@@ -3,9 +3,11 @@
 //! 1. [`lines`] counts lines and ends with the file as it was when it was opened.
 //! 2. [`csv`] and [`ndjson`] (on [`json`]) cut them into records of [`cell::Value`]s, which keep every digit.
 //! 3. [`mod@column`] has one builder a column, [`nested`] those that are made of others; [`number`] and [`time`] parse single values.
-//! 4. [`infer`] finds a schema for a file by the same parsers, so that it promises nothing they refuse.
+//! 4. [`coerce`] changes values before that, where it was asked for.
+//! 5. [`infer`] finds a schema for a file by the same parsers, so that it promises nothing they refuse.
 
 mod cell;
+mod coerce;
 mod column;
 mod csv;
 mod infer;
@@ -21,17 +23,20 @@ mod time;
 use std::{collections::HashSet, path::Path, sync::Arc};
 
 use arrow::{
-    array::{RecordBatch, RecordBatchOptions},
+    array::{ArrayRef, RecordBatch, RecordBatchOptions},
     datatypes::{DataType, FieldRef, Schema, SchemaRef},
 };
 
 use super::{
-    Format, FormatError, InputLimits,
+    Format, FormatError, Input, InputLimits,
     conform::{batch_rows, column_names},
     error::quoted,
+    shape::{Coerced, Reading, StandIn},
     source::Source,
 };
-use column::{Reason, Refusal};
+pub(super) use cell::Value;
+use coerce::Coercer;
+use column::{Reason, Refusal, Slot};
 use csv::Records;
 pub(super) use infer::schema_of;
 use lines::Lines;
@@ -41,17 +46,21 @@ use nested::Members;
 /// A batch ends after this many bytes of text, so that long texts do not make it larger than the offsets of a column can count.
 const BATCH_BYTES: usize = 64 << 20;
 
-/// Reads a file as rows of `target`.
+/// What a file came to: its rows, and what was changed of them.
+type Read = (Vec<RecordBatch>, Vec<Coerced>);
+
+/// Reads a file as rows of a table.
 pub(super) fn read(
-    path: &Path,
-    format: Format,
-    target: &Schema,
+    source: Source<'_>,
+    reading: &Reading,
     limits: &InputLimits,
-) -> Result<Vec<RecordBatch>, FormatError> {
-    let (source, file) = Source::open(path, format, limits)?;
+) -> Result<Read, FormatError> {
+    let (path, format, target) = (source.path, source.format, &reading.input);
     let rows = Rows {
         path,
+        reading,
         target,
+        coercer: Coercer::new(reading),
         limits,
         batches: Vec::new(),
         batch_rows: batch_rows(target, limits).map_err(FormatError::limit(path))?,
@@ -62,17 +71,21 @@ pub(super) fn read(
     };
     match format {
         Format::Csv => {
-            let lines = Lines::new(path, source, file);
+            let lines = Lines::new(source);
             rows.of_records(Records::new(lines, limits.max_columns)?)
         }
-        _ => rows.of_objects(Objects::new(Lines::new(path, source, file), limits)),
+        _ => rows.of_objects(Objects::new(Lines::new(source), limits)),
     }
 }
 
 /// The batches so far and what the next one holds.
 struct Rows<'a> {
     path: &'a Path,
+    reading: &'a Reading,
+    /// The columns as the file calls them.
     target: &'a Schema,
+    /// Only where values are to be changed.
+    coercer: Option<Coercer<'a>>,
     limits: &'a InputLimits,
     batches: Vec<RecordBatch>,
     batch_rows: usize,
@@ -84,16 +97,13 @@ struct Rows<'a> {
     decoded: u64,
 }
 
-impl Rows<'_> {
-    fn of_records(mut self, mut records: Records<'_>) -> Result<Vec<RecordBatch>, FormatError> {
+impl<'a> Rows<'a> {
+    fn of_records(mut self, mut records: Records<'_>) -> Result<Read, FormatError> {
         self.limits
             .columns(records.header.len())
             .map_err(FormatError::limit(self.path))?;
-        let columns = self.columns_of(&records.header)?;
-        let absent: Vec<usize> = (0..self.target.fields().len())
-            .filter(|index| !columns.contains(index))
-            .collect();
-        for index in &columns {
+        let given = self.columns_of(&records.header)?;
+        for index in &given {
             let field = self.target.field(*index);
             if field.data_type().is_nested() {
                 return Err(FormatError::Untyped {
@@ -103,13 +113,25 @@ impl Rows<'_> {
                 });
             }
         }
+        let absent = (0..self.target.fields().len()).filter(|index| !given.contains(index));
+        let absent: Vec<(usize, Value<'_>)> =
+            absent.map(|index| (index, self.default(index))).collect();
+        let columns = absent.iter().map(|(index, _)| *index);
+        let columns: Vec<usize> = given.iter().copied().chain(columns).collect();
         let mut members = Members::new(self.target.fields());
         while records.next()? {
             let (record, path) = (&records.record, self.path);
             let fields: Vec<csv::Field<'_>> = record.fields().collect();
-            let values = fields.iter().map(csv::Field::value);
+            let values = fields.iter().zip(&given).map(|(field, index)| {
+                let (value, is_bare) = (field.value(), !field.quoted);
+                match &mut self.coercer {
+                    Some(coercer) => coercer.apply(*index, value, is_bare, record.line),
+                    None => value,
+                }
+            });
+            let values = values.chain(absent.iter().map(|(_, value)| value.clone()));
             members
-                .append_row(&columns, &absent, values)
+                .append_row(&columns, values)
                 .map_err(|refusal| refused(path, record.line, self.target, refusal))?;
             let length = record.length();
             self.count(&mut members, length)?;
@@ -117,11 +139,23 @@ impl Rows<'_> {
         self.finish(members)
     }
 
-    fn of_objects(mut self, mut objects: Objects<'_>) -> Result<Vec<RecordBatch>, FormatError> {
-        let mut members = Members::new(self.target.fields());
+    fn of_objects(mut self, mut objects: Objects<'_>) -> Result<Read, FormatError> {
+        let reading = self.reading;
+        let given = |default: &StandIn| default.given.clone();
+        let defaults = reading.defaults.iter().map(|d| d.as_ref().map(given));
+        let mut members = Members::new(self.target.fields()).with_defaults(defaults.collect());
         while objects.next()? {
-            let appended = members.append(&objects.object()?);
-            appended.map_err(|refusal| refused(self.path, objects.line(), self.target, refusal))?;
+            let (mut object, line) = (objects.object()?, objects.line());
+            if let Some(coercer) = &mut self.coercer {
+                for (name, value) in &mut object {
+                    if let Some(index) = members.index_of(name) {
+                        let written = std::mem::replace(value, Value::Null);
+                        *value = coercer.apply(index, written, false, line);
+                    }
+                }
+            }
+            let appended = members.append(&object);
+            appended.map_err(|refusal| refused(self.path, line, self.target, refusal))?;
             self.count(&mut members, objects.length())?;
         }
         if self.rows == 0 {
@@ -130,6 +164,12 @@ impl Rows<'_> {
             });
         }
         self.finish(members)
+    }
+
+    /// What stands in a column that the file does not have.
+    fn default(&self, index: usize) -> Value<'a> {
+        let default = self.reading.defaults[index].as_ref();
+        default.map_or(Value::Null, |default| default.given.value())
     }
 
     /// The target's columns in the order of the header.
@@ -141,7 +181,7 @@ impl Rows<'_> {
         };
         let columns = header.iter().map(find).collect::<Result<Vec<_>, _>>()?;
         let missing = |(index, field): (usize, &FieldRef)| {
-            (!field.is_nullable() && !columns.contains(&index)).then(|| Arc::clone(field))
+            (!self.reading.may_lack(index) && !columns.contains(&index)).then(|| Arc::clone(field))
         };
         let missing = self.target.fields().iter().enumerate().find_map(missing);
         match missing {
@@ -171,7 +211,7 @@ impl Rows<'_> {
     fn end_batch(&mut self, members: &mut Members) -> Result<(), FormatError> {
         let options = RecordBatchOptions::new().with_row_count(Some(self.pending));
         let batch = members.finish().and_then(|columns| {
-            RecordBatch::try_new_with_options(Arc::new(self.target.clone()), columns, &options)
+            RecordBatch::try_new_with_options(Arc::clone(&self.reading.target), columns, &options)
         });
         let batch = batch.map_err(|e| FormatError::content(self.path, &e))?;
         self.decoded += batch.get_array_memory_size() as u64;
@@ -183,12 +223,26 @@ impl Rows<'_> {
         Ok(())
     }
 
-    fn finish(mut self, mut members: Members) -> Result<Vec<RecordBatch>, FormatError> {
+    fn finish(mut self, mut members: Members) -> Result<Read, FormatError> {
         if self.pending > 0 || self.batches.is_empty() {
             self.end_batch(&mut members)?;
         }
-        Ok(self.batches)
+        let coerced = self.coercer.map(Coercer::finish);
+        Ok((self.batches, coerced.unwrap_or_default()))
     }
+}
+
+/// One value as a column of its own, or what is wrong with it.
+pub(super) fn one_value(field: FieldRef, value: &Value<'_>) -> Result<ArrayRef, String> {
+    let mut slot = Slot::new(&field);
+    if let Err(Refusal { inner, reason }) = slot.append(value) {
+        let detail = told(reason);
+        return Err(match inner.as_slice() {
+            [] => format!("does not take it: {detail}"),
+            inner => format!("does not take it: {}: {detail}", inner.concat()),
+        });
+    }
+    slot.finish().map_err(|e| e.to_string())
 }
 
 /// Every column has a name of its own.
@@ -227,12 +281,7 @@ fn refused(path: &Path, line: u64, target: &Schema, refusal: Refusal) -> FormatE
     let name = inner.first().map(String::as_str).unwrap_or_default();
     let detail = match reason {
         Reason::Unknown if inner.len() < 2 => return unknown(path, Some(line), target, name),
-        Reason::Unknown => "is not in the table's type; remove or rename it".to_owned(),
-        Reason::Null => "is required, and null or missing here; give it a value".to_owned(),
-        Reason::Length(found, expected) => {
-            format!("has {found} items, and the type {expected}")
-        }
-        Reason::Value(value, misfit) => format!("{} {misfit}", quoted(&value)),
+        reason => told(reason),
     };
     let column = inner
         .iter()
@@ -249,13 +298,26 @@ fn refused(path: &Path, line: u64, target: &Schema, refusal: Refusal) -> FormatE
     }
 }
 
-/// What a text file is read as without a target.
+/// What is wrong with a value.
+fn told(reason: Reason) -> String {
+    match reason {
+        Reason::Unknown => "is not in the table's type; remove or rename it".to_owned(),
+        Reason::Null => "is required, and null or missing here; give it a value".to_owned(),
+        Reason::Length(found, expected) => {
+            format!("has {found} items, and the type {expected}")
+        }
+        Reason::Value(value, misfit) => format!("{} {misfit}", quoted(&value)),
+    }
+}
+
+/// What a text file is read as without a target: it is opened twice.
 pub(super) fn read_inferred(
-    path: &Path,
-    format: Format,
+    source: Source<'_>,
+    input: &Input,
     limits: &InputLimits,
 ) -> Result<(SchemaRef, Vec<RecordBatch>), FormatError> {
-    let schema = schema_of(path, format, limits)?;
-    let batches = read(path, format, &schema, limits)?;
+    let schema = schema_of(source, limits)?;
+    let source = Source::open(input, limits)?;
+    let (batches, _) = read(source, &Reading::exactly(&schema), limits)?;
     Ok((schema, batches))
 }

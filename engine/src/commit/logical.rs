@@ -476,7 +476,7 @@ fn same_pins(guess: &Snapshot, now: &Snapshot, writes: &[&TableWrite]) -> bool {
         .all(|w| entry(guess, &w.table) == entry(now, &w.table))
 }
 
-fn drift_error(table: &TableName, version: u64) -> Error {
+pub(super) fn drift_error(table: &TableName, version: u64) -> Error {
     Error::new(
         ErrorKind::Drift,
         format!(
@@ -485,7 +485,7 @@ fn drift_error(table: &TableName, version: u64) -> Error {
     )
 }
 
-fn check_request(request: &CommitRequest, sorted: &[&TableWrite]) -> Result<()> {
+pub(super) fn check_request(request: &CommitRequest, sorted: &[&TableWrite]) -> Result<()> {
     if sorted.is_empty() {
         return Err(Error::invalid("a commit needs at least one table"));
     }

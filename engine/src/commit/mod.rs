@@ -6,17 +6,20 @@
 //!    id was committed before, and for the same content.
 //! 3. `publish` moves the manifest from M to M+1, or says that it lost.
 //! 4. `prefix` fast-forwards a pin over content-preserving versions.
+//! 5. `preview` says what a commit would do, and puts nothing.
 
 mod batch;
 mod landing;
 mod logical;
 mod predicate;
 mod prefix;
+mod preview;
 pub(crate) mod publish;
 mod stage;
 mod validate;
 
 pub(crate) use landing::forward_updates;
 pub use logical::{AttemptHook, CommitRequest, Committed, Outcome, TableWrite};
+pub use preview::{Preview, TablePreview};
 pub use publish::{Change, Record};
 pub use stage::{RowCounts, Write};

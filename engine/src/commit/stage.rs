@@ -86,8 +86,8 @@ pub(super) struct Checked<'a> {
     table: &'a TableName,
     path: &'a str,
     /// The pinned version; `None` for a table that is being created.
-    dataset: Option<Arc<Dataset>>,
-    write: Write,
+    pub(super) dataset: Option<Arc<Dataset>>,
+    pub(super) write: Write,
 }
 
 /// A staged write. Its transaction is committed by this process only (fact 15).

@@ -4,6 +4,7 @@
 //! What is committed is read twice: from the rows, where a second append would show, and from the commit log, where
 //! every batch carries its own name as its message.
 
+mod producers;
 mod trouble;
 
 use nix::sys::signal::Signal;
@@ -514,7 +515,7 @@ async fn bad_entries_are_rejected_with_a_reason_and_good_ones_go_on() {
         .iter()
         .filter(|n| n.starts_with("a.type.csv"))
         .collect();
-    assert_eq!(again.len(), 4, "two entries, two reasons: {again:?}");
+    assert_eq!(again.len(), 6, "two entries, two reasons each: {again:?}");
     spool.assert_at_rest();
 }
 

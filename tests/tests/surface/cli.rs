@@ -13,10 +13,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 24] = [
     "init", "create", "index", "write", "delete", "commit", "agent", "daemon", "plan", "optimize",
-    "reindex", "cleanup", "recover", "repair", "status", "log", "op", "snapshot", "seams", "keep",
-    "unkeep", "lease", "verify",
+    "reindex", "cleanup", "recover", "repair", "status", "log", "op", "snapshot", "spool", "seams",
+    "keep", "unkeep", "lease", "verify",
 ];
 
 /// Commands that the design names for later; a test of its help begins to count as soon as one is there.

@@ -129,7 +129,11 @@ fn every_command_that_a_document_names_is_there() {
             let Some(command) = words.first().filter(is_name) else {
                 continue;
             };
-            let depth = if command == "config" { 2 } else { 1 };
+            let depth = if ["config", "spool"].contains(&command.as_str()) {
+                2
+            } else {
+                1
+            };
             let command: Vec<String> = words.iter().take(depth).cloned().collect();
             let help = helps
                 .entry(command.clone())

@@ -3,11 +3,11 @@
 use lance::Dataset;
 use serde_json::Value;
 use squire_engine::error::ErrorKind;
+use squire_engine::maintenance::Oversight;
 use squire_engine::maintenance::Target;
 use squire_engine::maintenance::audit::{AuditOptions, Auditor};
 use squire_tests::{Lake, tree};
 use std::path::{Path, PathBuf};
-use tokio_util::sync::CancellationToken;
 
 /// A store with tables t and u: three commits, an index, deleted rows.
 fn lake() -> Lake {
@@ -200,7 +200,7 @@ async fn clones_need_their_source() {
 async fn it_is_cancelled_between_requests() {
     let lake = lake();
     let store = lake.store().await;
-    let cancel = CancellationToken::new();
+    let cancel = Oversight::default();
     cancel.cancel();
     let options = AuditOptions {
         deep: true,

@@ -3,6 +3,7 @@
 use tempfile::TempDir;
 
 use super::*;
+use crate::formats::{Coercion, Given};
 
 /// A batch directory with these files; `batch.toml` gets its text, all others stay empty.
 fn directory(files: &[&str], settings: Option<&str>) -> TempDir {
@@ -41,6 +42,7 @@ fn a_file_is_appended_to_its_table() {
         "orders.2026-01-01.parquet",
         "orders.a.b.c.jsonl",
         "orders.1.ARROWS",
+        "orders.1.csv.gz",
     ] {
         let dir = directory(&[name], None);
         let path = dir.path().join(name);
@@ -48,11 +50,7 @@ fn a_file_is_appended_to_its_table() {
         assert_eq!(spec.name, name);
         assert_eq!(
             spec.tables,
-            [TableInput {
-                table: "orders".into(),
-                mode: Mode::Append,
-                files: vec![path]
-            }]
+            [TableInput::append("orders".into(), vec![path])]
         );
         assert_eq!((spec.message, spec.batch_id), (None, None));
     }
@@ -283,5 +281,55 @@ fn table_names() {
         &format!("{longest}a"),
     ] {
         assert!(!is_table_name(bad), "{bad}");
+    }
+}
+
+#[test]
+fn a_batch_says_how_columns_become_the_tables() {
+    let settings = "[tables.a]\ncoerce = [\"trim\", \"dates-dmy\"]\n[tables.a.columns]\nid = \"Order No.\"\n\
+                    [tables.a.defaults]\nplant = 7\n\"two words\" = \"x\"\n[tables.b]\n";
+    let spec = parse(&["a.csv", "b.csv", "c.csv"], settings).unwrap();
+    let [a, b, c] = spec.tables.as_slice() else {
+        panic!("{spec:?}");
+    };
+    assert_eq!(a.shape.coerce, [Coercion::Trim, Coercion::DatesDmy]);
+    let column = &a.shape.columns[0];
+    assert_eq!(
+        (column.column.as_str(), column.value.as_str()),
+        ("id", "Order No.")
+    );
+    assert!(
+        column.at.ends_with("batch.toml:4: tables.a.columns.id"),
+        "{}",
+        column.at
+    );
+    let defaults: Vec<_> = a
+        .shape
+        .defaults
+        .iter()
+        .map(|d| (d.column.as_str(), &d.value))
+        .collect();
+    let (seven, x) = (Given::Number("7".into()), Given::Text("x".into()));
+    assert_eq!(defaults, [("plant", &seven), ("two words", &x)]);
+    assert!(a.says_coerce && !b.says_coerce && !c.says_coerce);
+    assert_eq!((&b.shape, &c.shape), (&Shape::default(), &Shape::default()));
+}
+
+#[test]
+fn what_a_batch_says_of_columns_must_have_files_and_be_known() {
+    let of = |settings: &str, parts: &[&str]| refused(&["a.csv"], settings, parts);
+    of(
+        "[tables.a]\ncoerce = [\"round\"]\n",
+        &["batch.toml:2", "round", "trim"],
+    );
+    of(
+        "[tables.a]\ncoerce = [\"dates-dmy\", \"dates-mdy\"]\n",
+        &["batch.toml:2", "tables.a.coerce", "keep one"],
+    );
+    of("[tables.a.columns]\nid = 7\n", &["batch.toml:2"]);
+    for section in ["columns]\nid = \"a\"", "defaults]\nid = 1"] {
+        let settings =
+            format!("[tables.b]\nmode = \"delete\"\nwhere = \"x < 1\"\n[tables.b.{section}\n");
+        of(&settings, &["batch.toml:5", "tables.b.", "is about files"]);
     }
 }

@@ -4,7 +4,7 @@
 //! commit what only it can read.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, Metadata},
     io,
     os::unix::fs::MetadataExt,
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::names::shown_path;
+use super::{Spool, names::shown_path};
 
 /// One look at the files of an entry. Two looks that are equal had nothing written, replaced or added in between.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +102,18 @@ impl Contents {
     }
 }
 
+impl Spool {
+    /// Whether nothing was done to an entry of `incoming` for `quiet` before `now`. One that cannot be looked at is claimed, and
+    /// rejected with the reason.
+    pub(crate) fn rests(&self, name: &OsStr, quiet: Duration, now: SystemTime) -> bool {
+        if quiet.is_zero() {
+            return true;
+        }
+        let contents = Contents::of(&self.incoming.join(name));
+        contents.map_or(true, |contents| contents.rests(quiet, now))
+    }
+}
+
 impl Seen {
     fn new(name: OsString, meta: &Metadata) -> Self {
         Self {
@@ -183,6 +195,22 @@ mod tests {
             !seen.rests(quiet, changed - quiet),
             "the clock was set back"
         );
+    }
+
+    #[test]
+    fn an_entry_rests_in_incoming_or_is_left_to_its_claim() {
+        let root = TempDir::new().unwrap();
+        let spool = Spool::open(root.path()).unwrap();
+        fs::create_dir(spool.incoming.join("batch")).unwrap();
+        fs::write(spool.incoming.join("batch/t.csv"), "id\n").unwrap();
+        let name = OsStr::new("batch");
+        let seen = Contents::of(&spool.incoming.join(name)).unwrap();
+        let changed = seen.0.iter().map(Seen::last_change).max().unwrap();
+        let quiet = Duration::from_secs(2);
+        assert!(spool.rests(name, Duration::ZERO, changed));
+        assert!(!spool.rests(name, quiet, changed));
+        assert!(spool.rests(name, quiet, changed + quiet));
+        assert!(spool.rests(OsStr::new("gone"), quiet, changed));
     }
 
     #[test]

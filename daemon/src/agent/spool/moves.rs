@@ -45,7 +45,7 @@ pub(super) fn move_to_free_name(
     name: &OsStr,
     operation: Ulid,
 ) -> Result<PathBuf, SpoolError> {
-    let to = reserve(from, dir, name, operation, None)?;
+    let to = reserve(from, dir, name, operation, &[])?;
     match fs::rename(from, &to) {
         Ok(()) => Ok(to),
         Err(e) => {
@@ -69,14 +69,14 @@ pub(super) fn release(reserved: &Path, from: &Path) {
 
 /// Occupies a free name in `dir` with an empty file or directory, of `from`'s kind, over which `from` can then be renamed.
 ///
-/// A rename alone would overwrite, and a check before it could be overtaken by another agent; creation is atomic. With a `suffix`, the
-/// name with the suffix is occupied as well, by a file.
+/// A rename alone would overwrite, and a check before it could be overtaken by another agent; creation is atomic. The name with each of
+/// the `suffixes` is occupied as well, by a file.
 pub(super) fn reserve(
     from: &Path,
     dir: &Path,
     name: &OsStr,
     operation: Ulid,
-    suffix: Option<&str>,
+    suffixes: &[&str],
 ) -> Result<PathBuf, SpoolError> {
     let is_dir = fs::symlink_metadata(from)
         .map_err(SpoolError::io("read", from))?
@@ -91,22 +91,41 @@ pub(super) fn reserve(
         if !occupied(create).map_err(SpoolError::io("create", &path))? {
             continue;
         }
-        let Some(suffix) = suffix else {
-            return Ok(path);
-        };
-        let mut beside = path.clone().into_os_string();
-        beside.push(suffix);
-        match occupied(File::create_new(&beside).map(drop)) {
+        match reserve_beside(&path, suffixes) {
             Ok(true) => return Ok(path),
             Ok(false) => release(&path, from),
             Err(e) => {
                 release(&path, from);
-                return Err(SpoolError::io("create", Path::new(&beside))(e));
+                return Err(e);
             }
         }
     }
     let full = io::Error::new(ErrorKind::AlreadyExists, "no free name");
     Err(SpoolError::io("move", from)(full))
+}
+
+/// Occupies the name with each suffix; all of them, or none and `false`.
+fn reserve_beside(path: &Path, suffixes: &[&str]) -> Result<bool, SpoolError> {
+    for (done, suffix) in suffixes.iter().enumerate() {
+        let beside = with_suffix(path, suffix);
+        let created = occupied(File::create_new(&beside).map(drop));
+        if matches!(created, Ok(true)) {
+            continue;
+        }
+        for suffix in &suffixes[..done] {
+            let freed = fs::remove_file(with_suffix(path, suffix));
+            freed.map_err(SpoolError::io("remove", path))?;
+        }
+        return created.map_err(SpoolError::io("create", &beside));
+    }
+    Ok(true)
+}
+
+/// `<name><suffix>`.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.to_path_buf().into_os_string();
+    name.push(suffix);
+    name.into()
 }
 
 /// Whether the creation made something new, as opposed to meeting what was there.

@@ -171,6 +171,7 @@ mod tests {
             "t.csv._COPYING_",
             "t.csv~",
             "t.1.partial",
+            "t.csv.gz.tmp",
         ];
         let beside = [
             "_SUCCESS",
@@ -185,8 +186,16 @@ mod tests {
             "batch.toml.bak",
             "batch.toml.orig",
         ];
-        let unknown = ["t.csv.gz", "t", "t.txt", "batch.toml"];
-        let data = ["t.csv", "_t.1.PARQUET", "t.tmp.csv", "t.md.csv"];
+        let unknown = ["t.csv.xz", "t.gz", "t", "t.txt", "batch.toml"];
+        let data = [
+            "t.csv",
+            "_t.1.PARQUET",
+            "t.tmp.csv",
+            "t.md.csv",
+            "t.1.csv.gz",
+            "t.jsonl.ZST",
+            "t.parquet.bz2",
+        ];
         for (names, is) in [
             (&unfinished[..], Named::Unfinished),
             (&beside, Named::Beside),

@@ -288,6 +288,11 @@ fn a_damaged_claim_is_an_error_of_its_own() {
     assert_eq!(spool.finish(sound).unwrap(), [spool.done.join("a.csv")]);
 }
 
+/// A reason in words and as a record.
+fn said(why: &str) -> [String; 2] {
+    [why.to_owned(), format!("{{\"why\":{why:?}}}")]
+}
+
 #[test]
 fn a_move_that_fails_leaves_no_name_behind() {
     let (_root, spool) = spool();
@@ -298,15 +303,14 @@ fn a_move_that_fails_leaves_no_name_behind() {
     let swap = |_: &Path| {
         fs::remove_file(&from).unwrap();
         fs::create_dir(&from).unwrap();
-        "bad".to_owned()
+        said("bad")
     };
     assert!(spool.reject(&mut owned, entry, swap).is_err());
     assert!(names(&spool.rejected).is_empty());
     assert_eq!(owned.entries(), ["a.csv"], "it is still claimed");
-    spool
-        .reject(&mut owned, entry, |_| "bad".to_owned())
-        .unwrap();
-    assert_eq!(names(&spool.rejected), ["a.csv", "a.csv.reason.txt"]);
+    spool.reject(&mut owned, entry, |_| said("bad")).unwrap();
+    let rejected = ["a.csv", "a.csv.reason.json", "a.csv.reason.txt"];
+    assert_eq!(names(&spool.rejected), rejected);
 }
 
 /// Another agent may take it over, so that the claim says it.
@@ -343,7 +347,7 @@ fn a_crash_inside_finish_is_finished_by_the_next_owner() {
         &spool.done,
         OsStr::new("b.csv"),
         op(1),
-        None,
+        &[],
     )
     .unwrap();
     drop(owned);
@@ -390,13 +394,13 @@ fn a_rejected_entry_has_its_reason_and_the_others_stay() {
         let path = spool
             .reject(&mut owned, bad, |to| {
                 assert!(to.starts_with(&spool.rejected));
-                format!("reason {round}")
+                said(&format!("reason {round}"))
             })
             .unwrap();
         assert!(path.starts_with(&spool.rejected));
         assert_eq!(owned.entries(), ["good.csv"]);
         assert!(matches!(
-            spool.reject(&mut owned, bad, |_| "again".into()),
+            spool.reject(&mut owned, bad, |_| said("again")),
             Err(SpoolError::NoSuchEntry { .. })
         ));
         spool.finish(owned).unwrap();
@@ -406,14 +410,20 @@ fn a_rejected_entry_has_its_reason_and_the_others_stay() {
         names(&spool.rejected),
         [
             "bad.csv",
+            "bad.csv.reason.json",
             "bad.csv.reason.txt",
             &again,
+            &format!("{again}.reason.json"),
             &format!("{again}.reason.txt")
         ]
     );
     assert_eq!(
         fs::read_to_string(spool.rejected.join("bad.csv.reason.txt")).unwrap(),
         "reason 1\n"
+    );
+    assert_eq!(
+        fs::read_to_string(spool.rejected.join("bad.csv.reason.json")).unwrap(),
+        "{\"why\":\"reason 1\"}\n"
     );
 }
 
@@ -427,11 +437,11 @@ fn a_reason_does_not_overwrite_an_entry_of_that_name_and_long_names_are_cut() {
     let mut owned = claim(&spool, op(1), &["a.csv", "a.csv.reason.txt", &long]);
     spool
         .reject(&mut owned, OsStr::new("a.csv.reason.txt"), |_| {
-            "not a format".into()
+            said("not a format")
         })
         .unwrap();
     let path = spool
-        .reject(&mut owned, OsStr::new("a.csv"), |_| "bad".into())
+        .reject(&mut owned, OsStr::new("a.csv"), |_| said("bad"))
         .unwrap();
     assert_eq!(path, spool.rejected.join(format!("a.csv~{}", op(1))));
     assert_eq!(
@@ -439,7 +449,7 @@ fn a_reason_does_not_overwrite_an_entry_of_that_name_and_long_names_are_cut() {
         b"a.csv.reason.txt"
     );
     spool
-        .reject(&mut owned, OsStr::new(&long), |_| "too long".into())
+        .reject(&mut owned, OsStr::new(&long), |_| said("too long"))
         .unwrap();
     spool.finish(owned).unwrap();
     assert!(names(&spool.claimed).is_empty());

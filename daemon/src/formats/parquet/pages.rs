@@ -213,7 +213,7 @@ impl<'a> Input<'a> {
     ) -> Result<Option<Chunk<'m>>, FormatError> {
         let (start, length) = metadata.byte_range();
         let end = start.checked_add(length);
-        let end = end.filter(|end| *end <= self.source.length());
+        let end = end.filter(|end| *end <= self.length);
         let end = end.ok_or_else(|| self.damaged("a column ends behind the file"))?;
         let width = width(metadata.column_descr());
         let (mut chunk, mut at, mut first) = (None, start, true);

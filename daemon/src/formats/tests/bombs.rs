@@ -234,7 +234,7 @@ fn a_page_that_becomes_longer_than_it_says_is_refused() {
             max_decoded_bytes: 1 << 20,
             ..InputLimits::default()
         };
-        let message = super::super::schema_of(&path, &limits)
+        let message = super::schema_within(&path, &limits)
             .unwrap_err()
             .to_string();
         assert!(
@@ -277,8 +277,8 @@ fn null_lists_of_a_fixed_size_are_counted() {
         ..InputLimits::default()
     };
     let path = write(&files, &bytes);
-    assert!(super::super::schema_of(&path, &limits).is_ok());
-    assert!(super::super::read(&path, None, &limits).is_err());
+    assert!(super::schema_within(&path, &limits).is_ok());
+    assert!(super::read_within(&path, None, &limits).is_err());
     // In another list: one row of a million null vectors.
     let item = Field::new_list_field(vectors(768), true);
     let mut nested = list_of(group("item", OPTIONAL, 1));
@@ -311,7 +311,7 @@ fn read_as_written(rows: &RecordBatch, properties: WriterProperties) {
         max_decoded_bytes: 1 << 20,
         ..InputLimits::default()
     };
-    let batches = super::super::read(&path, None, &limits).unwrap();
+    let batches = super::read_within(&path, None, &limits).unwrap();
     let read = arrow::compute::concat_batches(&rows.schema(), &batches).unwrap();
     assert_eq!(&read, rows);
 }

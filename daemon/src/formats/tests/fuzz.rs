@@ -1,7 +1,7 @@
 //! Mutated files of every format: each is read or refused in a few words and a few seconds, whatever it claims.
 //!
 //! Half of the changes are blind, the others know the format: the metadata of Parquet is Thrift, a line of NDJSON is a value, a
-//! line of CSV has fields. `SQUIRE_FUZZ_SEED` is the seed of the first case, `SQUIRE_FUZZ_CASES` how many follow. `SQUIRE_FUZZ_DIR` keeps the file of
+//! line of CSV has fields. Some are packed then, and the packing is changed as well. `SQUIRE_FUZZ_SEED` is the seed of the first case, `SQUIRE_FUZZ_CASES` how many follow. `SQUIRE_FUZZ_DIR` keeps the file of
 //! a case that fails, under its seed's name: after an abort, which no test outlives, it is the one that is left.
 
 use std::{
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use super::{
     Files, FormatError, InputLimits,
     by_hand::with_footer,
+    compressed::packed,
     good::{flat, good},
     thrift::Thrift,
 };
@@ -280,11 +281,11 @@ fn read_or_refused(path: &Path) -> Result<(), String> {
     }
     checked(
         path,
-        super::super::schema_of(path, &limits).map(|_| Vec::new()),
+        super::schema_within(path, &limits).map(|_| Vec::new()),
     )?;
     let target = flat().schema();
     for target in [None, Some(target.as_ref())] {
-        checked(path, super::super::read(path, target, &limits))?;
+        checked(path, super::read_within(path, target, &limits))?;
     }
     Ok(())
 }
@@ -355,7 +356,17 @@ fn mutated_files_are_read_or_refused() {
             let other = &good[random.random_range(0..good.len())].1;
             mutate(extension, &mut bytes, other, &mut random);
         }
-        let path = dir.join(format!("case-{seed}.{extension}"));
+        let mut name = format!("case-{seed}.{extension}");
+        if extension != "json" && random.random_bool(0.3) {
+            let packing = *pick(&["gz", "zst", "bz2"], &mut random);
+            name = format!("{name}.{packing}");
+            bytes = packed(packing, &bytes);
+            let other = &good[random.random_range(0..good.len())].1;
+            for _ in 0..random.random_range(0..3) {
+                mutate_bytes(&mut bytes, other, &mut random);
+            }
+        }
+        let path = dir.join(name);
         fs::write(&path, &bytes).expect("file");
         if let Err(wrong) = in_time(&path) {
             panic!(

@@ -24,7 +24,7 @@ use super::{Files, FormatError, InputLimits, batch, column, read, schema_of};
 
 /// Text, and the limit that it is beyond.
 fn beyond(limits: &InputLimits, path: &std::path::Path, target: &Schema, name: &str) {
-    let message = super::super::read(path, Some(target), limits)
+    let message = super::read_within(path, Some(target), limits)
         .expect_err(name)
         .to_string();
     let setting = format!("[agent] {name} = ");
@@ -79,14 +79,12 @@ fn each_limit_is_named() {
             max_columns: 1,
             ..most()
         };
-        assert!(super::super::read(path, Some(&number), &exact).is_ok());
+        assert!(super::read_within(path, Some(&number), &exact).is_ok());
         let none = InputLimits {
             max_columns: 0,
             ..most()
         };
-        let inferred = super::super::schema_of(path, &none)
-            .unwrap_err()
-            .to_string();
+        let inferred = super::schema_within(path, &none).unwrap_err().to_string();
         assert!(inferred.contains("max_columns"), "{inferred}");
     }
 }
@@ -208,7 +206,7 @@ fn buffers_are_as_long_as_they_say_and_lie_beside_each_other() {
         ..InputLimits::default()
     };
     let refused = |path: &std::path::Path, part: &str| {
-        let read = super::super::read(path, None, &limits);
+        let read = super::read_within(path, None, &limits);
         let message = read.expect_err(part).to_string();
         assert!(message.contains(part), "{message}");
     };
@@ -264,7 +262,7 @@ fn messages_are_counted_for_each_time() {
     let read = |messages: &[&[u8]]| {
         let path = files.0.path().join("m.arrows");
         std::fs::write(&path, messages.concat()).unwrap();
-        super::super::read(&path, None, &limits)
+        super::read_within(&path, None, &limits)
     };
     let names: Vec<String> = (0..100).map(|i| i.to_string()).collect();
     let empty: ArrayRef = Arc::new(Int64Array::from(Vec::<i64>::new()));
@@ -355,7 +353,7 @@ fn null_lists_of_a_fixed_size_are_filled_within_limits() {
     let lists = DataType::List(Arc::new(Field::new_list_field(vector(1 << 20), true)));
     let line = format!("{{\"c\":[{}null]}}\n", "null,".repeat(100_000));
     let path = files.text("l.ndjson", &line);
-    let message = super::super::read(&path, Some(&column("c", lists)), &limits).unwrap_err();
+    let message = super::read_within(&path, Some(&column("c", lists)), &limits).unwrap_err();
     assert!(message.to_string().contains("too much memory"), "{message}");
 }
 
@@ -372,21 +370,21 @@ fn lines_are_counted_as_what_they_become() {
     let target = column("c", DataType::List(item));
     let line = format!("{{\"c\":[{}0]}}\n", "0,".repeat(100_000));
     let path = files.text("m.ndjson", &line);
-    let message = super::super::read(&path, Some(&target), &limits).unwrap_err();
+    let message = super::read_within(&path, Some(&target), &limits).unwrap_err();
     assert!(
         message.to_string().contains("max_decoded_bytes"),
         "{message}"
     );
 
     let path = files.text("w.csv", &format!("a,b\n{}\n", ",".repeat(1_000)));
-    let message = super::super::schema_of(&path, &limits).unwrap_err();
+    let message = super::schema_within(&path, &limits).unwrap_err();
     let part = "w.csv:2: has at least 11 fields, and the header has 2";
     assert!(message.to_string().contains(part), "{message}");
 
     let members: Vec<String> = (0..11).map(|i| format!("\"{i}\":0")).collect();
     let line = format!("{{\"c\":{{{}}}}}\n", members.join(","));
     let path = files.text("o.ndjson", &line);
-    let message = super::super::schema_of(&path, &limits).unwrap_err();
+    let message = super::schema_within(&path, &limits).unwrap_err();
     let part = "column `c.10`";
     assert!(message.to_string().contains(part), "{message}");
 }

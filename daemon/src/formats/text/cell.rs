@@ -16,7 +16,7 @@ const NUMBER_FOR_TIME: Misfit =
 
 /// A value as its file writes it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value<'a> {
+pub(in crate::formats) enum Value<'a> {
     /// JSON's `null`, or an empty field.
     Null,
     /// JSON's `true` or `false`.

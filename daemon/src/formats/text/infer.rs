@@ -121,12 +121,11 @@ struct Members {
 
 /// The schema of a CSV or NDJSON file: every column is nullable, and one without any value is text, which can hold what comes later.
 pub(in crate::formats) fn schema_of(
-    path: &Path,
-    format: Format,
+    source: Source<'_>,
     limits: &InputLimits,
 ) -> Result<SchemaRef, FormatError> {
-    let (source, file) = Source::open(path, format, limits)?;
-    let lines = Lines::new(path, source, file);
+    let (path, format) = (source.path, source.format);
+    let lines = Lines::new(source);
     let fields = match format {
         Format::Csv => of_records(path, Records::new(lines, limits.max_columns)?, limits)?,
         _ => of_objects(path, Objects::new(lines, limits), limits)?,

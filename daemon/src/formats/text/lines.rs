@@ -1,34 +1,27 @@
 //! The lines of a text file, counted as editors count them.
 
 use std::{
-    fs::File,
-    io::{BufRead, BufReader, Read, Take},
+    io::{BufRead, BufReader},
     path::Path,
 };
 
-use crate::formats::{
-    FormatError,
-    source::{Source, io_error},
-};
+use crate::formats::{FormatError, source::Source};
 
 /// Some programs write this in front of UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 pub(super) struct Lines<'a> {
     pub(super) path: &'a Path,
-    source: Source<'a>,
-    reader: BufReader<Take<File>>,
+    reader: BufReader<Source<'a>>,
     /// The line that was read last, from 1.
     pub(super) number: u64,
 }
 
 impl<'a> Lines<'a> {
-    pub(super) fn new(path: &'a Path, source: Source<'a>, file: File) -> Self {
-        let reader = BufReader::with_capacity(1 << 16, file.take(source.length()));
+    pub(super) fn new(source: Source<'a>) -> Self {
         Self {
-            path,
-            source,
-            reader,
+            path: source.path,
+            reader: BufReader::with_capacity(1 << 16, source),
             number: 0,
         }
     }
@@ -37,9 +30,9 @@ impl<'a> Lines<'a> {
     pub(super) fn next(&mut self, text: &mut Vec<u8>) -> Result<bool, FormatError> {
         let start = text.len();
         let read = self.reader.read_until(b'\n', text);
-        if read.map_err(io_error(self.path))? == 0 {
-            self.source
-                .check_unchanged(self.reader.get_ref().get_ref())?;
+        let failed = |e| self.reader.get_ref().failed_at(Some(self.number + 1), e);
+        if read.map_err(failed)? == 0 {
+            self.reader.get_ref().check_unchanged()?;
             return Ok(false);
         }
         self.number += 1;

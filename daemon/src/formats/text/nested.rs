@@ -16,7 +16,7 @@ use super::{
     cell::{Misfit, Value},
     column::{Column, Reason, Refusal, Slot},
 };
-use crate::formats::conform::slot_bytes;
+use crate::formats::{conform::slot_bytes, shape::Given};
 
 const NOT_A_LIST: Misfit = "is no list";
 const NOT_AN_OBJECT: Misfit = "is no object";
@@ -167,6 +167,8 @@ pub(super) struct Members {
     by_name: HashMap<String, usize>,
     /// For each field, whether the object in hand has it.
     given: Vec<bool>,
+    /// For each field, what stands in where it does not.
+    defaults: Vec<Option<Given>>,
 }
 
 impl Members {
@@ -177,10 +179,21 @@ impl Members {
             slots: fields.iter().map(Slot::new).collect(),
             by_name: names.zip(0..).collect(),
             given: vec![false; fields.len()],
+            defaults: vec![None; fields.len()],
         }
     }
 
-    /// Adds an object; what it does not have is null.
+    /// The same with these values for what objects do not have.
+    pub(super) fn with_defaults(self, defaults: Vec<Option<Given>>) -> Self {
+        Self { defaults, ..self }
+    }
+
+    /// Where the field of this name is.
+    pub(super) fn index_of(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Adds an object; what it does not have is its default, or null.
     pub(super) fn append(
         &mut self,
         object: &[(impl AsRef<str>, Value<'_>)],
@@ -195,25 +208,24 @@ impl Members {
             let appended = self.slots[*index].append(value);
             appended.map_err(|refusal| refusal.below(name))?;
         }
-        for (slot, given) in self.slots.iter_mut().zip(&self.given) {
+        let missing = self.given.iter().zip(&self.defaults);
+        for (slot, (given, default)) in self.slots.iter_mut().zip(missing) {
             if !given {
-                let appended = slot.append(&Value::Null);
+                let value = default.as_ref().map_or(Value::Null, Given::value);
+                let appended = slot.append(&value);
                 appended.map_err(|refusal| refusal.below(slot.field.name()))?;
             }
         }
         Ok(())
     }
 
-    /// Adds a row that gives `columns` their values in order; the others are null.
+    /// Adds a row that gives `columns`, which are all of them, their values in order.
     pub(super) fn append_row<'a>(
         &mut self,
         columns: &[usize],
-        absent: &[usize],
         values: impl Iterator<Item = Value<'a>>,
     ) -> Result<(), Refusal> {
-        let given = columns.iter().zip(values);
-        let nulls = absent.iter().map(|index| (index, Value::Null));
-        for (index, value) in given.chain(nulls) {
+        for (index, value) in columns.iter().zip(values) {
             let slot = &mut self.slots[*index];
             let appended = slot.append(&value);
             appended.map_err(|refusal| refusal.below(slot.field.name()))?;
@@ -303,7 +315,7 @@ impl Column for Map {
         };
         for (name, value) in object {
             let pair = [Value::Field(name), value.clone()];
-            let appended = self.pairs.append_row(&[0, 1], &[], pair.into_iter());
+            let appended = self.pairs.append_row(&[0, 1], pair.into_iter());
             appended.map_err(|refusal| refusal.below(name))?;
         }
         self.rows.append(object.len());

@@ -1,14 +1,20 @@
 //! What each type takes from a text, exactly, and what it refuses. CSV and NDJSON share the parsers, so most cases go through both.
 
-use std::{fs, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray},
+    array::{Array, ArrayRef, AsArray, RecordBatch},
     datatypes::{DataType, Field, Int64Type, Schema, TimeUnit, UInt64Type},
     util::display::array_value_to_string,
 };
 
-use crate::formats::{FormatError, InputLimits, read, schema_of};
+use crate::formats::{FormatError, Input, InputLimits, Reading, read, schema_of};
+
+fn read_as(path: &Path, schema: &Schema) -> Result<Vec<RecordBatch>, FormatError> {
+    let (input, reading) = (Input::file(path), Reading::exactly(schema));
+    let rows = read(&input, Some(&reading), &InputLimits::default());
+    Ok(rows?.batches)
+}
 
 /// One column `c` of a file of that name with these bytes.
 fn column_of(name: &str, text: &[u8], data_type: &DataType) -> Result<ArrayRef, FormatError> {
@@ -16,8 +22,7 @@ fn column_of(name: &str, text: &[u8], data_type: &DataType) -> Result<ArrayRef, 
     let path = directory.path().join(name);
     fs::write(&path, text).unwrap();
     let schema = Schema::new(vec![Field::new("c", data_type.clone(), true)]);
-    let batches = read(&path, Some(&schema), &InputLimits::default())?;
-    Ok(Arc::clone(batches[0].column(0)))
+    Ok(Arc::clone(read_as(&path, &schema)?[0].column(0)))
 }
 
 /// The value as Arrow shows it, from a CSV file and from a JSON string (or, for what JSON writes without quotes, as that).
@@ -382,8 +387,9 @@ fn inferred(name: &str, text: &str) -> Result<DataType, String> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(name);
     fs::write(&path, text).unwrap();
-    let schema = schema_of(&path, &InputLimits::default()).map_err(|e| e.to_string())?;
-    read(&path, Some(&schema), &InputLimits::default()).expect(text);
+    let schema =
+        schema_of(&Input::file(&path), &InputLimits::default()).map_err(|e| e.to_string())?;
+    read_as(&path, &schema).expect(text);
     Ok(schema.field(0).data_type().clone())
 }
 
@@ -572,14 +578,14 @@ fn binary_columns_have_no_text() {
         ];
         let schema = Schema::new(fields);
         fs::write(&path, text).unwrap();
-        let refused = read(&path, Some(&schema), &InputLimits::default());
+        let refused = read_as(&path, &schema);
         let message = refused.unwrap_err().to_string();
         assert!(
             message.contains(place) && message.contains("Parquet or Arrow"),
             "{message}"
         );
         fs::write(&path, without).unwrap();
-        let batches = read(&path, Some(&schema), &InputLimits::default()).unwrap();
+        let batches = read_as(&path, &schema).unwrap();
         assert_eq!(batches[0].column(0).null_count(), 1);
     }
 }

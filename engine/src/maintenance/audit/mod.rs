@@ -18,12 +18,12 @@ mod table;
 pub(crate) use inventory::{Listing, Version, What};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::maintenance::Oversight;
 use crate::store::Store;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::Mutex;
-use tokio_util::sync::CancellationToken;
 
 /// Something that is missing, torn, or contradicts something else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -61,7 +61,7 @@ pub struct AuditOptions<'a> {
     /// Whether rows are read, and indexes asked.
     pub deep: bool,
     /// Ends it between two requests.
-    pub cancel: &'a CancellationToken,
+    pub cancel: &'a Oversight,
     /// Is called with a table, how many of its manifests (or of its data files) are done, and how many there are.
     pub progress: &'a (dyn Fn(&str, u64, u64) + Send + Sync),
 }

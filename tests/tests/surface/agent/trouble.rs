@@ -314,7 +314,7 @@ async fn what_cannot_be_moved_on_waits_with_the_true_reason() {
         !reason.contains("died") && reason.contains("rejected/b.bad.csv"),
         "{reason}"
     );
-    assert_eq!(spool.names("rejected").len(), 4, "no name is left behind");
+    assert_eq!(spool.names("rejected").len(), 6, "no name is left behind");
     spool.assert_all_done_but(&["a.bad.csv", "b.bad.csv"]);
     assert_eq!(spool.lake.ids("b").await, [1]);
 }
@@ -450,6 +450,25 @@ async fn an_agent_says_what_waits_and_that_its_spool_is_gone() {
     }
     // An attempt that met the absent spool waits for another cause.
     assert_eq!(said.matches("cause=\"drift\"").count(), 1, "{said}");
+}
+
+/// For producers that cannot rename: what was written to a moment ago is left to rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_is_taken_when_it_has_rested_as_long_as_it_shall() {
+    let mut spool = Spool::new(&["a"]);
+    spool.put("a.1.csv", &one(&csv([1], "x")));
+    let patient = spool.config("settle = \"1h\"");
+    let mut served = Served::start(&spool, &["--config", &patient]);
+    served.wait_for(&spool, "/status", 200, "agent.settle has it rest");
+    assert!(spool.names("incoming").contains("a.1.csv"));
+    served.agent.signal(Signal::SIGTERM);
+    let said = served.agent.wait().ok().stderr;
+    assert!(!said.contains(" WARN "), "every new file settles: {said}");
+    let config = spool.config("settle = \"1s\"");
+    let args = ["--until-empty", "--config", &config];
+    spool.start(&args).wait().ok();
+    assert_eq!(spool.lake.ids("a").await, [1]);
+    spool.assert_all_done();
 }
 
 /// Storage that does not answer keeps neither a stop waiting nor, afterwards, the batch.

@@ -1,0 +1,259 @@
+//! `batch.toml`: what it may say, and where it says what makes no sense.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Read,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{BatchError, Mode, TABLE_NAME_RULE, io_error, is_table_name, shown};
+use crate::formats::{Coercion, Setting, Shape, check_coercions};
+
+/// Largest `batch.toml`: far more than any list of tables needs, and little enough to be read whole. A larger one is refused.
+const BATCH_FILE_BYTES: u64 = 1024 * 1024;
+
+/// `batch.toml` as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BatchFile {
+    pub(super) message: Option<Spanned<String>>,
+    pub(super) batch_id: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) tables: BTreeMap<Spanned<String>, TableSetting>,
+}
+
+/// One `[tables.NAME]` as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TableSetting {
+    #[serde(default)]
+    mode: ModeName,
+    key: Option<Spanned<String>>,
+    r#where: Option<Spanned<String>>,
+    allow_empty: Option<Spanned<bool>>,
+    pub(super) coerce: Option<Spanned<Vec<Coercion>>>,
+    #[serde(default)]
+    columns: BTreeMap<Spanned<String>, Spanned<String>>,
+    #[serde(default)]
+    defaults: BTreeMap<Spanned<String>, Spanned<toml::Value>>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ModeName {
+    #[default]
+    Append,
+    Merge,
+    Delete,
+    Overwrite,
+}
+
+/// A `batch.toml` with its text, by which errors find their line.
+#[derive(Debug)]
+pub(super) struct Settings {
+    path: PathBuf,
+    text: String,
+    pub(super) file: BatchFile,
+}
+
+impl Settings {
+    pub(super) fn read(path: PathBuf) -> Result<Self, BatchError> {
+        let text = read_text(&path)?;
+        match toml::from_str(&text) {
+            Ok(file) => Ok(Self { path, text, file }),
+            Err(e) => {
+                let line = line_of(&text, e.span().unwrap_or_default());
+                Err(BatchError::Toml {
+                    path,
+                    line,
+                    detail: e.message().to_owned(),
+                })
+            }
+        }
+    }
+
+    fn refuse<T>(
+        &self,
+        span: Range<usize>,
+        key: String,
+        detail: impl Into<String>,
+    ) -> Result<T, BatchError> {
+        let line = line_of(&self.text, span);
+        Err(BatchError::Setting {
+            path: self.path.clone(),
+            line,
+            key,
+            detail: detail.into(),
+        })
+    }
+
+    /// A text that must say something if it is there.
+    pub(super) fn text(
+        &self,
+        key: &str,
+        value: &Option<Spanned<String>>,
+    ) -> Result<Option<String>, BatchError> {
+        match value {
+            Some(text) if text.as_ref().trim().is_empty() => self.refuse(
+                text.span(),
+                key.to_owned(),
+                "is empty; give it a value or remove it",
+            ),
+            Some(text) => Ok(Some(text.as_ref().clone())),
+            None => Ok(None),
+        }
+    }
+
+    /// The mode of one table, with the checks that need its files.
+    pub(super) fn mode(
+        &self,
+        table: &Spanned<String>,
+        setting: &TableSetting,
+        files: &[PathBuf],
+    ) -> Result<Mode, BatchError> {
+        let at = format!("tables.{}", table.as_ref());
+        if !is_table_name(table.as_ref()) {
+            return self.refuse(
+                table.span(),
+                at,
+                format!("is no table name; use {TABLE_NAME_RULE}"),
+            );
+        }
+        let allow_empty = self.allows_empty(&at, setting)?;
+        let key = self.text(&format!("{at}.key"), &setting.key)?;
+        let predicate = self.text(&format!("{at}.where"), &setting.r#where)?;
+        let uses_key = matches!(setting.mode, ModeName::Merge | ModeName::Delete);
+        if let (Some(span), false) = (setting.key.as_ref().map(Spanned::span), uses_key) {
+            return self.refuse(
+                span,
+                format!("{at}.key"),
+                "is only for the modes merge and delete; remove it",
+            );
+        }
+        if let (Some(where_key), Some(predicate)) = (&setting.r#where, predicate) {
+            let refuse = |detail| self.refuse(where_key.span(), format!("{at}.where"), detail);
+            if setting.mode != ModeName::Delete {
+                return refuse("is only for the mode delete; remove it");
+            }
+            if key.is_some() || !files.is_empty() {
+                return refuse(
+                    "deletes by itself; remove it, or remove the key and the files of this table",
+                );
+            }
+            return Ok(Mode::DeleteWhere { predicate });
+        }
+        if files.is_empty() {
+            return self.refuse(
+                table.span(),
+                at,
+                "has no data file in this batch; add one, or remove the section",
+            );
+        }
+        Ok(match setting.mode {
+            ModeName::Append => Mode::Append,
+            ModeName::Merge => Mode::Merge { key },
+            ModeName::Delete => Mode::DeleteByKey { key },
+            ModeName::Overwrite => Mode::Overwrite { allow_empty },
+        })
+    }
+
+    /// How the columns of the files become the table's; the table itself is asked when they are read.
+    pub(super) fn shape(
+        &self,
+        table: &Spanned<String>,
+        setting: &TableSetting,
+        files: &[PathBuf],
+    ) -> Result<Shape, BatchError> {
+        let at = format!("tables.{}", table.as_ref());
+        let coerce = setting.coerce.as_ref();
+        let first = coerce.map(|coerce| ("coerce", coerce.span()));
+        let columns = setting.columns.keys().map(|k| ("columns", k.span()));
+        let defaults = setting.defaults.keys().map(|k| ("defaults", k.span()));
+        let first = first.into_iter().chain(columns).chain(defaults).next();
+        if let (Some((key, span)), []) = (first, files) {
+            let detail = "is about files, and this table has none in the batch; remove it";
+            return self.refuse(span, format!("{at}.{key}"), detail);
+        }
+        if let Some(coerce) = coerce
+            && let Err(why) = check_coercions(coerce.as_ref())
+        {
+            return self.refuse(coerce.span(), format!("{at}.coerce"), why);
+        }
+        let place = |kind: &str, column: &Spanned<String>| {
+            let line = line_of(&self.text, column.span());
+            let (path, column) = (shown(&self.path), shown(column.as_ref()));
+            let at = format!("{path}:{line}: {at}.{kind}.{column}");
+            (at, Some(line as u64))
+        };
+        let columns = setting.columns.iter().map(|(column, source)| {
+            let (at, line) = place("columns", column);
+            Setting {
+                at,
+                line,
+                column: column.as_ref().clone(),
+                value: source.as_ref().clone(),
+            }
+        });
+        let defaults = setting.defaults.iter().map(|(column, value)| {
+            let (at, line) = place("defaults", column);
+            Setting {
+                at,
+                line,
+                column: column.as_ref().clone(),
+                value: value.as_ref().into(),
+            }
+        });
+        Ok(Shape {
+            columns: columns.collect(),
+            defaults: defaults.collect(),
+            coerce: coerce.map_or_else(Vec::new, |coerce| coerce.as_ref().clone()),
+        })
+    }
+
+    fn allows_empty(&self, at: &str, setting: &TableSetting) -> Result<bool, BatchError> {
+        match &setting.allow_empty {
+            Some(allowed) if setting.mode != ModeName::Overwrite => self.refuse(
+                allowed.span(),
+                format!("{at}.allow_empty"),
+                "is only for the mode overwrite; remove it",
+            ),
+            allowed => Ok(allowed.as_ref().is_some_and(|allowed| *allowed.as_ref())),
+        }
+    }
+}
+
+/// The text of a `batch.toml`.
+fn read_text(path: &Path) -> Result<String, BatchError> {
+    let refuse = |line, detail| BatchError::Toml {
+        path: path.to_path_buf(),
+        line,
+        detail,
+    };
+    let mut bytes = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(BATCH_FILE_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(io_error(path))?;
+    if bytes.len() as u64 > BATCH_FILE_BYTES {
+        let detail = format!("is larger than {BATCH_FILE_BYTES} bytes; put rows into data files");
+        return Err(refuse(1, detail));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        refuse(line, "is not UTF-8 text; save it as UTF-8".to_owned())
+    })
+}
+
+/// The line, from 1, on which a span begins.
+fn line_of(text: &str, span: Range<usize>) -> usize {
+    1 + text
+        .bytes()
+        .take(span.start)
+        .filter(|byte| *byte == b'\n')
+        .count()
+}
