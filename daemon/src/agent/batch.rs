@@ -44,6 +44,9 @@ pub(crate) const BATCH_FILE: &str = "batch.toml";
 /// Largest `batch.toml`: far more than any list of tables needs, and little enough to be read whole. A larger one is refused.
 const BATCH_FILE_BYTES: u64 = 1024 * 1024;
 
+/// Bytes of the longest message: some paragraphs. Every log and every answer that shows a commit has all of it.
+const LONGEST_MESSAGE: usize = 4096;
+
 /// Longest table name. Long enough for any naming scheme, short enough that a path of a table stays below every filesystem's limit.
 const LONGEST_TABLE_NAME: usize = 128;
 
@@ -237,6 +240,12 @@ fn parse_directory(name: String, dir: &Path) -> Result<BatchSpec, BatchError> {
             settings.text("message", &settings.file.message)?,
             settings.text("batch_id", &settings.file.batch_id)?,
         );
+        if let Some(message) = &settings.file.message
+            && message.as_ref().len() > LONGEST_MESSAGE
+        {
+            let detail = format!("is longer than {LONGEST_MESSAGE} bytes; shorten it");
+            return settings.refuse(message.span(), "message".to_owned(), detail);
+        }
         for (table, setting) in &settings.file.tables {
             let files = files.remove(table.as_ref()).unwrap_or_default();
             let mode = settings.mode(table, setting, &files)?;

@@ -2,7 +2,7 @@
 
 use super::batch::{BatchError, BatchSpec, Mode, TableInput};
 use crate::formats::{self, FormatError, InputLimits};
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::Schema;
 use squire_engine::commit::{CommitRequest, TableWrite, Write};
 use squire_engine::error::{Error, ErrorKind, Result};
@@ -115,7 +115,15 @@ impl Source<'_> {
             }
             Mode::Merge { key } => {
                 let key = key_of(key)?;
-                let rows = self.rows(&table, input.files).await?;
+                let rows = self.rows(&table, input.files.clone()).await?;
+                let keys = rows.iter().filter_map(|rows| rows.column_by_name(&key));
+                if keys.map(|keys| keys.null_count()).any(|nulls| nulls > 0) {
+                    // None of the rows has a key if the file has none.
+                    input
+                        .files
+                        .iter()
+                        .try_for_each(|f| self.names(f, &key).map(drop))?;
+                }
                 Write::Merge { key, rows }
             }
             Mode::DeleteByKey { key } => {
@@ -154,17 +162,29 @@ impl Source<'_> {
         let mut batches = Vec::new();
         for file in files {
             // Whatever other columns of the table the file has may be there; the key must.
-            let given = block_in_place(|| formats::schema_of(&file, self.limits));
-            let given = given.map_err(format_error)?;
+            let given = self.names(&file, key)?;
             let fields: Vec<_> = schema
                 .fields()
                 .iter()
-                .filter(|f| f.name() == key || given.field_with_name(f.name()).is_ok())
+                .filter(|f| given.contains(f.name()))
                 .cloned()
                 .collect();
             batches.extend(self.read(vec![file], &Schema::new(fields))?);
         }
         Ok(batches)
+    }
+
+    /// The columns of a file, of which the key is one.
+    fn names(&self, file: &Path, key: &str) -> Result<Vec<String>> {
+        let names = block_in_place(|| formats::names_of(file, self.limits));
+        let names = names.map_err(format_error)?;
+        if names.iter().any(|name| name == key) {
+            return Ok(names);
+        }
+        let shown = formats::Shown(file);
+        Err(Error::invalid(format!(
+            "{shown}: the key column {key:?} is missing; add it"
+        )))
     }
 
     fn read(&self, files: Vec<PathBuf>, schema: &Schema) -> Result<Vec<RecordBatch>> {

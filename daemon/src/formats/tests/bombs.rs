@@ -230,6 +230,35 @@ fn a_page_has_the_bytes_of_its_checksum() {
 }
 
 #[test]
+fn what_is_not_supported_is_named() {
+    let schema = || vec![group("m", REQUIRED, 1), leaf("c", BYTES, REQUIRED)];
+    for (codec, name) in [(4, "compressed with brotli"), (3, "compressed with LZO")] {
+        let column = Column {
+            physical: BYTES,
+            codec,
+            pages: vec![data_page(1, PLAIN, &plain(b"a"))],
+        };
+        refused(&file(schema(), &[column], 1, Vec::new()), name);
+    }
+    let footer = || file(schema(), &[], 0, Vec::new());
+    let mut encrypted = footer();
+    let magic = encrypted.len() - 4;
+    encrypted[magic..].copy_from_slice(b"PARE");
+    refused(
+        &encrypted,
+        "is encrypted, which is not supported; write it without",
+    );
+    // A column with a key of its own, or with the footer's, under a footer that is not encrypted.
+    for key in [1, 2] {
+        let crypto = T::Struct(vec![(key, T::Struct(Vec::new()))]);
+        let chunk = T::Struct(vec![(2, T::Int(4)), (8, crypto)]);
+        let row_group = T::Struct(vec![(1, T::list(vec![chunk]))]);
+        let with_column = vec![(4, T::list(vec![row_group]))];
+        refused(&file(schema(), &[], 0, with_column), "is encrypted");
+    }
+}
+
+#[test]
 fn pages_lie_in_their_columns() {
     let mut pages = vec![data_page(1, PLAIN, &[0; 4])];
     pages[0].pop();

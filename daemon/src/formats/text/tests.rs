@@ -8,7 +8,7 @@ use arrow::{
     util::display::array_value_to_string,
 };
 
-use crate::formats::{FormatError, InputLimits, read, schema_of};
+use crate::formats::{FormatError, InputLimits, names_of, read, schema_of};
 
 /// One column `c` of a file of that name with these bytes.
 fn column_of(name: &str, text: &[u8], data_type: &DataType) -> Result<ArrayRef, FormatError> {
@@ -543,6 +543,21 @@ fn what_is_malformed_names_its_column() {
         let message = column_of("t.ndjson", text.as_bytes(), &DataType::Int64);
         let message = message.unwrap_err().to_string();
         assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn names_do_not_depend_on_types() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("t.csv", "b,a\n1,2\n"),
+        ("t.ndjson", "{\"b\":1}\n{\"a\":2,\"b\":\"2.5\"}\n"),
+    ] {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        let mut names = names_of(&path, &InputLimits::default()).unwrap();
+        names.sort();
+        assert_eq!(names, ["a", "b"]);
     }
 }
 
