@@ -15,6 +15,7 @@
 mod by_name;
 mod compressed;
 mod conform;
+mod damage;
 mod error;
 mod ipc;
 mod limits;
@@ -25,8 +26,10 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod text;
+mod visible;
 
 use std::{
+    collections::HashSet,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::Arc,
@@ -34,7 +37,7 @@ use std::{
 
 use arrow::{
     array::RecordBatch,
-    datatypes::{DataType, Schema, SchemaRef},
+    datatypes::{DataType, FieldRef, Schema, SchemaRef},
 };
 use clap::ValueEnum;
 use squire_engine::error::panic_text;
@@ -56,7 +59,8 @@ const BATCH_ROWS: usize = 8_192;
 pub(crate) enum Format {
     /// `.parquet`
     Parquet,
-    /// `.arrow`, `.feather` (version 2) and `.ipc`: the Arrow IPC file format, which ends in a footer.
+    /// `.arrow`, `.feather` (version 2) and `.ipc`: the Arrow IPC file format, which ends in a footer. It begins with a mark;
+    /// what does not is read as the stream format, as which many tools write these names.
     ArrowFile,
     /// `.arrows`: the Arrow IPC stream format. A stream may legally end without a marker, so a copy that was cut off between two
     /// messages cannot be told from a whole one: producers must rename finished files into place.
@@ -125,6 +129,7 @@ pub(crate) fn read(
             }
             (Format::Csv | Format::Ndjson, None) => text::read_inferred(source, input, limits)?,
         };
+        damage::check(path, &batches)?;
         let batches = if batches.is_empty() {
             vec![RecordBatch::new_empty(Arc::clone(&schema))]
         } else {
@@ -162,13 +167,70 @@ fn caught<T>(
     })
 }
 
-/// Whether the file's schema is within the limits.
+/// The names of an input's columns, whatever their types are.
+pub(crate) fn names_of(input: &Input, limits: &InputLimits) -> Result<Vec<String>, FormatError> {
+    caught(input.path(), || {
+        let source = Source::open(input, limits)?;
+        let schema = match source.format {
+            Format::Csv | Format::Ndjson => return text::names_of(source, limits),
+            Format::Parquet => parquet::schema_of(source, limits)?,
+            Format::ArrowFile | Format::ArrowStream => ipc::schema_of(source, limits)?,
+        };
+        Ok(schema.fields().iter().map(|f| f.name().clone()).collect())
+    })
+}
+
+/// Whether the file's schema is within the limits, and each of its fields has a name of its own.
 fn check_schema(path: &Path, schema: &Schema, limits: &InputLimits) -> Result<(), FormatError> {
     let deepest = schema.fields().iter().map(|field| depth(field.data_type()));
     limits
         .columns(schema.fields().len())
         .and_then(|()| limits.nesting(deepest.max().unwrap_or(0)))
-        .map_err(FormatError::limit(path))
+        .map_err(FormatError::limit(path))?;
+    check_names(path, "", schema.fields())
+}
+
+/// No field within `outer` is without a name, and no two have the same.
+fn check_names<'f>(
+    path: &Path,
+    outer: &str,
+    fields: impl IntoIterator<Item = &'f FieldRef>,
+) -> Result<(), FormatError> {
+    let mut seen = HashSet::new();
+    for (index, field) in fields.into_iter().enumerate() {
+        if field.name().is_empty() {
+            return Err(FormatError::Unnamed {
+                path: path.into(),
+                number: index + 1,
+                outer: outer.to_owned(),
+            });
+        }
+        let full = match outer {
+            "" => field.name().clone(),
+            outer => format!("{outer}.{}", field.name()),
+        };
+        if !seen.insert(field.name()) {
+            return Err(FormatError::RepeatedColumn {
+                path: path.into(),
+                column: full,
+            });
+        }
+        check_names_within(path, &full, field.data_type())?;
+    }
+    Ok(())
+}
+
+fn check_names_within(path: &Path, outer: &str, data_type: &DataType) -> Result<(), FormatError> {
+    use DataType as T;
+    match data_type {
+        T::Struct(fields) => check_names(path, outer, fields),
+        // Items have no names of their own.
+        T::List(item) | T::LargeList(item) | T::FixedSizeList(item, _) | T::Map(item, _) => {
+            check_names_within(path, outer, item.data_type())
+        }
+        T::Dictionary(_, values) => check_names_within(path, outer, values),
+        _ => Ok(()),
+    }
 }
 
 /// Lists and structs within each other.

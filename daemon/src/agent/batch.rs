@@ -44,6 +44,9 @@ use settings::Settings;
 /// The file of a batch directory that says what to do with the others.
 pub(crate) const BATCH_FILE: &str = "batch.toml";
 
+/// Bytes of the longest message: some paragraphs. Every log and every answer that shows a commit has all of it.
+const LONGEST_MESSAGE: usize = 4096;
+
 /// Longest table name. Long enough for any naming scheme, short enough that a path of a table stays below every filesystem's limit.
 const LONGEST_TABLE_NAME: usize = 128;
 
@@ -249,6 +252,12 @@ fn parse_directory(name: String, dir: &Path) -> Result<BatchSpec, BatchError> {
             settings.text("message", &settings.file.message)?,
             settings.text("batch_id", &settings.file.batch_id)?,
         );
+        if let Some(message) = &settings.file.message
+            && message.as_ref().len() > LONGEST_MESSAGE
+        {
+            let detail = format!("is longer than {LONGEST_MESSAGE} bytes; shorten it");
+            return settings.refuse(message.span(), "message".to_owned(), detail);
+        }
         for (table, setting) in &settings.file.tables {
             let files = files.remove(table.as_ref()).unwrap_or_default();
             let mode = settings.mode(table, setting, &files)?;

@@ -4,7 +4,7 @@ use super::batch::{BatchError, BatchSpec, Mode, TableInput};
 use super::reason::Place;
 use crate::config::AgentConfig;
 use crate::formats::{self, Coerced, FormatError, Input, InputLimits, Reading, Shape};
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::Schema;
 use serde::Serialize;
 use squire_engine::commit::{CommitRequest, TableWrite, Write};
@@ -168,6 +168,15 @@ impl Source<'_> {
                 let key = key_of(key)?;
                 let rows = self.rows(&table, inputs, shape).await?;
                 let (rows, coerced) = (rows.batches, rows.coerced);
+                let keys = rows.iter().filter_map(|rows| rows.column_by_name(&key));
+                if keys.map(|keys| keys.null_count()).any(|nulls| nulls > 0) {
+                    // None of the rows has a key if the file has none.
+                    let reading = shape.reading(&self.schema(&table).await?);
+                    let reading = reading.map_err(format_error)?;
+                    inputs
+                        .iter()
+                        .try_for_each(|input| self.names(input, &reading, &key).map(drop))?;
+                }
                 (Write::Merge { key, rows }, coerced)
             }
             Mode::DeleteByKey { key } => {
@@ -214,12 +223,26 @@ impl Source<'_> {
         let mut rows = Rows::default();
         for input in inputs {
             // Whatever other columns of the table the file has may be there; the key must.
-            let given = block_in_place(|| formats::schema_of(input, self.limits));
-            let given = given.map_err(format_error)?;
+            let given = self.names(input, &reading, key)?;
             let reading = reading.of_what_is_in(&given, key);
             self.read(table, input, &reading, &mut rows)?;
         }
         Ok(rows)
+    }
+
+    /// The columns of a file, of which the key is one, unless a default stands in for it.
+    fn names(&self, input: &Input, reading: &Reading, key: &str) -> Result<Vec<String>> {
+        let names = block_in_place(|| formats::names_of(input, self.limits));
+        let names = names.map_err(format_error)?;
+        match reading.source_of(key) {
+            Some(source) if !names.iter().any(|name| name == source) => {
+                let shown = formats::Shown(input.path());
+                Err(Error::invalid(format!(
+                    "{shown}: the key column {source:?} is missing; add it"
+                )))
+            }
+            _ => Ok(names),
+        }
     }
 
     fn read(

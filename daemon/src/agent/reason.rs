@@ -77,7 +77,9 @@ impl From<&FormatError> for Place {
     fn from(error: &FormatError) -> Self {
         use FormatError as E;
         match error {
-            E::Extension { path } | E::Unrecognised { path } => Self::at("format", path),
+            E::Extension { path } | E::Unrecognised { path } | E::Unsupported { path, .. } => {
+                Self::at("format", path)
+            }
             E::Io { path, .. } | E::NotAFile { path, .. } => Self::at("unreadable", path),
             E::Empty { path } => Self::at("empty", path),
             E::Limit { path, .. } => Self::at("limit", path),
@@ -86,6 +88,9 @@ impl From<&FormatError> for Place {
                 path, line, column, ..
             } => Self::at("value", path).line(Some(*line)).column(column),
             E::Lossy {
+                path, column, row, ..
+            }
+            | E::Damaged {
                 path, column, row, ..
             }
             | E::Null { path, column, row } => Self::at("value", path).row(*row).column(column),

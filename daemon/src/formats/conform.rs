@@ -10,7 +10,7 @@ use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array},
     compute::{CastOptions, can_cast_types, cast_with_options},
     datatypes::{DataType, Field, Schema},
-    util::display::array_value_to_string,
+    util::display::{ArrayFormatter, FormatOptions, array_value_to_string},
 };
 
 use super::{
@@ -18,6 +18,7 @@ use super::{
     by_name::{by_name, filled_bytes, pair, places},
     limits::Exceeded,
     shape::{Coerced, Coercion, Reading, StandIn},
+    visible::visible,
 };
 
 /// Memory that nulls may take in a batch of rows.
@@ -185,12 +186,20 @@ impl<'a> Conformer<'a> {
         coerced.count += (array.len() - array.null_count()) as u64;
     }
 
-    /// Finds the first row that cannot be cast. One cast a row: only paid on the way to an error.
+    /// Finds the first row that cannot be cast with those before it, which may have taken all keys of a dictionary.
     fn lossy(&self, field: &Field, array: &ArrayRef) -> FormatError {
-        let row = (0..array.len())
-            .find(|row| cast_exact(&array.slice(*row, 1), field.data_type()).is_none())
-            .unwrap_or(0);
-        let value = array_value_to_string(array, row).unwrap_or_else(|_| "a value".to_owned());
+        let (mut row, mut after) = (0, array.len());
+        while after - row > 1 {
+            let middle = usize::midpoint(row, after);
+            match cast_exact(&array.slice(0, middle), field.data_type()) {
+                Some(_) => row = middle,
+                None => after = middle,
+            }
+        }
+        let options = FormatOptions::default().with_null("null");
+        let shown = ArrayFormatter::try_new(array, &options)
+            .and_then(|shown| shown.value(row).try_to_string());
+        let value = shown.unwrap_or_else(|_| "a value".to_owned());
         FormatError::Lossy {
             path: self.path.into(),
             column: field.name().clone(),
@@ -308,7 +317,13 @@ fn cast_exact(array: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
     if let DataType::Dictionary(_, values) = from {
         return cast_exact(&cast_with_options(array, values, &strict).ok()?, to);
     }
-    let named = by_name(array, to)?;
+    if let DataType::Dictionary(_, values) = to {
+        let values = cast_exact(array, values)?;
+        let cast = cast_with_options(&values, to, &strict).ok()?;
+        let back = cast_with_options(&cast, values.data_type(), &strict).ok()?;
+        return (back.as_ref() == values.as_ref()).then_some(cast);
+    }
+    let named = by_name(&visible(array)?, to)?;
     let cast = cast_with_options(&named, to, &strict).ok()?;
     if from.is_null() {
         return Some(cast);
@@ -333,6 +348,9 @@ fn may_cast(from: &DataType, to: &DataType) -> bool {
     }
     let same_kind = match (from, to) {
         (T::Dictionary(_, values), _) => return may_cast(values, to),
+        (_, T::Dictionary(_, values)) => {
+            return may_cast(from, values) && can_cast_types(values, to);
+        }
         (T::Struct(from), T::Struct(to)) => {
             let may = |(place, to): (Option<usize>, &Arc<Field>)| {
                 place.is_none_or(|place| may_cast(from[place].data_type(), to.data_type()))

@@ -107,13 +107,44 @@ pub(crate) enum FormatError {
         /// Its type in the table.
         expected: String,
     },
-    /// A column of the header has no name.
-    #[error("{}: column {number} has no name; name it in the header", Shown(path))]
+    /// A column, or a field of a struct, has no name.
+    #[error(
+        "{}: column {number}{} has no name; name it",
+        Shown(path),
+        within(outer)
+    )]
     Unnamed {
         /// The file.
         path: PathBuf,
         /// Counted from 1.
         number: usize,
+        /// The column that it is a field of; empty for a column.
+        outer: String,
+    },
+    /// A way to write that we do not read. Nothing is wrong with the file.
+    #[error("{}: {detail}", Shown(path))]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What it is and what to do.
+        detail: String,
+    },
+    /// A value that the column's own type does not have.
+    #[error(
+        "{}: column `{}`, row {row}: the value is damaged, it is out of the range of its type ({}); write the file again",
+        Shown(path),
+        short(column),
+        short(found)
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The column.
+        column: String,
+        /// The first such row, from 1.
+        row: usize,
+        /// The column's type.
+        found: String,
     },
     /// A column that the table does not have.
     #[error("{}: column `{}`{} is not in the table, which has {}; remove or rename it", Place(path, *line), short(column), in_brackets(found), short(expected))]
@@ -242,6 +273,14 @@ impl FormatError {
         }
     }
 
+    /// The file is written in a way that we do not read.
+    pub(super) fn unsupported(path: &Path, detail: impl Into<String>) -> Self {
+        Self::Unsupported {
+            path: path.into(),
+            detail: detail.into(),
+        }
+    }
+
     /// The file is beyond a limit.
     pub(super) fn limit(path: &Path) -> impl Fn(Exceeded) -> Self + '_ {
         move |exceeded| Self::Limit {
@@ -285,6 +324,14 @@ pub(super) fn named(name: &str) -> String {
 /// What another program says, the beginning of it.
 pub(super) fn short(text: &str) -> String {
     shortened(text, DETAIL_CHARS)
+}
+
+fn within(outer: &str) -> String {
+    if outer.is_empty() {
+        String::new()
+    } else {
+        format!(" of `{}`", short(outer))
+    }
 }
 
 fn in_brackets(text: &str) -> String {

@@ -29,6 +29,9 @@ use super::{
 /// In front of a message's length, since format version 0.15.
 const CONTINUATION: [u8; 4] = [0xff; 4];
 
+/// What the file format begins with.
+const FILE_MAGIC: &[u8] = b"ARROW1";
+
 /// A message of no length ends a stream.
 const END_OF_STREAM: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 
@@ -48,8 +51,8 @@ pub(super) fn read(
     mut source: Source<'_>,
     limits: &InputLimits,
 ) -> Result<(SchemaRef, Vec<RecordBatch>), FormatError> {
-    let (path, format) = (source.path, source.format);
-    let bytes = Buffer::from_vec(source.read_all()?);
+    let path = source.path;
+    let (bytes, format) = load(&mut source)?;
     let mut reader = Reader {
         path,
         limits,
@@ -73,13 +76,27 @@ pub(super) fn schema_of(
     limits: &InputLimits,
 ) -> Result<SchemaRef, FormatError> {
     let path = source.path;
-    let bytes = source.read_all()?;
-    let schema = match source.format {
+    let (bytes, format) = load(&mut source)?;
+    let schema = match format {
         Format::ArrowFile => footer(path, &bytes)?.0,
         _ => stream_schema(path, &bytes)?,
     };
     check_schema(path, &schema, limits)?;
     Ok(schema)
+}
+
+/// The bytes, and which of the two formats they begin as: both have names that are often mixed up.
+fn load(source: &mut Source<'_>) -> Result<(Buffer, Format), FormatError> {
+    let bytes = source.read_all()?;
+    let found = if bytes.starts_with(FILE_MAGIC) {
+        Format::ArrowFile
+    } else if source.format == Format::ArrowFile && !bytes.starts_with(&CONTINUATION) {
+        let detail = "begins neither as an Arrow file nor as a stream of Arrow messages";
+        return Err(FormatError::content(source.path, &detail));
+    } else {
+        Format::ArrowStream
+    };
+    Ok((Buffer::from_vec(bytes), found))
 }
 
 /// The schema of a stream, its first message.
@@ -138,10 +155,7 @@ fn message_at<'b>(
     Ok(Some(((metadata, body), end)))
 }
 
-fn footer(
-    path: &Path,
-    bytes: &[u8],
-) -> Result<(SchemaRef, MetadataVersion, Vec<Block>, Vec<Block>), FormatError> {
+fn footer(path: &Path, bytes: &[u8]) -> Result<(SchemaRef, Vec<Block>, Vec<Block>), FormatError> {
     let content = |e: ArrowError| FormatError::content(path, &e);
     let tail = bytes.len().checked_sub(FOOTER_TAIL);
     let tail = tail.ok_or_else(|| cut_off(path))?;
@@ -154,7 +168,6 @@ fn footer(
     let dictionaries = footer.dictionaries();
     Ok((
         schema_from(path, schema)?,
-        footer.version(),
         dictionaries.map_or_else(Vec::new, |blocks| blocks.iter().copied().collect()),
         batches.iter().copied().collect(),
     ))
@@ -179,9 +192,11 @@ impl Reader<'_> {
     }
 
     fn file(&mut self, bytes: &Buffer) -> Result<SchemaRef, FormatError> {
-        let (schema, version, dictionaries, batches) = footer(self.path, bytes)?;
+        let (schema, dictionaries, batches) = footer(self.path, bytes)?;
         check_schema(self.path, &schema, self.limits)?;
-        let mut decoder = FileDecoder::new(Arc::clone(&schema), version);
+        // Each message says its version, by which it is decoded. The footer may say another: pyarrow's says the newest. This one
+        // stands for any.
+        let mut decoder = FileDecoder::new(Arc::clone(&schema), MetadataVersion::V1);
         for block in dictionaries {
             let part = self.block(bytes, &block)?;
             let read = decoder.read_dictionary(&block, &part);
@@ -243,6 +258,10 @@ impl Reader<'_> {
 
     fn check(&mut self, metadata: &[u8], body: &[u8]) -> Result<(), FormatError> {
         let message = root_as_message(metadata).map_err(|e| FormatError::content(self.path, &e))?;
+        if message.version() < MetadataVersion::V4 {
+            let detail = "was written by a version of Arrow before 0.8, whose layout is another; write it again with a newer one";
+            return Err(FormatError::unsupported(self.path, detail));
+        }
         let cut_off = || cut_off(self.path);
         if message.header_type() == MessageHeader::RecordBatch {
             let batch = message.header_as_record_batch().ok_or_else(cut_off)?;

@@ -24,6 +24,7 @@ use parquet::{
             ParquetRecordBatchReaderBuilder,
         },
     },
+    basic::Compression,
     file::metadata::ParquetMetaData,
 };
 
@@ -81,6 +82,7 @@ impl<'a> Input<'a> {
         })?;
         limits.rows(rows).map_err(FormatError::limit(path))?;
         check_sizes(path, metadata.metadata(), limits)?;
+        check_compressions(path, metadata.metadata())?;
         let batch_rows = batch_rows(metadata.schema(), limits).map_err(FormatError::limit(path))?;
         let input = Self {
             path,
@@ -138,6 +140,22 @@ impl<'a> Input<'a> {
         }
         Ok(batches)
     }
+}
+
+/// Refuses what the reader is built without.
+fn check_compressions(path: &Path, metadata: &ParquetMetaData) -> Result<(), FormatError> {
+    let mut chunks = metadata.row_groups().iter().flat_map(|g| g.columns());
+    let name = chunks.find_map(|chunk| match chunk.compression() {
+        Compression::BROTLI(_) => Some("brotli"),
+        Compression::LZO => Some("LZO"),
+        _ => None,
+    });
+    name.map_or(Ok(()), |name| {
+        let detail = format!(
+            "is compressed with {name}, which is not supported; write it with zstd, snappy, gzip or lz4, or without compression"
+        );
+        Err(FormatError::unsupported(path, detail))
+    })
 }
 
 /// What the metadata announces is within the limits: readers allocate by it.

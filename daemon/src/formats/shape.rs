@@ -225,11 +225,18 @@ impl Reading {
         self.target.field(index).is_nullable() || self.defaults[index].is_some()
     }
 
+    /// What an input calls the column `name`; `None` where a default stands in for it.
+    pub(crate) fn source_of(&self, name: &str) -> Option<&str> {
+        let index = self.target.index_of(name).ok()?;
+        let has_default = self.defaults[index].is_some();
+        (!has_default).then(|| self.input.field(index).name().as_str())
+    }
+
     /// What an input of these columns is read as where it need not have the others: the key, and what it has.
-    pub(crate) fn of_what_is_in(&self, input: &Schema, key: &str) -> Self {
+    pub(crate) fn of_what_is_in(&self, names: &[String], key: &str) -> Self {
         let kept = |index: &usize| {
-            let has = input.field_with_name(self.input.field(*index).name());
-            self.target.field(*index).name() == key || has.is_ok()
+            self.target.field(*index).name() == key
+                || names.contains(self.input.field(*index).name())
         };
         let kept: Vec<usize> = (0..self.target.fields().len()).filter(kept).collect();
         let of = |schema: &Schema| {

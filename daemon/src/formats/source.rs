@@ -314,8 +314,8 @@ fn disguised(head: &[u8], format: Format) -> Option<&'static str> {
     let known = MAGICS.iter().find(|(magic, _)| head.starts_with(magic));
     let own = match format {
         Format::Parquet => &b"PAR1"[..],
-        Format::ArrowFile => b"ARROW1",
-        Format::ArrowStream | Format::Csv | Format::Ndjson => b"",
+        Format::ArrowFile | Format::ArrowStream => b"ARROW1",
+        Format::Csv | Format::Ndjson => b"",
     };
     if !own.is_empty() && head.starts_with(own) {
         return None;

@@ -435,6 +435,94 @@ fn schema_files() {
 }
 
 #[test]
+fn each_field_of_a_binary_file_has_a_name_of_its_own() {
+    let number = |name: &str| Field::new(name, DataType::Int64, true);
+    let of = |fields: Vec<Field>| DataType::Struct(fields.into());
+    let list = |item| DataType::List(Arc::new(Field::new_list_field(item, true)));
+    for (fields, part) in [
+        (
+            vec![number("a"), number("")],
+            "column 2 has no name; name it",
+        ),
+        (
+            vec![number("a"), number("a")],
+            "column `a` appears more than once",
+        ),
+        (
+            vec![Field::new("x", of(vec![number("a"), number("a")]), true)],
+            "column `x.a` appears more than once",
+        ),
+        (
+            vec![Field::new("x", list(of(vec![number("")])), true)],
+            "column 1 of `x` has no name",
+        ),
+    ] {
+        let files = Files::new();
+        let rows = RecordBatch::new_empty(Arc::new(Schema::new(fields)));
+        for name in ["t.1.arrow", "t.1.arrows", "t.1.parquet"] {
+            let path = files.binary(name, &rows);
+            for message in [
+                schema_of(&path).unwrap_err().to_string(),
+                read(&path, None).unwrap_err().to_string(),
+            ] {
+                assert!(
+                    message.contains(part) && !message.contains('\n'),
+                    "{message}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn an_arrow_file_is_what_it_begins_as() {
+    let files = Files::new();
+    let rows = batch(vec![("x", Arc::new(Int64Array::from(vec![1])))]);
+    for (own, other) in [("t.1.arrows", "t.2.arrow"), ("t.1.arrow", "t.2.arrows")] {
+        let path = files.binary(own, &rows);
+        let renamed = path.with_file_name(other);
+        fs::rename(&path, &renamed).unwrap();
+        assert_eq!(schema_of(&renamed).unwrap(), rows.schema());
+        assert_eq!(read(&renamed, None).unwrap(), [rows.clone()]);
+    }
+    refusal(
+        read(&files.text("t.arrow", "id\n1\n"), None),
+        "t.arrow",
+        &["neither"],
+    );
+}
+
+#[test]
+fn messages_of_version_4_are_read_under_a_newer_footer() {
+    use arrow::ipc::{MetadataVersion, writer::IpcWriteOptions};
+    let rows = batch(vec![("x", Arc::new(Int64Array::from(vec![1])))]);
+    let written = |version| {
+        let options = IpcWriteOptions::try_new(64, false, version).unwrap();
+        let mut bytes = Vec::new();
+        let mut writer =
+            FileWriter::try_new_with_options(&mut bytes, &rows.schema(), options).unwrap();
+        writer.write(&rows).unwrap();
+        writer.finish().unwrap();
+        drop(writer);
+        bytes
+    };
+    let footer = |bytes: &[u8]| {
+        let tail = bytes.len() - 10;
+        let length = u32::from_le_bytes(bytes[tail..tail + 4].try_into().unwrap());
+        tail - length as usize
+    };
+    let (old, new) = (written(MetadataVersion::V4), written(MetadataVersion::V5));
+    let mixed = [&old[..footer(&old)], &new[footer(&new)..]].concat();
+    let files = Files::new();
+    let path = files.0.path().join("t.arrow");
+    for bytes in [old, mixed] {
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(schema_of(&path).unwrap(), rows.schema());
+        assert_eq!(read(&path, None).unwrap(), [rows.clone()]);
+    }
+}
+
+#[test]
 fn schema_files_name_types() {
     let files = Files::new();
     let read = |name: &str| {

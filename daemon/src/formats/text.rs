@@ -245,6 +245,34 @@ pub(super) fn one_value(field: FieldRef, value: &Value<'_>) -> Result<ArrayRef, 
     slot.finish().map_err(|e| e.to_string())
 }
 
+/// The names of an input's columns.
+pub(super) fn names_of(
+    source: Source<'_>,
+    limits: &InputLimits,
+) -> Result<Vec<String>, FormatError> {
+    let (path, format) = (source.path, source.format);
+    let lines = Lines::new(source);
+    if format == Format::Csv {
+        let header = Records::new(lines, limits.max_columns)?.header;
+        check_names(path, &header)?;
+        return Ok(header);
+    }
+    let (mut objects, mut seen) = (Objects::new(lines, limits), HashSet::new());
+    while objects.next()? {
+        for (name, _) in objects.object()?.iter() {
+            if !seen.contains(name.as_ref()) {
+                seen.insert(name.clone().into_owned());
+            }
+        }
+        let within = limits.columns(seen.len());
+        within.map_err(FormatError::limit(path))?;
+    }
+    if seen.is_empty() {
+        return Err(FormatError::Empty { path: path.into() });
+    }
+    Ok(seen.into_iter().collect())
+}
+
 /// Every column has a name of its own.
 fn check_names(path: &Path, names: &[String]) -> Result<(), FormatError> {
     let mut seen = HashSet::new();
@@ -253,6 +281,7 @@ fn check_names(path: &Path, names: &[String]) -> Result<(), FormatError> {
             return Err(FormatError::Unnamed {
                 path: path.into(),
                 number: index + 1,
+                outer: String::new(),
             });
         }
         if !seen.insert(name) {

@@ -77,7 +77,7 @@ impl Settings {
         }
     }
 
-    fn refuse<T>(
+    pub(super) fn refuse<T>(
         &self,
         span: Range<usize>,
         key: String,

@@ -138,6 +138,17 @@ fn settings_that_are_no_text_or_too_long_are_refused() {
 }
 
 #[test]
+fn a_message_is_no_book() {
+    let message = |length| format!("message = \"{}\"\n", "y".repeat(length));
+    assert!(parse(&["t.csv"], &message(4096)).is_ok());
+    refused(
+        &["t.csv"],
+        &message(4097),
+        &["batch.toml:1: message: is longer than 4096 bytes"],
+    );
+}
+
+#[test]
 fn what_people_and_tools_put_beside_data_is_passed_over() {
     let files = [
         "t.csv",

@@ -123,6 +123,9 @@ const FOOTER: &[(i16, Shape)] = &[
     (7, List(&Struct(&[(1, EMPTY), (2, EMPTY)]))),
 ];
 
+/// With what a column is encrypted; the footer may be signed only.
+const ENCRYPTED_COLUMN: [i16; 3] = [4, 1, 8];
+
 /// The flattened tree of columns, and of each its name and its number of children.
 const SCHEMA: i16 = 2;
 const NAME: i16 = 4;
@@ -149,13 +152,14 @@ pub(super) fn read(
     let size = size.try_into().map(u32::from_le_bytes).map(u64::from);
     match magic {
         b"PAR1" => {}
-        b"PARE" => return Err(FormatError::content(path, &"is encrypted")),
+        b"PARE" => return Err(encrypted(path)),
         _ => return Err(cut_off()),
     }
     let end = end.unwrap_or(0);
     let footer = bytes_at(end.checked_sub(size.unwrap_or(u64::MAX)), end)?;
     check(&footer, limits).map_err(|refused| match refused {
         Stop::Visitor(Refused::Limit(exceeded)) => FormatError::limit(path)(exceeded),
+        Stop::Visitor(Refused::Encrypted) => encrypted(path),
         _ => FormatError::content(
             path,
             &"is damaged: its footer announces what it does not have",
@@ -164,8 +168,16 @@ pub(super) fn read(
     ParquetMetaDataReader::decode_metadata(&footer).map_err(|e| FormatError::content(path, &e))
 }
 
+fn encrypted(path: &Path) -> FormatError {
+    FormatError::unsupported(
+        path,
+        "is encrypted, which is not supported; write it without encryption",
+    )
+}
+
 #[derive(Debug)]
 enum Refused {
+    Encrypted,
     Limit(crate::formats::limits::Exceeded),
     Damaged,
 }
@@ -174,6 +186,9 @@ fn check(footer: &[u8], limits: &InputLimits) -> Result<(), Stop<Refused>> {
     let mut tree = Tree::default();
     let mut memory = 0_u64;
     let mut visit = |path: &[i16], part: Part| {
+        if path.starts_with(&ENCRYPTED_COLUMN) {
+            return Err(Refused::Encrypted);
+        }
         memory = memory.saturating_add(match part {
             Part::List(items) if is_of_structs(path) => items as u64 * STRUCT_BYTES,
             Part::List(items) => items as u64 * ITEM_BYTES,

@@ -4,7 +4,7 @@
 //! microseconds, or as nanoseconds where the table has them, and a value that this unit does not hold is refused. Whether it
 //! does, the same value in three units tells.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch, StructArray},
@@ -42,9 +42,13 @@ impl Input<'_> {
         if !self.has_int96() {
             return Ok(());
         }
+        // A map cannot be read without its keys, so a column is read whole.
+        let parquet = self.metadata.parquet_schema();
+        let leaves = (0..parquet.num_columns()).filter(|leaf| self.is_int96(*leaf));
+        let roots: HashSet<usize> = leaves.map(|l| parquet.get_column_root_idx(l)).collect();
         let read = |unit| {
-            let is_int96 = |leaf| self.is_int96(leaf);
-            self.reader(&self.with_units(|_| unit), Some(&is_int96))
+            let in_root = |leaf| roots.contains(&parquet.get_column_root_idx(leaf));
+            self.reader(&self.with_units(|_| unit), Some(&in_root))
         };
         let seconds = read(TimeUnit::Second)?;
         let (micros, nanos) = (read(TimeUnit::Microsecond)?, read(TimeUnit::Nanosecond)?);
@@ -165,6 +169,10 @@ fn first_misfit(
 /// as many are the nanoseconds, modulo 2^64, and in range if they are as many seconds.
 fn fits(columns: &[ArrayRef; 3], unit: TimeUnit) -> bool {
     let [seconds, micros, nanos] = columns;
+    if seconds.data_type() == nanos.data_type() {
+        // Not one of them is an INT96.
+        return true;
+    }
     match seconds.data_type() {
         DataType::Timestamp(..) => {
             let seconds = seconds.as_primitive::<TimestampSecondType>();

@@ -1,15 +1,20 @@
 //! What the pages of a file stand for, counted before the reader writes it out.
 //!
 //! 1. The headers of all pages are walked. The reader allocates by the sizes and the numbers of values in them; what the footer
-//!    says of the same is not looked at again.
+//!    says of the same is not looked at again. Where a header has a checksum, the bytes of its page have to have it.
 //! 2. A dictionary's value may stand as often as there are rows, in a few bytes. Its widest value is taken for all, and only where
 //!    that is too much are the indices counted. Texts that begin like the one before are always counted, and so are null lists of
 //!    a fixed size where they stand in other lists: the reader fills them with items.
 
-use std::{fs::File, io::Read, os::unix::fs::FileExt, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::FileExt,
+    sync::Arc,
+};
 
 use arrow::datatypes::{DataType, Field};
-use flate2::read::MultiGzDecoder;
+use flate2::{CrcReader, read::MultiGzDecoder};
 use lz4_flex::frame::FrameDecoder;
 use parquet::{
     basic::{Compression, Encoding, Type},
@@ -90,6 +95,8 @@ struct Header {
     encodings: [i64; 2],
     /// Bytes in front of what is compressed.
     levels: u64,
+    /// CRC-32 of the bytes behind the header.
+    crc: Option<u32>,
 }
 
 impl Header {
@@ -106,6 +113,7 @@ impl Header {
                 [1] => header.kind = value,
                 [2] => header.uncompressed = size()?,
                 [3] => header.compressed = size()?,
+                [4] => header.crc = Some(number.cast_unsigned()),
                 [DATA | DICTIONARY | DATA_V2, 1] => header.values = header.values.max(size()?),
                 [DATA, 2] => header.encodings[0] = value,
                 [DATA_V2, 4] => header.encodings[1] = value,
@@ -228,6 +236,7 @@ impl<'a> Input<'a> {
             *memory = memory.saturating_add(decoded).saturating_add(PAGE_BYTES);
             let within = self.limits.decoded_bytes(*memory);
             within.map_err(FormatError::limit(self.path))?;
+            self.check_crc(&page, body)?;
             self.check_inflated(metadata.compression(), &page, body)?;
             let chunk = chunk.get_or_insert(Chunk {
                 metadata,
@@ -267,6 +276,27 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// Refuses a page whose bytes are no longer those that were written, where the writer left a checksum.
+    fn check_crc(&self, page: &Header, at: u64) -> Result<(), FormatError> {
+        let Some(written) = page.crc else {
+            return Ok(());
+        };
+        let mut bytes = CrcReader::new(self.part(at, page.compressed));
+        io::copy(&mut bytes, &mut io::sink()).map_err(io_error(self.path))?;
+        match bytes.crc().sum() == written {
+            true => Ok(()),
+            false => Err(FormatError::content(
+                self.path,
+                &"a page is damaged (checksum)",
+            )),
+        }
+    }
+
+    fn part(&self, at: u64, left: u64) -> PartOf<'_> {
+        let file = &self.file;
+        PartOf { file, at, left }
+    }
+
     /// Refuses a page that becomes longer than it says. The reader has a limit for the other compressions.
     fn check_inflated(
         &self,
@@ -278,11 +308,7 @@ impl<'a> Input<'a> {
             return Ok(());
         }
         let levels = page.levels.min(page.compressed);
-        let bytes = PartOf {
-            file: &self.file,
-            at: at + levels,
-            left: page.compressed - levels,
-        };
+        let bytes = self.part(at + levels, page.compressed - levels);
         let said = page.uncompressed.saturating_sub(levels);
         let longer = match compression {
             Compression::GZIP(_) => is_longer(MultiGzDecoder::new(bytes), said),
@@ -458,7 +484,7 @@ struct PartOf<'f> {
 }
 
 impl Read for PartOf<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX);
         let most = most.min(buffer.len());
         let read = self.file.read_at(&mut buffer[..most], self.at)?;

@@ -191,6 +191,73 @@ fn what_a_page_announces_is_counted() {
     refused(&file(schema, &[column], 8_192, Vec::new()), limit);
 }
 
+/// A page with a checksum of which `flipped` bits are wrong.
+fn checked(kind: i64, field: i16, header: &[i64], body: &[u8], flipped: u32) -> Vec<u8> {
+    let mut crc = flate2::Crc::new();
+    crc.update(body);
+    let crc = (crc.sum() ^ flipped).cast_signed();
+    let numbers = (1..).zip(header.iter().map(|n| T::Int(*n)));
+    let header = T::Struct(vec![
+        (1, T::Int(kind)),
+        (2, T::Int(body.len() as i64)),
+        (3, T::Int(body.len() as i64)),
+        (4, T::Int(crc.into())),
+        (field, T::Struct(numbers.collect())),
+    ]);
+    [header.bytes(), body.to_vec()].concat()
+}
+
+#[test]
+fn a_page_has_the_bytes_of_its_checksum() {
+    let text = plain(b"abc");
+    let index = [&[1][..], &run(1, &[0])].concat();
+    for flipped in [0, 1, 1 << 31] {
+        let v1 = checked(0, 5, &[1, PLAIN, RLE, RLE], &text, flipped);
+        let v2 = checked(3, 8, &[1, 0, 1, PLAIN, 0, 0], &text, flipped);
+        let dictionary = checked(2, 7, &[1, PLAIN], &text, flipped);
+        let indices = checked(0, 5, &[1, DICTIONARY, RLE, RLE], &index, 0);
+        for pages in [vec![v1], vec![v2], vec![dictionary, indices]] {
+            let bytes = one_column(leaf("c", BYTES, REQUIRED), pages, 1);
+            if flipped > 0 {
+                refused(&bytes, "a page is damaged (checksum)");
+                continue;
+            }
+            let files = Files::new();
+            let rows = read(&write(&files, &bytes), None).unwrap();
+            assert_eq!(rows[0].column(0).as_binary::<i64>().value(0), b"abc");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_supported_is_named() {
+    let schema = || vec![group("m", REQUIRED, 1), leaf("c", BYTES, REQUIRED)];
+    for (codec, name) in [(4, "compressed with brotli"), (3, "compressed with LZO")] {
+        let column = Column {
+            physical: BYTES,
+            codec,
+            pages: vec![data_page(1, PLAIN, &plain(b"a"))],
+        };
+        refused(&file(schema(), &[column], 1, Vec::new()), name);
+    }
+    let footer = || file(schema(), &[], 0, Vec::new());
+    let mut encrypted = footer();
+    let magic = encrypted.len() - 4;
+    encrypted[magic..].copy_from_slice(b"PARE");
+    refused(
+        &encrypted,
+        "is encrypted, which is not supported; write it without",
+    );
+    // A column with a key of its own, or with the footer's, under a footer that is not encrypted.
+    for key in [1, 2] {
+        let crypto = T::Struct(vec![(key, T::Struct(Vec::new()))]);
+        let chunk = T::Struct(vec![(2, T::Int(4)), (8, crypto)]);
+        let row_group = T::Struct(vec![(1, T::list(vec![chunk]))]);
+        let with_column = vec![(4, T::list(vec![row_group]))];
+        refused(&file(schema(), &[], 0, with_column), "is encrypted");
+    }
+}
+
 #[test]
 fn pages_lie_in_their_columns() {
     let mut pages = vec![data_page(1, PLAIN, &[0; 4])];

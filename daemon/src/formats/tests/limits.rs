@@ -15,7 +15,7 @@ use arrow::{
     },
 };
 use parquet::{
-    data_type::{Int96, Int96Type},
+    data_type::{ByteArray, ByteArrayType, Int96, Int96Type},
     file::{properties::WriterProperties, writer::SerializedFileWriter},
     schema::parser::parse_message_type,
 };
@@ -499,6 +499,50 @@ fn int96_means_what_it_says() {
     assert!(schema_of(&path).is_err() && read(&path, None).is_err());
     let path = int96(&files, &[(u32::MAX / 2, 0)]);
     assert!(schema_of(&path).is_err() && read(&path, None).is_err());
+}
+
+#[test]
+fn int96_stands_beside_other_columns_in_maps_and_structs() {
+    let written = |day: u32, nanos: u32| {
+        let files = Files::new();
+        let path = files.0.path().join("m.parquet");
+        let schema = "message m {
+            optional group x (MAP) { repeated group key_value {
+                required binary key (UTF8); optional int96 value; } }
+            optional group s { optional int96 t; optional int64 u (TIMESTAMP(MICROS,true)); }
+        }";
+        let schema = parse_message_type(schema).unwrap();
+        let file = std::fs::File::create(&path).unwrap();
+        let mut writer = SerializedFileWriter::new(file, Arc::new(schema), Arc::default()).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut value = Int96::new();
+        value.set_data(nanos, 0, day);
+        let mut column = group.next_column().unwrap().unwrap();
+        let key = ByteArray::from("k");
+        let keys = column.typed::<ByteArrayType>();
+        keys.write_batch(&[key], Some(&[2]), Some(&[0])).unwrap();
+        column.close().unwrap();
+        for levels in [(3, Some(&[0_i16][..])), (2, None)] {
+            let mut column = group.next_column().unwrap().unwrap();
+            let values = column.typed::<Int96Type>();
+            values
+                .write_batch(&[value], Some(&[levels.0]), levels.1)
+                .unwrap();
+            column.close().unwrap();
+        }
+        let mut column = group.next_column().unwrap().unwrap();
+        let values = column.typed::<parquet::data_type::Int64Type>();
+        values.write_batch(&[7], Some(&[2]), None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+        let rows = read(&path, None)?;
+        Ok::<_, FormatError>(format!("{:?}", rows[0]))
+    };
+    let shown = written(2_440_588, 5_000).unwrap();
+    assert!(shown.contains("1970-01-01T00:00:00.000005"), "{shown}");
+    let error = written(u32::MAX / 2, 0).unwrap_err().to_string();
+    assert!(error.contains("column `x`, row 1"), "{error}");
 }
 
 #[test]

@@ -13,6 +13,9 @@ use super::cell::{Misfit, NOT_A_NUMBER};
 /// Exponents beyond this are no different: no type holds such a number, and zero stays zero.
 const LARGEST_EXPONENT: i64 = 100_000;
 
+/// Digits that tell any two doubles apart.
+const DOUBLE_DIGITS: usize = 17;
+
 const FRACTION: Misfit = "is no whole number";
 const RANGE: Misfit = "is out of the range of the type";
 const DIGITS: Misfit = "has more digits after the point than the type holds";
@@ -218,11 +221,21 @@ fn is_exactly(value: f64, integer: &str) -> bool {
     within && integer.parse() == Ok(whole)
 }
 
-/// Whether the type that is inferred for this text may be a float: as many digits as a double can tell apart.
+/// Whether the type that is inferred for this text may be a float: the double says the same number again. One that is only
+/// the nearest to the text would be another number for whoever reads it.
 pub(super) fn fits_double(text: &str) -> bool {
-    const DOUBLE_DIGITS: usize = 17;
-    let few = |number: Number<'_>| number.significant().0.len() <= DOUBLE_DIGITS;
-    double(text).is_ok() && Number::parse(text).is_none_or(few)
+    let Ok(value) = double(text) else {
+        return false;
+    };
+    let Some(number) = Number::parse(text) else {
+        return true;
+    };
+    // A plain integer is exactly its double. One of more digits than a double shows is an identifier.
+    let (digits, power) = number.significant();
+    let shown = format!("{value:e}");
+    let same =
+        Number::parse(&shown).is_some_and(|shown| shown.significant() == (digits.clone(), power));
+    digits.is_empty() || same || (number.plain && digits.len() <= DOUBLE_DIGITS)
 }
 
 /// Whether the text is how a number is written by whoever means a number: no `+` and no zero in front, as phone numbers and

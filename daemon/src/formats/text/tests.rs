@@ -8,7 +8,7 @@ use arrow::{
     util::display::array_value_to_string,
 };
 
-use crate::formats::{FormatError, Input, InputLimits, Reading, read, schema_of};
+use crate::formats::{FormatError, Input, InputLimits, Reading, names_of, read, schema_of};
 
 fn read_as(path: &Path, schema: &Schema) -> Result<Vec<RecordBatch>, FormatError> {
     let (input, reading) = (Input::file(path), Reading::exactly(schema));
@@ -403,7 +403,15 @@ fn inference_picks_no_type_that_loses() {
         (&["-1", "18446744073709551615"], T::Utf8),
         (&["1", "0.5"], T::Float64),
         (&["0.5", "9007199254740993"], T::Utf8),
+        (&["0.5", "36028797018963968"], T::Float64),
         (&["123456789012345678.123"], T::Utf8),
+        (&["1234567890123456.7"], T::Utf8),
+        (&["9007199254740993.0"], T::Utf8),
+        (&["9007199254740992.0", "0.0", "0e7"], T::Float64),
+        (&["0.30000000000000003"], T::Utf8),
+        (&["0.30000000000000004", "-1.50e-300"], T::Float64),
+        (&["99999999999999.995"], T::Utf8),
+        (&["1e23", "17976931348623157e292"], T::Float64),
         (&["01234", "5"], T::Utf8),
         (&["+49151"], T::Utf8),
         (&["-0"], T::Float64),
@@ -462,6 +470,8 @@ fn inference_of_objects_refuses_what_no_type_holds() {
         ("{\"c\":[{\"a\":1},{\"a\":[]}]}", Err("column `c[].a`")),
         ("{\"c\":0.5}\n{\"c\":9007199254740993}", Err("--schema")),
         ("{\"c\":123456789012345678901234567890}", Err("--schema")),
+        ("{\"c\":[0.5,1234567890123456.7]}", Err("t.ndjson:1")),
+        ("{\"c\":9007199254740993.0}", Err("--schema")),
         ("{\"c\":{}}", Err("without members")),
         ("{\"\":1}", Err("empty name")),
         ("[{\"c\":1}]", Err("one object a line")),
@@ -539,6 +549,21 @@ fn what_is_malformed_names_its_column() {
         let message = column_of("t.ndjson", text.as_bytes(), &DataType::Int64);
         let message = message.unwrap_err().to_string();
         assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn names_do_not_depend_on_types() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("t.csv", "b,a\n1,2\n"),
+        ("t.ndjson", "{\"b\":1}\n{\"a\":2,\"b\":\"2.5\"}\n"),
+    ] {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        let mut names = names_of(&Input::file(path), &InputLimits::default()).unwrap();
+        names.sort();
+        assert_eq!(names, ["a", "b"]);
     }
 }
 
