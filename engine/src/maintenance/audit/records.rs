@@ -253,9 +253,10 @@ fn contradictions(state: &State) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::contradictions;
+    use super::{Finding, contradictions};
     use crate::ids::OpId;
     use crate::store::state::State;
+    use std::collections::HashMap;
 
     #[test]
     fn a_floor_above_its_pin_and_facts_without_a_table_are_seen() {
@@ -263,7 +264,9 @@ mod tests {
         let mut put = |key: &str, value: &str| config.insert(key.to_owned(), value.to_owned());
         put("pin/t", r#"{"path":"t.lance","version":3}"#);
         put("floor/t", "3");
-        let found = |config| contradictions(&State::parse(7, config).unwrap());
+        fn found(config: &HashMap<String, String>) -> Vec<Finding> {
+            contradictions(&State::parse(7, config).unwrap())
+        }
         assert_eq!(found(&config), []);
         config.insert("floor/t".to_owned(), "4".to_owned());
         config.insert("floor/u".to_owned(), "1".to_owned());
