@@ -1,6 +1,6 @@
 //! Wake, don't tell: file events only wake a loop; the loop reads the state again.
 
-use notify::{RecursiveMode, Watcher};
+use notify::{Config, RecommendedWatcher, RecursiveMode, Watcher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 /// Running watches of local directories; dropping it ends them.
 #[derive(Debug)]
 pub(crate) struct FileWatch {
-    _watcher: Option<notify::RecommendedWatcher>,
+    _watcher: Option<RecommendedWatcher>,
 }
 
 /// Wakes `wake` when a path that `wanted` accepts appears below one of `roots`. Places that are not local, or that
@@ -24,7 +24,9 @@ pub(crate) fn watch_local(
             wake.notify_one();
         }
     };
-    let mut watcher = match notify::recommended_watcher(handler) {
+    // Discovery passes links over: one to the root of the machine would have every directory of it watched.
+    let config = Config::default().with_follow_symlinks(false);
+    let mut watcher = match RecommendedWatcher::new(handler, config) {
         Ok(watcher) => watcher,
         Err(error) => {
             tracing::info!(%error, "file events are not available; the periodic scan finds changes");

@@ -128,9 +128,15 @@ impl Reconciler {
 
     /// Shows which locations are open, and listens to their files.
     fn count_open(&mut self) {
+        self.show_open();
         let open = || self.locations.values().filter_map(|w| w.place.as_ref());
-        self.status.opened(open().count());
         self.files = (!self.options.once).then(|| self.wakes.watch(open()));
+    }
+
+    fn show_open(&self) {
+        let open = || self.locations.values().filter(|w| w.place.is_some());
+        let answering = open().filter(|w| w.location.answers()).count();
+        self.status.opened(open().count(), answering);
     }
 
     /// Begins what can begin now.
@@ -419,12 +425,16 @@ impl Reconciler {
                     .retain(|key| key.location != uri || location.wants(&key.scope, key.kind));
             }
             Err(e) => {
-                tracing::warn!(place = uri, error = %e, "this place cannot be observed now");
-                self.status.error(format!("{uri}: {e}"));
-                self.status.metrics.set_unreadable(uri, "", true);
+                let is_news = watched.location.answers();
                 watched.location.unscanned();
+                if is_news {
+                    tracing::warn!(place = uri, error = %e, "this place cannot be observed now");
+                    self.status.error(format!("{uri}: {e}"));
+                    self.status.metrics.set_unreadable(uri, "", true);
+                }
             }
         }
+        self.show_open();
         self.end_round(uri, now);
     }
 

@@ -70,8 +70,8 @@ struct Seen {
     doing: Vec<Doing>,
     /// What systemd was told last.
     told: String,
-    /// How many locations are open.
-    open: usize,
+    /// How many locations are open and can be observed.
+    answering: usize,
 }
 
 /// The shared status.
@@ -133,10 +133,10 @@ impl Status {
         }
     }
 
-    /// How many of the watched locations are open.
-    pub(crate) fn opened(&self, open: usize) {
+    /// How many of the watched locations are open, and how many of those can be observed.
+    pub(crate) fn opened(&self, open: usize, answering: usize) {
         let mut seen = self.seen();
-        seen.open = open;
+        seen.answering = answering;
         let closed = seen.places.len().saturating_sub(open);
         let closed = i64::try_from(closed).unwrap_or(i64::MAX);
         self.metrics.locations_not_open.set(closed);
@@ -261,7 +261,7 @@ impl StatusSource for Status {
             .map(|(uri, tables)| json!({ "uri": uri, "tables": tables, "skipped": seen.skipped.get(uri) }))
             .collect();
         json!({
-            "ready": self.ready.load(Ordering::Relaxed) && seen.open > 0,
+            "ready": self.ready.load(Ordering::Relaxed) && seen.answering > 0,
             "paused": self.is_paused(),
             "doing": seen.what(),
             "attempts": seen.doing,
@@ -279,7 +279,7 @@ impl StatusSource for Status {
     }
 
     fn ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed) && self.seen().open > 0
+        self.ready.load(Ordering::Relaxed) && self.seen().answering > 0
     }
 
     fn healthy(&self) -> bool {

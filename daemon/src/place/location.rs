@@ -253,6 +253,11 @@ impl Location {
         }
     }
 
+    /// Whether the last scan of it succeeded, as far as there was one.
+    pub(crate) fn answers(&self) -> bool {
+        !self.scan_failed
+    }
+
     /// A scan failed.
     pub(crate) fn unscanned(&mut self) {
         self.scanning = None;

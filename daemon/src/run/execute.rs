@@ -85,6 +85,9 @@ fn shared_limits(policy: &Policy, budget: &Budget) -> CompactionLimits {
     limits
 }
 
+/// What is done when there is nothing to do; it is no success of a cleanup.
+const NOTHING_TO_REMOVE: &str = "there is nothing to remove";
+
 /// Whether `policies` let anything go of what a cleanup of `scope` covers.
 fn may_remove(scope: &Scope, policies: &CleanupPolicies) -> bool {
     match scope {
@@ -177,11 +180,11 @@ async fn clean(
         }
         Scope::Store | Scope::Table(Target::Pinned(_)) => {
             let plan = place.store.plan_cleanup(policies).await?;
-            if !policies.default.enabled && plan.tables.is_empty() && plan.failed.is_empty() {
-                return Ok(Done::Planned(format!(
-                    "cleanup is off; it would remove versions of {} tables",
-                    plan.off.len()
-                )));
+            if plan.is_empty() && plan.failed.is_empty() {
+                return Ok(Done::Planned(match plan.off.len() {
+                    0 => NOTHING_TO_REMOVE.to_owned(),
+                    off => format!("cleanup is off; it would remove versions of {off} tables"),
+                }));
             }
             let off = plan.off.iter().map(|t| t.table.clone()).collect();
             let cleaned = place.store.cleanup(&plan, None, oversight).await?;
@@ -194,6 +197,9 @@ async fn clean(
                     "cleanup of watched directories is off (policy.cleanup.enabled); it would remove {} versions of {path}",
                     plan.versions.len()
                 )));
+            }
+            if plan.versions.is_empty() {
+                return Ok(Done::Planned(NOTHING_TO_REMOVE.to_owned()));
             }
             let cleaned = place.store.cleanup_plain(&plan, None).await?;
             Ok(Done::Cleaned(cleaned, Vec::new()))

@@ -83,11 +83,11 @@ fn files_that_cannot_be_deleted_are_a_failure() {
     for plain in [false, true] {
         let (mut lake, config) = aged(&["a", "b"]);
         let at = match plain {
-            true => lake.path("lake/a.lance").to_string_lossy().into_owned(),
+            true => lake.path("plain/a.lance").to_string_lossy().into_owned(),
             false => lake.uri.clone(),
         };
         if plain {
-            std::fs::create_dir_all(lake.path("lake")).expect("a directory");
+            std::fs::create_dir_all(lake.path("plain")).expect("a directory");
             std::fs::rename(Path::new(&lake.uri).join("a.lance"), &at).expect("a plain table");
         }
         let args = ["cleanup", &at, "--config", &config];
