@@ -14,9 +14,32 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-const COMMANDS: [&str; 19] = [
-    "init", "create", "index", "write", "delete", "commit", "agent", "daemon", "plan", "optimize",
-    "reindex", "cleanup", "recover", "repair", "status", "log", "op", "snapshot", "seams",
+const COMMANDS: [&str; 25] = [
+    "init",
+    "create",
+    "index",
+    "write",
+    "delete",
+    "commit",
+    "agent",
+    "daemon",
+    "plan",
+    "optimize",
+    "reindex",
+    "cleanup",
+    "recover",
+    "repair",
+    "status",
+    "check",
+    "log",
+    "history",
+    "op",
+    "snapshot",
+    "debug",
+    "bugreport",
+    "completions",
+    "man",
+    "seams",
 ];
 
 /// Commands that the design names for later; a test of its help begins to count as soon as one is there.
@@ -89,6 +112,9 @@ fn reporting(store: &str) -> Vec<Vec<&str>> {
         vec!["repair", store],
         vec!["status", store],
         vec!["log", store],
+        vec!["history", store],
+        vec!["debug", "sidecar", store],
+        vec!["debug", "manifest", store],
         vec!["op", store, "01JD2Q3V5W6X7Y8Z9A0B1C2D3E"],
         vec!["snapshot", store],
     ]
@@ -104,6 +130,9 @@ fn json_is_one_document_for_answers_and_for_errors() {
     let mut answers = reporting(&lake.uri);
     answers.extend([
         vec!["seams"],
+        vec!["check", &lake.uri],
+        vec!["completions", "bash"],
+        vec!["bugreport", &lake.uri],
         vec!["init", &other],
         vec!["create", &lake.uri, "v", "--schema", &schema],
         vec!["index", &lake.uri, "t", "id", "--type", "btree"],

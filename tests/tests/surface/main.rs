@@ -13,6 +13,7 @@
 //! * [`replaced`]: a table that was dropped and made again under its pin.
 //! * [`isolation`]: one bad table, folder, location or setting stops only itself.
 //! * [`rewrites`]: what Lance's own compaction spoils is left as it was.
+//! * [`tools`]: what people look at.
 //! * [`history`]: archive and cleanup: what was said stays true after the versions are gone.
 
 mod agent;
@@ -29,6 +30,7 @@ mod isolation;
 mod replaced;
 mod requests;
 mod rewrites;
+mod tools;
 mod writes;
 
 use serde_json::Value;
