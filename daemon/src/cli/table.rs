@@ -171,7 +171,7 @@ mod tests {
         let plain: Vec<String> = lines.iter().map(|l| l.render(false)).collect();
         assert_eq!(
             plain,
-            ["TABLE       ROWS", r"a\u{1b}[2J      7", "b          1,000"]
+            ["TABLE        ROWS", r"a\u{1b}[2J      7", "b           1,000"]
         );
         assert!(lines[2].render(true).starts_with("\u{1b}[32mb\u{1b}[0m"));
     }

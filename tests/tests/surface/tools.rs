@@ -249,10 +249,10 @@ fn a_configuration_is_made_and_tried() {
         "[[watch]]\nuri = \"/nowhere/lake\"\n",
         "/nowhere/lake: failed",
     );
-    probe(
-        "[daemon]\ntoken_file = \"/nowhere/token\"\n",
-        "/nowhere/token",
-    );
+    let token = lake.path("token");
+    std::fs::write(&token, "\n").expect("written");
+    let empty = format!("[daemon]\ntoken_file = \"{}\"\n", token.display());
+    probe(&empty, "token: failed: is empty");
     let secret = "[[watch]]\nuri = \"s3://b/l\"\n[watch.storage_options]\nregion = \"r\"\nsecret_access_key = \"env:NOT_SET_HERE\"\n";
     probe(secret, "NOT_SET_HERE");
     lake.run(&["config", "check", &file])
