@@ -42,6 +42,9 @@ pub(crate) use show::render;
 pub(crate) use storage::location_of;
 pub(crate) use units::{format_size, log_filter, parse_duration, parse_listen, show_size};
 
+/// The file that packages ship and `squire config init` writes: every setting as a comment, with its default.
+pub(crate) const SHIPPED: &str = include_str!("../../ops/config/squire.toml");
+
 /// The checked configuration. Serializes to a document that parses to the same, but for secrets,
 /// which are masked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

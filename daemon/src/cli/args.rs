@@ -103,11 +103,25 @@ pub(crate) enum Command {
     /// Show the health of every table.
     ///
     /// Example: squire status ./lake --json
-    Status(TargetArgs),
+    Status(StatusArgs),
+    /// Say of every location whether somebody has to act: 0 no, 3 soon, 1 now.
+    ///
+    /// Looks at each location of the configuration, or at those named: whether it opens with its credentials, the health of every
+    /// table, drift, operations without an end, maintenance that is behind, room on the disk. Changes nothing. Exit codes: 0 all is
+    /// well, 3 warnings, 1 something failed; with --nagios 0, 1, 2, and 3 for unknown.
+    ///
+    /// Example: squire check --config squire.toml
+    Check(CheckArgs),
     /// Show the commit log, newest first.
     ///
     /// Example: squire log ./lake --limit 20
     Log(LogArgs),
+    /// Show what maintenance did to a store, newest first: when, by whom, and why.
+    ///
+    /// Read from the commit log, which outlives the versions. Plain tables have none; a run that found nothing to do leaves no trace.
+    ///
+    /// Example: squire history ./lake --limit 20
+    History(LogArgs),
     /// Say what became of an operation.
     ///
     /// Example: squire op ./lake 01JD2Q3V5W6X7Y8Z9A0B1C2D3E
@@ -131,7 +145,7 @@ pub(crate) enum Command {
     ///
     /// Example: squire lease ./lake --ttl 1h -- python report.py
     Lease(LeaseArgs),
-    /// Check a configuration file, or show what it comes to.
+    /// Check a configuration file, show what it comes to, or write one with every default.
     ///
     /// Example: squire config check squire.toml
     #[command(subcommand)]
@@ -141,6 +155,23 @@ pub(crate) enum Command {
     /// Example: squire spool status /var/spool/squire
     #[command(subcommand)]
     Spool(SpoolCommand),
+    /// Print the records of a store, decoded and explained, torn ones too.
+    ///
+    /// Example: squire debug sidecar ./lake
+    #[command(subcommand)]
+    Debug(DebugCommand),
+    /// Print what a bug report needs: versions, configuration, health, last errors; no data, no credentials.
+    ///
+    /// Example: squire bugreport --config squire.toml > report.txt
+    Bugreport(BugreportArgs),
+    /// Print completions for a shell.
+    ///
+    /// Example: squire completions bash > /etc/bash_completion.d/squire
+    Completions(CompletionsArgs),
+    /// Write a man page for every command.
+    ///
+    /// Example: squire man ./man
+    Man(ManArgs),
     /// List every failpoint: where it stands and what is durable there.
     ///
     /// Example: squire seams
@@ -300,6 +331,31 @@ pub(crate) struct TargetArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// Look again after every INTERVAL (2s unless given), until Ctrl-C.
+    #[arg(
+        long,
+        value_name = "INTERVAL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2s",
+        value_parser = parse_duration
+    )]
+    pub(crate) watch: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Stores, directories or tables; those of the configuration by default.
+    pub(crate) locations: Vec<String>,
+    /// One line with numbers to plot, and the exit codes of a monitoring plugin.
+    #[arg(long)]
+    pub(crate) nagios: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct OptimizeArgs {
     #[command(flatten)]
     pub(crate) target: TargetArgs,
@@ -386,6 +442,39 @@ pub(crate) struct OpArgs {
     pub(crate) ulid: String,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum DebugCommand {
+    /// The recovery records of operations that have no end yet: all, or one.
+    ///
+    /// Example: squire debug sidecar ./lake 01JD2Q3V5W6X7Y8Z9A0B1C2D3E
+    Sidecar {
+        store: String,
+        /// Only this operation.
+        ulid: Option<String>,
+    },
+    /// Everything that one version of the manifest holds.
+    ///
+    /// Example: squire debug manifest ./lake --at 12
+    Manifest(SnapshotArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BugreportArgs {
+    /// Locations whose health is told; those of the configuration by default.
+    pub(crate) locations: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Where to write the pages.
+    pub(crate) directory: PathBuf,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct SnapshotArgs {
     pub(crate) store: String,
@@ -435,12 +524,33 @@ pub(crate) struct LeaseArgs {
 pub(crate) enum ConfigCommand {
     /// Say whether a configuration is valid; an error names line, column and key.
     ///
+    /// With --probe, opens what it names too: exit code 78 when the file is fine and a location, a credential or a variable is not.
+    ///
     /// Example: squire config check squire.toml
-    Check(ConfigArgs),
+    Check(ConfigCheckArgs),
     /// Print every setting with its value and where it comes from.
     ///
     /// Example: squire config show squire.toml
     Show(ConfigArgs),
+    /// Write a file with every setting and its default as comments; a file that is there stays as it is.
+    ///
+    /// Example: squire config init squire.toml
+    Init(ConfigInitArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigCheckArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Open each location with its credentials.
+    #[arg(long)]
+    pub(crate) probe: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigInitArgs {
+    /// Where to write it.
+    pub(crate) file: PathBuf,
 }
 
 #[derive(Debug, Args)]

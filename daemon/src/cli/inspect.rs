@@ -1,97 +1,24 @@
 //! Commands that only look.
 
-use super::args::{LogArgs, OpArgs, SnapshotArgs, TargetArgs};
-use super::keep::told;
-use super::results::Results;
+use super::args::{LogArgs, OpArgs, SnapshotArgs};
 use super::{Context, code, graver};
-use crate::decide::planning::bounds;
-use crate::place::{Place, step};
+use crate::place::step;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use squire_engine::error::Result;
 use squire_engine::ids::OpId;
-use squire_engine::maintenance::{TableHealth, Target};
+use squire_engine::maintenance::Target;
 use squire_engine::recovery::{LogEntry, OperationOutcome};
 use squire_failpoints::Seam;
 use std::process::ExitCode;
 
-pub(super) async fn status(context: &Context, args: TargetArgs) -> Result<ExitCode> {
-    let place = context.place(&args.store).await?;
-    let selection = place.select(&args.tables).await?;
-    let (version, sidecars, stranded) = if place.managed {
-        (
-            Some(place.store.load().await?.version()),
-            place.store.sidecar_ops().await?,
-            place.store.stranded_bytes().await?,
-        )
-    } else {
-        (None, Vec::new(), 0)
-    };
-    let mut results = Results::of(&selection);
-    let holds = match place.managed {
-        true => place.store.holds().await?,
-        false => Vec::new(),
-    };
-    if let Some(version) = version {
-        results.say(format!(
-            "{}: manifest version {version}, {} sidecars, {stranded} stranded bytes",
-            place.uri,
-            sidecars.len()
-        ));
-        holds.iter().for_each(|hold| results.say(told(hold)));
-    }
-    for target in selection {
-        let policy = context.config.policy_for(Place::config_name(&target));
-        let bounds = bounds(&policy);
-        let look = async {
-            let health = place.store.health(&target, &bounds).await?;
-            let drift = match target.table() {
-                Some(table) => place.store.drift_now(table).await?,
-                None => None,
-            };
-            Ok((health, drift))
-        };
-        match step("look", &target, look).await {
-            Ok((health, drift)) => {
-                let line = health_line(&health, drift);
-                let drift = json!(drift.map(|version| json!({ "first_version": version })));
-                let mut document = json!(health);
-                if let Value::Object(fields) = &mut document {
-                    fields.insert("drift".to_owned(), drift);
-                }
-                results.add(document, [line]);
-            }
-            Err(e) => results.fail(&target.to_string(), &e, json!({ "drift": null })),
-        }
-    }
-    let mut more = Map::new();
-    more.insert("manifest_version".to_owned(), json!(version));
-    more.insert("sidecars".to_owned(), json!(sidecars));
-    more.insert("holds".to_owned(), json!(holds));
-    more.insert("stranded_bytes".to_owned(), json!(stranded));
-    Ok(results.finish(context, more))
-}
-
-fn health_line(health: &TableHealth, drift: Option<u64>) -> String {
-    let indexes = health.indexes.iter();
-    let unindexed = indexes.map(|i| i.unindexed_rows).max().unwrap_or(0);
-    format!(
-        "{}: version {} ({} stored), {} rows in {} fragments ({} to compact), {} deleted, {} bytes, {unindexed} unindexed{}",
-        health.table,
-        health.pin,
-        health.versions,
-        health.rows,
-        health.fragments,
-        health.candidate_fragments,
-        health.deleted_rows,
-        health.bytes,
-        drift.map_or_else(String::new, |v| format!(", DRIFT from version {v}")),
-    )
+/// A time of the log, for people.
+pub(super) fn moment(at_ms: i64) -> String {
+    Timestamp::from_millisecond(at_ms).map_or_else(|_| at_ms.to_string(), |t| t.to_string())
 }
 
 fn log_line(entry: &LogEntry) -> String {
-    let at = Timestamp::from_millisecond(entry.at_ms)
-        .map_or_else(|_| entry.at_ms.to_string(), |t| t.to_string());
+    let at = moment(entry.at_ms);
     let record = &entry.record;
     let tables: Vec<String> = record
         .tables

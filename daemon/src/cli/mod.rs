@@ -1,8 +1,13 @@
 //! The command line: arguments in, engine calls, one document or a few lines out, an exit code.
 
 mod args;
+mod bugreport;
+mod check;
 mod cleanup;
 mod config;
+mod debug;
+mod generate;
+mod history;
 mod index;
 mod inputs;
 mod inspect;
@@ -13,6 +18,8 @@ mod output;
 mod repair;
 mod results;
 mod spool;
+mod status;
+mod table;
 mod verify;
 mod write;
 
@@ -91,9 +98,15 @@ fn run() -> ExitCode {
         Ok(wrapper) => wrapper,
         Err(error) => return out.fail(&error),
     };
-    let config = match load_config(cli.common.config.as_deref()) {
+    // What judges a file reads it itself.
+    let judges = matches!(cli.command, Command::Config(_));
+    let file = cli.common.config.as_deref().filter(|_| !judges);
+    let config = match load_config(file) {
         Ok(config) => config,
-        Err(error) => return out.fail(&error),
+        Err(error) => match &cli.command {
+            Command::Check(args) if args.nagios => return check::unknown(out, &error),
+            _ => return out.fail(&error),
+        },
     };
     if let Err(error) = init_logging(&config, cli.common.log.as_deref()) {
         return out.fail(&error);
@@ -230,16 +243,26 @@ async fn dispatch(cli: Cli, context: Context) -> Result<ExitCode> {
         Command::Verify(args) => verify::verify(&context, args).await,
         Command::Recover(args) => maintain::recover(&context, args).await,
         Command::Repair(args) => repair::repair(&context, args).await,
-        Command::Status(args) => inspect::status(&context, args).await,
+        Command::Status(args) => status::status(&context, args).await,
+        Command::Check(args) => check::check(&context, args).await,
         Command::Log(args) => inspect::log(&context, args).await,
+        Command::History(args) => history::history(&context, args).await,
         Command::Op(args) => inspect::op(&context, args).await,
         Command::Snapshot(args) => inspect::snapshot(&context, args).await,
         Command::Keep(args) => keep::keep(&context, args).await,
         Command::Unkeep(args) => keep::unkeep(&context, args).await,
         Command::Lease(args) => lease::lease(&context, args).await,
         Command::Spool(command) => spool::spool(&context, command),
+        Command::Debug(command) => debug::debug(&context, command).await,
+        Command::Bugreport(args) => {
+            bugreport::bugreport(&context, args, cli.common.config.as_deref()).await
+        }
+        Command::Completions(args) => generate::completions(context.out, &args),
+        Command::Man(args) => generate::man(context.out, &args),
         Command::Seams => inspect::seams(&context),
-        Command::Config(command) => config::config(context.out, command, cli.common.config),
+        Command::Config(command) => {
+            config::config(context.out, context.options, command, cli.common.config).await
+        }
     }
 }
 

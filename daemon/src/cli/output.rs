@@ -1,17 +1,22 @@
 //! The command line's writer: one JSON document, or lines for people.
 
 use super::exit_code;
+use super::table::Line;
 use crate::agent::printable;
 use serde::Serialize;
 use serde_json::{Value, json};
 use squire_engine::error::Error;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why standard output did not take what was printed. Like standard output, there is one for the process, so that no
 /// command can forget to look.
 static LOST: OnceLock<String> = OnceLock::new();
+
+/// Whether the reader of standard output went away.
+static CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// Where answers go.
 #[derive(Debug, Clone, Copy)]
@@ -22,13 +27,43 @@ pub(crate) struct Output {
 impl Output {
     /// Prints `document` as JSON, or `lines` for people: each stays one line, whatever texts of others it holds.
     pub(crate) fn print(self, document: &impl Serialize, lines: &[String]) {
+        let lines: Vec<Line> = lines.iter().cloned().map(Line::from).collect();
+        self.print_lines(document, &lines);
+    }
+
+    /// The same for lines with colours, which only a terminal is shown.
+    pub(crate) fn print_lines(self, document: &impl Serialize, lines: &[Line]) {
         let text = if self.json {
             render(document)
         } else {
-            let lines: Vec<String> = lines.iter().map(|line| printable(line)).collect();
+            let colour = wants_colour();
+            let lines: Vec<String> = lines.iter().map(|line| line.render(colour)).collect();
             lines.join("\n")
         };
         self.line(&text);
+    }
+
+    /// Prints `document`, or a whole text of ours whose lines are meant to be lines.
+    pub(crate) fn print_text(self, document: &impl Serialize, text: &str) {
+        if self.json {
+            self.line(&render(document));
+        } else {
+            let lines: Vec<String> = text.lines().map(printable_but_tabs).collect();
+            self.line(&lines.join("\n"));
+        }
+    }
+
+    /// Clears a terminal; between documents and in pipes there is nothing to clear.
+    pub(crate) fn clear(self) {
+        if !self.json && io::stdout().is_terminal() {
+            let mut out = io::stdout().lock();
+            self.printed(write!(out, "\u{1b}[2J\u{1b}[H").and_then(|()| out.flush()));
+        }
+    }
+
+    /// Whether nobody reads any more what is printed.
+    pub(crate) fn closed(self) -> bool {
+        CLOSED.load(Ordering::Relaxed) || LOST.get().is_some()
     }
 
     fn line(self, text: &str) {
@@ -38,10 +73,14 @@ impl Output {
 
     /// Takes note of whether something could be printed. A reader that went away has what it wanted.
     pub(crate) fn printed(self, printed: io::Result<()>) {
-        if let Err(error) = printed
-            && error.kind() != ErrorKind::BrokenPipe
-        {
-            LOST.get_or_init(|| error.to_string());
+        match printed {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                CLOSED.store(true, Ordering::Relaxed);
+            }
+            Err(error) => {
+                LOST.get_or_init(|| error.to_string());
+            }
         }
     }
 
@@ -68,6 +107,19 @@ impl Output {
         }
         exit_code(error.kind())
     }
+}
+
+/// Scripts of shells are indented, some with tabs.
+fn printable_but_tabs(line: &str) -> String {
+    let parts: Vec<String> = line.split('\t').map(printable).collect();
+    parts.join("\t")
+}
+
+/// Colour is for terminals that take it, and for people who did not ask to be spared (<https://no-color.org>).
+fn wants_colour() -> bool {
+    let spared = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    io::stdout().is_terminal() && !spared && !dumb
 }
 
 /// An error, whose cause may have several lines: those are indented, so that none looks like a message of its own.

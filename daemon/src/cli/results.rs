@@ -1,5 +1,6 @@
 //! What a command has to say about several tables: one that fails does not stop the others, and the worst decides.
 
+use super::table::{Line, Span, Tone};
 use super::{Context, code, graver};
 use crate::place::Selection;
 use serde_json::{Map, Value, json};
@@ -11,31 +12,36 @@ use std::process::ExitCode;
 #[derive(Debug, Default)]
 pub(super) struct Results {
     tables: Vec<Value>,
-    lines: Vec<String>,
+    lines: Vec<Line>,
     skipped: Vec<PassedOver>,
     code: u8,
+}
+
+fn skipped_lines(selection: &Selection) -> Vec<Line> {
+    let skipped = selection.skipped.iter();
+    skipped.map(|passed| passed.to_string().into()).collect()
 }
 
 impl Results {
     /// Answers about `selection`; what it passed over is told first.
     pub(super) fn of(selection: &Selection) -> Self {
         Self {
-            lines: selection.skipped.iter().map(ToString::to_string).collect(),
+            lines: skipped_lines(selection),
             skipped: selection.skipped.clone(),
             ..Self::default()
         }
     }
 
     /// A line for people that is about no table.
-    pub(super) fn say(&mut self, line: String) {
-        self.lines.push(line);
+    pub(super) fn say(&mut self, line: impl Into<Line>) {
+        self.lines.push(line.into());
     }
 
     /// A table went well: its document, a JSON object, and its lines.
     pub(super) fn add(
         &mut self,
         mut document: Value,
-        lines: impl IntoIterator<Item = impl Into<String>>,
+        lines: impl IntoIterator<Item = impl Into<Line>>,
     ) {
         if let Value::Object(fields) = &mut document {
             fields.insert("error".to_owned(), Value::Null);
@@ -51,7 +57,8 @@ impl Results {
             fields.insert("error".to_owned(), json!(error.to_string()));
         }
         self.tables.push(document);
-        self.lines.push(format!("{table}: failed: {error}"));
+        let line = format!("{table}: failed: {error}");
+        self.lines.push(Span::new(Tone::Bad, line).into());
         self.exits(code(error.kind()));
     }
 
@@ -70,7 +77,9 @@ impl Results {
         let mut document = more;
         document.insert("tables".to_owned(), Value::Array(self.tables));
         document.insert("skipped".to_owned(), json!(self.skipped));
-        context.out.print(&Value::Object(document), &self.lines);
+        context
+            .out
+            .print_lines(&Value::Object(document), &self.lines);
         ExitCode::from(self.code)
     }
 }

@@ -2,8 +2,6 @@
 
 use super::*;
 
-const SHIPPED: &str = include_str!("../../../ops/config/squire.toml");
-
 /// The refusal of `text`, without its column.
 fn refusal(text: &str) -> String {
     let message = full_refusal(text);

@@ -13,10 +13,37 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-const COMMANDS: [&str; 24] = [
-    "init", "create", "index", "write", "delete", "commit", "agent", "daemon", "plan", "optimize",
-    "reindex", "cleanup", "recover", "repair", "status", "log", "op", "snapshot", "spool", "seams",
-    "keep", "unkeep", "lease", "verify",
+const COMMANDS: [&str; 30] = [
+    "init",
+    "create",
+    "index",
+    "write",
+    "delete",
+    "commit",
+    "agent",
+    "daemon",
+    "plan",
+    "optimize",
+    "reindex",
+    "cleanup",
+    "recover",
+    "repair",
+    "status",
+    "check",
+    "log",
+    "history",
+    "op",
+    "snapshot",
+    "debug",
+    "bugreport",
+    "completions",
+    "man",
+    "seams",
+    "spool",
+    "keep",
+    "unkeep",
+    "lease",
+    "verify",
 ];
 
 /// Commands that the design names for later; a test of its help begins to count as soon as one is there.
@@ -87,6 +114,9 @@ fn reporting(store: &str) -> Vec<Vec<&str>> {
         vec!["repair", store],
         vec!["status", store],
         vec!["log", store],
+        vec!["history", store],
+        vec!["debug", "sidecar", store],
+        vec!["debug", "manifest", store],
         vec!["op", store, "01JD2Q3V5W6X7Y8Z9A0B1C2D3E"],
         vec!["snapshot", store],
         vec!["verify", store],
@@ -104,6 +134,9 @@ fn json_is_one_document_for_answers_and_for_errors() {
     let mut answers = reporting(&lake.uri);
     answers.extend([
         vec!["seams"],
+        vec!["check", &lake.uri],
+        vec!["completions", "bash"],
+        vec!["bugreport", &lake.uri],
         vec!["init", &other],
         vec!["create", &lake.uri, "v", "--schema", &schema],
         vec!["index", &lake.uri, "t", "id", "--type", "btree"],

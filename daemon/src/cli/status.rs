@@ -1,0 +1,237 @@
+//! `squire status`: the health of every table, problems first, and what `plan` would do about it.
+
+use super::Context;
+use super::args::StatusArgs;
+use super::keep::told;
+use super::maintain::cancel_on_signal;
+use super::results::Results;
+use super::table::{Column, Span, Tone, age, count, lay_out, size};
+use crate::decide::planning::{OperationSpec, TablePlan, bounds, plan as decide};
+use crate::place::{Place, step};
+use serde_json::{Map, Value, json};
+use squire_engine::error::Result;
+use squire_engine::maintenance::{TableHealth, Target};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// The least time between two looks.
+const SHORTEST: Duration = Duration::from_millis(200);
+
+const COLUMNS: [Column; 9] = [
+    Column("TABLE", false),
+    Column("STATE", false),
+    Column("ROWS", true),
+    Column("SIZE", true),
+    Column("FRAGMENTS", true),
+    Column("VERSIONS", true),
+    Column("DELETED", true),
+    Column("UNINDEXED", true),
+    Column("NEXT", false),
+];
+
+/// What a look at one table found.
+pub(super) struct Looked {
+    pub(super) health: TableHealth,
+    /// The first version that someone else committed above the pin.
+    pub(super) drift: Option<u64>,
+    pub(super) plan: TablePlan,
+}
+
+/// How urgent a table is; its row's place in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum State {
+    Failed,
+    Drift,
+    Due,
+    Fine,
+}
+
+/// Looks at one table; nothing is changed.
+pub(super) async fn look(context: &Context, place: &Place, target: &Target) -> Result<Looked> {
+    let policy = context.config.policy_for(Place::config_name(target));
+    let bounds = bounds(&policy);
+    let looking = async {
+        let health = place.store.health(target, &bounds).await?;
+        let drift = match target.table() {
+            Some(table) => place.store.drift_now(table).await?,
+            None => None,
+        };
+        let rewrites = place.store.compaction_plan(target, &bounds).await?;
+        let plan = decide(&health, &rewrites, &policy);
+        Ok(Looked {
+            health,
+            drift,
+            plan,
+        })
+    };
+    step("look", target, looking).await
+}
+
+impl Looked {
+    fn state(&self) -> State {
+        match (self.drift, self.plan.operations.is_empty()) {
+            (Some(_), _) => State::Drift,
+            (None, false) => State::Due,
+            (None, true) => State::Fine,
+        }
+    }
+
+    fn document(&self) -> Value {
+        let drift = json!(
+            self.drift
+                .map(|version| json!({ "first_version": version }))
+        );
+        let mut document = json!(self.health);
+        if let Value::Object(fields) = &mut document {
+            fields.insert("drift".to_owned(), drift);
+            fields.insert("plan".to_owned(), json!(self.plan));
+        }
+        document
+    }
+
+    fn row(&self) -> Vec<Span> {
+        let Self { health, plan, .. } = self;
+        let (word, tone) = match self.state() {
+            State::Failed | State::Drift => ("drift", Tone::Bad),
+            State::Due => ("due", Tone::Due),
+            State::Fine => ("ok", Tone::Good),
+        };
+        let because = |o: &OperationSpec| format!("{}: {}", o.kind.as_str(), o.reason);
+        let next: Vec<String> = plan.operations.iter().map(because).collect();
+        let next = match &plan.left_alone {
+            _ if !next.is_empty() => next.join("; "),
+            Some(why) => format!("left alone: {why}"),
+            None => String::from("nothing"),
+        };
+        let lacking = health.indexes.iter().max_by_key(|i| i.unindexed_rows);
+        let unindexed = lacking.map_or_else(
+            || String::from("-"),
+            |index| match index.stale_seconds.filter(|_| index.unindexed_rows > 0) {
+                Some(since) => format!("{} for {}", count(index.unindexed_rows), age(since)),
+                None => count(index.unindexed_rows),
+            },
+        );
+        let number = |text: String| Span::new(Tone::Plain, text);
+        vec![
+            Span::new(Tone::Plain, &health.table),
+            Span::new(tone, word),
+            number(count(health.rows)),
+            number(size(health.bytes)),
+            number(count(health.fragments)),
+            number(count(health.versions)),
+            number(count(health.deleted_rows)),
+            number(unindexed),
+            Span::new(
+                if word == "due" {
+                    Tone::Due
+                } else {
+                    Tone::Faint
+                },
+                next,
+            ),
+        ]
+    }
+}
+
+fn failed_row(target: &Target) -> Vec<Span> {
+    let mut row = vec![
+        Span::new(Tone::Plain, target.to_string()),
+        Span::new(Tone::Bad, "failed"),
+    ];
+    row.extend((row.len()..COLUMNS.len() - 1).map(|_| Span::new(Tone::Faint, "-")));
+    row.push(Span::new(Tone::Faint, "unknown"));
+    row
+}
+
+/// Looks once and prints what it found.
+async fn once(context: &Context, args: &StatusArgs, again: bool) -> Result<ExitCode> {
+    let place = context.place(&args.target.store).await?;
+    let selection = place.select(&args.target.tables).await?;
+    let (version, sidecars, stranded) = if place.managed {
+        (
+            Some(place.store.load().await?.version()),
+            place.store.sidecar_ops().await?,
+            place.store.stranded_bytes().await?,
+        )
+    } else {
+        (None, Vec::new(), 0)
+    };
+    let holds = match place.managed {
+        true => place.store.holds().await?,
+        false => Vec::new(),
+    };
+    let mut results = Results::of(&selection);
+    if let Some(version) = version {
+        results.say(format!(
+            "{}: manifest version {version}, {} sidecars, {} stranded",
+            place.uri,
+            sidecars.len(),
+            size(stranded)
+        ));
+        holds.iter().for_each(|hold| results.say(told(hold)));
+    }
+    let mut rows = Vec::new();
+    for target in selection {
+        match look(context, &place, &target).await {
+            Ok(looked) => {
+                let drifted = looked.drift.map(|version| {
+                    let what = "was committed past the pin; see `squire repair`";
+                    Span::new(
+                        Tone::Bad,
+                        format!("{target}: DRIFT: version {version} {what}"),
+                    )
+                });
+                results.add(looked.document(), drifted);
+                rows.push((looked.state(), looked.row()));
+            }
+            Err(e) => {
+                let nothing = json!({ "drift": null, "plan": null });
+                results.fail(&target.to_string(), &e, nothing);
+                rows.push((State::Failed, failed_row(&target)));
+            }
+        }
+    }
+    rows.sort_by_key(|(state, _)| *state);
+    let rows = rows.into_iter().map(|(_, row)| row).collect();
+    for line in lay_out(&COLUMNS, rows) {
+        results.say(line);
+    }
+    let mut more = Map::new();
+    more.insert("manifest_version".to_owned(), json!(version));
+    more.insert("sidecars".to_owned(), json!(sidecars));
+    more.insert("stranded_bytes".to_owned(), json!(stranded));
+    more.insert("holds".to_owned(), json!(holds));
+    if again {
+        context.out.clear();
+    }
+    Ok(results.finish(context, more))
+}
+
+pub(super) async fn status(context: &Context, args: StatusArgs) -> Result<ExitCode> {
+    let Some(interval) = args.watch else {
+        return once(context, &args, false).await;
+    };
+    let interval = interval.max(SHORTEST);
+    let stop = cancel_on_signal();
+    // What cannot be opened at first is a mistake; later it is news.
+    let mut again = false;
+    while !context.out.closed() {
+        let looked = tokio::select! {
+            () = stop.cancelled() => break,
+            looked = once(context, &args, again) => looked,
+        };
+        if let Err(error) = looked {
+            if !again {
+                return Err(error);
+            }
+            context.out.clear();
+            context.out.fail(&error);
+        }
+        again = true;
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = context.options.clock.sleep(interval) => {}
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
