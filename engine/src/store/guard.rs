@@ -12,6 +12,7 @@
 //! * one place for versions: a handle's data may go through another store than the versions of its table.
 //! * the seams around the put, and the counters.
 
+use super::heads::Heads;
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use lance::Error as LanceError;
@@ -75,6 +76,8 @@ pub struct GuardedCommitHandler {
     rehearsed: Arc<Mutex<Option<Slot>>>,
     /// Puts whose outcome is not known.
     doubts: Arc<AtomicU64>,
+    /// What is known of latest versions.
+    heads: Option<Arc<Heads>>,
     /// Where the version lies that a handle is about to be opened at.
     known: Mutex<Option<ManifestLocation>>,
     counters: Arc<CommitCounters>,
@@ -113,6 +116,7 @@ impl GuardedCommitHandler {
             is_rehearsal: false,
             rehearsed: Arc::default(),
             doubts: Arc::default(),
+            heads: None,
             known: Mutex::default(),
             counters,
         }
@@ -144,6 +148,13 @@ impl GuardedCommitHandler {
     #[must_use]
     pub fn with_versions_in(mut self, objects: Arc<ObjectStore>) -> Self {
         self.objects = Some(objects);
+        self
+    }
+
+    /// Finds latest versions by what is known of them.
+    #[must_use]
+    pub(crate) fn with_heads(mut self, heads: Arc<Heads>) -> Self {
+        self.heads = Some(heads);
         self
     }
 
@@ -231,9 +242,11 @@ impl CommitHandler for GuardedCommitHandler {
         base_path: &Path,
         object_store: &ObjectStore,
     ) -> lance::Result<ManifestLocation> {
-        self.inner
-            .resolve_latest_location(base_path, self.versions(object_store))
-            .await
+        let objects = self.versions(object_store);
+        match &self.heads {
+            Some(heads) => heads.latest(self.inner.as_ref(), base_path, objects).await,
+            None => self.inner.resolve_latest_location(base_path, objects).await,
+        }
     }
 
     async fn resolve_version_location(

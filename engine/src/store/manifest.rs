@@ -86,10 +86,8 @@ impl Store {
                 .await?);
         }
         // A local listing stats every version; names alone tell the latest.
-        let latest = self
-            .inner_handler
-            .resolve_latest_location(&base, &self.objects)
-            .await?;
+        let handler = self.inner_handler.as_ref();
+        let latest = self.heads.latest(handler, &base, &self.objects).await?;
         let (version, naming_scheme) = (latest.version, latest.naming_scheme);
         let mut newest = vec![latest];
         for version in (1..version).rev().take(count - 1) {

@@ -13,6 +13,7 @@ pub mod durability;
 pub mod faults;
 mod files;
 pub mod guard;
+mod heads;
 pub mod location;
 mod manifest;
 pub mod sidecar;
@@ -23,7 +24,8 @@ pub use durability::Durability;
 pub(crate) use files::{FileFacts, Width};
 pub use guard::{CommitCounters, GuardedCommitHandler, Slot};
 pub use manifest::Snapshot;
-pub use sidecar::{Sidecar, SidecarKind, SidecarTable};
+pub(crate) use sidecar::together;
+pub use sidecar::{Member, Sidecar, SidecarKind, SidecarTable};
 pub use state::{State, TableEntry, Updates};
 pub(crate) use tables::{StrictCommit, data_files_of, marks, read_version, tags_of};
 
@@ -53,6 +55,14 @@ pub const INTERNAL: &str = "_squire";
 pub const MANIFEST_PATH: &str = "_squire/manifest.lance";
 /// The commit log's path below the store's root.
 pub const COMMITS_PATH: &str = "_squire/commits.lance";
+
+/// What a process keeps of indexes that it has read, in bytes. Beyond it the least used are read again.
+const INDEX_CACHE: usize = 1 << 30;
+
+/// What it keeps of manifests, transactions and file footers, in bytes. Each version of a table has a manifest that names all of its
+/// fragments, so with a larger cache a process that commits grows with the square of its table's history. Of each table the
+/// newest version is held besides.
+const METADATA_CACHE: usize = 128 << 20;
 
 /// How a process uses a store.
 #[derive(Debug, Clone)]
@@ -103,6 +113,7 @@ pub struct Store {
     session: Arc<Session>,
     inner_handler: Arc<dyn CommitHandler>,
     counters: Arc<CommitCounters>,
+    heads: Arc<heads::Heads>,
     options: StoreOptions,
     pub(crate) entropy: Entropy,
     probed: OnceCell<()>,
@@ -179,7 +190,7 @@ impl Store {
                 StorageOptionsAccessor::with_static_options(options.storage_options.clone()),
             ));
         }
-        let session = Arc::new(Session::default());
+        let session = Arc::new(Session::new(INDEX_CACHE, METADATA_CACHE, Arc::default()));
         let (objects, base) =
             ObjectStore::from_uri_and_params(session.store_registry(), &uri, &params)
                 .await
@@ -204,6 +215,7 @@ impl Store {
             session,
             inner_handler,
             counters: Arc::default(),
+            heads: Arc::new(heads::Heads::new(options.clock.clone())),
             options,
             entropy,
             probed: OnceCell::new(),
@@ -278,6 +290,7 @@ impl Store {
     pub(crate) fn guard(&self) -> GuardedCommitHandler {
         GuardedCommitHandler::new(self.inner_handler.clone(), self.counters.clone())
             .with_versions_in(self.objects.clone())
+            .with_heads(self.heads.clone())
     }
 
     pub(crate) fn builder(&self, path: &str) -> DatasetBuilder {
