@@ -23,6 +23,9 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::task::block_in_place;
 
+/// Into how many smaller groups a group is taken apart. Two steps find one among 256, at the cost of some 30 commits.
+const PARTS: usize = 16;
+
 /// Where a claim comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
@@ -110,9 +113,8 @@ impl Attempt<'_> {
         let entries = self.hand.entries()?;
         let too_often = died >= self.config.max_attempts;
         if entries.len() > 1 && (died > 1 || too_often || waited) {
-            // One death is mostly none of the input's; what is behind more of them, or keeps a group waiting, shows alone.
-            let parts: Vec<&[OsString]> = entries.chunks(1).collect();
-            self.part(&parts)?;
+            // One death is mostly none of the input's; what is behind more of them, or keeps a group waiting, shows in parts.
+            self.take_apart(&entries)?;
             return Ok(Some(Verdict::Finished));
         }
         if too_often {
@@ -137,6 +139,13 @@ impl Attempt<'_> {
         .map_err(spool_error)?;
         hit(Seam::AgentAfterCount)?;
         Ok(None)
+    }
+
+    /// Looks in smaller groups for what is wrong with one of `entries`, at last in each of them alone.
+    fn take_apart(&self, entries: &[OsString]) -> Result<()> {
+        let most = entries.len().div_ceil(PARTS);
+        let parts: Vec<&[OsString]> = entries.chunks(most.max(1)).collect();
+        self.part(&parts)
     }
 
     /// Gives each of `parts` of the claim a claim of its own.
@@ -308,7 +317,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// Nothing of the group was committed, or that is not known. What can be one member's fault is looked for in halves.
+    /// Nothing of the group was committed, or that is not known. What can be one member's fault is looked for in smaller groups.
     fn lost(&self, group: &Group, error: Error) -> Result<Verdict> {
         let members = group.members();
         if members.len() == 1 && load::is_bad_input(&error) {
@@ -332,13 +341,9 @@ impl Attempt<'_> {
         tracing::debug!(
             batches = members.len(),
             error = brief(&error),
-            "this group is halved"
+            "this group is taken apart"
         );
-        match rest.split_at(rest.len().div_ceil(2)) {
-            ([], _) => {}
-            (all, []) => self.part(&[all])?,
-            (first, second) => self.part(&[first, second])?,
-        }
+        self.take_apart(&rest)?;
         Ok(Verdict::Finished)
     }
 

@@ -14,8 +14,8 @@
 //! Batches that wait and only append are claimed together, up to `agent.group_batches`, and committed by one operation. Whatever
 //! cannot go with the others is parted from their claim and goes on as a claim of its own, in the order of names: what is
 //! bad, was committed before, still grows, reads rows (a merge, a delete, an overwrite) or is too much. A group whose commit
-//! is lost for good is halved, one over which agents died is taken apart: what is wrong with one batch is found by
-//! that batch alone, and settled as it would be without groups.
+//! is lost for good, and one over which agents died twice, is taken apart into smaller ones: what is wrong with one batch is found
+//! with that batch alone, and settled as it would be without groups.
 //!
 //! # No input stops the agent
 //! A panic ends one attempt. What cannot be caught (an abort for lack of memory or stack, a kill) is counted in the claim:

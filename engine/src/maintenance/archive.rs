@@ -28,7 +28,8 @@ const PROP_THROUGH: &str = "squire.archived_through";
 /// The column of batches' digests. Logs that an earlier release began have none.
 const DIGEST: &str = "digest";
 
-/// Publishes copied by one append. Enough to keep the log's fragments few, small enough to hold in memory.
+/// Rows copied by one append, but for the batches of the last publish. Enough to keep the log's fragments few, small
+/// enough to hold in memory.
 const BATCH: u64 = 10_000;
 
 /// What an archive pass did.
@@ -211,9 +212,8 @@ impl Store {
                 Some(log) => archived_through(log).await?,
                 None => 0,
             };
-            let until = snapshot.version().min(through + BATCH);
-            if until > through {
-                report.rows += self.append_log(&snapshot, log, through, until).await?;
+            if snapshot.version() > through {
+                report.rows += self.append_log(&snapshot, log, through).await?;
                 continue;
             }
             report.through = self.record_archive(through).await?;
@@ -232,11 +232,14 @@ impl Store {
         snapshot: &Snapshot,
         log: Option<Dataset>,
         through: u64,
-        until: u64,
     ) -> Result<u64> {
-        let mut entries = Vec::new();
-        for version in through + 1..=until {
-            entries.extend(self.log_entry(version).await?);
+        let (mut entries, mut until, mut copied) = (Vec::new(), through, 0);
+        while until < snapshot.version() && copied < BATCH {
+            until += 1;
+            if let Some(entry) = self.log_entry(until).await? {
+                copied += entry.record.members.len().max(1) as u64;
+                entries.push(entry);
+            }
         }
         hit(Seam::ArchiveAfterRead)?;
         let rows = entries.len() as u64;

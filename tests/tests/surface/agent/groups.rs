@@ -254,7 +254,7 @@ async fn crash_group_while_it_is_taken_apart() {
         spool.with_seam(seam, &args).killed();
     }
     let parts = spool.names("claimed").len();
-    assert_eq!(parts, 8, "one and six of their own, and the others");
+    assert_eq!(parts, 5, "one, three parts of two, and the others");
     spool.work_off();
     assert_eq!(spool.lake.ids("a").await, ids);
     assert_eq!(spool.lake.ids("b").await, ids[30..]);
