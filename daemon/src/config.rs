@@ -160,6 +160,13 @@ pub(crate) struct AgentConfig {
     /// What one input file may take, of the command line too.
     #[serde(flatten)]
     pub(crate) input: InputLimits,
+    /// Batches that are committed together at most.
+    pub(crate) group_batches: usize,
+    /// Their rows.
+    pub(crate) group_rows: usize,
+    /// Their bytes, in their files as well as in memory.
+    #[serde(serialize_with = "units::show_size")]
+    pub(crate) group_bytes: u64,
 }
 
 /// Why a configuration was refused. Its text names file, line and key, and what to write instead.

@@ -113,10 +113,13 @@ seams! {
     LeaseBeforeDelete, "lease.before_delete", Lease, "the lease, of which nobody has need any more", "cleanup spares the snapshot until the ttl has passed";
     ArchiveAfterRead, "archive.after_read", Archive, "the log in the manifest", "the next pass archives it";
     ArchiveAfterAppend, "archive.after_append", Archive, "the rows of the commit log", "the next pass records the watermark";
+    AgentWhileClaiming, "agent.while_claiming", Agent, "some entries of a group in their claim", "another agent resumes the claim, and claims the others";
     AgentAfterClaim, "agent.after_claim", Agent, "the claim", "another agent resumes it";
     AgentAfterCount, "agent.after_count", Agent, "the claim, with one more attempt that nobody has ended", "another agent resumes it, or rejects it when too many died";
+    AgentWhileParting, "agent.while_parting", Agent, "some entries of a claim in a claim of their own", "another agent resumes both";
     AgentBeforeCommit, "agent.before_commit", Agent, "the claim, named by the operation", "another agent resumes it";
     AgentAfterCommit, "agent.after_commit", Agent, "the committed batch", "whoever resumes sees it committed and finishes the claim";
+    AgentWhileFinishing, "agent.while_finishing", Agent, "the committed batches, some of them in done", "whoever resumes sees them committed and finishes the claim";
 }
 
 #[cfg(test)]

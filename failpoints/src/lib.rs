@@ -20,7 +20,8 @@
 //!
 //! `SQUIRE_SEAMS_LOG=FILE` appends the name of each seam that the process passes, armed or not: one line for each time.
 //! `SQUIRE_WITHOUT` leaves out one guard ([`Guard`]). `SQUIRE_FAULTS` injects storage faults ([`FaultSpec`]), and
-//! `SQUIRE_RETENTION` makes cleanups keep less than any configuration may ([`retention`]).
+//! `SQUIRE_RETENTION` makes cleanups keep less than any configuration may ([`retention`]), so that listings of versions are not
+//! built on there but with `SQUIRE_TRUST` ([`trusted_for`]).
 
 mod catalogue;
 mod faults;
@@ -77,6 +78,17 @@ pub fn retention() -> Option<std::time::Duration> {
     }
     let seconds = std::env::var("SQUIRE_RETENTION").ok()?.parse().ok()?;
     Some(std::time::Duration::from_secs(seconds))
+}
+
+/// How long a listing of versions is built on by a binary with seams: not at all, unless `SQUIRE_TRUST` (whole milliseconds)
+/// says so. Tests clean up younger versions than any configuration may. `None` in a normal build.
+pub fn trusted_for() -> Option<std::time::Duration> {
+    if !ENABLED {
+        return None;
+    }
+    let said = std::env::var("SQUIRE_TRUST").ok();
+    let milliseconds = said.and_then(|said| said.parse().ok()).unwrap_or(0);
+    Some(std::time::Duration::from_millis(milliseconds))
 }
 
 /// Keeps what the environment armed; everything is disarmed when it is dropped.

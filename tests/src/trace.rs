@@ -126,10 +126,11 @@ impl History {
                 }
                 _ => {}
             }
-            if let ("logical", Some(batch)) = (record.kind.as_str(), &record.batch)
-                && !batches.insert(batch.clone())
-            {
-                found.push(format!("batch {batch} was committed twice"));
+            let members = record.members.iter().filter_map(|m| m.batch.as_ref());
+            for batch in record.batch.iter().chain(members) {
+                if record.kind == "logical" && !batches.insert(batch.clone()) {
+                    found.push(format!("batch {batch} was committed twice"));
+                }
             }
         }
         for op in history.committed.intersection(&history.aborted) {

@@ -1,40 +1,48 @@
-//! One attempt on the claim in hand: what became of its operation decides, then its entry is read and committed.
+//! One attempt on the claim in hand: what became of its operation decides, then its entries are read and committed.
 
+use super::group::{Group, Member};
 use super::hand::Hand;
 use super::health::Health;
-use super::load::{self, Loaded};
+use super::load;
 use super::reason::Place;
 use super::spool::{Contents, ContentsError, Spool, shown};
 use super::spool_error;
-use super::waiting::QUIET;
+use super::waiting::{QUIET, brief};
 use crate::config::AgentConfig;
 use crate::metrics::{BatchResult, Metrics};
-use squire_engine::commit::{Committed, Outcome};
+use squire_engine::commit::{AttemptHook, Committed, Repeated, Together};
 use squire_engine::error::{Error, ErrorKind, Result};
-use squire_engine::ids::OpId;
+use squire_engine::ids::{OpId, TableName};
 use squire_engine::recovery::OperationOutcome;
-use squire_engine::store::Store;
+use squire_engine::store::{Snapshot, Store};
 use squire_failpoints::{Seam, hit};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::task::block_in_place;
 
+/// Into how many smaller groups a group is taken apart. Two steps find one among 256, at the cost of some 30 commits.
+const PARTS: usize = 16;
+
 /// Where a claim comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
     /// Claimed just now: its operation has never begun.
     New,
+    /// Parted from another claim just now.
+    Part,
     /// Its last attempt is over, or its owner is dead; and whether this process has had it wait.
     Resumed { waited: bool },
 }
 
 /// How an attempt came to its end; an error is a reason to wait.
 pub(super) enum Verdict {
-    /// Its rows are visible, as its files were read.
-    Committed(Contents),
-    /// Its rows were visible before; or a crash left nothing in it.
+    /// Its rows are visible, as the files of each entry were read.
+    Committed(Vec<Contents>),
+    /// Its rows were visible before; or nothing is in it, because a crash left nothing or all of it was parted.
     Finished,
     /// The input is wrong and will stay wrong.
     Rejected(Error),
@@ -58,12 +66,18 @@ pub(super) struct Attempt<'a> {
 
 impl Attempt<'_> {
     pub(super) async fn run(&self, origin: Origin) -> Result<Verdict> {
-        if let Origin::Resumed { waited } = origin
-            && let Some(verdict) = self.resume(waited).await?
-        {
+        let ended = match origin {
+            Origin::New => None,
+            Origin::Part => self.begin(false)?,
+            Origin::Resumed { waited } => self.resume(waited).await?,
+        };
+        if let Some(verdict) = ended {
             return Ok(verdict);
         }
-        self.commit().await
+        match self.read().await? {
+            Read::Group(group) => self.commit(group).await,
+            Read::Ended(verdict) => Ok(verdict),
+        }
     }
 
     /// Asks what became of the operation that the claim is named by. `None`: nothing, so that another may begin.
@@ -72,7 +86,9 @@ impl Attempt<'_> {
         self.store.settle_dead(op).await?;
         match self.store.outcome_of(op).await? {
             OperationOutcome::Committed { .. } => {
-                self.tell_committed_before(op)?;
+                for entry in self.hand.entries()? {
+                    self.tell_committed_before(&entry, op);
+                }
                 return Ok(Some(Verdict::Finished));
             }
             OperationOutcome::Undecided => {
@@ -95,7 +111,14 @@ impl Attempt<'_> {
     /// Counts the attempt, durably, before the input is touched; or gives up an input over which too many died.
     fn begin(&self, waited: bool) -> Result<Option<Verdict>> {
         let died = self.hand.with(|claim| claim.unanswered())?;
-        if died >= self.config.max_attempts {
+        let entries = self.hand.entries()?;
+        let too_often = died >= self.config.max_attempts;
+        if entries.len() > 1 && (died > 1 || too_often || waited) {
+            // One death is mostly none of the input's; what is behind more of them, or keeps a group waiting, shows in parts.
+            self.take_apart(&entries)?;
+            return Ok(Some(Verdict::Finished));
+        }
+        if too_often {
             return Ok(Some(Verdict::GivenUp(Error::invalid(format!(
                 "{died} agents in a row died while they read it (out of memory or stack, or killed); it may be too large or \
                  damaged: split or repair it, or move it back into incoming to have it tried again"
@@ -120,33 +143,95 @@ impl Attempt<'_> {
         Ok(None)
     }
 
-    async fn commit(&self) -> Result<Verdict> {
-        let (entries, path) = self.hand.entries()?;
-        match entries.len() {
-            // What a crash left after the last entry was moved on.
-            0 => return Ok(Verdict::Finished),
-            1 => {}
-            n => {
-                return Err(Error::internal(format!(
-                    "the claim holds {n} entries, not one"
-                )));
+    /// Looks in smaller groups for what is wrong with one of `entries`, at last in each of them alone.
+    fn take_apart(&self, entries: &[OsString]) -> Result<()> {
+        let most = entries.len().div_ceil(PARTS);
+        let parts: Vec<&[OsString]> = entries.chunks(most.max(1)).collect();
+        self.part(&parts)
+    }
+
+    /// Gives each of `parts` of the claim a claim of its own.
+    fn part(&self, parts: &[&[OsString]]) -> Result<()> {
+        block_in_place(|| {
+            for entries in parts {
+                let operation = self.store.new_op().into();
+                let parted = self
+                    .hand
+                    .with(|claim| self.spool.part(claim, entries, operation))?;
+                self.hand.lay_aside(parted.map_err(spool_error)?);
+            }
+            Ok(())
+        })
+    }
+
+    /// The same for one entry that somebody still writes to: it must rest.
+    fn part_changed(&self, entry: &OsString) -> Result<()> {
+        block_in_place(|| {
+            let operation = self.store.new_op().into();
+            let entries = std::slice::from_ref(entry);
+            let parted = self
+                .hand
+                .with(|claim| self.spool.part(claim, entries, operation))?;
+            let mut parted = parted.map_err(spool_error)?;
+            let told = self.spool.tell_changed(&mut parted);
+            self.hand.lay_aside(parted);
+            told.map_err(spool_error)
+        })
+    }
+
+    /// Reads the entries in the order of their names, as many as go together; the others are parted from the claim. What
+    /// is wrong with the only one is its verdict.
+    async fn read(&self) -> Result<Read> {
+        let entries = self.hand.entries()?;
+        let snapshot = self.store.load().await?;
+        let mut group = Group::default();
+        for (index, entry) in entries.iter().enumerate() {
+            self.health.begins();
+            let failed = match self.read_one(entry, &snapshot).await {
+                Ok(member) => match group.take(member, self.config) {
+                    Ok(()) => continue,
+                    Err(_) => {
+                        self.part(&[&entries[index..]])?;
+                        break;
+                    }
+                },
+                Err(failed) => failed,
+            };
+            let alone = entries.len() == 1;
+            match failed {
+                Failed::Bad(e) if alone => return Ok(Read::Ended(Verdict::Rejected(e))),
+                Failed::Bad(_) => self.part(&[std::slice::from_ref(entry)])?,
+                Failed::Passing(e) if e.kind() == ErrorKind::Cancelled && !alone => {
+                    self.part_changed(entry)?;
+                }
+                Failed::Passing(e) => return Err(e),
             }
         }
+        // Empty: what a crash left after the last entry was moved on, or all of it was parted.
+        match group.members() {
+            [] => Ok(Read::Ended(Verdict::Finished)),
+            [..] => Ok(Read::Group(group)),
+        }
+    }
+
+    async fn read_one(&self, entry: &OsString, snapshot: &Snapshot) -> Result<Member, Failed> {
+        let path = self.hand.with(|claim| claim.path(entry))?;
         let before = match block_in_place(|| Contents::of(&path)) {
             Ok(contents) => contents,
             Err(e) if may_pass(&e) => {
-                return Err(Error::new(ErrorKind::Storage, "the spool failed").caused_by(e));
+                let e = Error::new(ErrorKind::Storage, "the spool failed").caused_by(e);
+                return Err(Failed::Passing(e));
             }
-            Err(e) => return Ok(Verdict::Rejected(Error::invalid(e.to_string()))),
+            Err(e) => return Err(Failed::Bad(Error::invalid(e.to_string()))),
         };
         self.rests(&before)?;
-        let loaded = load::load(self.store, &path, self.config).await;
+        let loaded = load::load_on(self.store, snapshot, &path, self.config).await;
         // Whatever was read of a file that somebody writes to, be it an error, is not what it is going to be.
         still_as(&before, &path)?;
         match loaded {
-            Ok(loaded) => self.commit_loaded(loaded, before).await,
-            Err(e) if load::is_bad_input(&e) => Ok(Verdict::Rejected(e)),
-            Err(e) => Err(e),
+            Ok(loaded) => Ok(Member::new(entry.clone(), before, loaded)),
+            Err(e) if load::is_bad_input(&e) => Err(Failed::Bad(e)),
+            Err(e) => Err(Failed::Passing(e)),
         }
     }
 
@@ -163,80 +248,161 @@ impl Attempt<'_> {
         if rests { Ok(()) } else { Err(unfinished()) }
     }
 
-    async fn commit_loaded(&self, loaded: Loaded, before: Contents) -> Result<Verdict> {
-        let Loaded {
-            mut request,
-            rows,
-            coerced,
-        } = loaded;
-        request.retries = self.config.conflict_retries;
+    /// Commits what was read; batches that were committed before are parted, and the others go on.
+    async fn commit(&self, mut group: Group) -> Result<Verdict> {
+        loop {
+            let mut requests = group.requests();
+            // Those of the first count for all.
+            if let Some(first) = requests.first_mut() {
+                first.retries = self.config.conflict_retries;
+                first.before_attempt = Some(self.before_attempt(&group));
+            }
+            let clock = self.store.clock();
+            let started = clock.monotonic();
+            let committed = self.store.commit_together(&requests).await;
+            let took = clock.monotonic().saturating_sub(started);
+            let seconds = &self.metrics.agent.commit_seconds;
+            seconds.observe(took.as_secs_f64());
+            let repeated = match committed {
+                Ok(Together::Committed(committed)) => {
+                    hit(Seam::AgentAfterCommit)?;
+                    self.tell(&committed, &group);
+                    return Ok(Verdict::Committed(group.into_contents()));
+                }
+                Ok(Together::Repeated(repeated)) => repeated,
+                Err(e) => return self.lost(&group, e),
+            };
+            if let [only] = group.members() {
+                return self.answer(&only.entry, repeated);
+            }
+            let indexes: BTreeSet<usize> = repeated.iter().map(|r| r.index).collect();
+            for index in &indexes {
+                self.part(&[std::slice::from_ref(&group.members()[*index].entry)])?;
+            }
+            group = group.without(&indexes);
+            if group.members().is_empty() {
+                return Ok(Verdict::Finished);
+            }
+        }
+    }
+
+    /// What is done before an attempt puts anything: the claim gets its name, and the files are still what was read.
+    fn before_attempt(&self, group: &Group) -> AttemptHook {
         let (hand, spool, health) = (self.hand.clone(), self.spool.clone(), self.health.clone());
-        let seen = before.clone();
-        request.before_attempt = Some(Arc::new(move |op| {
+        let members = group.members().iter();
+        let seen: Vec<(OsString, Contents)> = members
+            .map(|m| (m.entry.clone(), m.contents.clone()))
+            .collect();
+        Arc::new(move |op| {
             block_in_place(|| hand.with(|claim| spool.retry_as(claim, op.into())))?
                 .map_err(spool_error)?;
             hit(Seam::AgentBeforeCommit)?;
             health.begins();
-            let (_, path) = hand.entries()?;
-            still_as(&seen, &path)
-        }));
-        let clock = self.store.clock();
-        let started = clock.monotonic();
-        let committed = self.store.commit(&request).await;
-        let took = clock.monotonic().saturating_sub(started);
-        let seconds = &self.metrics.agent.commit_seconds;
-        seconds.observe(took.as_secs_f64());
-        match committed {
-            Ok(outcome) => {
-                hit(Seam::AgentAfterCommit)?;
-                match outcome {
-                    Outcome::AlreadyCommitted(op) => {
-                        self.tell_committed_before(op)?;
-                        Ok(Verdict::Finished)
-                    }
-                    Outcome::Committed(committed) => {
-                        self.tell(&committed, rows)?;
-                        for change in &coerced {
-                            let table = change.table.as_str();
-                            tracing::info!(table, file = change.file, "{}", change.what);
-                        }
-                        Ok(Verdict::Committed(before))
-                    }
-                }
+            for (entry, contents) in &seen {
+                let path = hand.with(|claim| claim.path(entry))?;
+                still_as(contents, &path)?;
             }
-            Err(e) if load::is_bad_input(&e) => Ok(Verdict::Rejected(e)),
-            Err(e) => Err(e),
+            Ok(())
+        })
+    }
+
+    /// The only batch was committed before.
+    fn answer(&self, entry: &OsString, repeated: Vec<Repeated>) -> Result<Verdict> {
+        let repeated = repeated.into_iter().next();
+        let repeated = repeated.ok_or_else(|| Error::internal("no batch was repeated"))?;
+        hit(Seam::AgentAfterCommit)?;
+        match repeated.answer {
+            Ok(op) => {
+                self.tell_committed_before(entry, op);
+                Ok(Verdict::Finished)
+            }
+            Err(e) => Ok(Verdict::Rejected(e)),
         }
     }
 
-    fn tell(&self, committed: &Committed, rows: usize) -> Result<()> {
-        let agent = &self.metrics.agent;
-        agent.batch_finished(BatchResult::Committed);
-        agent.commits.inc();
-        agent.rows.inc_by(rows as u64);
-        let retries = committed.attempts.saturating_sub(1);
-        agent.conflicts.inc_by(u64::from(retries));
-        let (entries, _) = self.hand.entries()?;
-        let entry = entries.first().map(shown);
-        let versions = committed
-            .tables
-            .iter()
-            .map(|t| format!("{}@{}", t.table, t.to));
-        let tables = versions.collect::<Vec<_>>().join(" ");
-        tracing::info!(entry, tables, rows, operation = %committed.op, "batch committed");
-        Ok(())
+    /// Nothing of the group was committed, or that is not known. What can be one member's fault is looked for in smaller groups.
+    fn lost(&self, group: &Group, error: Error) -> Result<Verdict> {
+        let members = group.members();
+        if members.len() == 1 && load::is_bad_input(&error) {
+            return Ok(Verdict::Rejected(error));
+        }
+        match error.kind() {
+            // It may be committed yet, or nothing can be done for now.
+            ErrorKind::Unknown | ErrorKind::Storage | ErrorKind::FormatTooNew => return Err(error),
+            _ if members.len() == 1 => return Err(error),
+            _ => {}
+        }
+        let mut rest = Vec::with_capacity(members.len());
+        for member in members {
+            let path = self.hand.with(|claim| claim.path(&member.entry))?;
+            if still_as(&member.contents, &path).is_ok() {
+                rest.push(member.entry.clone());
+            } else {
+                self.part_changed(&member.entry)?;
+            }
+        }
+        tracing::debug!(
+            batches = members.len(),
+            error = brief(&error),
+            "this group is taken apart"
+        );
+        self.take_apart(&rest)?;
+        Ok(Verdict::Finished)
     }
 
-    fn tell_committed_before(&self, op: OpId) -> Result<()> {
+    fn tell(&self, committed: &Committed, group: &Group) {
+        let agent = &self.metrics.agent;
+        agent.commits.inc();
+        let retries = committed.attempts.saturating_sub(1);
+        agent.conflicts.inc_by(u64::from(retries));
+        let batches = group.members().len();
+        for member in group.members() {
+            agent.batch_finished(BatchResult::Committed);
+            agent.rows.inc_by(member.rows as u64);
+            let written =
+                |table: &TableName| member.request.writes.iter().any(|w| w.table == *table);
+            let versions = committed.tables.iter().filter(|t| written(&t.table));
+            let versions = versions.map(|t| format!("{}@{}", t.table, t.to));
+            let tables = versions.collect::<Vec<_>>().join(" ");
+            let (entry, rows, operation) = (shown(&member.entry), member.rows, committed.op);
+            tracing::info!(entry, tables, rows, %operation, batches, "batch committed");
+            for change in &member.coerced {
+                let table = change.table.as_str();
+                tracing::info!(table, file = change.file, "{}", change.what);
+            }
+        }
+    }
+
+    fn tell_committed_before(&self, entry: &OsString, op: OpId) {
         if self.told {
-            return Ok(());
+            return;
         }
         let agent = &self.metrics.agent;
         agent.batch_finished(BatchResult::AlreadyCommitted);
-        let (entries, _) = self.hand.entries()?;
-        let entry = entries.first().map(shown);
+        let entry = shown(entry);
         tracing::info!(entry, operation = %op, "batch was committed before");
-        Ok(())
+    }
+}
+
+/// What reading the claim came to.
+enum Read {
+    /// These batches go together.
+    Group(Group),
+    /// It ends without a commit.
+    Ended(Verdict),
+}
+
+/// Why an entry could not be read.
+enum Failed {
+    /// It is wrong and will stay wrong.
+    Bad(Error),
+    /// A later look may go better.
+    Passing(Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Passing(error)
     }
 }
 

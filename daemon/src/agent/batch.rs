@@ -192,6 +192,11 @@ impl TableInput {
 }
 
 impl BatchSpec {
+    /// Whether it only appends: such batches may be committed together.
+    pub(crate) fn only_appends(&self) -> bool {
+        self.tables.iter().all(|t| t.mode == Mode::Append)
+    }
+
     /// Reads the entry at `path`: a data file, or a directory of them.
     pub(crate) fn parse(path: &Path) -> Result<Self, BatchError> {
         let name = path

@@ -47,11 +47,20 @@ pub(crate) struct Rows {
 
 /// Loads the entry at `path`: one file or a batch directory.
 pub(crate) async fn load(store: &Store, path: &Path, config: &AgentConfig) -> Result<Loaded> {
+    load_on(store, &store.load().await?, path, config).await
+}
+
+/// The same for the tables of `snapshot`.
+pub(crate) async fn load_on(
+    store: &Store,
+    snapshot: &Snapshot,
+    path: &Path,
+    config: &AgentConfig,
+) -> Result<Loaded> {
     let spec = block_in_place(|| BatchSpec::parse(path)).map_err(batch_error)?;
-    let snapshot = store.load().await?;
     let source = Source {
         store,
-        snapshot: &snapshot,
+        snapshot,
         limits: &config.input,
     };
     let mut writes = Vec::with_capacity(spec.tables.len());

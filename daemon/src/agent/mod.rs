@@ -3,13 +3,20 @@
 //! 1. `spool` is the directory protocol: claims by rename, ownership by flock, resumption after a crash.
 //! 2. `batch` says what one entry wants; `crate::formats` reads its files.
 //! 3. `rounds` loops: resume what nobody works on, claim, then finish, reject, or let go of what has to `wait`.
-//! 4. `attempt` is the work on one claim, which lies in the `hand` meanwhile.
+//! 4. `attempt` is the work on one claim, which lies in the `hand` meanwhile; its batches are a `group`, which is one commit.
 //! 5. `followed` looks once more, later, at what was committed.
 //! 6. `retention` takes from `done` what has been there long enough.
 //! 7. `health` says whether all that works.
 //!
 //! Exactly once rests on one rule: a claim is named by the operation that commits it, durably, before that operation
 //! puts anything. Whoever finds the claim asks the store what became of the operation.
+//!
+//! # Groups
+//! Batches that wait and only append are claimed together, up to `agent.group_batches`, and committed by one operation. Whatever
+//! cannot go with the others is parted from their claim and goes on as a claim of its own, in the order of names: what is
+//! bad, was committed before, still grows, reads rows (a merge, a delete, an overwrite) or is too much. A group whose commit
+//! is lost for good, and one over which agents died twice, is taken apart into smaller ones: what is wrong with one batch is found
+//! with that batch alone, and settled as it would be without groups.
 //!
 //! # No input stops the agent
 //! A panic ends one attempt. What cannot be caught (an abort for lack of memory or stack, a kill) is counted in the claim:
@@ -24,6 +31,7 @@
 mod attempt;
 pub(crate) mod batch;
 mod followed;
+mod group;
 mod hand;
 mod health;
 pub(crate) mod load;

@@ -15,7 +15,7 @@ use crate::watch::watch_local;
 use squire_engine::error::{Error, ErrorKind, Result, caught};
 use squire_engine::store::Store;
 use squire_failpoints::{Seam, hit};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -133,26 +133,55 @@ impl Agent {
             [] => HashSet::new(),
             [..] => block_in_place(|| self.spool.being_written()),
         };
-        for entry in due {
+        let (open, due): (Vec<&Entry>, Vec<&Entry>) = due
+            .into_iter()
+            .partition(|entry| open.contains(&entry.name));
+        for entry in open {
+            self.leave_open(&entry.name, &mut memory.incoming);
+        }
+        let settle = self.options.config.settle;
+        let (due, restless): (Vec<&Entry>, Vec<&Entry>) = block_in_place(|| {
+            due.into_iter()
+                .partition(|entry| self.spool.rests(&entry.name, settle, clock))
+        });
+        for entry in restless {
+            self.let_settle(&entry.name, &mut memory.incoming);
+        }
+        for names in self.runs(&due) {
             if cancel.is_cancelled() {
                 return Ok(round);
             }
-            if open.contains(&entry.name) {
-                self.leave_open(&entry.name, &mut memory.incoming);
-                continue;
-            }
-            let settle = self.options.config.settle;
-            if block_in_place(|| !self.spool.rests(&entry.name, settle, clock)) {
-                self.let_settle(&entry.name, &mut memory.incoming);
-                continue;
-            }
-            let Some(claim) = self.claim(&entry.name, &mut memory.incoming)? else {
+            let Some(claim) = self.claim(&names, &mut memory.incoming)? else {
                 continue;
             };
             hit(Seam::AgentAfterClaim)?;
-            round.ended += self.work_on(claim, Origin::New, memory).await?;
+            round.ended += self.work_off(claim, Origin::New, memory, cancel).await?;
         }
         Ok(round)
+    }
+
+    /// Entries in the order of their names, cut where the next one does not go with those before it. Only a guess: what an
+    /// entry is shows when it is ours.
+    fn runs<'a>(&'a self, due: &'a [&'a Entry]) -> impl Iterator<Item = Vec<OsString>> + 'a {
+        let config = &self.options.config;
+        let mut due = due.iter().peekable();
+        std::iter::from_fn(move || {
+            let first = due.next()?;
+            let (mut names, mut bytes) = (vec![first.name.clone()], first.bytes);
+            if !block_in_place(|| self.spool.goes_with_others(first)) {
+                return Some(names);
+            }
+            while names.len() < config.group_batches
+                && let Some(next) = due.next_if(|next| {
+                    bytes.saturating_add(next.bytes) <= config.group_bytes
+                        && block_in_place(|| self.spool.goes_with_others(next))
+                })
+            {
+                names.push(next.name.clone());
+                bytes += next.bytes;
+            }
+            Some(names)
+        })
     }
 
     /// Leaves an entry in `incoming` that a process has open for writing.
@@ -184,8 +213,8 @@ impl Agent {
         cancel: &CancellationToken,
     ) -> Result<Round> {
         let claims = block_in_place(|| self.spool.claims()).map_err(spool_error)?;
-        let keys: Vec<OsString> = claims.iter().map(key_of).collect();
-        let there: HashSet<&OsStr> = keys.iter().map(OsString::as_os_str).collect();
+        let keys: Vec<Vec<OsString>> = claims.iter().map(keys_of).collect();
+        let there: HashSet<&OsStr> = keys.iter().flatten().map(OsString::as_os_str).collect();
         memory.claims.keep(&there);
         let (mut round, mut resumed) = (
             Round {
@@ -194,9 +223,10 @@ impl Agent {
             },
             0,
         );
-        for (found, key) in claims.into_iter().zip(&keys) {
+        for (found, keys) in claims.into_iter().zip(&keys) {
             let now = self.store.clock().monotonic();
-            if cancel.is_cancelled() || !memory.claims.is_due(key, now) {
+            let due = keys.iter().all(|key| memory.claims.is_due(key, now));
+            if cancel.is_cancelled() || !due {
                 continue;
             }
             if resumed == RESUMED_PER_ROUND {
@@ -205,7 +235,7 @@ impl Agent {
             }
             let operation = found.operation;
             let claim = found
-                .entry
+                .entries
                 .and_then(|_| block_in_place(|| self.spool.resume(operation)));
             let claim = match claim {
                 Ok(Some(claim)) => claim,
@@ -213,41 +243,45 @@ impl Agent {
                 // Whatever is wrong with this one, the others go on.
                 Err(e) => {
                     let why = (Cause::Unclaimable, brief(&spool_error(e)));
-                    self.has_to_wait(key, why, &mut memory.claims);
+                    self.has_to_wait(keys, why, &mut memory.claims);
                     continue;
                 }
             };
             resumed += 1;
-            let waited = memory.claims.has(key);
+            let waited = keys.iter().any(|key| memory.claims.has(key));
             let origin = Origin::Resumed { waited };
-            round.ended += self.work_on(claim, origin, memory).await?;
+            round.ended += self.work_off(claim, origin, memory, cancel).await?;
         }
         Ok(round)
     }
 
-    /// A claim has to wait, which is told once.
-    fn has_to_wait(&self, key: &OsStr, (cause, reason): (Cause, String), waiting: &mut Waiting) {
+    /// The entries of a claim have to wait, which is told once.
+    fn has_to_wait(&self, keys: &[OsString], why: (Cause, String), waiting: &mut Waiting) {
         let now = self.store.clock().monotonic();
         let unit = self.options.config.poll_interval;
-        if waiting.add(key, (cause, reason.clone()), now, unit) {
-            let (entry, cause) = (shown(key), cause.as_str());
-            tracing::warn!(entry, cause, reason, "this batch has to wait");
+        let mut news = keys
+            .iter()
+            .filter(|k| waiting.add(k, why.clone(), now, unit));
+        let (first, others) = (news.next().map(shown), news.count());
+        if let Some(entry) = first {
+            let (cause, reason) = (why.0.as_str(), why.1);
+            tracing::warn!(entry, others, cause, reason, "this batch has to wait");
         }
     }
 
-    /// Claims one entry; `None` if others were faster, or if it cannot be moved.
-    fn claim(&self, name: &OsString, unclaimable: &mut Waiting) -> Result<Option<Claim>> {
+    /// Claims some entries together; `None` if others were faster, or if none can be moved.
+    fn claim(&self, names: &[OsString], unclaimable: &mut Waiting) -> Result<Option<Claim>> {
         let op = self.store.new_op();
-        let claimed = block_in_place(|| self.spool.claim(op.into(), &[name]));
+        let claimed = block_in_place(|| self.spool.claim(op.into(), names));
         let claimed = claimed.map_err(spool_error)?;
-        if claimed.claim.is_some() {
+        for name in claimed.claim.iter().flat_map(Claim::entries) {
             unclaimable.remove(name);
         }
-        for error in claimed.refused {
+        for (name, error) in claimed.refused {
             let why = (Cause::Unclaimable, brief(&error));
             let unit = self.options.config.poll_interval;
             let now = self.store.clock().monotonic();
-            if unclaimable.add(name, why, now, unit) {
+            if unclaimable.add(&name, why, now, unit) {
                 let error = brief(&error);
                 tracing::warn!(error, "this entry cannot be claimed; it is tried again");
             }
@@ -255,9 +289,37 @@ impl Agent {
         Ok(claimed.claim)
     }
 
+    /// Works on `claim`, then on what was parted from it, which the next agent resumes if this one stops. Returns how many
+    /// entries it ended.
+    async fn work_off(
+        &self,
+        claim: Claim,
+        origin: Origin,
+        memory: &mut Memory,
+        cancel: &CancellationToken,
+    ) -> Result<usize> {
+        let mut ended = 0;
+        let mut next = VecDeque::from([claim]);
+        let mut origin = Some(origin);
+        while let Some(claim) = next.pop_front() {
+            let origin = origin.take().unwrap_or(Origin::Part);
+            ended += self.work_on(claim, origin, memory, &mut next).await?;
+            if cancel.is_cancelled() {
+                break;
+            }
+        }
+        Ok(ended)
+    }
+
     /// One attempt on `claim`. One that has to wait is let go, so that the others go on; if the store itself fails, that
-    /// ends the round. Returns how many entries it ended.
-    async fn work_on(&self, claim: Claim, origin: Origin, memory: &mut Memory) -> Result<usize> {
+    /// ends the round. What was parted from it comes before what is `next`. Returns how many entries it ended.
+    async fn work_on(
+        &self,
+        claim: Claim,
+        origin: Origin,
+        memory: &mut Memory,
+        next: &mut VecDeque<Claim>,
+    ) -> Result<usize> {
         let entry = claim.entries().first().cloned().unwrap_or_default();
         self.hand.take_up(claim);
         self.health.begins();
@@ -272,13 +334,18 @@ impl Agent {
         };
         let attempt = caught("this batch", attempt.run(origin));
         let verdict = self.health.within(attempt).await;
-        let mut claim = self.hand.put_down()?;
+        let (mut claim, parts) = self.hand.put_down()?;
+        parts
+            .into_iter()
+            .rev()
+            .for_each(|part| next.push_front(part));
         let waiting = &mut memory.claims;
+        let entries = claim.entries().to_vec();
         let moved = match verdict {
             Ok(Verdict::Committed(read)) => self.finish(claim).map(|done| {
                 let now = self.store.clock().monotonic();
-                for path in done {
-                    memory.followed.add(path, read.clone(), now);
+                for (path, read) in done.into_iter().zip(read) {
+                    memory.followed.add(path, read, now);
                 }
             }),
             Ok(Verdict::Finished) => self.finish(claim).map(drop),
@@ -301,29 +368,23 @@ impl Agent {
                 );
                 return Ok(0);
             }
-            Err(error) => return self.let_go(claim, &entry, error, waiting).await,
+            Err(error) => return self.let_go(claim, error, waiting).await,
         };
         match moved {
             Ok(()) => {
-                waiting.remove(&entry);
-                Ok(1)
+                entries.iter().for_each(|entry| waiting.remove(entry));
+                Ok(entries.len())
             }
             Err(e) => {
                 let why = (Cause::Stuck, brief(&spool_error(e)));
-                self.has_to_wait(&entry, why, waiting);
+                self.has_to_wait(&entries, why, waiting);
                 Ok(0)
             }
         }
     }
 
     /// Lets a claim go that has to wait. If it is the store that fails, so does the round.
-    async fn let_go(
-        &self,
-        mut claim: Claim,
-        entry: &OsStr,
-        error: Error,
-        waiting: &mut Waiting,
-    ) -> Result<usize> {
+    async fn let_go(&self, mut claim: Claim, error: Error, waiting: &mut Waiting) -> Result<usize> {
         let cause = Cause::of(&error);
         let noted = block_in_place(|| {
             if cause == Cause::Unfinished {
@@ -331,12 +392,16 @@ impl Agent {
             }
             self.spool.answered(&mut claim)
         });
+        let entries = claim.entries().to_vec();
         if error.kind() == ErrorKind::FormatTooNew {
             return Err(error);
         }
-        self.has_to_wait(entry, (cause, brief(&error)), waiting);
+        self.has_to_wait(&entries, (cause, brief(&error)), waiting);
         let clock = self.store.clock();
-        if let Some(record) = waiting.record(entry, clock.monotonic(), clock.now_ms()) {
+        let record = entries
+            .first()
+            .and_then(|entry| waiting.record(entry, clock.monotonic(), clock.now_ms()));
+        if let Some(record) = record {
             block_in_place(|| self.spool.tell_waiting(&claim, &record));
         }
         drop(claim);
@@ -416,11 +481,11 @@ impl Agent {
     }
 }
 
-/// What a claim's waiting is kept by: its first entry, or where it stands, which is the name of no entry.
-fn key_of(found: &Found) -> OsString {
-    match &found.entry {
-        Ok(Some(entry)) => entry.clone(),
-        Ok(None) | Err(_) => format!("claimed/{}", found.operation).into(),
+/// What a claim's waiting is kept by: its entries, or where it stands, which is the name of no entry.
+fn keys_of(found: &Found) -> Vec<OsString> {
+    match &found.entries {
+        Ok(entries) if !entries.is_empty() => entries.clone(),
+        Ok(_) | Err(_) => vec![format!("claimed/{}", found.operation).into()],
     }
 }
 

@@ -18,7 +18,8 @@
 //!    `NotFound` and goes on. What it returns is durable **before** the commit of ULID may begin.
 //! 2. The agent commits operation ULID in the store, then calls [`Spool::finish`]. An entry that can never be committed goes to
 //!    [`Spool::reject`] first.
-//! 3. If the store says that ULID is aborted, [`Spool::retry_as`] renames the claim to a new ULID; the lock moves with it.
+//! 3. If the store says that ULID is aborted, [`Spool::retry_as`] renames the claim to a new ULID; the lock moves with it. Entries that cannot
+//!    go together get claims of their own by [`Spool::part`], which only moves what no operation can commit any more.
 //! 4. [`Spool::resume`] takes over a claim that nobody holds: its owner is dead, or let go of it because it has to wait. The new owner
 //!    asks the store about ULID: committed -> `finish`; not committed -> have the store decide that it is aborted (a write of the old owner
 //!    may still be on its way) -> [`Spool::begin`] -> `retry_as` -> commit.
@@ -34,6 +35,7 @@
 //! |---|---|---|
 //! | `create_dir` of the claim, creation or lock of `.lock` | a claim without entries | removes it |
 //! | some of the renames of `claim` | a claim with a part of the group; the rest is in `incoming` | commits the part as in the next row; claims the rest |
+//! | some of the renames of [`Spool::part`] | two claims, of which the new one's ULID never began | each as in the next row |
 //! | `claim`, before or during the commit | a claim; the store knows or does not know ULID | has ULID decided in the store, then `finish` or `retry_as` |
 //! | the commit | a claim; ULID is committed | `finish` |
 //! | some of the moves of `finish` | a claim with the other entries; ULID is committed | `finish` |
@@ -55,6 +57,7 @@ mod done;
 mod incoming;
 mod moves;
 mod names;
+mod part;
 mod retry;
 mod state;
 #[cfg(test)]
@@ -70,6 +73,7 @@ use std::{
     thread,
 };
 
+use squire_failpoints::{Seam, hit};
 use ulid::Ulid;
 
 use attempts::{ATTEMPTS_FILE, ATTEMPTS_TEMPORARY};
@@ -221,8 +225,8 @@ impl Claim {
 pub(crate) struct Found {
     /// The operation that it is named by.
     pub(crate) operation: Ulid,
-    /// The first of its entries; an error if it cannot be looked into (somebody put a file in its place, say).
-    pub(crate) entry: Result<Option<OsString>, SpoolError>,
+    /// Its entries, sorted; an error if it cannot be looked into (somebody put a file in its place, say).
+    pub(crate) entries: Result<Vec<OsString>, SpoolError>,
 }
 
 /// What became of an attempt to claim some entries.
@@ -231,7 +235,7 @@ pub(crate) struct Claimed {
     /// The entries that were won; `None` if others were faster with all of them.
     pub(crate) claim: Option<Claim>,
     /// Entries that nobody took but that could not be moved (a directory owned by someone else, say); they are still in `incoming`.
-    pub(crate) refused: Vec<SpoolError>,
+    pub(crate) refused: Vec<(OsString, SpoolError)>,
 }
 
 /// An open spool directory. Cheap; any number of processes may have one.
@@ -292,7 +296,10 @@ impl Spool {
         for name in names.iter().map(AsRef::as_ref) {
             let from = self.incoming.join(name);
             match fs::rename(&from, claim.path(name)) {
-                Ok(()) => claim.entries.push(name.to_os_string()),
+                Ok(()) => {
+                    claim.entries.push(name.to_os_string());
+                    pass(Seam::AgentWhileClaiming, &claim.dir)?;
+                }
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(e) if e.kind() == ErrorKind::CrossesDevices => {
                     // Another filesystem was mounted there: none of them can be moved.
@@ -302,9 +309,13 @@ impl Spool {
                         let path = self.incoming.clone();
                         return Err(SpoolError::OtherFilesystem { path });
                     }
-                    refused.push(SpoolError::Unmovable { path: from });
+                    let unmovable = SpoolError::Unmovable { path: from };
+                    refused.push((name.to_os_string(), unmovable));
                 }
-                Err(e) => refused.push(SpoolError::io("claim", &from)(e)),
+                Err(e) => {
+                    let failed = SpoolError::io("claim", &from)(e);
+                    refused.push((name.to_os_string(), failed));
+                }
             }
         }
         if claim.entries.is_empty() {
@@ -333,14 +344,14 @@ impl Spool {
             else {
                 continue;
             };
-            let entry = match entries_in(&self.claimed.join(&name)) {
+            let entries = match entries_in(&self.claimed.join(&name)) {
                 // Finished or renamed by its owner meanwhile.
                 Err(SpoolError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
                     continue;
                 }
-                entries => entries.map(|entries| entries.into_iter().next()),
+                entries => entries,
             };
-            claims.push(Found { operation, entry });
+            claims.push(Found { operation, entries });
         }
         Ok(claims)
     }
@@ -402,6 +413,7 @@ impl Spool {
                 entry,
                 claim.operation,
             )?);
+            pass(Seam::AgentWhileFinishing, &claim.dir)?;
         }
         sync_dir(&self.done)?;
         sync_dir(&claim.dir)?;
@@ -506,6 +518,11 @@ impl Spool {
         }
         gone(fs::remove_dir(dir)).map_err(SpoolError::io("remove", dir))
     }
+}
+
+/// Marks a seam in the middle of moving the entries of `dir`.
+fn pass(seam: Seam, dir: &Path) -> Result<(), SpoolError> {
+    hit(seam).map_err(|e| SpoolError::io("move the entries of", dir)(io::Error::other(e)))
 }
 
 /// The filesystem that a directory is on.

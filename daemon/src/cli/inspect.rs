@@ -9,6 +9,7 @@ use squire_engine::error::Result;
 use squire_engine::ids::OpId;
 use squire_engine::maintenance::Target;
 use squire_engine::recovery::{LogEntry, OperationOutcome};
+use squire_engine::store::Member;
 use squire_failpoints::Seam;
 use std::process::ExitCode;
 
@@ -36,10 +37,25 @@ fn log_line(entry: &LogEntry) -> String {
     )
 }
 
+/// A publish, and below it the batches that it committed together.
+fn log_lines(entry: &LogEntry) -> Vec<String> {
+    let members = entry.record.members.iter().map(|member| {
+        let Member {
+            batch,
+            actor,
+            message,
+            ..
+        } = member;
+        let id = batch.as_ref().map(|id| format!(", batch id {id}"));
+        format!("    by {actor}: {message}{}", id.unwrap_or_default())
+    });
+    std::iter::once(log_line(entry)).chain(members).collect()
+}
+
 pub(super) async fn log(context: &Context, args: LogArgs) -> Result<ExitCode> {
     let store = context.store(&args.store).await?;
     let entries = store.log(args.limit).await?;
-    let lines: Vec<String> = entries.iter().map(log_line).collect();
+    let lines: Vec<String> = entries.iter().flat_map(log_lines).collect();
     context.out.print(&json!({ "entries": entries }), &lines);
     Ok(ExitCode::SUCCESS)
 }
@@ -48,26 +64,32 @@ pub(super) async fn op(context: &Context, args: OpArgs) -> Result<ExitCode> {
     let store = context.store(&args.store).await?;
     let op = OpId::parse(&args.ulid)?;
     let outcome = store.outcome_of(op).await?;
-    let line = match &outcome {
-        OperationOutcome::Committed { entry } => {
-            format!(
-                "committed{}",
-                entry
-                    .as_ref()
-                    .map_or_else(String::new, |e| format!(": {}", log_line(e)))
-            )
+    let lines = match &outcome {
+        OperationOutcome::Committed { entry: None } => vec![String::from("committed")],
+        OperationOutcome::Committed { entry: Some(entry) } => {
+            let mut lines = log_lines(entry);
+            if let Some(first) = lines.first_mut() {
+                first.insert_str(0, "committed: ");
+            }
+            lines
         }
         OperationOutcome::Aborted => {
-            String::from("aborted: nothing of it is visible, now or later")
+            vec![String::from(
+                "aborted: nothing of it is visible, now or later",
+            )]
         }
         OperationOutcome::Undecided => {
-            String::from("undecided: its sidecar stands; `squire recover` decides it")
+            vec![String::from(
+                "undecided: its sidecar stands; `squire recover` decides it",
+            )]
         }
         OperationOutcome::Absent => {
-            String::from("absent: it never began, or was aborted more than 30 days ago")
+            vec![String::from(
+                "absent: it never began, or was aborted more than 30 days ago",
+            )]
         }
     };
-    context.out.print(&outcome, &[line]);
+    context.out.print(&outcome, &lines);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -127,6 +127,11 @@ pub(super) fn check_budget_and_agent(budget: &Budget, agent: &AgentConfig) -> Re
             "agent.max_attempts",
             "0 rejects every batch that an agent was stopped over; use 1 or more",
         ),
+        (
+            agent.group_batches == 0,
+            "agent.group_batches",
+            "0 commits nothing; use 1 to commit each batch alone",
+        ),
     ];
     match wrong.into_iter().find(|(is_wrong, ..)| *is_wrong) {
         Some((_, path, reason)) => Err(Refused::at(path, reason)),

@@ -146,6 +146,10 @@ pub(super) struct AgentSection {
     max_rows: u64,
     max_columns: usize,
     max_nesting: usize,
+    group_batches: usize,
+    group_rows: usize,
+    #[serde(deserialize_with = "units::size")]
+    group_bytes: u64,
 }
 
 impl Default for AgentSection {
@@ -163,6 +167,9 @@ impl Default for AgentSection {
             max_rows,
             max_columns,
             max_nesting,
+            group_batches: 256,
+            group_rows: 1_000_000,
+            group_bytes: 64 << 20,
             poll_interval: Duration::from_secs(1),
             conflict_retries: 100,
             max_attempts: 5,
@@ -309,6 +316,9 @@ impl AgentSection {
             max_rows,
             max_columns,
             max_nesting,
+            group_batches,
+            group_rows,
+            group_bytes,
         } = self;
         AgentConfig {
             poll_interval,
@@ -328,6 +338,9 @@ impl AgentSection {
                 max_columns,
                 max_nesting,
             },
+            group_batches,
+            group_rows,
+            group_bytes,
         }
     }
 }

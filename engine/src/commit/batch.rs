@@ -4,11 +4,12 @@
 //! covers tables, modes, keys, predicates and every value, whatever file format the values came in and however they are
 //! cut into batches. It does not cover messages, which a retry may change.
 
-use super::logical::{CommitRequest, TableWrite};
+use super::joined::Joined;
+use super::logical::TableWrite;
 use super::stage::Write;
 use crate::error::{Error, Result};
 use crate::ids::OpId;
-use crate::store::{Snapshot, Store};
+use crate::store::{Member, Snapshot, Store};
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, make_array};
 use arrow_schema::DataType;
@@ -22,33 +23,51 @@ const KEPT_BYTES: usize = 16;
 
 /// How digests are made; the first one took nested values by their words, in which different ones may be the same.
 const MAKE: &str = "2.";
+/// A batch whose id was committed before.
+#[derive(Debug)]
+pub struct Repeated {
+    /// Which one, counted from 0.
+    pub index: usize,
+    /// The operation that committed it; `InvalidInput` when that was with other content.
+    pub answer: Result<OpId>,
+}
 
 impl Store {
-    /// The operation that committed the batch of `request`, whose content has `digest`.
-    ///
-    /// # Errors
-    /// `InvalidInput` when the id was committed with other content.
-    pub(super) async fn already_committed(
+    /// Those of the batches that were committed before.
+    pub(super) async fn repeated(
         &self,
         base: &Snapshot,
-        request: &CommitRequest,
-        digest: Option<&str>,
-    ) -> Result<Option<OpId>> {
-        let Some(batch) = request.batch.as_ref().filter(|_| stands(Guard::BatchId)) else {
-            return Ok(None);
-        };
-        let Some((op, was)) = self.batch_committed(base, batch).await? else {
-            return Ok(None);
-        };
-        if is_other(was.as_deref(), digest) {
-            return Err(Error::invalid(format!(
-                "batch id {batch:?} was committed by operation {op} with other content, so nothing of this batch was committed; give it an id of its own"
-            )));
+        joined: &Joined<'_>,
+    ) -> Result<Vec<Repeated>> {
+        let ids = joined.batches.iter().filter_map(Member::id);
+        let ids: Vec<&str> = ids.map(|(id, _)| id).collect();
+        if ids.is_empty() || !stands(Guard::BatchId) {
+            return Ok(Vec::new());
         }
-        // The caller hears that it is committed, whoever did it and whether or not it has reached the disk.
-        self.sync_found().await?;
-        Ok(Some(op))
+        let committed = self.batches_committed(base, ids).await?;
+        let known = joined.batches.iter().enumerate().filter_map(|(index, is)| {
+            let (id, digest) = is.id()?;
+            let (op, was) = committed.get(id)?;
+            let answer = if is_other(was.as_deref(), digest) {
+                Err(used(id, *op))
+            } else {
+                Ok(*op)
+            };
+            Some(Repeated { index, answer })
+        });
+        let known: Vec<Repeated> = known.collect();
+        if !known.is_empty() {
+            // The caller hears that it is committed, whoever did it and whether or not it has reached the disk.
+            self.sync_found().await?;
+        }
+        Ok(known)
     }
+}
+
+fn used(id: &str, op: OpId) -> Error {
+    Error::invalid(format!(
+        "batch id {id:?} was committed by operation {op} with other content, so nothing of this batch was committed; give it an id of its own"
+    ))
 }
 
 /// Whether a batch of the digest `was` is another one than that of `digest`. Of one whose digest was made in another way
@@ -62,7 +81,7 @@ fn is_other(was: Option<&str>, digest: Option<&str>) -> bool {
 ///
 /// # Errors
 /// `InvalidInput` for a column of a type that has none.
-pub(super) fn digest(writes: &[&TableWrite]) -> Result<String> {
+pub(super) fn digest(writes: &[TableWrite]) -> Result<String> {
     let mut whole = Sha256::new();
     for TableWrite { table, write } in writes {
         text(&mut whole, table.as_str());
@@ -237,7 +256,7 @@ mod tests {
 
     fn of(table: &str, write: Write) -> String {
         let table = table.parse().unwrap();
-        digest(&[&TableWrite { table, write }]).unwrap()
+        digest(&[TableWrite { table, write }]).unwrap()
     }
 
     #[test]

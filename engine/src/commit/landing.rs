@@ -1,6 +1,6 @@
 //! Landing: phases B to D of one attempt. From phase A on, only the manifest says how it ended.
 
-use super::logical::{Committed, Outcome, Prepared};
+use super::logical::{Committed, Prepared};
 use super::publish::{Change, Published, Record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{At, ProtocolEvent};
@@ -21,19 +21,17 @@ impl Store {
         sidecar: &Sidecar,
         prepared: Vec<Prepared>,
         attempt: u32,
-    ) -> Result<Outcome> {
+    ) -> Result<Committed> {
         let op = sidecar.op;
         let rows = prepared
             .iter()
             .map(|p| (p.entry.table.clone(), p.staged.rows))
             .collect();
-        let committed = |tables| {
-            Outcome::Committed(Committed {
-                op,
-                tables,
-                rows,
-                attempts: attempt,
-            })
+        let committed = |tables| Committed {
+            op,
+            tables,
+            rows,
+            attempts: attempt,
         };
         let failed = match self.land_and_publish(base, sidecar, prepared).await {
             Ok(Some(tables)) => {

@@ -8,7 +8,8 @@
 //! 4. C is one compare-and-swap of all pins: a reader sees all of them or none.
 //! 5. After phase A the outcome is what `resolve` reads from the manifest, never what a put returned.
 
-use super::batch::digest;
+use super::batch::Repeated;
+use super::joined::Joined;
 use super::publish::{Change, Record};
 use super::stage::{RowCounts, Staged, Write};
 use crate::clock::Backoff;
@@ -19,7 +20,7 @@ use crate::protocol::{Kind, Obstacle, obstacle};
 use crate::recovery::Met;
 use crate::store::sidecar::CreateFacts;
 use crate::store::state::TableEntry;
-use crate::store::{Sidecar, SidecarKind, SidecarTable, Snapshot, Store};
+use crate::store::{Sidecar, SidecarTable, Snapshot, Store};
 use squire_failpoints::{Guard, Seam, hit, stands};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -78,6 +79,12 @@ impl CommitRequest {
             before_attempt: None,
         }
     }
+
+    /// Whether it only appends and reads nothing: such batches may be committed together.
+    pub fn only_appends(&self) -> bool {
+        let appends = |w: &TableWrite| matches!(w.write, Write::Append(_));
+        self.reads.is_empty() && self.writes.iter().all(appends)
+    }
 }
 
 /// A commit that the manifest shows.
@@ -102,13 +109,17 @@ pub enum Outcome {
     AlreadyCommitted(OpId),
 }
 
-/// What attempts of one request share: staged files of blind appends outlive a lost attempt.
-#[derive(Default)]
-struct Kept {
-    /// Of what the request does, where it has a batch id.
-    digest: Option<String>,
-    appends: BTreeMap<TableName, Staged>,
+/// How a commit of several batches ended well.
+#[derive(Debug)]
+pub enum Together {
+    /// All of them are committed now, by one operation.
+    Committed(Committed),
+    /// These were committed before; nothing was done, so the others may be committed without them.
+    Repeated(Vec<Repeated>),
 }
+
+/// What attempts of one request share: staged files of blind appends outlive a lost attempt.
+type Kept = BTreeMap<TableName, Staged>;
 
 /// What to do about something that stands on a table's HEAD.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -140,56 +151,75 @@ impl Store {
     /// `Conflict`: nothing of it is or will be visible. `Unknown`: ask `outcome_of` with the error's operation.
     /// `InvalidInput`, `NotFound`, `Refused`, `Drift`: nothing was committed.
     pub async fn commit(&self, request: &CommitRequest) -> Result<Outcome> {
-        let ended = self.commit_retrying(request).await;
+        match self.commit_together(std::slice::from_ref(request)).await? {
+            Together::Committed(committed) => Ok(Outcome::Committed(committed)),
+            Together::Repeated(repeated) => match repeated.into_iter().next() {
+                Some(repeated) => repeated.answer.map(Outcome::AlreadyCommitted),
+                None => Err(Error::internal("a batch is neither committed nor repeated")),
+            },
+        }
+    }
+
+    /// Commits `requests` as one operation, retrying conflicts from a fresh snapshot. Several of them must only append, and
+    /// the first one's `retries` and `before_attempt` count for all. The rows of one table become one append, in the
+    /// order of the requests; each batch keeps its id, digest, actor and message.
+    ///
+    /// # Errors
+    /// As [`Self::commit`], for all of them: nothing of any is committed, but for `Unknown`.
+    pub async fn commit_together(&self, requests: &[CommitRequest]) -> Result<Together> {
+        let joined = Joined::of(requests, &self.options().actor)?;
+        let ended = self.commit_retrying(&joined).await;
         let answered = match &ended {
-            Ok(Outcome::Committed(committed)) => Some((committed.op, Answer::Committed)),
-            Ok(Outcome::AlreadyCommitted(op)) => Some((*op, Answer::Committed)),
-            Err(e) if e.kind() == ErrorKind::Unknown => e.op().map(|op| (op, Answer::Unknown)),
-            Err(e) => e.op().map(|op| (op, Answer::Conflict)),
+            Ok(Together::Committed(committed)) => vec![(committed.op, Answer::Committed)],
+            Ok(Together::Repeated(repeated)) => {
+                let ops = repeated.iter().filter_map(|r| r.answer.as_ref().ok());
+                ops.map(|op| (*op, Answer::Committed)).collect()
+            }
+            Err(e) => {
+                let answer = match e.kind() {
+                    ErrorKind::Unknown => Answer::Unknown,
+                    _ => Answer::Conflict,
+                };
+                e.op().map(|op| (op, answer)).into_iter().collect()
+            }
         };
-        if let Some((op, answer)) = answered {
+        for (op, answer) in answered {
             self.tell(|| ProtocolEvent::Answered { op, answer });
         }
         ended
     }
 
-    async fn commit_retrying(&self, request: &CommitRequest) -> Result<Outcome> {
-        let mut writes: Vec<&TableWrite> = request.writes.iter().collect();
-        writes.sort_by(|a, b| a.table.cmp(&b.table));
-        check_request(request, &writes)?;
+    async fn commit_retrying(&self, joined: &Joined<'_>) -> Result<Together> {
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(500));
         let mut kept = Kept::default();
-        if request.batch.is_some() {
-            kept.digest = Some(digest(&writes)?);
-        }
         let mut attempt = 1;
         loop {
-            self.check_reads(request).await?;
-            let failed = match self.attempt(request, &writes, attempt, &mut kept).await {
+            self.check_reads(joined.reads).await?;
+            let failed = match self.attempt(joined, attempt, &mut kept).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(e) => e,
             };
-            if failed.disposition() != Disposition::Retry || attempt > request.retries {
+            if failed.disposition() != Disposition::Retry || attempt > joined.retries {
                 return Err(failed);
             }
             tracing::debug!(attempt, error = %failed, "attempt lost, retrying from a fresh snapshot");
             if failed.op().is_some() {
                 // Some of it had landed and was taken back: cleanup may delete those versions with their files.
-                kept.appends.clear();
+                kept.clear();
             }
-            self.catch_up(&writes).await?;
+            self.catch_up(&joined.writes).await?;
             attempt += 1;
             backoff.wait(self.clock(), &self.entropy).await;
         }
     }
 
     /// What the caller read is given once, so a stale read is not retried here: the caller reads again.
-    async fn check_reads(&self, request: &CommitRequest) -> Result<()> {
-        if request.reads.is_empty() || !stands(Guard::ReadSet) {
+    async fn check_reads(&self, reads: &BTreeMap<TableName, u64>) -> Result<()> {
+        if reads.is_empty() || !stands(Guard::ReadSet) {
             return Ok(());
         }
         let snapshot = self.load().await?;
-        for (table, version) in &request.reads {
+        for (table, version) in reads {
             let entry = snapshot.state.table(table)?;
             let read = SidecarTable {
                 table: table.clone(),
@@ -208,7 +238,7 @@ impl Store {
 
     /// Publishes the clean prefix of every table whose rows a write reads: staged on a pin below an unpublished
     /// rewrite it would lose again and again, for ever when the rewrite's process is dead.
-    async fn catch_up(&self, writes: &[&TableWrite]) -> Result<()> {
+    async fn catch_up(&self, writes: &[TableWrite]) -> Result<()> {
         for TableWrite { table, write } in writes {
             if matches!(write, Write::Append(_) | Write::Create { .. }) {
                 continue;
@@ -222,23 +252,22 @@ impl Store {
 
     async fn attempt(
         &self,
-        request: &CommitRequest,
-        writes: &[&TableWrite],
+        joined: &Joined<'_>,
         attempt: u32,
         kept: &mut Kept,
-    ) -> Result<Outcome> {
+    ) -> Result<Together> {
         let op = self.new_op();
-        if let Some(hook) = &request.before_attempt {
+        if let Some(hook) = joined.before_attempt {
             hook(op)?;
         }
-        let guess = self.guess(writes).await;
+        let writes = &joined.writes;
+        let guess = self.guess(joined).await;
         // Asked before anything is staged, and again if the manifest has moved on.
-        if let Some(guess) = &guess
-            && let Some(op) = self
-                .already_committed(guess, request, kept.digest.as_deref())
-                .await?
-        {
-            return Ok(Outcome::AlreadyCommitted(op));
+        if let Some(guess) = &guess {
+            let repeated = self.repeated(guess, joined).await?;
+            if !repeated.is_empty() {
+                return Ok(Together::Repeated(repeated));
+            }
         }
         let (base, guessed) = match &guess {
             None => (self.load().await?, None),
@@ -253,12 +282,11 @@ impl Store {
                 }
             }
         };
-        if guess.is_none_or(|guess| guess.version() != base.version())
-            && let Some(op) = self
-                .already_committed(&base, request, kept.digest.as_deref())
-                .await?
-        {
-            return Ok(Outcome::AlreadyCommitted(op));
+        if guess.is_none_or(|guess| guess.version() != base.version()) {
+            let repeated = self.repeated(&base, joined).await?;
+            if !repeated.is_empty() {
+                return Ok(Together::Repeated(repeated));
+            }
         }
         let prepared = match guessed {
             Some(prepared) => prepared,
@@ -269,27 +297,31 @@ impl Store {
         };
         hit(Seam::WriteAfterStage)?;
         hit(Seam::WriteAfterScan)?;
-        let sidecar = self.sidecar_of(request, &base, op, &prepared, kept)?;
+        let sidecar = sidecar_of(joined, &base, op, &prepared)?;
         if stands(Guard::Sidecar) {
             self.put_sidecar(&sidecar).await?;
         }
-        self.finish(&base, &sidecar, prepared, attempt).await
+        let committed = self.finish(&base, &sidecar, prepared, attempt).await?;
+        Ok(Together::Committed(committed))
     }
 
     /// What a blind append is prepared on while the manifest is asked for: it reads nothing, so a guess that turns out
     /// stale costs one more look at the manifest and the tables.
-    async fn guess(&self, writes: &[&TableWrite]) -> Option<Snapshot> {
-        let blind = writes.iter().all(|w| matches!(w.write, Write::Append(_)));
-        if blind { self.remembered().await } else { None }
+    async fn guess(&self, joined: &Joined<'_>) -> Option<Snapshot> {
+        if joined.is_blind() {
+            self.remembered().await
+        } else {
+            None
+        }
     }
 
     /// Stages every write and finds its slot, at the same time: a round trip less, and an early end when something
-    /// stands in the way.
+    /// stands in the way. A guess is staged to its end: appends are kept, whatever slot they find.
     async fn prepare(
         &self,
         base: &Snapshot,
         op: OpId,
-        writes: &[&TableWrite],
+        writes: &[TableWrite],
         kept: &mut Kept,
         on: InTheWay,
     ) -> Result<Vec<Prepared>> {
@@ -297,7 +329,13 @@ impl Store {
         let slots = goals.iter().map(|g| self.free_slot(base, &g.entry, on));
         let slots = futures::future::try_join_all(slots);
         let staging = self.stage_all(&goals, writes, kept);
-        let (staged, slots) = futures::future::try_join(staging, slots).await?;
+        let (staged, slots) = match on {
+            InTheWay::Meet => futures::future::try_join(staging, slots).await?,
+            InTheWay::GiveUp => {
+                let (staged, slots) = futures::future::join(staging, slots).await;
+                (staged?, slots?)
+            }
+        };
         let parts = goals.into_iter().zip(staged).zip(slots);
         Ok(parts
             .map(|((goal, staged), slot)| Prepared {
@@ -308,7 +346,7 @@ impl Store {
             .collect())
     }
 
-    async fn goals(&self, base: &Snapshot, op: OpId, writes: &[&TableWrite]) -> Result<Vec<Goal>> {
+    async fn goals(&self, base: &Snapshot, op: OpId, writes: &[TableWrite]) -> Result<Vec<Goal>> {
         let mut goals = Vec::with_capacity(writes.len());
         for TableWrite { table, write } in writes {
             goals.push(self.goal(base, op, table, write).await?);
@@ -319,10 +357,10 @@ impl Store {
     async fn stage_all(
         &self,
         goals: &[Goal],
-        writes: &[&TableWrite],
+        writes: &[TableWrite],
         kept: &mut Kept,
     ) -> Result<Vec<Staged>> {
-        let appends = &kept.appends;
+        let appends = &*kept;
         // All are checked before anything is put: a write that is refused leaves no files of the others.
         let checks = goals.iter().zip(writes).map(|(goal, write)| async move {
             if appends.contains_key(&write.table) {
@@ -346,7 +384,7 @@ impl Store {
         let staged = futures::future::try_join_all(staging).await?;
         for (write, staged) in writes.iter().zip(&staged) {
             if matches!(write.write, Write::Append(_)) {
-                kept.appends.insert(write.table.clone(), staged.clone());
+                kept.insert(write.table.clone(), staged.clone());
             }
         }
         Ok(staged)
@@ -434,42 +472,32 @@ impl Store {
             },
         }
     }
+}
 
-    fn sidecar_of(
-        &self,
-        request: &CommitRequest,
-        base: &Snapshot,
-        op: OpId,
-        prepared: &[Prepared],
-        kept: &Kept,
-    ) -> Result<Sidecar> {
-        let actor = request.actor.as_deref().unwrap_or(&self.options().actor);
-        let mut sidecar = Sidecar::new(
-            op,
-            SidecarKind::Logical,
-            actor,
-            &request.message,
-            ulid::Ulid::from(op).timestamp_ms(),
-        );
-        sidecar.batch.clone_from(&request.batch);
-        sidecar.digest.clone_from(&kept.digest);
-        sidecar.writes = prepared.iter().map(|p| p.entry.clone()).collect();
-        for (table, version) in request.reads.iter().filter(|_| stands(Guard::ReadSet)) {
-            let entry = base.state.table(table)?;
-            sidecar.reads.push(SidecarTable {
-                table: table.clone(),
-                path: entry.path.clone(),
-                base: *version,
-                create: None,
-            });
-        }
-        Ok(sidecar)
+fn sidecar_of(
+    joined: &Joined<'_>,
+    base: &Snapshot,
+    op: OpId,
+    prepared: &[Prepared],
+) -> Result<Sidecar> {
+    let started_ms = ulid::Ulid::from(op).timestamp_ms();
+    let mut sidecar = Sidecar::of_batches(op, &joined.batches, started_ms);
+    sidecar.writes = prepared.iter().map(|p| p.entry.clone()).collect();
+    for (table, version) in joined.reads.iter().filter(|_| stands(Guard::ReadSet)) {
+        let entry = base.state.table(table)?;
+        sidecar.reads.push(SidecarTable {
+            table: table.clone(),
+            path: entry.path.clone(),
+            base: *version,
+            create: None,
+        });
     }
+    Ok(sidecar)
 }
 
 /// Whether the written tables are in `now` what they were in `guess`. Pins only go up, so then they were that at every
 /// moment in between, and what was found on the guess holds.
-fn same_pins(guess: &Snapshot, now: &Snapshot, writes: &[&TableWrite]) -> bool {
+fn same_pins(guess: &Snapshot, now: &Snapshot, writes: &[TableWrite]) -> bool {
     let entry = |of: &Snapshot, table| of.state.tables.get(table).cloned();
     writes
         .iter()
@@ -483,31 +511,4 @@ pub(super) fn drift_error(table: &TableName, version: u64) -> Error {
             "table {table}: version {version} was committed by something else than squire; see `squire repair`"
         ),
     )
-}
-
-pub(super) fn check_request(request: &CommitRequest, sorted: &[&TableWrite]) -> Result<()> {
-    if sorted.is_empty() {
-        return Err(Error::invalid("a commit needs at least one table"));
-    }
-    if let Some(twice) = sorted.windows(2).find(|w| w[0].table == w[1].table) {
-        return Err(Error::invalid(format!(
-            "table {} stands twice in one commit",
-            twice[0].table
-        )));
-    }
-    if sorted.len() > 1
-        && sorted
-            .iter()
-            .any(|w| matches!(w.write, Write::Create { .. }))
-    {
-        return Err(Error::invalid("a table is created by a commit of its own"));
-    }
-    if request
-        .batch
-        .as_ref()
-        .is_some_and(|b| b.is_empty() || b.len() > 256)
-    {
-        return Err(Error::invalid("a batch id has 1 to 256 bytes"));
-    }
-    Ok(())
 }

@@ -2,13 +2,14 @@
 //!
 //! 1. `stage` turns a `Write` into an uncommitted Lance transaction on the pinned version; `predicate` says which
 //!    predicates may delete.
-//! 2. `logical` is the retry loop: base, staging, scan, phase A. `landing` is phases B to D. `batch` says whether a batch
-//!    id was committed before, and for the same content.
+//! 2. `joined` is what one operation commits: one batch, or several that append. `logical` is the retry loop: base, staging,
+//!    scan, phase A. `landing` is phases B to D. `batch` says whether a batch id was committed before, and for the same content.
 //! 3. `publish` moves the manifest from M to M+1, or says that it lost.
 //! 4. `prefix` fast-forwards a pin over content-preserving versions.
 //! 5. `preview` says what a commit would do, and puts nothing.
 
 mod batch;
+mod joined;
 mod landing;
 mod logical;
 mod predicate;
@@ -18,8 +19,9 @@ pub(crate) mod publish;
 mod stage;
 mod validate;
 
+pub use batch::Repeated;
 pub(crate) use landing::forward_updates;
-pub use logical::{AttemptHook, CommitRequest, Committed, Outcome, TableWrite};
+pub use logical::{AttemptHook, CommitRequest, Committed, Outcome, TableWrite, Together};
 pub use preview::{Preview, TablePreview};
 pub use publish::{Change, Record};
 pub use stage::{RowCounts, Write};

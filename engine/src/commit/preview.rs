@@ -3,8 +3,8 @@
 //!
 //! What shows only in writing is not tried: rows that Lance cannot give back, storage that is full, a commit of others in between.
 
-use super::batch::digest;
-use super::logical::{CommitRequest, TableWrite, check_request, drift_error};
+use super::joined::Joined;
+use super::logical::{CommitRequest, TableWrite, drift_error};
 use super::stage::{Checked, RowCounts, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
@@ -44,19 +44,12 @@ impl Store {
     /// # Errors
     /// Those of a commit that come before anything is written: `InvalidInput`, `NotFound`, `Refused`, `Drift`.
     pub async fn preview(&self, request: &CommitRequest) -> Result<Preview> {
-        let mut writes: Vec<&TableWrite> = request.writes.iter().collect();
-        writes.sort_by(|a, b| a.table.cmp(&b.table));
-        check_request(request, &writes)?;
-        let digest = match &request.batch {
-            Some(_) => Some(digest(&writes)?),
-            None => None,
-        };
+        let joined = Joined::of(std::slice::from_ref(request), &self.options().actor)?;
         let base = self.load().await?;
-        let already_committed = self
-            .already_committed(&base, request, digest.as_deref())
-            .await?;
-        let mut tables = Vec::with_capacity(writes.len());
-        for TableWrite { table, write } in writes {
+        let repeated = self.repeated(&base, &joined).await?.into_iter().next();
+        let already_committed = repeated.map(|repeated| repeated.answer).transpose()?;
+        let mut tables = Vec::with_capacity(joined.writes.len());
+        for TableWrite { table, write } in &joined.writes {
             let entry = base.state.table(table)?;
             self.check_drift(&base, table, entry).await?;
             let checked = self.check(table, Some(entry), &entry.path, write).await?;

@@ -5,7 +5,8 @@ use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::events::ProtocolEvent;
 use crate::ids::{OpId, TableName};
 use crate::protocol::{Kind, publish_counts};
-use crate::store::{Sidecar, SidecarKind, Snapshot, Store, Updates};
+use crate::store::state::encode;
+use crate::store::{Member, Sidecar, SidecarKind, Snapshot, Store, Updates};
 use serde::{Deserialize, Serialize};
 use squire_failpoints::{Guard, Seam, hit, stands};
 use std::collections::HashMap;
@@ -81,6 +82,9 @@ pub struct Record {
     pub digest: Option<String>,
     /// The pins that it moves.
     pub tables: Vec<Change>,
+    /// The batches of an operation that commits several: each has its own actor, message, id and digest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<Member>,
 }
 
 impl Record {
@@ -94,6 +98,7 @@ impl Record {
             batch: None,
             digest: None,
             tables: Vec::new(),
+            members: Vec::new(),
         }
     }
 
@@ -106,6 +111,7 @@ impl Record {
         let mut record = Self::new(sidecar.op, kind, &sidecar.actor, sidecar.message.clone());
         record.batch.clone_from(&sidecar.batch);
         record.digest.clone_from(&sidecar.digest);
+        record.members.clone_from(&sidecar.members);
         record
     }
 
@@ -116,11 +122,11 @@ impl Record {
             ("squire.kind".to_owned(), self.kind.clone()),
             ("squire.actor".to_owned(), self.actor.clone()),
             ("squire.message".to_owned(), self.message.clone()),
-            (
-                "squire.tables".to_owned(),
-                crate::store::state::encode(&self.tables)?,
-            ),
+            ("squire.tables".to_owned(), encode(&self.tables)?),
         ]);
+        if !self.members.is_empty() {
+            properties.insert("squire.members".to_owned(), encode(&self.members)?);
+        }
         for (key, value) in [
             ("squire.batch", &self.batch),
             ("squire.digest", &self.digest),
@@ -143,6 +149,10 @@ impl Record {
             batch: text("squire.batch"),
             digest: text("squire.digest"),
             tables: serde_json::from_str(properties.get("squire.tables")?).ok()?,
+            members: match properties.get("squire.members") {
+                Some(members) => serde_json::from_str(members).ok()?,
+                None => Vec::new(),
+            },
         })
     }
 }

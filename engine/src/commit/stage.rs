@@ -68,6 +68,19 @@ impl Write {
             Self::Delete { .. } | Self::Create { .. } => 0,
         }
     }
+
+    /// How much memory its rows take.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Append(rows)
+            | Self::Overwrite(rows)
+            | Self::Merge { rows, .. }
+            | Self::DeleteKeys { rows, .. } => {
+                rows.iter().map(RecordBatch::get_array_memory_size).sum()
+            }
+            Self::Delete { .. } | Self::Create { .. } => 0,
+        }
+    }
 }
 
 /// Rows that a write inserts, updates and deletes.

@@ -9,7 +9,9 @@ use crate::ids::OpId;
 use crate::protocol::Kind;
 use crate::recovery::LogEntry;
 use crate::store::state::{Archive, encode};
-use crate::store::{COMMITS_PATH, Slot, Snapshot, Store, StrictCommit, read_version};
+use crate::store::{
+    COMMITS_PATH, Member, Slot, Snapshot, Store, StrictCommit, read_version, together,
+};
 use arrow_array::{Array, Int64Array, RecordBatch, StringArray, UInt64Array};
 use arrow_schema::{DataType, Field, Schema};
 use lance::Dataset;
@@ -17,6 +19,7 @@ use lance::dataset::transaction::TransactionBuilder;
 use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
 use serde::Serialize;
 use squire_failpoints::{Seam, hit};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The property of an append that says up to which manifest version the log reaches.
@@ -25,7 +28,8 @@ const PROP_THROUGH: &str = "squire.archived_through";
 /// The column of batches' digests. Logs that an earlier release began have none.
 const DIGEST: &str = "digest";
 
-/// Publishes copied by one append. Enough to keep the log's fragments few, small enough to hold in memory.
+/// Rows copied by one append, but for the batches of the last publish. Enough to keep the log's fragments few, small
+/// enough to hold in memory.
 const BATCH: u64 = 10_000;
 
 /// What an archive pass did.
@@ -52,8 +56,56 @@ fn schema() -> Arc<Schema> {
     ]))
 }
 
+/// A row for each batch of a publish, so that one is found by its id, whoever it was committed with.
+fn rows_of(entry: &LogEntry) -> Vec<LogEntry> {
+    if entry.record.members.is_empty() {
+        return vec![entry.clone()];
+    }
+    let alone = |member: &Member| {
+        let mut entry = entry.clone();
+        entry.record = Record {
+            actor: member.actor.clone(),
+            message: member.message.clone(),
+            batch: member.batch.clone(),
+            digest: member.digest.clone(),
+            members: Vec::new(),
+            ..entry.record
+        };
+        entry
+    };
+    entry.record.members.iter().map(alone).collect()
+}
+
+/// The publishes that `rows` are of: those of one publish are its batches, in the order in which they stand.
+pub(crate) fn publishes_of(rows: Vec<LogEntry>) -> Vec<LogEntry> {
+    let mut publishes: BTreeMap<u64, Vec<LogEntry>> = BTreeMap::new();
+    for row in rows {
+        let of = publishes.entry(row.manifest_version).or_default();
+        of.push(row);
+    }
+    let join = |mut rows: Vec<LogEntry>| {
+        let several = rows.len() > 1;
+        let members = rows.iter().map(|row| Member {
+            batch: row.record.batch.clone(),
+            digest: row.record.digest.clone(),
+            actor: row.record.actor.clone(),
+            message: row.record.message.clone(),
+        });
+        let members: Vec<Member> = members.collect();
+        let mut publish = rows.swap_remove(0);
+        if several {
+            publish.record.message = together(members.len());
+            (publish.record.batch, publish.record.digest) = (None, None);
+            publish.record.members = members;
+        }
+        publish
+    };
+    publishes.into_values().map(join).collect()
+}
+
 /// Rows of the commit log; `has_digests` says whether the log has that column.
-fn encode_rows(entries: &[LogEntry], has_digests: bool) -> Result<RecordBatch> {
+fn encode_rows(publishes: &[LogEntry], has_digests: bool) -> Result<RecordBatch> {
+    let entries: Vec<LogEntry> = publishes.iter().flat_map(rows_of).collect();
     let text = |f: &dyn Fn(&LogEntry) -> String| {
         Arc::new(StringArray::from_iter_values(entries.iter().map(f)))
     };
@@ -142,6 +194,7 @@ pub(crate) fn decode(batch: &RecordBatch) -> Result<Vec<LogEntry>> {
                         .filter(|digests| digests.is_valid(i))
                         .map(|digests| digests.value(i).to_owned()),
                     tables,
+                    members: Vec::new(),
                 },
             })
         })
@@ -159,9 +212,8 @@ impl Store {
                 Some(log) => archived_through(log).await?,
                 None => 0,
             };
-            let until = snapshot.version().min(through + BATCH);
-            if until > through {
-                report.rows += self.append_log(&snapshot, log, through, until).await?;
+            if snapshot.version() > through {
+                report.rows += self.append_log(&snapshot, log, through).await?;
                 continue;
             }
             report.through = self.record_archive(through).await?;
@@ -180,11 +232,14 @@ impl Store {
         snapshot: &Snapshot,
         log: Option<Dataset>,
         through: u64,
-        until: u64,
     ) -> Result<u64> {
-        let mut entries = Vec::new();
-        for version in through + 1..=until {
-            entries.extend(self.log_entry(version).await?);
+        let (mut entries, mut until, mut copied) = (Vec::new(), through, 0);
+        while until < snapshot.version() && copied < BATCH {
+            until += 1;
+            if let Some(entry) = self.log_entry(until).await? {
+                copied += entry.record.members.len().max(1) as u64;
+                entries.push(entry);
+            }
         }
         hit(Seam::ArchiveAfterRead)?;
         let rows = entries.len() as u64;

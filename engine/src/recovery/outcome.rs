@@ -3,9 +3,11 @@
 use crate::commit::publish::Record;
 use crate::error::Result;
 use crate::ids::OpId;
+use crate::maintenance::archive::publishes_of;
 use crate::store::{MANIFEST_PATH, Snapshot, Store, read_version};
 use futures::TryStreamExt;
 use serde::Serialize;
+use std::collections::HashMap;
 
 /// One publish.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -89,28 +91,36 @@ impl Store {
             return Ok(None);
         }
         let filter = format!("op = '{op}' AND kind IN ('logical', 'maintenance')");
-        Ok(self.archived(&filter, Some(1)).await?.into_iter().next())
+        let publishes = publishes_of(self.archived(&filter).await?);
+        Ok(publishes.into_iter().next())
     }
 
-    /// The operation that committed batch `id`, and the digest of what it did.
-    pub(crate) async fn batch_committed(
+    /// Those of the batches `ids` that are committed: the operation that did it, and the digest of what it did.
+    pub(crate) async fn batches_committed<'a>(
         &self,
         snapshot: &Snapshot,
-        id: &str,
-    ) -> Result<Option<(OpId, Option<String>)>> {
-        if let Some(entry) = snapshot.state.batches.get(id) {
-            return Ok(Some((entry.op, entry.digest.clone())));
+        ids: impl IntoIterator<Item = &'a str>,
+    ) -> Result<HashMap<String, (OpId, Option<String>)>> {
+        let mut committed = HashMap::new();
+        let mut older = Vec::new();
+        for id in ids {
+            match snapshot.state.batches.get(id) {
+                Some(entry) => {
+                    committed.insert(id.to_owned(), (entry.op, entry.digest.clone()));
+                }
+                None => older.push(format!("'{}'", id.replace('\'', "''"))),
+            }
         }
-        if !snapshot.state.archive.evicted {
-            return Ok(None);
+        if older.is_empty() || !snapshot.state.archive.evicted {
+            return Ok(committed);
         }
-        let filter = format!("batch = '{}' AND kind = 'logical'", id.replace('\'', "''"));
-        Ok(self
-            .archived(&filter, Some(1))
-            .await?
-            .into_iter()
-            .next()
-            .map(|entry| (entry.record.op, entry.record.digest)))
+        let filter = format!("batch IN ({}) AND kind = 'logical'", older.join(", "));
+        for LogEntry { record, .. } in self.archived(&filter).await? {
+            if let Some(id) = record.batch {
+                committed.insert(id, (record.op, record.digest));
+            }
+        }
+        Ok(committed)
     }
 
     /// The publish that made manifest version `version`; `None` for the first version and ones that are gone.
@@ -145,12 +155,8 @@ impl Store {
         }
         if through > 0 && entries.len() < limit {
             let oldest = (through + 1).saturating_sub((limit - entries.len()) as u64);
-            let mut older = self
-                .archived(
-                    &format!("manifest_version >= {oldest} AND manifest_version <= {through}"),
-                    None,
-                )
-                .await?;
+            let filter = format!("manifest_version >= {oldest} AND manifest_version <= {through}");
+            let mut older = publishes_of(self.archived(&filter).await?);
             older.sort_unstable_by_key(|e| std::cmp::Reverse(e.manifest_version));
             older.truncate(limit - entries.len());
             entries.extend(older);
@@ -158,12 +164,13 @@ impl Store {
         Ok(entries)
     }
 
-    async fn archived(&self, filter: &str, limit: Option<i64>) -> Result<Vec<LogEntry>> {
+    /// The rows of the commit log that `filter` selects: one for each batch of a publish.
+    async fn archived(&self, filter: &str) -> Result<Vec<LogEntry>> {
         let Some(log) = self.commit_log().await? else {
             return Ok(Vec::new());
         };
         let mut scan = log.scan();
-        scan.filter(filter)?.limit(limit, None)?;
+        scan.filter(filter)?;
         let batches: Vec<arrow_array::RecordBatch> =
             scan.try_into_stream().await?.try_collect().await?;
         let entries: Result<Vec<Vec<LogEntry>>> = batches

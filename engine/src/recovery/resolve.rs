@@ -171,13 +171,12 @@ impl Store {
         let aborted = stands(Guard::Decision) && state.aborted.contains_key(&sidecar.op);
         let logged = pruned && !aborted && self.logged(snapshot, sidecar.op).await?;
         // The manifest drops old batch ids; asked of it alone, an operation that slept long enough would commit a batch again.
-        let mut valid = match &sidecar.batch {
-            Some(batch) if stands(Guard::BatchId) => {
-                let committed = self.batch_committed(snapshot, batch).await?;
-                committed.is_none_or(|(op, _)| op == sidecar.op)
-            }
-            _ => true,
-        };
+        let mut valid = true;
+        if stands(Guard::BatchId) {
+            let ids = sidecar.batch_ids().map(|(id, _)| id);
+            let committed = self.batches_committed(snapshot, ids).await?;
+            valid = committed.values().all(|(op, _)| *op == sidecar.op);
+        }
         for read in &sidecar.reads {
             valid = valid && self.unchanged(snapshot, read).await?;
         }
@@ -363,6 +362,7 @@ impl Store {
         let mut updates = Vec::new();
         let mut record = Record::of_sidecar(sidecar, Kind::Undo.as_str());
         record.batch = None;
+        record.members.clear();
         for (table, version) in undone {
             let SidecarTable {
                 table: name, path, ..

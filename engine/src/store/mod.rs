@@ -27,7 +27,8 @@ pub(crate) use files::{FileFacts, Width};
 pub use guard::{CommitCounters, GuardedCommitHandler, Slot};
 pub use lease::{Lease, StandingLease};
 pub use manifest::Snapshot;
-pub use sidecar::{Sidecar, SidecarKind, SidecarTable};
+pub(crate) use sidecar::together;
+pub use sidecar::{Member, Sidecar, SidecarKind, SidecarTable};
 pub use state::{State, TableEntry, Updates};
 pub(crate) use tables::{
     StrictCommit, data_files_of, marks, read_version, tags_of, transaction_id,
@@ -59,6 +60,14 @@ pub const INTERNAL: &str = "_squire";
 pub const MANIFEST_PATH: &str = "_squire/manifest.lance";
 /// The commit log's path below the store's root.
 pub const COMMITS_PATH: &str = "_squire/commits.lance";
+
+/// What a process keeps of indexes that it has read, in bytes. Beyond it the least used are read again.
+const INDEX_CACHE: usize = 1 << 30;
+
+/// What it keeps of manifests, transactions and file footers, in bytes. Each version of a table has a manifest that names all of its
+/// fragments, so with a larger cache a process that commits grows with the square of its table's history. Of each table the
+/// newest version is held besides.
+const METADATA_CACHE: usize = 128 << 20;
 
 /// How a process uses a store.
 #[derive(Debug, Clone)]
@@ -187,7 +196,7 @@ impl Store {
                 StorageOptionsAccessor::with_static_options(options.storage_options.clone()),
             ));
         }
-        let session = Arc::new(Session::default());
+        let session = Arc::new(Session::new(INDEX_CACHE, METADATA_CACHE, Arc::default()));
         let (objects, base) =
             ObjectStore::from_uri_and_params(session.store_registry(), &uri, &params)
                 .await

@@ -10,7 +10,11 @@ use serde::{Deserialize, Serialize};
 use squire_failpoints::{Seam, hit};
 
 /// The newest sidecar format that this squire reads.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+
+/// The format of a sidecar without members. One with members has the newest, so that an earlier release, which would publish
+/// the operation without their batch ids, refuses it.
+const WITHOUT_MEMBERS: u32 = 1;
 
 /// What a sidecar's operation does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +57,29 @@ pub struct CreateFacts {
     pub key: Option<String>,
 }
 
+/// One of several batches that an operation commits together, as its sidecar, its publish and the commit log name it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The caller's id of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<String>,
+    /// A digest of what it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Whose it is.
+    pub actor: String,
+    /// Its message.
+    pub message: String,
+}
+
+impl Member {
+    /// Its batch id, with the digest of what it does.
+    pub(crate) fn id(&self) -> Option<(&str, Option<&str>)> {
+        let id = self.batch.as_deref()?;
+        Some((id, self.digest.as_deref()))
+    }
+}
+
 /// The recovery record of one operation: all that anyone needs to finish or abort it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sidecar {
@@ -76,6 +103,9 @@ pub struct Sidecar {
     pub actor: String,
     /// The commit message.
     pub message: String,
+    /// The batches of an operation that commits several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<Member>,
     /// When it began, milliseconds since the epoch; only the check of old staged files looks at it.
     pub started_ms: u64,
 }
@@ -84,7 +114,7 @@ impl Sidecar {
     /// A sidecar of the current format.
     pub fn new(op: OpId, kind: SidecarKind, actor: &str, message: &str, started_ms: u64) -> Self {
         Self {
-            format: FORMAT,
+            format: WITHOUT_MEMBERS,
             op,
             kind,
             writes: Vec::new(),
@@ -93,8 +123,34 @@ impl Sidecar {
             digest: None,
             actor: actor.to_owned(),
             message: message.to_owned(),
+            members: Vec::new(),
             started_ms,
         }
+    }
+
+    /// The sidecar of a logical operation that commits `batches`: one, or several as its members.
+    pub(crate) fn of_batches(op: OpId, batches: &[Member], started_ms: u64) -> Self {
+        let kind = SidecarKind::Logical;
+        let first = batches.first();
+        let actor = first.map_or("", |first| &first.actor);
+        if batches.len() > 1 {
+            let mut sidecar = Self::new(op, kind, actor, &together(batches.len()), started_ms);
+            sidecar.members = batches.to_vec();
+            sidecar.format = FORMAT;
+            return sidecar;
+        }
+        let message = first.map_or("", |first| &first.message);
+        let mut sidecar = Self::new(op, kind, actor, message, started_ms);
+        sidecar.batch = first.and_then(|first| first.batch.clone());
+        sidecar.digest = first.and_then(|first| first.digest.clone());
+        sidecar
+    }
+
+    /// The batch ids that it commits, each with the digest of what its batch does.
+    pub(crate) fn batch_ids(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        let own = self.batch.as_deref().map(|id| (id, self.digest.as_deref()));
+        own.into_iter()
+            .chain(self.members.iter().filter_map(Member::id))
     }
 
     /// `None` for a torn one: its put never ended, so nothing of its operation began.
@@ -125,6 +181,11 @@ impl Sidecar {
         }
         serde_json::from_slice(bytes).map(Some).map_err(unreadable)
     }
+}
+
+/// The message of an operation that commits `batches` batches; each has its own.
+pub(crate) fn together(batches: usize) -> String {
+    format!("{batches} batches")
 }
 
 /// Whether a power cut took the end of these bytes: they stop too early, or what was never written reads as zeros.

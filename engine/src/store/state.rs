@@ -345,19 +345,19 @@ impl State {
         Ok((format!("pin/{table}"), Some(encode(&entry)?)))
     }
 
-    /// The updates that record the batch of an operation, if it has one, and drop archived ones beyond the bound.
+    /// The updates that record the batches of an operation that have an id, and drop archived ones beyond the bound.
     pub(crate) fn batch_updates(&self, sidecar: &Sidecar) -> Result<Updates> {
-        let Some(id) = &sidecar.batch else {
-            return Ok(Updates::new());
-        };
-        let entry = BatchEntry {
-            op: sidecar.op,
-            after: self.version,
-            digest: sidecar.digest.clone(),
-        };
-        let mut updates = vec![(format!("batch/{id}"), Some(encode(&entry)?))];
-        let surplus = (self.batches.len() + 1).saturating_sub(MAX_BATCHES);
-        if surplus == 0 {
+        let mut updates = Updates::new();
+        for (id, digest) in sidecar.batch_ids() {
+            let entry = BatchEntry {
+                op: sidecar.op,
+                after: self.version,
+                digest: digest.map(str::to_owned),
+            };
+            updates.push((format!("batch/{id}"), Some(encode(&entry)?)));
+        }
+        let surplus = (self.batches.len() + updates.len()).saturating_sub(MAX_BATCHES);
+        if updates.is_empty() || surplus == 0 {
             return Ok(updates);
         }
         let mut archived: Vec<(&String, u64)> = self

@@ -179,10 +179,11 @@ fn real_time(replay: &Replay, violations: &Violations) -> u64 {
     // (when it began, what it is, its version, whether it must be above the others and not only at them)
     let mut begun: Vec<(u64, String, u64, bool)> = Vec::new();
     let mut ended: Vec<(u64, String, u64)> = Vec::new();
-    for commit in replay.commits.values() {
+    let commits = replay.commits.values();
+    for (commit, (tag, call)) in commits.flat_map(|c| c.batches.iter().map(move |b| (c, b))) {
         // An operation without a named attempt is one of the calls of its batch: it began no earlier than the first.
-        let calls = || replay.history.calls_tagged(&commit.tag);
-        let own = replay.history.calls.get(&commit.call);
+        let calls = || replay.history.calls_tagged(tag);
+        let own = replay.history.calls.get(call);
         let began = if own.is_some_and(|c| c.attempts.contains(&commit.op)) {
             own.map(|c| c.begin.at_us)
         } else {

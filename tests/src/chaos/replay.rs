@@ -23,10 +23,8 @@ pub struct Commit {
     pub version: u64,
     /// Its operation.
     pub op: String,
-    /// Its tag.
-    pub tag: String,
-    /// The call that made it.
-    pub call: String,
+    /// The tag of each batch that it made visible, in their order, and the call that made it.
+    pub batches: Vec<(String, String)>,
 }
 
 /// One manifest version.
@@ -170,43 +168,49 @@ impl Replay {
             return; // A table was made.
         }
         let (op, at) = (record.op.to_string(), entry.manifest_version);
-        let Some(call) = self.history.call_of(&op, &record.message) else {
-            let what = format!(
-                "version {at}: operation {op} ({}) was begun by nobody",
-                record.message
-            );
-            return self.violations.add(what);
+        // An agent commits several batches together.
+        let tags: Vec<&String> = match record.members.as_slice() {
+            [] => vec![&record.message],
+            members => members.iter().map(|member| &member.message).collect(),
         };
-        let begin = call.begin.clone();
+        let mut begun = Vec::new();
+        for tag in tags {
+            let Some(call) = self.history.call_of(&op, tag) else {
+                let what = format!("version {at}: operation {op} ({tag}) was begun by nobody");
+                return self.violations.add(what);
+            };
+            begun.push((tag, call.begin.clone()));
+        }
         if let Some(version) = self.aborted.get(&op) {
             self.violations.add(format!(
                 "I4: operation {op} was aborted at version {version} and committed at version {at}"
             ));
         }
         let written: BTreeSet<&str> = record.tables.iter().map(|c| c.table.as_str()).collect();
-        let wanted: BTreeSet<&str> = begin.changes.keys().map(String::as_str).collect();
+        let tables = begun.iter().flat_map(|(_, begin)| begin.changes.keys());
+        let wanted: BTreeSet<&str> = tables.map(String::as_str).collect();
         if written != wanted {
             self.violations.add(format!(
                 "I1: version {at} shows {op} in {written:?}, it writes {wanted:?}"
             ));
         }
-        if let Some(first) = self.tags.insert(record.message.clone(), op.clone()) {
-            self.violations.add(format!(
-                "I4: batch {} is committed by {first} and again by {op} at version {at}",
-                record.message
-            ));
-        }
-        self.check_reads(&op, at, &begin);
-        let tag = record.message.clone();
-        let call = begin.call.clone();
-        for (table, change) in &begin.changes {
-            self.tables[index_of(table)].apply(change);
+        let mut batches = Vec::new();
+        for (tag, begin) in begun {
+            if let Some(first) = self.tags.insert(tag.clone(), op.clone()) {
+                self.violations.add(format!(
+                    "I4: batch {tag} is committed by {first} and again by {op} at version {at}"
+                ));
+            }
+            self.check_reads(&op, at, &begin);
+            for (table, change) in &begin.changes {
+                self.tables[index_of(table)].apply(change);
+            }
+            batches.push((tag.clone(), begin.call));
         }
         let commit = Commit {
             version: at,
             op: op.clone(),
-            tag,
-            call,
+            batches,
         };
         self.commits.insert(op, commit);
     }
@@ -273,9 +277,11 @@ impl Replay {
         let mut commits: Vec<&Commit> = self.commits.values().collect();
         commits.sort_unstable_by_key(|c| c.version);
         for commit in commits.iter().filter(|c| c.version <= version) {
-            let call = &self.history.calls[&commit.call];
-            if let Some(change) = call.begin.changes.get(TABLES[index]) {
-                contents.apply(change);
+            for (_, call) in &commit.batches {
+                let call = &self.history.calls[call];
+                if let Some(change) = call.begin.changes.get(TABLES[index]) {
+                    contents.apply(change);
+                }
             }
         }
         contents

@@ -416,6 +416,18 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ),
     ("agent.after_count", "surface::agent kills agents there"),
     (
+        "agent.while_claiming",
+        "surface::agent kills agents of a group there",
+    ),
+    (
+        "agent.while_parting",
+        "surface::agent kills agents of a group there",
+    ),
+    (
+        "agent.while_finishing",
+        "surface::agent kills agents of a group there",
+    ),
+    (
         "agent.before_commit",
         "surface::agent kills, stops and fails agents there",
     ),

@@ -4,6 +4,7 @@
 //! What is committed is read twice: from the rows, where a second append would show, and from the commit log, where
 //! every batch carries its own name as its message.
 
+mod groups;
 mod producers;
 mod trouble;
 
@@ -20,9 +21,20 @@ struct Spool {
     dir: String,
     /// Every entry that was put, by name.
     put: BTreeSet<String>,
+    /// Agents commit each batch alone.
+    is_alone: bool,
 }
 
 impl Spool {
+    /// A spool whose agents commit each batch alone, so that a test can tell which one passes a seam.
+    fn alone(tables: &[&str]) -> Self {
+        let mut spool = Self::new(tables);
+        spool.is_alone = true;
+        let config = "[agent]\ngroup_batches = 1\n";
+        fs::write(spool.lake.path("alone.toml"), config).expect("the configuration");
+        spool
+    }
+
     fn new(tables: &[&str]) -> Self {
         let lake = Lake::with_tables(tables);
         let dir = lake.path("spool");
@@ -31,6 +43,7 @@ impl Spool {
             dir: dir.to_string_lossy().into_owned(),
             lake,
             put: BTreeSet::new(),
+            is_alone: false,
         }
     }
 
@@ -67,19 +80,28 @@ impl Spool {
         self.put(name, &files);
     }
 
-    fn args<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+    fn args(&self, more: &[&str]) -> Vec<String> {
         let mut args = vec!["agent", &self.lake.uri, "--spool", &self.dir];
         args.extend(["--listen", "off"]);
         args.extend(more);
-        args
+        let alone = self.lake.path("alone.toml");
+        let alone = alone.to_string_lossy();
+        if self.is_alone && !more.contains(&"--config") {
+            args.extend(["--config", &alone]);
+        }
+        args.into_iter().map(str::to_owned).collect()
     }
 
     fn start(&self, more: &[&str]) -> Child {
-        self.lake.start(&self.args(more))
+        let args = self.args(more);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        self.lake.start(&args)
     }
 
     fn with_seam(&self, failpoints: &str, more: &[&str]) -> Child {
-        self.lake.with_seam(failpoints, &self.args(more))
+        let args = self.args(more);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        self.lake.with_seam(failpoints, &args)
     }
 
     /// Works the spool off with one agent.
@@ -122,9 +144,12 @@ impl Spool {
         assert_eq!(self.names("done"), done, "done");
         let mut committed: BTreeMap<String, usize> = BTreeMap::new();
         for entry in self.lake.log() {
-            let message = entry["message"].as_str().expect("message").to_owned();
-            if entry["kind"] == "logical" && self.put.contains(&message) {
-                *committed.entry(message).or_default() += 1;
+            let members = entry["members"].as_array().cloned();
+            for batch in members.unwrap_or_else(|| vec![entry.clone()]) {
+                let message = batch["message"].as_str().expect("message").to_owned();
+                if entry["kind"] == "logical" && self.put.contains(&message) {
+                    *committed.entry(message).or_default() += 1;
+                }
             }
         }
         let once: BTreeMap<String, usize> = done.into_iter().map(|name| (name, 1)).collect();
@@ -265,7 +290,7 @@ async fn crash_agents_at_random_until_the_spool_is_empty() {
 
 /// An agent is killed at `seam` over its second batch; another one finishes.
 async fn killed_at(seam: &str) {
-    let mut spool = Spool::new(&["a", "b"]);
+    let mut spool = Spool::alone(&["a", "b"]);
     let mut ids: Vec<i64> = Vec::new();
     for i in 0..4_i64 {
         let range = i * 10..i * 10 + 3;
@@ -361,7 +386,7 @@ async fn a_stopping_agent_finishes_the_batch_in_hand() {
         "write.after_phase_b",
         "agent.after_commit",
     ] {
-        let mut spool = Spool::new(&["a", "b"]);
+        let mut spool = Spool::alone(&["a", "b"]);
         for i in 0..4_i64 {
             spool.put_pair(&format!("batch-{i}"), ["a", "b"], i * 10..i * 10 + 3);
         }
@@ -582,7 +607,7 @@ async fn a_stopped_agent_keeps_its_claim() {
         "publish.after_commit",
         "agent.after_commit",
     ] {
-        let mut spool = Spool::new(&["a", "b"]);
+        let mut spool = Spool::alone(&["a", "b"]);
         let mut ids: Vec<i64> = Vec::new();
         for i in 0..4_i64 {
             ids.extend(i * 10..i * 10 + 3);
@@ -639,7 +664,7 @@ async fn a_batch_id_counts_once() {
 
 /// The store is gone for a while, as when a disk is not mounted, and comes back as it was.
 async fn away_at(seam: &str) {
-    let mut spool = Spool::new(&["a", "b"]);
+    let mut spool = Spool::alone(&["a", "b"]);
     for i in 0..3_i64 {
         spool.put_pair(&format!("batch-{i}"), ["a", "b"], i * 10..i * 10 + 3);
     }

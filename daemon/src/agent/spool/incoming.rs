@@ -8,7 +8,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Named, Spool, SpoolError, names_in};
+use super::super::batch::BatchSpec;
+use super::{Contents, Named, Spool, SpoolError, names_in};
 
 /// Something in `incoming` that may be claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,10 @@ pub(crate) struct Entry {
     pub(crate) name: OsString,
     /// When it was last written.
     pub(crate) modified: SystemTime,
+    /// Whether it is a directory.
+    pub(crate) is_dir: bool,
+    /// The size of a file.
+    pub(crate) bytes: u64,
 }
 
 /// One look at `incoming`, sorted by name.
@@ -55,11 +60,25 @@ impl Spool {
                 Named::Data => listing.entries.push(Entry {
                     name,
                     modified: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                    is_dir: meta.is_dir(),
+                    bytes: meta.len(),
                 }),
                 other => listing.ignored.push((name, other)),
             }
         }
         Ok(listing)
+    }
+}
+
+impl Spool {
+    /// Whether an entry of `incoming` looks like a batch that only appends. What cannot be told goes alone.
+    pub(crate) fn goes_with_others(&self, entry: &Entry) -> bool {
+        if !entry.is_dir {
+            return true;
+        }
+        let path = self.incoming.join(&entry.name);
+        // Not through links, which are refused once it is ours.
+        Contents::of(&path).is_ok() && BatchSpec::parse(&path).is_ok_and(|b| b.only_appends())
     }
 }
 

@@ -236,6 +236,35 @@ fn the_lock_moves_with_a_retry() {
     assert_eq!((resumed.len(), resumed[0].operation()), (1, op(2)));
 }
 
+/// Nobody has died over what was parted, and a crash in between leaves two claims.
+#[test]
+fn parts_are_claims_of_their_own_that_nobody_has_begun() {
+    let (_root, spool) = spool();
+    ["a.csv", "b.csv", "c.csv"].map(|name| put(&spool, name));
+    let mut group = claim(&spool, op(1), &["a.csv", "b.csv", "c.csv"]);
+    spool.begin(&mut group).unwrap();
+    let names = ["c.csv", "a.csv"].map(OsString::from);
+    let part = spool.part(&mut group, &names, op(2)).unwrap();
+    assert_eq!(
+        (part.entries(), part.unanswered()),
+        (&["a.csv", "c.csv"].map(OsString::from)[..], 0)
+    );
+    assert_eq!(
+        (group.entries(), group.unanswered()),
+        (&[OsString::from("b.csv")][..], 2)
+    );
+    let gone = spool.part(&mut group, &names, op(3));
+    assert!(matches!(gone, Err(SpoolError::NoSuchEntry { .. })));
+    drop((group, part));
+    let resumed = resume_all(&spool);
+    let counts: Vec<u32> = resumed.iter().map(Claim::unanswered).collect();
+    assert_eq!(counts, [2, 0]);
+    for claim in resumed {
+        spool.finish(claim).unwrap();
+    }
+    assert!(names_in(&spool.claimed).unwrap().is_empty());
+}
+
 #[test]
 fn a_lock_on_a_claim_that_has_moved_away_is_worth_nothing() {
     let (_root, spool) = spool();
@@ -281,7 +310,7 @@ fn a_damaged_claim_is_an_error_of_its_own() {
     let mut found = spool.claims().unwrap();
     assert_eq!(found.len(), 3);
     let (file, lock) = (found.remove(0), found.pop().unwrap());
-    let error = file.entry.unwrap_err().to_string();
+    let error = file.entries.unwrap_err().to_string();
     assert!(error.contains(&op(1).to_string()), "{error}");
     assert!(spool.resume(lock.operation).is_err());
     let sound = spool.resume(found[0].operation).unwrap().unwrap();

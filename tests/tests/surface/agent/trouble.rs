@@ -11,7 +11,12 @@ impl Spool {
     /// A configuration under which agents try again soon.
     fn config(&self, more: &str) -> String {
         let path = self.lake.path("squire.toml");
-        let text = format!("[agent]\npoll_interval = \"50ms\"\n{more}\n");
+        let alone = if self.is_alone {
+            "group_batches = 1"
+        } else {
+            ""
+        };
+        let text = format!("[agent]\npoll_interval = \"50ms\"\n{alone}\n{more}\n");
         fs::write(&path, text).expect("the configuration");
         path.to_string_lossy().into_owned()
     }
@@ -37,7 +42,7 @@ fn one(content: &str) -> [(&'static str, String); 1] {
 /// What kills the process cannot be caught; the claim counts who died. A kill at a seam stands for the abort.
 #[tokio::test(flavor = "multi_thread")]
 async fn crash_an_input_over_which_agents_die_is_rejected() {
-    let mut spool = Spool::new(&["a"]);
+    let mut spool = Spool::alone(&["a"]);
     for i in 0..3 {
         spool.put(&format!("a.{i}.csv"), &one(&csv([i], "x")));
     }
@@ -222,7 +227,7 @@ async fn a_file_that_a_process_has_open_for_writing_is_not_taken() {
 /// Whatever somebody does to one claim, the others go on, and it goes on once it is mended.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_claim_stops_only_itself() {
-    let mut spool = Spool::new(&["a"]);
+    let mut spool = Spool::alone(&["a"]);
     for i in 0..2 {
         spool.put(&format!("a.{i}.csv"), &one(&csv([i], "x")));
     }
@@ -261,7 +266,7 @@ fn occupy(spool: &Spool, room: &str) -> PathBuf {
 /// Nobody died over it, and it is committed or rejected once.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_moved_on_waits_with_the_true_reason() {
-    let mut spool = Spool::new(&["a", "b"]);
+    let mut spool = Spool::alone(&["a", "b"]);
     spool.put("a.1.csv", &one(&csv([1], "x")));
     spool.put("a.bad.csv", &one("id,value\nx,y\n"));
     let config = spool.config("max_attempts = 2");
