@@ -2,8 +2,9 @@
 
 use crate::config::{Config, Watch, WatchKind, location_of};
 use squire_engine::error::{Error, ErrorKind, Result, caught};
-use squire_engine::ids::TableName;
+use squire_engine::ids::{OpId, TableName};
 use squire_engine::maintenance::Target;
+use squire_engine::recovery::{PlannedRecovery, RecoveryReport, Watch as RecoveryWatch};
 use squire_engine::store::discovery::{Discovered, PassedOver};
 use squire_engine::store::{Store, StoreOptions};
 use std::collections::HashMap;
@@ -175,6 +176,71 @@ impl Place {
     /// Whether the URI names a single table.
     pub(crate) fn is_single_table(&self) -> bool {
         self.single.is_some()
+    }
+
+    /// Recovers what operations left here: all of a store, or the runs on plain tables.
+    pub(crate) async fn recover(
+        &self,
+        watch: &mut RecoveryWatch,
+        force: bool,
+    ) -> Result<RecoveryReport> {
+        if self.managed {
+            return self.store.recover(watch, force).await;
+        }
+        let only = self.single.as_deref();
+        self.store.recover_plain(only, watch, force).await
+    }
+
+    /// What [`Place::recover`] would do, were all graces over.
+    pub(crate) async fn recovery_plan(&self) -> Result<Vec<PlannedRecovery>> {
+        if self.managed {
+            return self.store.recovery_plan().await;
+        }
+        let only = self.single.as_deref();
+        self.store.plain_recovery_plan(only).await
+    }
+
+    /// Before a command maintains plain tables: reclaims what runs that died left there. Best effort.
+    pub(crate) async fn reclaim_first(&self) {
+        if self.managed {
+            return;
+        }
+        match self.recover(&mut RecoveryWatch::default(), false).await {
+            Ok(report) => {
+                for (op, bytes) in report.reclaimed {
+                    tracing::info!(place = self.uri, %op, bytes, "reclaimed what a maintenance run that died had written");
+                }
+                for (op, error) in report.failed {
+                    tracing::warn!(
+                        place = self.uri,
+                        op,
+                        error,
+                        "what a maintenance run left cannot be reclaimed now"
+                    );
+                }
+            }
+            Err(error) => {
+                tracing::warn!(place = self.uri, %error, "what maintenance runs left cannot be reclaimed now");
+            }
+        }
+    }
+
+    /// The operations here that are recorded: at work, or waiting for recovery.
+    pub(crate) async fn sidecar_ops(&self) -> Result<Vec<OpId>> {
+        if self.managed {
+            return self.store.sidecar_ops().await;
+        }
+        let only = self.single.as_deref();
+        self.store.plain_sidecar_ops(only).await
+    }
+
+    /// Bytes that maintenance here wrote and did not settle.
+    pub(crate) async fn stranded_bytes(&self) -> Result<u64> {
+        if self.managed {
+            return self.store.stranded_bytes().await;
+        }
+        let only = self.single.as_deref();
+        self.store.plain_stranded_bytes(only).await
     }
 
     /// Whether this is what opening `watch` gives: the watch may have been changed since, and plain tables may have

@@ -17,22 +17,23 @@ use std::process::ExitCode;
 pub(super) async fn status(context: &Context, args: TargetArgs) -> Result<ExitCode> {
     let place = context.place(&args.store).await?;
     let selection = place.select(&args.tables).await?;
-    let (version, sidecars, stranded) = if place.managed {
-        (
-            Some(place.store.load().await?.version()),
-            place.store.sidecar_ops().await?,
-            place.store.stranded_bytes().await?,
-        )
-    } else {
-        (None, Vec::new(), 0)
+    let version = match place.managed {
+        true => Some(place.store.load().await?.version()),
+        false => None,
     };
+    let sidecars = place.sidecar_ops().await?;
+    let stranded = place.stranded_bytes().await?;
     let mut results = Results::of(&selection);
-    if let Some(version) = version {
-        results.say(format!(
-            "{}: manifest version {version}, {} sidecars, {stranded} stranded bytes",
-            place.uri,
-            sidecars.len()
-        ));
+    let recorded = format!("{} sidecars, {stranded} stranded bytes", sidecars.len());
+    match version {
+        Some(version) => {
+            let uri = &place.uri;
+            results.say(format!("{uri}: manifest version {version}, {recorded}"));
+        }
+        None if stranded > 0 || !sidecars.is_empty() => {
+            results.say(format!("{}: {recorded}", place.uri));
+        }
+        None => {}
     }
     for target in selection {
         let policy = context.config.policy_for(Place::config_name(&target));

@@ -115,9 +115,7 @@ impl Pass<'_> {
             if self.cancel.is_cancelled() {
                 return failed;
             }
-            if place.managed {
-                failed += self.recover(place, memory).await;
-            }
+            failed += self.recover(place, memory).await;
             let observing = format!("observing {}", place.uri);
             let observed = self.observe(index, place, memory, &mut items);
             match caught(&observing, observed).await {
@@ -161,13 +159,13 @@ impl Pass<'_> {
         }
     }
 
-    /// Recovers a store. Returns how much of it failed.
+    /// Recovers what operations left at a place. Returns how much of it failed.
     async fn recover(&self, place: &Place, memory: &mut Memory) -> usize {
         let watch = memory.recovery.entry(place.uri.clone()).or_default();
         let asked = |ask: &Ask| ask.verb == ControlVerb::Recover && ask.is_about(&place.uri);
         let force = self.requests.iter().any(asked);
         let recovering = format!("recovery of {}", place.uri);
-        let report = match caught(&recovering, place.store.recover(watch, force)).await {
+        let report = match caught(&recovering, place.recover(watch, force)).await {
             Ok(report) => report,
             Err(e) => {
                 tracing::warn!(place = place.uri, error = %e, "recovery failed");
@@ -195,7 +193,7 @@ impl Pass<'_> {
         }
         let waiting = report.pending.len() + report.failed.len();
         self.status.metrics.set_sidecars(&place.uri, waiting as u64);
-        match caught(&recovering, place.store.stranded_bytes()).await {
+        match caught(&recovering, place.stranded_bytes()).await {
             Ok(bytes) => self.status.metrics.set_stranded(&place.uri, bytes),
             Err(e) => self.status.error(format!("stranded files: {e}")),
         }

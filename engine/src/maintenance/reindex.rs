@@ -68,7 +68,7 @@ impl Work for Reindex<'_> {
         for index in listed.iter().filter(|i| !self.except.contains(&i.name)) {
             run.check_cancelled()?;
             let done = caught("extending it", extend(&mut head, index, run, store)).await;
-            settle_one(&index.name, done, run, store, report).await?;
+            settle_one(&index.name, done, run, report).await?;
         }
         let missing = |name: &String| listed.iter().all(|index| index.name != *name);
         let due = |name: &String| missing(name) && !self.except.contains(name);
@@ -79,7 +79,7 @@ impl Work for Reindex<'_> {
                 build(&mut head, name, declaration, run, store),
             )
             .await;
-            settle_one(name, done, run, store, report).await?;
+            settle_one(name, done, run, report).await?;
         }
         Ok(())
     }
@@ -102,7 +102,6 @@ async fn settle_one(
     name: &str,
     done: Result<Outcome>,
     run: &Run<'_>,
-    store: &Store,
     report: &mut MaintenanceReport,
 ) -> Result<()> {
     match done {
@@ -119,7 +118,7 @@ async fn settle_one(
             report.pending_indexes.push((name.to_owned(), why));
             Ok(())
         }
-        Err(e) if e.disposition() == Disposition::Fail && run.is_licensed(store).await? => {
+        Err(e) if e.disposition() == Disposition::Fail && run.is_licensed().await? => {
             let remedy = match run.target {
                 Target::Pinned(_) => "withdraw it (squire index --withdraw) and declare it again",
                 Target::Plain(_) => "drop it and create it again",
