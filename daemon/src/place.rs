@@ -3,7 +3,7 @@
 use crate::config::{Config, Watch, WatchKind, location_of};
 use squire_engine::error::{Error, ErrorKind, Result, caught};
 use squire_engine::ids::{OpId, TableName};
-use squire_engine::maintenance::Target;
+use squire_engine::maintenance::{Target, Unreferenced};
 use squire_engine::recovery::{PlannedRecovery, RecoveryReport, Watch as RecoveryWatch};
 use squire_engine::store::discovery::{Discovered, PassedOver};
 use squire_engine::store::{Store, StoreOptions};
@@ -241,6 +241,18 @@ impl Place {
         }
         let only = self.single.as_deref();
         self.store.plain_stranded_bytes(only).await
+    }
+
+    /// What no version of `target` refers to; `None` when it has too many versions to say.
+    pub(crate) async fn unreferenced(&self, target: &Target) -> Result<Option<Unreferenced>> {
+        match target {
+            Target::Plain(path) => self.store.unreferenced_files(path).await,
+            Target::Pinned(table) => {
+                let snapshot = self.store.load().await?;
+                let path = &snapshot.state.table(table)?.path;
+                self.store.unreferenced_files(path).await
+            }
+        }
     }
 
     /// Whether this is what opening `watch` gives: the watch may have been changed since, and plain tables may have

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use squire_engine::error::Result;
 use squire_engine::ids::OpId;
-use squire_engine::maintenance::{TableHealth, Target};
+use squire_engine::maintenance::{TableHealth, Target, Unreferenced};
 use squire_engine::recovery::{LogEntry, OperationOutcome};
 use squire_failpoints::Seam;
 use std::process::ExitCode;
@@ -44,15 +44,18 @@ pub(super) async fn status(context: &Context, args: TargetArgs) -> Result<ExitCo
                 Some(table) => place.store.drift_now(table).await?,
                 None => None,
             };
-            Ok((health, drift))
+            let unreferenced = place.unreferenced(&target).await?;
+            Ok((health, drift, unreferenced))
         };
         match step("look", &target, look).await {
-            Ok((health, drift)) => {
-                let line = health_line(&health, drift);
+            Ok((health, drift, unreferenced)) => {
+                let left = unreferenced.as_ref().map_or_else(String::new, left_line);
+                let line = health_line(&health, drift) + &left;
                 let drift = json!(drift.map(|version| json!({ "first_version": version })));
                 let mut document = json!(health);
                 if let Value::Object(fields) = &mut document {
                     fields.insert("drift".to_owned(), drift);
+                    fields.insert("unreferenced".to_owned(), json!(unreferenced));
                 }
                 results.add(document, [line]);
             }
@@ -80,6 +83,20 @@ fn health_line(health: &TableHealth, drift: Option<u64>) -> String {
         health.deleted_rows,
         health.bytes,
         drift.map_or_else(String::new, |v| format!(", DRIFT from version {v}")),
+    )
+}
+
+/// What no version refers to; nothing when there is none.
+fn left_line(unreferenced: &Unreferenced) -> String {
+    let by_age = unreferenced.by_age();
+    let bytes: u64 = by_age.iter().map(|(_, of_age)| of_age.bytes).sum();
+    let files: u64 = by_age.iter().map(|(_, of_age)| of_age.files).sum();
+    if files == 0 {
+        return String::new();
+    }
+    let [young, week, old] = by_age.map(|(_, of_age)| of_age.bytes);
+    format!(
+        ", {bytes} bytes in {files} files that no version refers to ({young} younger than an hour, {week} than 7 days, {old} older)"
     )
 }
 

@@ -5,6 +5,7 @@ use super::planning::{OperationKind, OperationSpec, TablePlan, bounds, memory_es
 use super::quarantine::{Fingerprints, Quarantine};
 use super::scheduling::{Cooldowns, MemoryBudget, WorkItem, WorkKey, score};
 use super::status::{Status, TableStatus};
+use super::unreferenced::Counts;
 use crate::cli::{CLONES_ELSEWHERE, UNKNOWN_TABLE};
 use crate::config::{Config, DriftPolicy};
 use crate::http::{Ask, ControlVerb};
@@ -42,6 +43,7 @@ pub(crate) struct Memory {
     /// Tables that have settings and are nowhere, as they were told last.
     unknown_tables: Vec<String>,
     states: HashMap<String, Arc<State>>,
+    unreferenced: Counts,
     /// Tables with a broken invariant, by place, which invariant and what was seen: not maintained until a person has
     /// looked and starts the daemon again.
     stopped: HashMap<String, BTreeMap<TableName, BTreeMap<&'static str, String>>>,
@@ -332,7 +334,12 @@ impl Pass<'_> {
             (None, None) => state_of(&planned),
         };
         memory.tell_left_alone(place, target, planned.left_alone.clone());
+        let (now, every) = (
+            self.clock.monotonic(),
+            self.config.daemon.full_scan_interval,
+        );
         let seen = TableStatus {
+            unreferenced: memory.unreferenced.of(place, target, now, every).await,
             health,
             state,
             reason,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use squire_engine::clock::Clock;
 use squire_engine::error::Error;
-use squire_engine::maintenance::TableHealth;
+use squire_engine::maintenance::{TableHealth, Unreferenced};
 use squire_engine::store::discovery::PassedOver;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,6 +23,8 @@ const HISTORY: usize = 50;
 pub(crate) struct TableStatus {
     #[serde(flatten)]
     pub(crate) health: TableHealth,
+    /// What no version refers to, as of the last full scan.
+    pub(crate) unreferenced: Option<Unreferenced>,
     pub(crate) state: &'static str,
     pub(crate) reason: String,
     pub(crate) drift: bool,
@@ -70,6 +72,10 @@ pub(crate) struct Status {
     progress_ms: AtomicU64,
     stall: Duration,
     pub(crate) wake: Notify,
+}
+
+fn bytes_by_age(unreferenced: &Unreferenced) -> [(&'static str, u64); 3] {
+    unreferenced.by_age().map(|(age, files)| (age, files.bytes))
 }
 
 impl Status {
@@ -161,6 +167,7 @@ impl Status {
                     age: i.stale_seconds.map(Duration::from_secs),
                 })
                 .collect(),
+            unreferenced: table.unreferenced.iter().flat_map(bytes_by_age).collect(),
         };
         self.metrics.observe_table(store, &h.table, &observation);
         self.metrics.set_unreadable(store, &h.table, false);

@@ -16,7 +16,8 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
 use lance_io::object_store::WrappingObjectStore;
-use lance_table::io::deletion::DELETIONS_DIR;
+use lance_table::format::Fragment;
+use lance_table::io::deletion::{DELETIONS_DIR, relative_deletion_file_path};
 use object_store::list::PaginatedListStore;
 use object_store::path::Path;
 use object_store::{
@@ -111,6 +112,15 @@ pub(crate) fn name_of(dataset: &Path, path: &Path) -> Option<String> {
         DELETIONS_DIR => Some(format!("{DELETIONS_DIR}/{}", name.as_ref())),
         _ => None,
     }
+}
+
+/// The names, as [`name_of`] gives them, of the files of a fragment.
+pub(crate) fn names_of_fragment(fragment: &Fragment) -> Vec<String> {
+    let data = fragment.referenced_lance_files();
+    let data = data.map(|file| format!("data/{}", file.path.split('.').next().unwrap_or_default()));
+    let deletions = fragment.deletion_file.iter();
+    let deletions = deletions.map(|file| relative_deletion_file_path(fragment.id, file));
+    data.chain(deletions).collect()
 }
 
 /// The journal of one run at work. Wraps the object store that the run writes through.

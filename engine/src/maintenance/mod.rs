@@ -2,13 +2,14 @@
 //!
 //! 1. `Store::health` observes one table from manifests alone.
 //! 2. `tasks` groups fragments into bounded tasks: a pure function. `plan` feeds it: `decoded` samples how wide rows are.
-//! 3. `run` is the frame of every maintenance run on a pinned table: sidecar, bounded attempts, clean prefix.
+//! 3. `run` is the frame of every maintenance run: sidecar, bounded attempts and, where the table is pinned, clean prefix.
 //! 4. `compact` and `reindex` are what runs inside it. `journal` names what they write before they do; `stranded` deletes
 //!    what was written for nothing. `rehearsal` builds a version without committing it, and `index_proof` asks it a
 //!    sample of what its indexes should find. `declare` says which indexes there should be. `verify` reads a rewrite back
 //!    before it is committed: two `side`s, each with its `tally`. `carrier` lands a rewrite above writers that deleted
 //!    some of its rows meanwhile; `carry` says which.
 //! 5. `cleanup` publishes floors, then deletes below them. `archive` copies the commit log out of the manifest.
+//! 6. `unreferenced` counts the files that no version refers to, whoever wrote them.
 //!
 //! A `Target` is a table of a store or a plain Lance table in a watched directory, where HEAD is what is visible.
 
@@ -31,6 +32,7 @@ mod side;
 mod stranded;
 mod tally;
 pub mod tasks;
+mod unreferenced;
 mod verify;
 
 pub use archive::ArchiveReport;
@@ -44,6 +46,7 @@ pub use health::{IndexHealth, TableHealth};
 pub(crate) use journal::Progress;
 pub use plan::CompactionPlan;
 pub use run::{MaintenanceReport, Skipped};
+pub use unreferenced::{Files, Unreferenced};
 pub use verify::Verify;
 pub(crate) use verify::{Given, read_back};
 

@@ -15,14 +15,13 @@
 //! All dead runs of one table share one fence and one proof. On plain tables it is the same, but for what a store would
 //! publish: there HEAD is what is visible.
 
-use super::journal::Journalled;
+use super::journal::{Journalled, names_of_fragment};
 use crate::commit::publish::{Record, Rounds};
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
 use crate::protocol::Kind;
 use crate::store::{Records, Store, StrictCommit, marks, read_version};
 use lance::dataset::transaction::{Operation, TransactionBuilder};
-use lance_table::io::deletion::relative_deletion_file_path;
 use object_store::ObjectStoreExt;
 use squire_failpoints::{Guard, Seam, hit, stands};
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,15 +80,9 @@ fn names_of(operation: &Operation) -> Vec<String> {
             ..
         } => {
             let fragments = groups.iter().flat_map(|g| &g.new_fragments);
-            let deletions = fragments.clone().filter_map(|f| {
-                let file = f.deletion_file.as_ref()?;
-                Some(relative_deletion_file_path(f.id, file))
-            });
-            let files = fragments.flat_map(|f| &f.files);
-            files
-                .map(|file| format!("data/{}", file.path.split('.').next().unwrap_or_default()))
+            fragments
+                .flat_map(names_of_fragment)
                 .chain(rewritten_indices.iter().map(|i| index(&i.new_id)))
-                .chain(deletions)
                 .chain(frag_reuse_index.iter().map(|i| index(&i.uuid)))
                 .collect()
         }
