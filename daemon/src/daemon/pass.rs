@@ -15,7 +15,7 @@ use squire_engine::clock::Clock;
 use squire_engine::error::{Result, caught};
 use squire_engine::ids::TableName;
 use squire_engine::invariants::violations;
-use squire_engine::maintenance::{CompactionPlan, Target};
+use squire_engine::maintenance::{CompactionPlan, Target, Unreferenced};
 use squire_engine::recovery::Watch as RecoveryWatch;
 use squire_engine::store::State;
 use squire_engine::store::state::MAX_BATCHES;
@@ -334,12 +334,8 @@ impl Pass<'_> {
             (None, None) => state_of(&planned),
         };
         memory.tell_left_alone(place, target, planned.left_alone.clone());
-        let (now, every) = (
-            self.clock.monotonic(),
-            self.config.daemon.full_scan_interval,
-        );
         let seen = TableStatus {
-            unreferenced: memory.unreferenced.of(place, target, now, every).await,
+            unreferenced: self.unreferenced(place, target, memory).await,
             health,
             state,
             reason,
@@ -360,6 +356,20 @@ impl Pass<'_> {
             resting: resting.keys().cloned().collect(),
         });
         Ok(due.collect())
+    }
+
+    /// What no version of `target` refers to, as of the last full scan.
+    async fn unreferenced(
+        &self,
+        place: &Place,
+        target: &Target,
+        memory: &mut Memory,
+    ) -> Option<Unreferenced> {
+        let (now, every) = (
+            self.clock.monotonic(),
+            self.config.daemon.full_scan_interval,
+        );
+        memory.unreferenced.of(place, target, now, every).await
     }
 
     /// The indexes of `target` that rest, and why; none of them when a person asks for them.

@@ -10,7 +10,7 @@
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
-use crate::store::{GuardedCommitHandler, Records, Store, put_new, unless_denied};
+use crate::store::{GuardedCommitHandler, Records, Store, put_new};
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -38,7 +38,7 @@ use tokio::sync::Mutex;
 const FORMAT: u32 = 2;
 
 /// Requests that are under way at one time.
-const AT_ONCE: usize = 16;
+pub(super) const AT_ONCE: usize = 16;
 
 /// How often a run puts a beat. Recovery waits many times as long before it takes a run for dead.
 const BEAT: Duration = Duration::from_secs(10);
@@ -446,41 +446,6 @@ impl Store {
         let mut objects = self.interface.as_ref().clone();
         objects.apply_wrapper(&Journalling(journal));
         Ok(dataset.with_object_store(Arc::new(objects), None))
-    }
-
-    /// Bytes of what the journals of this store name: of runs at work, and of dead ones until they are reclaimed.
-    pub async fn stranded_bytes(&self) -> Result<u64> {
-        self.named_bytes(&self.records, None).await
-    }
-
-    /// [`Store::stranded_bytes`] of runs on plain tables, or on `only` one of them.
-    pub async fn plain_stranded_bytes(&self, only: Option<&str>) -> Result<u64> {
-        let mut bytes = 0;
-        for records in self.plain_records().await {
-            bytes += unless_denied(self.named_bytes(records, only).await)?.unwrap_or_default();
-        }
-        Ok(bytes)
-    }
-
-    async fn named_bytes(&self, records: &Records, only: Option<&str>) -> Result<u64> {
-        let mut bytes = 0;
-        for op in records.journalled_runs().await? {
-            let Some(Journalled { table, names }) = records.journalled(op).await? else {
-                continue;
-            };
-            if only.is_some_and(|only| only != table.path) {
-                continue;
-            }
-            let sizes = names.iter().map(|name| async {
-                let objects = self.named_objects(&table.path, name).await?;
-                Ok::<u64, Error>(objects.iter().map(|meta| meta.size).sum())
-            });
-            let sizes = futures::stream::iter(sizes).buffer_unordered(AT_ONCE);
-            bytes += sizes
-                .try_fold(0, |sum, size| async move { Ok(sum + size) })
-                .await?;
-        }
-        Ok(bytes)
     }
 
     /// The objects that belong to `name` in the dataset at `table`.

@@ -15,12 +15,13 @@
 //! All dead runs of one table share one fence and one proof. On plain tables it is the same, but for what a store would
 //! publish: there HEAD is what is visible.
 
-use super::journal::{Journalled, names_of_fragment};
+use super::journal::{AT_ONCE, Journalled, names_of_fragment};
 use crate::commit::publish::{Record, Rounds};
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
 use crate::protocol::Kind;
-use crate::store::{Records, Store, StrictCommit, marks, read_version};
+use crate::store::{Records, Store, StrictCommit, marks, read_version, unless_denied};
+use futures::{StreamExt, TryStreamExt};
 use lance::dataset::transaction::{Operation, TransactionBuilder};
 use object_store::ObjectStoreExt;
 use squire_failpoints::{Guard, Seam, hit, stands};
@@ -104,6 +105,41 @@ enum Ground {
 }
 
 impl Store {
+    /// Bytes of what the journals of this store name: of runs at work, and of dead ones until they are reclaimed.
+    pub async fn stranded_bytes(&self) -> Result<u64> {
+        self.named_bytes(&self.records, None).await
+    }
+
+    /// [`Store::stranded_bytes`] of runs on plain tables, or on `only` one of them.
+    pub async fn plain_stranded_bytes(&self, only: Option<&str>) -> Result<u64> {
+        let mut bytes = 0;
+        for records in self.plain_records().await {
+            bytes += unless_denied(self.named_bytes(records, only).await)?.unwrap_or_default();
+        }
+        Ok(bytes)
+    }
+
+    async fn named_bytes(&self, records: &Records, only: Option<&str>) -> Result<u64> {
+        let mut bytes = 0;
+        for op in records.journalled_runs().await? {
+            let Some(Journalled { table, names }) = records.journalled(op).await? else {
+                continue;
+            };
+            if only.is_some_and(|only| only != table.path) {
+                continue;
+            }
+            let sizes = names.iter().map(|name| async {
+                let objects = self.named_objects(&table.path, name).await?;
+                Ok::<u64, Error>(objects.iter().map(|meta| meta.size).sum())
+            });
+            let sizes = futures::stream::iter(sizes).buffer_unordered(AT_ONCE);
+            bytes += sizes
+                .try_fold(0, |sum, size| async move { Ok(sum + size) })
+                .await?;
+        }
+        Ok(bytes)
+    }
+
     /// Deletes what dead runs in `records` wrote and never committed, table by table; of one table, if `only` that is
     /// asked for. The bytes of each run that was looked at.
     pub(crate) async fn reclaim_dead_runs(

@@ -6,7 +6,6 @@
 //!
 //! Cleanup asks for more (`Store::tables_anywhere`): a table that is not maintained may need files of one that is.
 
-use super::records::BESIDE;
 use super::{INTERNAL, Store};
 use crate::error::{Error, ErrorKind, Result};
 use object_store::path::PathPart;
@@ -44,9 +43,8 @@ const OF_A_TABLE: [&str; 6] = [
     "tree",
 ];
 
-/// What holds no table that refers to others: our own tables and records, and a file system's own folder, which only root
-/// may list.
-const WITHOUT_TABLES: [&str; 3] = [INTERNAL, BESIDE, "lost+found"];
+/// What holds no table that refers to others: our own tables, and a file system's own folder, which only root may list.
+const WITHOUT_TABLES: [&str; 2] = [INTERNAL, "lost+found"];
 
 /// LanceDB's own table of its namespaces and tables.
 const LANCEDB_CATALOGUE: &str = "__manifest";

@@ -70,6 +70,19 @@ async fn a_delayed_put_meets_the_fence() {
     assert_nothing_left(&plain).await;
 }
 
+/// A store asks for no records of plain runs, so whoever makes one ends them.
+#[tokio::test]
+async fn a_directory_that_becomes_a_store_ends_its_runs() {
+    let (lake, plain) = scene().await;
+    lake.with_seam(DIES, &["optimize", &plain.uri]).killed();
+    let seam = armed("maintain.after_rewrite", 1, "stop");
+    let mut run = lake.with_seam(&seam, &["optimize", &plain.uri]);
+    run.wait_stopped();
+    lake.run(&["init", &plain.uri]).ok();
+    run.resume().failed(75, "took this run for dead");
+    assert_nothing_left(&plain).await;
+}
+
 /// Who comes soon does not know that it is dead; who comes late does, from what the storage says.
 #[tokio::test]
 async fn a_run_is_dead_when_its_record_has_been_silent() {
