@@ -168,3 +168,38 @@ async fn a_run_that_may_leave_no_record_at_all_runs_and_says_so_once() {
     plain.assert_whole().await;
     assert_eq!(plain.unreferenced().await, BTreeSet::new());
 }
+
+/// What others left is theirs, however old: it is counted and nothing else.
+#[tokio::test]
+async fn files_of_others_are_counted_by_age_and_never_touched() {
+    let (lake, plain) = scene().await;
+    let ages = [("data/young.lance", 0), ("_indices/i-1/page.lance", 3_700)];
+    let week = 7 * 24 * 3_600;
+    for (file, age) in ages
+        .into_iter()
+        .chain([("_deletions/9-1-7.arrow", week + 60)])
+    {
+        let file = plain.path(TABLE).join(file);
+        std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+        std::fs::write(&file, "left over").expect("a file");
+        let written = SystemTime::now() - Duration::from_secs(age);
+        let aged = std::fs::File::open(&file)
+            .expect("the file")
+            .set_modified(written);
+        aged.expect("its time can be set");
+    }
+    let stray = plain.unreferenced().await;
+    assert_eq!(stray.len(), 3);
+    let one = serde_json::json!({ "files": 1, "bytes": 9 });
+    let each = serde_json::json!({ "under_1h": one, "under_7d": one, "older": one });
+    let pass = ["daemon", &plain.uri, "--once", "--grace", "0s", "--json"];
+    let told = lake.run(&pass).ok().json().to_string();
+    assert!(told.contains(&each.to_string()), "{told}");
+    lake.run(&["optimize", &plain.uri]).ok();
+    let status = lake.run(&["status", &plain.uri, "--json"]).ok().json();
+    assert_eq!(status["tables"][0]["unreferenced"], each);
+    let said = lake.run(&["status", &plain.uri]).ok().stdout;
+    let left = "27 bytes in 3 files that no version refers to (9 younger than an hour, 9 than 7 days, 9 older)";
+    assert!(said.contains(left), "{said}");
+    assert_eq!(plain.unreferenced().await, stray);
+}
