@@ -4,21 +4,25 @@
 //! 2. `observe` does the I/O of looking: open, scan, look at one table.
 //! 3. `location` keeps what is known of one watched location, and says what to look at next. Pure.
 //! 4. `table` keeps what is known of one table, and decides. Pure.
+//! 5. `unreferenced` counts what no version refers to, rarely.
 
 pub(crate) mod location;
 pub(crate) mod observe;
 pub(crate) mod table;
+mod unreferenced;
 
 use crate::config::{Config, Watch, WatchKind, location_of};
 use squire_engine::error::{Error, ErrorKind, Result, caught};
-use squire_engine::ids::TableName;
-use squire_engine::maintenance::Target;
+use squire_engine::ids::{OpId, TableName};
+use squire_engine::maintenance::{Target, Unreferenced};
+use squire_engine::recovery::{PlannedRecovery, RecoveryReport, Watch as RecoveryWatch};
 use squire_engine::store::discovery::{Discovered, PassedOver};
 use squire_engine::store::{Store, StoreOptions};
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use unreferenced::Counts;
 
 /// An opened place.
 #[derive(Debug, Clone)]
@@ -33,6 +37,7 @@ pub(crate) struct Place {
     single: Option<String>,
     /// How it was asked for.
     watch: Watch,
+    counts: Arc<Counts>,
 }
 
 /// What is maintained at a place, and what stands beside it.
@@ -114,6 +119,7 @@ impl Place {
                     managed: true,
                     single: None,
                     watch: watch.clone(),
+                    counts: Arc::default(),
                 });
             }
             (Ok(_), WatchKind::Directory | WatchKind::Table) => {
@@ -145,6 +151,7 @@ impl Place {
             managed: false,
             single: None,
             watch: watch.clone(),
+            counts: Arc::default(),
         };
         let Discovered { tables, skipped } = match place.store.datasets().await {
             Err(e) if e.kind() == ErrorKind::NotFound => Discovered::default(),
@@ -178,12 +185,90 @@ impl Place {
             managed,
             single,
             watch: watch.clone(),
+            counts: Arc::default(),
         })
     }
 
     /// Whether the URI names a single table.
     pub(crate) fn is_single_table(&self) -> bool {
         self.single.is_some()
+    }
+
+    /// Recovers what operations left here: all of a store, or the runs on plain tables.
+    pub(crate) async fn recover(
+        &self,
+        watch: &mut RecoveryWatch,
+        force: bool,
+    ) -> Result<RecoveryReport> {
+        if self.managed {
+            return self.store.recover(watch, force).await;
+        }
+        let only = self.single.as_deref();
+        self.store.recover_plain(only, watch, force).await
+    }
+
+    /// What [`Place::recover`] would do, were all graces over.
+    pub(crate) async fn recovery_plan(&self) -> Result<Vec<PlannedRecovery>> {
+        if self.managed {
+            return self.store.recovery_plan().await;
+        }
+        let only = self.single.as_deref();
+        self.store.plain_recovery_plan(only).await
+    }
+
+    /// Before a command maintains plain tables: reclaims what runs that died left there. Best effort.
+    pub(crate) async fn reclaim_first(&self) {
+        if self.managed {
+            return;
+        }
+        match self.recover(&mut RecoveryWatch::default(), false).await {
+            Ok(report) => {
+                for (op, bytes) in report.reclaimed {
+                    tracing::info!(place = self.uri, %op, bytes, "reclaimed what a maintenance run that died had written");
+                }
+                for (op, error) in report.failed {
+                    tracing::warn!(
+                        place = self.uri,
+                        op,
+                        error,
+                        "what a maintenance run left cannot be reclaimed now"
+                    );
+                }
+            }
+            Err(error) => {
+                tracing::warn!(place = self.uri, %error, "what maintenance runs left cannot be reclaimed now");
+            }
+        }
+    }
+
+    /// The operations here that are recorded: at work, or waiting for recovery.
+    pub(crate) async fn sidecar_ops(&self) -> Result<Vec<OpId>> {
+        if self.managed {
+            return self.store.sidecar_ops().await;
+        }
+        let only = self.single.as_deref();
+        self.store.plain_sidecar_ops(only).await
+    }
+
+    /// Bytes that maintenance here wrote and did not settle.
+    pub(crate) async fn stranded_bytes(&self) -> Result<u64> {
+        if self.managed {
+            return self.store.stranded_bytes().await;
+        }
+        let only = self.single.as_deref();
+        self.store.plain_stranded_bytes(only).await
+    }
+
+    /// What no version of `target` refers to; `None` when it has too many versions to say.
+    pub(crate) async fn unreferenced(&self, target: &Target) -> Result<Option<Unreferenced>> {
+        match target {
+            Target::Plain(path) => self.store.unreferenced_files(path).await,
+            Target::Pinned(table) => {
+                let snapshot = self.store.load().await?;
+                let path = &snapshot.state.table(table)?.path;
+                self.store.unreferenced_files(path).await
+            }
+        }
     }
 
     /// Whether this is what opening `watch` gives: the watch may have been changed since, and plain tables may have

@@ -144,6 +144,9 @@ async fn cleanup_plain(
     policies: &CleanupPolicies,
 ) -> Result<ExitCode> {
     let selection = place.select(&args.target.tables).await?;
+    if !args.dry_run {
+        place.reclaim_first().await;
+    }
     let skipped = selection.skipped.clone();
     let mut documents = Vec::new();
     let mut lines: Vec<String> = skipped.iter().map(ToString::to_string).collect();

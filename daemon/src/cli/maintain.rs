@@ -144,6 +144,7 @@ pub(super) async fn optimize(context: &Context, args: OptimizeArgs) -> Result<Ex
     }
     let cancel = cancel_on_signal();
     let selection = place.select(&args.target.tables).await?;
+    place.reclaim_first().await;
     let mut results = Results::of(&selection);
     for target in selection {
         let policy = context.config.policy_for(Place::config_name(&target));
@@ -192,6 +193,7 @@ pub(super) async fn reindex(context: &Context, args: OptimizeArgs) -> Result<Exi
     }
     let cancel = cancel_on_signal();
     let selection = place.select(&args.target.tables).await?;
+    place.reclaim_first().await;
     let mut results = Results::of(&selection);
     let all = BTreeSet::new();
     for target in selection {
@@ -269,9 +271,9 @@ pub(super) fn cancel_on_signal() -> Oversight {
 }
 
 pub(super) async fn recover(context: &Context, args: RecoverArgs) -> Result<ExitCode> {
-    let store = context.store(&args.store).await?;
+    let place = context.place(&args.store).await?;
     if args.dry_run {
-        let plans = store.recovery_plan().await?;
+        let plans = place.recovery_plan().await?;
         let mut lines: Vec<String> = plans
             .iter()
             .map(|p| format!("{} by {}: {}", p.op, p.actor, p.next))
@@ -283,12 +285,12 @@ pub(super) async fn recover(context: &Context, args: RecoverArgs) -> Result<Exit
         return Ok(ExitCode::SUCCESS);
     }
     let mut watch = RecoveryWatch::default();
-    let mut report = store.recover(&mut watch, args.force).await?;
-    let grace = store.options().grace;
+    let mut report = place.recover(&mut watch, args.force).await?;
     if !args.force && !report.pending.is_empty() {
         // One grace of watching is what it takes to know that nobody is at work on them.
-        store.clock().sleep(grace).await;
-        report = store.recover(&mut watch, false).await?;
+        let grace = place.store.options().grace;
+        place.store.clock().sleep(grace).await;
+        report = place.recover(&mut watch, false).await?;
     }
     let names = |what: &str, ops: &[squire_engine::ids::OpId]| {
         ops.iter()

@@ -33,7 +33,7 @@ use squire_engine::clock::{Clock, SystemClock};
 use squire_engine::error::{Error, ErrorKind, Result, caught, panic_text};
 use squire_engine::store::{Durability, Store, StoreOptions};
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,6 +135,7 @@ fn run() -> ExitCode {
         durability,
         actor: cli.common.actor.clone().unwrap_or_else(default_actor),
         wrapper,
+        state_dir: state_directory(),
         ..StoreOptions::default()
     };
     let context = Context {
@@ -181,6 +182,13 @@ fn durability(config: &Config) -> Result<Durability> {
             .map_err(|e: Error| e.context("SQUIRE_DURABILITY")),
         Err(_) => Ok(config.daemon.durability),
     }
+}
+
+/// The state directory that the service manager gives, the first of several.
+fn state_directory() -> Option<PathBuf> {
+    let given = std::env::var_os("STATE_DIRECTORY")?;
+    let first = std::env::split_paths(&given).next()?;
+    Some(first).filter(|path| path.is_absolute())
 }
 
 /// Logs go to standard error; standard output belongs to the command's answer.

@@ -10,7 +10,7 @@ use crate::decide::planning::{OperationSpec, TablePlan, bounds, plan as decide};
 use crate::place::{Place, step};
 use serde_json::{Map, Value, json};
 use squire_engine::error::Result;
-use squire_engine::maintenance::{TableHealth, Target};
+use squire_engine::maintenance::{TableHealth, Target, Unreferenced};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -143,34 +143,46 @@ fn failed_row(target: &Target) -> Vec<Span> {
     row
 }
 
+/// What no version refers to; nothing when there is none.
+fn left_line(table: &Target, unreferenced: &Unreferenced) -> Option<String> {
+    let by_age = unreferenced.by_age();
+    let bytes: u64 = by_age.iter().map(|(_, of_age)| of_age.bytes).sum();
+    let files: u64 = by_age.iter().map(|(_, of_age)| of_age.files).sum();
+    if files == 0 {
+        return None;
+    }
+    let [young, week, old] = by_age.map(|(_, of_age)| size(of_age.bytes));
+    Some(format!(
+        "{table}: {} in {files} files that no version refers to ({young} younger than an hour, {week} than 7 days, {old} older)",
+        size(bytes)
+    ))
+}
+
 /// Looks once and prints what it found.
 async fn once(context: &Context, args: &StatusArgs, again: bool) -> Result<ExitCode> {
     let place = context.place(&args.target.store).await?;
     let selection = place.select(&args.target.tables).await?;
-    let (version, sidecars, stranded) = if place.managed {
-        (
-            Some(place.store.load().await?.version()),
-            place.store.sidecar_ops().await?,
-            place.store.stranded_bytes().await?,
-        )
-    } else {
-        (None, Vec::new(), 0)
+    let version = match place.managed {
+        true => Some(place.store.load().await?.version()),
+        false => None,
     };
+    let sidecars = place.sidecar_ops().await?;
+    let stranded = place.stranded_bytes().await?;
     let holds = match place.managed {
         true => place.store.holds().await?,
         false => Vec::new(),
     };
     let mut results = Results::of(&selection);
+    let recorded = format!("{} sidecars, {} stranded", sidecars.len(), size(stranded));
+    let uri = &place.uri;
+    if version.is_none() && (stranded > 0 || !sidecars.is_empty()) {
+        results.say(format!("{uri}: {recorded}"));
+    }
     if let Some(version) = version {
-        results.say(format!(
-            "{}: manifest version {version}, {} sidecars, {} stranded",
-            place.uri,
-            sidecars.len(),
-            size(stranded)
-        ));
+        results.say(format!("{uri}: manifest version {version}, {recorded}"));
         holds.iter().for_each(|hold| results.say(told(hold)));
     }
-    let mut rows = Vec::new();
+    let (mut rows, mut left) = (Vec::new(), Vec::new());
     for target in selection {
         match look(context, &place, &target).await {
             Ok(looked) => {
@@ -181,7 +193,15 @@ async fn once(context: &Context, args: &StatusArgs, again: bool) -> Result<ExitC
                         format!("{target}: DRIFT: version {version} {what}"),
                     )
                 });
-                results.add(looked.document(), drifted);
+                // A table that can be looked at may have too much to list.
+                let looking = step("look", &target, place.unreferenced(&target)).await;
+                let unreferenced = looking.ok().flatten();
+                left.extend(unreferenced.as_ref().and_then(|u| left_line(&target, u)));
+                let mut document = looked.document();
+                if let Value::Object(fields) = &mut document {
+                    fields.insert("unreferenced".to_owned(), json!(unreferenced));
+                }
+                results.add(document, drifted);
                 rows.push((looked.state(), looked.row()));
             }
             Err(e) => {
@@ -196,6 +216,7 @@ async fn once(context: &Context, args: &StatusArgs, again: bool) -> Result<ExitC
     for line in lay_out(&COLUMNS, rows) {
         results.say(line);
     }
+    left.into_iter().for_each(|line| results.say(line));
     let mut more = Map::new();
     more.insert("manifest_version".to_owned(), json!(version));
     more.insert("sidecars".to_owned(), json!(sidecars));

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use squire_engine::commit::{Change, CommitRequest, Outcome, RowCounts, TableWrite, Write};
 use squire_engine::error::{Error, Result};
 use squire_engine::ids::TableName;
+use squire_engine::recovery::Watch as RecoveryWatch;
 use squire_engine::store::Store;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -23,6 +24,13 @@ pub(super) async fn init(context: &Context, uri: &str) -> Result<ExitCode> {
         .storage_options
         .into_iter()
         .collect();
+    // Runs on what were plain tables end here: a store does not ask for their records.
+    let plain = Store::connect(uri, options.clone()).await?;
+    if !plain.has_manifest().await? {
+        plain
+            .recover_plain(None, &mut RecoveryWatch::default(), true)
+            .await?;
+    }
     let store = Store::init(uri, options).await?;
     context.out.print(
         &json!({ "store": store.uri() }),

@@ -98,8 +98,8 @@ impl Watched {
 
 async fn recover(place: &Place, mut watch: RecoveryWatch, force: bool) -> Recovered {
     let recovering = format!("recovery of {}", place.uri);
-    let report = caught(&recovering, place.store.recover(&mut watch, force)).await;
-    let stranded = caught(&recovering, place.store.stranded_bytes()).await;
+    let report = caught(&recovering, place.recover(&mut watch, force)).await;
+    let stranded = caught(&recovering, place.stranded_bytes()).await;
     Recovered {
         watch,
         report,

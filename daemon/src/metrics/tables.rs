@@ -32,6 +32,8 @@ pub(crate) struct TableObservation {
     pub(crate) pin_version: u64,
     /// Every index of the table.
     pub(crate) indexes: Vec<IndexObservation>,
+    /// Bytes of files that no version refers to, by age; empty when they were not counted.
+    pub(crate) unreferenced: Vec<(&'static str, u64)>,
 }
 
 /// What a scan saw of one index.
@@ -58,6 +60,7 @@ pub(super) struct TableGauges {
     pin_version: IntGaugeVec,
     unindexed_rows: IntGaugeVec,
     index_age: GaugeVec,
+    unreferenced: IntGaugeVec,
 }
 
 impl TableGauges {
@@ -114,6 +117,12 @@ impl TableGauges {
                 "Time since an index was last built or extended.",
                 &INDEX,
             )?,
+            unreferenced: gauges(
+                r,
+                "squire_unreferenced_bytes",
+                "Bytes of files that no version refers to, by age, as of the last full scan.",
+                &["store", "table", "age"],
+            )?,
         })
     }
 
@@ -129,6 +138,7 @@ impl TableGauges {
             head_version,
             pin_version,
             indexes,
+            unreferenced,
         } = seen;
         let values = [
             (&self.fragments, *fragments),
@@ -143,6 +153,14 @@ impl TableGauges {
         ];
         for (gauge, value) in values {
             gauge.with_label_values(&[store, table]).set(integer(value));
+        }
+        if unreferenced.is_empty() {
+            forget(&self.unreferenced, store, table, |_| false);
+        }
+        for (age, bytes) in unreferenced {
+            self.unreferenced
+                .with_label_values(&[store, table, age])
+                .set(integer(*bytes));
         }
         for index in indexes {
             self.unindexed_rows
@@ -177,6 +195,7 @@ impl TableGauges {
             pin_version,
             unindexed_rows,
             index_age,
+            unreferenced,
         } = self;
         let per_table = [
             fragments,
@@ -194,6 +213,7 @@ impl TableGauges {
         }
         forget(unindexed_rows, store, table, |_| false);
         forget(index_age, store, table, |_| false);
+        forget(unreferenced, store, table, |_| false);
     }
 }
 

@@ -228,10 +228,7 @@ impl Location {
         self.opening = false;
         self.tried = true;
         self.managed = Some(managed);
-        match managed {
-            true => self.recover = Some(self.recover.unwrap_or(false)),
-            false => self.recovered = true,
-        }
+        self.recover = Some(self.recover.unwrap_or(false));
         self.scan = Some(Reach::All);
     }
 

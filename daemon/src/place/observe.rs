@@ -113,10 +113,12 @@ pub(crate) async fn look(
         } else {
             CompactionPlan::default()
         };
+        let every = config.daemon.full_scan_interval;
         Ok(Observation {
             health,
             rewrites,
             drift,
+            unreferenced: place.counted(target, every).await,
         })
     };
     step("look", target, looking).await

@@ -7,7 +7,7 @@ use crate::decide::quarantine::{Fingerprints, Part, Quarantine};
 use crate::decide::rest::{Outcome, Rests};
 use crate::decide::work::{Scope, Trigger, WorkItem, WorkKey, score};
 use serde::Serialize;
-use squire_engine::maintenance::{CompactionPlan, TableHealth, Target};
+use squire_engine::maintenance::{CompactionPlan, TableHealth, Target, Unreferenced};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -89,6 +89,8 @@ pub(crate) struct Observation {
     /// What a compaction would do.
     pub(crate) rewrites: CompactionPlan,
     pub(crate) drift: bool,
+    /// What no version refers to, as last counted.
+    pub(crate) unreferenced: Option<Unreferenced>,
 }
 
 /// One table as last observed.
@@ -96,6 +98,8 @@ pub(crate) struct Observation {
 pub(crate) struct TableStatus {
     #[serde(flatten)]
     pub(crate) health: TableHealth,
+    /// What no version refers to, as last counted.
+    pub(crate) unreferenced: Option<Unreferenced>,
     pub(crate) state: &'static str,
     pub(crate) reason: String,
     pub(crate) phase: Phase,
@@ -233,6 +237,7 @@ impl TableState {
             health,
             rewrites,
             drift,
+            unreferenced,
         } = seen;
         let fingerprints = Fingerprints::of(&health);
         let resting = self.resting_indexes(&fingerprints);
@@ -280,6 +285,7 @@ impl TableState {
         Verdict {
             status: TableStatus {
                 health,
+                unreferenced,
                 state,
                 reason,
                 phase: self.phase,

@@ -35,14 +35,14 @@ impl Store {
         };
         let failed = match self.land_and_publish(base, sidecar, prepared).await {
             Ok(Some(tables)) => {
-                self.retire_sidecar(op).await;
+                self.records.retire_sidecar(op).await;
                 return Ok(committed(tables));
             }
             Ok(None) => None,
             Err(Unlanded::Nothing(e)) => {
                 // No version of it exists or can appear: without its sidecar it never happened, and no decision has
                 // to be kept for it. If the sidecar stays, whoever finds it decides.
-                self.retire_sidecar(op).await;
+                self.records.retire_sidecar(op).await;
                 return Err(e);
             }
             Err(Unlanded::Doubtful(e)) => Some(e),
@@ -170,13 +170,6 @@ impl Store {
                 Refused::Again(next) => slot = next,
                 Refused::Lost => return Err(lost),
             }
-        }
-    }
-
-    /// Phase D, best effort: a sidecar that stays is removed by whoever finds its operation committed.
-    pub(crate) async fn retire_sidecar(&self, op: OpId) {
-        if let Err(e) = self.delete_sidecar(op).await {
-            tracing::debug!(%op, error = %e, "a sidecar is left for recovery");
         }
     }
 }

@@ -11,14 +11,15 @@ use super::Oversight;
 use super::run::Run;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::OpId;
-use crate::store::{GuardedCommitHandler, INTERNAL, SidecarTable, Store, put_new};
+use crate::ids::{OpId, TableName};
+use crate::store::{GuardedCommitHandler, Records, Store, put_new};
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
-use lance_io::object_store::{ObjectStore as LanceStore, WrappingObjectStore};
-use lance_table::io::deletion::DELETIONS_DIR;
+use lance_io::object_store::WrappingObjectStore;
+use lance_table::format::Fragment;
+use lance_table::io::deletion::{DELETIONS_DIR, relative_deletion_file_path};
 use object_store::list::PaginatedListStore;
 use object_store::path::Path;
 use object_store::{
@@ -39,16 +40,28 @@ use tokio::sync::Mutex;
 const FORMAT: u32 = 2;
 
 /// Requests that are under way at one time.
-const AT_ONCE: usize = 16;
+pub(super) const AT_ONCE: usize = 16;
 
 /// How often a run puts a beat. Recovery waits many times as long before it takes a run for dead.
 const BEAT: Duration = Duration::from_secs(10);
+
+/// The table of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunTable {
+    /// Its name in the store; a plain table has none.
+    #[serde(rename = "table", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<TableName>,
+    /// Its dataset below the root.
+    pub(crate) path: String,
+    /// The version that it showed when the run began.
+    pub(crate) base: u64,
+}
 
 /// One name of a journal: put before what it names, never changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
     format: u32,
-    table: SidecarTable,
+    table: RunTable,
     /// Below the dataset; see [`name_of`].
     name: String,
 }
@@ -83,8 +96,8 @@ pub(crate) struct Progress {
 /// What a run wrote, by its journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Journalled {
-    /// The run's table, as its sidecar had it.
-    pub(crate) table: SidecarTable,
+    /// The run's table.
+    pub(crate) table: RunTable,
     /// Names below the dataset; see [`name_of`].
     pub(crate) names: BTreeSet<String>,
 }
@@ -103,31 +116,39 @@ pub(crate) fn name_of(dataset: &Path, path: &Path) -> Option<String> {
     }
 }
 
+/// The names, as [`name_of`] gives them, of the files of a fragment.
+pub(crate) fn names_of_fragment(fragment: &Fragment) -> Vec<String> {
+    let data = fragment.referenced_lance_files();
+    let data = data.map(|file| format!("data/{}", file.path.split('.').next().unwrap_or_default()));
+    let deletions = fragment.deletion_file.iter();
+    let deletions = deletions.map(|file| relative_deletion_file_path(fragment.id, file));
+    data.chain(deletions).collect()
+}
+
 /// The journal of one run at work. Wraps the object store that the run writes through.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    /// Where the names are put; a plain table's run has no store to keep them in, and knows them while it lives.
-    kept: Option<Kept>,
+    op: OpId,
+    table: RunTable,
+    /// Where the names are put; a run without a record knows them while it lives.
+    records: Option<Records>,
     dataset: Path,
     named: Mutex<BTreeSet<String>>,
     /// Puts of versions whose outcome the run does not know.
     doubts: Arc<AtomicU64>,
-    /// Puts begun, of names and of beats.
+    /// Names and beats begun.
     puts: AtomicU32,
 }
 
-/// A journal's place on storage.
-#[derive(Debug)]
-struct Kept {
-    objects: Arc<LanceStore>,
-    directory: Path,
-    table: SidecarTable,
-}
-
 impl Journal {
-    /// The run's table, as its sidecar has it; `None` for a plain table.
-    pub(crate) fn table(&self) -> Option<&SidecarTable> {
-        self.kept.as_ref().map(|kept| &kept.table)
+    /// The run's table.
+    pub(crate) fn table(&self) -> &RunTable {
+        &self.table
+    }
+
+    /// Where the run is recorded.
+    pub(crate) fn records(&self) -> Option<&Records> {
+        self.records.as_ref()
     }
 
     /// What the run has named so far.
@@ -151,26 +172,26 @@ impl Journal {
             return Ok(());
         }
         hit(Seam::MaintainBeforeJournal)?;
-        if let Some(kept) = &self.kept {
-            self.put_name(kept, &name).await?;
+        // A put that reports an error may have landed: each has a number of its own.
+        let put = self.puts.fetch_add(1, Ordering::Relaxed);
+        if let Some(records) = &self.records {
+            self.put_name(records, put, &name).await?;
         }
         named.insert(name);
         hit(Seam::MaintainAfterJournal)?;
         Ok(())
     }
 
-    async fn put_name(&self, kept: &Kept, name: &str) -> Result<()> {
+    async fn put_name(&self, records: &Records, put: u32, name: &str) -> Result<()> {
         let entry = Entry {
             format: FORMAT,
-            table: kept.table.clone(),
+            table: self.table.clone(),
             name: name.to_owned(),
         };
         let bytes = serde_json::to_vec(&entry)
             .map_err(|e| Error::internal("encoding a journal").caused_by(e))?;
-        // A put that reports an error may have landed: each has a number of its own.
-        let put = self.puts.fetch_add(1, Ordering::Relaxed);
-        let at = kept.directory.clone().join(format!("{put}.json"));
-        put_new(&kept.objects, &at, bytes).await?;
+        let at = records.journal(self.op).join(format!("{put}.json"));
+        put_new(&records.objects, &at, bytes).await?;
         Ok(())
     }
 
@@ -178,16 +199,18 @@ impl Journal {
     pub(crate) async fn beat(&self, clock: &dyn Clock) -> Infallible {
         loop {
             clock.sleep(BEAT).await;
-            let Some(kept) = &self.kept else { continue };
+            let Some(records) = &self.records else {
+                continue;
+            };
             self.puts.fetch_add(1, Ordering::Relaxed);
-            let at = kept.directory.clone().join("alive.beat");
-            if let Err(e) = kept.objects.inner.put(&at, PutPayload::new()).await {
+            let at = records.journal(self.op).join("alive.beat");
+            if let Err(e) = records.objects.inner.put(&at, PutPayload::new()).await {
                 tracing::debug!(error = %e, "a beat was not put");
             }
         }
     }
 
-    /// Whether nothing of it can be on storage.
+    /// Whether nothing was named, and nothing of it can be on storage.
     pub(crate) fn is_empty(&self) -> bool {
         self.puts.load(Ordering::Relaxed) == 0
     }
@@ -313,61 +336,15 @@ fn is_name(at: &Path) -> bool {
     at.extension() == Some("json")
 }
 
-impl Store {
-    fn journal_directory(&self, op: OpId) -> String {
-        format!("{INTERNAL}/recovery/{op}.files")
-    }
-
-    /// An empty journal for run `op` on `table`.
-    pub(crate) fn new_journal(&self, op: OpId, table: &SidecarTable) -> Arc<Journal> {
-        let kept = Kept {
-            objects: self.objects.clone(),
-            directory: self.object_path(&self.journal_directory(op)),
-            table: table.clone(),
-        };
-        self.journal(Some(kept), &table.path)
-    }
-
-    /// An empty journal in memory, for a run on the plain table at `path`.
-    pub(crate) fn new_plain_journal(&self, path: &str) -> Arc<Journal> {
-        self.journal(None, path)
-    }
-
-    fn journal(&self, kept: Option<Kept>, path: &str) -> Arc<Journal> {
-        Arc::new(Journal {
-            kept,
-            dataset: self.object_path(path),
-            named: Mutex::default(),
-            doubts: Arc::default(),
-            puts: AtomicU32::default(),
-        })
-    }
-
-    /// A guard of the commits of run `op`: they need its sidecar, if it has one. Versions are found and put as ever,
-    /// whatever store the run's data goes through.
-    pub(crate) fn guard_of(&self, op: OpId, journal: &Journal) -> GuardedCommitHandler {
-        let guard = self.guard().with_doubts(journal.doubts.clone());
-        match journal.kept {
-            Some(_) => guard.with_licence(self.sidecar_path(op)),
-            None => guard,
-        }
-    }
-
-    /// The same dataset, written through the journal of `run`. On plain local paths Lance writes past the object-store interface, so
-    /// there the run goes through it; versions are found and put as ever, see [`Store::guard_of`].
-    pub(crate) async fn written_through(
-        &self,
-        dataset: &Dataset,
-        run: &Run<'_>,
-    ) -> Result<Dataset> {
-        let mut objects = self.interface.as_ref().clone();
-        objects.apply_wrapper(&Journalling(run.journal.clone(), run.oversight.clone()));
-        Ok(dataset.with_object_store(Arc::new(objects), None))
+impl Records {
+    /// The directory of the journal of run `op`.
+    fn journal(&self, op: OpId) -> Path {
+        self.directory().join(format!("{op}.files"))
     }
 
     /// Names and beats of the journal of run `op`, unread.
-    async fn journal_objects(&self, op: OpId) -> Result<Vec<ObjectMeta>> {
-        let prefix = self.object_path(&self.journal_directory(op));
+    pub(crate) async fn journal_objects(&self, op: OpId) -> Result<Vec<ObjectMeta>> {
+        let prefix = self.journal(op);
         Ok(self.objects.list(Some(prefix)).try_collect().await?)
     }
 
@@ -398,9 +375,8 @@ impl Store {
 
     /// The runs that have a journal, the living ones among them.
     pub(crate) async fn journalled_runs(&self) -> Result<BTreeSet<OpId>> {
-        let recovery = self.object_path(&format!("{INTERNAL}/recovery"));
-        let listed = self.objects.list_with_delimiter(Some(&recovery)).await?;
-        let names = listed.common_prefixes.iter().filter_map(|p| p.filename());
+        let listed = self.listed().await?.common_prefixes;
+        let names = listed.iter().filter_map(|p| p.filename());
         Ok(names
             .filter_map(|n| OpId::parse(n.strip_suffix(".files")?).ok())
             .collect())
@@ -419,24 +395,66 @@ impl Store {
         Ok(progress)
     }
 
-    /// Bytes of what the journals name: of runs at work, and of dead ones until they are reclaimed.
-    pub async fn stranded_bytes(&self) -> Result<u64> {
-        let mut bytes = 0;
-        for op in self.journalled_runs().await? {
-            let Some(Journalled { table, names }) = self.journalled(op).await? else {
-                continue;
-            };
-            let table = &table;
-            let sizes = names.into_iter().map(|name| async move {
-                let objects = self.named_objects(&table.path, &name).await?;
-                Ok::<u64, Error>(objects.iter().map(|meta| meta.size).sum())
-            });
-            let sizes = futures::stream::iter(sizes).buffer_unordered(AT_ONCE);
-            bytes += sizes
-                .try_fold(0, |sum, size| async move { Ok(sum + size) })
-                .await?;
+    /// Removes the journal of a run that has nothing to reclaim any more.
+    pub(crate) async fn forget_journal(&self, op: OpId) -> Result<()> {
+        for meta in self.journal_objects(op).await? {
+            match self.objects.inner.delete(&meta.location).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(e) => return Err(e.into()),
+            }
         }
-        Ok(bytes)
+        if self.objects.is_local() {
+            // An object store has no directories; a local disk keeps empty ones.
+            match self.objects.remove_dir_all(self.journal(op)).await {
+                Ok(()) | Err(lance::Error::NotFound { .. }) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    /// An empty journal for run `op` on `table`, which is recorded in `records`.
+    pub(crate) fn new_journal(
+        &self,
+        op: OpId,
+        table: RunTable,
+        records: Option<Records>,
+    ) -> Arc<Journal> {
+        Arc::new(Journal {
+            op,
+            dataset: self.object_path(&table.path),
+            table,
+            records,
+            named: Mutex::default(),
+            doubts: Arc::default(),
+            puts: AtomicU32::default(),
+        })
+    }
+
+    /// A guard of the commits of the run that keeps `journal`: they need its record, if it has one. Versions are found and
+    /// put as ever, whatever store the run's data goes through.
+    pub(crate) fn guard_of(&self, journal: &Journal) -> GuardedCommitHandler {
+        let guard = self.guard().with_doubts(journal.doubts.clone());
+        match &journal.records {
+            Some(records) => {
+                guard.with_licence(records.objects.clone(), records.sidecar_path(journal.op))
+            }
+            None => guard,
+        }
+    }
+
+    /// The same dataset, written through the journal of `run`. On plain local paths Lance writes past the object-store interface, so
+    /// there the run goes through it; versions are found and put as ever, see [`Store::guard_of`].
+    pub(crate) async fn written_through(
+        &self,
+        dataset: &Dataset,
+        run: &Run<'_>,
+    ) -> Result<Dataset> {
+        let mut objects = self.interface.as_ref().clone();
+        objects.apply_wrapper(&Journalling(run.journal.clone(), run.oversight.clone()));
+        Ok(dataset.with_object_store(Arc::new(objects), None))
     }
 
     /// The objects that belong to `name` in the dataset at `table`.
@@ -458,21 +476,6 @@ impl Store {
             }
         }
         Ok(objects)
-    }
-
-    /// Removes the journal of a run that has nothing to reclaim any more.
-    pub(crate) async fn forget_journal(&self, op: OpId) -> Result<()> {
-        for meta in self.journal_objects(op).await? {
-            match self.objects.inner.delete(&meta.location).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        if self.objects.is_local() {
-            // An object store has no directories; a local disk keeps empty ones.
-            self.remove_dir(&self.journal_directory(op)).await?;
-        }
-        Ok(())
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! 1. `Store::health` observes one table from manifests alone.
 //! 2. `tasks` groups fragments into bounded tasks: a pure function. `plan` feeds it: `decoded` samples how wide rows are.
-//! 3. `run` is the frame of every maintenance run on a pinned table: sidecar, bounded attempts, clean prefix. An `Oversight`
-//!    sees it move and stops it at a safe point.
+//! 3. `run` is the frame of every maintenance run: sidecar, bounded attempts and, where the table is pinned, clean prefix. An
+//!    `Oversight` sees it move and stops it at a safe point.
 //! 4. `compact` and `reindex` are what runs inside it. `journal` names what they write before they do; `stranded` deletes
 //!    what was written for nothing. `rehearsal` builds a version without committing it, and `index_proof` asks it a
 //!    sample of what its indexes should find. `declare` says which indexes there should be. `verify` reads a rewrite back
@@ -11,6 +11,7 @@
 //!    some of its rows meanwhile; `carry` says which.
 //! 5. `cleanup` publishes floors, then deletes below them. `archive` copies the commit log out of the manifest. `audit`
 //!    proves that what stands has all that it refers to.
+//! 6. `unreferenced` counts the files that no version refers to, whoever wrote them.
 //!
 //! A `Target` is a table of a store or a plain Lance table in a watched directory, where HEAD is what is visible.
 
@@ -35,6 +36,7 @@ mod side;
 mod stranded;
 mod tally;
 pub mod tasks;
+mod unreferenced;
 mod verify;
 
 pub use archive::ArchiveReport;
@@ -50,6 +52,7 @@ pub(crate) use journal::Progress;
 pub use oversight::Oversight;
 pub use plan::CompactionPlan;
 pub use run::{MaintenanceReport, Skipped};
+pub use unreferenced::{Files, Unreferenced};
 pub use verify::Verify;
 pub(crate) use verify::{Given, read_back};
 

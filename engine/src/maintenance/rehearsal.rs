@@ -43,7 +43,7 @@ impl Store {
     }
 
     fn guard_at(&self, run: &Run<'_>, slot: Option<Slot>) -> GuardedCommitHandler {
-        let guard = self.guard_of(run.op, &run.journal);
+        let guard = self.guard_of(&run.journal);
         match slot {
             Some(slot) => guard.at(slot),
             None => guard,

@@ -69,7 +69,7 @@ impl Work for Reindex<'_> {
         for index in listed.iter().filter(|i| !self.except.contains(&i.name)) {
             run.check_cancelled()?;
             let done = caught("extending it", extend(&mut head, index, run, store)).await;
-            settle_one(&index.name, done, run, store, report).await?;
+            settle_one(&index.name, done, run, report).await?;
         }
         let missing = |name: &String| listed.iter().all(|index| index.name != *name);
         let due = |name: &String| missing(name) && !self.except.contains(name);
@@ -80,7 +80,7 @@ impl Work for Reindex<'_> {
                 build(&mut head, name, declaration, run, store),
             )
             .await;
-            settle_one(name, done, run, store, report).await?;
+            settle_one(name, done, run, report).await?;
         }
         Ok(())
     }
@@ -103,7 +103,6 @@ async fn settle_one(
     name: &str,
     done: Result<Outcome>,
     run: &Run<'_>,
-    store: &Store,
     report: &mut MaintenanceReport,
 ) -> Result<()> {
     run.oversight.step();
@@ -122,7 +121,7 @@ async fn settle_one(
             Ok(())
         }
         Err(e) if e.kind() == ErrorKind::Cancelled => Err(e),
-        Err(e) if e.disposition() == Disposition::Fail && run.is_licensed(store).await? => {
+        Err(e) if e.disposition() == Disposition::Fail && run.is_licensed().await? => {
             let why = match (e.kind(), run.target) {
                 (ErrorKind::Storage, _) => e.brief(),
                 (_, Target::Pinned(_)) => format!(

@@ -2,7 +2,7 @@
 
 use super::Oversight;
 use super::Target;
-use super::journal::{Journal, Journalled};
+use super::journal::{Journal, Journalled, RunTable};
 use super::plan::beyond_us;
 use super::stranded::DeadRun;
 use crate::clock::Backoff;
@@ -11,7 +11,9 @@ use crate::error::{Disposition, Error, ErrorKind, Result, caught};
 use crate::ids::{OpId, TableName};
 use crate::protocol::{Kind, Obstacle, Role, obstacle};
 use crate::recovery::Resolution;
-use crate::store::{Sidecar, SidecarKind, SidecarTable, Store, StrictCommit};
+use crate::store::{
+    COMMITS_PATH, Records, Sidecar, SidecarKind, SidecarTable, Store, StrictCommit, is_denied,
+};
 use lance::Dataset;
 use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
 use serde::Serialize;
@@ -108,18 +110,17 @@ pub(crate) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// The dataset below the store's root.
+    /// The dataset below the root.
     pub(crate) fn path(&self) -> &str {
-        match (self.journal.table(), self.target) {
-            (Some(table), _) => &table.path,
-            (None, Target::Plain(path)) => path,
-            (None, Target::Pinned(table)) => table.as_str(),
-        }
+        &self.journal.table().path
     }
 
-    /// Whether its sidecar stands; a plain table's run has and needs none.
-    pub(crate) async fn is_licensed(&self, store: &Store) -> Result<bool> {
-        Ok(self.journal.table().is_none() || store.has_sidecar(self.op).await?)
+    /// Whether its record stands; a run without one needs none.
+    pub(crate) async fn is_licensed(&self) -> Result<bool> {
+        match self.journal.records() {
+            Some(records) => records.has_sidecar(self.op).await,
+            None => Ok(true),
+        }
     }
 
     /// A safe point: nothing is half-done here.
@@ -147,6 +148,16 @@ impl Run<'_> {
     }
 }
 
+/// A run that has its record.
+struct Begun {
+    /// Whose versions they are: a run on a plain table has its own name.
+    store: OpId,
+    table: RunTable,
+    /// Where it is recorded; nowhere if that may not be.
+    records: Option<Records>,
+    sidecar: Sidecar,
+}
+
 /// Something to do inside the frame.
 #[async_trait::async_trait]
 pub(crate) trait Work: Sync {
@@ -170,120 +181,138 @@ impl Store {
         oversight: &Oversight,
     ) -> Result<MaintenanceReport> {
         let mut report = MaintenanceReport::default();
+        let (actor, now) = (&self.options().actor, self.clock().now_ms());
         let op = self.new_op();
         let _at_work = self.at_work.enter(op);
-        let (store_id, sidecar) = match target {
-            Target::Plain(path) => {
-                self.check_plain(path).await?;
-                (op, None)
-            }
+        let sidecar = Sidecar::new(op, SidecarKind::Maintenance, actor, work.kind(), now);
+        let begun = match target {
+            Target::Plain(path) => self.begin_plain(sidecar, path).await?,
             Target::Pinned(table) => {
                 if let Some(skipped) = self.in_the_way(table).await? {
                     report.skipped = Some(skipped);
                     return Ok(report);
                 }
-                let snapshot = self.load().await?;
-                let entry = snapshot.state.table(table)?;
-                let mut sidecar = Sidecar::new(
-                    op,
-                    SidecarKind::Maintenance,
-                    &self.options().actor,
-                    work.kind(),
-                    self.clock().now_ms(),
-                );
-                sidecar.writes.push(SidecarTable {
-                    table: table.clone(),
-                    path: entry.path.clone(),
-                    base: entry.version,
-                    create: None,
-                });
-                self.put_sidecar(&sidecar).await?;
-                (snapshot.state.store, Some(sidecar))
+                self.begin_pinned(sidecar, table).await?
             }
         };
         let run = Run {
             target,
             op,
             oversight,
-            properties: crate::store::marks(store_id, op, Kind::Maintenance),
-            journal: match (&sidecar, target) {
-                (Some(sidecar), _) => self.new_journal(op, &sidecar.writes[0]),
-                (None, target) => self.new_plain_journal(&target.to_string()),
-            },
+            properties: crate::store::marks(begun.store, op, Kind::Maintenance),
+            journal: self.new_journal(op, begun.table, begun.records),
         };
-        let Some(sidecar) = sidecar else {
-            return self.maintain_plain(&run, work, report).await;
-        };
-        let journal = &run.journal;
         let attempts = self.attempts(&run, work, &mut report);
         let worked = tokio::select! {
             worked = attempts => worked,
-            never = journal.beat(self.clock()) => match never {},
+            never = run.journal.beat(self.clock()) => match never {},
         };
         // What was committed is published even when a later step failed: it must not look like drift.
-        let record = Record::of_sidecar(&sidecar, Kind::Maintenance.as_str());
-        report.pin = Some(
-            self.publish_prefix(&sidecar.writes[0].table, &record)
-                .await?,
-        );
-        self.retire_sidecar(sidecar.op).await;
+        if let Some(table) = &run.journal.table().name {
+            let record = Record::of_sidecar(&begun.sidecar, Kind::Maintenance.as_str());
+            report.pin = Some(self.publish_prefix(table, &record).await?);
+        }
+        if let Some(records) = run.journal.records() {
+            records.retire_sidecar(op).await;
+        }
         let all_landed = worked.is_ok() && report.all_landed();
-        self.settle_journal(op, &sidecar, journal, all_landed, &mut report)
-            .await;
+        self.settle_journal(&run, all_landed, &mut report).await;
         worked.map(|()| report)
     }
 
-    /// A plain table has no sidecar and no pin: what is left is to take away what was written for nothing.
-    async fn maintain_plain(
-        &self,
-        run: &Run<'_>,
-        work: &dyn Work,
-        mut report: MaintenanceReport,
-    ) -> Result<MaintenanceReport> {
-        let base = self.latest(run.path()).await?.manifest().version;
-        let worked = self.attempts(run, work, &mut report).await;
-        if worked.is_err() || !report.all_landed() {
-            match self.reclaim_plain(run, base).await {
-                Ok(bytes) => report.reclaimed_bytes = bytes,
-                Err(e) => {
-                    tracing::debug!(target = %run.target, error = %e, "stranded files are left for a cleanup");
-                }
+    async fn begin_pinned(&self, mut sidecar: Sidecar, table: &TableName) -> Result<Begun> {
+        let snapshot = self.load().await?;
+        let entry = snapshot.state.table(table)?;
+        let written = SidecarTable {
+            table: table.clone(),
+            path: entry.path.clone(),
+            base: entry.version,
+            create: None,
+        };
+        sidecar.writes.push(written);
+        self.put_sidecar(&sidecar).await?;
+        Ok(Begun {
+            store: snapshot.state.store,
+            table: RunTable {
+                name: Some(table.clone()),
+                path: entry.path.clone(),
+                base: entry.version,
+            },
+            records: Some(self.records.clone()),
+            sidecar,
+        })
+    }
+
+    async fn begin_plain(&self, mut sidecar: Sidecar, path: &str) -> Result<Begun> {
+        self.check_plain(path).await?;
+        let base = self.latest(path).await?.manifest().version;
+        sidecar.plain = Some(path.to_owned());
+        // The commit log is a plain table inside a store: it can be made anew.
+        let records = match path {
+            COMMITS_PATH => None,
+            _ => self.record_plain(&sidecar).await?,
+        };
+        Ok(Begun {
+            store: sidecar.op,
+            table: RunTable {
+                name: None,
+                path: path.to_owned(),
+                base,
+            },
+            records,
+            sidecar,
+        })
+    }
+
+    /// Puts the record of a run on a plain table at the first place that may be written; `None` when there is none.
+    async fn record_plain(&self, sidecar: &Sidecar) -> Result<Option<Records>> {
+        let mut denied = None;
+        for records in self.plain_records().await {
+            match records.put_sidecar(sidecar).await {
+                Ok(()) => return Ok(Some(records.clone())),
+                // The second place is there to help: whatever is wrong with it, the run goes on.
+                Err(e) if is_denied(&e) || denied.is_some() => denied = Some(e),
+                Err(e) => return Err(e),
             }
         }
-        worked.map(|()| report)
+        if let Some(why) = denied {
+            self.tell_unrecorded(&why);
+        }
+        Ok(None)
     }
 
     /// Best effort: a journal that stays is settled by the next recovery pass. The names are those in memory: whoever took
     /// this run for dead has removed those on storage, and a file that was being written then is finished now.
     async fn settle_journal(
         &self,
-        op: OpId,
-        sidecar: &Sidecar,
-        journal: &Journal,
+        run: &Run<'_>,
         all_landed: bool,
         report: &mut MaintenanceReport,
     ) {
-        if journal.is_empty() {
-            return;
-        }
-        let journalled = Journalled {
-            table: sidecar.writes[0].clone(),
-            names: journal.names().await,
-        };
-        let settled = if all_landed {
-            self.forget_journal(op).await
-        } else {
-            let run = DeadRun {
-                op,
-                journalled,
-                is_in_doubt: journal.is_in_doubt(),
-            };
-            self.reclaim(&[run])
-                .await
-                .map(|runs| report.reclaimed_bytes = runs.iter().map(|(_, bytes)| bytes).sum())
+        let (op, journal) = (run.op, &run.journal);
+        let records = journal.records();
+        let settled = match (all_landed || journal.is_empty(), records) {
+            (true, Some(records)) if !journal.is_empty() => records.forget_journal(op).await,
+            (true, _) => Ok(()),
+            (false, _) => {
+                let dead = DeadRun {
+                    op,
+                    journalled: Journalled {
+                        table: journal.table().clone(),
+                        names: journal.names().await,
+                    },
+                    is_in_doubt: journal.is_in_doubt(),
+                };
+                self.reclaim(records, &[dead])
+                    .await
+                    .map(|runs| report.reclaimed_bytes = runs.iter().map(|(_, bytes)| bytes).sum())
+            }
         };
         if let Err(e) = settled {
             tracing::debug!(%op, error = %e, "stranded files are left for recovery");
+        }
+        if let Some(records) = records {
+            records.tidy().await;
         }
     }
 
@@ -314,7 +343,7 @@ impl Store {
                 report.cancelled = true;
                 return Ok(());
             }
-            if !run.is_licensed(self).await? {
+            if !run.is_licensed().await? {
                 return Err(Error::conflict(format!(
                     "{}: others took this run for dead; what is left to do is for the next one",
                     run.target
@@ -336,7 +365,7 @@ impl Store {
     /// `head`, with a stored auto-cleanup config taken away: it would make every commit delete old versions (fact 11).
     async fn maintainable(&self, run: &Run<'_>, mut head: Dataset) -> Result<Dataset> {
         // A plain table's config is its owner's.
-        if run.journal.table().is_some() && self.strip_auto_cleanup(run, &head).await? {
+        if run.journal.table().name.is_some() && self.strip_auto_cleanup(run, &head).await? {
             head = self.head_of(run).await?;
         }
         self.written_through(&head, run).await
@@ -344,7 +373,7 @@ impl Store {
 
     /// HEAD, through a guard that commits for `run` alone.
     pub(crate) async fn head_of(&self, run: &Run<'_>) -> Result<Dataset> {
-        let guard = Arc::new(self.guard_of(run.op, &run.journal));
+        let guard = Arc::new(self.guard_of(&run.journal));
         let builder = self.builder(run.path()).with_commit_handler(guard);
         Ok(builder.load().await?)
     }

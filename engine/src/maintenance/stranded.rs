@@ -12,17 +12,17 @@
 //!    is proved and the files stay.
 //! 5. The rest is deleted, then the journal.
 //!
-//! All dead runs of one table share one fence and one proof.
+//! All dead runs of one table share one fence and one proof. On plain tables it is the same, but for what a store would
+//! publish: there HEAD is what is visible.
 
-use super::journal::Journalled;
-use super::run::Run;
+use super::journal::{AT_ONCE, Journalled, names_of_fragment};
 use crate::commit::publish::{Record, Rounds};
-use crate::error::{Disposition, Error, Result};
+use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
 use crate::protocol::Kind;
-use crate::store::{Store, StrictCommit, marks, read_version};
+use crate::store::{Records, Store, StrictCommit, marks, read_version, unless_denied};
+use futures::{StreamExt, TryStreamExt};
 use lance::dataset::transaction::{Operation, TransactionBuilder};
-use lance_table::io::deletion::relative_deletion_file_path;
 use object_store::ObjectStoreExt;
 use squire_failpoints::{Guard, Seam, hit, stands};
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +54,22 @@ impl References {
     }
 }
 
+/// The run `op` with its journal, unless its sidecar stands. A journal without entries is removed on the way.
+async fn dead_run(records: &Records, op: OpId) -> Result<Option<DeadRun>> {
+    if records.has_sidecar(op).await? {
+        return Ok(None);
+    }
+    let Some(journalled) = records.journalled(op).await? else {
+        records.forget_journal(op).await?;
+        return Ok(None);
+    };
+    Ok(Some(DeadRun {
+        op,
+        journalled,
+        is_in_doubt: true,
+    }))
+}
+
 /// The journal names of what a version adds.
 fn names_of(operation: &Operation) -> Vec<String> {
     let index = |id: &dyn std::fmt::Display| format!("_indices/{id}");
@@ -65,15 +81,9 @@ fn names_of(operation: &Operation) -> Vec<String> {
             ..
         } => {
             let fragments = groups.iter().flat_map(|g| &g.new_fragments);
-            let deletions = fragments.clone().filter_map(|f| {
-                let file = f.deletion_file.as_ref()?;
-                Some(relative_deletion_file_path(f.id, file))
-            });
-            let files = fragments.flat_map(|f| &f.files);
-            files
-                .map(|file| format!("data/{}", file.path.split('.').next().unwrap_or_default()))
+            fragments
+                .flat_map(names_of_fragment)
                 .chain(rewritten_indices.iter().map(|i| index(&i.new_id)))
-                .chain(deletions)
                 .chain(frag_reuse_index.iter().map(|i| index(&i.uuid)))
                 .collect()
         }
@@ -84,13 +94,64 @@ fn names_of(operation: &Operation) -> Vec<String> {
     }
 }
 
+/// What can be said of the table of dead runs.
+enum Ground {
+    /// The table that they wrote to, and whose versions its are.
+    Stands { store: OpId },
+    /// It is another one, or none: what they wrote is nobody's, and nothing can be proved of it.
+    Gone,
+    /// Something undecided stands on it, or versions are missing.
+    Unsettled,
+}
+
 impl Store {
-    /// Deletes what dead runs wrote and never committed, table by table. The bytes of each run that was looked at.
-    pub(crate) async fn reclaim_dead_runs(&self) -> Result<Vec<(OpId, Result<u64>)>> {
+    /// Bytes of what the journals of this store name: of runs at work, and of dead ones until they are reclaimed.
+    pub async fn stranded_bytes(&self) -> Result<u64> {
+        self.named_bytes(&self.records, None).await
+    }
+
+    /// [`Store::stranded_bytes`] of runs on plain tables, or on `only` one of them.
+    pub async fn plain_stranded_bytes(&self, only: Option<&str>) -> Result<u64> {
+        let mut bytes = 0;
+        for records in self.plain_records().await {
+            bytes += unless_denied(self.named_bytes(records, only).await)?.unwrap_or_default();
+        }
+        Ok(bytes)
+    }
+
+    async fn named_bytes(&self, records: &Records, only: Option<&str>) -> Result<u64> {
+        let mut bytes = 0;
+        for op in records.journalled_runs().await? {
+            let Some(Journalled { table, names }) = records.journalled(op).await? else {
+                continue;
+            };
+            if only.is_some_and(|only| only != table.path) {
+                continue;
+            }
+            let table = &table;
+            let sizes = names.into_iter().map(|name| async move {
+                let objects = self.named_objects(&table.path, &name).await?;
+                Ok::<u64, Error>(objects.iter().map(|meta| meta.size).sum())
+            });
+            let sizes = futures::stream::iter(sizes).buffer_unordered(AT_ONCE);
+            bytes += sizes
+                .try_fold(0, |sum, size| async move { Ok(sum + size) })
+                .await?;
+        }
+        Ok(bytes)
+    }
+
+    /// Deletes what dead runs in `records` wrote and never committed, table by table; of one table, if `only` that is
+    /// asked for. The bytes of each run that was looked at.
+    pub(crate) async fn reclaim_dead_runs(
+        &self,
+        records: &Records,
+        only: Option<&str>,
+    ) -> Result<Vec<(OpId, Result<u64>)>> {
         let mut by_table: BTreeMap<String, Vec<DeadRun>> = BTreeMap::new();
         let mut outcomes = Vec::new();
-        for op in self.journalled_runs().await? {
-            match self.dead_run(op).await {
+        for op in records.journalled_runs().await? {
+            match dead_run(records, op).await {
                 Ok(None) => {}
                 Ok(Some(run)) => by_table
                     .entry(run.journalled.table.path.clone())
@@ -99,9 +160,10 @@ impl Store {
                 Err(e) => outcomes.push((op, Err(e))),
             }
         }
+        by_table.retain(|path, _| only.is_none_or(|only| only == path));
         for runs in by_table.into_values() {
             let first = runs[0].op;
-            match self.reclaim(&runs).await {
+            match self.reclaim(Some(records), &runs).await {
                 Ok(reclaimed) => outcomes.extend(reclaimed.into_iter().map(|(op, r)| (op, Ok(r)))),
                 Err(e) => outcomes.push((first, Err(e))),
             }
@@ -109,40 +171,24 @@ impl Store {
         Ok(outcomes)
     }
 
-    /// The run `op` with its journal, unless its sidecar stands. A journal without entries is removed on the way.
-    async fn dead_run(&self, op: OpId) -> Result<Option<DeadRun>> {
-        if self.has_sidecar(op).await? {
-            return Ok(None);
-        }
-        let Some(journalled) = self.journalled(op).await? else {
-            self.forget_journal(op).await?;
-            return Ok(None);
-        };
-        Ok(Some(DeadRun {
-            op,
-            journalled,
-            is_in_doubt: true,
-        }))
-    }
-
     /// Deletes what `runs` of one table wrote and never committed, and gives the bytes of each. Nothing happens while
     /// something undecided stands on the table.
-    pub(crate) async fn reclaim(&self, runs: &[DeadRun]) -> Result<Vec<(OpId, u64)>> {
+    pub(crate) async fn reclaim(
+        &self,
+        records: Option<&Records>,
+        runs: &[DeadRun],
+    ) -> Result<Vec<(OpId, u64)>> {
         let Some(first) = runs.first() else {
             return Ok(Vec::new());
         };
         let table = &first.journalled.table;
-        let snapshot = self.load().await?;
-        let visible = snapshot.state.tables.get(&table.table);
         let mut outcomes = Vec::new();
-        if let Some(visible) = visible.filter(|v| v.path == table.path) {
-            // A head below what was published or begun on says that versions are missing: nothing could be proved.
-            let bases = runs.iter().map(|run| run.journalled.table.base);
-            let known = bases.fold(visible.version, u64::max);
-            let head = self.latest(&table.path).await?.manifest().version;
-            if head < known || self.in_the_way(&table.table).await?.is_some() {
-                return Ok(outcomes);
-            }
+        let store = match self.ground(runs).await? {
+            Ground::Unsettled => return Ok(outcomes),
+            Ground::Gone => None,
+            Ground::Stands { store } => Some(store),
+        };
+        if let Some(store) = store {
             let named = || {
                 runs.iter()
                     .map(|r| (r.journalled.table.base, &r.journalled.names))
@@ -151,8 +197,7 @@ impl Store {
             if stranded.iter().any(|names| !names.is_empty()) {
                 let fenced = runs.iter().any(|run| run.is_in_doubt);
                 if fenced {
-                    self.fence(first.op, snapshot.state.store, &table.path)
-                        .await?;
+                    self.fence(first.op, store, &table.path).await?;
                 }
                 // Once more: the delayed put may have landed before the fence did.
                 for (run, names) in runs
@@ -163,31 +208,57 @@ impl Store {
                     tracing::debug!(op = %run.op, bytes, "stranded files reclaimed");
                     outcomes.push((run.op, bytes));
                 }
-                if fenced {
-                    self.publish_fence(first.op, &table.table).await?;
+                if let (true, Some(table)) = (fenced, &table.name) {
+                    self.publish_fence(first.op, table).await?;
                 }
             }
         }
-        for run in runs {
-            self.forget_journal(run.op).await?;
+        if let Some(records) = records {
+            for run in runs {
+                records.forget_journal(run.op).await?;
+            }
         }
         Ok(outcomes)
     }
 
-    /// Deletes what a run on a plain table, which began on version `base` and is at its end, wrote and never committed.
-    /// Nothing is fenced, since the table is its owner's: instead the run knows of each version that it put whether
-    /// that landed, or nothing is deleted.
-    pub(crate) async fn reclaim_plain(&self, run: &Run<'_>, base: u64) -> Result<u64> {
-        let names = run.journal.names().await;
-        if names.is_empty() || run.journal.is_in_doubt() {
-            return Ok(0);
+    /// What can be said now of the table of `runs`.
+    async fn ground(&self, runs: &[DeadRun]) -> Result<Ground> {
+        let table = &runs[0].journalled.table;
+        let bases = runs.iter().map(|run| run.journalled.table.base);
+        let Some(name) = &table.name else {
+            return self.plain_ground(runs, bases.fold(0, u64::max)).await;
+        };
+        let snapshot = self.load().await?;
+        let visible = snapshot.state.tables.get(name);
+        let Some(visible) = visible.filter(|v| v.path == table.path) else {
+            return Ok(Ground::Gone);
+        };
+        // A head below what was published or begun on says that versions are missing: nothing could be proved.
+        let known = bases.fold(visible.version, u64::max);
+        let head = self.latest(&table.path).await?.manifest().version;
+        if head < known || self.in_the_way(name).await?.is_some() {
+            return Ok(Ground::Unsettled);
         }
-        let named = std::iter::once((base, &names));
-        let mut bytes = 0;
-        for stranded in self.unreferenced(run.path(), named).await? {
-            bytes += self.delete_stranded(run.path(), &stranded).await?;
+        let store = snapshot.state.store;
+        Ok(Ground::Stands { store })
+    }
+
+    /// The same of a plain table, on which `runs` began at versions up to `base`. Made anew, or without its last versions,
+    /// it is another one. One that has become a store's is fenced by nobody but the store.
+    async fn plain_ground(&self, runs: &[DeadRun], base: u64) -> Result<Ground> {
+        let path = &runs[0].journalled.table.path;
+        let Some(head) = self.open_latest(path).await? else {
+            return Ok(Ground::Gone);
+        };
+        let is_in_doubt = runs.iter().any(|run| run.is_in_doubt);
+        let owned = match self.check_plain(path).await {
+            Err(e) if e.kind() == ErrorKind::Refused => is_in_doubt,
+            checked => checked.map(|()| false)?,
+        };
+        if owned || head.manifest().version < base {
+            return Ok(Ground::Gone);
         }
-        Ok(bytes)
+        Ok(Ground::Stands { store: runs[0].op })
     }
 
     /// The proof: of each run's names, with the version that it began on, those that no version refers to.

@@ -36,8 +36,8 @@ pub struct PlannedRecovery {
     pub op: OpId,
     /// Whose it is.
     pub actor: String,
-    /// The tables that it writes.
-    pub tables: Vec<TableName>,
+    /// The tables that it writes, plain ones by their paths.
+    pub tables: Vec<String>,
     /// What would be done.
     pub next: &'static str,
 }
@@ -76,12 +76,12 @@ impl Store {
             let publishes = !matches!(step, Step::Undo { .. });
             let lost = match step {
                 Step::Committed => {
-                    self.retire_sidecar(sidecar.op).await;
+                    self.records.retire_sidecar(sidecar.op).await;
                     return Ok(Resolution::Committed(changes_seen(sidecar, &view)));
                 }
                 Step::Aborted => {
                     self.remove_dead_creates(&snapshot, sidecar).await?;
-                    self.retire_sidecar(sidecar.op).await;
+                    self.records.retire_sidecar(sidecar.op).await;
                     return Ok(Resolution::Aborted);
                 }
                 Step::Wait => return Ok(Resolution::Pending),
@@ -137,13 +137,32 @@ impl Store {
                     }
                 }
             };
-            let tables = sidecar.writes.iter().map(|w| w.table.clone()).collect();
+            let tables = sidecar.writes.iter().map(|w| w.table.to_string());
+            let tables = tables.collect();
             plans.push(PlannedRecovery {
                 op,
                 actor: sidecar.actor,
                 tables,
                 next,
             });
+        }
+        Ok(plans)
+    }
+
+    /// The same for the runs on plain tables, or on `only` one of them.
+    pub async fn plain_recovery_plan(&self, only: Option<&str>) -> Result<Vec<PlannedRecovery>> {
+        let mut plans = Vec::new();
+        for op in self.plain_sidecar_ops(only).await? {
+            for records in self.plain_records().await {
+                if let Some(sidecar) = records.sidecar(op).await? {
+                    plans.push(PlannedRecovery {
+                        op,
+                        actor: sidecar.actor,
+                        tables: sidecar.plain.into_iter().collect(),
+                        next: "end the run, delete what it wrote for nothing",
+                    });
+                }
+            }
         }
         Ok(plans)
     }
@@ -422,7 +441,7 @@ impl Store {
     /// Recovery of maintenance: publish what landed, remove the sidecar. Never an undo.
     async fn resolve_maintenance(&self, sidecar: &Sidecar) -> Result<Resolution> {
         self.publish_landed(sidecar).await?;
-        self.retire_sidecar(sidecar.op).await;
+        self.records.retire_sidecar(sidecar.op).await;
         Ok(Resolution::Committed(Vec::new()))
     }
 

@@ -65,8 +65,8 @@ impl CommitCounters {
 pub struct GuardedCommitHandler {
     inner: Arc<dyn CommitHandler>,
     slot: Option<Slot>,
-    /// The sidecar of the maintenance run that commits.
-    licence: Option<Path>,
+    /// The sidecar of the maintenance run that commits, and the storage that it stands in.
+    licence: Option<(Arc<ObjectStore>, Path)>,
     /// Where versions are found and put, whatever store a handle's data goes through: other stores would find the
     /// latest version by its hint (fact 16).
     objects: Option<Arc<ObjectStore>>,
@@ -165,10 +165,10 @@ impl GuardedCommitHandler {
         self
     }
 
-    /// Refuses to commit once the object at `path` is gone.
+    /// Refuses to commit once the object at `path` of `objects` is gone.
     #[must_use]
-    pub fn with_licence(mut self, path: Path) -> Self {
-        self.licence = Some(path);
+    pub fn with_licence(mut self, objects: Arc<ObjectStore>, path: Path) -> Self {
+        self.licence = Some((objects, path));
         self
     }
 
@@ -195,11 +195,11 @@ impl GuardedCommitHandler {
         self
     }
 
-    async fn check_licence(&self, object_store: &ObjectStore) -> Result<(), CommitError> {
-        let Some(path) = &self.licence else {
+    async fn check_licence(&self) -> Result<(), CommitError> {
+        let Some((objects, path)) = &self.licence else {
             return Ok(());
         };
-        if stands(Guard::Licence) && !self.versions(object_store).exists(path).await? {
+        if stands(Guard::Licence) && !objects.exists(path).await? {
             let given_up = format!("{path} is gone: others took this run for dead");
             return Err(CommitError::OtherError(LanceError::io(given_up)));
         }
@@ -395,7 +395,7 @@ impl CommitHandler for GuardedCommitHandler {
         }
         // Asked after everything that this commit stands on was read: whoever takes the licence away later fences
         // the version that is about to be put, or finds it there.
-        self.check_licence(object_store).await?;
+        self.check_licence().await?;
         let object_store = self.versions(object_store);
         hit(Seam::CommitBeforePut)
             .map_err(|e| CommitError::OtherError(LanceError::io(e.to_string())))?;

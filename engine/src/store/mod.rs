@@ -17,6 +17,7 @@ pub mod guard;
 pub mod lease;
 pub mod location;
 mod manifest;
+mod records;
 pub mod sidecar;
 pub mod state;
 mod tables;
@@ -27,6 +28,7 @@ pub(crate) use files::{FileFacts, Width};
 pub use guard::{CommitCounters, GuardedCommitHandler, Slot};
 pub use lease::{Lease, StandingLease};
 pub use manifest::Snapshot;
+pub(crate) use records::{Records, is_denied, unless_denied};
 pub(crate) use sidecar::together;
 pub use sidecar::{Member, Sidecar, SidecarKind, SidecarTable};
 pub use state::{State, TableEntry, Updates};
@@ -50,7 +52,9 @@ use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode, PutOptions};
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 
@@ -88,6 +92,8 @@ pub struct StoreOptions {
     pub wrapper: Option<Arc<dyn WrappingObjectStore>>,
     /// Is told of every step of the protocol.
     pub events: Option<Arc<dyn EventSink>>,
+    /// Where runs on plain tables are recorded that may write no record beside them.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for StoreOptions {
@@ -101,6 +107,7 @@ impl Default for StoreOptions {
             durability: Durability::default(),
             wrapper: None,
             events: None,
+            state_dir: None,
         }
     }
 }
@@ -121,6 +128,13 @@ pub struct Store {
     options: StoreOptions,
     pub(crate) entropy: Entropy,
     probed: OnceCell<()>,
+    /// The store's records.
+    pub(crate) records: Records,
+    /// Those of runs on plain tables, beside the tables and, where that may not be, in the state directory.
+    records_beside: Records,
+    records_elsewhere: OnceCell<Option<Records>>,
+    /// Whether it was said that there is no room for them.
+    is_unrecorded: AtomicBool,
     manifest: Mutex<Option<Snapshot>>,
     tables: Mutex<HashMap<String, Arc<Dataset>>>,
     /// What cleanup found that tables here refer to elsewhere.
@@ -212,8 +226,13 @@ impl Store {
         };
         let inner_handler = commit_handler_from_url(&uri, &Some(params.clone())).await?;
         let entropy = Entropy::new(options.seed);
+        let beside = base.clone().join(records::BESIDE);
         Ok(Self {
             uri,
+            records: Records::of_store(objects.clone(), &base),
+            records_beside: Records::of_plain_tables(objects.clone(), beside),
+            records_elsewhere: OnceCell::new(),
+            is_unrecorded: AtomicBool::new(false),
             base,
             objects,
             interface,
@@ -330,8 +349,8 @@ impl Store {
             let folder = above;
             let (parent, name) = folder.rsplit_once('/').unwrap_or(("", folder));
             above = parent;
-            let what = if name == INTERNAL {
-                "the files of a store"
+            let what = if [INTERNAL, records::BESIDE].contains(&name) {
+                "the files of a store or of maintenance runs"
             } else if self.is_table(folder).await {
                 "a Lance table"
             } else {
@@ -470,15 +489,18 @@ impl Store {
 
     /// Puts a new object as versions are put; `Conflict` when one is there.
     pub(crate) async fn put_if_absent(&self, path: &Path, bytes: Vec<u8>) -> Result<()> {
-        let put = put_new(&self.objects, path, bytes).await;
-        put.map_err(|e| match e {
-            object_store::Error::AlreadyExists { .. }
-            | object_store::Error::Precondition { .. } => {
-                Error::conflict(format!("{path} exists")).caused_by(e)
-            }
-            other => Error::from(other).context(format!("putting {path}")),
-        })
+        put_absent(&self.objects, path, bytes).await
     }
+}
+
+/// [`put_new`]; `Conflict` when an object is there.
+async fn put_absent(objects: &ObjectStore, path: &Path, bytes: Vec<u8>) -> Result<()> {
+    put_new(objects, path, bytes).await.map_err(|e| match e {
+        object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => {
+            Error::conflict(format!("{path} exists")).caused_by(e)
+        }
+        other => Error::from(other).context(format!("putting {path}")),
+    })
 }
 
 /// One put that another object at `path` refuses. Lance's own `put_if_absent` puts a local file under a second name

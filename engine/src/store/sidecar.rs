@@ -1,10 +1,9 @@
 //! Sidecars: the recovery record of one operation, put if absent and never changed.
 
-use super::{INTERNAL, Store};
+use super::{Records, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{At, ProtocolEvent};
 use crate::ids::{OpId, TableName};
-use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
 use serde::{Deserialize, Serialize};
 use squire_failpoints::{Seam, hit};
@@ -108,6 +107,9 @@ pub struct Sidecar {
     pub members: Vec<Member>,
     /// When it began, milliseconds since the epoch; only the check of old staged files looks at it.
     pub started_ms: u64,
+    /// The plain table that a run maintains, below its location. Such a run has no writes: nothing is to be published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain: Option<String>,
 }
 
 impl Sidecar {
@@ -125,6 +127,7 @@ impl Sidecar {
             message: message.to_owned(),
             members: Vec::new(),
             started_ms,
+            plain: None,
         }
     }
 
@@ -193,26 +196,13 @@ pub(super) fn is_torn(bytes: &[u8], error: &serde_json::Error) -> bool {
     error.is_eof() || bytes.contains(&0)
 }
 
-impl Store {
+impl Records {
     pub(crate) fn sidecar_path(&self, op: OpId) -> object_store::path::Path {
-        self.object_path(&format!("{INTERNAL}/recovery/{op}.json"))
+        self.directory().join(format!("{op}.json"))
     }
 
     /// Puts the sidecar, or fails without a trace that outlives the grace.
     pub(crate) async fn put_sidecar(&self, sidecar: &Sidecar) -> Result<()> {
-        self.put_record(sidecar).await?;
-        if sidecar.kind == SidecarKind::Logical {
-            self.tell(|| ProtocolEvent::Begun {
-                op: sidecar.op,
-                writes: sidecar.writes.iter().map(SidecarTable::at).collect(),
-                reads: sidecar.reads.iter().map(SidecarTable::at).collect(),
-            });
-        }
-        Ok(())
-    }
-
-    async fn put_record(&self, sidecar: &Sidecar) -> Result<()> {
-        self.ensure_probed().await?;
         hit(Seam::SidecarBeforePut)?;
         let Err(e) = self.try_put_sidecar(sidecar).await else {
             return Ok(());
@@ -228,7 +218,7 @@ impl Store {
         let path = self.sidecar_path(sidecar.op);
         let bytes = serde_json::to_vec(sidecar)
             .map_err(|e| Error::internal("encoding a sidecar").caused_by(e))?;
-        match self.put_if_absent(&path, bytes).await {
+        match self.put(&path, bytes).await {
             Ok(()) => {}
             // A ULID is used once, so what is there is what a lost response put.
             Err(e)
@@ -242,7 +232,7 @@ impl Store {
     }
 
     /// The sidecar of `op`, if it stands. One that is torn was never written.
-    pub async fn sidecar(&self, op: OpId) -> Result<Option<Sidecar>> {
+    pub(crate) async fn sidecar(&self, op: OpId) -> Result<Option<Sidecar>> {
         let path = self.sidecar_path(op);
         let bytes = match self
             .objects
@@ -263,10 +253,8 @@ impl Store {
     }
 
     /// The operations that have a sidecar, oldest first.
-    pub async fn sidecar_ops(&self) -> Result<Vec<OpId>> {
-        let prefix = self.object_path(&format!("{INTERNAL}/recovery"));
-        let listed: Vec<object_store::ObjectMeta> =
-            self.objects.list(Some(prefix)).try_collect().await?;
+    pub(crate) async fn sidecar_ops(&self) -> Result<Vec<OpId>> {
+        let listed = self.listed().await?.objects;
         let mut ops: Vec<OpId> = listed
             .iter()
             .filter_map(|meta| OpId::parse(meta.location.filename()?.strip_suffix(".json")?).ok())
@@ -284,6 +272,39 @@ impl Store {
         }
         hit(Seam::SidecarAfterDelete)?;
         Ok(())
+    }
+
+    /// [`Records::delete_sidecar`], best effort: what stays is removed by whoever finds its operation at its end.
+    pub(crate) async fn retire_sidecar(&self, op: OpId) {
+        if let Err(e) = self.delete_sidecar(op).await {
+            tracing::debug!(%op, error = %e, "a sidecar is left for recovery");
+        }
+    }
+}
+
+impl Store {
+    /// Puts the sidecar, or fails without a trace that outlives the grace.
+    pub(crate) async fn put_sidecar(&self, sidecar: &Sidecar) -> Result<()> {
+        self.ensure_probed().await?;
+        self.records.put_sidecar(sidecar).await?;
+        if sidecar.kind == SidecarKind::Logical {
+            self.tell(|| ProtocolEvent::Begun {
+                op: sidecar.op,
+                writes: sidecar.writes.iter().map(SidecarTable::at).collect(),
+                reads: sidecar.reads.iter().map(SidecarTable::at).collect(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The sidecar of `op`, if it stands. One that is torn was never written.
+    pub async fn sidecar(&self, op: OpId) -> Result<Option<Sidecar>> {
+        self.records.sidecar(op).await
+    }
+
+    /// The operations that have a sidecar, oldest first.
+    pub async fn sidecar_ops(&self) -> Result<Vec<OpId>> {
+        self.records.sidecar_ops().await
     }
 }
 

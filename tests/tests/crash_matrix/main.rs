@@ -4,7 +4,7 @@
 //! * [`crash_matrix`] is the data: for each operation the seams that it passes and what must come of it there. Each
 //!   cell is a test, `crash_matrix::<operation>::<action>::<seam>_<nth>`.
 //! * [`subject`] says what each operation is: what stands before it, its command, what it does to the rows.
-//! * [`stories`] is what happens in a cell, one story for each action.
+//! * [`stories`] is what happens in a cell, one story for each action; [`plain`] the same for runs on plain tables.
 //! * [`ends`] is how every cell ends: the invariants that can be seen from outside, rows that are the committed
 //!   operations in order at every version, a second daemon pass that does nothing, a reader that still reads.
 //! * [`guards`] has one cell more for each guard of the protocol, and shows that without the guard it is red.
@@ -16,6 +16,7 @@
 mod crash_matrix;
 mod ends;
 mod guards;
+mod plain;
 mod stories;
 mod subject;
 mod table;

@@ -4,12 +4,13 @@
 //! others go on. `fails S X`: what it says when the step fails there once, and what becomes of it then. What each
 //! word means stands at [`Fate`](crate::Fate) and [`Says`](crate::Says).
 
+use crate::plain::PlainSubject;
 use crate::stories::{fails_for_good, passes_its_seams, play};
 use crate::{Action, Fate, LeftOut, Operation, Row, Says, Subject};
 
 /// Makes the rows of one operation and a test for each of its cells.
 macro_rules! operation {
-    ($operation:ident of $subject:ident {
+    ($operation:ident of $subject:ident$(($plain:ident))? {
         $($row:ident: $seam:literal #$nth:literal killed $killed:ident, fails $says:ident $fate:ident;)*
     } $(left out { $($out_seam:literal #$out_nth:literal: $reason:literal;)* })?) => {
         pub mod $operation {
@@ -17,7 +18,7 @@ macro_rules! operation {
 
             pub const OPERATION: Operation = Operation {
                 name: stringify!($operation),
-                subject: Subject::$subject,
+                subject: Subject::$subject$((PlainSubject::$plain))?,
                 rows: &[$(Row {
                     seam: $seam,
                     nth: $nth,
@@ -234,6 +235,48 @@ operation! { reindex of Reindex {
     sidecar_after_delete_1: "sidecar.after_delete" #1 killed Done, fails Success Done;
 } }
 
+// The same on plain tables: nothing is published, and no failure after the last commit is the run's.
+operation! { plain_compact of Plain(Compact) {
+    sidecar_before_put_1: "sidecar.before_put" #1 killed Nothing, fails Failure Nothing;
+    sidecar_after_put_1: "sidecar.after_put" #1 killed Dropped, fails Failure Nothing;
+    maintain_before_compact_1: "maintain.before_compact" #1 killed Dropped, fails Failure Nothing;
+    maintain_after_plan_1: "maintain.after_plan" #1 killed Dropped, fails Failure Nothing;
+    maintain_before_journal_1: "maintain.before_journal" #1 killed Dropped, fails Failure Nothing;
+    maintain_after_journal_1: "maintain.after_journal" #1 killed Dropped, fails Failure Nothing;
+    maintain_after_rewrite_1: "maintain.after_rewrite" #1 killed Dropped, fails Failure Nothing;
+    commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Failure Nothing;
+    commit_after_put_1: "commit.after_put" #1 killed Dropped, fails Success Done;
+    commit_before_put_2: "commit.before_put" #2 killed Dropped, fails Failure Nothing;
+    commit_after_put_2: "commit.after_put" #2 killed Done, fails Success Done;
+    maintain_after_compact_1: "maintain.after_compact" #1 killed Done, fails Failure Done;
+    sidecar_before_delete_1: "sidecar.before_delete" #1 killed Done, fails Success Done;
+    sidecar_after_delete_1: "sidecar.after_delete" #1 killed Done, fails Success Done;
+} left out {
+    "maintain.inject_conflict" #1: "it can only report a conflict, and does in races::maintenance";
+} }
+
+operation! { plain_reindex of Plain(Reindex) {
+    sidecar_before_put_1: "sidecar.before_put" #1 killed Nothing, fails Failure Nothing;
+    sidecar_after_put_1: "sidecar.after_put" #1 killed Dropped, fails Failure Nothing;
+    maintain_before_journal_1: "maintain.before_journal" #1 killed Dropped, fails Failure Nothing;
+    maintain_after_journal_1: "maintain.after_journal" #1 killed Dropped, fails Failure Nothing;
+    commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Failure Nothing;
+    commit_after_put_1: "commit.after_put" #1 killed Done, fails Success Done;
+    maintain_after_reindex_1: "maintain.after_reindex" #1 killed Done, fails Failure Done;
+    sidecar_before_delete_1: "sidecar.before_delete" #1 killed Done, fails Success Done;
+    sidecar_after_delete_1: "sidecar.after_delete" #1 killed Done, fails Success Done;
+} }
+
+// Whoever comes next reclaims what is left.
+operation! { plain_reclaim of Plain(Reclaim) {
+    sidecar_before_delete_1: "sidecar.before_delete" #1 killed Done, fails Failure Done;
+    sidecar_after_delete_1: "sidecar.after_delete" #1 killed Done, fails Failure Done;
+    reclaim_before_fence_1: "reclaim.before_fence" #1 killed Done, fails Failure Done;
+    commit_before_put_1: "commit.before_put" #1 killed Done, fails Failure Done;
+    commit_after_put_1: "commit.after_put" #1 killed Done, fails Success Done;
+    reclaim_before_delete_1: "reclaim.before_delete" #1 killed Done, fails Failure Done;
+} }
+
 // Its effect is that the floors stand; what is below them goes now or with the next cleanup. The puts: the first rows of
 // the commit log, its watermark, the floors.
 operation! { cleanup of Cleanup {
@@ -390,6 +433,9 @@ pub const OPERATIONS: &[&Operation] = &[
     &reclaim::OPERATION,
     &compact::OPERATION,
     &reindex::OPERATION,
+    &plain_compact::OPERATION,
+    &plain_reindex::OPERATION,
+    &plain_reclaim::OPERATION,
     &cleanup::OPERATION,
     &repair_publish::OPERATION,
     &repair_force::OPERATION,

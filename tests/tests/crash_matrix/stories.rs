@@ -2,12 +2,15 @@
 
 use crate::ends::ends_well;
 use crate::subject::{Scene, Subject};
-use crate::{Action, Fate, Operation, Row, Says, table};
+use crate::{Action, Fate, Operation, Row, Says, plain, table};
 use squire_tests::{Done, armed};
 use std::collections::BTreeSet;
 
 /// Plays one cell, and notes it when it ended well.
 pub async fn play(operation: &Operation, action: Action, row: &Row) {
+    if let Subject::Plain(subject) = operation.subject {
+        return plain::play(subject, operation, action, row).await;
+    }
     let scene = Scene::new(operation.subject).await;
     match action {
         Action::Killed => killed(&scene, row).await,
@@ -190,9 +193,14 @@ fn assert_answer(scene: &Scene, done: &Done) {
 
 /// The operation passes the seams of its rows, each as often as there are rows, and no other.
 pub async fn passes_its_seams(operation: &Operation) {
-    let scene = Scene::new(operation.subject).await;
-    scene.start("").wait().ok();
-    let passed = scene.lake.seams_passed();
+    let passed = match operation.subject {
+        Subject::Plain(subject) => plain::seams_passed(subject).await,
+        subject => {
+            let scene = Scene::new(subject).await;
+            scene.start("").wait().ok();
+            scene.lake.seams_passed()
+        }
+    };
     let listed = |seam: &str| {
         let rows = operation
             .rows

@@ -1,6 +1,7 @@
 //! The operations of the matrix: what stands before each, its command, and what it does to the rows.
 
 use crate::ends::Reader;
+use crate::plain::PlainSubject;
 use arrow_array::{Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 use lance::Dataset;
@@ -53,6 +54,8 @@ pub enum Subject {
     Reclaim,
     /// A pass of the daemon: the recovery of a two-table commit that landed one table, an archive, a compaction.
     DaemonPass,
+    /// A run on a plain table.
+    Plain(PlainSubject),
 }
 
 /// Who runs the operation that goes wrong; the commit log tells its publishes from those of others by this.
@@ -166,6 +169,7 @@ impl Subject {
             Self::ResolveHalf | Self::ResolveComplete | Self::ResolveCreate | Self::Reclaim => {
                 vec!["recover", uri, "--force"]
             }
+            Self::Plain(_) => unreachable!("it has a scene of its own"),
         };
         args.into_iter().map(str::to_owned).collect()
     }

@@ -1,5 +1,6 @@
 """What other programs do with a store: pylance, LanceDB and boto3. Prints one JSON document.
 
+client.py create URI                    make an empty table (id, value) with pylance
 client.py append URI START STOP TAG     append the rows (id, "TAG-id") with pylance
 client.py compact URI                   compact_files with pylance
 client.py delete URI PREDICATE          delete with pylance
@@ -19,6 +20,15 @@ def version(uri):
     import lance
 
     return {"version": lance.dataset(uri).version}
+
+
+def create(uri):
+    import lance
+    import pyarrow as pa
+
+    schema = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("value", pa.string())])
+    lance.write_dataset(schema.empty_table(), uri)
+    return version(uri)
 
 
 def append(uri, start, stop, tag):
@@ -88,7 +98,7 @@ def bucket(name):
     return {}
 
 
-COMMANDS = [append, compact, delete, index, head, read, bucket]
+COMMANDS = [create, append, compact, delete, index, head, read, bucket]
 
 if __name__ == "__main__":
     command = next(c for c in COMMANDS if c.__name__ == sys.argv[1])

@@ -1,6 +1,6 @@
 //! pylance and LanceDB read what squire wrote, with nothing of squire at hand.
 
-use crate::{client_with, rows_in, small_commits};
+use crate::{client, client_with, rows_in, small_commits, tagged, uri};
 use serde_json::{Value, json};
 use squire_tests::{Lake, rows_of};
 use std::collections::BTreeMap;
@@ -124,6 +124,47 @@ fn lancedb_lists_the_tables_and_nothing_of_squire() {
     let request = json!({ "root": lake.uri, "tables": {} }).to_string();
     let seen = client_with(&lake, &["read"], &request);
     assert_eq!(seen["names"], json!(["flights", "weather"]));
+}
+
+/// The record of a run in a directory of plain tables is no table, and its files are no part of one.
+#[tokio::test(flavor = "multi_thread")]
+async fn lancedb_and_pylance_see_no_records_of_runs_on_plain_tables() {
+    let lake = Lake::with_tables(&["flights"]);
+    small_commits(&lake, &["flights"], 0, 3);
+    let latest = snapshot(&lake, None)["manifest_version"].as_u64();
+    let rows = rows_at(&lake, latest.expect("version")).await;
+    // The same tables without the store: HEAD is what counts.
+    std::fs::remove_dir_all(lake.path("lake/_squire")).expect("no store");
+    let files = || squire_tests::tree(&lake.path("lake/.squire"));
+    let document =
+        json!({ "tables": { "flights": { "version": null, "uri": uri(&lake, "flights") } } });
+    for seam in ["maintain.after_rewrite", "maintain.after_compact"] {
+        let dies = format!("{seam}=1*return(kill)");
+        lake.with_seam(&dies, &["optimize", &lake.uri]).killed();
+        assert!(!files().is_empty(), "it left a record");
+        let request = json!({ "root": lake.uri, "tables": {} }).to_string();
+        let seen = client_with(&lake, &["read"], &request);
+        assert_eq!(seen["names"], json!(["flights"]));
+        check(&lake, &document, &rows);
+    }
+    // What others write meanwhile stays, and what they did not refer to goes.
+    let status = lake.run(&["status", &lake.uri, "--json"]).ok().json();
+    let left = &status["tables"][0]["unreferenced"]["under_1h"];
+    assert_eq!(left["files"], 1, "{status}");
+    client(
+        &lake,
+        &["append", &uri(&lake, "flights"), "900", "903", "later"],
+    );
+    lake.run(&["recover", &lake.uri, "--force"]).ok();
+    assert!(files().is_empty(), "{:?}", files());
+    let rows = rows.into_iter().map(|(table, mut rows)| {
+        rows.extend(tagged("later", 900..903));
+        (table, rows)
+    });
+    check(&lake, &document, &rows.collect());
+    let status = lake.run(&["status", &lake.uri, "--json"]).ok().json();
+    let left = &status["tables"][0]["unreferenced"]["under_1h"];
+    assert_eq!(left["files"], 0, "{status}");
 }
 
 /// Cleanup keeps seven days and ten versions: a daemon pass takes no snapshot of today away.

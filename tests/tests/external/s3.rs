@@ -1,6 +1,6 @@
 //! The end-to-end story on an S3-compatible server: moto, on loopback.
 
-use crate::{client, eventually, free_port, python, readers, small_commits, tagged};
+use crate::{client, client_with, eventually, free_port, python, readers, small_commits, tagged};
 use serde_json::json;
 use squire_engine::maintenance::Retention;
 use squire_tests::{Lake, PATIENCE, squire};
@@ -125,6 +125,38 @@ fn crash_commit(lake: &Lake, seam: &str, tag: &str, ids: std::ops::Range<i64>) {
         .with_seam(&failpoint, &["commit", &lake.uri, &batch])
         .wait();
     assert_eq!(killed.code, None, "killed at {seam}: {}", killed.stderr);
+}
+
+/// A prefix of plain tables: a run that dies leaves its record beside them, where no client takes it for a table, and what
+/// it wrote is reclaimed.
+#[test]
+fn a_dead_run_on_a_plain_table_is_reclaimed_on_s3() {
+    let server = Server::start();
+    let lake = server.lake("plain-runs");
+    let root = "s3://plain-runs/tables";
+    let table = format!("{root}/t.lance");
+    client(&lake, &["create", &table]);
+    for first in ["0", "10", "20"] {
+        let stop = format!("{}3", &first[..first.len() - 1]);
+        client(&lake, &["append", &table, first, &stop, "row"]);
+    }
+    let status = || lake.run(&["status", root, "--json"]).ok().json();
+    let seam = "commit.before_put=1*off->1*return(kill)";
+    lake.with_seam(seam, &["optimize", root]).killed();
+    let left = status();
+    assert_eq!(left["sidecars"].as_array().expect("runs").len(), 1);
+    assert_eq!(left["tables"][0]["unreferenced"]["under_1h"]["files"], 1);
+    let request = json!({ "root": root, "tables": {} }).to_string();
+    let seen = client_with(&lake, &["read"], &request);
+    assert_eq!(seen["names"], json!(["t"]));
+    let args = ["daemon", root, "--once", "--grace", "0s"];
+    lake.run(&args).ok();
+    let left = status();
+    assert_eq!(left["sidecars"], json!([]));
+    assert_eq!(left["stranded_bytes"], 0);
+    assert_eq!(left["tables"][0]["unreferenced"]["under_1h"]["files"], 0);
+    let head = client(&lake, &["head", &table]);
+    assert_eq!(head["rows"].as_array().expect("rows").len(), 9);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@
 //! * [`maintenance`]: `optimize` and `reindex` are stopped, killed and made to lose while others write.
 //! * [`liveness`]: nobody waits for a dead process longer than the grace, and somebody always gets on.
 //! * [`stranded`]: what maintenance rewrote for nothing is reclaimed.
+//! * [`plain`]: the same on plain tables, where there is no store.
 //!
 //! What every test asserts: each acknowledged row exactly once (I4), each batch whole or absent in all its tables at
 //! every manifest version (I1), pins that only go up (I2), and nothing left to do at the end (I8).
@@ -13,6 +14,7 @@
 mod carry;
 mod liveness;
 mod maintenance;
+mod plain;
 mod race;
 mod stranded;
 

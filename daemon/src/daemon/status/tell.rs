@@ -7,9 +7,13 @@ use crate::metrics::{IndexObservation, Removed, RunResult, TableObservation};
 use crate::place::location::Broken;
 use crate::place::table::{TableStatus, Verdict};
 use crate::run::report::{Ending, OperationReport};
-use squire_engine::maintenance::Target;
+use squire_engine::maintenance::{Target, Unreferenced};
 use squire_engine::recovery::RecoveryReport;
 use std::time::Duration;
+
+fn bytes_by_age(unreferenced: &Unreferenced) -> [(&'static str, u64); 3] {
+    unreferenced.by_age().map(|(age, files)| (age, files.bytes))
+}
 
 impl Status {
     /// Shows what a look decided, and gives the work.
@@ -175,6 +179,7 @@ impl Status {
                     age: i.stale_seconds.map(Duration::from_secs),
                 })
                 .collect(),
+            unreferenced: table.unreferenced.iter().flat_map(bytes_by_age).collect(),
         };
         self.metrics.observe_table(store, &h.table, &observation);
         self.metrics.set_unreadable(store, &h.table, false);

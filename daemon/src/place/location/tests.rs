@@ -62,6 +62,7 @@ fn look(location: &mut Location, name: &str, small: u64, now: Duration) -> Verdi
         health,
         rewrites,
         drift: false,
+        unreferenced: None,
     };
     let verdict = location.looked(&target(name), seen, &Config::default(), now);
     verdict.expect("it is here")
