@@ -12,6 +12,7 @@ use squire_engine::maintenance::Target;
 use squire_engine::recovery::{RecoveryReport, Watch as RecoveryWatch};
 use squire_engine::store::discovery::PassedOver;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 
 /// What came of a job or an attempt.
@@ -85,8 +86,13 @@ impl Watched {
             (Job::Look(target), Some(place)) => {
                 let config = around.config.clone();
                 let stopped = self.location.why_stopped(&target).is_some();
+                let count_every = match self.location.is_one_pass() {
+                    true => Duration::ZERO,
+                    false => config.daemon.full_scan_interval,
+                };
                 tasks.start("look", async move {
-                    let seen = observe::look(&place, &target, &config, stopped).await;
+                    let seen =
+                        observe::look(&place, &target, &config, (stopped, count_every)).await;
                     tell(Done::Looked(uri, target, Box::new(seen)));
                 });
             }

@@ -53,6 +53,7 @@ enum Happening {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Done {
     Opened,
+    Recovered,
     Scanned,
     Looked(usize),
 }
@@ -184,6 +185,7 @@ impl World {
         let location = &mut self.locations[at];
         match done {
             Done::Opened => location.opened(false),
+            Done::Recovered => location.recovered(0, false),
             Done::Scanned => {
                 let tables = (0..TABLES_EACH).map(target);
                 let tables = tables.map(|t| (t.clone(), (t.to_string(), 0)));
@@ -245,7 +247,7 @@ impl World {
                     Job::Open => (0.01, Done::Opened),
                     Job::Scan => (0.05, Done::Scanned),
                     Job::Look(target) => (0.03, Done::Looked(number(&target))),
-                    Job::Recover { .. } => panic!("a directory has nothing to recover"),
+                    Job::Recover { .. } => (0.02, Done::Recovered),
                 };
                 self.after(seconds, Happening::Did(at, done));
             }
@@ -373,6 +375,7 @@ impl Stored {
             },
             rewrites,
             drift: false,
+            unreferenced: None,
         }
     }
 }

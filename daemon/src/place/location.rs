@@ -250,6 +250,10 @@ impl Location {
         }
     }
 
+    pub(crate) fn is_one_pass(&self) -> bool {
+        self.one_pass
+    }
+
     /// Whether the last scan of it succeeded, as far as there was one.
     pub(crate) fn answers(&self) -> bool {
         !self.scan_failed

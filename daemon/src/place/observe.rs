@@ -89,12 +89,12 @@ async fn archive_early(place: &Place) -> Result<Option<String>> {
 }
 
 /// Looks at one table; a panic inside Lance is an error of this look. Versions of others above the pin of a table that
-/// is `stopped` are left alone.
+/// is `stopped` are left alone. What no version refers to is counted anew when that is older than `count_every`.
 pub(crate) async fn look(
     place: &Place,
     target: &Target,
     config: &Config,
-    stopped: bool,
+    (stopped, count_every): (bool, Duration),
 ) -> Result<Observation> {
     let policy = config.policy_for(Place::config_name(target));
     let looking = async {
@@ -113,12 +113,11 @@ pub(crate) async fn look(
         } else {
             CompactionPlan::default()
         };
-        let every = config.daemon.full_scan_interval;
         Ok(Observation {
             health,
             rewrites,
             drift,
-            unreferenced: place.counted(target, every).await,
+            unreferenced: place.counted(target, count_every).await,
         })
     };
     step("look", target, looking).await

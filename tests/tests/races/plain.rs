@@ -199,7 +199,7 @@ async fn files_of_others_are_counted_by_age_and_never_touched() {
     let status = lake.run(&["status", &plain.uri, "--json"]).ok().json();
     assert_eq!(status["tables"][0]["unreferenced"], each);
     let said = lake.run(&["status", &plain.uri]).ok().stdout;
-    let left = "27 bytes in 3 files that no version refers to (9 younger than an hour, 9 than 7 days, 9 older)";
+    let left = "27 B in 3 files that no version refers to (9 B younger than an hour, 9 B than 7 days, 9 B older)";
     assert!(said.contains(left), "{said}");
     assert_eq!(plain.unreferenced().await, stray);
 }

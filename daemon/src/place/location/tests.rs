@@ -25,7 +25,9 @@ fn location(uri: &str, names: &[&str]) -> Location {
     let mut location = Location::new(uri, false);
     assert_eq!(location.jobs(Duration::ZERO, MINUTE), [Job::Open]);
     location.opened(false);
-    assert_eq!(location.jobs(Duration::ZERO, MINUTE), [Job::Scan]);
+    let both = [Job::Recover { force: false }, Job::Scan];
+    assert_eq!(location.jobs(Duration::ZERO, MINUTE), both);
+    location.recovered(0, false);
     location.scanned(found(names), Duration::ZERO);
     while let [Job::Look(target), ..] = location.jobs(Duration::ZERO, MINUTE).as_slice() {
         look(&mut location, &target.to_string(), 0, Duration::ZERO);
