@@ -8,8 +8,8 @@ use crate::decide::work::{Scope, WorkItem};
 use crate::place::{Place, step};
 use squire_engine::error::{Error, ErrorKind, Result, caught};
 use squire_engine::maintenance::{
-    CleanupPolicies, CleanupPolicy, CleanupReport, CompactionLimits, MaintenanceReport, Oversight,
-    Retention, Target,
+    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, CompactionLimits,
+    MaintenanceReport, Oversight, Retention, Target,
 };
 use squire_engine::store::Store;
 use std::sync::Arc;
@@ -168,6 +168,13 @@ async fn cleanup(around: &Surroundings, scope: &Scope, oversight: &Oversight) ->
     clean(place, scope, &policies, oversight).await
 }
 
+fn off(plan: &CleanupPlan) -> String {
+    format!(
+        "cleanup is off; it would remove versions of {} tables",
+        plan.off.len()
+    )
+}
+
 async fn clean(
     place: &Place,
     scope: &Scope,
@@ -180,14 +187,18 @@ async fn clean(
         }
         Scope::Store | Scope::Table(Target::Pinned(_)) => {
             let plan = place.store.plan_cleanup(policies).await?;
-            if plan.is_empty() && plan.failed.is_empty() {
+            if !policies.default.enabled && plan.tables.is_empty() && plan.failed.is_empty() {
+                return Ok(Done::Planned(off(&plan)));
+            }
+            let cleaned = place.store.cleanup(&plan, None, oversight).await?;
+            // The commit log was copied out of the manifest, which is no success of a cleanup.
+            if plan.is_empty() && cleaned.failed.is_empty() {
                 return Ok(Done::Planned(match plan.off.len() {
                     0 => NOTHING_TO_REMOVE.to_owned(),
-                    off => format!("cleanup is off; it would remove versions of {off} tables"),
+                    _ => off(&plan),
                 }));
             }
             let off = plan.off.iter().map(|t| t.table.clone()).collect();
-            let cleaned = place.store.cleanup(&plan, None, oversight).await?;
             Ok(Done::Cleaned(cleaned, off))
         }
         Scope::Table(Target::Plain(path)) => {

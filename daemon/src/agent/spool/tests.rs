@@ -240,7 +240,9 @@ fn the_lock_moves_with_a_retry() {
 #[test]
 fn parts_are_claims_of_their_own_that_nobody_has_begun() {
     let (_root, spool) = spool();
-    ["a.csv", "b.csv", "c.csv"].map(|name| put(&spool, name));
+    for name in ["a.csv", "b.csv", "c.csv"] {
+        put(&spool, name);
+    }
     let mut group = claim(&spool, op(1), &["a.csv", "b.csv", "c.csv"]);
     spool.begin(&mut group).unwrap();
     let names = ["c.csv", "a.csv"].map(OsString::from);
