@@ -88,6 +88,16 @@ fn nothing_at(uri: &str, skipped: &[PassedOver]) -> Error {
     )
 }
 
+/// What stands beside the tables of a store. That it cannot be looked for hides none of them.
+pub(crate) async fn beside(store: &Store) -> Vec<PassedOver> {
+    store.beside().await.unwrap_or_else(|e| {
+        vec![PassedOver {
+            path: String::from("."),
+            reason: format!("what stands beside the store's tables is not known: {e}"),
+        }]
+    })
+}
+
 impl Place {
     /// Opens whatever stands at `uri`.
     ///
@@ -284,11 +294,13 @@ impl Place {
             let tables = &snapshot.state.tables;
             let wanted = |path: &String| self.single.as_ref().is_none_or(|single| single == path);
             let pinned = tables.iter().filter(|(_, entry)| wanted(&entry.path));
+            let targets = pinned.map(|(name, _)| Target::Pinned(name.clone()));
             return Ok(Selection {
-                targets: pinned
-                    .map(|(name, _)| Target::Pinned(name.clone()))
-                    .collect(),
-                skipped: Vec::new(),
+                targets: targets.collect(),
+                skipped: match self.single {
+                    Some(_) => Vec::new(),
+                    None => beside(&self.store).await,
+                },
             });
         }
         let found = match &self.single {
@@ -318,17 +330,15 @@ impl Place {
     }
 
     fn find(&self, all: &Selection, name: &str) -> Result<Target> {
-        if let Some(passed) = all.skipped.iter().find(|p| p.path == name) {
-            return Err(Error::new(
-                ErrorKind::Refused,
-                format!("{name} is no table to maintain: {}", passed.reason),
-            ));
-        }
         let wanted = |t: &&Target| match t {
             Target::Pinned(table) => table.as_str() == name,
             Target::Plain(path) => path == name || path.strip_suffix(".lance") == Some(name),
         };
         all.targets.iter().find(wanted).cloned().ok_or_else(|| {
+            if let Some(passed) = all.skipped.iter().find(|p| p.path == name) {
+                let why = format!("{name} is no table to maintain: {}", passed.reason);
+                return Error::new(ErrorKind::Refused, why);
+            }
             let known: Vec<String> = all.targets.iter().map(ToString::to_string).collect();
             Error::new(
                 ErrorKind::NotFound,

@@ -4,7 +4,7 @@ use super::Context;
 use super::args::CleanupArgs;
 use super::keep::told;
 use super::maintain::cancel_on_signal;
-use crate::place::{Place, step};
+use crate::place::{Place, beside, step};
 use crate::run::{CLEANED_AS_A_WHOLE, cleanup_policies, neighbours};
 use serde_json::json;
 use squire_engine::error::{Error, Result};
@@ -39,7 +39,9 @@ pub(super) async fn cleanup(context: &Context, args: CleanupArgs) -> Result<Exit
         return cleanup_plain(context, &place, &args, &policies).await;
     }
     let plan = place.store.plan_cleanup(&policies).await?;
-    let mut lines = describe(&plan);
+    let skipped = beside(&place.store).await;
+    let mut lines: Vec<String> = skipped.iter().map(ToString::to_string).collect();
+    lines.extend(describe(&plan));
     let mut holdings = Vec::new();
     let (report, failed) = if args.dry_run {
         holdings = place.store.holdings(&plan).await?;
@@ -58,7 +60,7 @@ pub(super) async fn cleanup(context: &Context, args: CleanupArgs) -> Result<Exit
             .map(|(table, why)| format!("{table}: failed: {why}")),
     );
     context.out.print(
-        &json!({ "plan": plan, "holdings": holdings, "report": report }),
+        &json!({ "plan": plan, "holdings": holdings, "report": report, "skipped": skipped }),
         &lines,
     );
     Ok(ending(failed.is_empty()))

@@ -8,7 +8,7 @@ use super::inputs::{Inputs, Skipped};
 use crate::agent::{self, load};
 use crate::config::parse_listen;
 use crate::formats::{self, Coercion, Given, Input, Setting, Shape, check_coercions};
-use crate::place::{check_outside, table_name, watch_of};
+use crate::place::{beside, check_outside, table_name, watch_of};
 use serde_json::{Value, json};
 use squire_engine::commit::{Change, CommitRequest, Outcome, RowCounts, TableWrite, Write};
 use squire_engine::error::{Error, Result};
@@ -32,10 +32,11 @@ pub(super) async fn init(context: &Context, uri: &str) -> Result<ExitCode> {
             .await?;
     }
     let store = Store::init(uri, options).await?;
-    context.out.print(
-        &json!({ "store": store.uri() }),
-        &[format!("made a store at {}", store.uri())],
-    );
+    let beside = beside(&store).await;
+    let mut lines = vec![format!("made a store at {}", store.uri())];
+    lines.extend(beside.iter().map(ToString::to_string));
+    let document = json!({ "store": store.uri(), "skipped": beside });
+    context.out.print(&document, &lines);
     Ok(ExitCode::SUCCESS)
 }
 

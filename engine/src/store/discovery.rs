@@ -51,6 +51,9 @@ const LANCEDB_CATALOGUE: &str = "__manifest";
 /// LanceDB marks so a table that was declared and has no version yet.
 const LANCEDB_RESERVED: &str = ".lance-reserved";
 
+/// Why a store below a root is passed over.
+const A_STORE: &str = "a squire store: name it as a place of its own";
+
 /// What was found below a root.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Discovered {
@@ -67,6 +70,13 @@ pub struct PassedOver {
     pub path: String,
     /// Why.
     pub reason: String,
+}
+
+impl PassedOver {
+    /// Whether it is a store.
+    pub(super) fn is_store(&self) -> bool {
+        self.reason == A_STORE
+    }
 }
 
 impl std::fmt::Display for PassedOver {
@@ -229,8 +239,7 @@ fn sort_out(
             );
         }
         if level.has(INTERNAL) {
-            let why = "a squire store: name it as a place of its own";
-            return found.skip(folder.to_owned(), why);
+            return found.skip(folder.to_owned(), A_STORE);
         }
     }
     for (name, why) in level.odd {

@@ -1,7 +1,9 @@
 //! Which URIs a store may live at.
 
+use super::INTERNAL;
 use crate::error::{Error, ErrorKind, Result};
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 /// Schemes whose commit handler uses conditional puts (fact 3); every other one would silently get an unsafe handler.
 const SCHEMES: [&str; 3] = ["file", "s3", "memory"];
@@ -15,8 +17,14 @@ const URL_SCHEMES: [&str; 12] = [
 ///
 /// # Errors
 /// `InvalidInput` for what is no URL and no path, `Refused` for a scheme without conditional puts and for S3 Express buckets, whose version hint a resurrected
-/// version turns backwards (fact 16).
+/// version turns backwards (fact 16), and for what is among the files of a store.
 pub fn normalise(uri: &str, wrapped: bool) -> Result<String> {
+    let place = place_of(uri, wrapped)?;
+    check_not_internal(uri, &place)?;
+    Ok(place)
+}
+
+fn place_of(uri: &str, wrapped: bool) -> Result<String> {
     if uri.trim() != uri {
         return Err(Error::invalid(format!(
             "{uri:?} begins or ends with white space; leave that out"
@@ -73,6 +81,57 @@ fn local_path(uri: &str, rest: &str) -> Result<String> {
     Err(Error::invalid(format!(
         "{uri:?} names a host, where a file URL has none; did you mean file:///{rest}? A relative location is written without file://"
     )))
+}
+
+/// Where a normalised local path leads: links are followed, and `..` goes up from where they lead. What is not there yet
+/// lies below the nearest folder that is.
+fn real_path(path: &str) -> PathBuf {
+    let mut real = PathBuf::new();
+    for part in Path::new(path).components() {
+        match part {
+            std::path::Component::ParentDir => drop(real.pop()),
+            part => real.push(part),
+        }
+        real = real.canonicalize().unwrap_or(real);
+    }
+    real
+}
+
+/// The place that a normalised URI names, the same for every way to write it.
+pub fn canonical(uri: &str) -> String {
+    match uri.contains("://") {
+        true => uri.to_owned(),
+        false => real_path(uri).to_string_lossy().into_owned(),
+    }
+}
+
+/// Refuses a location that leads among the files of a store by a link.
+///
+/// # Errors
+/// `Refused`, with the store.
+pub(super) async fn check_real(uri: &str) -> Result<()> {
+    let written = uri.to_owned();
+    // A link may lead to a disk that takes its time.
+    let place = tokio::task::spawn_blocking(move || canonical(&written)).await;
+    let place = place.map_err(|e| Error::internal("looking where a path leads").caused_by(e))?;
+    check_not_internal(uri, &place)
+}
+
+/// Refuses what lies among the files of a store: they are kept by rules of their own, and are nobody's tables.
+fn check_not_internal(uri: &str, place: &str) -> Result<()> {
+    let parts: Vec<&str> = place.split('/').collect();
+    // Whether `..` leads out of them again is known where links are followed.
+    let at = parts.iter().position(|part| *part == INTERNAL);
+    let Some(at) = at.filter(|_| !parts.contains(&"..")) else {
+        return Ok(());
+    };
+    Err(Error::new(
+        ErrorKind::Refused,
+        format!(
+            "{uri} is in the files of a store, which keeps its {INTERNAL} by itself; name the store: {}",
+            parts[..at].join("/")
+        ),
+    ))
 }
 
 /// Refuses a file where a directory has to be; one that is not there yet can be made.
@@ -200,6 +259,7 @@ pub fn check_endpoint(
 #[cfg(test)]
 mod tests {
     use super::{check_endpoint, check_options, normalise};
+    use crate::error::ErrorKind;
 
     #[test]
     fn an_endpoint_that_requests_cannot_be_sent_to_is_named_with_what_to_write() {
@@ -245,6 +305,23 @@ mod tests {
         for nothing in ["", "/", " ", " /tmp/a", "/tmp/a "] {
             assert!(of(nothing).is_err(), "{nothing:?}");
         }
+    }
+
+    #[test]
+    fn the_files_of_a_store_are_no_place() {
+        for (uri, store) in [
+            ("s3://b/lake/_squire/manifest.lance", "s3://b/lake"),
+            ("s3://b/_squire", "s3://b"),
+            ("/tmp/lake/_squire/", "/tmp/lake"),
+            ("file:///tmp/lake/_squire/x", "/tmp/lake"),
+        ] {
+            let told = normalise(uri, false).unwrap_err();
+            assert_eq!(told.kind(), ErrorKind::Refused, "{told}");
+            let told = told.to_string();
+            assert!(told.ends_with(&format!("the store: {store}")), "{told}");
+        }
+        assert!(normalise("/tmp/my_squire/_squired", false).is_ok());
+        assert!(normalise("/tmp/lake/_squire/..", false).is_ok());
     }
 
     #[test]

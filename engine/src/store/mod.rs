@@ -9,6 +9,7 @@
 //! Nothing here publishes; that is the room of `commit` and `recovery`.
 
 mod at_work;
+mod beside;
 pub mod discovery;
 pub mod durability;
 pub mod faults;
@@ -149,7 +150,7 @@ impl Store {
     /// Makes a store in an empty or table-holding directory or prefix.
     ///
     /// # Errors
-    /// `Refused` when one is there already, when `_squire` holds something that is not ours, and in a table or `_squire`.
+    /// `Refused` when one is there already, when `_squire` holds something that is not ours, and in a table or a store.
     pub async fn init(uri: &str, options: StoreOptions) -> Result<Arc<Self>> {
         let store = Self::connect(uri, options).await?;
         if store.is_ours().await? {
@@ -187,6 +188,7 @@ impl Store {
     pub async fn connect(uri: &str, options: StoreOptions) -> Result<Self> {
         let uri = location::normalise(uri, options.wrapper.is_some())?;
         location::check_options(&options.storage_options)?;
+        location::check_real(&uri).await?;
         if !uri.contains("://") {
             location::check_directory(&uri).await?;
         }
@@ -341,25 +343,31 @@ impl Store {
         Ok(!listed.objects.is_empty())
     }
 
-    /// Refuses a root that is a table, or lies in one or among the files of a store: what stands there is not ours to
-    /// keep, and cleanup of the table removes it. What may not be listed above the root is not asked about.
+    /// Refuses a root that is a table, or lies in one or in a store: what stands there is not ours to keep, and cleanup of
+    /// the table removes it. What may not be listed above the root is not asked about.
     async fn check_surroundings(&self) -> Result<()> {
-        let mut above: &str = self.base.as_ref();
-        while !above.is_empty() {
-            let folder = above;
-            let (parent, name) = folder.rsplit_once('/').unwrap_or(("", folder));
-            above = parent;
-            let what = if [INTERNAL, records::BESIDE].contains(&name) {
-                "the files of a store or of maintenance runs"
+        let real = location::canonical(&self.uri);
+        let root = match real.contains("://") {
+            true => self.base.to_string(),
+            false => real.trim_start_matches('/').to_owned(),
+        };
+        let mut folder: &str = &root;
+        while !folder.is_empty() {
+            let (above, name) = folder.rsplit_once('/').unwrap_or(("", folder));
+            let (what, at) = if name == records::BESIDE {
+                ("the records of maintenance runs", folder)
             } else if self.is_table(folder).await {
-                "a Lance table"
+                ("a Lance table", folder)
+            } else if self.is_table(&discovery::below(above, MANIFEST_PATH)).await {
+                ("a store", above)
             } else {
+                folder = above;
                 continue;
             };
             return Err(Error::new(
                 ErrorKind::Refused,
                 format!(
-                    "{} is in {what}, at {folder}; a store is a directory of its own, with its tables in it",
+                    "{} is in {what}, at /{at}; a store is a directory of its own, with its tables in it: choose one beside it",
                     self.uri
                 ),
             ));

@@ -800,9 +800,13 @@ fn nothing_is_made_inside_a_table_or_a_store() {
         lake.run(&["init", &uri]).failed(3, "a Lance table");
         assert!(!Path::new(&uri).join("_squire").exists());
     }
-    let internal = format!("{}/_squire/store", lake.uri);
-    lake.run(&["init", &internal]).failed(3, "files of a store");
     std::os::unix::fs::symlink(&lake.uri, lake.path("link")).expect("a link");
+    let linked = lake.path("link/new").to_string_lossy().into_owned();
+    let as_objects = format!("file-object-store://{}/new", lake.uri);
+    for inside in [format!("{}/new/store", lake.uri), linked, as_objects] {
+        lake.run(&["init", &inside]).failed(3, "is in a store");
+        assert!(!Path::new(&inside).exists());
+    }
     let linked = lake.path("link/spool").to_string_lossy().into_owned();
     for spool in [
         lake.uri.clone(),
@@ -819,6 +823,109 @@ fn nothing_is_made_inside_a_table_or_a_store() {
         lake.run(command).failed(2, "is a file, not a directory");
     }
     lake.assert_at_rest();
+}
+
+/// The manifest's versions and the commit log are kept by the store's rules, whatever command is pointed at them.
+#[test]
+fn the_files_of_a_store_are_no_location() {
+    let lake = lake(1);
+    let inside = |path: &str| format!("{}/_squire{path}", lake.uri);
+    std::os::unix::fs::symlink(inside(""), lake.path("link")).expect("a link");
+    let manifest = Path::new(&lake.uri).join("_squire/manifest.lance");
+    let before = version_files(&manifest);
+    for location in [
+        inside(""),
+        inside("/"),
+        inside("/manifest.lance"),
+        inside("/commits.lance"),
+        inside("/store"),
+        lake.path("link").to_string_lossy().into_owned(),
+        lake.path("link/manifest.lance")
+            .to_string_lossy()
+            .into_owned(),
+    ] {
+        for command in [
+            &["init"][..],
+            &["status"],
+            &["plan"],
+            &["optimize"],
+            &["reindex"],
+            &["cleanup", "--retention", "1h"],
+            &["verify"],
+            &["log"],
+            &["recover"],
+        ] {
+            let mut args = vec![command[0], &location];
+            args.extend(&command[1..]);
+            lake.run(&args).failed(3, "files of a store");
+        }
+        lake.run(&["check", &location])
+            .failed(1, "files of a store");
+    }
+    let config = lake.path("inside.toml");
+    let text = format!("[[watch]]\nuri = \"{}\"\n", inside("/manifest.lance"));
+    std::fs::write(&config, text).expect("written");
+    let config = config.to_string_lossy();
+    let once = ["daemon", "--once", "--config", &config];
+    for command in [&["config", "check", &config][..], &once] {
+        lake.run(command).failed(2, "inside.toml:2:");
+    }
+    assert_eq!(version_files(&manifest), before);
+    lake.assert_at_rest();
+}
+
+/// Tables in a store's directory that it does not know are nobody's: every look says so. Its own are not among them,
+/// wherever they stand, nor is one that a writer is making.
+#[test]
+fn plain_tables_beside_those_of_a_store_are_named() {
+    let lake = lake(1);
+    let directory = plain_directory(&lake);
+    let told = "t.lance: skipped: a table that this store does not know";
+    let made = lake.run(&["init", &directory]).ok().stdout;
+    assert!(made.contains(told), "{made}");
+    assert!(made.contains("squire create"), "{made}");
+    for command in [
+        &["status"][..],
+        &["plan"],
+        &["optimize"],
+        &["optimize", "--dry-run"],
+        &["reindex"],
+        &["cleanup"],
+        &["cleanup", "--dry-run"],
+    ] {
+        let mut args = vec![command[0], &directory];
+        args.extend(&command[1..]);
+        let said = lake.run(&args).ok().stdout;
+        assert_eq!(said.matches(told).count(), 1, "{command:?}: {said}");
+        args.push("--json");
+        let said = lake.run(&args).ok().json();
+        assert_eq!(said["skipped"][0]["path"], "t.lance", "{command:?}");
+    }
+    let once = lake.run(&["daemon", &directory, "--once"]).ok().stderr;
+    assert_eq!(once.matches("does not know").count(), 1, "{once}");
+
+    // The plain name is taken, so the store's own stands under another.
+    let schema = lake.path("schema.json").to_string_lossy().into_owned();
+    let create = |table| ["create", &directory, table, "--schema", &schema].map(str::to_owned);
+    let own = create("t");
+    let own: Vec<&str> = own.iter().map(String::as_str).collect();
+    lake.run(&own).ok();
+    let other = create("u");
+    let other: Vec<&str> = other.iter().map(String::as_str).collect();
+    let mut slow = lake.with_seam("publish.before_commit=1*return(stop)", &other);
+    slow.wait_stopped();
+    let beside = |lake: &Lake| {
+        let said = lake.run(&["status", &directory, "--json"]).ok().json();
+        let skipped = said["skipped"].as_array().expect("a list").clone();
+        skipped
+            .iter()
+            .map(|s| s["path"].to_string())
+            .collect::<Vec<_>>()
+    };
+    assert!(Path::new(&directory).join("u.lance/_versions").exists());
+    assert_eq!(beside(&lake), ["\"t.lance\""]);
+    slow.resume().ok();
+    assert_eq!(beside(&lake), ["\"t.lance\""]);
 }
 
 #[test]
