@@ -128,7 +128,8 @@ async fn nothing_waits_behind_an_attempt_that_stands() {
     let bearer = "Authorization: Bearer correct-horse\r\n";
     let post = |path: &str| daemon.request("POST", path, bearer).0;
     assert_eq!(post("/api/v1/optimize?table=small"), 200);
-    daemon.wait_fragments_at_most("small", 1);
+    // How many are left depends on how many rewrites there were: one larger than all others together waits.
+    daemon.wait_fragments_at_most("small", 5);
     assert_eq!(post("/api/v1/recover"), 200);
     let config = scene.lake.path("squire.toml");
     let text = std::fs::read_to_string(&config).expect("the configuration");
@@ -139,7 +140,7 @@ async fn nothing_waits_behind_an_attempt_that_stands() {
     heard_until(&scene.words, "READY=1");
     let more = small_commits(&scene.lake, &["small"], 200, 4);
     scene.small.extend(more);
-    scene.daemon.wait_fragments_at_most("small", 3);
+    scene.daemon.wait_fragments_at_most("small", 5);
     heard_until(&scene.words, "WATCHDOG=1");
 
     // A stop does not wait for it, and keeps what it had finished.
