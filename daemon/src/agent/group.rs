@@ -56,9 +56,9 @@ pub(super) struct Group {
 
 impl Group {
     /// Takes `member`, or gives it back: then it begins the next group.
-    pub(super) fn take(&mut self, member: Member, config: &AgentConfig) -> Result<(), Member> {
+    pub(super) fn take(&mut self, member: Member, config: &AgentConfig) -> Result<(), Box<Member>> {
         if !self.has_room_for(&member, config) {
-            return Err(member);
+            return Err(Box::new(member));
         }
         self.rows += member.rows;
         self.bytes += member.bytes;

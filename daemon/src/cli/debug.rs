@@ -6,7 +6,7 @@ use super::table::{Line, Span, Tone, age};
 use serde_json::{Value, json};
 use squire_engine::error::Result;
 use squire_engine::ids::OpId;
-use squire_engine::store::{Sidecar, SidecarKind};
+use squire_engine::store::{Sidecar, SidecarKind, Snapshot};
 use std::process::ExitCode;
 
 pub(super) async fn debug(context: &Context, command: DebugCommand) -> Result<ExitCode> {
@@ -110,6 +110,13 @@ async fn manifest(context: &Context, args: &SnapshotArgs) -> Result<ExitCode> {
         "batches": state.batches,
         "archive": state.archive,
     });
+    context.out.print_lines(&document, &lines_of(&snapshot));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A manifest's facts, for people.
+fn lines_of(snapshot: &Snapshot) -> Vec<Line> {
+    let state = &snapshot.state;
     let mut lines: Vec<Line> = vec![
         format!(
             "manifest version {} of store {}",
@@ -153,6 +160,5 @@ async fn manifest(context: &Context, args: &SnapshotArgs) -> Result<ExitCode> {
         )
         .into(),
     );
-    context.out.print_lines(&document, &lines);
-    Ok(ExitCode::SUCCESS)
+    lines
 }

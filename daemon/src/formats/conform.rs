@@ -63,7 +63,8 @@ impl<'a> Conformer<'a> {
                 });
             };
             let (from, to) = (field.data_type(), wanted.data_type());
-            if !may_cast(from, to) && !(whole && is_to_integer(from, to)) {
+            let may_be = may_cast(from, to) || (whole && is_to_integer(from, to));
+            if !may_be {
                 return Err(type_error(path, wanted, field.data_type()));
             }
         }

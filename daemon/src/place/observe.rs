@@ -79,11 +79,11 @@ pub(crate) async fn scan(place: &Place) -> Result<(Found, Vec<PassedOver>)> {
 /// and every publish writes those that stay. A log that cannot be written makes publishes longer, and stops no table:
 /// the answer is why.
 async fn archive_early(place: &Place) -> Result<Option<String>> {
-    if place.store.load().await?.state.batches.len() > MAX_BATCHES {
-        if let Err(error) = place.store.archive().await {
-            tracing::warn!(place = place.uri, %error, "the commit log cannot be written now");
-            return Ok(Some(error.to_string()));
-        }
+    if place.store.load().await?.state.batches.len() > MAX_BATCHES
+        && let Err(error) = place.store.archive().await
+    {
+        tracing::warn!(place = place.uri, %error, "the commit log cannot be written now");
+        return Ok(Some(error.to_string()));
     }
     Ok(None)
 }

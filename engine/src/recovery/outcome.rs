@@ -28,7 +28,7 @@ pub enum OperationOutcome {
     /// Published.
     Committed {
         /// The publish, when the history still holds it.
-        entry: Option<LogEntry>,
+        entry: Option<Box<LogEntry>>,
     },
     /// Decided to abort.
     Aborted,
@@ -62,7 +62,9 @@ impl Store {
             return Ok(OperationOutcome::Aborted);
         }
         if let Some(entry) = self.find_publish(&snapshot, op).await? {
-            return Ok(OperationOutcome::Committed { entry: Some(entry) });
+            return Ok(OperationOutcome::Committed {
+                entry: Some(Box::new(entry)),
+            });
         }
         if sidecar.is_some() {
             return Ok(OperationOutcome::Undecided);

@@ -29,7 +29,7 @@ fn file(table: &Path, part: &str) -> PathBuf {
     let found = tree(table)
         .into_iter()
         .filter(|path| table.join(path).is_file() && path.to_string_lossy().contains(part));
-    table.join(found.last().unwrap_or_else(|| panic!("no {part}")))
+    table.join(found.next_back().unwrap_or_else(|| panic!("no {part}")))
 }
 
 /// The findings about `table`.

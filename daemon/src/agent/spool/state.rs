@@ -138,9 +138,9 @@ impl Spool {
 
 /// Whether a name in `rejected` is that of a reason: it ends like one, and has none itself.
 fn is_reason(name: &OsStr, names: &HashSet<OsString>) -> bool {
-    let ends = |suffix: &&str| name.as_bytes().ends_with(suffix.as_bytes());
-    let has = |suffix: &&str| names.contains(with_suffix(Path::new(name), suffix).as_os_str());
-    REASON_SUFFIXES.iter().any(|s| ends(&s)) && !REASON_SUFFIXES.iter().any(|s| has(&s))
+    let ends = |suffix: &str| name.as_bytes().ends_with(suffix.as_bytes());
+    let has = |suffix: &str| names.contains(with_suffix(Path::new(name), suffix).as_os_str());
+    REASON_SUFFIXES.iter().any(|s| ends(s)) && !REASON_SUFFIXES.iter().any(|s| has(s))
 }
 
 /// Who holds the lock at `path`. It is asked for shared, for a moment, and never made: an agent that looks in this moment looks
