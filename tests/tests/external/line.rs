@@ -164,7 +164,7 @@ async fn an_attempt_that_hangs_is_stopped_and_the_daemon_lives() {
     let detail = eventually("a report", PATIENCE, || {
         let history = daemon.status()["history"].clone();
         let reports = history.as_array().expect("reports").iter();
-        let compactions = reports.filter(|r| r["kind"] == "compact" && r["table"] == "big");
+        let mut compactions = reports.filter(|r| r["kind"] == "compact" && r["table"] == "big");
         let failed = compactions.next_back().filter(|r| r["ending"] == "failed");
         let detail = failed.and_then(|r| r["detail"].as_str());
         detail.map(str::to_owned).ok_or(history.to_string())

@@ -26,7 +26,7 @@ fn lake() -> Lake {
 
 /// The one file below the table whose path holds `part`, the last in the order of names.
 fn file(table: &Path, part: &str) -> PathBuf {
-    let found = tree(table)
+    let mut found = tree(table)
         .into_iter()
         .filter(|path| table.join(path).is_file() && path.to_string_lossy().contains(part));
     table.join(found.next_back().unwrap_or_else(|| panic!("no {part}")))
