@@ -22,7 +22,7 @@ use prometheus::{
 
 pub(crate) use agent::{AgentMetrics, BatchResult};
 use maintenance::MaintenanceMetrics;
-pub(crate) use maintenance::{Removed, RunResult};
+pub(crate) use maintenance::{Ending, Removed};
 use register::{counter, counters, gauge, gauges, histogram, integer};
 use tables::TableGauges;
 pub(crate) use tables::{IndexObservation, TableObservation};
@@ -147,7 +147,7 @@ impl Metrics {
 
     /// Counts a finished run, named by store, table and kind; `now` (Unix seconds) is kept as the
     /// last success if it was one.
-    pub(crate) fn run_finished(&self, run: [&str; 3], result: RunResult, now: f64) {
+    pub(crate) fn run_finished(&self, run: [&str; 3], result: Ending, now: f64) {
         self.maintenance.finished(run, result, now);
     }
 

@@ -5,7 +5,7 @@ use super::hand::Hand;
 use super::health::Health;
 use super::load;
 use super::reason::Place;
-use super::spool::{Contents, ContentsError, Spool, shown};
+use super::spool::{Claim, Contents, ContentsError, Spool, shown};
 use super::spool_error;
 use super::waiting::{QUIET, brief};
 use crate::config::AgentConfig;
@@ -154,25 +154,23 @@ impl Attempt<'_> {
     fn part(&self, parts: &[&[OsString]]) -> Result<()> {
         block_in_place(|| {
             for entries in parts {
-                let operation = self.store.new_op().into();
-                let parted = self
-                    .hand
-                    .with(|claim| self.spool.part(claim, entries, operation))?;
-                self.hand.lay_aside(parted.map_err(spool_error)?);
+                let parted = self.parted(entries)?;
+                self.hand.lay_aside(parted);
             }
             Ok(())
         })
     }
 
+    fn parted(&self, entries: &[OsString]) -> Result<Claim> {
+        let operation = self.store.new_op().into();
+        let part = |claim: &mut Claim| self.spool.part(claim, entries, operation);
+        self.hand.with(part)?.map_err(spool_error)
+    }
+
     /// The same for one entry that somebody still writes to: it must rest.
     fn part_changed(&self, entry: &OsString) -> Result<()> {
         block_in_place(|| {
-            let operation = self.store.new_op().into();
-            let entries = std::slice::from_ref(entry);
-            let parted = self
-                .hand
-                .with(|claim| self.spool.part(claim, entries, operation))?;
-            let mut parted = parted.map_err(spool_error)?;
+            let mut parted = self.parted(std::slice::from_ref(entry))?;
             let told = self.spool.tell_changed(&mut parted);
             self.hand.lay_aside(parted);
             told.map_err(spool_error)

@@ -91,8 +91,7 @@ impl Watched {
                     false => config.daemon.full_scan_interval,
                 };
                 tasks.start("look", async move {
-                    let seen =
-                        observe::look(&place, &target, &config, (stopped, count_every)).await;
+                    let seen = observe::look(&place, &target, &config, stopped, count_every).await;
                     tell(Done::Looked(uri, target, Box::new(seen)));
                 });
             }

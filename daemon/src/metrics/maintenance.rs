@@ -1,6 +1,7 @@
 //! What maintenance, cleanup and recovery did.
 
 use prometheus::{Error, GaugeVec, IntCounterVec, IntGaugeVec, Registry};
+use serde::Serialize;
 
 use super::TABLE;
 use super::register::{counters, float_gauges, gauges};
@@ -10,8 +11,9 @@ const RUN: [&str; 3] = ["store", "table", "kind"];
 const RUN_RESULT: [&str; 4] = ["store", "table", "kind", "result"];
 
 /// How a maintenance run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RunResult {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Ending {
     /// The wanted state holds.
     Success,
     /// The conflict budget was used up; the next run starts afresh.
@@ -26,7 +28,7 @@ pub(crate) enum RunResult {
     Cancelled,
 }
 
-impl RunResult {
+impl Ending {
     /// The value of the `result` label.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -96,15 +98,15 @@ impl MaintenanceMetrics {
         })
     }
 
-    pub(super) fn finished(&self, run: [&str; 3], result: RunResult, now: f64) {
+    pub(super) fn finished(&self, run: [&str; 3], result: Ending, now: f64) {
         let [store, table, kind] = run;
         self.runs
             .with_label_values(&[store, table, kind, result.as_str()])
             .inc();
         match result {
-            RunResult::Success => self.last_success.with_label_values(&run).set(now),
-            RunResult::Conflict | RunResult::Failed | RunResult::Unfit => self.due(run, now),
-            RunResult::Skipped | RunResult::Cancelled => {}
+            Ending::Success => self.last_success.with_label_values(&run).set(now),
+            Ending::Conflict | Ending::Failed | Ending::Unfit => self.due(run, now),
+            Ending::Skipped | Ending::Cancelled => {}
         }
     }
 

@@ -23,8 +23,8 @@ fn filled() -> Metrics {
     ];
     metrics.observe_table("s", "t", &seen);
     metrics.observe_table("s", "u", &seen);
-    metrics.run_finished(["s", "t", "compact"], RunResult::Success, 1.7e9);
-    metrics.run_finished(["s", "t", "compact"], RunResult::Skipped, 1.8e9);
+    metrics.run_finished(["s", "t", "compact"], Ending::Success, 1.7e9);
+    metrics.run_finished(["s", "t", "compact"], Ending::Skipped, 1.8e9);
     metrics.run_retried(["s", "t", "compact"]);
     metrics.removed(
         "s",
@@ -76,14 +76,14 @@ fn a_run_that_never_succeeds_has_a_time_since_when() {
     let metrics = Metrics::new().unwrap();
     let run = ["s", "t", "reindex"];
     let last = "squire_last_success_timestamp_seconds{kind=\"reindex\",store=\"s\",table=\"t\"}";
-    metrics.run_finished(run, RunResult::Skipped, 50.0);
+    metrics.run_finished(run, Ending::Skipped, 50.0);
     assert!(!metrics.encode().contains(last));
-    metrics.run_finished(run, RunResult::Failed, 100.0);
-    metrics.run_finished(run, RunResult::Failed, 200.0);
+    metrics.run_finished(run, Ending::Failed, 100.0);
+    metrics.run_finished(run, Ending::Failed, 200.0);
     assert!(metrics.encode().contains(&format!("{last} 100\n")));
     metrics.due(run, 300.0);
     assert!(metrics.encode().contains(&format!("{last} 100\n")));
-    metrics.run_finished(run, RunResult::Success, 400.0);
+    metrics.run_finished(run, Ending::Success, 400.0);
     assert!(metrics.encode().contains(&format!("{last} 400\n")));
 }
 

@@ -50,6 +50,7 @@ pub(crate) async fn scan(place: &Place) -> Result<(Found, Vec<PassedOver>)> {
         false => None,
     };
     let Selection { targets, skipped } = place.targets().await?;
+    place.count_only(&targets);
     if !place.managed {
         let folder = |target: &Target| (target.to_string(), 0);
         let tables = targets.into_iter().map(|t| (t.clone(), folder(&t)));
@@ -94,7 +95,8 @@ pub(crate) async fn look(
     place: &Place,
     target: &Target,
     config: &Config,
-    (stopped, count_every): (bool, Duration),
+    stopped: bool,
+    count_every: Duration,
 ) -> Result<Observation> {
     let policy = config.policy_for(Place::config_name(target));
     let looking = async {

@@ -18,6 +18,13 @@ impl Counts {
 }
 
 impl Place {
+    /// Forgets the counts of tables that are not among `targets` any more.
+    pub(super) fn count_only(&self, targets: &[Target]) {
+        self.counts
+            .kept()
+            .retain(|target, _| targets.contains(target));
+    }
+
     /// The last count of `target`, made anew when it is older than `every`. `None` when there is none yet, or it cannot be had.
     pub(super) async fn counted(&self, target: &Target, every: Duration) -> Option<Unreferenced> {
         let now = self.store.clock().monotonic();

@@ -3,39 +3,14 @@
 use crate::decide::planning::OperationKind;
 use crate::decide::rest::Outcome;
 use crate::decide::work::{Scope, WorkItem};
-use crate::metrics::RunResult;
+use crate::metrics::Ending;
 use crate::place::table::Lesson;
 use serde::Serialize;
 use squire_engine::error::{Error, ErrorKind};
 use squire_engine::maintenance::{CleanupReport, MaintenanceReport};
 use std::collections::BTreeMap;
 
-/// How an operation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Ending {
-    Success,
-    Conflict,
-    Failed,
-    /// What was made could not replace what it should have replaced: nothing was committed, and it rests.
-    Unfit,
-    Skipped,
-    /// It was stopped before it was through; what it had finished is committed.
-    Cancelled,
-}
-
 impl Ending {
-    fn result(self) -> RunResult {
-        match self {
-            Self::Success => RunResult::Success,
-            Self::Conflict => RunResult::Conflict,
-            Self::Failed => RunResult::Failed,
-            Self::Unfit => RunResult::Unfit,
-            Self::Skipped => RunResult::Skipped,
-            Self::Cancelled => RunResult::Cancelled,
-        }
-    }
-
     fn of(error: &Error) -> Self {
         match error.kind() {
             ErrorKind::Conflict => Self::Conflict,
@@ -190,16 +165,16 @@ impl OperationReport {
     }
 
     /// How it ended for each table: its own, or `all` of the store that one cleanup covered.
-    pub(crate) fn results(&self, all: Vec<String>) -> Vec<(String, RunResult)> {
-        let whole = self.ending.result();
+    pub(crate) fn results(&self, all: Vec<String>) -> Vec<(String, Ending)> {
+        let whole = self.ending;
         if !self.covers_store {
             return vec![(self.table.clone(), whole)];
         }
         let others = match self.except.is_empty() {
             true => whole,
-            false => RunResult::Success,
+            false => Ending::Success,
         };
-        let of = |table: &str| self.except.get(table).map_or(others, |e| e.result());
+        let of = |table: &str| self.except.get(table).copied().unwrap_or(others);
         all.into_iter()
             .map(|table| {
                 let result = of(&table);
@@ -211,9 +186,9 @@ impl OperationReport {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ending, OperationReport};
+    use super::OperationReport;
     use crate::decide::planning::OperationKind;
-    use crate::metrics::RunResult;
+    use crate::metrics::Ending;
     use std::collections::BTreeMap;
 
     fn cleanup(ending: Ending, except: &[(&str, Ending)]) -> OperationReport {
@@ -240,10 +215,10 @@ mod tests {
     #[test]
     fn a_cleanup_of_a_store_says_of_each_table_how_it_went() {
         let all = || vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
-        let results = |report: &OperationReport| -> Vec<RunResult> {
+        let results = |report: &OperationReport| -> Vec<Ending> {
             report.results(all()).into_iter().map(|(_, r)| r).collect()
         };
-        let (good, bad, left) = (RunResult::Success, RunResult::Failed, RunResult::Skipped);
+        let (good, bad, left) = (Ending::Success, Ending::Failed, Ending::Skipped);
         let mixed = [("a", Ending::Failed), ("c", Ending::Skipped)];
         assert_eq!(results(&cleanup(Ending::Failed, &mixed)), [bad, good, left]);
         assert_eq!(results(&cleanup(Ending::Success, &[])), [good; 3]);

@@ -23,6 +23,7 @@ const KEPT_BYTES: usize = 16;
 
 /// How digests are made; the first one took nested values by their words, in which different ones may be the same.
 const MAKE: &str = "2.";
+
 /// A batch whose id was committed before.
 #[derive(Debug)]
 pub struct Repeated {

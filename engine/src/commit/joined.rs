@@ -77,12 +77,6 @@ impl<'a> Joined<'a> {
             before_attempt: first.before_attempt.as_ref(),
         })
     }
-
-    /// Whether it reads nothing, so that it may land behind whatever came first.
-    pub(super) fn is_blind(&self) -> bool {
-        let appends = |w: &TableWrite| matches!(w.write, Write::Append(_));
-        self.reads.is_empty() && self.writes.iter().all(appends)
-    }
 }
 
 fn check_request(request: &CommitRequest, sorted: &[TableWrite]) -> Result<()> {
@@ -115,6 +109,7 @@ fn check_request(request: &CommitRequest, sorted: &[TableWrite]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commit::logical::is_blind;
     use arrow_array::{Int64Array, RecordBatch};
     use std::sync::Arc;
 
@@ -145,7 +140,7 @@ mod tests {
             .map(|w| (w.table.as_str(), w.write.rows()))
             .collect();
         assert_eq!(rows, [("a", 1), ("b", 5)]);
-        assert!(joined.is_blind());
+        assert!(is_blind(joined.reads, &joined.writes));
         let digests: Vec<bool> = joined.batches.iter().map(|b| b.digest.is_some()).collect();
         assert_eq!(digests, [true, false, true]);
         assert_eq!(joined.batches[1].message, "second");

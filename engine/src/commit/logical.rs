@@ -82,9 +82,14 @@ impl CommitRequest {
 
     /// Whether it only appends and reads nothing: such batches may be committed together.
     pub fn only_appends(&self) -> bool {
-        let appends = |w: &TableWrite| matches!(w.write, Write::Append(_));
-        self.reads.is_empty() && self.writes.iter().all(appends)
+        is_blind(&self.reads, &self.writes)
     }
+}
+
+/// Whether `writes` only append and `reads` is empty: then a commit may land behind whatever came first.
+pub(super) fn is_blind(reads: &BTreeMap<TableName, u64>, writes: &[TableWrite]) -> bool {
+    let appends = |w: &TableWrite| matches!(w.write, Write::Append(_));
+    reads.is_empty() && writes.iter().all(appends)
 }
 
 /// A commit that the manifest shows.
@@ -308,7 +313,7 @@ impl Store {
     /// What a blind append is prepared on while the manifest is asked for: it reads nothing, so a guess that turns out
     /// stale costs one more look at the manifest and the tables.
     async fn guess(&self, joined: &Joined<'_>) -> Option<Snapshot> {
-        if joined.is_blind() {
+        if is_blind(joined.reads, &joined.writes) {
             self.remembered().await
         } else {
             None

@@ -75,6 +75,11 @@ pub(crate) fn kind_of(segment: &IndexMetadata) -> String {
     word.strip_suffix("IndexDetails").unwrap_or(word).to_owned()
 }
 
+/// Whether it is an index of vectors.
+pub(crate) fn is_vector(segment: &IndexMetadata) -> bool {
+    kind_of(segment) == "Vector"
+}
+
 /// The fragments that `segments` cover together.
 pub(crate) fn covered_by(segments: &[IndexMetadata]) -> RoaringBitmap {
     let bitmaps = segments.iter().filter_map(|s| s.fragment_bitmap.as_ref());
@@ -130,8 +135,8 @@ impl Listed {
 
     /// Whether it is a graph of vectors.
     pub(crate) async fn is_graph(&self, dataset: &Dataset) -> Result<bool> {
-        let is_vector = self.segments.iter().any(|s| kind_of(s) == "Vector");
-        Ok(is_vector && dataset.index_statistics(&self.name).await?.contains("HNSW"))
+        Ok(self.segments.iter().any(is_vector)
+            && dataset.index_statistics(&self.name).await?.contains("HNSW"))
     }
 
     /// Refuses what cannot be extended whatever is tried.

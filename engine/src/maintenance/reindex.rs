@@ -2,7 +2,7 @@
 
 use super::declare::{MIN_VECTOR_ROWS, index_params};
 use super::index_proof::prove_index;
-use super::listed::{Listed, covered_by, ids_of, kind_of, listed_indexes};
+use super::listed::{Listed, covered_by, ids_of, is_vector, listed_indexes};
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Work};
 use super::{Oversight, Target};
@@ -183,7 +183,7 @@ async fn is_untrained(head: &Dataset, index: &Listed) -> Result<bool> {
     if index.is_definition() {
         return Ok(true);
     }
-    let is_vector = index.segments.iter().all(|s| kind_of(s) == "Vector");
+    let is_vector = index.segments.iter().all(is_vector);
     let is_emptied = covered_by(&index.segments).is_disjoint(&ids_of(head.fragments().iter()));
     Ok(is_vector && is_emptied && head.count_rows(None).await? < MIN_VECTOR_ROWS)
 }
@@ -231,7 +231,7 @@ async fn stage_anew(
     run: &Run<'_>,
     store: &Store,
 ) -> Result<Dataset> {
-    let Some(segment) = index.segments.iter().find(|s| kind_of(s) != "Vector") else {
+    let Some(segment) = index.segments.iter().find(|s| !is_vector(s)) else {
         return stage(head, index, OptimizeOptions::retrain(), run, store).await;
     };
     let field = segment.fields.first().copied().unwrap_or_default();

@@ -3,10 +3,10 @@
 use super::{Shown, Status, push};
 use crate::decide::planning::OperationKind;
 use crate::decide::work::{WorkItem, WorkKey};
-use crate::metrics::{IndexObservation, Removed, RunResult, TableObservation};
+use crate::metrics::{Ending, IndexObservation, Removed, TableObservation};
 use crate::place::location::Broken;
 use crate::place::table::{TableStatus, Verdict};
-use crate::run::report::{Ending, OperationReport};
+use crate::run::report::OperationReport;
 use squire_engine::maintenance::{Target, Unreferenced};
 use squire_engine::recovery::RecoveryReport;
 use std::time::Duration;
@@ -227,7 +227,7 @@ impl Status {
     /// which looks when it runs.
     fn nothing_to_do(&self, run: [&str; 3]) {
         let now = self.now_seconds();
-        self.metrics.run_finished(run, RunResult::Success, now);
+        self.metrics.run_finished(run, Ending::Success, now);
     }
 
     fn tables_of(&self, place: &str) -> Vec<String> {
