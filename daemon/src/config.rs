@@ -33,6 +33,8 @@ use serde::{Serialize, Serializer};
 use squire_engine::store::Durability;
 
 use crate::formats::{Coercion, InputLimits};
+use crate::http::Token;
+use crate::text_file;
 
 use file::Refused;
 pub(crate) use file::{ConfigFile, WatchKind};
@@ -248,7 +250,7 @@ impl Config {
 
     /// The text of a file.
     pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
-        std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        text_file::read(path).map_err(|source| ConfigError::Read {
             origin: path.display().to_string(),
             source,
         })
@@ -283,6 +285,21 @@ impl Config {
             }
         })?;
         file.into_config(environment).map_err(refuse)
+    }
+
+    /// Reads the token's file as the daemon does; `text` is what was parsed, and says on which line it is named. A file that
+    /// only others may read is theirs to find out.
+    pub(crate) fn check_token(&self, text: &str, origin: &str) -> Result<(), ConfigError> {
+        let Some(file) = &self.daemon.token_file else {
+            return Ok(());
+        };
+        match Token::load(file) {
+            Err(e) if !e.is_denied() => {
+                let refused = Refused::at("daemon.token_file", e.to_string());
+                Err(refused.located(&Locator::new(text), origin))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The names in `[[table]]` that are none of `known`, the tables of all locations.

@@ -18,6 +18,7 @@ mod place;
 mod run;
 mod supervisor;
 mod systemd;
+mod text_file;
 mod watch;
 
 use std::process::ExitCode;

@@ -7,6 +7,7 @@ use super::Context;
 use super::args::BugreportArgs;
 use super::check;
 use crate::config::{Config, render};
+use crate::text_file;
 use serde_json::{Value, json};
 use squire_engine::error::Result;
 use std::collections::BTreeSet;
@@ -146,7 +147,7 @@ fn secrets(config: &Config) -> BTreeSet<String> {
     });
     secrets.extend(variables);
     if let Some(file) = &config.daemon.token_file
-        && let Ok(token) = std::fs::read_to_string(file)
+        && let Ok(token) = text_file::read(file)
     {
         secrets.insert(token.trim().to_owned());
     }

@@ -4,6 +4,7 @@ use super::args::{ConfigArgs, ConfigCommand, ConfigInitArgs};
 use super::output::Output;
 use super::table::{Line, Span, Tone};
 use crate::config::{Config, ConfigError, SHIPPED, render};
+use crate::http::Token;
 use crate::place::Place;
 use serde_json::{Value, json};
 use squire_engine::error::{Error, ErrorKind, Result};
@@ -90,6 +91,9 @@ async fn check(
         }
         Err(e) => return Err(refused(e)),
     };
+    if !probe {
+        config.check_token(text, name).map_err(refused)?;
+    }
     let tables = config.table_policies().count();
     let mut lines: Vec<Line> = vec![
         format!(
@@ -135,11 +139,7 @@ async fn probes(config: &Config, options: &StoreOptions) -> Vec<(String, Option<
         probed.push((watch.uri.clone(), error));
     }
     if let Some(file) = &config.daemon.token_file {
-        let error = match std::fs::read_to_string(file) {
-            Ok(token) if token.trim().is_empty() => Some(String::from("is empty")),
-            Ok(_) => None,
-            Err(e) => Some(e.to_string()),
-        };
+        let error = Token::load(file).err().map(|e| e.to_string());
         probed.push((format!("token_file {}", file.display()), error));
     }
     probed

@@ -11,18 +11,17 @@
 
 mod type_name;
 
-use std::{collections::HashSet, fs::File, io::Read, path::Path, sync::Arc};
+use std::{collections::HashSet, io::ErrorKind, path::Path, sync::Arc};
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use serde::Deserialize;
+
+use crate::text_file;
 
 use super::{
     FormatError,
     error::{named, short},
 };
-
-/// Bytes of the longest file. A schema is no data.
-const MOST_BYTES: u64 = 1 << 20;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,19 +45,17 @@ pub(crate) fn read_schema_file(path: &Path) -> Result<SchemaRef, FormatError> {
         line,
         detail,
     };
-    let io = |source| FormatError::Io {
-        path: path.into(),
-        source,
-    };
-    let mut text = String::new();
-    let file = File::open(path).map_err(io)?;
-    file.take(MOST_BYTES + 1)
-        .read_to_string(&mut text)
-        .map_err(io)?;
-    if text.len() as u64 > MOST_BYTES {
-        let detail = "is longer than a schema; give the file that describes the columns";
-        return Err(refused(None, detail.to_owned()));
-    }
+    let text = text_file::read(path).map_err(|source| match source.kind() {
+        // Another file was meant.
+        ErrorKind::InvalidInput | ErrorKind::FileTooLarge => refused(
+            None,
+            format!("{source}; give the file that describes the columns"),
+        ),
+        _ => FormatError::Io {
+            path: path.into(),
+            source,
+        },
+    })?;
     let lines: Vec<ColumnLine> = serde_json::from_str(&text).map_err(|e| {
         let line = u64::try_from(e.line()).ok().filter(|line| *line > 0);
         let said = short(&e.to_string());

@@ -1,11 +1,13 @@
 //! Opening an input: only a regular, finished, non-empty file that begins as its name says, or standard input.
 
 use std::{
-    fs::{self, File, FileType, Metadata},
+    fs::{self, File, Metadata},
     io::{self, Cursor, Read, Write},
     path::{Path, PathBuf},
     time::SystemTime,
 };
+
+use crate::text_file::name_of;
 
 use super::{
     Format, FormatError, InputLimits,
@@ -284,17 +286,6 @@ fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), FormatError> {
         path: path.into(),
         kind: name_of(kind),
     })
-}
-
-fn name_of(kind: FileType) -> &'static str {
-    use std::os::unix::fs::FileTypeExt;
-    if kind.is_fifo() {
-        "a pipe"
-    } else if kind.is_socket() {
-        "a socket"
-    } else {
-        "a device"
-    }
 }
 
 /// The format that the first bytes certainly are. CSV begins with anything.

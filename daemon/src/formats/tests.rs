@@ -422,7 +422,7 @@ fn schema_files() {
         r#"[{"name": "a", "type": "fixed_size_list<float32,0>"}]"#,
         "unknown type",
     );
-    refused(&" ".repeat(2 << 20), "longer than a schema");
+    refused(&" ".repeat(2 << 20), "longer than 1 MiB");
     refused(
         r#"[{"name": "a", "type": "int8"}, {"name": "a", "type": "int8"}]"#,
         "more than once",

@@ -4,6 +4,8 @@ use std::fmt;
 use std::hint::black_box;
 use std::path::Path;
 
+use crate::text_file;
+
 /// A secret that callers of `POST /api/v1/*` must show. Neither printable nor comparable except by
 /// [`Token::matches`].
 #[derive(Clone)]
@@ -30,11 +32,18 @@ pub(crate) enum TokenError {
     },
 }
 
+impl TokenError {
+    /// Whether the file is not for this user to read.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
+    }
+}
+
 impl Token {
     /// Reads a token file; white space around the token is dropped.
     pub(crate) fn load(path: &Path) -> Result<Self, TokenError> {
         let origin = path.display().to_string();
-        match std::fs::read_to_string(path) {
+        match text_file::read(path) {
             Ok(text) => Self::parse(&text, &origin),
             Err(source) => Err(TokenError::Read {
                 path: origin,

@@ -825,6 +825,38 @@ fn nothing_is_made_inside_a_table_or_a_store() {
     lake.assert_at_rest();
 }
 
+/// A pipe that nobody writes to would be waited for, and a device read without end.
+#[test]
+fn only_regular_files_are_read_for_what_people_write() {
+    let lake = lake(1);
+    let pipe = lake.path("pipe.json").to_string_lossy().into_owned();
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo").success());
+    let token = lake.path("token.toml").to_string_lossy().into_owned();
+    let uri = lake.uri.as_str();
+    for (file, kind) in [
+        (pipe.as_str(), "a pipe, not a regular file"),
+        ("/dev/zero", "a device, not a regular file"),
+        (uri, "a directory, not a regular file"),
+    ] {
+        let text = format!("[daemon]\ntoken_file = \"{file}\"\n");
+        std::fs::write(&token, text).expect("written");
+        for command in [
+            &["config", "check", file][..],
+            &["config", "show", file],
+            &["config", "check", &token],
+            &["--config", file, "status", uri],
+            &["daemon", "--once", "--config", file],
+            &["create", uri, "v", "--schema", file],
+        ] {
+            lake.run(command).failed(2, kind);
+        }
+    }
+    let long = lake.path("long.toml").to_string_lossy().into_owned();
+    std::fs::write(&long, "#".repeat((1 << 20) + 1)).expect("written");
+    lake.run(&["config", "check", &long]).failed(2, "1 MiB");
+}
+
 /// The manifest's versions and the commit log are kept by the store's rules, whatever command is pointed at them.
 #[test]
 fn the_files_of_a_store_are_no_location() {

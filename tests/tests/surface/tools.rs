@@ -252,7 +252,14 @@ fn a_configuration_is_made_and_tried() {
     let token = lake.path("token");
     std::fs::write(&token, "\n").expect("written");
     let empty = format!("[daemon]\ntoken_file = \"{}\"\n", token.display());
-    probe(&empty, "token: failed: is empty");
+    probe(&empty, "the token must be one line");
+    for text in ["", " \n", "a b\n"] {
+        std::fs::write(&token, text).expect("written");
+        let said = format!("{file}:2:1: [daemon] token_file: {}", token.display());
+        lake.run(&["config", "check", &file]).failed(2, &said);
+    }
+    std::fs::write(&token, "a-token\n").expect("written");
+    lake.run(&["config", "check", &file]).ok();
     let secret = "[[watch]]\nuri = \"s3://b/l\"\n[watch.storage_options]\nregion = \"r\"\nsecret_access_key = \"env:NOT_SET_HERE\"\n";
     probe(secret, "NOT_SET_HERE");
     lake.run(&["config", "check", &file])
