@@ -15,10 +15,12 @@ use squire_engine::error::{Error, Result};
 use squire_engine::ids::TableName;
 use squire_engine::recovery::Watch as RecoveryWatch;
 use squire_engine::store::Store;
+use squire_engine::store::location::check_lasting;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 pub(super) async fn init(context: &Context, uri: &str) -> Result<ExitCode> {
+    check_lasting(uri)?;
     let mut options = context.options.clone();
     options.storage_options = watch_of(&context.config, uri)
         .storage_options

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use squire_engine::store::Durability;
+use squire_engine::store::location::check_lasting;
 
 use crate::formats::{Coercion, InputLimits};
 
@@ -379,6 +380,8 @@ fn resolve_watches(
 ) -> Result<Vec<Watch>, Refused> {
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     let mut watches = Vec::new();
+    // Following links asks the disk, which may hang: not for a place that is alone.
+    let alone = sections.len() < 2;
     for (
         index,
         WatchSection {
@@ -390,7 +393,12 @@ fn resolve_watches(
     {
         let path = format!("watch.{index}");
         let at = |key: &str, why: String| Refused::at(format!("{path}.{key}"), why);
-        let location = storage::location_of(&uri).map_err(|why| at("uri", why))?;
+        let located = match alone {
+            true => storage::written(&uri),
+            false => storage::location_of(&uri),
+        };
+        let location = located.map_err(|why| at("uri", why))?;
+        check_lasting(&location).map_err(|e| at("uri", e.to_string()))?;
         if let Some(first) = seen.insert(location.clone(), uri.clone()) {
             let why = format!("\"{uri}\" is watched already, as \"{first}\"; remove one");
             return Err(at("uri", why));

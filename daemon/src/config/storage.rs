@@ -63,9 +63,14 @@ const KNOWN: &[&str] = &[
 /// that are not listed here.
 const MISSPELT: usize = 2;
 
+/// The place that `uri` names, as it is written.
+pub(super) fn written(uri: &str) -> Result<String, String> {
+    location::normalise(uri, false).map_err(|e| e.to_string())
+}
+
 /// The place that `uri` names, the same for every way to write it.
 pub(crate) fn location_of(uri: &str) -> Result<String, String> {
-    location::normalise(uri, false).map_err(|e| e.to_string())
+    written(uri).map(|place| location::canonical(&place))
 }
 
 /// The option that was probably meant by one that nothing would read.

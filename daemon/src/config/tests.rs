@@ -261,6 +261,13 @@ fn a_location_that_no_command_takes_is_refused() {
         (" ", "white space"),
         ("", "the location is empty"),
         ("file://tmp/x", "did you mean file:///tmp/x?"),
+        ("s3:///x", "names no bucket"),
+        ("s3//b", "did you mean s3://b?"),
+        ("~/x", "the shell did not expand ~"),
+        ("$HOME/x", "the shell did not expand $HOME"),
+        ("memory://x", "the memory of one process"),
+        ("a\\u0000b", "control characters"),
+        ("db/_squire/manifest.lance", "in the files of a store"),
     ] {
         let message = refusal(&format!("[[watch]]\nuri = \"{uri}\"\n"));
         assert!(
@@ -273,6 +280,16 @@ fn a_location_that_no_command_takes_is_refused() {
         "[[watch]]\nuri = \"db\"\n[[watch]]\nuri = \"./db\"\n",
         "squire.toml:4: [[watch]] uri: \"./db\" is watched already, as \"db\"",
     )]);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("db")).unwrap();
+    std::os::unix::fs::symlink("db", dir.path().join("link")).unwrap();
+    let root = dir.path().display();
+    for other in ["x/../db", "/db", "./db", "link", "link/../db"] {
+        let text = format!("[[watch]]\nuri = \"{root}/db\"\n[[watch]]\nuri = \"{root}/{other}\"\n");
+        let message = refusal(&text);
+        let told = format!("squire.toml:4: [[watch]] uri: \"{root}/{other}\" is watched already");
+        assert!(message.starts_with(&told), "{message}");
+    }
 }
 
 #[test]

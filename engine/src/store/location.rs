@@ -1,7 +1,8 @@
 //! Which URIs a store may live at.
 
 use super::INTERNAL;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
+use rustix::io::Errno;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,12 @@ fn place_of(uri: &str, wrapped: bool) -> Result<String> {
             "{uri:?} begins or ends with white space; leave that out"
         )));
     }
+    if uri.chars().any(char::is_control) {
+        return Err(Error::invalid(format!(
+            "{} has control characters; a location is text of one line",
+            quoted(uri)
+        )));
+    }
     let trimmed = uri.trim_end_matches('/');
     if trimmed.is_empty() {
         return Err(Error::invalid(
@@ -38,10 +45,9 @@ fn place_of(uri: &str, wrapped: bool) -> Result<String> {
     }
     let Some((scheme, rest)) = trimmed.split_once("://") else {
         refuse_typo(trimmed)?;
+        refuse_unexpanded(trimmed)?;
         refuse_special(trimmed)?;
-        let path = std::path::absolute(trimmed)
-            .map_err(|e| Error::invalid(format!("{uri:?} is not a path")).caused_by(e))?;
-        return Ok(path.to_string_lossy().into_owned());
+        return absolute(uri, trimmed);
     };
     // The local disk through the object-store interface alone, so that a wrapper meets every request.
     let interface = scheme == "file-object-store" && (wrapped || squire_failpoints::ENABLED);
@@ -56,7 +62,25 @@ fn place_of(uri: &str, wrapped: bool) -> Result<String> {
         ));
     }
     refuse_special(trimmed)?;
+    if scheme == "file" {
+        return local_path(uri, rest);
+    }
     let bucket = rest.split('/').next().unwrap_or_default();
+    if bucket.is_empty() && scheme == "s3" {
+        return Err(Error::invalid(format!(
+            "{uri:?} names no bucket; write s3://BUCKET/PREFIX"
+        )));
+    }
+    refuse_unexpanded(bucket)?;
+    if let Some(part) = rest
+        .split('/')
+        .skip(1)
+        .find(|part| ["", ".", ".."].contains(part))
+    {
+        return Err(Error::invalid(format!(
+            "{uri:?} has the part {part:?} between two slashes, which no object's name has; leave it out"
+        )));
+    }
     if scheme == "s3" && bucket.ends_with("--x-s3") {
         return Err(Error::new(
             ErrorKind::Refused,
@@ -65,10 +89,37 @@ fn place_of(uri: &str, wrapped: bool) -> Result<String> {
             ),
         ));
     }
-    if scheme == "file" {
-        return local_path(uri, rest);
-    }
     Ok(trimmed.to_owned())
+}
+
+fn absolute(uri: &str, path: &str) -> Result<String> {
+    let path = std::path::absolute(path)
+        .map_err(|e| Error::invalid(format!("{uri:?} is not a path")).caused_by(e))?;
+    Ok(path.to_string_lossy().into_owned())
+}
+
+/// Refuses what a shell expands where it is not in quotes, and nobody else does.
+fn refuse_unexpanded(location: &str) -> Result<()> {
+    if !location.starts_with(['~', '$']) {
+        return Ok(());
+    }
+    let first = location.split('/').next().unwrap_or_default();
+    Err(Error::invalid(format!(
+        "{location:?}: the shell did not expand {first}, which only it does; write the whole path. A directory of that name is ./{location}"
+    )))
+}
+
+/// Refuses the memory of a process for what is to be found again.
+///
+/// # Errors
+/// `InvalidInput`.
+pub fn check_lasting(uri: &str) -> Result<()> {
+    if !uri.starts_with("memory://") {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{uri}: is the memory of one process, which no other sees and which ends with it; use a local path or s3://"
+    )))
 }
 
 /// The path of a `file:` URL, of which `rest` is what follows the two slashes: a host, which can only be this one, and
@@ -76,11 +127,38 @@ fn place_of(uri: &str, wrapped: bool) -> Result<String> {
 fn local_path(uri: &str, rest: &str) -> Result<String> {
     let path = rest.strip_prefix("localhost").unwrap_or(rest);
     if path.starts_with('/') {
-        return Ok(path.to_owned());
+        let decoded = decoded(path);
+        refuse_special(&decoded)?;
+        return match decoded.chars().any(char::is_control) {
+            true => Err(Error::invalid(format!(
+                "{uri:?} stands for control characters"
+            ))),
+            false => absolute(uri, &decoded),
+        };
     }
     Err(Error::invalid(format!(
         "{uri:?} names a host, where a file URL has none; did you mean file:///{rest}? A relative location is written without file://"
     )))
+}
+
+/// The path of a URL as it is on storage, `%20` being a space.
+pub(crate) fn decoded(path: &str) -> String {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let [first, others @ ..] = rest {
+        let escaped = match others {
+            [high, low, behind @ ..] if *first == b'%' => digit(high)
+                .zip(digit(low))
+                .and_then(|(high, low)| u8::try_from(high * 16 + low).ok())
+                .map(|byte| (byte, behind)),
+            _ => None,
+        };
+        let (byte, behind) = escaped.unwrap_or((*first, others));
+        bytes.push(byte);
+        rest = behind;
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Where a normalised local path leads: links are followed, and `..` goes up from where they lead. What is not there yet
@@ -139,12 +217,17 @@ fn check_not_internal(uri: &str, place: &str) -> Result<()> {
 /// # Errors
 /// `InvalidInput`.
 pub(super) async fn check_directory(path: &str) -> Result<()> {
-    match tokio::fs::metadata(path).await {
-        Ok(found) if !found.is_dir() => {
-            Err(Error::invalid(format!("{path} is a file, not a directory")))
-        }
-        _ => Ok(()),
-    }
+    let why = match tokio::fs::metadata(path).await {
+        Ok(found) if !found.is_dir() => "is a file, not a directory",
+        Ok(_) => return Ok(()),
+        Err(e) => match Errno::from_io_error(&e) {
+            Some(Errno::NOTDIR) => "leads through a file, which holds no directory",
+            Some(Errno::NAMETOOLONG) => "has a name that is too long for a file system",
+            Some(Errno::LOOP) => "leads through a link that leads to itself",
+            _ => return Ok(()),
+        },
+    };
+    Err(Error::invalid(format!("{path} {why}")))
 }
 
 /// `#` and `?` end the path of a URL.
@@ -159,14 +242,19 @@ fn refuse_special(location: &str) -> Result<()> {
 
 /// A URL with a slash too few is a typing error, not a directory whose name has a colon.
 fn refuse_typo(path: &str) -> Result<()> {
-    let Some((scheme, rest)) = path.split_once(':') else {
+    let colon = path.split_once(':').or_else(|| path.split_once("//"));
+    let Some((scheme, rest)) = colon else {
         return Ok(());
     };
     let scheme = scheme.to_ascii_lowercase();
     if !URL_SCHEMES.contains(&scheme.as_str()) {
         return Ok(());
     }
-    let rest = rest.trim_start_matches('/');
+    let rest = match rest.trim_start_matches('/') {
+        "" if scheme == "file" => "PATH",
+        "" => "BUCKET/PREFIX",
+        rest => rest,
+    };
     // A file URL has no host.
     let slashes = if scheme == "file" { "///" } else { "//" };
     Err(Error::invalid(format!(
@@ -258,7 +346,7 @@ pub fn check_endpoint(
 
 #[cfg(test)]
 mod tests {
-    use super::{check_endpoint, check_options, normalise};
+    use super::{canonical, check_endpoint, check_options, normalise};
     use crate::error::ErrorKind;
 
     #[test]
@@ -338,6 +426,56 @@ mod tests {
             assert!(told.contains(instead), "{wrong}: {told}");
         }
         assert!(of("file://localhost").is_err());
+    }
+
+    #[test]
+    fn what_no_storage_takes_is_told_with_what_to_write() {
+        for (uri, why) in [
+            ("s3:///x", "names no bucket; write s3://BUCKET/PREFIX"),
+            ("s3://", "did you mean s3://BUCKET/PREFIX?"),
+            ("s3://$BUCKET/x", "did not expand $BUCKET"),
+            ("s3//bucket/x", "did you mean s3://bucket/x?"),
+            ("~/x", "did not expand ~,"),
+            ("$HOME/x", "did not expand $HOME,"),
+            ("s3://b//x", "the part \"\""),
+            ("s3://b/../x", "the part \"..\""),
+            ("a\0b", "control characters"),
+            ("a\nb", "control characters"),
+            ("file:///a%0Ab", "control characters"),
+            ("file:///a%23b", "ends the path"),
+        ] {
+            let told = normalise(uri, false).unwrap_err();
+            assert_eq!(told.kind(), ErrorKind::InvalidInput, "{told}");
+            let told = told.to_string();
+            assert!(told.contains(why) && !told.contains('\n'), "{uri}: {told}");
+        }
+        for fine in ["./~/x", "./$HOME/x", "h_ns$t", "a~b", "/a//b/./c"] {
+            assert!(normalise(fine, false).is_ok(), "{fine}");
+        }
+    }
+
+    #[test]
+    fn one_place_has_one_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let at = |rest: &str| format!("{}/{rest}", root.display());
+        std::fs::create_dir_all(at("real/lake")).unwrap();
+        std::os::unix::fs::symlink("real/lake", at("link")).unwrap();
+        let of = |uri: &str| canonical(&normalise(uri, false).unwrap());
+        let real = at("real/lake");
+        for uri in [
+            at("link"),
+            at("real//lake/"),
+            at("real/./lake"),
+            at("other/../real/lake"),
+            // Of where the link leads, not of where it stands.
+            at("link/../lake"),
+            format!("file://{}", at("link")),
+            format!("file://{}", at("real/%6Cake")),
+        ] {
+            assert_eq!(of(&uri), real, "{uri}");
+        }
+        assert_eq!(of(&at("link/new/one")), format!("{real}/new/one"));
     }
 
     #[test]

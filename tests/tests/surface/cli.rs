@@ -822,6 +822,21 @@ fn nothing_is_made_inside_a_table_or_a_store() {
     for command in [&["init", &file][..], &["status", &file]] {
         lake.run(command).failed(2, "is a file, not a directory");
     }
+    let odd = |name: &str| lake.path(name).to_string_lossy().into_owned();
+    std::os::unix::fs::symlink("turn", lake.path("turn")).expect("a link");
+    for (uri, why) in [
+        (odd("schema.json/x"), "leads through a file"),
+        (odd("turn/x"), "a link that leads to itself"),
+        (odd(&"x".repeat(300)), "too long"),
+        (odd("a\nb"), "control characters"),
+        (String::from("memory://x"), "the memory of one process"),
+    ] {
+        let told = lake.run(&["init", &uri]).failed(2, why).stderr;
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+    let spaced = format!("file://{}", odd("two%20words"));
+    lake.run(&["init", &spaced]).ok();
+    assert!(lake.path("two words/_squire").is_dir());
     lake.assert_at_rest();
 }
 

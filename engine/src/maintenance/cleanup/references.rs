@@ -7,6 +7,7 @@ use super::readable::{Referred, files_of};
 use super::{CleanupPolicies, Held, TableCleanup};
 use crate::error::{Error, ErrorKind, Result, caught};
 use crate::store::Store;
+use crate::store::location::decoded;
 use futures::TryStreamExt;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
@@ -98,26 +99,6 @@ fn normalised(path: &str) -> String {
     }
     let root = if path.starts_with('/') { "/" } else { "" };
     format!("{root}{}", parts.join("/"))
-}
-
-/// The path of a URL as it is on storage, `%20` being a space.
-fn decoded(path: &str) -> String {
-    let digit = |byte: &u8| char::from(*byte).to_digit(16);
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let [first, others @ ..] = rest {
-        let escaped = match others {
-            [high, low, behind @ ..] if *first == b'%' => digit(high)
-                .zip(digit(low))
-                .and_then(|(high, low)| u8::try_from(high * 16 + low).ok())
-                .map(|byte| (byte, behind)),
-            _ => None,
-        };
-        let (byte, behind) = escaped.unwrap_or((*first, others));
-        bytes.push(byte);
-        rest = behind;
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| path.to_owned())
 }
 
 impl Store {
