@@ -3,6 +3,7 @@
 use crate::ids::OpId;
 use futures::FutureExt;
 use std::any::Any;
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::panic::AssertUnwindSafe;
 
@@ -239,7 +240,7 @@ impl std::fmt::Display for Error {
         if let Some(source) = &self.source {
             let text = source.to_string();
             let text = beginning(&text, CAUSE_READ).unwrap_or(&text);
-            let cause = without_debug(&without_places(text));
+            let cause = without_debug(&without_places(&without_answers(text)));
             match beginning(&cause, CAUSE_CHARS) {
                 Some(shown) => write!(f, ": {shown} ...")?,
                 None => write!(f, ": {cause}")?,
@@ -268,6 +269,34 @@ fn without_places(text: &str) -> String {
         }
     }
     kept
+}
+
+/// S3 answers with a document; its code and its message are for people. `<Error><Code>AccessDenied</Code>...</Error>`.
+fn without_answers(text: &str) -> Cow<'_, str> {
+    let Some(start) = text.find("<Error>") else {
+        return Cow::Borrowed(text);
+    };
+    let end = text[start..].find("</Error>");
+    let end = end.map_or(text.len(), |end| start + end + "</Error>".len());
+    let of = |tag: &str| {
+        let (_, inner) = text[start..end].split_once(&format!("<{tag}>"))?;
+        Some(inner.split_once('<')?.0)
+    };
+    let Some(code) = of("Code") else {
+        return Cow::Borrowed(text);
+    };
+    let before = text[..start].trim_end();
+    let before = before.rfind("<?xml").map_or(before, |at| before[..at].trim_end());
+    let remedy = match code {
+        "NoSuchBucket" => "; make the bucket, or correct its name",
+        "AccessDenied" => "; check the credentials, and what they may do in this bucket",
+        "ExpiredToken" => "; get new credentials",
+        "InvalidAccessKeyId" | "SignatureDoesNotMatch" => "; check the credentials",
+        "PermanentRedirect" => "; check the region and the endpoint",
+        _ => "",
+    };
+    let message = of("Message").map_or_else(String::new, |said| format!(" ({said})"));
+    Cow::Owned(format!("{before} {code}{message}{remedy}{}", &text[end..]))
 }
 
 /// Arrow and Lance print types and bytes as programmers see them: a line for each field of a struct, a number for each
@@ -392,7 +421,7 @@ impl From<squire_failpoints::Injected> for Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{Error, ErrorKind, quoted, without_debug, without_places};
+    use super::{Error, ErrorKind, quoted, without_answers, without_debug, without_places};
 
     #[test]
     fn places_of_source_code_are_not_told() {
@@ -404,6 +433,20 @@ mod tests {
         let inner = "x: y, /a/b.rs:1:2: z, location: src/c.rs:3:4";
         assert_eq!(without_places(inner), "x: y: z");
         assert_eq!(without_places("a.rs:1:2"), "a.rs:1:2");
+    }
+
+    #[test]
+    fn an_answer_of_s3_is_its_code_and_what_to_do() {
+        let said = "status 404 Not Found: <?xml version=\"1.0\"?>\n<Error><Code>NoSuchBucket</Code>\n<Message>It is not there</Message><BucketName>b</BucketName></Error>, tried 3 times";
+        assert_eq!(
+            without_answers(said),
+            "status 404 Not Found: NoSuchBucket (It is not there); make the bucket, or correct its name, tried 3 times"
+        );
+        let cut = "403: <Error><Code>AccessDenied</Code><Mess";
+        assert!(without_answers(cut).starts_with("403: AccessDenied; check the cred"));
+        for other in ["<Error> of mine", "a < b", "<Error><Code>"] {
+            assert_eq!(without_answers(other), other);
+        }
     }
 
     #[test]

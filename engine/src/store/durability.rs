@@ -126,7 +126,8 @@ impl Store {
             return error;
         };
         if bytes.ends_with(VERSION_END) {
-            return error;
+            let told = error.to_string().contains(path.as_ref());
+            return if told { error } else { error.context(format!("reading /{path}")) };
         }
         // Lance's own words quote the bytes, and say less.
         tracing::debug!(%path, %error, "a version cannot be read");

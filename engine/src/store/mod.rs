@@ -160,7 +160,10 @@ impl Store {
             ));
         }
         store.check_surroundings().await?;
-        store.ensure_probed().await?;
+        if let Err(e) = store.ensure_probed().await {
+            store.is_object_store().await?;
+            return Err(e);
+        }
         store.create_manifest().await?;
         store.load().await?;
         Ok(Arc::new(store))
