@@ -24,7 +24,7 @@
 //! `agent.max_attempts` agents in a row have died is rejected. Only deaths while the input was read and staged count: an
 //! operation that put its sidecar has shown that this can be done, so the count starts over, and one that is committed
 //! is committed, whoever died then. Waiting is an answer (drift, storage that is away or hangs, a conflict), and so is
-//! a clean stop. Agents that are killed at random die over whatever they have in hand, and again and again over the same
+//! a clean stop. A panic is none: it counts as a death does. Agents that are killed at random die over whatever they have in hand, and again and again over the same
 //! entry only if nothing else is there to be done: from the second death on an entry comes after all others, later each
 //! time.
 

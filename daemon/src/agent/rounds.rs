@@ -29,6 +29,10 @@ use tokio_util::sync::CancellationToken;
 /// behind, few enough that those which have to wait hold nobody up.
 const RESUMED_PER_ROUND: usize = 16;
 
+/// What is said of an entry that the engine broke on so often that it is not read again.
+const TRIED_OFTEN: &str = "each of agent.max_attempts attempts ended like this; please report it, and move the file back into \
+                           incoming to have it tried again";
+
 pub(super) struct Agent {
     pub(super) store: Arc<Store>,
     pub(super) spool: Spool,
@@ -354,6 +358,9 @@ impl Agent {
                 // Nobody died over it: it is its place that cannot be written.
                 Err(e) => block_in_place(|| self.spool.answered(&mut claim)).and(Err(e)),
             },
+            Err(broken) if self.is_broken_by(&claim, &broken) => self
+                .reject(&mut claim, &entry, &broken.advice(TRIED_OFTEN))
+                .and_then(|()| self.finish(claim).map(drop)),
             Ok(Verdict::GivenUp(reason)) => self
                 .reject(&mut claim, &entry, &reason)
                 .and_then(|()| self.finish(claim).map(drop)),
@@ -383,6 +390,13 @@ impl Agent {
         }
     }
 
+    /// Whether it is the only entry of a claim on which the engine breaks, time after time: a panic counts like a death.
+    fn is_broken_by(&self, claim: &Claim, error: &Error) -> bool {
+        error.kind() == ErrorKind::Internal
+            && claim.entries().len() == 1
+            && claim.unanswered() >= self.options.config.max_attempts
+    }
+
     /// Lets a claim go that has to wait. If it is the store that fails, so does the round.
     async fn let_go(&self, mut claim: Claim, error: Error, waiting: &mut Waiting) -> Result<usize> {
         let cause = Cause::of(&error);
@@ -390,7 +404,10 @@ impl Agent {
             if cause == Cause::Unfinished {
                 self.spool.tell_changed(&mut claim)?;
             }
-            self.spool.answered(&mut claim)
+            match error.kind() {
+                ErrorKind::Internal => Ok(()),
+                _ => self.spool.answered(&mut claim),
+            }
         });
         let entries = claim.entries().to_vec();
         if error.kind() == ErrorKind::FormatTooNew {

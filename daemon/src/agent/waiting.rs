@@ -216,9 +216,9 @@ pub(super) fn brief(error: &dyn std::fmt::Display) -> String {
     }
 }
 
-/// A reason without the names of operations, which are new with each attempt.
+/// A reason without what is new with each attempt: operations, and files that Lance names at random.
 fn without_ids(reason: &str) -> String {
-    let is_id = |word: &str| word.len() == 26 && ulid::Ulid::from_string(word).is_ok();
+    let is_id = |word: &str| word.len() >= 20 && word.contains(|c: char| c.is_ascii_digit());
     let words = reason.split(|c: char| !c.is_ascii_alphanumeric());
     words.filter(|w| !is_id(w)).collect::<Vec<_>>().join(" ")
 }
@@ -242,10 +242,17 @@ mod tests {
         assert!(!waiting.is_due(entry, at(0)) && waiting.is_due(entry, at(1)));
         assert!(!waiting.add(entry, drift("01JD2Q3V5W6X7Y8Z9A0B1C2D3F"), at(1), UNIT));
         assert!(!waiting.is_due(entry, at(2)) && waiting.is_due(entry, at(3)));
-        let storage = (Cause::Storage, "away".to_owned());
-        assert!(waiting.add(entry, storage.clone(), at(3), UNIT));
+        let storage = (
+            Cause::Storage,
+            "no data/0110e4f2a8c94b7d8e61.lance".to_owned(),
+        );
+        let again = (
+            Cause::Storage,
+            "no data/9b7d8e610110e4f2a8c9.lance".to_owned(),
+        );
+        assert!(waiting.add(entry, storage, at(3), UNIT));
         assert!(!waiting.all_tried());
-        assert!(!waiting.add(entry, storage, at(7), UNIT));
+        assert!(!waiting.add(entry, again, at(7), UNIT));
         assert!(waiting.all_tried(), "four tries, as --until-empty makes");
         assert_eq!(pause(UNIT, u32::MAX), MAX_PAUSE);
         let (open, writing) = (OsStr::new("b.csv"), (Cause::Unfinished, String::new()));

@@ -39,6 +39,29 @@ fn one(content: &str) -> [(&'static str, String); 1] {
     [("", content.to_owned())]
 }
 
+/// What panics is caught, and would panic for ever. A panic at a seam stands for the one inside Lance.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_on_which_every_attempt_panics_is_rejected() {
+    let mut spool = Spool::alone(&["a"]);
+    spool.put("a.0.csv", &one(&csv([0], "x")));
+    let config = spool.config("max_attempts = 3");
+    let args = ["--until-empty", "--json", "--config", &config];
+    let broken = "agent.before_commit=panic(this content)";
+    let summary = spool.with_seam(broken, &args).wait().ok().json();
+    assert_eq!(summary["rejected"], 1, "{summary}");
+    let reason = spool.reason("a.0.csv");
+    let told = ["rejected/a.0.csv", "panicked: this content", "max_attempts"];
+    for part in told {
+        assert!(reason.contains(part), "{reason}");
+    }
+    // One that passes is no sign against the input.
+    spool.put("a.1.csv", &one(&csv([1], "x")));
+    let passing = "agent.before_commit=2*panic(this content)";
+    let summary = spool.with_seam(passing, &args).wait().ok().json();
+    assert_eq!(summary["committed"], 1, "{summary}");
+    assert_eq!(spool.lake.ids("a").await, [1]);
+}
+
 /// What kills the process cannot be caught; the claim counts who died. A kill at a seam stands for the abort.
 #[tokio::test(flavor = "multi_thread")]
 async fn crash_an_input_over_which_agents_die_is_rejected() {
