@@ -1,7 +1,7 @@
 //! Reindexing: extends existing indexes over new rows and builds declared ones, each independently.
 
 use super::declare::{MIN_VECTOR_ROWS, index_params};
-use super::index_proof::prove_index;
+use super::index_proof::{prove_extended, prove_index};
 use super::listed::{Listed, covered_by, ids_of, is_vector, listed_indexes};
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Work};
@@ -153,7 +153,7 @@ async fn extend(
         return Ok(Outcome::Complete);
     }
     index.check_extensible(head)?;
-    let staged = match stage(head, index, OptimizeOptions::merge(1), run, store).await {
+    let staged = match stage(head, index, merged_with(head, index), run, store).await {
         // Of a field of a struct, Lance extends them no more once their fragments were rewritten; they are cheap to build.
         Err(e) if e.disposition() == Disposition::Fail && index.is_of_zones() => {
             return anew(head, index, &e, run, store).await;
@@ -166,7 +166,8 @@ async fn extend(
         return Ok(Outcome::Pending(few));
     }
     index.check_coverage(&(fragments & ids_of(staged.fragments().iter())), &segments)?;
-    let Err(unfit) = prove(head, &staged, &index.name).await else {
+    let base = base_of(&staged, head).await?;
+    let Err(unfit) = prove_extended(&base, &staged, &index.name).await else {
         commit_rehearsed(head, &staged).await?;
         return Ok(Outcome::Covered);
     };
@@ -176,6 +177,17 @@ async fn extend(
     // It has lost rows, or Lance would lose them: by dot product, vectors that were there are not found any more beside
     // added ones. Built from the rows it has them all.
     anew(head, index, &unfit, run, store).await
+}
+
+/// How `index` is extended: merged with its last segment. With stable row ids an updated row keeps its id, and an older
+/// segment that is left as it is still has it under its old value; only the deletion, which a compaction takes away, hid
+/// that. There all segments become one.
+fn merged_with(head: &Dataset, index: &Listed) -> OptimizeOptions {
+    let all = match head.manifest().uses_stable_row_ids() {
+        true => index.segments.len(),
+        false => 1,
+    };
+    OptimizeOptions::merge(all.max(1))
 }
 
 /// Whether there is nothing of `index` yet, or any more, and too few rows to train it.
@@ -202,7 +214,7 @@ async fn anew(
         &(ids_of(head.fragments().iter()) & ids_of(staged.fragments().iter())),
         &segments,
     )?;
-    prove(head, &staged, &index.name).await?;
+    prove_built(head, &staged, &index.name).await?;
     commit_rehearsed(head, &staged).await?;
     Ok(Outcome::Rebuilt(why.brief()))
 }
@@ -253,8 +265,8 @@ async fn stage_anew(
     Ok(staged)
 }
 
-/// Checks that the index `name` answers in `staged` as it should.
-async fn prove(head: &Dataset, staged: &Dataset, name: &str) -> Result<()> {
+/// Checks that the index `name`, built from the rows, answers in `staged` as it should.
+async fn prove_built(head: &Dataset, staged: &Dataset, name: &str) -> Result<()> {
     prove_index(&base_of(staged, head).await?, staged, name).await
 }
 
@@ -288,7 +300,7 @@ async fn build(
         let nulls = format!("column {column} has too few vectors to train it");
         return Ok(Outcome::Pending(nulls));
     }
-    prove(head, &staged, name).await?;
+    prove_built(head, &staged, name).await?;
     commit_rehearsed(head, &staged).await?;
     Ok(Outcome::Covered)
 }

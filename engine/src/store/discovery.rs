@@ -6,6 +6,7 @@
 //!
 //! Cleanup asks for more (`Store::tables_anywhere`): a table that is not maintained may need files of one that is.
 
+use super::location::store_around;
 use super::{INTERNAL, Store};
 use crate::error::{Error, ErrorKind, Result};
 use object_store::path::PathPart;
@@ -415,7 +416,14 @@ async fn folder_or_why_not(
         Ok(real) if real.starts_with(root) => {
             Err(format!("a link to {}, which is here", real.display()))
         }
-        _ => Ok(true),
+        Ok(real) => match store_around(&real) {
+            Some(store) => Err(format!(
+                "a link to a table of the store {}, which alone maintains it: name the store",
+                store.display()
+            )),
+            None => Ok(true),
+        },
+        Err(_) => Ok(true),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which URIs a store may live at.
 
-use super::INTERNAL;
+use super::{INTERNAL, MANIFEST_PATH};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -17,8 +17,8 @@ const URL_SCHEMES: [&str; 12] = [
 /// An absolute URI without a trailing slash or `file://`. `wrapped`: whether something is wrapped around its storage.
 ///
 /// # Errors
-/// `InvalidInput` for what is no URL and no path, `Refused` for a scheme without conditional puts and for S3 Express buckets, whose version hint a resurrected
-/// version turns backwards (fact 16), and for what is among the files of a store.
+/// `InvalidInput` for what is no URL and no path, for a scheme without conditional puts and for S3 Express buckets, whose
+/// version hint a resurrected version turns backwards (fact 16); `Refused` for what is among the files of a store.
 pub fn normalise(uri: &str, wrapped: bool) -> Result<String> {
     let place = place_of(uri, wrapped)?;
     check_not_internal(uri, &place)?;
@@ -56,10 +56,9 @@ fn place_of(uri: &str, wrapped: bool) -> Result<String> {
             "http" | "https" => "write s3://BUCKET/PREFIX, and give the server as AWS_ENDPOINT",
             _ => "use a local path, file:// or s3://",
         };
-        return Err(Error::new(
-            ErrorKind::Refused,
-            format!("{uri}: scheme {scheme:?} is not supported; {instead}"),
-        ));
+        return Err(Error::invalid(format!(
+            "{uri}: scheme {scheme:?} is not supported; {instead}"
+        )));
     }
     refuse_special(trimmed)?;
     if scheme == "file" {
@@ -82,12 +81,9 @@ fn place_of(uri: &str, wrapped: bool) -> Result<String> {
         )));
     }
     if scheme == "s3" && bucket.ends_with("--x-s3") {
-        return Err(Error::new(
-            ErrorKind::Refused,
-            format!(
-                "{uri}: S3 Express buckets are not supported, since their version hint can turn backwards"
-            ),
-        ));
+        return Err(Error::invalid(format!(
+            "{uri}: S3 Express buckets are not supported, since their version hint can turn backwards"
+        )));
     }
     Ok(trimmed.to_owned())
 }
@@ -183,16 +179,48 @@ pub fn canonical(uri: &str) -> String {
     }
 }
 
+/// The store that the local folder `real`, no link, lies in.
+pub(super) fn store_around(real: &Path) -> Option<PathBuf> {
+    let is_store = |folder: &&Path| {
+        let versions = folder.join(MANIFEST_PATH).join("_versions");
+        std::fs::read_dir(versions).is_ok_and(|mut entries| entries.next().is_some())
+    };
+    real.ancestors()
+        .skip(1)
+        .find(is_store)
+        .map(Path::to_path_buf)
+}
+
+/// The store in which a local table lies to which a link leads.
+///
+/// # Errors
+/// `Internal`.
+pub(super) async fn store_behind(uri: &str) -> Result<Option<PathBuf>> {
+    let written = uri.to_owned();
+    on_disk(move || {
+        let real = canonical(&written);
+        if real == written || real.contains("://") {
+            return None;
+        }
+        store_around(Path::new(&real))
+    })
+    .await
+}
+
 /// Refuses a location that leads among the files of a store by a link.
 ///
 /// # Errors
 /// `Refused`, with the store.
 pub(super) async fn check_real(uri: &str) -> Result<()> {
     let written = uri.to_owned();
-    // A link may lead to a disk that takes its time.
-    let place = tokio::task::spawn_blocking(move || canonical(&written)).await;
-    let place = place.map_err(|e| Error::internal("looking where a path leads").caused_by(e))?;
+    let place = on_disk(move || canonical(&written)).await?;
     check_not_internal(uri, &place)
+}
+
+/// Follows links, which may lead to a disk that takes its time.
+async fn on_disk<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let looked = tokio::task::spawn_blocking(look).await;
+    looked.map_err(|e| Error::internal("looking where a path leads").caused_by(e))
 }
 
 /// Refuses what lies among the files of a store: they are kept by rules of their own, and are nobody's tables.

@@ -432,21 +432,26 @@ impl Store {
         if path == COMMITS_PATH {
             return Ok(());
         }
+        let belongs_to = |store: &str| {
+            Error::new(
+                ErrorKind::Refused,
+                format!(
+                    "{path} belongs to the store {store}, which pins its tables; it is maintained as a table of that store only"
+                ),
+            )
+        };
         let mut folder = path;
         while !folder.is_empty() {
             folder = folder.rsplit_once('/').map_or("", |(above, _)| above);
             if self.has_manifest_in(folder).await? {
                 let store = discovery::below(&self.uri, folder);
-                let store = store.trim_end_matches('/');
-                return Err(Error::new(
-                    ErrorKind::Refused,
-                    format!(
-                        "{path} belongs to the store {store}, which pins its tables; it is maintained as a table of that store only"
-                    ),
-                ));
+                return Err(belongs_to(store.trim_end_matches('/')));
             }
         }
-        Ok(())
+        match location::store_behind(&discovery::below(&self.uri, path)).await? {
+            Some(store) => Err(belongs_to(&store.to_string_lossy())),
+            None => Ok(()),
+        }
     }
 
     pub(crate) async fn is_ours(&self) -> Result<bool> {
