@@ -67,6 +67,22 @@ pub(super) fn whole(predicate: &str) -> Result<String> {
     Ok(format!("({predicate}\n)"))
 }
 
+/// The most digits behind the second of a point in time that the predicate quotes, trailing zeros left out: `'2024-01-31 12:00:00.000001'`
+/// has six. Lance cuts off those that a column does not keep before it compares.
+pub(super) fn digits_of_second(predicate: &str) -> usize {
+    let quoted = predicate.split('\'').skip(1).step_by(2);
+    let fraction = |text: &str| {
+        let is_time =
+            text.split(':').count() >= 3 && text.starts_with(|c: char| c.is_ascii_digit());
+        let (_, behind) = text.rsplit_once('.').filter(|_| is_time)?;
+        let end = behind
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(behind.len());
+        Some(behind[..end].trim_end_matches('0').len())
+    };
+    quoted.filter_map(fraction).max().unwrap_or(0)
+}
+
 /// The word that `text` begins with, and what follows it.
 fn word(text: &str) -> (&str, &str) {
     let in_word = |c: char| c.is_alphanumeric() || c == '_';
@@ -159,6 +175,22 @@ mod tests {
         assert!(whole(&list).is_ok());
         let texts = format!("a = '{}' -- {}", chain(3_000, " or "), chain(3_000, " or "));
         assert!(whole(&texts).is_ok());
+    }
+
+    #[test]
+    fn digits_behind_the_second_are_counted() {
+        for (text, digits) in [
+            ("t = timestamp '1970-01-01T00:00:00.000000999'", 9),
+            ("t = timestamp '1970-01-01 00:00:00.500000000Z'", 1),
+            (
+                "t > '2024-01-31T12:00:00' and u < '2024-01-31T12:00:00.123+01:00'",
+                3,
+            ),
+            ("name = 'a: b: c.1234' and p = '0.123456789'", 0),
+            ("true", 0),
+        ] {
+            assert_eq!(digits_of_second(text), digits, "{text}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::maintenance::{Given, own_file, read_back};
 use crate::store::state::TableEntry;
 use crate::store::{Slot, Store};
 use arrow_array::RecordBatch;
-use arrow_schema::Schema;
+use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use lance::dataset::transaction::{Operation, Transaction};
 use lance::dataset::write::merge_insert::UncommittedMergeInsert;
 use lance::dataset::{
@@ -319,6 +319,20 @@ fn check_create(table: &TableName, write: &Write) -> Result<()> {
             quoted(field.name())
         )));
     }
+    // Readers in C and Python end at one, with their whole process.
+    if let Some(field) = fields.iter().find(|field| field.name().contains('\0')) {
+        return Err(Error::invalid(format!(
+            "table {table}: the name {} holds U+0000, which ends the process of every Arrow reader in C; if it comes from a text file, that is in UTF-16 or UTF-32: write it as UTF-8",
+            quoted(field.name())
+        )));
+    }
+    let is_json = |field: &&&Field| field.extension_type_name() == Some("arrow.json");
+    if let Some(field) = fields.iter().find(is_json) {
+        return Err(Error::invalid(format!(
+            "table {table}: column {} is of the extension type arrow.json, which Lance stores as a type of its own that no file can be written to; give its type with --schema, such as string",
+            quoted(field.name())
+        )));
+    }
     match key {
         Some(key) if schema.field_with_name(key).is_err() => Err(Error::invalid(format!(
             "table {table}: the schema has no key column {key:?}"
@@ -409,16 +423,49 @@ fn runnable(dataset: &Dataset, predicate: &str) -> Result<String> {
             );
         }
     };
-    let reads = expression.is_some_and(|e| {
-        let mut columns = e.column_refs().into_iter();
-        columns.any(|column| !POSITIONS.contains(&column.name.as_str()))
-    });
+    let columns: Vec<String> = expression
+        .iter()
+        .flat_map(|e| {
+            let columns = e.column_refs().into_iter();
+            columns.map(|column| column.name.clone())
+        })
+        .collect();
+    check_times(dataset, predicate, &columns)?;
+    let reads = columns
+        .iter()
+        .any(|column| !POSITIONS.contains(&column.as_str()));
     if !reads && !predicate::means_every_row(predicate) {
         return Err(Error::invalid(
             "it reads no column of the table, so it means every row, none, or whatever stands at a place now; name a column, or write true to delete every row",
         ));
     }
     Ok(whole)
+}
+
+/// Refuses a point in time that is finer than one of `columns` keeps: cut off, it would be another.
+fn check_times(dataset: &Dataset, predicate: &str, columns: &[String]) -> Result<()> {
+    let digits = predicate::digits_of_second(predicate);
+    for column in columns {
+        let kept = match dataset
+            .schema()
+            .field(column)
+            .map(|field| field.data_type())
+        {
+            Some(DataType::Timestamp(unit, _)) => match unit {
+                TimeUnit::Second => 0,
+                TimeUnit::Millisecond => 3,
+                TimeUnit::Microsecond => 6,
+                TimeUnit::Nanosecond => 9,
+            },
+            _ => continue,
+        };
+        if digits > kept {
+            return Err(Error::invalid(format!(
+                "a time in the predicate has {digits} digits behind the second, and column {column} keeps {kept}: no row is at that time; write a time that the column can hold"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Length to which a predicate is cut where it is told why it cannot run, in characters.

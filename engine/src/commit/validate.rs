@@ -2,9 +2,12 @@
 
 use crate::error::{Error, Result, quoted};
 use crate::ids::TableName;
-use arrow_array::{Array, RecordBatch};
-use arrow_cast::display::{ArrayFormatter, FormatOptions};
-use arrow_schema::Schema;
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float16Type, Float32Type, Float64Type};
+use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, RecordBatch};
+use arrow_cast::display::array_value_to_string;
+use arrow_row::{OwnedRow, RowConverter, SortField};
+use arrow_schema::{DataType, Schema};
 use std::collections::HashSet;
 
 /// The batches must have the table's columns, types and nullability, in any order.
@@ -77,36 +80,148 @@ pub(super) fn conform(
         .collect()
 }
 
-/// A key column must exist, hold no null, and hold no value twice.
+/// A key column must exist, and hold no null, no value twice, and nothing that equals what it is not.
 pub(super) fn check_key(table: &TableName, key: &str, batches: &[RecordBatch]) -> Result<()> {
-    let mut seen = HashSet::new();
+    let mut seen: HashSet<OwnedRow> = HashSet::new();
+    let mut converter = None;
     for batch in batches {
         let column = batch.column_by_name(key).ok_or_else(|| {
             Error::invalid(format!(
                 "table {table}: the rows have no key column {key:?}"
             ))
         })?;
-        if column.null_count() > 0 {
+        // Those behind a dictionary's keys, and of a column of nothing else, too.
+        let nulls = column.logical_null_count();
+        if nulls > 0 {
             return Err(Error::invalid(format!(
-                "table {table}: key column {key:?} is null in {} rows",
-                column.null_count()
+                "table {table}: key column {key:?} is null in {nulls} rows"
             )));
         }
-        let options = FormatOptions::default();
-        let text = ArrayFormatter::try_new(column.as_ref(), &options).map_err(|e| {
+        if let Some(float) = odd_float(column.as_ref()) {
+            return Err(Error::invalid(format!(
+                "table {table}: key column {key:?} holds {float}; write 0 for -0, and give rows without a number another key"
+            )));
+        }
+        let unfit = |e| {
             Error::invalid(format!("table {table}: column {key:?} cannot be a key")).caused_by(e)
-        })?;
-        for row in 0..column.len() {
-            let value = text.value(row).to_string();
-            if seen.contains(&value) {
-                let is_text = column.data_type().is_string() || column.data_type().is_binary();
-                let shown = if is_text { quoted(&value) } else { value };
+        };
+        let converter = match &mut converter {
+            Some(converter) => converter,
+            none => {
+                let fields = vec![SortField::new(column.data_type().clone())];
+                none.insert(RowConverter::new(fields).map_err(unfit)?)
+            }
+        };
+        let columns = [column.clone()];
+        let rows = converter.convert_columns(&columns).map_err(unfit)?;
+        for (index, row) in rows.iter().enumerate() {
+            if !seen.insert(row.owned()) {
                 return Err(Error::invalid(format!(
-                    "table {table}: key {key} = {shown} stands twice in one batch"
+                    "table {table}: key {key} = {} stands twice in one batch",
+                    shown(column, index)
                 )));
             }
-            seen.insert(value);
         }
     }
     Ok(())
+}
+
+/// One key, for people.
+fn shown(column: &ArrayRef, row: usize) -> String {
+    let text = array_value_to_string(column, row).unwrap_or_default();
+    match column.data_type().is_string() || column.data_type().is_binary() {
+        true => quoted(&text),
+        false => text,
+    }
+}
+
+/// A number in `array`, within lists and structs too, that equals another of other bits, or not even itself: SQL takes -0
+/// for 0 where a merge, which compares bits, does not, and every NaN is another.
+fn odd_float(array: &dyn Array) -> Option<&'static str> {
+    fn odd<T: ArrowPrimitiveType>(
+        array: &dyn Array,
+        of: impl Fn(T::Native) -> f64,
+    ) -> Option<&'static str> {
+        array
+            .as_primitive::<T>()
+            .iter()
+            .flatten()
+            .find_map(|value| match of(value) {
+                value if value.is_nan() => Some("NaN, which equals nothing"),
+                value if value == 0.0 && value.is_sign_negative() => Some("-0, which equals 0"),
+                _ => None,
+            })
+    }
+    match array.data_type() {
+        DataType::Float16 => odd::<Float16Type>(array, f64::from),
+        DataType::Float32 => odd::<Float32Type>(array, f64::from),
+        DataType::Float64 => odd::<Float64Type>(array, f64::from),
+        DataType::Struct(_) => {
+            let columns = array.as_struct().columns();
+            columns.iter().find_map(|column| odd_float(column.as_ref()))
+        }
+        DataType::List(_) => odd_in(array.as_list::<i32>().iter()),
+        DataType::LargeList(_) => odd_in(array.as_list::<i64>().iter()),
+        DataType::FixedSizeList(_, _) => odd_in(array.as_fixed_size_list().iter()),
+        DataType::Dictionary(_, _) => odd_float(array.as_any_dictionary_opt()?.values().as_ref()),
+        _ => None,
+    }
+}
+
+fn odd_in(lists: impl Iterator<Item = Option<ArrayRef>>) -> Option<&'static str> {
+    let mut lists = lists.flatten();
+    lists.find_map(|list| odd_float(list.as_ref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_key;
+    use crate::ids::TableName;
+    use arrow_array::builder::{Int64Builder, ListBuilder};
+    use arrow_array::{
+        ArrayRef, DictionaryArray, Float64Array, Int32Array, NullArray, RecordBatch, StringArray,
+    };
+    use std::sync::Arc;
+
+    fn refusal(key: ArrayRef) -> Option<String> {
+        let batch = RecordBatch::try_from_iter_with_nullable([("k", key, true)]).unwrap();
+        let checked = check_key(&TableName::new("t").unwrap(), "k", &[batch]);
+        checked.err().map(|e| e.to_string())
+    }
+
+    #[test]
+    fn nulls_are_found_where_they_hide() {
+        let values: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None]));
+        let keys = Int32Array::from(vec![0, 1]);
+        let dictionary: ArrayRef = Arc::new(DictionaryArray::try_new(keys, values).unwrap());
+        for (key, nulls) in [
+            (dictionary, "null in 1"),
+            (Arc::new(NullArray::new(2)), "null in 2"),
+        ] {
+            let refused = refusal(key).unwrap();
+            assert!(refused.contains(nulls), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_not_what_it_equals_is_no_key() {
+        let floats = |values: Vec<f64>| -> ArrayRef { Arc::new(Float64Array::from(values)) };
+        assert_eq!(refusal(floats(vec![0.0, 1.5, f64::INFINITY])), None);
+        assert!(
+            refusal(floats(vec![1.0, -0.0]))
+                .unwrap()
+                .contains("-0, which equals 0")
+        );
+        assert!(refusal(floats(vec![f64::NAN])).unwrap().contains("NaN"));
+    }
+
+    #[test]
+    fn keys_that_only_look_the_same_are_two() {
+        let mut lists = ListBuilder::new(Int64Builder::new());
+        lists.append_value([None]);
+        lists.append_value([] as [Option<i64>; 0]);
+        assert_eq!(refusal(Arc::new(lists.finish())), None);
+        let twice = refusal(Arc::new(StringArray::from(vec!["a", "b", "a"]))).unwrap();
+        assert!(twice.contains("\"a\" stands twice"), "{twice}");
+    }
 }
