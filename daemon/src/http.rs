@@ -2,13 +2,14 @@
 //!
 //! `/metrics`, `/healthz`, `/readyz`, `/status` and `/` (a page for people) only read. `POST
 //! /api/v1/<verb>` asks for something and needs a bearer token; without a configured one these
-//! calls are off. The server owns no state: it asks a [`StatusSource`], whose methods return at
+//! calls are off. `/api/v1/openapi.json` describes them all; a test holds it against the routes. The server owns no state: it asks a [`StatusSource`], whose methods return at
 //! once (a snapshot, or a wish put into a queue), so a slow table cannot make the server slow.
 //!
 //! Limits: connections and silence (`connection`), body size and time per request (here). Parts:
-//! `token` (constant-time comparison).
+//! `token` (constant-time comparison), `page` (what stands in the binary: the page, and the description of the API).
 
 mod connection;
+mod page;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -23,8 +24,8 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -45,11 +46,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long open requests may finish after cancellation. A request cannot outlive its own limit, so
 /// more would only wait for the dead.
 const SHUTDOWN_TIMEOUT: Duration = REQUEST_TIMEOUT;
-
-/// Scripts and styles stand in the page itself; nothing else may be loaded, and no other site may
-/// frame it.
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
-    script-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'";
 
 /// Where the server gets its answers. Every method must return at once.
 pub(crate) trait StatusSource: Send + Sync + 'static {
@@ -192,31 +188,46 @@ pub(crate) async fn listen(address: SocketAddr, setting: &str) -> Result<TcpList
     Ok(listener)
 }
 
+/// What only reads.
+fn reading() -> [(&'static str, MethodRouter<Source>); 6] {
+    [
+        ("/", get(page::page)),
+        ("/metrics", get(metrics)),
+        ("/healthz", get(healthz)),
+        ("/readyz", get(readyz)),
+        ("/status", get(status)),
+        ("/api/v1/openapi.json", get(page::description)),
+    ]
+}
+
+/// Where something is asked for.
+const CHANGING: &str = "/api/v1/{verb}";
+
 fn router(source: Source, token: Option<Token>) -> Router {
-    let changing = Router::new()
-        .route("/api/v1/{verb}", post(control))
-        .route_layer(middleware::from_fn_with_state(
-            Arc::new(token),
-            require_token,
-        ));
-    Router::new()
-        .route("/", get(page))
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/status", get(status))
+    let changing =
+        Router::new()
+            .route(CHANGING, post(control))
+            .route_layer(middleware::from_fn_with_state(
+                Arc::new(token),
+                require_token,
+            ));
+    let routes = reading().into_iter();
+    routes
+        .fold(Router::new(), |router, (path, answer)| {
+            router.route(path, answer)
+        })
         .merge(changing)
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "no such page; see /") })
+        .method_not_allowed_fallback(|| async {
+            failure(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "not so; see /api/v1/openapi.json",
+            )
+        })
+        .layer(middleware::map_response(page::guarded))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, limit_time))
         .with_state(source)
-}
-
-async fn page() -> impl IntoResponse {
-    (
-        [(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)],
-        Html(include_str!("http/index.html")),
-    )
 }
 
 async fn metrics(State(source): State<Source>) -> impl IntoResponse {

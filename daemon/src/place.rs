@@ -4,11 +4,13 @@
 //! 2. `observe` does the I/O of looking: open, scan, look at one table.
 //! 3. `location` keeps what is known of one watched location, and says what to look at next. Pure.
 //! 4. `table` keeps what is known of one table, and decides. Pure.
-//! 5. `unreferenced` counts what no version refers to, rarely.
+//! 5. `trend` remembers how many fragments a table had.
+//! 6. `unreferenced` counts what no version refers to, rarely.
 
 pub(crate) mod location;
 pub(crate) mod observe;
 pub(crate) mod table;
+mod trend;
 mod unreferenced;
 
 use crate::config::{Config, Watch, WatchKind, location_of};

@@ -41,6 +41,7 @@ pub(super) struct Ended {
     pub(super) item: WorkItem,
     /// Whether it was stopped because it did not move.
     pub(super) hung: bool,
+    pub(super) began: Duration,
 }
 
 impl Attempts {
@@ -64,8 +65,10 @@ impl Attempts {
     }
 
     pub(super) fn end(&mut self, number: u64) -> Option<Ended> {
-        let Attempt { item, hung, .. } = self.running.remove(&number)?;
-        Some(Ended { item, hung })
+        let Attempt {
+            item, hung, began, ..
+        } = self.running.remove(&number)?;
+        Some(Ended { item, hung, began })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -111,8 +114,17 @@ impl Attempts {
         let doing = |(number, attempt): (&u64, &Attempt)| Doing {
             attempt: *number,
             location: attempt.item.key.location.clone(),
+            table: attempt.item.key.scope.to_string(),
+            kind: attempt.item.key.kind,
+            reason: attempt.item.reason.clone(),
             what: attempt.item.to_string(),
             trigger: attempt.item.trigger,
+            stopping: match (attempt.hung, attempt.oversight.is_cancelled()) {
+                (true, _) => Some("it did not move"),
+                (false, true) => Some("it was asked to"),
+                (false, false) => None,
+            },
+            progress: attempt.oversight.progress(),
             seconds: now.saturating_sub(attempt.began).as_secs(),
             steps: attempt.oversight.steps(),
         };

@@ -151,7 +151,8 @@ impl Reconciler {
         }
         let patience = self.config.daemon.watchdog_progress;
         self.attempts.watch(now, patience);
-        self.status.doing(self.attempts.doing(now));
+        self.status
+            .doing(self.attempts.doing(now), self.board.queue(now));
     }
 
     /// Asks all attempts to stop at their next safe point, and begins nothing any more.
@@ -369,7 +370,8 @@ impl Reconciler {
             Err(error) => {
                 tracing::warn!(uri, %error, "this place cannot be opened; it is tried again");
                 self.status.error(format!("{uri}: {error}"));
-                self.status.metrics.set_unreadable(uri, "", true);
+                self.status
+                    .location_unreadable(uri, Some(error.to_string()));
                 watched.location.closed();
                 watched.place = None;
                 if self.options.once {
@@ -391,7 +393,7 @@ impl Reconciler {
             self.status.error(format!("stranded files: {e}"));
         }
         if let Ok(bytes) = recovered.stranded {
-            self.status.metrics.set_stranded(uri, bytes);
+            self.status.stranded(uri, bytes);
         }
         match recovered.report {
             Ok(report) => {
@@ -414,7 +416,7 @@ impl Reconciler {
             Ok((found, skipped)) => {
                 let present: Vec<String> = found.tables.keys().map(Target::to_string).collect();
                 self.status.retain(uri, &present, skipped);
-                self.status.metrics.set_unreadable(uri, "", false);
+                self.status.location_unreadable(uri, None);
                 if let Some(why) = &found.unarchived {
                     self.status.error(format!("{uri}: {why}"));
                 }
@@ -431,7 +433,7 @@ impl Reconciler {
                 if is_news {
                     tracing::warn!(place = uri, error = %e, "this place cannot be observed now");
                     self.status.error(format!("{uri}: {e}"));
-                    self.status.metrics.set_unreadable(uri, "", true);
+                    self.status.location_unreadable(uri, Some(e.to_string()));
                 }
             }
         }
@@ -496,10 +498,11 @@ impl Reconciler {
     }
 
     fn attempted(&mut self, number: u64, mut report: OperationReport, now: Duration) {
-        let Some(Ended { item, hung }) = self.attempts.end(number) else {
+        let Some(Ended { item, hung, began }) = self.attempts.end(number) else {
             return;
         };
         self.board.ended(&item.key);
+        report.seconds = now.saturating_sub(began).as_secs_f64();
         let daemon = &self.config.daemon;
         if hung && report.ending == Ending::Cancelled {
             report.hung(daemon.watchdog_progress.as_secs());

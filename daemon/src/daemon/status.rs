@@ -1,5 +1,7 @@
 //! What the daemon shows: `/status`, `/metrics`, readiness. Written by the loop, read by HTTP and systemd.
 
+use crate::decide::board::Waits;
+use crate::decide::planning::OperationKind;
 use crate::decide::work::Trigger;
 use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
 use crate::metrics::Metrics;
@@ -10,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use squire_engine::clock::Clock;
 use squire_engine::error::Error;
-use squire_engine::maintenance::Target;
+use squire_engine::maintenance::{Headway, Target};
 use squire_engine::store::discovery::PassedOver;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,11 +35,29 @@ const STALL: Duration = Duration::from_secs(30);
 pub(crate) struct Doing {
     pub(crate) attempt: u64,
     pub(crate) location: String,
+    pub(crate) table: String,
+    pub(crate) kind: OperationKind,
+    pub(crate) reason: String,
     pub(crate) what: String,
     pub(crate) trigger: Trigger,
     pub(crate) seconds: u64,
+    /// Why it was asked to stop at its next safe point.
+    pub(crate) stopping: Option<&'static str>,
+    /// How much of what its plan holds is behind it.
+    pub(crate) progress: Headway,
     /// What it has done so far: answers of storage, tasks, commits, stages of an index build.
     pub(crate) steps: u64,
+}
+
+/// What is known of a location as a whole.
+#[derive(Debug, Clone, Default, Serialize)]
+struct OfLocation {
+    /// Why it cannot be opened or observed.
+    unreadable: Option<String>,
+    /// Bytes that maintenance wrote and did not settle.
+    stranded_bytes: Option<u64>,
+    /// Operations that run, or wait for recovery.
+    sidecars: Option<u64>,
 }
 
 /// A table that could not be observed.
@@ -68,6 +88,9 @@ struct Seen {
     last_errors: VecDeque<String>,
     requests: Vec<Ask>,
     doing: Vec<Doing>,
+    /// The most urgent of what waits, and how much that is in all.
+    waiting: (Vec<Waits>, usize),
+    locations: BTreeMap<String, OfLocation>,
     /// What systemd was told last.
     told: String,
     /// How many locations are open and can be observed.
@@ -122,10 +145,11 @@ impl Status {
         self.paused.load(Ordering::Relaxed)
     }
 
-    /// The attempts at work.
-    pub(crate) fn doing(&self, doing: Vec<Doing>) {
+    /// The attempts at work, and what waits for its turn.
+    pub(crate) fn doing(&self, doing: Vec<Doing>, waiting: (Vec<Waits>, usize)) {
         let mut seen = self.seen();
         seen.doing = doing;
+        seen.waiting = waiting;
         let what = seen.what();
         if seen.told != what {
             crate::systemd::status(&what);
@@ -179,6 +203,23 @@ impl Status {
         self.seen().tables.insert(key, shown);
     }
 
+    /// Shows why the location at `uri` cannot be opened or observed, or that it can.
+    pub(crate) fn location_unreadable(&self, uri: &str, why: Option<String>) {
+        self.metrics.set_unreadable(uri, "", why.is_some());
+        let mut seen = self.seen();
+        seen.locations.entry(uri.to_owned()).or_default().unreadable = why;
+    }
+
+    /// Shows how many bytes are stranded at `uri`.
+    pub(crate) fn stranded(&self, uri: &str, bytes: u64) {
+        self.metrics.set_stranded(uri, bytes);
+        let mut seen = self.seen();
+        seen.locations
+            .entry(uri.to_owned())
+            .or_default()
+            .stranded_bytes = Some(bytes);
+    }
+
     /// What is watched from now on.
     pub(crate) fn watches(&self, places: Vec<String>) {
         self.seen().places = places;
@@ -189,6 +230,7 @@ impl Status {
         self.retain(uri, &[], Vec::new());
         let mut seen = self.seen();
         seen.skipped.remove(uri);
+        seen.locations.remove(uri);
         seen.stores.remove(uri);
         self.metrics.set_unreadable(uri, "", false);
     }
@@ -258,13 +300,31 @@ impl StatusSource for Status {
         let count = |name: &str| seen.counts.get(name).copied().unwrap_or(0);
         let stores: Vec<Value> = stores
             .into_iter()
-            .map(|(uri, tables)| json!({ "uri": uri, "tables": tables, "skipped": seen.skipped.get(uri) }))
+            .map(|(uri, tables)| {
+                let unknown = OfLocation::default();
+                let of_location = seen.locations.get(uri).unwrap_or(&unknown);
+                json!({
+                    "uri": uri,
+                    "kind": match seen.stores.contains(uri) {
+                        true => "store",
+                        false => "plain",
+                    },
+                    "unreadable": of_location.unreadable,
+                    "stranded_bytes": of_location.stranded_bytes,
+                    "sidecars": of_location.sidecars,
+                    "tables": tables,
+                    "skipped": seen.skipped.get(uri),
+                })
+            })
             .collect();
         json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "now_ms": self.clock.now_ms(),
             "ready": self.ready.load(Ordering::Relaxed) && seen.answering > 0,
             "paused": self.is_paused(),
             "doing": seen.what(),
             "attempts": seen.doing,
+            "waiting": { "count": seen.waiting.1, "first": seen.waiting.0 },
             "stores": stores,
             "maintenance": {
                 "compactions": count("compact"),

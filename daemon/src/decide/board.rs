@@ -5,8 +5,9 @@
 //! small table never waits for a large one. Cleanups have their own.
 
 use super::planning::OperationKind;
-use super::work::{Scope, WorkItem, WorkKey};
+use super::work::{Scope, Trigger, WorkItem, WorkKey};
 use crate::config::Budget;
+use serde::Serialize;
 use squire_engine::maintenance::Target;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -74,6 +75,22 @@ struct Running {
     lane: Lane,
     memory: u64,
 }
+
+/// Work that waits, as it is shown.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Waits {
+    pub(crate) location: String,
+    pub(crate) table: String,
+    pub(crate) kind: OperationKind,
+    pub(crate) reason: String,
+    pub(crate) trigger: Trigger,
+    pub(crate) seconds: u64,
+    /// What it waits for.
+    pub(crate) held: Option<String>,
+}
+
+/// So much of the queue is shown: a page's worth.
+const SHOWN: usize = 200;
 
 /// All decided work of all locations.
 #[derive(Debug)]
@@ -151,6 +168,53 @@ impl Board {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
+    /// What waits, as it is shown.
+    pub(crate) fn queue(&self, now: Duration) -> (Vec<Waits>, usize) {
+        let waited = |waiting: &Waiting| now.saturating_sub(waiting.since);
+        let mut line: Vec<&Waiting> = self.waiting.values().collect();
+        line.sort_by_key(|w| Reverse((w.item.urgency(waited(w)), Reverse(w.since))));
+        let first = line.iter().take(SHOWN).map(|waiting| Waits {
+            location: waiting.item.key.location.clone(),
+            table: waiting.item.key.scope.to_string(),
+            kind: waiting.item.key.kind,
+            trigger: waiting.item.trigger,
+            reason: waiting.item.reason.clone(),
+            seconds: waited(waiting).as_secs(),
+            held: Some(self.waits_for(&waiting.item).to_owned()),
+        });
+        (first.collect(), line.len())
+    }
+
+    /// What stands before `item`.
+    fn waits_for(&self, item: &WorkItem) -> &'static str {
+        if self.is_in_hand(&item.key) {
+            return "the attempt that works on the same table";
+        }
+        let lane = match item.key.kind {
+            OperationKind::Cleanup if !self.one_pass => Lane::Cleanup,
+            _ => Lane::Heavy,
+        };
+        let of_lane = || self.running.values().filter(|running| running.lane == lane);
+        let held: u64 = of_lane().map(|running| running.memory).sum();
+        match lane {
+            _ if of_lane().count() >= self.limit(lane) => {
+                "an attempt that ends: all permits are taken"
+            }
+            Lane::Heavy if held + self.holds(lane, item) > self.permits.memory => {
+                "memory of the budget, which running attempts hold"
+            }
+            _ => "its turn, behind what is more urgent",
+        }
+    }
+
+    fn limit(&self, lane: Lane) -> usize {
+        match lane {
+            Lane::Heavy => self.permits.heavy,
+            Lane::Light => self.permits.light,
+            Lane::Cleanup => self.permits.cleanups,
+        }
+    }
+
     /// The most urgent work for which there is a permit, which it holds until it [ended](Self::ended).
     pub(crate) fn take(&mut self, now: Duration) -> Option<WorkItem> {
         if !self.changed {
@@ -178,11 +242,7 @@ impl Board {
     /// The first in the line of `lane`, if it may start. What does not fit into the memory that is left is waited for:
     /// smaller ones that kept coming would pass it for ever.
     fn first_of(&self, lane: Lane, now: Duration) -> Option<WorkKey> {
-        let limit = match lane {
-            Lane::Heavy => self.permits.heavy,
-            Lane::Light => self.permits.light,
-            Lane::Cleanup => self.permits.cleanups,
-        };
+        let limit = self.limit(lane);
         let of_lane = || self.running.values().filter(|running| running.lane == lane);
         if of_lane().count() >= limit {
             return None;
@@ -370,6 +430,22 @@ mod tests {
         );
         let first = board.take(later).unwrap();
         assert_eq!(first.key.scope, Scope::Table(target("old")));
+    }
+
+    #[test]
+    fn what_waits_is_shown_with_what_it_waits_for() {
+        let mut board = board(2, 4 * BIG, &[("a", Compact, 3 * BIG)]);
+        assert_eq!(started(&mut board), ["compact a"]);
+        board.add(item("a", Reindex, BIG), NOW);
+        board.add(item("b", Compact, 2 * BIG), NOW);
+        let (first, count) = board.queue(NOW + Duration::from_secs(7));
+        assert_eq!((count, first[0].seconds), (2, 7));
+        assert_eq!(first[0].table, "b");
+        let held = |waits: &Waits| waits.held.clone().unwrap();
+        assert!(held(&first[0]).starts_with("memory"), "{first:?}");
+        assert!(held(&first[1]).contains("same table"), "{first:?}");
+        board.set_budget(&budget(1, 4 * BIG));
+        assert!(held(&board.queue(NOW).0[0]).contains("permits"));
     }
 
     #[test]

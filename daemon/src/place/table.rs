@@ -1,6 +1,7 @@
 //! What is known of one table, and where it stands. Pure: looks and ends of attempts go in, decided work comes out.
 
 use super::Place;
+use super::trend::Trend;
 use crate::config::Policy;
 use crate::decide::planning::{OperationKind, OperationSpec, TablePlan, memory_estimate, plan};
 use crate::decide::quarantine::{Fingerprints, Part, Quarantine};
@@ -100,6 +101,10 @@ pub(crate) struct TableStatus {
     pub(crate) health: TableHealth,
     /// What no version refers to, as last counted.
     pub(crate) unreferenced: Option<Unreferenced>,
+    /// How many fragments there would be after a compaction now.
+    pub(crate) ideal_fragments: u64,
+    /// How many fragments there were.
+    pub(crate) trend: Trend,
     pub(crate) state: &'static str,
     pub(crate) reason: String,
     pub(crate) phase: Phase,
@@ -245,6 +250,8 @@ impl TableState {
         considered
             .indexes
             .retain(|i| !resting.contains_key(&i.name));
+        let merged = rewrites.tasks.iter().map(|t| t.fragments.len() as u64 - 1);
+        let ideal_fragments = health.fragments.saturating_sub(merged.sum());
         let mut planned = plan(&considered, &rewrites, policy);
         self.add_asked(&mut planned);
         let is_cleanup = |o: &&OperationSpec| o.kind == OperationKind::Cleanup;
@@ -286,6 +293,8 @@ impl TableState {
             status: TableStatus {
                 health,
                 unreferenced,
+                ideal_fragments,
+                trend: Trend::default(),
                 state,
                 reason,
                 phase: self.phase,

@@ -2,7 +2,7 @@
 
 use crate::decide::planning::OperationKind;
 use crate::decide::rest::Outcome;
-use crate::decide::work::{Scope, WorkItem};
+use crate::decide::work::{Scope, Trigger, WorkItem};
 use crate::metrics::Ending;
 use crate::place::table::Lesson;
 use serde::Serialize;
@@ -37,10 +37,17 @@ pub(crate) struct OperationReport {
     /// Empty when it was about the whole store.
     pub(crate) table: String,
     pub(crate) kind: OperationKind,
+    pub(crate) trigger: Trigger,
+    /// Why it was begun.
+    pub(crate) reason: String,
+    /// When it ended, in milliseconds since the epoch, and how long it took.
+    pub(crate) ended_ms: u64,
+    pub(crate) seconds: f64,
     pub(crate) ending: Ending,
     pub(crate) conflicts: u32,
     pub(crate) fragments_removed: u64,
     pub(crate) fragments_added: u64,
+    pub(crate) bytes_rewritten: u64,
     pub(crate) bytes_removed: u64,
     pub(crate) versions_removed: u64,
     pub(crate) detail: Option<String>,
@@ -69,10 +76,15 @@ impl OperationReport {
                 Scope::Table(target) => target.to_string(),
             },
             kind: item.key.kind,
+            trigger: item.trigger,
+            reason: item.reason.clone(),
+            ended_ms: 0,
+            seconds: 0.0,
             ending: Ending::Success,
             conflicts: 0,
             fragments_removed: 0,
             fragments_added: 0,
+            bytes_rewritten: 0,
             bytes_removed: 0,
             versions_removed: 0,
             detail: None,
@@ -125,6 +137,7 @@ impl OperationReport {
         self.conflicts = m.conflicts;
         self.fragments_removed = m.fragments_removed;
         self.fragments_added = m.fragments_added;
+        self.bytes_rewritten = m.bytes_rewritten;
         let indexes = m.indexes.len() + m.rebuilt_indexes.len();
         self.effective = m.fragments_removed > 0 || indexes > 0;
         if m.cancelled {
@@ -188,6 +201,7 @@ impl OperationReport {
 mod tests {
     use super::OperationReport;
     use crate::decide::planning::OperationKind;
+    use crate::decide::work::Trigger;
     use crate::metrics::Ending;
     use std::collections::BTreeMap;
 
@@ -198,10 +212,15 @@ mod tests {
             attempt: 1,
             table: "a".into(),
             kind: OperationKind::Cleanup,
+            trigger: Trigger::Regular,
+            reason: String::new(),
+            ended_ms: 0,
+            seconds: 0.0,
             ending,
             conflicts: 0,
             fragments_removed: 0,
             fragments_added: 0,
+            bytes_rewritten: 0,
             bytes_removed: 0,
             versions_removed: 0,
             detail: None,

@@ -90,6 +90,8 @@ impl Work for Compaction<'_> {
         hit(Seam::MaintainBeforeCompact)?;
         let plan = store.plan_compaction(&head, &self.0.bounds).await?;
         report.skipped = plan.left_alone.map(Skipped::Unsupported);
+        let ahead = plan.tasks.iter().map(|task| task.bytes).sum();
+        run.oversight.planned("bytes", ahead);
         hit(Seam::MaintainAfterPlan)?;
         let options = options(self.0, plan.defers_remap, run);
         let rewriting = Rewriting {
@@ -185,7 +187,7 @@ impl Rewriting<'_> {
                 }
                 Err(e) => return Err(e),
             }
-            run.oversight.step();
+            run.oversight.did(task.bytes);
             let took = clock.monotonic().saturating_sub(started);
             self.pace(moved, took).await;
         }

@@ -49,7 +49,7 @@ pub use compact::CompactionLimits;
 pub(crate) use health::own_file;
 pub use health::{IndexHealth, TableHealth};
 pub(crate) use journal::Progress;
-pub use oversight::Oversight;
+pub use oversight::{Headway, Oversight};
 pub use plan::CompactionPlan;
 pub use run::{MaintenanceReport, Skipped};
 pub use unreferenced::{Files, Unreferenced};

@@ -6,12 +6,14 @@
 //! 4. `metrics`: the daemon's endpoints, signals and words to systemd.
 //! 5. `line`: nothing waits behind an attempt that stands.
 //! 6. `zoo`: states of tables, of several releases, through every command.
-//! 7. `differential`: text values, against what others read.
+//! 7. `page`: the daemon's page in a browser, and its API against its description.
+//! 8. `differential`: text values, against what others read.
 
 mod differential;
 mod drift;
 mod line;
 mod metrics;
+mod page;
 mod readers;
 mod s3;
 mod zoo;

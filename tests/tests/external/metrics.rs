@@ -81,6 +81,11 @@ impl Served {
         self.request("GET", path, "")
     }
 
+    /// Where it answers.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
     pub(crate) fn status(&self) -> Value {
         let (code, body) = self.get("/status");
         assert_eq!(code, 200);
