@@ -89,6 +89,8 @@ pub(crate) struct DaemonConfig {
     /// An attempt without progress for this long is stopped.
     #[serde(serialize_with = "units::show_duration")]
     pub(crate) watchdog_progress: Duration,
+    /// Tables beyond which the metrics have one series per store, and none per table.
+    pub(crate) metrics_tables: usize,
     /// File with the bearer token for changing calls; `None` switches them off.
     pub(crate) token_file: Option<PathBuf>,
     /// How long someone else's undecided operation is waited for. Decides when to try, never what

@@ -64,6 +64,7 @@ pub(super) struct DaemonSection {
     drain: Duration,
     #[serde(deserialize_with = "units::duration")]
     watchdog_progress: Duration,
+    metrics_tables: usize,
     token_file: Option<PathBuf>,
     #[serde(deserialize_with = "units::duration")]
     grace: Duration,
@@ -79,6 +80,7 @@ impl Default for DaemonSection {
             full_scan_interval: Duration::from_secs(600),
             drain: Duration::from_secs(30),
             watchdog_progress: Duration::from_secs(600),
+            metrics_tables: 200,
             token_file: None,
             grace: Duration::from_secs(30),
             durability: Durability::Power,
@@ -265,6 +267,7 @@ impl DaemonSection {
             full_scan_interval,
             drain,
             watchdog_progress,
+            metrics_tables,
             token_file,
             grace,
             durability,
@@ -276,6 +279,7 @@ impl DaemonSection {
             full_scan_interval,
             drain,
             watchdog_progress,
+            metrics_tables,
             token_file,
             grace,
             durability,

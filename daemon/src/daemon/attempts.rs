@@ -109,6 +109,12 @@ impl Attempts {
         }
     }
 
+    /// The longest time for which one has made no step.
+    pub(super) fn longest_still(&self, now: Duration) -> Duration {
+        let still = |attempt: &Attempt| now.saturating_sub(attempt.moved.1);
+        self.running.values().map(still).max().unwrap_or_default()
+    }
+
     /// What is shown of them.
     pub(super) fn doing(&self, now: Duration) -> Vec<Doing> {
         let doing = |(number, attempt): (&u64, &Attempt)| Doing {

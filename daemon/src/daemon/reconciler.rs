@@ -12,7 +12,7 @@ use crate::decide::board::Board;
 use crate::decide::planning::OperationKind;
 use crate::decide::work::{Scope, WorkItem, WorkKey};
 use crate::http::{Ask, ControlVerb};
-use crate::metrics::Ending;
+use crate::metrics::{Ending, Load};
 use crate::place::Place;
 use crate::place::location::{Found, Location};
 use crate::place::table::Observation;
@@ -82,13 +82,20 @@ impl Reconciler {
             unopened: Vec::new(),
             draining: false,
         };
+        reconciler.bound_metrics();
         reconciler.follow_watches();
         reconciler
+    }
+
+    fn bound_metrics(&self) {
+        let tables = self.config.daemon.metrics_tables;
+        self.status.metrics.bound_tables(tables);
     }
 
     /// Takes up a changed configuration. Every location is looked at again: policies may have changed.
     pub(super) fn reload(&mut self, config: Config) {
         self.config = Arc::new(config);
+        self.bound_metrics();
         self.board.set_budget(&self.config.budget);
         self.follow_watches();
     }
@@ -151,8 +158,16 @@ impl Reconciler {
         }
         let patience = self.config.daemon.watchdog_progress;
         self.attempts.watch(now, patience);
-        self.status
-            .doing(self.attempts.doing(now), self.board.queue(now));
+        let (doing, waiting) = (self.attempts.doing(now), self.board.queue(now));
+        let load = Load {
+            running: doing.len(),
+            waiting: waiting.1,
+            longest_wait: self.board.longest_wait(now),
+            longest_still: self.attempts.longest_still(now),
+            paused: self.status.is_paused(),
+        };
+        self.status.loaded(load);
+        self.status.doing(doing, waiting);
     }
 
     /// Asks all attempts to stop at their next safe point, and begins nothing any more.

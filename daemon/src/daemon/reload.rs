@@ -65,6 +65,7 @@ fn needs_restart(started_with: &DaemonConfig, now: &DaemonConfig) -> Vec<&'stati
         full_scan_interval: _,
         drain: _,
         watchdog_progress: _,
+        metrics_tables: _,
     } = now;
     let settings = [
         ("listen", *listen == started_with.listen),

@@ -4,7 +4,7 @@ use crate::decide::board::Waits;
 use crate::decide::planning::OperationKind;
 use crate::decide::work::Trigger;
 use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
-use crate::metrics::Metrics;
+use crate::metrics::{Load, Metrics};
 use crate::place::table::{Phase, TableStatus};
 use crate::run::CLEANED_AS_A_WHOLE;
 use crate::run::report::OperationReport;
@@ -134,6 +134,11 @@ impl Status {
     pub(crate) fn turned(&self) {
         let now = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
         self.turned_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// The loop turned, and this is what it does.
+    pub(crate) fn loaded(&self, load: Load) {
+        self.metrics.turned(self.now_seconds(), load);
     }
 
     /// Every location was recovered and observed once. Whether that is news.

@@ -168,6 +168,12 @@ impl Board {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
+    /// How long the work that waits for longest has waited.
+    pub(crate) fn longest_wait(&self, now: Duration) -> Duration {
+        let waited = |waiting: &Waiting| now.saturating_sub(waiting.since);
+        self.waiting.values().map(waited).max().unwrap_or_default()
+    }
+
     /// What waits, as it is shown.
     pub(crate) fn queue(&self, now: Duration) -> (Vec<Waits>, usize) {
         let waited = |waiting: &Waiting| now.saturating_sub(waiting.since);

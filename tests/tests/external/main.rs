@@ -7,13 +7,15 @@
 //! 5. `line`: nothing waits behind an attempt that stands.
 //! 6. `zoo`: states of tables, of several releases, through every command.
 //! 7. `page`: the daemon's page in a browser, and its API against its description.
-//! 8. `differential`: text values, against what others read.
+//! 8. `prometheus`: alerts and dashboard, with a real Prometheus.
+//! 9. `differential`: text values, against what others read.
 
 mod differential;
 mod drift;
 mod line;
 mod metrics;
 mod page;
+mod prometheus;
 mod readers;
 mod s3;
 mod zoo;

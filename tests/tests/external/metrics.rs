@@ -81,9 +81,14 @@ impl Served {
         self.request("GET", path, "")
     }
 
+    /// Host and port.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// Where it answers.
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
+        format!("http://{}{path}", self.address())
     }
 
     pub(crate) fn status(&self) -> Value {

@@ -21,9 +21,9 @@ const TOKEN: &str = "correct-horse";
 
 /// A store whose table is being compacted and does not get on, and a directory of plain tables: one that waits, one that
 /// cannot be read, and some with hostile names.
-struct Scene {
-    lake: Lake,
-    daemon: Served,
+pub(crate) struct Scene {
+    pub(crate) lake: Lake,
+    pub(crate) daemon: Served,
 }
 
 fn copied(from: &Path, to: &Path) {
@@ -32,7 +32,12 @@ fn copied(from: &Path, to: &Path) {
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
+        Self::with("")
+    }
+
+    /// With more settings of `[daemon]`.
+    pub(crate) fn with(settings: &str) -> Self {
         let mut lake = Lake::with_tables(&["big", "small"]);
         for fragment in 0..8_i64 {
             let ids = fragment * 1_000..(fragment + 1) * 1_000;
@@ -56,7 +61,7 @@ impl Scene {
         let (token, log) = (lake.path("token"), lake.path("faults.log"));
         std::fs::write(&token, TOKEN).expect("token");
         let config = format!(
-            "[daemon]\ntoken_file = \"{}\"\n[[watch]]\nuri = \"{}\"\n[budget]\nmemory = \"1MiB\"\nmax_concurrent = 1\n[policy]\nmin_candidate_fragments = 6\nmax_task_fragments = 2\n",
+            "[daemon]\n{settings}token_file = \"{}\"\n[[watch]]\nuri = \"{}\"\n[budget]\nmemory = \"1MiB\"\nmax_concurrent = 1\n[policy]\nmin_candidate_fragments = 6\nmax_task_fragments = 2\n",
             token.display(),
             plain.display()
         );
