@@ -17,6 +17,7 @@ mod checks;
 mod file;
 mod locate;
 mod policy;
+mod secrets;
 mod show;
 mod storage;
 #[cfg(test)]
