@@ -189,9 +189,7 @@ impl Reconciler {
 
     fn begin_jobs(&mut self, now: Duration) {
         for uri in self.locations.keys().cloned().collect::<Vec<_>>() {
-            // Jittered, so that daemons that were started together do not scan together.
-            let interval = self.config.daemon.scan_interval;
-            let pause = interval.mul_f64(0.8) + self.entropy.jitter(interval).mul_f64(0.2);
+            let pause = round_pause(self.config.daemon.scan_interval, &self.entropy);
             let Some(watched) = self.locations.get_mut(&uri) else {
                 continue;
             };
@@ -519,6 +517,11 @@ impl Reconciler {
     }
 }
 
+/// Jittered, so that daemons that were started together do not scan together.
+fn round_pause(interval: Duration, entropy: &Entropy) -> Duration {
+    interval.mul_f64(0.8) + entropy.jitter(interval).mul_f64(0.2)
+}
+
 fn is_table(ask: &Ask, target: &Target) -> bool {
     let named = |t: &str| t == Place::config_name(target) || t == target.to_string();
     ask.table.as_deref().is_none_or(named)
@@ -531,4 +534,24 @@ fn is_named(ask: &Ask, key: &WorkKey) -> bool {
         Scope::Table(target) => is_table(ask, target),
     };
     ask.is_about(&key.location) && of_table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Entropy, round_pause};
+    use std::time::Duration;
+
+    /// Daemons in containers have one process id, and are started together.
+    #[test]
+    fn no_two_daemons_scan_in_step() {
+        let interval = Duration::from_secs(60);
+        let pauses = |entropy: Entropy| -> Vec<Duration> {
+            (0..8).map(|_| round_pause(interval, &entropy)).collect()
+        };
+        let (one, other) = (pauses(Entropy::new(None)), pauses(Entropy::new(None)));
+        assert_ne!(one, other);
+        assert_eq!(pauses(Entropy::new(Some(7))), pauses(Entropy::new(Some(7))));
+        let within = |pause: &Duration| *pause >= interval.mul_f64(0.9) && *pause <= interval;
+        assert!(one.iter().chain(&other).all(within));
+    }
 }

@@ -1,5 +1,6 @@
 //! What the daemon shows: `/status`, `/metrics`, readiness. Written by the loop, read by HTTP and systemd.
 
+use super::reload::ReloadOutcome;
 use crate::decide::work::Trigger;
 use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
 use crate::metrics::Metrics;
@@ -68,6 +69,8 @@ struct Seen {
     last_errors: VecDeque<String>,
     requests: Vec<Ask>,
     doing: Vec<Doing>,
+    /// What came of the last reload, and when it was, in seconds since the epoch.
+    reload: Option<(f64, ReloadOutcome)>,
     /// What systemd was told last.
     told: String,
     /// How many locations are open and can be observed.
@@ -150,6 +153,12 @@ impl Status {
     /// Remembers a reload that was asked for.
     pub(crate) fn ask_reload(&self) {
         self.reload.store(true, Ordering::Relaxed);
+    }
+
+    /// What came of a reload.
+    pub(crate) fn reloaded(&self, outcome: ReloadOutcome) {
+        let now = self.now_seconds();
+        self.seen().reload = Some((now, outcome));
     }
 
     /// Whether a reload was asked for; asked only once.
@@ -274,6 +283,7 @@ impl StatusSource for Status {
                 "failures": count("failures"),
             },
             "history": seen.history,
+            "reload": seen.reload.as_ref().map(|(at, outcome)| json!({ "at": at, "outcome": outcome })),
             "last_errors": seen.last_errors,
         })
     }
