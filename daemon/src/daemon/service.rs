@@ -1,6 +1,7 @@
 //! The daemon's life: start, loop, drain. The loop waits for nothing but wakes.
 
 use super::jobs::Done;
+use super::pauses::Pauses;
 use super::reconciler::Reconciler;
 use super::reload::{Before, reload, watch_config};
 use super::signals::{Event, Signals};
@@ -68,6 +69,7 @@ pub(crate) struct Ended {
 pub(crate) async fn run(config: Config, options: Options) -> Result<Ended> {
     let metrics = Metrics::new().map_err(|e| Error::internal("metrics").caused_by(e))?;
     let status = Arc::new(Status::new(metrics, options.store.clock.clone()));
+    status.set_pauses(Pauses::load(options.store.state_dir.as_deref())?);
     let cancel = CancellationToken::new();
     let mut tasks = Supervisor::default();
     let mut token = None;

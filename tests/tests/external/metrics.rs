@@ -47,6 +47,11 @@ impl Served {
         served
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     pub(crate) fn wait_ready(&self) {
         eventually("ready", PATIENCE, || match self.get("/readyz") {
             (200, _) => Ok(()),
