@@ -10,7 +10,7 @@
 //!
 //! Parts: `units` (durations, sizes, addresses), `policy` (`[policy]` and `[[table]]`), `storage` (where
 //! a watched place lies and how it is reached), `file` (the other sections), `brackets` (how sections
-//! are written), `locate` (lines and columns), `show` (every value with its origin).
+//! are written), `windows` (when work may run), `locate` (lines and columns), `show` (every value with its origin).
 
 mod brackets;
 mod checks;
@@ -23,6 +23,7 @@ mod storage;
 #[cfg(test)]
 mod tests;
 mod units;
+mod windows;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -44,6 +45,7 @@ pub(crate) use policy::{DriftPolicy, Policy};
 pub(crate) use show::render;
 pub(crate) use storage::location_of;
 pub(crate) use units::{format_size, log_filter, parse_duration, parse_listen, show_size};
+pub(crate) use windows::{Opening, Windows};
 
 /// The file that packages ship and `squire config init` writes: every setting as a comment, with its default.
 pub(crate) const SHIPPED: &str = include_str!("../../ops/config/squire.toml");

@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::decide::planning::OperationKind;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -68,6 +69,12 @@ pub(crate) struct Ask {
     /// A place, as it is watched.
     pub(crate) store: Option<String>,
     pub(crate) table: Option<String>,
+    /// Of a pause, its end, or a cancellation: one kind of work.
+    pub(crate) kind: Option<OperationKind>,
+    /// Of a cancellation: one attempt.
+    pub(crate) attempt: Option<u64>,
+    /// Of a pause: why.
+    pub(crate) reason: Option<String>,
 }
 
 impl Ask {
@@ -101,17 +108,19 @@ pub(crate) enum ControlVerb {
     Cleanup,
     /// Resolve unfinished operations.
     Recover,
-    /// Start nothing new.
+    /// Start nothing new of what is named, until it is resumed.
     Pause,
     /// End a pause.
     Resume,
     /// Stop running attempts at their next safe point.
     Cancel,
+    /// Begin nothing any more, stop what runs, and say what is handed back.
+    Drain,
 }
 
 impl ControlVerb {
     /// Every verb, in the order of the documentation.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Optimize,
         Self::Reindex,
         Self::Cleanup,
@@ -119,6 +128,7 @@ impl ControlVerb {
         Self::Pause,
         Self::Resume,
         Self::Cancel,
+        Self::Drain,
     ];
 
     /// The verb as it stands in the path.
@@ -131,6 +141,7 @@ impl ControlVerb {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Cancel => "cancel",
+            Self::Drain => "drain",
         }
     }
 }
@@ -274,6 +285,9 @@ async fn status(State(source): State<Source>) -> impl IntoResponse {
 struct Target {
     store: Option<String>,
     table: Option<String>,
+    kind: Option<OperationKind>,
+    attempt: Option<u64>,
+    reason: Option<String>,
 }
 
 impl Target {
@@ -290,16 +304,27 @@ impl Target {
 
     /// What both say together. What one of them names is never widened by the other.
     fn and(self, body: Self) -> Result<Self, String> {
-        let one = |name: &str, query: Option<String>, body: Option<String>| match (query, body) {
-            (Some(query), Some(body)) if query != body => Err(format!(
-                "the query names the {name} {query:?} and the body {body:?}"
-            )),
-            (query, body) => Ok(query.or(body)),
-        };
         Ok(Self {
             store: one("store", self.store, body.store)?,
             table: one("table", self.table, body.table)?,
+            kind: one("kind", self.kind, body.kind)?,
+            attempt: one("attempt", self.attempt, body.attempt)?,
+            reason: one("reason", self.reason, body.reason)?,
         })
+    }
+}
+
+/// What the query and the body say of one thing.
+fn one<T: PartialEq + fmt::Debug>(
+    name: &str,
+    query: Option<T>,
+    body: Option<T>,
+) -> Result<Option<T>, String> {
+    match (query, body) {
+        (Some(query), Some(body)) if query != body => Err(format!(
+            "the query names the {name} {query:?} and the body {body:?}"
+        )),
+        (query, body) => Ok(query.or(body)),
     }
 }
 
@@ -321,7 +346,13 @@ async fn control(
     };
     let query = query.map_err(|error| error.body_text());
     let target = query.and_then(|Query(query)| query.and(Target::of_body(&body)?));
-    let Target { store, table } = match target {
+    let Target {
+        store,
+        table,
+        kind,
+        attempt,
+        reason,
+    } = match target {
         Ok(target) => target,
         Err(error) => {
             return failure(
@@ -330,8 +361,16 @@ async fn control(
             );
         }
     };
-    tracing::info!(%verb, store, table, "change requested over http");
-    match source.request(Ask { verb, store, table }) {
+    tracing::info!(%verb, store, table, kind = kind.map(OperationKind::as_str), attempt, reason, "change requested over http");
+    let ask = Ask {
+        verb,
+        store,
+        table,
+        kind,
+        attempt,
+        reason,
+    };
+    match source.request(ask) {
         Ok(answer) => Json(answer).into_response(),
         Err(Refusal::Unknown(what)) => failure(StatusCode::NOT_FOUND, &what),
         Err(Refusal::NotNow(reason)) => failure(StatusCode::CONFLICT, &reason),

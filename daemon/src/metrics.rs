@@ -77,9 +77,6 @@ pub(crate) struct Metrics {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Load {
     pub(crate) running: usize,
-    pub(crate) waiting: usize,
-    /// How long the one that waits for longest has waited.
-    pub(crate) longest_wait: Duration,
     /// The longest time for which an attempt at work has made no step.
     pub(crate) longest_still: Duration,
     pub(crate) paused: bool,
@@ -120,7 +117,7 @@ impl Metrics {
         let loop_turned = float_gauge(r, "squire_loop_turned_timestamp_seconds", help)?;
         let running = gauge(r, "squire_running", "Attempts at work.")?;
         let waiting = gauge(r, "squire_waiting", "Decided work that waits for its turn.")?;
-        let help = "How long the work that waits for longest has waited; 0 if none waits.";
+        let help = "How long the work that waits for longest has waited for its turn; what a pause or a window holds back does not count.";
         let longest_wait = float_gauge(r, "squire_longest_wait_seconds", help)?;
         let help =
             "The longest time for which an attempt at work has made no step; 0 if none runs.";
@@ -253,12 +250,16 @@ impl Metrics {
         }
     }
 
+    /// So much work waits for its turn, the one that waits for longest for so long.
+    pub(crate) fn waits(&self, count: usize, longest: Duration) {
+        self.waiting.set(integer(count as u64));
+        self.longest_wait.set(longest.as_secs_f64());
+    }
+
     /// The loop turned at `now` (Unix seconds), and this is what it does.
     pub(crate) fn turned(&self, now: f64, load: Load) {
         self.loop_turned.set(now);
         self.running.set(integer(load.running as u64));
-        self.waiting.set(integer(load.waiting as u64));
-        self.longest_wait.set(load.longest_wait.as_secs_f64());
         self.longest_still.set(load.longest_still.as_secs_f64());
         self.paused.set(i64::from(load.paused));
     }

@@ -200,9 +200,23 @@ async fn changing_calls_reach_the_source() {
         verb: ControlVerb::Pause,
         store: some_s,
         table: some_t,
+        kind: None,
+        attempt: None,
+        reason: None,
     };
-    let asked = running.source.requests.lock().unwrap()[6..].to_vec();
-    assert_eq!(asked, vec![named; 5]);
+    let asked = running.source.requests.lock().unwrap()[7..].to_vec();
+    assert_eq!(asked, vec![named.clone(); 5]);
+    let path = "/api/v1/pause?store=s&table=t&kind=optimize&reason=an+audit";
+    let answer = running.post(path, auth, "{\"attempt\":7}").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let asked = running.source.requests.lock().unwrap()[12..].to_vec();
+    let whole = Ask {
+        kind: Some(OperationKind::Compact),
+        attempt: Some(7),
+        reason: Some("an audit".to_owned()),
+        ..named
+    };
+    assert_eq!(asked, [whole]);
 
     let refused = running.post("/api/v1/resume", auth, "").await;
     assert!(
@@ -217,6 +231,9 @@ async fn changing_calls_reach_the_source() {
         ("/api/v1/pause?store=s&store=r", ""),
         ("/api/v1/pause?store=s", "{\"store\":\"r\"}"),
         ("/api/v1/pause", "[]"),
+        ("/api/v1/pause?kind=vacuum", ""),
+        ("/api/v1/cancel?attempt=one", ""),
+        ("/api/v1/cancel?attempt=1", "{\"attempt\":2}"),
     ] {
         let answer = running.post(path, auth, body).await;
         assert!(
@@ -304,7 +321,12 @@ fn the_description_tells_of_every_route_and_of_no_other() {
     asked.sort_unstable();
     assert_eq!(named, asked, "the query and the body name the same");
     for name in named {
-        let one = json!({ name.as_str(): "x" }).to_string();
+        let value = match name.as_str() {
+            "attempt" => json!(7),
+            "kind" => json!("compact"),
+            _ => json!("x"),
+        };
+        let one = json!({ name.as_str(): value }).to_string();
         assert!(Target::of_body(one.as_bytes()).is_ok(), "{name}");
     }
 }

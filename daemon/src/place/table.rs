@@ -4,7 +4,7 @@ use super::Place;
 use super::trend::Trend;
 use crate::config::Policy;
 use crate::decide::planning::{OperationKind, OperationSpec, TablePlan, memory_estimate, plan};
-use crate::decide::quarantine::{Fingerprints, Part, Quarantine};
+use crate::decide::quarantine::{Convergence, Fingerprints, Part, Quarantine};
 use crate::decide::rest::{Outcome, Rests};
 use crate::decide::work::{Scope, Trigger, WorkItem, WorkKey, score};
 use serde::Serialize;
@@ -119,6 +119,8 @@ pub(crate) struct Verdict {
     pub(crate) kinds: Vec<(OperationKind, bool, bool)>,
     /// Why a table that should be compacted is not, when that is news.
     pub(crate) left_alone: Option<String>,
+    /// Kinds of work that get nowhere and rest from now on, and why.
+    pub(crate) in_vain: Vec<(OperationKind, String)>,
     /// What may begin, in place of what was decided before; `None` while an attempt is at work, and what waits goes on waiting.
     pub(crate) work: Option<Vec<WorkItem>>,
 }
@@ -139,6 +141,7 @@ pub(crate) struct TableState {
     phase: Phase,
     rests: Rests,
     quarantine: Quarantine,
+    convergence: Convergence,
     /// What a person asked for and has not begun yet.
     asked: BTreeSet<OperationKind>,
     /// Why it is not compacted although it should be, as it was told last.
@@ -218,6 +221,9 @@ impl TableState {
                 news.push((Some(index), why));
             }
         }
+        if lesson.outcome == Some(Outcome::Effective) {
+            self.convergence.attempted(kind);
+        }
         if let Some(outcome) = lesson.outcome {
             self.rests.note(kind, outcome, &item.policy, times);
         }
@@ -245,6 +251,11 @@ impl TableState {
             unreferenced,
         } = seen;
         let fingerprints = Fingerprints::of(&health);
+        let in_vain = self.convergence.looked(&health);
+        for (kind, why) in &in_vain {
+            self.quarantine
+                .hold((*kind).into(), fingerprints.schema, why.clone());
+        }
         let resting = self.resting_indexes(&fingerprints);
         let mut considered = health.clone();
         considered
@@ -302,6 +313,7 @@ impl TableState {
             },
             kinds,
             left_alone: left_alone_news,
+            in_vain,
             work,
         }
     }

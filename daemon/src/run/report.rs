@@ -54,6 +54,9 @@ pub(crate) struct OperationReport {
     /// Whether anything was changed.
     #[serde(skip)]
     effective: bool,
+    /// Whether it was stopped for now, and nothing is said against the next attempt.
+    #[serde(skip)]
+    returns: bool,
     /// Indexes that would fail the same way again, and why.
     #[serde(skip)]
     pub(crate) unfit_indexes: Vec<(String, String)>,
@@ -89,6 +92,7 @@ impl OperationReport {
             versions_removed: 0,
             detail: None,
             effective: false,
+            returns: false,
             unfit_indexes: Vec::new(),
             covers_store: item.key.scope == Scope::Store,
             except: BTreeMap::new(),
@@ -115,6 +119,16 @@ impl OperationReport {
         ));
     }
 
+    /// It was asked to stop, for this reason. Who `wanted` it to does not want it back at once; otherwise the next may follow when
+    /// it may.
+    pub(crate) fn stopped(&mut self, why: &str, wanted: bool) {
+        if self.ending != Ending::Cancelled {
+            return;
+        }
+        self.returns = !wanted;
+        self.detail = Some(why.to_owned());
+    }
+
     /// What it says about the next attempt.
     pub(crate) fn lesson(&self) -> Lesson {
         let unfit = (self.ending == Ending::Unfit).then(|| self.detail.clone().unwrap_or_default());
@@ -123,6 +137,7 @@ impl OperationReport {
             Ending::Unfit => None,
             Ending::Success if self.effective => Some(Outcome::Effective),
             Ending::Success | Ending::Skipped => Some(Outcome::Idle),
+            Ending::Cancelled if self.returns => None,
             Ending::Cancelled => Some(Outcome::Cancelled),
             Ending::Conflict | Ending::Failed => Some(Outcome::Bad),
         };
@@ -225,6 +240,7 @@ mod tests {
             versions_removed: 0,
             detail: None,
             effective: false,
+            returns: false,
             unfit_indexes: Vec::new(),
             covers_store: true,
             except: except.collect::<BTreeMap<_, _>>(),

@@ -1,5 +1,6 @@
 //! How whoever started a run watches it.
 
+use super::pace::Pace;
 use async_trait::async_trait;
 use lance_index::progress::IndexBuildProgress;
 use serde::Serialize;
@@ -25,9 +26,30 @@ pub struct Oversight {
     cancel: CancellationToken,
     steps: Arc<AtomicU64>,
     progress: Arc<Mutex<Headway>>,
+    /// What its requests to the storage keep to.
+    pace: Option<Arc<Pace>>,
 }
 
 impl Oversight {
+    /// Of a run that reads and writes at this pace.
+    pub fn paced(pace: Arc<Pace>) -> Self {
+        Self {
+            pace: Some(pace),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn is_paced(&self) -> bool {
+        self.pace.as_ref().is_some_and(|pace| pace.is_limited())
+    }
+
+    /// Waits until the run may move `bytes` more.
+    pub(crate) async fn pay(&self, bytes: u64) {
+        if let Some(pace) = &self.pace {
+            pace.pay(bytes, self).await;
+        }
+    }
+
     /// Asks the run to stop: it commits what it has finished, and reports that it was cancelled.
     pub fn cancel(&self) {
         self.cancel.cancel();

@@ -1,4 +1,4 @@
-//! The units as systemd reads them, where it is installed.
+//! How much the units let a daemon that was taken over do, where systemd is installed to say it.
 
 use squire_tests::squire;
 use std::process::{Command, Output};
@@ -27,21 +27,11 @@ fn analyze(args: &[&str]) -> Option<Output> {
 }
 
 #[test]
-fn systemd_has_no_complaint_about_the_units() {
+fn the_units_are_closed() {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["squire.service", "squire-agent@.service"] {
         let path = unit(name, folder.path());
         let path = path.to_string_lossy();
-        let Some(verified) = analyze(&["verify", "--man=no", &path]) else {
-            return;
-        };
-        let said = String::from_utf8_lossy(&verified.stderr);
-        // An older one says that it does not know notify-reload, and keeps the line before.
-        let lines = said.lines().filter(|line| line.contains("squire"));
-        let complaints: Vec<&str> = lines
-            .filter(|line| !line.contains("notify-reload"))
-            .collect();
-        assert!(verified.status.success() && complaints.is_empty(), "{said}");
         let threshold = format!("--threshold={EXPOSURE}");
         let args = [
             "security",

@@ -27,6 +27,7 @@ impl Status {
             status,
             kinds,
             left_alone,
+            in_vain,
             work,
         } = verdict;
         for (kind, due, rests) in kinds {
@@ -40,6 +41,16 @@ impl Status {
         }
         if let Some(why) = left_alone {
             tracing::warn!(place = store, %target, why, "this table is not compacted");
+        }
+        for (kind, why) in in_vain {
+            let kind = kind.as_str();
+            tracing::error!(
+                place = store,
+                %target,
+                kind,
+                why,
+                "this work gets nowhere; it rests until the schema or the release changes, or someone asks for it"
+            );
         }
         self.observe(store, status);
         work

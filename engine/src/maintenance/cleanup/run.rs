@@ -204,7 +204,6 @@ impl Store {
             let limits = CompactionLimits {
                 bounds: LOG_BOUNDS,
                 tasks_per_commit: usize::MAX,
-                bytes_per_second: None,
                 verify: Verify::default(),
             };
             self.compact(&target, &limits, oversight).await?;
