@@ -64,6 +64,8 @@ pub(super) struct DaemonSection {
     drain: Duration,
     #[serde(deserialize_with = "units::duration")]
     watchdog_progress: Duration,
+    #[serde(deserialize_with = "units::duration_or_off")]
+    claim_expiry: Option<Duration>,
     token_file: Option<PathBuf>,
     #[serde(deserialize_with = "units::duration")]
     grace: Duration,
@@ -79,6 +81,7 @@ impl Default for DaemonSection {
             full_scan_interval: Duration::from_secs(600),
             drain: Duration::from_secs(30),
             watchdog_progress: Duration::from_secs(600),
+            claim_expiry: Some(Duration::from_secs(60)),
             token_file: None,
             grace: Duration::from_secs(30),
             durability: Durability::Power,
@@ -265,6 +268,7 @@ impl DaemonSection {
             full_scan_interval,
             drain,
             watchdog_progress,
+            claim_expiry,
             token_file,
             grace,
             durability,
@@ -276,6 +280,7 @@ impl DaemonSection {
             full_scan_interval,
             drain,
             watchdog_progress,
+            claim_expiry,
             token_file,
             grace,
             durability,

@@ -14,6 +14,7 @@ mod line;
 mod metrics;
 mod readers;
 mod s3;
+mod shared;
 mod zoo;
 
 use serde_json::Value;
