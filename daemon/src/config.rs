@@ -94,6 +94,9 @@ pub(crate) struct DaemonConfig {
     pub(crate) watchdog_progress: Duration,
     /// Tables beyond which the metrics have one series per store, and none per table.
     pub(crate) metrics_tables: usize,
+    /// How long a claim on what this daemon works on holds when it is not renewed; `None`: nothing is claimed.
+    #[serde(serialize_with = "units::show_duration_or_off")]
+    pub(crate) claim_expiry: Option<Duration>,
     /// File with the bearer token for changing calls; `None` switches them off.
     pub(crate) token_file: Option<PathBuf>,
     /// How long someone else's undecided operation is waited for. Decides when to try, never what

@@ -63,6 +63,8 @@ pub(super) struct DaemonSection {
     #[serde(deserialize_with = "units::duration")]
     watchdog_progress: Duration,
     metrics_tables: usize,
+    #[serde(deserialize_with = "units::duration_or_off")]
+    claim_expiry: Option<Duration>,
     token_file: Option<PathBuf>,
     #[serde(deserialize_with = "units::duration")]
     grace: Duration,
@@ -79,6 +81,7 @@ impl Default for DaemonSection {
             drain: Duration::from_secs(30),
             watchdog_progress: Duration::from_secs(600),
             metrics_tables: 200,
+            claim_expiry: Some(Duration::from_secs(60)),
             token_file: None,
             grace: Duration::from_secs(30),
             durability: Durability::Power,
@@ -270,6 +273,7 @@ impl DaemonSection {
             drain,
             watchdog_progress,
             metrics_tables,
+            claim_expiry,
             token_file,
             grace,
             durability,
@@ -282,6 +286,7 @@ impl DaemonSection {
             drain,
             watchdog_progress,
             metrics_tables,
+            claim_expiry,
             token_file,
             grace,
             durability,

@@ -9,16 +9,16 @@ use super::wakes::{Wakes, below};
 use crate::cli::{CLONES_ELSEWHERE, UNKNOWN_TABLE};
 use crate::config::Config;
 use crate::decide::board::Board;
-use crate::decide::gate::{Gate, Held};
+use crate::decide::gate::Gate;
 use crate::decide::planning::OperationKind;
-use crate::decide::work::{Scope, WorkItem, WorkKey};
+use crate::decide::work::{Scope, Trigger, WorkItem, WorkKey};
 use crate::http::{Ask, ControlVerb};
 use crate::metrics::Ending;
 use crate::place::Place;
 use crate::place::location::{Found, Location};
-use crate::place::table::Observation;
+use crate::place::table::{Observation, config_name};
 use crate::run::report::OperationReport;
-use crate::run::{Surroundings, execute};
+use crate::run::{Claims, Surroundings, execute_claimed};
 use crate::supervisor::Supervisor;
 use crate::watch::FileWatch;
 use jiff::Timestamp;
@@ -49,6 +49,8 @@ pub(super) struct Reconciler {
     entropy: Entropy,
     locations: BTreeMap<String, Watched>,
     board: Board,
+    /// What this daemon is called in its claims.
+    holder: String,
     gate: Gate,
     /// When it was looked whether what is held back still is.
     gated: Option<Duration>,
@@ -77,7 +79,12 @@ impl Reconciler {
         status: Arc<Status>,
         done: UnboundedSender<Done>,
     ) -> Self {
+        let entropy = Entropy::new(options.store.seed);
+        let instance = entropy.op_id(options.store.clock.now_ms());
+        let holder = format!("{} (daemon {instance})", options.store.actor);
+        status.set_holder(&holder);
         let mut reconciler = Self {
+            holder,
             board: Board::new(&config.budget, options.once),
             gate: Gate::default(),
             gated: None,
@@ -88,7 +95,7 @@ impl Reconciler {
             config: Arc::new(config),
             status,
             clock: options.store.clock.clone(),
-            entropy: Entropy::new(options.store.seed),
+            entropy,
             options,
             locations: BTreeMap::new(),
             attempts: Attempts::default(),
@@ -220,9 +227,14 @@ impl Reconciler {
         let wall = Timestamp::from_millisecond(wall).unwrap_or(Timestamp::MAX);
         self.gate.turn(wall, self.status.pauses());
         self.board.look_again();
-        let gate = &mut self.gate;
+        let (gate, config) = (&mut self.gate, &self.config);
         self.attempts.cancel(Stop::Window, |_, item| {
-            matches!(gate.held(item), Some(Held::Closed(_)))
+            // As they are written now: a reload may have changed them under the attempt.
+            let windows = match config_name(&item.key.scope) {
+                Some(table) => config.policy_for(table).windows,
+                None => config.policy.windows.clone(),
+            };
+            item.trigger != Trigger::Asked && gate.is_closed(&windows)
         });
         self.show_waiting(now);
     }
@@ -332,6 +344,16 @@ impl Reconciler {
         }
     }
 
+    /// A single pass does what it was started for, as a command does.
+    fn claims(&self) -> Option<Claims> {
+        let expiry = self.config.daemon.claim_expiry;
+        let expiry = expiry.filter(|_| !self.options.once)?;
+        Some(Claims {
+            holder: self.holder.clone(),
+            expiry,
+        })
+    }
+
     /// Begins an attempt. All that is logged below it carries what it is about.
     fn begin(&mut self, item: WorkItem, place: Place, now: Duration) {
         let around = Surroundings {
@@ -344,6 +366,7 @@ impl Reconciler {
             watched: self.locations.keys().cloned().collect(),
             spared: self.gate.spared(&item.key.location),
             config: self.config.clone(),
+            claims: self.claims(),
         };
         let begun = self.attempts.begin(item.clone(), &self.pace, now);
         let Begun {
@@ -360,7 +383,7 @@ impl Reconciler {
             let report = tokio::select! {
                 biased;
                 report = caught("the attempt", async {
-                    Ok(execute(&around, &item, number, &oversight).await)
+                    Ok(execute_claimed(&around, &item, number, &oversight).await)
                 }) => report,
                 () = abandon.cancelled() => Err(Error::new(
                     ErrorKind::Storage,

@@ -123,6 +123,10 @@ fn applied(running: &Config, new: &Config) -> Vec<String> {
             "daemon.watchdog_progress",
             of.watchdog_progress == before.watchdog_progress,
         ),
+        (
+            "daemon.claim_expiry",
+            of.claim_expiry == before.claim_expiry,
+        ),
         ("policy", new.policy == running.policy),
         ("table", new.table_policies().eq(running.table_policies())),
         ("budget", new.budget == running.budget),
@@ -147,6 +151,7 @@ fn needs_restart(started_with: &DaemonConfig, now: &DaemonConfig) -> Vec<&'stati
         drain: _,
         watchdog_progress: _,
         metrics_tables: _,
+        claim_expiry: _,
     } = now;
     let has_token = |file: &Option<PathBuf>| file.is_some();
     let settings = [

@@ -98,6 +98,8 @@ struct Seen {
     waiting: (Vec<Waits>, usize),
     locations: BTreeMap<String, OfLocation>,
     pauses: Pauses,
+    /// What this daemon is called in its claims.
+    holder: String,
     /// What was at work or waited when the daemon was drained.
     handed_back: Option<Vec<Value>>,
     /// What came of the last reload, and when it was, in seconds since the epoch.
@@ -163,6 +165,11 @@ impl Status {
     /// The pauses that were kept.
     pub(super) fn set_pauses(&self, pauses: Pauses) {
         self.seen().pauses = pauses;
+    }
+
+    /// What this daemon is called in its claims.
+    pub(crate) fn set_holder(&self, holder: &str) {
+        self.seen().holder = holder.to_owned();
     }
 
     /// What people keep from running.
@@ -369,6 +376,7 @@ impl StatusSource for Status {
             "ready": seen.ready(self.ready.load(Ordering::Relaxed)),
             "paused": seen.is_paused(),
             "pauses": seen.pauses.list().as_ref(),
+            "daemon": seen.holder,
             "doing": seen.what(),
             "attempts": seen.doing,
             "waiting": { "count": seen.waiting.1, "first": seen.waiting.0 },

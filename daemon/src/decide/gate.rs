@@ -146,6 +146,11 @@ impl Gate {
         says
     }
 
+    /// Whether nothing may run by these windows now.
+    pub(crate) fn is_closed(&mut self, windows: &Windows) -> bool {
+        matches!(self.opening(windows), Opening::Closed { .. })
+    }
+
     /// Why `item` may not run now.
     pub(crate) fn held(&mut self, item: &WorkItem) -> Option<Held> {
         if let Some(pause) = self.pauses.iter().find(|p| p.what.covers(&item.key)) {

@@ -1,5 +1,6 @@
 //! Runs one decided operation on what it is about.
 
+use super::claimed::Claims;
 use super::report::OperationReport;
 use crate::config::{Config, Policy};
 use crate::decide::planning::{OperationKind, limits};
@@ -99,10 +100,12 @@ pub(crate) struct Surroundings {
     /// Tables whose cleanup is paused, of a store that is cleaned as a whole.
     pub(crate) spared: Vec<String>,
     pub(crate) config: Arc<Config>,
+    /// How what is worked on is claimed, if it is.
+    pub(crate) claims: Option<Claims>,
 }
 
 /// Runs one operation to its end and says how it went; an error is part of the report.
-pub(crate) async fn execute(
+pub(super) async fn execute(
     around: &Surroundings,
     item: &WorkItem,
     attempt: u64,

@@ -9,6 +9,7 @@ use serde::Serialize;
 use squire_engine::error::{Error, ErrorKind};
 use squire_engine::maintenance::{CleanupReport, MaintenanceReport};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 impl Ending {
     fn of(error: &Error) -> Self {
@@ -57,6 +58,9 @@ pub(crate) struct OperationReport {
     /// Whether it was stopped for now, and nothing is said against the next attempt.
     #[serde(skip)]
     returns: bool,
+    /// How long another daemon has claimed it still.
+    #[serde(skip)]
+    elsewhere: Option<Duration>,
     /// Indexes that would fail the same way again, and why.
     #[serde(skip)]
     pub(crate) unfit_indexes: Vec<(String, String)>,
@@ -93,6 +97,7 @@ impl OperationReport {
             detail: None,
             effective: false,
             returns: false,
+            elsewhere: None,
             unfit_indexes: Vec::new(),
             covers_store: item.key.scope == Scope::Store,
             except: BTreeMap::new(),
@@ -129,10 +134,17 @@ impl OperationReport {
         self.detail = Some(why.to_owned());
     }
 
+    /// Another daemon works on it: it is due again, if it is, when that must have ended.
+    pub(crate) fn elsewhere(&mut self, holder: &str, left: Duration) {
+        self.planned(format!("{holder} works on it"));
+        self.elsewhere = Some(left);
+    }
+
     /// What it says about the next attempt.
     pub(crate) fn lesson(&self) -> Lesson {
         let unfit = (self.ending == Ending::Unfit).then(|| self.detail.clone().unwrap_or_default());
         let outcome = match self.ending {
+            _ if self.elsewhere.is_some() => self.elsewhere.map(Outcome::Elsewhere),
             // What is unfit rests by itself.
             Ending::Unfit => None,
             Ending::Success if self.effective => Some(Outcome::Effective),
@@ -241,6 +253,7 @@ mod tests {
             detail: None,
             effective: false,
             returns: false,
+            elsewhere: None,
             unfit_indexes: Vec::new(),
             covers_store: true,
             except: except.collect::<BTreeMap<_, _>>(),

@@ -21,6 +21,7 @@ mod page;
 mod prometheus;
 mod readers;
 mod s3;
+mod shared;
 mod units;
 mod zoo;
 
