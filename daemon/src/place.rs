@@ -16,7 +16,7 @@ mod unreferenced;
 use crate::config::{Config, Watch, WatchKind, location_of};
 use squire_engine::error::{Error, ErrorKind, Result, caught};
 use squire_engine::ids::{OpId, TableName};
-use squire_engine::maintenance::{Target, Unreferenced};
+use squire_engine::maintenance::{RunFiles, Target, Unreferenced};
 use squire_engine::recovery::{PlannedRecovery, RecoveryReport, Watch as RecoveryWatch};
 use squire_engine::store::discovery::{Discovered, PassedOver};
 use squire_engine::store::{Store, StoreOptions};
@@ -260,6 +260,14 @@ impl Place {
         }
         let only = self.single.as_deref();
         self.store.plain_sidecar_ops(only).await
+    }
+
+    /// The runs here that have a journal, at work or dead.
+    pub(crate) async fn journals(&self) -> Result<Vec<RunFiles>> {
+        if self.managed {
+            return self.store.journals().await;
+        }
+        self.store.plain_journals(self.single.as_deref()).await
     }
 
     /// Bytes that maintenance here wrote and did not settle.

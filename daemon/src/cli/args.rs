@@ -532,6 +532,15 @@ pub(crate) enum DebugCommand {
         /// Only this operation.
         ulid: Option<String>,
     },
+    /// What maintenance runs have written and not settled yet: the files that each names in its journal.
+    ///
+    /// Example: squire debug journal ./lake
+    Journal {
+        /// A store, a directory of Lance tables, or one table.
+        store: String,
+        /// Only this run.
+        ulid: Option<String>,
+    },
     /// Everything that one version of the manifest holds.
     ///
     /// Example: squire debug manifest ./lake --at 12

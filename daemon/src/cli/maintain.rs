@@ -2,6 +2,7 @@
 
 use super::args::{DaemonArgs, OptimizeArgs, RecoverArgs, TargetArgs};
 use super::cleanup::{held_back, holdings, tell_unknown_tables_beside};
+use super::progress::shown;
 use super::results::Results;
 use super::{Context, code};
 use crate::config::parse_listen;
@@ -151,7 +152,8 @@ pub(super) async fn optimize(context: &Context, args: OptimizeArgs) -> Result<Ex
         let policy = context.config.policy_for(Place::config_name(&target));
         let limits = limits(&policy);
         let work = place.store.compact(&target, &limits, &cancel);
-        let done = step("compact", &target, work).await;
+        let work = step("compact", &target, work);
+        let done = shown(context, &format!("compacting {target}"), &cancel, work).await;
         report(&mut results, &target, done, |r| {
             format!(
                 "{} fragments became {}",
@@ -198,12 +200,12 @@ pub(super) async fn reindex(context: &Context, args: OptimizeArgs) -> Result<Exi
     let mut results = Results::of(&selection);
     let all = BTreeSet::new();
     for target in selection {
-        let done = step(
+        let work = step(
             "reindex",
             &target,
             place.store.reindex(&target, &all, &cancel),
-        )
-        .await;
+        );
+        let done = shown(context, &format!("indexing {target}"), &cancel, work).await;
         report(&mut results, &target, done, |r| {
             let of = |what: &str, indexes: &[(String, String)]| {
                 indexes

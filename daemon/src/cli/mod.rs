@@ -16,6 +16,7 @@ mod keep;
 mod lease;
 mod maintain;
 mod output;
+mod progress;
 mod repair;
 mod results;
 mod spool;

@@ -54,6 +54,7 @@ pub use oversight::{Headway, Oversight};
 pub use pace::Pace;
 pub use plan::CompactionPlan;
 pub use run::{MaintenanceReport, Skipped};
+pub use stranded::RunFiles;
 pub use unreferenced::{Files, Unreferenced};
 pub use verify::Verify;
 pub(crate) use verify::{Given, read_back};
