@@ -159,6 +159,13 @@ fn state_of(planned: &TablePlan) -> (&'static str, String) {
     }
 }
 
+/// How many fragments there would be after a compaction now: each task makes one of its own.
+fn ideal(health: &TableHealth, rewrites: &CompactionPlan) -> u64 {
+    let merged = rewrites.tasks.iter().map(|task| task.fragments.len());
+    let merged: usize = merged.map(|fragments| fragments.saturating_sub(1)).sum();
+    health.fragments.saturating_sub(merged as u64)
+}
+
 impl TableState {
     pub(crate) fn phase(&self) -> Phase {
         self.phase
@@ -261,8 +268,7 @@ impl TableState {
         considered
             .indexes
             .retain(|i| !resting.contains_key(&i.name));
-        let merged = rewrites.tasks.iter().map(|t| t.fragments.len() as u64 - 1);
-        let ideal_fragments = health.fragments.saturating_sub(merged.sum());
+        let ideal_fragments = ideal(&health, &rewrites);
         let mut planned = plan(&considered, &rewrites, policy);
         self.add_asked(&mut planned);
         let is_cleanup = |o: &&OperationSpec| o.kind == OperationKind::Cleanup;
