@@ -3,14 +3,19 @@
 # Safe to run again: every step looks first, and a complete machine costs well under a second.
 #
 #   ops/setup.sh          what `make run` needs: a C compiler, protoc; checks the Rust toolchain
-#   ops/setup.sh --test   also strace, promtool and a Python environment with pylance, LanceDB and moto
+#   ops/setup.sh --test   also strace, promtool, prometheus, a Python environment with pylance, LanceDB and moto, and where they
+#                         can be had a browser, node and schemathesis for the tests of the page
 #   ops/setup.sh --zoo    also one environment for each older release of pylance that the zoo builds states with
 #
 # Everything that is not a system package goes below ${XDG_CACHE_HOME:-~/.cache}/squire.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
 readonly RUST_MINIMUM=1.94.0
 readonly PYTHON_PACKAGES=("pylance==14.0.2" "lancedb==0.40.0" "moto[server]==5.2.5" "pyarrow==26.0.1" "duckdb==2.0.1")
+
+# What tests the page and the API; a machine without them skips those tests.
+readonly API_PACKAGES=("schemathesis==4.32.5")
 
 # From the oldest that installs on a current Python to a recent one; what pip needs to be told beside the release.
 readonly ZOO_RELEASES=(
@@ -115,15 +120,15 @@ announce_build() {
 
 # ---- what only the tests need ----------------------------------------------------------------
 
-# The Debian package would start a Prometheus server; only its checker is wanted, so that one
-# file is unpacked below the cache. That also needs no root where the package lists are fresh.
+# The Debian package would start a Prometheus server; its checker is wanted, and the server only in tests, so that
+# these two files are unpacked below the cache. That also needs no root where the package lists are fresh.
 get_promtool() {
-  command -v promtool >/dev/null 2>&1 && return 0
-  [ -x "$cache/bin/promtool" ] && return 0
+  command -v promtool >/dev/null 2>&1 && command -v prometheus >/dev/null 2>&1 && return 0
+  [ -x "$cache/bin/promtool" ] && [ -x "$cache/bin/prometheus" ] && return 0
   if ! command -v apt-get >/dev/null 2>&1 || ! command -v dpkg-deb >/dev/null 2>&1; then
-    die "please install promtool (part of Prometheus) so that it is on PATH, then run this again"
+    die "please install Prometheus, so that prometheus and promtool are on PATH, then run this again"
   fi
-  say "fetching promtool out of Debian's prometheus package into $cache/bin"
+  say "fetching promtool and prometheus out of Debian's prometheus package into $cache/bin"
   if ! unpack_promtool; then
     can_install || die "no usable package lists: run apt-get update as root, or install promtool yourself, then run this again"
     refresh_package_lists
@@ -134,7 +139,8 @@ get_promtool() {
 unpack_promtool() (
   unpacked=$(mktemp -d) && trap 'rm -rf "$unpacked"' EXIT && cd "$unpacked" || return 1
   apt-get download -q -o APT::Sandbox::User=root prometheus >download.log 2>&1 || return 1
-  dpkg-deb -x prometheus_*.deb . && install -D -m 755 usr/bin/promtool "$cache/bin/promtool"
+  dpkg-deb -x prometheus_*.deb . &&
+    install -D -m 755 -t "$cache/bin" usr/bin/promtool usr/bin/prometheus
 )
 
 make_python_environment() {
@@ -150,6 +156,51 @@ make_python_environment() {
   "$venv/bin/python" -c 'import duckdb, lance, lancedb, moto.server, pyarrow'
   # Written last: an installation that was interrupted is done again.
   printf '%s' "$wanted" > "$stamp"
+}
+
+have_any() { # COMMAND...
+  local command
+  for command in "$@"; do
+    command -v "$command" >/dev/null 2>&1 && return 0
+  done
+  return 1
+}
+
+# A browser and node, and what drives them. Only the tests of the page need them, and say so where they are missing.
+get_browser() {
+  local wanted=() home=$cache/page
+  have_any chromium-headless-shell chromium chromium-browser google-chrome || wanted+=(chromium-headless-shell)
+  have_any node && have_any npm || wanted+=(nodejs npm)
+  if [ "${#wanted[@]}" -gt 0 ]; then
+    say "installing ${wanted[*]} with apt-get, for the tests of the page"
+    if ! can_install || ! refresh_package_lists ||
+      ! DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -q --no-install-recommends "${wanted[@]}"; then
+      say "no browser, or no node: the test of the page is skipped"
+      return 0
+    fi
+  fi
+  cmp -s tests/page/package.json "$home/package.json" && [ -d "$home/node_modules/playwright-core" ] && return 0
+  say "fetching playwright-core and axe-core into $home"
+  mkdir -p "$home"
+  rm -f "$home/package.json"
+  cp tests/page/package.json "$home/wanted.json"
+  if (cd "$home" && cp wanted.json package.json && npm install --silent --no-audit --no-fund --ignore-scripts); then
+    return 0
+  fi
+  rm -f "$home/package.json"
+  say "npm cannot fetch them: the test of the page is skipped"
+}
+
+get_schemathesis() {
+  local home=$cache/api stamp=$cache/api/squire-packages
+  [ "$(cat "$stamp" 2>/dev/null)" = "${API_PACKAGES[*]}" ] && return 0
+  say "making a Python environment in $home with ${API_PACKAGES[*]}"
+  if python3 -m venv --clear "$home" && "$home/bin/python" -m pip install --quiet --disable-pip-version-check "${API_PACKAGES[@]}"; then
+    printf '%s' "${API_PACKAGES[*]}" > "$stamp"
+  else
+    rm -rf "$home"
+    say "it does not install with $(python3 --version): the test of the API's description is skipped"
+  fi
 }
 
 # A release that does not install here is skipped by the zoo, which says so.
@@ -183,6 +234,8 @@ install_missing_packages
 if [ "$for_tests" = yes ]; then
   get_promtool
   make_python_environment
+  get_browser
+  get_schemathesis
   note_test_runner
 fi
 if [ "$for_zoo" = yes ]; then

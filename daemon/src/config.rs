@@ -10,18 +10,20 @@
 //!
 //! Parts: `units` (durations, sizes, addresses), `policy` (`[policy]` and `[[table]]`), `storage` (where
 //! a watched place lies and how it is reached), `file` (the other sections), `brackets` (how sections
-//! are written), `locate` (lines and columns), `show` (every value with its origin).
+//! are written), `windows` (when work may run), `locate` (lines and columns), `show` (every value with its origin).
 
 mod brackets;
 mod checks;
 mod file;
 mod locate;
 mod policy;
+mod secrets;
 mod show;
 mod storage;
 #[cfg(test)]
 mod tests;
 mod units;
+mod windows;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -43,6 +45,7 @@ pub(crate) use policy::{DriftPolicy, Policy};
 pub(crate) use show::render;
 pub(crate) use storage::location_of;
 pub(crate) use units::{format_size, log_filter, parse_duration, parse_listen, show_size};
+pub(crate) use windows::{Opening, Windows};
 
 /// The file that packages ship and `squire config init` writes: every setting as a comment, with its default.
 pub(crate) const SHIPPED: &str = include_str!("../../ops/config/squire.toml");
@@ -89,6 +92,11 @@ pub(crate) struct DaemonConfig {
     /// An attempt without progress for this long is stopped.
     #[serde(serialize_with = "units::show_duration")]
     pub(crate) watchdog_progress: Duration,
+    /// Tables beyond which the metrics have one series per store, and none per table.
+    pub(crate) metrics_tables: usize,
+    /// How long a claim on what this daemon works on holds when it is not renewed; `None`: nothing is claimed.
+    #[serde(serialize_with = "units::show_duration_or_off")]
+    pub(crate) claim_expiry: Option<Duration>,
     /// File with the bearer token for changing calls; `None` switches them off.
     pub(crate) token_file: Option<PathBuf>,
     /// How long someone else's undecided operation is waited for. Decides when to try, never what

@@ -2,13 +2,14 @@
 //!
 //! `/metrics`, `/healthz`, `/readyz`, `/status` and `/` (a page for people) only read. `POST
 //! /api/v1/<verb>` asks for something and needs a bearer token; without a configured one these
-//! calls are off. The server owns no state: it asks a [`StatusSource`], whose methods return at
+//! calls are off. `/api/v1/openapi.json` describes them all; a test holds it against the routes. The server owns no state: it asks a [`StatusSource`], whose methods return at
 //! once (a snapshot, or a wish put into a queue), so a slow table cannot make the server slow.
 //!
 //! Limits: connections and silence (`connection`), body size and time per request (here). Parts:
-//! `token` (constant-time comparison).
+//! `token` (constant-time comparison), `page` (what stands in the binary: the page, and the description of the API).
 
 mod connection;
+mod page;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -19,12 +20,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::decide::planning::OperationKind;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -45,11 +47,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long open requests may finish after cancellation. A request cannot outlive its own limit, so
 /// more would only wait for the dead.
 const SHUTDOWN_TIMEOUT: Duration = REQUEST_TIMEOUT;
-
-/// Scripts and styles stand in the page itself; nothing else may be loaded, and no other site may
-/// frame it.
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
-    script-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'";
 
 /// Where the server gets its answers. Every method must return at once.
 pub(crate) trait StatusSource: Send + Sync + 'static {
@@ -72,6 +69,12 @@ pub(crate) struct Ask {
     /// A place, as it is watched.
     pub(crate) store: Option<String>,
     pub(crate) table: Option<String>,
+    /// Of a pause, its end, or a cancellation: one kind of work.
+    pub(crate) kind: Option<OperationKind>,
+    /// Of a cancellation: one attempt.
+    pub(crate) attempt: Option<u64>,
+    /// Of a pause: why.
+    pub(crate) reason: Option<String>,
 }
 
 impl Ask {
@@ -105,17 +108,19 @@ pub(crate) enum ControlVerb {
     Cleanup,
     /// Resolve unfinished operations.
     Recover,
-    /// Start nothing new.
+    /// Start nothing new of what is named, until it is resumed.
     Pause,
     /// End a pause.
     Resume,
     /// Stop running attempts at their next safe point.
     Cancel,
+    /// Begin nothing any more, stop what runs, and say what is handed back.
+    Drain,
 }
 
 impl ControlVerb {
     /// Every verb, in the order of the documentation.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Optimize,
         Self::Reindex,
         Self::Cleanup,
@@ -123,6 +128,7 @@ impl ControlVerb {
         Self::Pause,
         Self::Resume,
         Self::Cancel,
+        Self::Drain,
     ];
 
     /// The verb as it stands in the path.
@@ -135,6 +141,7 @@ impl ControlVerb {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Cancel => "cancel",
+            Self::Drain => "drain",
         }
     }
 }
@@ -192,31 +199,46 @@ pub(crate) async fn listen(address: SocketAddr, setting: &str) -> Result<TcpList
     Ok(listener)
 }
 
+/// What only reads.
+fn reading() -> [(&'static str, MethodRouter<Source>); 6] {
+    [
+        ("/", get(page::page)),
+        ("/metrics", get(metrics)),
+        ("/healthz", get(healthz)),
+        ("/readyz", get(readyz)),
+        ("/status", get(status)),
+        ("/api/v1/openapi.json", get(page::description)),
+    ]
+}
+
+/// Where something is asked for.
+const CHANGING: &str = "/api/v1/{verb}";
+
 fn router(source: Source, token: Option<Token>) -> Router {
-    let changing = Router::new()
-        .route("/api/v1/{verb}", post(control))
-        .route_layer(middleware::from_fn_with_state(
-            Arc::new(token),
-            require_token,
-        ));
-    Router::new()
-        .route("/", get(page))
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/status", get(status))
+    let changing =
+        Router::new()
+            .route(CHANGING, post(control))
+            .route_layer(middleware::from_fn_with_state(
+                Arc::new(token),
+                require_token,
+            ));
+    let routes = reading().into_iter();
+    routes
+        .fold(Router::new(), |router, (path, answer)| {
+            router.route(path, answer)
+        })
         .merge(changing)
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "no such page; see /") })
+        .method_not_allowed_fallback(|| async {
+            failure(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "not so; see /api/v1/openapi.json",
+            )
+        })
+        .layer(middleware::map_response(page::guarded))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, limit_time))
         .with_state(source)
-}
-
-async fn page() -> impl IntoResponse {
-    (
-        [(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)],
-        Html(include_str!("http/index.html")),
-    )
 }
 
 async fn metrics(State(source): State<Source>) -> impl IntoResponse {
@@ -263,6 +285,9 @@ async fn status(State(source): State<Source>) -> impl IntoResponse {
 struct Target {
     store: Option<String>,
     table: Option<String>,
+    kind: Option<OperationKind>,
+    attempt: Option<u64>,
+    reason: Option<String>,
 }
 
 impl Target {
@@ -279,16 +304,27 @@ impl Target {
 
     /// What both say together. What one of them names is never widened by the other.
     fn and(self, body: Self) -> Result<Self, String> {
-        let one = |name: &str, query: Option<String>, body: Option<String>| match (query, body) {
-            (Some(query), Some(body)) if query != body => Err(format!(
-                "the query names the {name} {query:?} and the body {body:?}"
-            )),
-            (query, body) => Ok(query.or(body)),
-        };
         Ok(Self {
             store: one("store", self.store, body.store)?,
             table: one("table", self.table, body.table)?,
+            kind: one("kind", self.kind, body.kind)?,
+            attempt: one("attempt", self.attempt, body.attempt)?,
+            reason: one("reason", self.reason, body.reason)?,
         })
+    }
+}
+
+/// What the query and the body say of one thing.
+fn one<T: PartialEq + fmt::Debug>(
+    name: &str,
+    query: Option<T>,
+    body: Option<T>,
+) -> Result<Option<T>, String> {
+    match (query, body) {
+        (Some(query), Some(body)) if query != body => Err(format!(
+            "the query names the {name} {query:?} and the body {body:?}"
+        )),
+        (query, body) => Ok(query.or(body)),
     }
 }
 
@@ -310,7 +346,13 @@ async fn control(
     };
     let query = query.map_err(|error| error.body_text());
     let target = query.and_then(|Query(query)| query.and(Target::of_body(&body)?));
-    let Target { store, table } = match target {
+    let Target {
+        store,
+        table,
+        kind,
+        attempt,
+        reason,
+    } = match target {
         Ok(target) => target,
         Err(error) => {
             return failure(
@@ -319,8 +361,16 @@ async fn control(
             );
         }
     };
-    tracing::info!(%verb, store, table, "change requested over http");
-    match source.request(Ask { verb, store, table }) {
+    tracing::info!(%verb, store, table, kind = kind.map(OperationKind::as_str), attempt, reason, "change requested over http");
+    let ask = Ask {
+        verb,
+        store,
+        table,
+        kind,
+        attempt,
+        reason,
+    };
+    match source.request(ask) {
         Ok(answer) => Json(answer).into_response(),
         Err(Refusal::Unknown(what)) => failure(StatusCode::NOT_FOUND, &what),
         Err(Refusal::NotNow(reason)) => failure(StatusCode::CONFLICT, &reason),

@@ -5,10 +5,11 @@
 //! vanished table out: a stale gauge would keep an alert firing. What happened (counters) stays, as
 //! counters must.
 //!
-//! Parts: `tables`, `maintenance`, `agent`, and `register` (short ways to make a metric). Names are
+//! Parts: `grouped` (bounds what a scrape holds), `tables`, `maintenance`, `agent`, and `register` (short ways to make a metric). Names are
 //! part of the operator's interface: the rules and the dashboard in `ops/` use them.
 
 mod agent;
+mod grouped;
 mod maintenance;
 mod register;
 mod tables;
@@ -16,14 +17,18 @@ mod tables;
 mod tests;
 
 use prometheus::{
-    Encoder, Error, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    Encoder, Error, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
     TextEncoder,
 };
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 pub(crate) use agent::{AgentMetrics, BatchResult};
 use maintenance::MaintenanceMetrics;
 pub(crate) use maintenance::{Ending, Removed};
-use register::{counter, counters, gauge, gauges, histogram, integer};
+use register::{counter, counters, float_gauge, gauge, gauges, histogram, integer};
 use tables::TableGauges;
 pub(crate) use tables::{IndexObservation, TableObservation};
 
@@ -57,6 +62,24 @@ pub(crate) struct Metrics {
     sidecars: IntGaugeVec,
     stranded: IntGaugeVec,
     stranded_reclaimed: IntCounterVec,
+    loop_turned: Gauge,
+    running: IntGauge,
+    waiting: IntGauge,
+    longest_wait: Gauge,
+    longest_still: Gauge,
+    paused: IntGauge,
+    /// Tables beyond which series are of stores; and whether there ever were so many, since a series that comes and goes
+    /// with one table more or less is none.
+    bound: Arc<(AtomicUsize, AtomicBool)>,
+}
+
+/// What the daemon does now, as far as it is a number.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Load {
+    pub(crate) running: usize,
+    /// The longest time for which an attempt at work has made no step.
+    pub(crate) longest_still: Duration,
+    pub(crate) paused: bool,
 }
 
 impl Metrics {
@@ -90,6 +113,17 @@ impl Metrics {
         let help = "Bytes that maintenance rewrote for nothing and recovery deleted.";
         let name = "squire_stranded_bytes_reclaimed_total";
         let stranded_reclaimed = counters(r, name, help, &["store"])?;
+        let help = "When the daemon's loop turned last; 0 in an agent.";
+        let loop_turned = float_gauge(r, "squire_loop_turned_timestamp_seconds", help)?;
+        let running = gauge(r, "squire_running", "Attempts at work.")?;
+        let waiting = gauge(r, "squire_waiting", "Decided work that waits for its turn.")?;
+        let help = "How long the work that waits for longest has waited for its turn; what a pause or a window holds back does not count.";
+        let longest_wait = float_gauge(r, "squire_longest_wait_seconds", help)?;
+        let help =
+            "The longest time for which an attempt at work has made no step; 0 if none runs.";
+        let longest_still = float_gauge(r, "squire_longest_still_seconds", help)?;
+        let help = "1 while nothing new is begun because someone paused it.";
+        let paused = gauge(r, "squire_paused", help)?;
         Ok(Self {
             tables: TableGauges::new(r)?,
             maintenance: MaintenanceMetrics::new(r)?,
@@ -104,6 +138,13 @@ impl Metrics {
             sidecars,
             stranded,
             stranded_reclaimed,
+            loop_turned,
+            running,
+            waiting,
+            longest_wait,
+            longest_still,
+            paused,
+            bound: Arc::new((AtomicUsize::new(usize::MAX), AtomicBool::new(false))),
             registry,
         })
     }
@@ -131,7 +172,7 @@ impl Metrics {
             let gauge = self.unreadable.with_label_values(&[store, table]);
             gauge.set(1);
         } else {
-            tables::forget(&self.unreadable, store, table, |_| false);
+            tables::forget(&self.unreadable, &[store, table]);
         }
     }
 
@@ -201,10 +242,40 @@ impl Metrics {
             .inc_by(count);
     }
 
+    /// With more than `tables` series are of stores, and none of tables; a new bound is a new start.
+    pub(crate) fn bound_tables(&self, tables: usize) {
+        let (bound, passed) = self.bound.as_ref();
+        if bound.swap(tables, Ordering::Relaxed) != tables {
+            passed.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// So much work waits for its turn, the one that waits for longest for so long.
+    pub(crate) fn waits(&self, count: usize, longest: Duration) {
+        self.waiting.set(integer(count as u64));
+        self.longest_wait.set(longest.as_secs_f64());
+    }
+
+    /// The loop turned at `now` (Unix seconds), and this is what it does.
+    pub(crate) fn turned(&self, now: f64, load: Load) {
+        self.loop_turned.set(now);
+        self.running.set(integer(load.running as u64));
+        self.longest_still.set(load.longest_still.as_secs_f64());
+        self.paused.set(i64::from(load.paused));
+    }
+
     /// The Prometheus text format.
     pub(crate) fn encode(&self) -> String {
         let mut text = Vec::new();
-        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+        let mut families = self.registry.gather();
+        let (bound, passed) = self.bound.as_ref();
+        if grouped::tables(&families) > bound.load(Ordering::Relaxed) {
+            passed.store(true, Ordering::Relaxed);
+        }
+        if passed.load(Ordering::Relaxed) {
+            families = grouped::by_store(families);
+        }
+        if let Err(error) = TextEncoder::new().encode(&families, &mut text) {
             tracing::error!(%error, "cannot encode the metrics");
         }
         String::from_utf8_lossy(&text).into_owned()

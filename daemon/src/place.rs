@@ -4,17 +4,19 @@
 //! 2. `observe` does the I/O of looking: open, scan, look at one table.
 //! 3. `location` keeps what is known of one watched location, and says what to look at next. Pure.
 //! 4. `table` keeps what is known of one table, and decides. Pure.
-//! 5. `unreferenced` counts what no version refers to, rarely.
+//! 5. `trend` remembers how many fragments a table had.
+//! 6. `unreferenced` counts what no version refers to, rarely.
 
 pub(crate) mod location;
 pub(crate) mod observe;
 pub(crate) mod table;
+mod trend;
 mod unreferenced;
 
 use crate::config::{Config, Watch, WatchKind, location_of};
 use squire_engine::error::{Error, ErrorKind, Result, caught};
 use squire_engine::ids::{OpId, TableName};
-use squire_engine::maintenance::{Target, Unreferenced};
+use squire_engine::maintenance::{RunFiles, Target, Unreferenced};
 use squire_engine::recovery::{PlannedRecovery, RecoveryReport, Watch as RecoveryWatch};
 use squire_engine::store::discovery::{Discovered, PassedOver};
 use squire_engine::store::{Store, StoreOptions};
@@ -258,6 +260,14 @@ impl Place {
         }
         let only = self.single.as_deref();
         self.store.plain_sidecar_ops(only).await
+    }
+
+    /// The runs here that have a journal, at work or dead.
+    pub(crate) async fn journals(&self) -> Result<Vec<RunFiles>> {
+        if self.managed {
+            return self.store.journals().await;
+        }
+        self.store.plain_journals(self.single.as_deref()).await
     }
 
     /// Bytes that maintenance here wrote and did not settle.

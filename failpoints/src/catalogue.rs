@@ -101,6 +101,8 @@ seams! {
     MaintainBeforePublish, "maintain.before_publish", Maintain, "the maintenance versions", "the next pass publishes the prefix";
     ReclaimBeforeFence, "reclaim.before_fence", Maintain, "the journal of a run without a sidecar", "the next pass reclaims the files";
     ReclaimBeforeDelete, "reclaim.before_delete", Maintain, "the fence and the journal", "the next pass reclaims the files";
+    ClaimAfterPut, "claim.after_put", Maintain, "the claim of a daemon, and nothing of its work", "another daemon does the work when the claim has expired";
+    ClaimBeforeRemove, "claim.before_remove", Maintain, "the work, and the claim", "another daemon works on the table when the claim has expired";
     RepairBeforePublish, "repair.before_publish", Repair, "the drift as it was", "nothing happened";
     RepairAfterRestore, "repair.after_restore", Repair, "the restored version above the drift", "still drift; a repeated repair finishes it";
     CleanupAfterPlan, "cleanup.after_plan", Cleanup, "nothing", "nothing happened";

@@ -4,6 +4,7 @@ use crate::config::parse_duration;
 use crate::formats::{Coercion, Format};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -70,6 +71,24 @@ pub(crate) enum Command {
     ///
     /// Example: squire daemon ./lake --listen 127.0.0.1:9464
     Daemon(DaemonArgs),
+    /// Have the running daemon begin nothing more of a store, a table or a kind of work, until it is resumed.
+    ///
+    /// Without a store, table and kind: of anything. Recovery and observation go on.
+    ///
+    /// Example: squire pause --table flights --kind compact --reason "audit until Friday" --config squire.toml
+    Pause(PauseArgs),
+    /// End every pause of what is named; without a store, table and kind every pause there is.
+    ///
+    /// Example: squire resume --table flights --config squire.toml
+    Resume(ResumeArgs),
+    /// Stop attempts of the running daemon at their next safe point; what they have finished is kept.
+    ///
+    /// Example: squire cancel --attempt 7 --config squire.toml
+    Cancel(CancelArgs),
+    /// Have the running daemon stop what it does, begin nothing any more, and say what it hands back.
+    ///
+    /// Example: squire drain --config squire.toml
+    Drain(DaemonArg),
     /// Say what the daemon would do now, and why; do nothing.
     ///
     /// Example: squire plan ./lake
@@ -391,6 +410,67 @@ pub(crate) struct CleanupArgs {
     pub(crate) rate: Option<u64>,
 }
 
+/// Which daemon is asked.
+#[derive(Debug, Args)]
+pub(crate) struct DaemonArg {
+    /// Where the daemon listens; daemon.listen of the configuration by default.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) daemon: Option<SocketAddr>,
+    /// The file with its token; daemon.token_file of the configuration by default.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+/// A kind of maintenance.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum KindArg {
+    Compact,
+    Reindex,
+    Cleanup,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PauseArgs {
+    /// A location, as the daemon watches it.
+    pub(crate) store: Option<String>,
+    #[arg(long)]
+    pub(crate) table: Option<String>,
+    #[arg(long)]
+    pub(crate) kind: Option<KindArg>,
+    /// Why, for whoever reads the status.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArgs {
+    /// A location, as it was paused.
+    pub(crate) store: Option<String>,
+    #[arg(long)]
+    pub(crate) table: Option<String>,
+    #[arg(long)]
+    pub(crate) kind: Option<KindArg>,
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CancelArgs {
+    /// A location, as the daemon watches it.
+    pub(crate) store: Option<String>,
+    #[arg(long)]
+    pub(crate) table: Option<String>,
+    #[arg(long)]
+    pub(crate) kind: Option<KindArg>,
+    /// One attempt, by its number in the daemon's /status.
+    #[arg(long, value_name = "N")]
+    pub(crate) attempt: Option<u64>,
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArg,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct RecoverArgs {
     pub(crate) store: String,
@@ -450,6 +530,15 @@ pub(crate) enum DebugCommand {
     Sidecar {
         store: String,
         /// Only this operation.
+        ulid: Option<String>,
+    },
+    /// What maintenance runs have written and not settled yet: the files that each names in its journal.
+    ///
+    /// Example: squire debug journal ./lake
+    Journal {
+        /// A store, a directory of Lance tables, or one table.
+        store: String,
+        /// Only this run.
         ulid: Option<String>,
     },
     /// Everything that one version of the manifest holds.

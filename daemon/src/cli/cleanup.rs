@@ -4,6 +4,7 @@ use super::Context;
 use super::args::CleanupArgs;
 use super::keep::told;
 use super::maintain::cancel_on_signal;
+use super::progress::shown;
 use crate::place::{Place, beside, step};
 use crate::run::{CLEANED_AS_A_WHOLE, cleanup_policies, neighbours};
 use serde_json::json;
@@ -49,7 +50,8 @@ pub(super) async fn cleanup(context: &Context, args: CleanupArgs) -> Result<Exit
         (None, plan.failed.clone())
     } else {
         let cancel = cancel_on_signal();
-        let report = place.store.cleanup(&plan, args.rate, &cancel).await?;
+        let work = place.store.cleanup(&plan, args.rate, &cancel);
+        let report = shown(context, "cleaning up", &cancel, work).await?;
         lines.push(removed(&report));
         let failed = report.failed.clone();
         (Some(report), failed)

@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::args::{DebugCommand, SnapshotArgs};
-use super::table::{Line, Span, Tone, age};
+use super::table::{Line, Span, Tone, age, size};
 use serde_json::{Value, json};
 use squire_engine::error::Result;
 use squire_engine::ids::OpId;
@@ -12,6 +12,7 @@ use std::process::ExitCode;
 pub(super) async fn debug(context: &Context, command: DebugCommand) -> Result<ExitCode> {
     match command {
         DebugCommand::Sidecar { store, ulid } => sidecars(context, &store, ulid.as_deref()).await,
+        DebugCommand::Journal { store, ulid } => journals(context, &store, ulid.as_deref()).await,
         DebugCommand::Manifest(args) => manifest(context, &args).await,
     }
 }
@@ -50,6 +51,42 @@ async fn sidecars(context: &Context, uri: &str, ulid: Option<&str>) -> Result<Ex
     context
         .out
         .print_lines(&json!({ "sidecars": documents }), &lines);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn journals(context: &Context, uri: &str, ulid: Option<&str>) -> Result<ExitCode> {
+    let wanted = ulid.map(OpId::parse).transpose()?;
+    let mut runs = context.place(uri).await?.journals().await?;
+    runs.retain(|run| wanted.is_none_or(|wanted| run.op == wanted));
+    let now = context.options.clock.now_ms();
+    let mut lines: Vec<Line> = Vec::new();
+    for run in &runs {
+        let bytes: u64 = run.files.iter().map(|(_, bytes)| bytes).sum();
+        let since = age(now.saturating_sub(ulid::Ulid::from(run.op).timestamp_ms()) / 1_000);
+        let what = format!(
+            "{}: on {} from version {}, began {since} ago, {} in {} names",
+            run.op,
+            run.table,
+            run.base,
+            size(bytes),
+            run.files.len()
+        );
+        match run.is_licensed {
+            true => lines.push(format!("{what}; its sidecar stands: it is at work, or waits to be taken for dead").into()),
+            false => lines.push(bad(format!("{what}; it has no sidecar and lands nothing any more: `squire recover` deletes what no version refers to"))),
+        }
+        let files = run.files.iter();
+        lines.extend(files.map(|(name, bytes)| match bytes {
+            0 => format!("  {name}: named, not there").into(),
+            bytes => format!("  {name}: {}", size(*bytes)).into(),
+        }));
+    }
+    if runs.is_empty() {
+        lines.push(String::from("no journal stands: every run has settled what it wrote").into());
+    }
+    context
+        .out
+        .print_lines(&json!({ "journals": runs }), &lines);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,6 +2,7 @@
 
 use super::args::{DaemonArgs, OptimizeArgs, RecoverArgs, TargetArgs};
 use super::cleanup::{held_back, holdings, tell_unknown_tables_beside};
+use super::progress::shown;
 use super::results::Results;
 use super::{Context, code};
 use crate::config::parse_listen;
@@ -10,11 +11,12 @@ use crate::decide::planning::{OperationSpec, TablePlan, bounds, limits, plan as 
 use crate::place::{Place, step};
 use serde_json::{Map, Value, json};
 use squire_engine::error::{Error, ErrorKind, Result};
-use squire_engine::maintenance::{CompactionPlan, MaintenanceReport, Oversight, Target};
+use squire_engine::maintenance::{CompactionPlan, MaintenanceReport, Oversight, Pace, Target};
 use squire_engine::recovery::Watch as RecoveryWatch;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// How a command ends that left a table alone, because of drift for example.
 const SKIPPED: u8 = 3;
@@ -142,15 +144,16 @@ pub(super) async fn optimize(context: &Context, args: OptimizeArgs) -> Result<Ex
     if args.dry_run {
         return optimize_dry(context, &place, &args.target.tables).await;
     }
-    let cancel = cancel_on_signal();
+    let cancel = paced(context);
     let selection = place.select(&args.target.tables).await?;
     place.reclaim_first().await;
     let mut results = Results::of(&selection);
     for target in selection {
         let policy = context.config.policy_for(Place::config_name(&target));
-        let limits = limits(&policy, &context.config.budget);
+        let limits = limits(&policy);
         let work = place.store.compact(&target, &limits, &cancel);
-        let done = step("compact", &target, work).await;
+        let work = step("compact", &target, work);
+        let done = shown(context, &format!("compacting {target}"), &cancel, work).await;
         report(&mut results, &target, done, |r| {
             format!(
                 "{} fragments became {}",
@@ -191,18 +194,18 @@ pub(super) async fn reindex(context: &Context, args: OptimizeArgs) -> Result<Exi
     if args.dry_run {
         return reindex_dry(context, &place, &args.target.tables).await;
     }
-    let cancel = cancel_on_signal();
+    let cancel = paced(context);
     let selection = place.select(&args.target.tables).await?;
     place.reclaim_first().await;
     let mut results = Results::of(&selection);
     let all = BTreeSet::new();
     for target in selection {
-        let done = step(
+        let work = step(
             "reindex",
             &target,
             place.store.reindex(&target, &all, &cancel),
-        )
-        .await;
+        );
+        let done = shown(context, &format!("indexing {target}"), &cancel, work).await;
         report(&mut results, &target, done, |r| {
             let of = |what: &str, indexes: &[(String, String)]| {
                 indexes
@@ -256,7 +259,17 @@ fn report(
 
 /// What Ctrl-C cancels: work stops at its next safe point.
 pub(super) fn cancel_on_signal() -> Oversight {
-    let oversight = Oversight::default();
+    on_signal(Oversight::default())
+}
+
+/// The same, of work that keeps to the rate of the budget.
+fn paced(context: &Context) -> Oversight {
+    let rate = context.config.budget.bytes_per_second;
+    let pace = Pace::new(rate, context.options.clock.clone());
+    on_signal(Oversight::paced(Arc::new(pace)))
+}
+
+fn on_signal(oversight: Oversight) -> Oversight {
     let cancel = oversight.clone();
     #[expect(
         clippy::disallowed_methods,

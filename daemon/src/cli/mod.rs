@@ -5,6 +5,7 @@ mod bugreport;
 mod check;
 mod cleanup;
 mod config;
+mod control;
 mod debug;
 mod generate;
 mod history;
@@ -15,6 +16,7 @@ mod keep;
 mod lease;
 mod maintain;
 mod output;
+mod progress;
 mod repair;
 mod results;
 mod spool;
@@ -244,6 +246,10 @@ async fn dispatch(cli: Cli, context: Context) -> Result<ExitCode> {
         Command::Commit(args) => write::commit(&context, args).await,
         Command::Agent(args) => write::agent(&context, args).await,
         Command::Daemon(args) => maintain::daemon(context, args, cli.common.config).await,
+        Command::Pause(args) => control::pause(&context, args).await,
+        Command::Resume(args) => control::resume(&context, args).await,
+        Command::Cancel(args) => control::cancel(&context, args).await,
+        Command::Drain(args) => control::drain(&context, args).await,
         Command::Plan(args) => maintain::plan(&context, args).await,
         Command::Optimize(args) => maintain::optimize(&context, args).await,
         Command::Reindex(args) => maintain::reindex(&context, args).await,

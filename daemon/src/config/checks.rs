@@ -35,6 +35,9 @@ pub(super) fn check_daemon(daemon: &DaemonConfig) -> Result<(), Refused> {
         MIN_WAIT,
         "10m",
     )?;
+    if let Some(expiry) = daemon.claim_expiry {
+        check_least("daemon.claim_expiry", expiry, MIN_WAIT, "60s")?;
+    }
     if daemon.grace.is_zero() {
         return Err(Refused::at(
             "daemon.grace",

@@ -14,14 +14,12 @@ use crate::formats::{Coercion, InputLimits};
 use super::checks::{check_budget_and_agent, check_daemon};
 use super::locate::{Locator, label_of};
 use super::policy::{Policy, PolicySection, TableSection};
-use super::{AgentConfig, Budget, Config, ConfigError, DaemonConfig, Watch, bare, storage, units};
+use super::{
+    AgentConfig, Budget, Config, ConfigError, DaemonConfig, Watch, bare, secrets, storage, units,
+};
 
 /// The port of `/metrics`; in the range that Prometheus exporters use.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
-
-/// A storage option that starts with this is read from the environment, so that secrets stay out of
-/// the file.
-const ENVIRONMENT_PREFIX: &str = "env:";
 
 /// The whole file. Missing sections and fields take their defaults.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -64,6 +62,9 @@ pub(super) struct DaemonSection {
     drain: Duration,
     #[serde(deserialize_with = "units::duration")]
     watchdog_progress: Duration,
+    metrics_tables: usize,
+    #[serde(deserialize_with = "units::duration_or_off")]
+    claim_expiry: Option<Duration>,
     token_file: Option<PathBuf>,
     #[serde(deserialize_with = "units::duration")]
     grace: Duration,
@@ -79,6 +80,8 @@ impl Default for DaemonSection {
             full_scan_interval: Duration::from_secs(600),
             drain: Duration::from_secs(30),
             watchdog_progress: Duration::from_secs(600),
+            metrics_tables: 200,
+            claim_expiry: Some(Duration::from_secs(60)),
             token_file: None,
             grace: Duration::from_secs(30),
             durability: Durability::Power,
@@ -238,7 +241,11 @@ impl ConfigFile {
             budget,
             agent,
         } = self;
-        let daemon = daemon.into_config();
+        let mut daemon = daemon.into_config();
+        if let Some(written) = daemon.token_file.take() {
+            let file = secrets::file(written, environment);
+            daemon.token_file = Some(file.map_err(|why| Refused::at("daemon.token_file", why))?);
+        }
         check_daemon(&daemon)?;
         let policy = policy.over(&Policy::default());
         check_policy(&policy, &daemon, "policy", None)?;
@@ -265,6 +272,8 @@ impl DaemonSection {
             full_scan_interval,
             drain,
             watchdog_progress,
+            metrics_tables,
+            claim_expiry,
             token_file,
             grace,
             durability,
@@ -276,6 +285,8 @@ impl DaemonSection {
             full_scan_interval,
             drain,
             watchdog_progress,
+            metrics_tables,
+            claim_expiry,
             token_file,
             grace,
             durability,
@@ -409,16 +420,8 @@ fn resolve_watches(
                 let why = format!("unknown storage option; did you mean `{meant}`?");
                 return Err(at(&format!("storage_options.{option}"), why));
             }
-            let value = match value.strip_prefix(ENVIRONMENT_PREFIX) {
-                None => value,
-                Some(name) => environment(name).ok_or_else(|| {
-                    let reason = format!(
-                        "the environment variable {name} is not set; \
-                         set it for the service, or write the value here"
-                    );
-                    at(&format!("storage_options.{option}"), reason)
-                })?,
-            };
+            let value = secrets::value(value, environment)
+                .map_err(|why| at(&format!("storage_options.{option}"), why))?;
             resolved.insert(option, value);
         }
         storage::check_options(&location, &resolved, environment)

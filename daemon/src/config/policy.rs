@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use squire_engine::maintenance::Verify;
 
 use super::units;
+use super::windows::Windows;
 
 /// Retention below this is refused: a reader that opened a snapshot must have time to finish with
 /// it.
@@ -71,7 +72,7 @@ macro_rules! policy_fields {
             pub(super) fn over(self, base: &Policy) -> Policy {
                 let Self { $($name,)+ drift, cleanup: CleanupSection { enabled } } = self;
                 Policy {
-                    $($name: $name.unwrap_or(base.$name),)+
+                    $($name: $name.unwrap_or_else(|| Clone::clone(&base.$name)),)+
                     drift: drift.unwrap_or(base.drift),
                     cleanup_enabled: enabled.or(base.cleanup_enabled),
                 }
@@ -134,6 +135,8 @@ policy_fields! {
     retention: Duration = Duration::from_secs(7 * 86_400), read "units::some_duration", show "units::show_duration";
     /// The newest versions are kept however old they are.
     min_versions: u64 = 10, read "units::some_plain";
+    /// When work may run; always when there are none. At a window's end work stops at its next safe point.
+    windows: Windows = Windows::default(), read "units::some_plain";
     /// How long a table rests after repeated failures; doubles with each further one.
     cooldown: Duration = Duration::from_secs(600), read "units::some_duration", show "units::show_duration";
     /// Where the doubling ends.

@@ -455,6 +455,42 @@ fn storage_options_come_from_the_environment_and_stay_secret() {
 }
 
 #[test]
+fn credentials_come_from_where_systemd_puts_them() {
+    let text = "[daemon]\ntoken_file = \"credential:token\"\n[[watch]]\nuri = \"s3://b/p\"\n[watch.storage_options]\nregion = \"r\"\nsecret_access_key = \"credential:s3\"\n";
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("s3"), "s3cret\n").unwrap();
+    std::fs::write(folder.path().join("token"), "a-token\n").unwrap();
+    let given = folder.path().to_string_lossy().into_owned();
+    let environment = |name: &str| (name == "CREDENTIALS_DIRECTORY").then(|| given.clone());
+    let config = Config::parse_with(text, "squire.toml", &environment).unwrap();
+    let token = folder.path().join("token");
+    assert_eq!(config.daemon.token_file.as_deref(), Some(token.as_path()));
+    assert_eq!(
+        config.watches[0].storage_options["secret_access_key"],
+        "s3cret"
+    );
+    let outside = refusal(text);
+    assert!(
+        outside.starts_with("squire.toml:2:") && outside.contains("LoadCredential=token:FILE"),
+        "{outside}"
+    );
+    let refused = |text: &str| {
+        Config::parse_with(text, "squire.toml", &environment)
+            .unwrap_err()
+            .to_string()
+    };
+    let other = refused(&text.replace("credential:s3", "credential:gone"));
+    assert!(
+        other.contains("squire.toml:7") && other.contains("the credential gone cannot be read"),
+        "{other}"
+    );
+    for name in ["../s3", "", ".", "/etc/shadow"] {
+        let other = refused(&text.replace("credential:token", &format!("credential:{name}")));
+        assert!(other.contains("no name of a credential"), "{other}");
+    }
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let message = Config::load(Path::new("/nowhere/squire.toml"))
         .unwrap_err()

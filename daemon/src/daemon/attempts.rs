@@ -1,11 +1,36 @@
 //! The attempts at work, and that they move.
 
 use super::status::Doing;
-use crate::decide::work::{WorkItem, WorkKey};
-use squire_engine::maintenance::Oversight;
+use crate::decide::work::WorkItem;
+use squire_engine::maintenance::{Oversight, Pace};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// Why an attempt was asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// It did not move.
+    Hung,
+    /// A person said so.
+    Asked,
+    /// Its maintenance window ended.
+    Window,
+    /// Its location is watched no more, or the daemon is stopped or drained.
+    Ending,
+}
+
+impl Stop {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Hung => "it did not move",
+            Self::Asked => "someone asked for it",
+            Self::Window => "its maintenance window ended",
+            Self::Ending => "it is handed back",
+        }
+    }
+}
 
 /// One attempt at work.
 #[derive(Debug)]
@@ -17,7 +42,15 @@ struct Attempt {
     began: Duration,
     /// Its steps, and when they were seen to grow.
     moved: (u64, Duration),
-    hung: bool,
+    stop: Option<Stop>,
+}
+
+impl Attempt {
+    /// Asks it to stop at its next safe point. The first reason stays.
+    fn stop(&mut self, why: Stop) {
+        self.stop.get_or_insert(why);
+        self.oversight.cancel();
+    }
 }
 
 /// All attempts at work, by their number in this process.
@@ -39,21 +72,22 @@ pub(super) struct Begun {
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) item: WorkItem,
-    /// Whether it was stopped because it did not move.
-    pub(super) hung: bool,
+    /// Why it was asked to stop.
+    pub(super) stop: Option<Stop>,
+    pub(super) began: Duration,
 }
 
 impl Attempts {
-    pub(super) fn begin(&mut self, item: WorkItem, now: Duration) -> Begun {
+    pub(super) fn begin(&mut self, item: WorkItem, pace: &Arc<Pace>, now: Duration) -> Begun {
         self.last += 1;
-        let (oversight, abandon) = (Oversight::default(), CancellationToken::new());
+        let (oversight, abandon) = (Oversight::paced(pace.clone()), CancellationToken::new());
         let attempt = Attempt {
             item,
             oversight: oversight.clone(),
             abandon: abandon.clone(),
             began: now,
             moved: (0, now),
-            hung: false,
+            stop: None,
         };
         self.running.insert(self.last, attempt);
         Begun {
@@ -64,18 +98,30 @@ impl Attempts {
     }
 
     pub(super) fn end(&mut self, number: u64) -> Option<Ended> {
-        let Attempt { item, hung, .. } = self.running.remove(&number)?;
-        Some(Ended { item, hung })
+        let Attempt {
+            item, stop, began, ..
+        } = self.running.remove(&number)?;
+        Some(Ended { item, stop, began })
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.running.is_empty()
     }
 
-    /// Asks those that `which` names to stop at their next safe point.
-    pub(super) fn cancel(&self, which: impl Fn(&WorkKey) -> bool) {
-        let named = self.running.values().filter(|a| which(&a.item.key));
-        named.for_each(|attempt| attempt.oversight.cancel());
+    /// Asks those that `which` names, by number and by what they are about, to stop at their next safe point.
+    pub(super) fn cancel(&mut self, why: Stop, mut which: impl FnMut(u64, &WorkItem) -> bool) {
+        let named = self.running.iter_mut();
+        let named = named.filter(|(number, a)| a.stop.is_none() && which(**number, &a.item));
+        for (number, attempt) in named {
+            let (what, why_text) = (attempt.item.to_string(), why.as_str());
+            tracing::debug!(
+                attempt = number,
+                what,
+                why = why_text,
+                "an attempt is asked to stop"
+            );
+            attempt.stop(why);
+        }
     }
 
     /// Stops those that have not moved for `patience`; after twice as long they are dropped where they stand.
@@ -90,7 +136,7 @@ impl Attempts {
             if still < patience {
                 continue;
             }
-            if !attempt.hung {
+            if attempt.stop != Some(Stop::Hung) && still < 2 * patience {
                 let (what, seconds) = (attempt.item.to_string(), still.as_secs());
                 tracing::warn!(
                     attempt = number,
@@ -98,7 +144,7 @@ impl Attempts {
                     seconds,
                     "an attempt does not move and is stopped"
                 );
-                attempt.hung = true;
+                attempt.stop = Some(Stop::Hung);
                 attempt.oversight.cancel();
             } else if still >= 2 * patience {
                 attempt.abandon.cancel();
@@ -106,15 +152,26 @@ impl Attempts {
         }
     }
 
+    /// The longest time for which one has made no step.
+    pub(super) fn longest_still(&self, now: Duration) -> Duration {
+        let still = |attempt: &Attempt| now.saturating_sub(attempt.moved.1);
+        self.running.values().map(still).max().unwrap_or_default()
+    }
+
     /// What is shown of them.
     pub(super) fn doing(&self, now: Duration) -> Vec<Doing> {
         let doing = |(number, attempt): (&u64, &Attempt)| Doing {
             attempt: *number,
             location: attempt.item.key.location.clone(),
+            table: attempt.item.key.scope.to_string(),
+            kind: attempt.item.key.kind,
+            reason: attempt.item.reason.clone(),
             what: attempt.item.to_string(),
             trigger: attempt.item.trigger,
+            progress: attempt.oversight.progress(),
             seconds: now.saturating_sub(attempt.began).as_secs(),
             steps: attempt.oversight.steps(),
+            stopping: attempt.stop.map(Stop::as_str),
         };
         self.running.iter().map(doing).collect()
     }

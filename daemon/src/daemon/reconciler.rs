@@ -1,7 +1,7 @@
 //! Begins jobs and attempts, and folds in what came of them. Nothing here waits: what takes time is a task of its own that
 //! sends its [`Done`].
 
-use super::attempts::{Attempts, Begun, Ended};
+use super::attempts::{Attempts, Begun, Ended, Stop};
 use super::jobs::{Done, Recovered, Surround, Watched};
 use super::service::Options;
 use super::status::Status;
@@ -9,20 +9,23 @@ use super::wakes::{Wakes, below};
 use crate::cli::{CLONES_ELSEWHERE, UNKNOWN_TABLE};
 use crate::config::Config;
 use crate::decide::board::Board;
+use crate::decide::gate::Gate;
 use crate::decide::planning::OperationKind;
-use crate::decide::work::{Scope, WorkItem, WorkKey};
+use crate::decide::work::{Scope, Trigger, WorkItem, WorkKey};
 use crate::http::{Ask, ControlVerb};
 use crate::metrics::Ending;
 use crate::place::Place;
 use crate::place::location::{Found, Location};
-use crate::place::table::Observation;
+use crate::place::table::{Observation, config_name};
 use crate::run::report::OperationReport;
-use crate::run::{Surroundings, execute};
+use crate::run::{Claims, Surroundings, execute_claimed};
 use crate::supervisor::Supervisor;
 use crate::watch::FileWatch;
+use jiff::Timestamp;
+use serde_json::Value;
 use squire_engine::clock::{Clock, Entropy};
 use squire_engine::error::{Error, ErrorKind, Result, caught};
-use squire_engine::maintenance::Target;
+use squire_engine::maintenance::{Pace, Target};
 use squire_engine::recovery::Watch as RecoveryWatch;
 use squire_engine::store::discovery::PassedOver;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +33,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::Instrument;
+
+/// How often it is looked what is held back.
+const GATED_EVERY: Duration = Duration::from_secs(1);
+
+/// How much of what is handed back stands in the log; `/status` has more.
+const TOLD: usize = 10;
 
 /// Everything that the daemon knows and does.
 pub(super) struct Reconciler {
@@ -40,6 +49,13 @@ pub(super) struct Reconciler {
     entropy: Entropy,
     locations: BTreeMap<String, Watched>,
     board: Board,
+    /// What this daemon is called in its claims.
+    holder: String,
+    gate: Gate,
+    /// When it was looked whether what is held back still is.
+    gated: Option<Duration>,
+    /// The rate of the budget, which all attempts share.
+    pace: Arc<Pace>,
     pub(super) attempts: Attempts,
     pub(super) tasks: Supervisor,
     done: UnboundedSender<Done>,
@@ -63,12 +79,23 @@ impl Reconciler {
         status: Arc<Status>,
         done: UnboundedSender<Done>,
     ) -> Self {
+        let entropy = Entropy::new(options.store.seed);
+        let instance = entropy.op_id(options.store.clock.now_ms());
+        let holder = format!("{} (daemon {instance})", options.store.actor);
+        status.set_holder(&holder);
         let mut reconciler = Self {
+            holder,
             board: Board::new(&config.budget, options.once),
+            gate: Gate::default(),
+            gated: None,
+            pace: Arc::new(Pace::new(
+                config.budget.bytes_per_second,
+                options.store.clock.clone(),
+            )),
             config: Arc::new(config),
             status,
             clock: options.store.clock.clone(),
-            entropy: Entropy::new(options.store.seed),
+            entropy,
             options,
             locations: BTreeMap::new(),
             attempts: Attempts::default(),
@@ -82,14 +109,22 @@ impl Reconciler {
             unopened: Vec::new(),
             draining: false,
         };
+        reconciler.bound_metrics();
         reconciler.follow_watches();
         reconciler
+    }
+
+    fn bound_metrics(&self) {
+        let tables = self.config.daemon.metrics_tables;
+        self.status.metrics.bound_tables(tables);
     }
 
     /// Takes up a changed configuration. Every location is looked at again: policies may have changed.
     pub(super) fn reload(&mut self, config: Config) {
         self.config = Arc::new(config);
+        self.bound_metrics();
         self.board.set_budget(&self.config.budget);
+        self.pace.set(self.config.budget.bytes_per_second);
         self.follow_watches();
     }
 
@@ -107,7 +142,8 @@ impl Reconciler {
             .watches(wanted.iter().map(|w| w.uri.clone()).collect());
         for uri in gone {
             self.locations.remove(&uri);
-            self.attempts.cancel(|key| key.location == uri);
+            self.attempts
+                .cancel(Stop::Ending, |_, item| item.key.location == uri);
             self.status.forget(&uri);
         }
         for watch in wanted {
@@ -144,6 +180,7 @@ impl Reconciler {
     pub(super) fn turn(&mut self) {
         let now = self.clock.monotonic();
         self.status.turned();
+        self.mind_the_gate(now);
         if !self.draining {
             self.begin_jobs(now);
             self.decide_cleanups(now);
@@ -151,13 +188,62 @@ impl Reconciler {
         }
         let patience = self.config.daemon.watchdog_progress;
         self.attempts.watch(now, patience);
-        self.status.doing(self.attempts.doing(now));
+        let doing = self.attempts.doing(now);
+        let longest_still = self.attempts.longest_still(now);
+        self.status.loaded(doing.len(), longest_still);
+        self.status.doing(doing);
     }
 
-    /// Asks all attempts to stop at their next safe point, and begins nothing any more.
+    /// Asks all attempts to stop at their next safe point, and begins nothing any more. Says what is handed back: whoever looks
+    /// next finds it due.
     pub(super) fn drain(&mut self) {
-        self.draining = true;
-        self.attempts.cancel(|_| true);
+        if std::mem::replace(&mut self.draining, true) {
+            return;
+        }
+        self.show_waiting(self.clock.monotonic());
+        let (stopping, handed_back) = self.status.drained();
+        let waiting = handed_back.len() - stopping;
+        let what: Vec<String> = handed_back.iter().take(TOLD).map(told).collect();
+        let what = what.join(", ");
+        tracing::info!(
+            stopping,
+            waiting,
+            what,
+            "nothing is begun any more; this is handed back"
+        );
+        self.attempts.cancel(Stop::Ending, |_, _| true);
+    }
+
+    /// What time and people do to what is held back. Once a second, as the loop turns for that.
+    fn mind_the_gate(&mut self, now: Duration) {
+        if self
+            .gated
+            .is_some_and(|at| now.saturating_sub(at) < GATED_EVERY)
+        {
+            return;
+        }
+        self.gated = Some(now);
+        let wall = i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX);
+        let wall = Timestamp::from_millisecond(wall).unwrap_or(Timestamp::MAX);
+        self.gate.turn(wall, self.status.pauses());
+        self.board.look_again();
+        let (gate, config) = (&mut self.gate, &self.config);
+        self.attempts.cancel(Stop::Window, |_, item| {
+            // As they are written now: a reload may have changed them under the attempt.
+            let windows = match config_name(&item.key.scope) {
+                Some(table) => config.policy_for(table).windows,
+                None => config.policy.windows.clone(),
+            };
+            item.trigger != Trigger::Asked && gate.is_closed(&windows)
+        });
+        self.show_waiting(now);
+    }
+
+    fn show_waiting(&mut self, now: Duration) {
+        let gate = &mut self.gate;
+        let waiting = self.board.waiting(now, |item| gate.held(item));
+        let longest = self.board.longest_wait(now, |item| gate.held(item));
+        self.status.waits(waiting, longest);
     }
 
     /// Whether every location was recovered and observed once, as far as that went.
@@ -189,9 +275,7 @@ impl Reconciler {
 
     fn begin_jobs(&mut self, now: Duration) {
         for uri in self.locations.keys().cloned().collect::<Vec<_>>() {
-            // Jittered, so that daemons that were started together do not scan together.
-            let interval = self.config.daemon.scan_interval;
-            let pause = interval.mul_f64(0.8) + self.entropy.jitter(interval).mul_f64(0.2);
+            let pause = round_pause(self.config.daemon.scan_interval, &self.entropy);
             let Some(watched) = self.locations.get_mut(&uri) else {
                 continue;
             };
@@ -229,10 +313,22 @@ impl Reconciler {
     }
 
     fn begin_attempts(&mut self, now: Duration) {
-        if self.status.is_paused() || (self.options.once && !self.is_observed()) {
-            return;
+        if self.options.once {
+            if !self.is_observed() {
+                return;
+            }
+            // A single pass does not wait for what may come.
+            let gate = &mut self.gate;
+            for (item, why) in self.board.take_down(|item| gate.held(item)) {
+                let (what, why) = (item.to_string(), why.to_string());
+                tracing::info!(place = item.key.location, what, why, "this is held back");
+            }
         }
-        while let Some(item) = self.board.take(now) {
+        loop {
+            let gate = &mut self.gate;
+            let Some(item) = self.board.take(now, |item| gate.held(item)) else {
+                return;
+            };
             let Some(watched) = self.locations.get_mut(&item.key.location) else {
                 self.board.ended(&item.key);
                 continue;
@@ -248,6 +344,16 @@ impl Reconciler {
         }
     }
 
+    /// A single pass does what it was started for, as a command does.
+    fn claims(&self) -> Option<Claims> {
+        let expiry = self.config.daemon.claim_expiry;
+        let expiry = expiry.filter(|_| !self.options.once)?;
+        Some(Claims {
+            holder: self.holder.clone(),
+            expiry,
+        })
+    }
+
     /// Begins an attempt. All that is logged below it carries what it is about.
     fn begin(&mut self, item: WorkItem, place: Place, now: Duration) {
         let around = Surroundings {
@@ -258,10 +364,11 @@ impl Reconciler {
                 .filter_map(|w| w.place.clone())
                 .collect(),
             watched: self.locations.keys().cloned().collect(),
+            spared: self.gate.spared(&item.key.location),
             config: self.config.clone(),
-            one_pass: self.options.once,
+            claims: self.claims(),
         };
-        let begun = self.attempts.begin(item.clone(), now);
+        let begun = self.attempts.begin(item.clone(), &self.pace, now);
         let Begun {
             number,
             oversight,
@@ -276,7 +383,7 @@ impl Reconciler {
             let report = tokio::select! {
                 biased;
                 report = caught("the attempt", async {
-                    Ok(execute(&around, &item, number, &oversight).await)
+                    Ok(execute_claimed(&around, &item, number, &oversight).await)
                 }) => report,
                 () = abandon.cancelled() => Err(Error::new(
                     ErrorKind::Storage,
@@ -312,6 +419,7 @@ impl Reconciler {
     /// What HTTP asked for.
     pub(super) fn obey(&mut self) {
         let now = self.clock.monotonic();
+        self.gated = None;
         for ask in self.status.take_requests() {
             let about = |uri: &String| ask.is_about(uri);
             let locations = self.locations.iter_mut().filter(|(uri, _)| about(uri));
@@ -324,10 +432,16 @@ impl Reconciler {
                     continue;
                 }
                 ControlVerb::Cancel => {
-                    self.attempts.cancel(|key| is_named(&ask, key));
+                    self.attempts.cancel(Stop::Asked, |number, item| {
+                        is_named(&ask, number, &item.key)
+                    });
                     continue;
                 }
-                // The status keeps whether the daemon is paused.
+                ControlVerb::Drain => {
+                    self.drain();
+                    continue;
+                }
+                // The status keeps what is paused.
                 ControlVerb::Pause | ControlVerb::Resume => continue,
             };
             for (_, watched) in locations {
@@ -369,7 +483,8 @@ impl Reconciler {
             Err(error) => {
                 tracing::warn!(uri, %error, "this place cannot be opened; it is tried again");
                 self.status.error(format!("{uri}: {error}"));
-                self.status.metrics.set_unreadable(uri, "", true);
+                self.status
+                    .location_unreadable(uri, Some(error.to_string()));
                 watched.location.closed();
                 watched.place = None;
                 if self.options.once {
@@ -391,7 +506,7 @@ impl Reconciler {
             self.status.error(format!("stranded files: {e}"));
         }
         if let Ok(bytes) = recovered.stranded {
-            self.status.metrics.set_stranded(uri, bytes);
+            self.status.stranded(uri, bytes);
         }
         match recovered.report {
             Ok(report) => {
@@ -414,7 +529,7 @@ impl Reconciler {
             Ok((found, skipped)) => {
                 let present: Vec<String> = found.tables.keys().map(Target::to_string).collect();
                 self.status.retain(uri, &present, skipped);
-                self.status.metrics.set_unreadable(uri, "", false);
+                self.status.location_unreadable(uri, None);
                 if let Some(why) = &found.unarchived {
                     self.status.error(format!("{uri}: {why}"));
                 }
@@ -431,7 +546,7 @@ impl Reconciler {
                 if is_news {
                     tracing::warn!(place = uri, error = %e, "this place cannot be observed now");
                     self.status.error(format!("{uri}: {e}"));
-                    self.status.metrics.set_unreadable(uri, "", true);
+                    self.status.location_unreadable(uri, Some(e.to_string()));
                 }
             }
         }
@@ -496,13 +611,18 @@ impl Reconciler {
     }
 
     fn attempted(&mut self, number: u64, mut report: OperationReport, now: Duration) {
-        let Some(Ended { item, hung }) = self.attempts.end(number) else {
+        let Some(Ended { item, stop, began }) = self.attempts.end(number) else {
             return;
         };
         self.board.ended(&item.key);
+        report.seconds = now.saturating_sub(began).as_secs_f64();
         let daemon = &self.config.daemon;
-        if hung && report.ending == Ending::Cancelled {
-            report.hung(daemon.watchdog_progress.as_secs());
+        match stop {
+            Some(Stop::Hung) if report.ending == Ending::Cancelled => {
+                report.hung(daemon.watchdog_progress.as_secs());
+            }
+            Some(why) => report.stopped(why.as_str(), why == Stop::Asked),
+            None => {}
         }
         self.bad += usize::from(report.ending.is_bad());
         if let Some(watched) = self.locations.get_mut(&item.key.location) {
@@ -519,16 +639,50 @@ impl Reconciler {
     }
 }
 
+/// Jittered, so that daemons that were started together do not scan together.
+fn round_pause(interval: Duration, entropy: &Entropy) -> Duration {
+    interval.mul_f64(0.8) + entropy.jitter(interval).mul_f64(0.2)
+}
+
 fn is_table(ask: &Ask, target: &Target) -> bool {
     let named = |t: &str| t == Place::config_name(target) || t == target.to_string();
     ask.table.as_deref().is_none_or(named)
 }
 
 /// Whether `ask` names what `key` is about; a table is not its store.
-fn is_named(ask: &Ask, key: &WorkKey) -> bool {
+fn is_named(ask: &Ask, number: u64, key: &WorkKey) -> bool {
     let of_table = match &key.scope {
         Scope::Store => ask.table.is_none(),
         Scope::Table(target) => is_table(ask, target),
     };
-    ask.is_about(&key.location) && of_table
+    ask.is_about(&key.location)
+        && of_table
+        && ask.kind.is_none_or(|kind| kind == key.kind)
+        && ask.attempt.is_none_or(|attempt| attempt == number)
+}
+
+/// One piece of work that is handed back.
+fn told(work: &Value) -> String {
+    let of = |name: &str| work[name].as_str().unwrap_or_default().to_owned();
+    format!("{} {} ({})", of("kind"), of("table"), of("was"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Entropy, round_pause};
+    use std::time::Duration;
+
+    /// Daemons in containers have one process id, and are started together.
+    #[test]
+    fn no_two_daemons_scan_in_step() {
+        let interval = Duration::from_secs(60);
+        let pauses = |entropy: Entropy| -> Vec<Duration> {
+            (0..8).map(|_| round_pause(interval, &entropy)).collect()
+        };
+        let (one, other) = (pauses(Entropy::new(None)), pauses(Entropy::new(None)));
+        assert_ne!(one, other);
+        assert_eq!(pauses(Entropy::new(Some(7))), pauses(Entropy::new(Some(7))));
+        let within = |pause: &Duration| *pause >= interval.mul_f64(0.9) && *pause <= interval;
+        assert!(one.iter().chain(&other).all(within));
+    }
 }

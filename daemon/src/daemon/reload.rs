@@ -1,54 +1,139 @@
 //! Taking up a changed configuration.
 
 use super::status::Status;
-use crate::config::{Config, ConfigError, DaemonConfig};
+use crate::config::{Config, DaemonConfig};
+use crate::http::Token;
 use crate::systemd;
 use crate::watch::{FileWatch, watch_local};
-use std::path::Path;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// What came of a reload.
-#[derive(Debug)]
-pub(super) enum Reloaded {
-    /// The new configuration is in force, but for these settings of `[daemon]`, which need a restart.
-    Applied(Box<Config>, Vec<&'static str>),
-    /// The old one stays.
-    Refused(ConfigError),
+/// What came of a reload, as the log and `/status` tell it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase", tag = "result")]
+pub(crate) enum ReloadOutcome {
+    /// The file is in force, but for what needs a restart.
+    Applied {
+        /// What differs from before, and is in force now.
+        applied: Vec<String>,
+        /// What differs from what the daemon started with, and stays as it was then.
+        needs_restart: Vec<&'static str>,
+    },
+    /// The file is bad; all stays as it was.
+    Refused {
+        /// File, line, key, and what to write instead.
+        why: String,
+    },
 }
 
-impl Reloaded {
-    pub(super) fn read(path: &Path, started_with: &DaemonConfig) -> Self {
-        match Config::load(path) {
-            Ok(new) => {
-                let left = needs_restart(started_with, &new.daemon);
-                Self::Applied(Box::new(new), left)
+/// What a reload compares the file with.
+#[derive(Debug)]
+pub(super) struct Before<'a> {
+    pub(super) started_with: &'a DaemonConfig,
+    pub(super) running: &'a Config,
+    /// The token of the HTTP server, if it has one.
+    pub(super) token: Option<&'a Token>,
+}
+
+impl ReloadOutcome {
+    /// Reads the file. What it says is to be taken up by the caller; the token is taken up here.
+    fn read(path: &Path, before: &Before<'_>) -> (Self, Option<Config>) {
+        let refused = |why: String| (Self::Refused { why }, None);
+        let new = match Config::load(path) {
+            Ok(new) => new,
+            Err(error) => return refused(error.to_string()),
+        };
+        let mut applied = applied(before.running, &new);
+        if let (Some(token), Some(file)) = (before.token, &new.daemon.token_file) {
+            match token.take_up(file) {
+                Ok(true) => applied.push(String::from("the token")),
+                Ok(false) => {}
+                Err(error) => return refused(format!("daemon.token_file: {error}")),
             }
-            Err(error) => Self::Refused(error),
         }
+        let needs_restart = needs_restart(before.started_with, &new.daemon);
+        let outcome = Self::Applied {
+            applied,
+            needs_restart,
+        };
+        (outcome, Some(new))
     }
 
     /// Says what came of it. A bad file keeps the old configuration, sets a metric, and says so.
-    pub(super) fn tell(self, path: &Path, status: &Status) -> Option<Config> {
-        match self {
-            Self::Applied(config, left) => {
+    fn tell(self, path: &Path, status: &Status) {
+        let path = path.display();
+        match &self {
+            Self::Applied {
+                applied,
+                needs_restart,
+            } => {
                 status.metrics.config_reload_failed.set(0);
-                tracing::info!(path = %path.display(), "configuration reloaded");
-                for setting in left {
+                let applied = applied.join(", ");
+                tracing::info!(%path, applied, "configuration reloaded");
+                for setting in needs_restart {
                     tracing::warn!(
                         "daemon.{setting} needs a restart: what the daemon started with stays in force"
                     );
                 }
-                Some(*config)
             }
-            Self::Refused(error) => {
+            Self::Refused { why } => {
                 status.metrics.config_reload_failed.set(1);
-                status.error(format!("configuration not reloaded: {error}"));
-                tracing::warn!(%error, "the configuration is bad; the old one stays");
-                None
+                status.error(format!("configuration not reloaded: {why}"));
+                tracing::warn!(error = why, "the configuration is bad; the old one stays");
             }
         }
+        status.reloaded(self);
     }
+}
+
+/// What of `new` differs from what is in force and is taken up.
+fn applied(running: &Config, new: &Config) -> Vec<String> {
+    let mut applied = Vec::new();
+    for watch in &new.watches {
+        let uri = &watch.uri;
+        match running.watches.iter().find(|w| w.uri == *uri) {
+            None => applied.push(format!("watch {uri}: added")),
+            Some(before) if before.kind != watch.kind => {
+                applied.push(format!("watch {uri}: kind"));
+            }
+            // Secrets may be among them: that they changed is all that is said.
+            Some(before) if before.storage_options != watch.storage_options => {
+                applied.push(format!("watch {uri}: storage_options"));
+            }
+            Some(_) => {}
+        }
+    }
+    let is_kept = |uri: &String| new.watches.iter().any(|w| w.uri == *uri);
+    let gone = running.watches.iter().filter(|w| !is_kept(&w.uri));
+    applied.extend(gone.map(|w| format!("watch {}: removed", w.uri)));
+    let (of, before) = (&new.daemon, &running.daemon);
+    let sections = [
+        (
+            "daemon.scan_interval",
+            of.scan_interval == before.scan_interval,
+        ),
+        (
+            "daemon.full_scan_interval",
+            of.full_scan_interval == before.full_scan_interval,
+        ),
+        ("daemon.drain", of.drain == before.drain),
+        (
+            "daemon.watchdog_progress",
+            of.watchdog_progress == before.watchdog_progress,
+        ),
+        (
+            "daemon.claim_expiry",
+            of.claim_expiry == before.claim_expiry,
+        ),
+        ("policy", new.policy == running.policy),
+        ("table", new.table_policies().eq(running.table_policies())),
+        ("budget", new.budget == running.budget),
+    ];
+    let changed = sections.into_iter().filter(|(_, same)| !same);
+    applied.extend(changed.map(|(name, _)| name.to_owned()));
+    applied
 }
 
 /// The settings that differ from those the daemon started with and that it cannot take up while it runs: they are part
@@ -65,10 +150,17 @@ fn needs_restart(started_with: &DaemonConfig, now: &DaemonConfig) -> Vec<&'stati
         full_scan_interval: _,
         drain: _,
         watchdog_progress: _,
+        metrics_tables: _,
+        claim_expiry: _,
     } = now;
+    let has_token = |file: &Option<PathBuf>| file.is_some();
     let settings = [
         ("listen", *listen == started_with.listen),
-        ("token_file", *token_file == started_with.token_file),
+        // Another token is taken up; whether there is one at all is part of the server.
+        (
+            "token_file",
+            has_token(token_file) == has_token(&started_with.token_file),
+        ),
         ("grace", *grace == started_with.grace),
         ("durability", *durability == started_with.durability),
         ("log", *log == started_with.log),
@@ -78,9 +170,10 @@ fn needs_restart(started_with: &DaemonConfig, now: &DaemonConfig) -> Vec<&'stati
 }
 
 /// Reads the configuration again, between the words that systemd wants to hear.
-pub(super) fn reload(path: &Path, started_with: &DaemonConfig, status: &Status) -> Option<Config> {
+pub(super) fn reload(path: &Path, before: &Before<'_>, status: &Status) -> Option<Config> {
     systemd::reloading();
-    let config = Reloaded::read(path, started_with).tell(path, status);
+    let (outcome, config) = ReloadOutcome::read(path, before);
+    outcome.tell(path, status);
     systemd::ready();
     config
 }
@@ -107,22 +200,86 @@ pub(super) fn watch_config(
 
 #[cfg(test)]
 mod tests {
-    use super::needs_restart;
+    use super::{Before, ReloadOutcome, applied, needs_restart};
     use crate::config::Config;
+    use crate::http::Token;
+    use std::path::Path;
+
+    fn of(text: &str) -> Config {
+        Config::parse(text, "squire.toml").unwrap()
+    }
 
     #[test]
     fn what_a_reload_cannot_take_up_is_named() {
-        let of = |text: &str| Config::parse(text, "squire.toml").unwrap().daemon;
-        let started_with = of("[daemon]\nlog = \"warn\"\n");
+        let started_with = of("[daemon]\nlog = \"warn\"\n").daemon;
         assert!(needs_restart(&started_with, &started_with).is_empty());
         let taken_up = of(
             "[daemon]\nlog = \"warn\"\nscan_interval = \"5s\"\ndrain = \"5s\"\nwatchdog_progress = \"5s\"\n",
         );
-        assert!(needs_restart(&started_with, &taken_up).is_empty());
-        let changed = of("[daemon]\nlisten = \"off\"\ngrace = \"5s\"\n");
-        assert_eq!(
-            needs_restart(&started_with, &changed),
-            ["listen", "grace", "log"]
+        assert!(needs_restart(&started_with, &taken_up.daemon).is_empty());
+        let changed = of(
+            "[daemon]\nlisten = \"off\"\ngrace = \"5s\"\ntoken_file = \"/etc/hostname\"\ndurability = \"process\"\n",
         );
+        assert_eq!(
+            needs_restart(&started_with, &changed.daemon),
+            ["listen", "token_file", "grace", "durability", "log"]
+        );
+    }
+
+    #[test]
+    fn what_a_reload_takes_up_is_named() {
+        let before = of(
+            "[[watch]]\nuri = \"s3://b/a\"\n[watch.storage_options]\nsecret_access_key = \"one\"\n[[watch]]\nuri = \"/lake/b\"\n[[watch]]\nuri = \"/lake/c\"\n",
+        );
+        assert_eq!(applied(&before, &before), [""; 0]);
+        let after = of(
+            "[daemon]\nscan_interval = \"5s\"\n[[watch]]\nuri = \"s3://b/a\"\n[watch.storage_options]\nsecret_access_key = \"two\"\n[[watch]]\nuri = \"/lake/b\"\nkind = \"store\"\n[[watch]]\nuri = \"/lake/d\"\n[policy]\nmax_versions = 5\n[[table]]\nname = \"t\"\n[budget]\nmax_concurrent = 2\n",
+        );
+        let applied = applied(&before, &after);
+        assert_eq!(
+            applied,
+            [
+                "watch s3://b/a: storage_options",
+                "watch /lake/b: kind",
+                "watch /lake/d: added",
+                "watch /lake/c: removed",
+                "daemon.scan_interval",
+                "policy",
+                "table",
+                "budget",
+            ]
+        );
+        assert!(!applied.concat().contains("two"));
+    }
+
+    #[test]
+    fn another_token_is_taken_up_and_a_bad_one_refuses_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, config) = (dir.path().join("token"), dir.path().join("squire.toml"));
+        std::fs::write(&file, "one\n").unwrap();
+        std::fs::write(&config, format!("[daemon]\ntoken_file = {file:?}\n")).unwrap();
+        let running = Config::load(&config).unwrap();
+        let token = Token::load(&file).unwrap();
+        let served = token.clone();
+        let read = |path: &Path| {
+            let before = Before {
+                started_with: &running.daemon,
+                running: &running,
+                token: Some(&token),
+            };
+            ReloadOutcome::read(path, &before)
+        };
+        let applied = |what: &[&str]| ReloadOutcome::Applied {
+            applied: what.iter().map(|s| (*s).to_owned()).collect(),
+            needs_restart: Vec::new(),
+        };
+        assert_eq!(read(&config).0, applied(&[]));
+        std::fs::write(&file, "two\n").unwrap();
+        assert_eq!(read(&config).0, applied(&["the token"]));
+        assert!(served.matches(b"two") && !served.matches(b"one"));
+        std::fs::write(&file, "\n").unwrap();
+        let (outcome, config) = read(&config);
+        assert!(matches!(outcome, ReloadOutcome::Refused { .. }) && config.is_none());
+        assert!(served.matches(b"two"));
     }
 }

@@ -1,8 +1,9 @@
 //! The daemon's life: start, loop, drain. The loop waits for nothing but wakes.
 
 use super::jobs::Done;
+use super::pauses::Pauses;
 use super::reconciler::Reconciler;
-use super::reload::{reload, watch_config};
+use super::reload::{Before, reload, watch_config};
 use super::signals::{Event, Signals};
 use super::status::Status;
 use crate::cli::{code, graver};
@@ -68,10 +69,12 @@ pub(crate) struct Ended {
 pub(crate) async fn run(config: Config, options: Options) -> Result<Ended> {
     let metrics = Metrics::new().map_err(|e| Error::internal("metrics").caused_by(e))?;
     let status = Arc::new(Status::new(metrics, options.store.clock.clone()));
+    status.set_pauses(Pauses::load(options.store.state_dir.as_deref())?);
     let cancel = CancellationToken::new();
     let mut tasks = Supervisor::default();
+    let mut token = None;
     if !options.once {
-        start_http(&config, &options, &status, &mut tasks, &cancel).await?;
+        token = start_http(&config, &options, &status, &mut tasks, &cancel).await?;
         let ticking = options.store.clock.clone();
         start_watchdog(&status, ticking, &mut tasks, &cancel);
     }
@@ -84,6 +87,7 @@ pub(crate) async fn run(config: Config, options: Options) -> Result<Ended> {
         signals,
         settle: None,
         started_with,
+        token,
         options,
     };
     let _config_watch = life.watch_config();
@@ -118,6 +122,8 @@ struct Life {
     /// When the files that changed have settled.
     settle: Option<Duration>,
     started_with: DaemonConfig,
+    /// What the HTTP server asks for.
+    token: Option<Token>,
     options: Options,
 }
 
@@ -183,7 +189,12 @@ impl Life {
         let Some(path) = &self.options.config_path else {
             return;
         };
-        if let Some(config) = reload(path, &self.started_with, &self.reconciler.status) {
+        let before = Before {
+            started_with: &self.started_with,
+            running: &self.reconciler.config,
+            token: self.token.as_ref(),
+        };
+        if let Some(config) = reload(path, &before, &self.reconciler.status) {
             self.reconciler.reload(config);
         }
     }
@@ -227,22 +238,22 @@ async fn start_http(
     status: &Arc<Status>,
     tasks: &mut Supervisor,
     cancel: &CancellationToken,
-) -> Result<()> {
+) -> Result<Option<Token>> {
     let Some(listen) = options.listen else {
-        return Ok(());
+        return Ok(None);
     };
     let token = match &config.daemon.token_file {
         Some(path) => Some(Token::load(path).map_err(|e| Error::invalid(e.to_string()))?),
         None => None,
     };
     let listener = crate::http::listen(listen, "daemon.listen").await?;
-    let (source, cancel) = (status.clone(), cancel.clone());
+    let (source, cancel, served) = (status.clone(), cancel.clone(), token.clone());
     tasks.start("http", async move {
-        if let Err(error) = serve(listener, source, token, cancel).await {
+        if let Err(error) = serve(listener, source, served, cancel).await {
             tracing::error!(%error, "the http server ended");
         }
     });
-    Ok(())
+    Ok(token)
 }
 
 /// Tells systemd that the loop turns, and stops telling when it does not.

@@ -1,8 +1,13 @@
 //! What the daemon shows: `/status`, `/metrics`, readiness. Written by the loop, read by HTTP and systemd.
 
+use super::pauses::Pauses;
+use super::reload::ReloadOutcome;
+use crate::decide::board::Waits;
+use crate::decide::gate::{Pause, Paused};
+use crate::decide::planning::OperationKind;
 use crate::decide::work::Trigger;
 use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
-use crate::metrics::Metrics;
+use crate::metrics::{Load, Metrics};
 use crate::place::table::{Phase, TableStatus};
 use crate::run::CLEANED_AS_A_WHOLE;
 use crate::run::report::OperationReport;
@@ -10,7 +15,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use squire_engine::clock::Clock;
 use squire_engine::error::Error;
-use squire_engine::maintenance::Target;
+use squire_engine::maintenance::{Headway, Target};
 use squire_engine::store::discovery::PassedOver;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,6 +30,9 @@ mod tests;
 /// Reports and errors kept for `/status`: a page's worth.
 const HISTORY: usize = 50;
 
+/// Waiting work shown in `/status`: a page's worth, the most urgent.
+const WAITING: usize = 100;
+
 /// The loop turns every second; this much silence is a hang.
 const STALL: Duration = Duration::from_secs(30);
 
@@ -33,11 +41,29 @@ const STALL: Duration = Duration::from_secs(30);
 pub(crate) struct Doing {
     pub(crate) attempt: u64,
     pub(crate) location: String,
+    pub(crate) table: String,
+    pub(crate) kind: OperationKind,
+    pub(crate) reason: String,
     pub(crate) what: String,
     pub(crate) trigger: Trigger,
     pub(crate) seconds: u64,
+    /// How much of what its plan holds is behind it.
+    pub(crate) progress: Headway,
     /// What it has done so far: answers of storage, tasks, commits, stages of an index build.
     pub(crate) steps: u64,
+    /// Why it was asked to stop at its next safe point.
+    pub(crate) stopping: Option<&'static str>,
+}
+
+/// What is known of a location as a whole.
+#[derive(Debug, Clone, Default, Serialize)]
+struct OfLocation {
+    /// Why it cannot be opened or observed.
+    unreadable: Option<String>,
+    /// Bytes that maintenance wrote and did not settle.
+    stranded_bytes: Option<u64>,
+    /// Operations that run, or wait for recovery.
+    sidecars: Option<u64>,
 }
 
 /// A table that could not be observed.
@@ -68,6 +94,16 @@ struct Seen {
     last_errors: VecDeque<String>,
     requests: Vec<Ask>,
     doing: Vec<Doing>,
+    /// The most urgent of what waits, and how much that is in all.
+    waiting: (Vec<Waits>, usize),
+    locations: BTreeMap<String, OfLocation>,
+    pauses: Pauses,
+    /// What this daemon is called in its claims.
+    holder: String,
+    /// What was at work or waited when the daemon was drained.
+    handed_back: Option<Vec<Value>>,
+    /// What came of the last reload, and when it was, in seconds since the epoch.
+    reload: Option<(f64, ReloadOutcome)>,
     /// What systemd was told last.
     told: String,
     /// How many locations are open and can be observed.
@@ -81,7 +117,6 @@ pub(crate) struct Status {
     pub(crate) metrics: Metrics,
     clock: Arc<dyn Clock>,
     ready: AtomicBool,
-    paused: AtomicBool,
     reload: AtomicBool,
     turned_ms: AtomicU64,
     pub(crate) wake: Notify,
@@ -94,7 +129,6 @@ impl Status {
             metrics,
             clock,
             ready: AtomicBool::new(false),
-            paused: AtomicBool::new(false),
             reload: AtomicBool::new(false),
             turned_ms: AtomicU64::new(0),
             wake: Notify::new(),
@@ -113,13 +147,50 @@ impl Status {
         self.turned_ms.store(now, Ordering::Relaxed);
     }
 
+    /// The loop turned: so many attempts are at work, and this is the longest time for which one has made no step.
+    pub(crate) fn loaded(&self, running: usize, longest_still: Duration) {
+        let load = Load {
+            running,
+            longest_still,
+            paused: self.seen().is_paused(),
+        };
+        self.metrics.turned(self.now_seconds(), load);
+    }
+
     /// Every location was recovered and observed once. Whether that is news.
     pub(crate) fn set_ready(&self) -> bool {
         !self.ready.swap(true, Ordering::Relaxed)
     }
 
-    pub(crate) fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::Relaxed)
+    /// The pauses that were kept.
+    pub(super) fn set_pauses(&self, pauses: Pauses) {
+        self.seen().pauses = pauses;
+    }
+
+    /// What this daemon is called in its claims.
+    pub(crate) fn set_holder(&self, holder: &str) {
+        self.seen().holder = holder.to_owned();
+    }
+
+    /// What people keep from running.
+    pub(crate) fn pauses(&self) -> Arc<Vec<Pause>> {
+        self.seen().pauses.list()
+    }
+
+    /// What waits, the most urgent first, and how long the one that waits for longest has.
+    pub(crate) fn waits(&self, mut waiting: Vec<Waits>, longest: Duration) {
+        let all = waiting.len();
+        self.metrics.waits(all, longest);
+        waiting.truncate(WAITING);
+        self.seen().waiting = (waiting, all);
+    }
+
+    /// Nothing is begun any more. Gives how many attempts stop, and what is handed back in all, as it is shown.
+    pub(crate) fn drained(&self) -> (usize, Vec<Value>) {
+        let mut seen = self.seen();
+        let handed_back = seen.open_work();
+        seen.handed_back.get_or_insert_with(|| handed_back.clone());
+        (seen.doing.len(), handed_back)
     }
 
     /// The attempts at work.
@@ -152,6 +223,12 @@ impl Status {
         self.reload.store(true, Ordering::Relaxed);
     }
 
+    /// What came of a reload.
+    pub(crate) fn reloaded(&self, outcome: ReloadOutcome) {
+        let now = self.now_seconds();
+        self.seen().reload = Some((now, outcome));
+    }
+
     /// Whether a reload was asked for; asked only once.
     pub(crate) fn take_reload(&self) -> bool {
         self.reload.swap(false, Ordering::Relaxed)
@@ -179,6 +256,23 @@ impl Status {
         self.seen().tables.insert(key, shown);
     }
 
+    /// Shows why the location at `uri` cannot be opened or observed, or that it can.
+    pub(crate) fn location_unreadable(&self, uri: &str, why: Option<String>) {
+        self.metrics.set_unreadable(uri, "", why.is_some());
+        let mut seen = self.seen();
+        seen.locations.entry(uri.to_owned()).or_default().unreadable = why;
+    }
+
+    /// Shows how many bytes are stranded at `uri`.
+    pub(crate) fn stranded(&self, uri: &str, bytes: u64) {
+        self.metrics.set_stranded(uri, bytes);
+        let mut seen = self.seen();
+        seen.locations
+            .entry(uri.to_owned())
+            .or_default()
+            .stranded_bytes = Some(bytes);
+    }
+
     /// What is watched from now on.
     pub(crate) fn watches(&self, places: Vec<String>) {
         self.seen().places = places;
@@ -189,6 +283,7 @@ impl Status {
         self.retain(uri, &[], Vec::new());
         let mut seen = self.seen();
         seen.skipped.remove(uri);
+        seen.locations.remove(uri);
         seen.stores.remove(uri);
         self.metrics.set_unreadable(uri, "", false);
     }
@@ -258,13 +353,34 @@ impl StatusSource for Status {
         let count = |name: &str| seen.counts.get(name).copied().unwrap_or(0);
         let stores: Vec<Value> = stores
             .into_iter()
-            .map(|(uri, tables)| json!({ "uri": uri, "tables": tables, "skipped": seen.skipped.get(uri) }))
+            .map(|(uri, tables)| {
+                let unknown = OfLocation::default();
+                let of_location = seen.locations.get(uri).unwrap_or(&unknown);
+                json!({
+                    "uri": uri,
+                    "kind": match seen.stores.contains(uri) {
+                        true => "store",
+                        false => "plain",
+                    },
+                    "unreadable": of_location.unreadable,
+                    "stranded_bytes": of_location.stranded_bytes,
+                    "sidecars": of_location.sidecars,
+                    "tables": tables,
+                    "skipped": seen.skipped.get(uri),
+                })
+            })
             .collect();
         json!({
-            "ready": self.ready.load(Ordering::Relaxed) && seen.answering > 0,
-            "paused": self.is_paused(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "now_ms": self.clock.now_ms(),
+            "ready": seen.ready(self.ready.load(Ordering::Relaxed)),
+            "paused": seen.is_paused(),
+            "pauses": seen.pauses.list().as_ref(),
+            "daemon": seen.holder,
             "doing": seen.what(),
             "attempts": seen.doing,
+            "waiting": { "count": seen.waiting.1, "first": seen.waiting.0 },
+            "drain": seen.drain(),
             "stores": stores,
             "maintenance": {
                 "compactions": count("compact"),
@@ -274,12 +390,13 @@ impl StatusSource for Status {
                 "failures": count("failures"),
             },
             "history": seen.history,
+            "reload": seen.reload.as_ref().map(|(at, outcome)| json!({ "at": at, "outcome": outcome })),
             "last_errors": seen.last_errors,
         })
     }
 
     fn ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed) && self.seen().answering > 0
+        self.seen().ready(self.ready.load(Ordering::Relaxed))
     }
 
     fn healthy(&self) -> bool {
@@ -292,32 +409,127 @@ impl StatusSource for Status {
     }
 
     fn request(&self, ask: Ask) -> Result<Value, Refusal> {
-        let verb = ask.verb;
-        match verb {
-            ControlVerb::Pause | ControlVerb::Resume
-                if ask.store.is_some() || ask.table.is_some() =>
-            {
-                let why = format!("{verb} is about the whole daemon; leave store and table out");
-                return Err(Refusal::NotNow(why));
+        let since = self.clock.now_ms() / 1_000;
+        let mut seen = self.seen();
+        check_fields(&ask)?;
+        let answer = match ask.verb {
+            ControlVerb::Pause => seen.pause(ask, since)?,
+            ControlVerb::Resume => seen.resume(ask)?,
+            ControlVerb::Drain => {
+                let handed_back = seen.open_work();
+                seen.requests.push(ask);
+                json!({ "accepted": "drain", "handed_back": handed_back })
             }
-            ControlVerb::Pause => self.paused.store(true, Ordering::Relaxed),
-            ControlVerb::Resume => self.paused.store(false, Ordering::Relaxed),
             ControlVerb::Optimize
             | ControlVerb::Reindex
             | ControlVerb::Cleanup
             | ControlVerb::Recover
             | ControlVerb::Cancel => {
-                let mut seen = self.seen();
                 seen.check(&ask)?;
+                let answer = json!({ "accepted": ask.verb.as_str() });
                 seen.requests.push(ask);
+                answer
             }
-        }
+        };
         self.wake.notify_one();
-        Ok(json!({ "accepted": verb.as_str() }))
+        Ok(answer)
+    }
+}
+
+/// Refuses what a verb does not take: it would seem to be narrower than it is.
+fn check_fields(ask: &Ask) -> Result<(), Refusal> {
+    use ControlVerb::{Cancel, Drain, Pause, Resume};
+    let Ask {
+        verb,
+        store,
+        table,
+        kind,
+        attempt,
+        reason,
+    } = ask;
+    let takes = [
+        ("store", store.is_none() || *verb != Drain),
+        ("table", table.is_none() || *verb != Drain),
+        (
+            "kind",
+            kind.is_none() || matches!(verb, Pause | Resume | Cancel),
+        ),
+        ("attempt", attempt.is_none() || *verb == Cancel),
+        ("reason", reason.is_none() || *verb == Pause),
+    ];
+    match takes.iter().find(|(_, good)| !good) {
+        Some((field, _)) => Err(Refusal::Wrong(format!("{verb} takes no {field}"))),
+        None => Ok(()),
+    }
+}
+
+/// What a pause or its end is about.
+fn paused(ask: &Ask) -> Paused {
+    Paused {
+        store: ask.store.clone(),
+        table: ask.table.clone(),
+        kind: ask.kind,
     }
 }
 
 impl Seen {
+    /// Whether all of the daemon is paused.
+    fn is_paused(&self) -> bool {
+        let pauses = self.pauses.list();
+        pauses.iter().any(|pause| pause.what == Paused::default())
+    }
+
+    fn ready(&self, settled: bool) -> bool {
+        settled && self.answering > 0 && self.handed_back.is_none()
+    }
+
+    fn pause(&mut self, ask: Ask, since: u64) -> Result<Value, Refusal> {
+        self.check(&ask)?;
+        let pause = Pause {
+            what: paused(&ask),
+            reason: ask.reason,
+            since,
+        };
+        let said = pause.to_string();
+        self.pauses.add(pause).map_err(Refusal::NotNow)?;
+        let kept = self.pauses.are_kept();
+        tracing::info!(kept, "{said}");
+        Ok(json!({ "accepted": "pause", "survives_restart": kept }))
+    }
+
+    /// What was paused may be gone by now: nothing is asked of what is known.
+    fn resume(&mut self, ask: Ask) -> Result<Value, Refusal> {
+        let what = paused(&ask);
+        let lifted = self.pauses.lift(&what).map_err(Refusal::NotNow)?;
+        let wider: Vec<Pause> = self
+            .pauses
+            .list()
+            .iter()
+            .filter(|p| what.is_within(&p.what))
+            .cloned()
+            .collect();
+        for pause in &lifted {
+            tracing::info!("no more {pause}");
+        }
+        Ok(json!({ "accepted": "resume", "lifted": lifted, "still_paused_by": wider }))
+    }
+
+    /// What is at work, and what waits.
+    fn open_work(&self) -> Vec<Value> {
+        let of = |was: &str, location: &str, table: &str, kind: OperationKind| json!({ "was": was, "location": location, "table": table, "kind": kind });
+        let running = self.doing.iter();
+        let running = running.map(|d| of("running", &d.location, &d.table, d.kind));
+        let waiting = self.waiting.0.iter();
+        let waiting = waiting.map(|w| of("waiting", &w.location, &w.table, w.kind));
+        running.chain(waiting).collect()
+    }
+
+    /// What a drain has come to; nothing when the daemon was not drained.
+    fn drain(&self) -> Option<Value> {
+        let handed_back = self.handed_back.as_ref()?;
+        Some(json!({ "done": self.doing.is_empty(), "handed_back": handed_back }))
+    }
+
     fn what(&self) -> String {
         let what: Vec<&str> = self.doing.iter().map(|doing| doing.what.as_str()).collect();
         match what.is_empty() {
@@ -328,6 +540,12 @@ impl Seen {
 
     /// Whether what is asked about is known here.
     fn check(&self, ask: &Ask) -> Result<(), Refusal> {
+        if let Some(attempt) = ask.attempt
+            && !self.doing.iter().any(|doing| doing.attempt == attempt)
+        {
+            let unknown = format!("attempt {attempt} is not at work; /status names those that are");
+            return Err(Refusal::Unknown(unknown));
+        }
         if !self.places.iter().any(|uri| ask.is_about(uri)) && ask.store.is_some() {
             return Err(Refusal::Unknown(format!(
                 "no such store is watched; there are: {}",

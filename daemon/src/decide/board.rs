@@ -4,9 +4,11 @@
 //! and the memory of the budget. An attempt on little data has one permit beside them, with memory set apart for it: a
 //! small table never waits for a large one. Cleanups have their own.
 
+use super::gate::Held;
 use super::planning::OperationKind;
-use super::work::{Scope, WorkItem, WorkKey};
+use super::work::{Scope, Trigger, WorkItem, WorkKey};
 use crate::config::Budget;
+use serde::Serialize;
 use squire_engine::maintenance::Target;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -69,6 +71,12 @@ struct Waiting {
     since: Duration,
 }
 
+impl Waiting {
+    fn urgency(&self, now: Duration) -> u64 {
+        self.item.urgency(now.saturating_sub(self.since))
+    }
+}
+
 #[derive(Debug)]
 struct Running {
     lane: Lane,
@@ -84,6 +92,19 @@ pub(crate) struct Board {
     running: BTreeMap<WorkKey, Running>,
     /// Whether there was a change since nothing could be taken.
     changed: bool,
+}
+
+/// Work that waits, as it is shown.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Waits {
+    pub(crate) location: String,
+    pub(crate) table: String,
+    pub(crate) kind: OperationKind,
+    pub(crate) reason: String,
+    pub(crate) trigger: Trigger,
+    pub(crate) seconds: u64,
+    /// What it waits for.
+    pub(crate) held: String,
 }
 
 impl Board {
@@ -151,13 +172,102 @@ impl Board {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
-    /// The most urgent work for which there is a permit, which it holds until it [ended](Self::ended).
-    pub(crate) fn take(&mut self, now: Duration) -> Option<WorkItem> {
+    /// Something outside of the board has changed: what was held back may not be so any more.
+    pub(crate) fn look_again(&mut self) {
+        self.changed = true;
+    }
+
+    /// Everything that waits, the most urgent first; `held` says what is held back, and why.
+    pub(crate) fn waiting(
+        &self,
+        now: Duration,
+        mut held: impl FnMut(&WorkItem) -> Option<Held>,
+    ) -> Vec<Waits> {
+        let mut waiting: Vec<&Waiting> = self.waiting.values().collect();
+        waiting.sort_by_key(|w| Reverse((w.urgency(now), Reverse(w.since))));
+        let shown = waiting.into_iter().map(|Waiting { item, since }| Waits {
+            location: item.key.location.clone(),
+            table: item.key.scope.to_string(),
+            kind: item.key.kind,
+            reason: item.reason.clone(),
+            trigger: item.trigger,
+            seconds: now.saturating_sub(*since).as_secs(),
+            held: held(item)
+                .map_or_else(|| self.waits_for(item).to_owned(), |held| held.to_string()),
+        });
+        shown.collect()
+    }
+
+    /// How long the work that waits for longest has waited. What is `held` back is not behind.
+    pub(crate) fn longest_wait(
+        &self,
+        now: Duration,
+        mut held: impl FnMut(&WorkItem) -> Option<Held>,
+    ) -> Duration {
+        let free = self.waiting.values().filter(|w| held(&w.item).is_none());
+        let waited = free.map(|waiting| now.saturating_sub(waiting.since));
+        waited.max().unwrap_or_default()
+    }
+
+    /// What stands before `item`.
+    fn waits_for(&self, item: &WorkItem) -> &'static str {
+        if self.is_in_hand(&item.key) {
+            return "the attempt that works on the same table";
+        }
+        let lane = match item.key.kind {
+            OperationKind::Cleanup if !self.one_pass => Lane::Cleanup,
+            _ => Lane::Heavy,
+        };
+        let of_lane = || self.running.values().filter(|running| running.lane == lane);
+        let held: u64 = of_lane().map(|running| running.memory).sum();
+        match lane {
+            _ if of_lane().count() >= self.limit(lane) => {
+                "an attempt that ends: all permits are taken"
+            }
+            Lane::Heavy if held + self.holds(lane, item) > self.permits.memory => {
+                "memory of the budget, which running attempts hold"
+            }
+            _ => "its turn, behind what is more urgent",
+        }
+    }
+
+    fn limit(&self, lane: Lane) -> usize {
+        match lane {
+            Lane::Heavy => self.permits.heavy,
+            Lane::Light => self.permits.light,
+            Lane::Cleanup => self.permits.cleanups,
+        }
+    }
+
+    /// Takes down what is held back, and gives it with the reason.
+    pub(crate) fn take_down(
+        &mut self,
+        mut held: impl FnMut(&WorkItem) -> Option<Held>,
+    ) -> Vec<(WorkItem, Held)> {
+        let mut down = Vec::new();
+        self.waiting
+            .retain(|_, Waiting { item, .. }| match held(item) {
+                None => true,
+                Some(why) => {
+                    down.push((item.clone(), why));
+                    false
+                }
+            });
+        down
+    }
+
+    /// The most urgent work for which there is a permit and that is not `held` back. It holds the permit until it
+    /// [ended](Self::ended).
+    pub(crate) fn take(
+        &mut self,
+        now: Duration,
+        mut held: impl FnMut(&WorkItem) -> Option<Held>,
+    ) -> Option<WorkItem> {
         if !self.changed {
             return None;
         }
         for lane in [Lane::Cleanup, Lane::Light, Lane::Heavy] {
-            let Some(key) = self.first_of(lane, now) else {
+            let Some(key) = self.first_of(lane, now, &mut held) else {
                 continue;
             };
             let Waiting { item, .. } = self.waiting.remove(&key)?;
@@ -177,26 +287,26 @@ impl Board {
 
     /// The first in the line of `lane`, if it may start. What does not fit into the memory that is left is waited for:
     /// smaller ones that kept coming would pass it for ever.
-    fn first_of(&self, lane: Lane, now: Duration) -> Option<WorkKey> {
-        let limit = match lane {
-            Lane::Heavy => self.permits.heavy,
-            Lane::Light => self.permits.light,
-            Lane::Cleanup => self.permits.cleanups,
-        };
+    fn first_of(
+        &self,
+        lane: Lane,
+        now: Duration,
+        held: &mut impl FnMut(&WorkItem) -> Option<Held>,
+    ) -> Option<WorkKey> {
+        let limit = self.limit(lane);
         let of_lane = || self.running.values().filter(|running| running.lane == lane);
         if of_lane().count() >= limit {
             return None;
         }
         let line = self.waiting.values().filter(|waiting| {
-            self.may_take(lane, &waiting.item) && !self.is_in_hand(&waiting.item.key)
+            self.may_take(lane, &waiting.item)
+                && !self.is_in_hand(&waiting.item.key)
+                && held(&waiting.item).is_none()
         });
-        let first = line.max_by_key(|waiting| {
-            let waited = now.saturating_sub(waiting.since);
-            (waiting.item.urgency(waited), Reverse(waiting.since))
-        })?;
-        let held: u64 = of_lane().map(|running| running.memory).sum();
+        let first = line.max_by_key(|waiting| (waiting.urgency(now), Reverse(waiting.since)))?;
+        let in_use: u64 = of_lane().map(|running| running.memory).sum();
         let fits =
-            lane != Lane::Heavy || held + self.holds(lane, &first.item) <= self.permits.memory;
+            lane != Lane::Heavy || in_use + self.holds(lane, &first.item) <= self.permits.memory;
         fits.then(|| first.item.key.clone())
     }
 
@@ -231,7 +341,7 @@ mod tests {
     use crate::config::Policy;
     use crate::decide::planning::OperationSpec;
     use crate::decide::quarantine::Fingerprints;
-    use crate::decide::work::{Trigger, score};
+    use crate::decide::work::score;
     use OperationKind::{Cleanup, Compact, Reindex};
 
     const NOW: Duration = Duration::from_secs(1_000);
@@ -248,12 +358,15 @@ mod tests {
         Target::Plain(table.to_owned())
     }
 
-    fn item(table: &str, kind: OperationKind, memory: u64) -> WorkItem {
-        let spec = OperationSpec {
+    fn spec(kind: OperationKind) -> OperationSpec {
+        OperationSpec {
             kind,
             reason: String::new(),
             debt: 1.0,
-        };
+        }
+    }
+
+    fn item(table: &str, kind: OperationKind, memory: u64) -> WorkItem {
         WorkItem {
             key: WorkKey {
                 location: "lake".into(),
@@ -262,7 +375,7 @@ mod tests {
             },
             trigger: Trigger::Threshold,
             reason: String::new(),
-            score: score(&spec, Trigger::Threshold),
+            score: score(&spec(kind), Trigger::Threshold),
             memory,
             policy: Policy::default(),
             fingerprints: Fingerprints::default(),
@@ -280,7 +393,7 @@ mod tests {
 
     /// What may start now, each as kind and table.
     fn started(board: &mut Board) -> Vec<String> {
-        let take = || board.take(NOW);
+        let take = || board.take(NOW, |_| None);
         let named = |i: WorkItem| format!("{} {}", i.key.kind.as_str(), i.key.scope);
         std::iter::from_fn(take).map(named).collect()
     }
@@ -368,8 +481,79 @@ mod tests {
             vec![item("old", Reindex, BIG)],
             later,
         );
-        let first = board.take(later).unwrap();
+        let first = board.take(later, |_| None).unwrap();
         assert_eq!(first.key.scope, Scope::Table(target("old")));
+    }
+
+    #[test]
+    fn what_waits_is_shown_with_what_it_waits_for() {
+        let mut board = board(2, 4 * BIG, &[("a", Compact, 3 * BIG)]);
+        assert_eq!(started(&mut board), ["compact a"]);
+        board.add(item("a", Reindex, BIG), NOW);
+        board.add(item("b", Compact, 2 * BIG), NOW);
+        let later = NOW + Duration::from_secs(7);
+        let first = board.waiting(later, |_| None);
+        assert_eq!((first.len(), first[0].seconds), (2, 7));
+        assert_eq!(board.longest_wait(later, |_| None).as_secs(), 7);
+        let closed = |_: &WorkItem| Some(Held::Closed(None));
+        assert_eq!(board.longest_wait(later, closed).as_secs(), 0);
+        assert_eq!(first[0].table, "b");
+        assert!(first[0].held.starts_with("memory"), "{first:?}");
+        assert!(first[1].held.contains("same table"), "{first:?}");
+        board.set_budget(&budget(1, 4 * BIG));
+        assert!(board.waiting(NOW, |_| None)[0].held.contains("permits"));
+    }
+
+    #[test]
+    fn what_a_person_asked_for_goes_first_and_holds_a_permit_like_all_else() {
+        let mut board = board(1, 4 * BIG, &[]);
+        for table in ["a", "b", "c"] {
+            board.add(item(table, Compact, BIG), NOW);
+        }
+        assert_eq!(started(&mut board), ["compact c"]);
+        let asked = WorkItem {
+            trigger: Trigger::Asked,
+            score: score(&spec(Reindex), Trigger::Asked),
+            ..item("z", Reindex, BIG)
+        };
+        // What waits has waited for two hours.
+        let later = NOW + Duration::from_secs(2 * 3_600);
+        board.add(asked, later);
+        assert!(board.take(later, |_| None).is_none(), "the permit is taken");
+        board.ended(&item("c", Compact, 0).key);
+        let first = board.take(later, |_| None).unwrap();
+        assert_eq!(first.key.scope, Scope::Table(target("z")));
+        assert!(board.take(later, |_| None).is_none());
+    }
+
+    #[test]
+    fn what_is_held_back_waits_with_a_reason_and_stands_in_nobodys_way() {
+        let mut board = board(1, 4 * BIG, &[("a", Compact, BIG), ("b", Reindex, BIG)]);
+        let mut closed = true;
+        let held = |closed: bool| {
+            move |item: &WorkItem| {
+                let is_a = item.key.scope == Scope::Table(target("a"));
+                (closed && is_a).then_some(Held::Closed(None))
+            }
+        };
+        let first = board.take(NOW, held(closed)).unwrap();
+        assert_eq!(first.key.scope, Scope::Table(target("b")));
+        board.ended(&first.key);
+        assert!(board.take(NOW, held(closed)).is_none());
+        let waiting = board.waiting(NOW, held(closed));
+        let why = waiting[0].held.as_str();
+        assert_eq!(
+            (waiting.len(), why),
+            (1, "its maintenance window does not open")
+        );
+        closed = false;
+        board.look_again();
+        assert!(board.take(NOW, held(closed)).is_some());
+
+        let mut board = self::board(1, BIG, &[("a", Compact, 1), ("b", Compact, 1)]);
+        let down = board.take_down(held(true));
+        assert_eq!(down[0].0.key.scope, Scope::Table(target("a")));
+        assert_eq!((down.len(), board.waiting(NOW, held(true)).len()), (1, 1));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Planning: what should happen to one table, and why. Pure.
 
-use crate::config::{Budget, Policy};
-use serde::Serialize;
+use crate::config::Policy;
+use serde::{Deserialize, Serialize};
 use squire_engine::maintenance::tasks::TaskBounds;
 use squire_engine::maintenance::{CompactionLimits, CompactionPlan, TableHealth};
 
@@ -9,10 +9,11 @@ use squire_engine::maintenance::{CompactionLimits, CompactionPlan, TableHealth};
 const TASKS_PER_COMMIT: usize = 8;
 
 /// A kind of maintenance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum OperationKind {
     Cleanup,
+    #[serde(alias = "optimize")]
     Compact,
     Reindex,
 }
@@ -60,13 +61,11 @@ pub(crate) fn bounds(policy: &Policy) -> TaskBounds {
     }
 }
 
-/// The limits of a compaction run that a policy and a budget set. Concurrent runs share the budget's rate evenly.
-pub(crate) fn limits(policy: &Policy, budget: &Budget) -> CompactionLimits {
-    let concurrent = budget.max_concurrent.max(1) as u64;
+/// The limits of a compaction run that a policy sets.
+pub(crate) fn limits(policy: &Policy) -> CompactionLimits {
     CompactionLimits {
         bounds: bounds(policy),
         tasks_per_commit: TASKS_PER_COMMIT,
-        bytes_per_second: budget.bytes_per_second.map(|rate| rate / concurrent),
         verify: policy.verify,
     }
 }

@@ -3,6 +3,8 @@
 //! What could not replace what it should have replaced would come out the same again, and costs a rewrite each time.
 //! It rests until the table's schema changes, a person asks for it, or another release starts: nothing is kept beyond
 //! this process. Of a reindex, single indexes rest, and the others of their table are looked after.
+//!
+//! Work that lands again and again and leaves what asks for it as it was is such work, too: see [`Convergence`].
 
 use super::planning::OperationKind;
 use squire_engine::maintenance::TableHealth;
@@ -88,9 +90,133 @@ impl Quarantine {
     }
 }
 
+/// Attempts that changed the table, one after another, and not what asks for them. One may be a mistake of the count.
+const IN_VAIN: u32 = 3;
+
+/// What asks for work of a kind, and what a writer would change of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Asks {
+    head: u64,
+    rows: u64,
+    /// Fragments worth merging, or rows that an index lacks.
+    units: u64,
+    deleted: u64,
+}
+
+impl Asks {
+    fn of(kind: OperationKind, health: &TableHealth) -> Self {
+        let lacking = health.indexes.iter().map(|i| i.unindexed_rows).sum();
+        let (units, deleted) = match kind {
+            OperationKind::Reindex => (lacking, 0),
+            OperationKind::Compact | OperationKind::Cleanup => {
+                (health.candidate_fragments, health.deleted_rows)
+            }
+        };
+        Self {
+            head: health.head,
+            rows: health.rows,
+            units,
+            deleted,
+        }
+    }
+}
+
+/// Whether attempts get anywhere.
+#[derive(Debug, Default)]
+pub(crate) struct Convergence {
+    last: BTreeMap<OperationKind, Asks>,
+    /// What asked for an attempt that has changed the table.
+    attempted: BTreeMap<OperationKind, Asks>,
+    in_vain: BTreeMap<OperationKind, u32>,
+}
+
+impl Convergence {
+    /// An attempt ended that has changed the table.
+    pub(crate) fn attempted(&mut self, kind: OperationKind) {
+        if let Some(asks) = self.last.get(&kind) {
+            self.attempted.insert(kind, *asks);
+        }
+    }
+
+    /// The table was looked at. Returns what is in vain as of now, and why.
+    pub(crate) fn looked(&mut self, health: &TableHealth) -> Vec<(OperationKind, String)> {
+        let mut news = Vec::new();
+        for kind in [OperationKind::Compact, OperationKind::Reindex] {
+            let now = Asks::of(kind, health);
+            self.last.insert(kind, now);
+            // A look that began before the attempt ended says nothing of it.
+            let judged = self.attempted.get(&kind).filter(|b| b.head < now.head);
+            let Some(before) = judged.copied() else {
+                continue;
+            };
+            self.attempted.remove(&kind);
+            let same = now.rows == before.rows;
+            let vain = same && now.units >= before.units && now.deleted >= before.deleted;
+            let in_vain = self.in_vain.entry(kind).or_default();
+            *in_vain = if vain { *in_vain + 1 } else { 0 };
+            if *in_vain == IN_VAIN {
+                *in_vain = 0;
+                let what = match kind {
+                    OperationKind::Reindex => "rows that an index lacks",
+                    OperationKind::Compact | OperationKind::Cleanup => "candidate fragments",
+                };
+                news.push((
+                    kind,
+                    format!(
+                        "{IN_VAIN} attempts, each of which was committed, left {} {what} where there were {}",
+                        now.units, before.units
+                    ),
+                ));
+            }
+        }
+        news
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{OperationKind, Part, Quarantine};
+    use super::{Convergence, OperationKind, Part, Quarantine, TableHealth};
+
+    #[test]
+    fn work_that_gets_nowhere_is_found_and_work_beside_a_writer_is_not() {
+        let health = |head: u64, rows: u64, candidate_fragments: u64| TableHealth {
+            table: "t".into(),
+            pin: head,
+            head,
+            versions: head,
+            fragments: candidate_fragments,
+            candidate_fragments,
+            rows,
+            deleted_rows: 0,
+            bytes: 1,
+            indexes: Vec::new(),
+            schema: 0,
+        };
+        let compact = OperationKind::Compact;
+        // Of each attempt: rows and candidates afterwards; whether that is in vain at last.
+        for (after, in_vain) in [
+            ([(10, 16), (10, 16), (10, 17)], true),
+            ([(10, 16), (10, 15), (10, 16)], false),
+            ([(10, 16), (11, 16), (11, 16)], false),
+        ] {
+            let mut convergence = Convergence::default();
+            assert!(convergence.looked(&health(1, 10, 16)).is_empty());
+            let mut found = Vec::new();
+            for (n, (rows, candidates)) in after.into_iter().enumerate() {
+                convergence.attempted(compact);
+                // A look from before is no judgement, however often.
+                let (before, now) = (2 * n as u64 + 1, 2 * n as u64 + 3);
+                let stale = health(before, 10, 16);
+                assert!(convergence.looked(&stale).is_empty());
+                found.extend(convergence.looked(&health(now, rows, candidates)));
+            }
+            assert_eq!(
+                found.iter().any(|(kind, _)| *kind == compact),
+                in_vain,
+                "{after:?}"
+            );
+        }
+    }
 
     #[test]
     fn unfit_work_rests_until_the_schema_changes_or_a_person_asks() {

@@ -12,6 +12,8 @@ pub(crate) enum Outcome {
     Effective,
     /// It did nothing, and would do nothing again: the next look decides.
     Idle,
+    /// Another daemon works on it, and has claimed it for so long still.
+    Elsewhere(Duration),
     /// A person stopped it, and does not want it back at once.
     Cancelled,
     /// What was wanted does not hold.
@@ -54,6 +56,7 @@ impl Rests {
         let pause = match outcome {
             Outcome::Effective => Duration::ZERO,
             Outcome::Idle => scan,
+            Outcome::Elsewhere(left) => left.min(policy.cooldown_max),
             Outcome::Cancelled => policy.cooldown,
             Outcome::Bad => {
                 rest.failures += 1;
@@ -93,6 +96,7 @@ mod tests {
         for (outcome, rest) in [
             (Outcome::Effective, 0),
             (Outcome::Idle, 60),
+            (Outcome::Elsewhere(secs(20)), 20),
             (Outcome::Cancelled, 600),
             (Outcome::Bad, 60),
         ] {

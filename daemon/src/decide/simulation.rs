@@ -252,7 +252,7 @@ impl World {
                 self.after(seconds, Happening::Did(at, done));
             }
         }
-        while let Some(item) = self.board.take(self.now) {
+        while let Some(item) = self.board.take(self.now, |_| None) {
             self.begin(item);
         }
         self.check();

@@ -72,17 +72,20 @@ impl fmt::Display for WorkItem {
 /// What separates one class of work from the next.
 const CLASS: u64 = 10_000_000;
 
+/// How many classes what a person asked for is above the others: each is half an hour of waiting.
+const ASKED: u64 = 8;
+
 /// What a second of waiting adds. Half an hour outweighs a class: nothing waits for ever behind what keeps coming.
 const AGING: u64 = CLASS / 1_800;
 
 /// The priority of a piece of work, larger first.
 ///
-/// What a person asked for goes first. Then cleanup: it is short and frees space that the others need. Then compaction
+/// What a person asked for goes first, before all that has waited for less than four hours. Then cleanup: it is short and frees space that the others need. Then compaction
 /// before reindexing, because a rewritten fragment would have to be indexed again. Within a kind, the table that is
 /// furthest past its threshold.
 pub(crate) fn score(spec: &OperationSpec, trigger: Trigger) -> u64 {
     let class = match (trigger, spec.kind) {
-        (Trigger::Asked, _) => 4,
+        (Trigger::Asked, _) => 3 + ASKED,
         (_, OperationKind::Cleanup) => 3,
         (_, OperationKind::Compact) => 2,
         (_, OperationKind::Reindex) => 1,

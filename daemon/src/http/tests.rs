@@ -155,7 +155,7 @@ async fn changing_calls_need_the_token() {
         running
             .get("/api/v1/cleanup")
             .await
-            .starts_with("HTTP/1.1 401")
+            .starts_with("HTTP/1.1 405")
     );
     assert!(running.source.requests.lock().unwrap().is_empty());
 }
@@ -200,9 +200,23 @@ async fn changing_calls_reach_the_source() {
         verb: ControlVerb::Pause,
         store: some_s,
         table: some_t,
+        kind: None,
+        attempt: None,
+        reason: None,
     };
-    let asked = running.source.requests.lock().unwrap()[6..].to_vec();
-    assert_eq!(asked, vec![named; 5]);
+    let asked = running.source.requests.lock().unwrap()[7..].to_vec();
+    assert_eq!(asked, vec![named.clone(); 5]);
+    let path = "/api/v1/pause?store=s&table=t&kind=optimize&reason=an+audit";
+    let answer = running.post(path, auth, "{\"attempt\":7}").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let asked = running.source.requests.lock().unwrap()[12..].to_vec();
+    let whole = Ask {
+        kind: Some(OperationKind::Compact),
+        attempt: Some(7),
+        reason: Some("an audit".to_owned()),
+        ..named
+    };
+    assert_eq!(asked, [whole]);
 
     let refused = running.post("/api/v1/resume", auth, "").await;
     assert!(
@@ -217,6 +231,9 @@ async fn changing_calls_reach_the_source() {
         ("/api/v1/pause?store=s&store=r", ""),
         ("/api/v1/pause?store=s", "{\"store\":\"r\"}"),
         ("/api/v1/pause", "[]"),
+        ("/api/v1/pause?kind=vacuum", ""),
+        ("/api/v1/cancel?attempt=one", ""),
+        ("/api/v1/cancel?attempt=1", "{\"attempt\":2}"),
     ] {
         let answer = running.post(path, auth, body).await;
         assert!(
@@ -272,4 +289,96 @@ async fn cancellation_ends_the_server() {
     let ended =
         tokio::time::timeout(SHUTDOWN_TIMEOUT + Duration::from_secs(2), running.server).await;
     ended.unwrap().unwrap().unwrap();
+}
+
+/// The description, and each of its paths with the methods that it tells of.
+fn described() -> (Value, Vec<(String, Vec<String>)>) {
+    let document: Value = serde_json::from_str(page::DESCRIPTION).unwrap();
+    let paths = document["paths"].as_object().unwrap().iter();
+    let methods = |path: &Value| path.as_object().unwrap().keys().cloned().collect();
+    let paths = paths.map(|(path, of_path)| (path.clone(), methods(of_path)));
+    let paths = paths.collect();
+    (document, paths)
+}
+
+#[test]
+fn the_description_tells_of_every_route_and_of_no_other() {
+    let (document, mut told) = described();
+    let reading = reading().map(|(path, _)| (path.to_owned(), vec!["get".to_owned()]));
+    let mut routes = reading.to_vec();
+    routes.push((CHANGING.to_owned(), vec!["post".to_owned()]));
+    told.sort();
+    routes.sort();
+    assert_eq!(told, routes);
+    let ask = &document["paths"][CHANGING]["post"];
+    let verbs = ask["parameters"][0]["schema"]["enum"].clone();
+    assert_eq!(verbs, json!(ControlVerb::ALL.map(ControlVerb::as_str)));
+    let target = &document["components"]["schemas"]["Target"]["properties"];
+    let mut named: Vec<&String> = target.as_object().unwrap().keys().collect();
+    let query = ask["parameters"].as_array().unwrap().iter().skip(1);
+    let mut asked: Vec<&str> = query.map(|p| p["name"].as_str().unwrap()).collect();
+    named.sort();
+    asked.sort_unstable();
+    assert_eq!(named, asked, "the query and the body name the same");
+    for name in named {
+        let value = match name.as_str() {
+            "attempt" => json!(7),
+            "kind" => json!("compact"),
+            _ => json!("x"),
+        };
+        let one = json!({ name.as_str(): value }).to_string();
+        assert!(Target::of_body(one.as_bytes()).is_ok(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_described_is_there_and_reading_changes_nothing() {
+    let running = start(Some("secret-token")).await;
+    let auth = "Authorization: Bearer secret-token\r\n";
+    for (path, methods) in described().1 {
+        if methods == ["get"] {
+            let answer = running.get(&path).await;
+            let known = ["HTTP/1.1 200", "HTTP/1.1 503"].iter();
+            assert!(
+                known.clone().any(|code| answer.starts_with(code)),
+                "{path}: {answer}"
+            );
+            let posted = running.post(&path, auth, "{}").await;
+            assert!(posted.starts_with("HTTP/1.1 405"), "{path}: {posted}");
+        }
+    }
+    for verb in ControlVerb::ALL {
+        let request =
+            format!("GET /api/v1/{verb} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{auth}\r\n");
+        let answer = running.send(&request).await;
+        assert!(answer.starts_with("HTTP/1.1 405"), "{verb}: {answer}");
+    }
+    assert!(running.source.requests.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_page_runs_its_own_script_and_no_other() {
+    let running = start(None).await;
+    let page = running.get("/").await;
+    let policy = page
+        .lines()
+        .find(|l| l.starts_with("content-security-policy"));
+    let policy = policy.unwrap();
+    assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"));
+    assert!(!policy.contains("unsafe") && !policy.contains('*') && !policy.contains("http"));
+    for tag in ["<script", "<style"] {
+        assert_eq!(page.matches(tag).count(), 1, "{tag}: one has a digest");
+    }
+    for elsewhere in [
+        "innerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "src=",
+        "//cdn",
+    ] {
+        assert!(!page.contains(elsewhere), "{elsewhere}");
+    }
+    for guard in ["x-content-type-options: nosniff", "x-frame-options: DENY"] {
+        assert!(page.contains(guard), "{guard}");
+    }
 }

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::hint::black_box;
 use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::text_file;
 
 /// A secret that callers of `POST /api/v1/*` must show. Neither printable nor comparable except by
-/// [`Token::matches`].
+/// [`Token::matches`]. A clone is the same token: what one of them takes up holds for all.
 #[derive(Clone)]
-pub(crate) struct Token(Vec<u8>);
+pub(crate) struct Token(Arc<RwLock<Vec<u8>>>);
 
 /// Why a token was refused. Says nothing about the token itself.
 #[derive(Debug, thiserror::Error)]
@@ -60,14 +61,28 @@ impl Token {
                 origin: origin.to_owned(),
             });
         }
-        Ok(Self(text.as_bytes().to_vec()))
+        Ok(Self(Arc::new(RwLock::new(text.as_bytes().to_vec()))))
+    }
+
+    fn secret(&self) -> Vec<u8> {
+        let secret = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        secret.clone()
+    }
+
+    /// Takes up what a token file says now. Whether that is another token.
+    pub(crate) fn take_up(&self, path: &Path) -> Result<bool, TokenError> {
+        let (before, now) = (self.secret(), Self::load(path)?.secret());
+        let changed = before != now;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = now;
+        Ok(changed)
     }
 
     /// Compares in a time that depends on the length of what was presented only, so that answers do
     /// not leak the secret byte by byte.
-    pub(super) fn matches(&self, presented: &[u8]) -> bool {
-        let mut difference = usize::from(presented.len() != self.0.len());
-        for (given, wanted) in presented.iter().zip(self.0.iter().cycle()) {
+    pub(crate) fn matches(&self, presented: &[u8]) -> bool {
+        let secret = self.secret();
+        let mut difference = usize::from(presented.len() != secret.len());
+        for (given, wanted) in presented.iter().zip(secret.iter().cycle()) {
             difference = black_box(difference | usize::from(given ^ wanted));
         }
         difference == 0

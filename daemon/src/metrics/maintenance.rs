@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::TABLE;
 use super::register::{counters, float_gauges, gauges};
 use super::tables::forget;
+use crate::decide::planning::OperationKind;
 
 const RUN: [&str; 3] = ["store", "table", "kind"];
 const RUN_RESULT: [&str; 4] = ["store", "table", "kind", "result"];
@@ -155,7 +156,10 @@ impl MaintenanceMetrics {
 
     /// What is true of a table now; counters stay.
     pub(super) fn forget(&self, store: &str, table: &str) {
-        forget(&self.quarantined, store, table, |_| false);
-        forget(&self.last_success, store, table, |_| false);
+        for kind in OperationKind::ALL {
+            let run = [store, table, kind.as_str()];
+            forget(&self.quarantined, &run);
+            forget(&self.last_success, &run);
+        }
     }
 }

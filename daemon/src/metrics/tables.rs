@@ -1,9 +1,10 @@
 //! What each table looks like: gauges, replaced as a whole after each scan.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
+use prometheus::core::{MetricVec, MetricVecBuilder};
 use prometheus::{Error, GaugeVec, IntGaugeVec, Registry};
 
 use super::register::{float_gauges, gauges, integer};
@@ -61,7 +62,13 @@ pub(super) struct TableGauges {
     unindexed_rows: IntGaugeVec,
     index_age: GaugeVec,
     unreferenced: IntGaugeVec,
+    /// The indexes that are shown of each table, by store and table: to look for them among all series would take longer
+    /// with every table.
+    shown: Arc<Mutex<HashMap<[String; 2], BTreeSet<String>>>>,
 }
+
+/// The ages of files that no version refers to.
+const AGES: [&str; 3] = ["under_1h", "under_7d", "older"];
 
 impl TableGauges {
     pub(super) fn new(r: &Registry) -> Result<Self, Error> {
@@ -123,6 +130,7 @@ impl TableGauges {
                 "Bytes of files that no version refers to, by age, as of the last full scan.",
                 &["store", "table", "age"],
             )?,
+            shown: Arc::default(),
         })
     }
 
@@ -155,7 +163,7 @@ impl TableGauges {
             gauge.with_label_values(&[store, table]).set(integer(value));
         }
         if unreferenced.is_empty() {
-            forget(&self.unreferenced, store, table, |_| false);
+            self.forget_unreferenced(store, table);
         }
         for (age, bytes) in unreferenced {
             self.unreferenced
@@ -166,78 +174,61 @@ impl TableGauges {
             self.unindexed_rows
                 .with_label_values(&[store, table, &index.name])
                 .set(integer(index.unindexed_rows));
-            if let Some(age) = index.age {
-                self.index_age
-                    .with_label_values(&[store, table, &index.name])
-                    .set(age.as_secs_f64());
+            match index.age {
+                Some(age) => {
+                    let of_index = self
+                        .index_age
+                        .with_label_values(&[store, table, &index.name]);
+                    of_index.set(age.as_secs_f64());
+                }
+                None => forget(&self.index_age, &[store, table, &index.name]),
             }
         }
-        forget(&self.unindexed_rows, store, table, |name| {
-            indexes.iter().any(|index| index.name == name)
-        });
-        forget(&self.index_age, store, table, |name| {
-            indexes
-                .iter()
-                .any(|index| index.name == name && index.age.is_some())
-        });
+        let names = indexes.iter().map(|index| index.name.clone()).collect();
+        self.show(store, table, names);
+    }
+
+    /// From now on these indexes of a table are shown; the series of others go.
+    fn show(&self, store: &str, table: &str, indexes: BTreeSet<String>) {
+        let key = [store.to_owned(), table.to_owned()];
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match indexes.is_empty() {
+            true => shown.remove(&key),
+            false => shown.insert(key, indexes.clone()),
+        };
+        for gone in before.unwrap_or_default().difference(&indexes) {
+            forget(&self.unindexed_rows, &[store, table, gone]);
+            forget(&self.index_age, &[store, table, gone]);
+        }
+    }
+
+    fn forget_unreferenced(&self, store: &str, table: &str) {
+        for age in AGES {
+            forget(&self.unreferenced, &[store, table, age]);
+        }
     }
 
     pub(super) fn forget(&self, store: &str, table: &str) {
-        let Self {
-            fragments,
-            candidate_fragments,
-            rows,
-            deleted_rows,
-            bytes,
-            versions,
-            drift,
-            head_version,
-            pin_version,
-            unindexed_rows,
-            index_age,
-            unreferenced,
-        } = self;
         let per_table = [
-            fragments,
-            candidate_fragments,
-            rows,
-            deleted_rows,
-            bytes,
-            versions,
-            drift,
-            head_version,
-            pin_version,
+            &self.fragments,
+            &self.candidate_fragments,
+            &self.rows,
+            &self.deleted_rows,
+            &self.bytes,
+            &self.versions,
+            &self.drift,
+            &self.head_version,
+            &self.pin_version,
         ];
         for gauge in per_table {
-            forget(gauge, store, table, |_| false);
+            forget(gauge, &[store, table]);
         }
-        forget(unindexed_rows, store, table, |_| false);
-        forget(index_age, store, table, |_| false);
-        forget(unreferenced, store, table, |_| false);
+        self.forget_unreferenced(store, table);
+        self.show(store, table, BTreeSet::new());
     }
 }
 
-/// Removes the series of a table, except those whose `index` label `keep` accepts. The library
-/// removes by all labels only, hence the search.
-pub(super) fn forget<T: MetricVecBuilder>(
-    vector: &MetricVec<T>,
-    store: &str,
-    table: &str,
-    keep: impl Fn(&str) -> bool,
-) {
-    for family in vector.collect() {
-        for metric in family.get_metric() {
-            let labels: HashMap<&str, &str> = metric
-                .get_label()
-                .iter()
-                .map(|pair| (pair.name(), pair.value()))
-                .collect();
-            let is_of_table =
-                labels.get("store") == Some(&store) && labels.get("table") == Some(&table);
-            if is_of_table && !labels.get("index").is_some_and(|name| keep(name)) {
-                // Fails only if another thread removed it between, which is what was wanted.
-                vector.remove(&labels).ok();
-            }
-        }
-    }
+/// Takes one series out. Fails only if there is none, which is what was wanted.
+pub(super) fn forget<T: MetricVecBuilder>(vector: &MetricVec<T>, labels: &[&str]) {
+    vector.remove_label_values(labels).ok();
 }

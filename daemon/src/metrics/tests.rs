@@ -128,3 +128,55 @@ fn promtool_has_no_complaint() {
     );
     assert!(output.status.success() && said.trim().is_empty(), "{said}");
 }
+
+#[test]
+fn a_thousand_tables_do_not_make_a_thousand_series() {
+    let metrics = Metrics::new().unwrap();
+    metrics.bound_tables(100);
+    let seen = |fragments, rows| TableObservation {
+        fragments,
+        rows,
+        indexes: vec![IndexObservation {
+            name: "id".into(),
+            unindexed_rows: 1,
+            age: Some(Duration::from_secs(rows)),
+        }],
+        unreferenced: vec![("under_1h", 1), ("older", 2)],
+        ..TableObservation::default()
+    };
+    for table in 0..100_u64 {
+        metrics.observe_table("lake", &format!("t{table}"), &seen(table, table));
+    }
+    assert!(
+        metrics
+            .encode()
+            .contains("squire_rows{store=\"lake\",table=\"t99\"} 99")
+    );
+    for table in 100..1_000_u64 {
+        let name = format!("t{table}");
+        metrics.observe_table("lake", &name, &seen(2, table));
+        let run = ["lake", name.as_str(), "compact"];
+        metrics.run_finished(run, Ending::Success, 1_000.0 + table as f64);
+    }
+    metrics.observe_table("pond", "t", &seen(7, 7));
+    let text = metrics.encode();
+    for line in [
+        "squire_fragments{store=\"lake\"} 6750",
+        "squire_fragments{store=\"pond\"} 7",
+        "squire_unindexed_rows{store=\"lake\"} 1000",
+        "squire_index_age_seconds{store=\"lake\"} 999",
+        "squire_unreferenced_bytes{age=\"older\",store=\"lake\"} 2000",
+        "squire_last_success_timestamp_seconds{kind=\"compact\",store=\"lake\"} 1100",
+        "squire_maintenance_runs_total{kind=\"compact\",result=\"success\",store=\"lake\"} 900",
+    ] {
+        assert!(text.contains(&format!("{line}\n")), "{line}: {text}");
+    }
+    assert!(text.len() < 20_000 && !text.contains("table="), "{text}");
+    // They do not come back with a table that goes, but with another bound.
+    for table in 0..990 {
+        metrics.forget_table("lake", &format!("t{table}"));
+    }
+    assert!(!metrics.encode().contains("table="));
+    metrics.bound_tables(2_000);
+    assert!(metrics.encode().contains("table=\"t999\""));
+}

@@ -11,6 +11,7 @@ use super::table::{Observation, Phase, TableState, Verdict, cleanup_item};
 use super::{Place, table};
 use crate::config::Config;
 use crate::decide::planning::{OperationKind, OperationSpec};
+use crate::decide::rest::Outcome;
 use crate::decide::work::{Scope, Trigger, WorkItem};
 use squire_engine::ids::TableName;
 use squire_engine::invariants::violations;
@@ -108,6 +109,8 @@ pub(crate) struct Location {
     seen: bool,
     scan_failed: bool,
     last_cleanup: Option<Duration>,
+    /// What another daemon was cleaning: it may have been killed over it.
+    to_clean: BTreeSet<Scope>,
     /// Of the cleanup of a store.
     rests: crate::decide::rest::Rests,
     /// Until when ended rests were looked for.
@@ -424,11 +427,31 @@ impl Location {
     ) -> (Vec<WorkItem>, bool) {
         let interval = config.daemon.full_scan_interval;
         let is_due = |last: Duration| now.saturating_sub(last) >= interval;
-        if self.is_stopped() || !self.last_cleanup.is_none_or(is_due) {
+        if self.is_stopped() {
             return (Vec::new(), false);
         }
-        let is_first = self.last_cleanup.replace(now).is_none();
         let kind = OperationKind::Cleanup;
+        if !self.last_cleanup.is_none_or(is_due) {
+            let rests = |scope: &Scope| match scope {
+                Scope::Store => self.rests.blocks(kind, now),
+                Scope::Table(target) => {
+                    let of = self.tables.get(target);
+                    of.is_some_and(|t| t.state.rests(kind, now))
+                }
+            };
+            let again: Vec<Scope> = self
+                .to_clean
+                .iter()
+                .filter(|s| !rests(s))
+                .cloned()
+                .collect();
+            self.to_clean.retain(|scope| !again.contains(scope));
+            let again = again.into_iter().filter(|scope| self.wants(scope, kind));
+            let regular = |scope| self.cleanup(scope, Trigger::Regular, config);
+            return (again.map(regular).collect(), false);
+        }
+        self.to_clean.clear();
+        let is_first = self.last_cleanup.replace(now).is_none();
         let scopes = match self.managed {
             Some(true) if self.rests.blocks(kind, now) || self.tables.is_empty() => Vec::new(),
             Some(true) => vec![Scope::Store],
@@ -486,6 +509,10 @@ impl Location {
         lesson: table::Lesson,
         times: (Duration, Duration),
     ) -> Vec<(Option<String>, String)> {
+        let elsewhere = matches!(lesson.outcome, Some(Outcome::Elsewhere(_)));
+        if elsewhere && item.key.kind == OperationKind::Cleanup {
+            self.to_clean.insert(item.key.scope.clone());
+        }
         let Scope::Table(target) = &item.key.scope else {
             if let Some(outcome) = lesson.outcome {
                 self.rests.note(item.key.kind, outcome, &item.policy, times);

@@ -1,9 +1,10 @@
 //! What is known of one table, and where it stands. Pure: looks and ends of attempts go in, decided work comes out.
 
 use super::Place;
+use super::trend::Trend;
 use crate::config::Policy;
 use crate::decide::planning::{OperationKind, OperationSpec, TablePlan, memory_estimate, plan};
-use crate::decide::quarantine::{Fingerprints, Part, Quarantine};
+use crate::decide::quarantine::{Convergence, Fingerprints, Part, Quarantine};
 use crate::decide::rest::{Outcome, Rests};
 use crate::decide::work::{Scope, Trigger, WorkItem, WorkKey, score};
 use serde::Serialize;
@@ -100,6 +101,10 @@ pub(crate) struct TableStatus {
     pub(crate) health: TableHealth,
     /// What no version refers to, as last counted.
     pub(crate) unreferenced: Option<Unreferenced>,
+    /// How many fragments there would be after a compaction now.
+    pub(crate) ideal_fragments: u64,
+    /// How many fragments there were.
+    pub(crate) trend: Trend,
     pub(crate) state: &'static str,
     pub(crate) reason: String,
     pub(crate) phase: Phase,
@@ -114,6 +119,8 @@ pub(crate) struct Verdict {
     pub(crate) kinds: Vec<(OperationKind, bool, bool)>,
     /// Why a table that should be compacted is not, when that is news.
     pub(crate) left_alone: Option<String>,
+    /// Kinds of work that get nowhere and rest from now on, and why.
+    pub(crate) in_vain: Vec<(OperationKind, String)>,
     /// What may begin, in place of what was decided before; `None` while an attempt is at work, and what waits goes on waiting.
     pub(crate) work: Option<Vec<WorkItem>>,
 }
@@ -134,6 +141,7 @@ pub(crate) struct TableState {
     phase: Phase,
     rests: Rests,
     quarantine: Quarantine,
+    convergence: Convergence,
     /// What a person asked for and has not begun yet.
     asked: BTreeSet<OperationKind>,
     /// Why it is not compacted although it should be, as it was told last.
@@ -149,6 +157,13 @@ fn state_of(planned: &TablePlan) -> (&'static str, String) {
         (None, Some(why)) => ("left alone", why.clone()),
         (None, None) => ("healthy", planned.otherwise.clone()),
     }
+}
+
+/// How many fragments there would be after a compaction now: each task makes one of its own.
+fn ideal(health: &TableHealth, rewrites: &CompactionPlan) -> u64 {
+    let merged = rewrites.tasks.iter().map(|task| task.fragments.len());
+    let merged: usize = merged.map(|fragments| fragments.saturating_sub(1)).sum();
+    health.fragments.saturating_sub(merged as u64)
 }
 
 impl TableState {
@@ -213,6 +228,9 @@ impl TableState {
                 news.push((Some(index), why));
             }
         }
+        if lesson.outcome == Some(Outcome::Effective) {
+            self.convergence.attempted(kind);
+        }
         if let Some(outcome) = lesson.outcome {
             self.rests.note(kind, outcome, &item.policy, times);
         }
@@ -240,11 +258,17 @@ impl TableState {
             unreferenced,
         } = seen;
         let fingerprints = Fingerprints::of(&health);
+        let in_vain = self.convergence.looked(&health);
+        for (kind, why) in &in_vain {
+            self.quarantine
+                .hold((*kind).into(), fingerprints.schema, why.clone());
+        }
         let resting = self.resting_indexes(&fingerprints);
         let mut considered = health.clone();
         considered
             .indexes
             .retain(|i| !resting.contains_key(&i.name));
+        let ideal_fragments = ideal(&health, &rewrites);
         let mut planned = plan(&considered, &rewrites, policy);
         self.add_asked(&mut planned);
         let is_cleanup = |o: &&OperationSpec| o.kind == OperationKind::Cleanup;
@@ -286,6 +310,8 @@ impl TableState {
             status: TableStatus {
                 health,
                 unreferenced,
+                ideal_fragments,
+                trend: Trend::default(),
                 state,
                 reason,
                 phase: self.phase,
@@ -293,6 +319,7 @@ impl TableState {
             },
             kinds,
             left_alone: left_alone_news,
+            in_vain,
             work,
         }
     }

@@ -1,15 +1,15 @@
 //! Runs one decided operation on what it is about.
 
+use super::claimed::Claims;
 use super::report::OperationReport;
-use crate::config::{Budget, Config, Policy};
-use crate::decide::board::LIGHT_AT_ONCE;
+use crate::config::{Config, Policy};
 use crate::decide::planning::{OperationKind, limits};
 use crate::decide::work::{Scope, WorkItem};
 use crate::place::{Place, step};
 use squire_engine::error::{Error, ErrorKind, Result, caught};
 use squire_engine::maintenance::{
-    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, CompactionLimits,
-    MaintenanceReport, Oversight, Retention, Target,
+    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, MaintenanceReport, Oversight,
+    Retention, Target,
 };
 use squire_engine::store::Store;
 use std::sync::Arc;
@@ -76,15 +76,6 @@ fn medium(uri: &str) -> (&str, &str) {
     }
 }
 
-/// The limits of a compaction beside others: heavy and light attempts share the rate of the budget evenly.
-fn shared_limits(policy: &Policy, budget: &Budget) -> CompactionLimits {
-    let mut limits = limits(policy, budget);
-    let heavy = budget.max_concurrent.max(1) as u64;
-    let all = heavy + LIGHT_AT_ONCE as u64;
-    limits.bytes_per_second = limits.bytes_per_second.map(|rate| rate * heavy / all);
-    limits
-}
-
 /// What is done when there is nothing to do; it is no success of a cleanup.
 const NOTHING_TO_REMOVE: &str = "there is nothing to remove";
 
@@ -106,12 +97,15 @@ pub(crate) struct Surroundings {
     pub(crate) places: Vec<Place>,
     /// The URIs of all watched locations, open or not.
     pub(crate) watched: Vec<String>,
+    /// Tables whose cleanup is paused, of a store that is cleaned as a whole.
+    pub(crate) spared: Vec<String>,
     pub(crate) config: Arc<Config>,
-    pub(crate) one_pass: bool,
+    /// How what is worked on is claimed, if it is.
+    pub(crate) claims: Option<Claims>,
 }
 
 /// Runs one operation to its end and says how it went; an error is part of the report.
-pub(crate) async fn execute(
+pub(super) async fn execute(
     around: &Surroundings,
     item: &WorkItem,
     attempt: u64,
@@ -121,11 +115,7 @@ pub(crate) async fn execute(
     let work = async {
         match (&item.key.scope, item.key.kind) {
             (Scope::Table(target), OperationKind::Compact) => {
-                let budget = &around.config.budget;
-                let limits = match around.one_pass {
-                    true => limits(&item.policy, budget),
-                    false => shared_limits(&item.policy, budget),
-                };
+                let limits = limits(&item.policy);
                 let done = store.compact(target, &limits, oversight).await;
                 done.map(Done::Maintained)
             }
@@ -161,6 +151,14 @@ async fn cleanup(around: &Surroundings, scope: &Scope, oversight: &Oversight) ->
     let place = &around.place;
     let mut policies = cleanup_policies(&around.config, place.managed);
     policies.one_table = place.is_single_table();
+    for table in &around.spared {
+        let of_table = policies.of(table).clone();
+        let spared = CleanupPolicy {
+            enabled: false,
+            ..of_table
+        };
+        policies.tables.insert(table.clone(), spared);
+    }
     match neighbours(place, &around.watched, &around.places) {
         Err(e) if may_remove(scope, &policies) => return Err(e),
         others => policies.neighbours = others.unwrap_or_default(),

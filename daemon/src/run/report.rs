@@ -2,13 +2,14 @@
 
 use crate::decide::planning::OperationKind;
 use crate::decide::rest::Outcome;
-use crate::decide::work::{Scope, WorkItem};
+use crate::decide::work::{Scope, Trigger, WorkItem};
 use crate::metrics::Ending;
 use crate::place::table::Lesson;
 use serde::Serialize;
 use squire_engine::error::{Error, ErrorKind};
 use squire_engine::maintenance::{CleanupReport, MaintenanceReport};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 impl Ending {
     fn of(error: &Error) -> Self {
@@ -37,16 +38,29 @@ pub(crate) struct OperationReport {
     /// Empty when it was about the whole store.
     pub(crate) table: String,
     pub(crate) kind: OperationKind,
+    pub(crate) trigger: Trigger,
+    /// Why it was begun.
+    pub(crate) reason: String,
+    /// When it ended, in milliseconds since the epoch, and how long it took.
+    pub(crate) ended_ms: u64,
+    pub(crate) seconds: f64,
     pub(crate) ending: Ending,
     pub(crate) conflicts: u32,
     pub(crate) fragments_removed: u64,
     pub(crate) fragments_added: u64,
+    pub(crate) bytes_rewritten: u64,
     pub(crate) bytes_removed: u64,
     pub(crate) versions_removed: u64,
     pub(crate) detail: Option<String>,
     /// Whether anything was changed.
     #[serde(skip)]
     effective: bool,
+    /// Whether it was stopped for now, and nothing is said against the next attempt.
+    #[serde(skip)]
+    returns: bool,
+    /// How long another daemon has claimed it still.
+    #[serde(skip)]
+    elsewhere: Option<Duration>,
     /// Indexes that would fail the same way again, and why.
     #[serde(skip)]
     pub(crate) unfit_indexes: Vec<(String, String)>,
@@ -69,14 +83,21 @@ impl OperationReport {
                 Scope::Table(target) => target.to_string(),
             },
             kind: item.key.kind,
+            trigger: item.trigger,
+            reason: item.reason.clone(),
+            ended_ms: 0,
+            seconds: 0.0,
             ending: Ending::Success,
             conflicts: 0,
             fragments_removed: 0,
             fragments_added: 0,
+            bytes_rewritten: 0,
             bytes_removed: 0,
             versions_removed: 0,
             detail: None,
             effective: false,
+            returns: false,
+            elsewhere: None,
             unfit_indexes: Vec::new(),
             covers_store: item.key.scope == Scope::Store,
             except: BTreeMap::new(),
@@ -103,14 +124,32 @@ impl OperationReport {
         ));
     }
 
+    /// It was asked to stop, for this reason. Who `wanted` it to does not want it back at once; otherwise the next may follow when
+    /// it may.
+    pub(crate) fn stopped(&mut self, why: &str, wanted: bool) {
+        if self.ending != Ending::Cancelled {
+            return;
+        }
+        self.returns = !wanted;
+        self.detail = Some(why.to_owned());
+    }
+
+    /// Another daemon works on it: it is due again, if it is, when that must have ended.
+    pub(crate) fn elsewhere(&mut self, holder: &str, left: Duration) {
+        self.planned(format!("{holder} works on it"));
+        self.elsewhere = Some(left);
+    }
+
     /// What it says about the next attempt.
     pub(crate) fn lesson(&self) -> Lesson {
         let unfit = (self.ending == Ending::Unfit).then(|| self.detail.clone().unwrap_or_default());
         let outcome = match self.ending {
+            _ if self.elsewhere.is_some() => self.elsewhere.map(Outcome::Elsewhere),
             // What is unfit rests by itself.
             Ending::Unfit => None,
             Ending::Success if self.effective => Some(Outcome::Effective),
             Ending::Success | Ending::Skipped => Some(Outcome::Idle),
+            Ending::Cancelled if self.returns => None,
             Ending::Cancelled => Some(Outcome::Cancelled),
             Ending::Conflict | Ending::Failed => Some(Outcome::Bad),
         };
@@ -125,6 +164,7 @@ impl OperationReport {
         self.conflicts = m.conflicts;
         self.fragments_removed = m.fragments_removed;
         self.fragments_added = m.fragments_added;
+        self.bytes_rewritten = m.bytes_rewritten;
         let indexes = m.indexes.len() + m.rebuilt_indexes.len();
         self.effective = m.fragments_removed > 0 || indexes > 0;
         if m.cancelled {
@@ -188,6 +228,7 @@ impl OperationReport {
 mod tests {
     use super::OperationReport;
     use crate::decide::planning::OperationKind;
+    use crate::decide::work::Trigger;
     use crate::metrics::Ending;
     use std::collections::BTreeMap;
 
@@ -198,14 +239,21 @@ mod tests {
             attempt: 1,
             table: "a".into(),
             kind: OperationKind::Cleanup,
+            trigger: Trigger::Regular,
+            reason: String::new(),
+            ended_ms: 0,
+            seconds: 0.0,
             ending,
             conflicts: 0,
             fragments_removed: 0,
             fragments_added: 0,
+            bytes_rewritten: 0,
             bytes_removed: 0,
             versions_removed: 0,
             detail: None,
             effective: false,
+            returns: false,
+            elsewhere: None,
             unfit_indexes: Vec::new(),
             covers_store: true,
             except: except.collect::<BTreeMap<_, _>>(),

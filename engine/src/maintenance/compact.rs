@@ -2,7 +2,6 @@
 //! before it is committed.
 
 use super::carrier::{Carrier, Landed};
-use super::health::fragment_bytes;
 use super::index_proof::prove_followers;
 use super::listed::{followers, ids_of};
 use super::plan::CompactionPlan;
@@ -21,7 +20,6 @@ use lance::dataset::optimize::{
 use lance_table::format::Fragment;
 use squire_failpoints::{Seam, conflict_injected, hit};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Bounds of one compaction run.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,8 +28,6 @@ pub struct CompactionLimits {
     pub bounds: TaskBounds,
     /// Tasks per commit: one lost race loses this many; each commit remaps the indexes once.
     pub tasks_per_commit: usize,
-    /// Bytes read and written per second, averaged over a task; `None` for no limit.
-    pub bytes_per_second: Option<u64>,
     /// How each rewrite is compared with what it replaces, before it is committed.
     pub verify: Verify,
 }
@@ -90,6 +86,8 @@ impl Work for Compaction<'_> {
         hit(Seam::MaintainBeforeCompact)?;
         let plan = store.plan_compaction(&head, &self.0.bounds).await?;
         report.skipped = plan.left_alone.map(Skipped::Unsupported);
+        let ahead = plan.tasks.iter().map(|task| task.bytes).sum();
+        run.oversight.planned("bytes", ahead);
         hit(Seam::MaintainAfterPlan)?;
         let options = options(self.0, plan.defers_remap, run);
         let rewriting = Rewriting {
@@ -162,16 +160,11 @@ impl Rewriting<'_> {
         batch: &[Task],
         report: &mut MaintenanceReport,
     ) -> Result<(Vec<RewriteResult>, Result<()>)> {
-        let (run, clock) = (self.run, self.store.clock());
+        let run = self.run;
         let mut results = Vec::with_capacity(batch.len());
         for task in batch {
             tracing::debug!(op = %run.op, target = %run.target, fragments = task.fragments.len(), bytes = task.bytes, "rewriting");
-            let started = clock.monotonic();
-            let mut moved = 0;
-            match run
-                .unless_cancelled(self.rewrite(head, task, &mut moved))
-                .await
-            {
+            match run.unless_cancelled(self.rewrite(head, task)).await {
                 Ok(result) => results.push(result),
                 Err(e) if e.kind() == ErrorKind::Cancelled => return Ok((results, Err(e))),
                 Err(e) if e.kind() == ErrorKind::Unfit => {
@@ -185,18 +178,16 @@ impl Rewriting<'_> {
                 }
                 Err(e) => return Err(e),
             }
-            run.oversight.step();
-            let took = clock.monotonic().saturating_sub(started);
-            self.pace(moved, took).await;
+            run.oversight.did(task.bytes);
         }
         Ok((results, Ok(())))
     }
 
     /// Rewrites the fragments of `task` and reads the result back. Rows that turn out to be wider than they were taken
-    /// to be are rewritten once more, into smaller fragments. The bytes that were read and written are added to `moved`.
-    async fn rewrite(&self, head: &Dataset, task: &Task, moved: &mut u64) -> Result<RewriteResult> {
-        // Read as others read, not through what names the files of this run.
-        let reader = head.with_object_store(self.store.objects.clone(), None);
+    /// to be are rewritten once more, into smaller fragments.
+    async fn rewrite(&self, head: &Dataset, task: &Task) -> Result<RewriteResult> {
+        // Not through what names the files of this run.
+        let reader = head.with_object_store(self.store.reading(self.run.oversight), None);
         let fragments: Vec<Fragment> = head
             .fragments()
             .iter()
@@ -218,9 +209,6 @@ impl Rewriting<'_> {
                 },
             };
             let result = rewrite.execute(head).await?;
-            let written: u64 = result.new_fragments.iter().map(fragment_bytes).sum();
-            // Both are read once more.
-            *moved += 2 * (task.bytes + written);
             let check = Rewrite {
                 dataset: &reader,
                 old: &fragments,
@@ -279,29 +267,7 @@ impl Rewriting<'_> {
         prove_followers(&before, &staged, &followers).await?;
         commit_rehearsed(head, &staged).await
     }
-
-    /// Rests until `moved` bytes are as old as the rate wants them, or the run is cancelled.
-    async fn pace(&self, moved: u64, took: Duration) {
-        let Some(rate) = self.limits.bytes_per_second else {
-            return;
-        };
-        let due = Duration::from_secs_f64(moved as f64 / rate.max(1) as f64);
-        let mut left = due.saturating_sub(took);
-        while !left.is_zero() && !self.run.oversight.is_cancelled() {
-            let nap = left.min(NAP);
-            tokio::select! {
-                () = self.run.oversight.cancelled() => {}
-                () = self.store.clock().sleep(nap) => {}
-            }
-            // It rests because it was told to; that is no hang.
-            self.run.oversight.step();
-            left -= nap;
-        }
-    }
 }
-
-/// How long a run rests at once for the sake of its rate.
-const NAP: Duration = Duration::from_secs(1);
 
 /// Copying pages takes a third of the memory of decoding them, at the same speed, but it keeps the pages as they
 /// are: many pages of a few rows stay many and large. Fragments of this size have pages worth keeping.

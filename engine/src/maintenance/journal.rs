@@ -8,6 +8,7 @@
 //! A run at work also puts a beat now and then. A journal that moves belongs to the living, however long a file takes.
 
 use super::Oversight;
+use super::pace::Paced;
 use super::run::Run;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -17,7 +18,7 @@ use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
-use lance_io::object_store::WrappingObjectStore;
+use lance_io::object_store::{ObjectStore as LanceStore, WrappingObjectStore};
 use lance_table::format::Fragment;
 use lance_table::io::deletion::{DELETIONS_DIR, relative_deletion_file_path};
 use object_store::list::PaginatedListStore;
@@ -225,16 +226,15 @@ impl Journal {
     }
 }
 
-/// The [`Journal`] as Lance's wrapper of a store, and who watches the run.
+/// The [`Journal`] as Lance's wrapper of a store.
 #[derive(Debug)]
-struct Journalling(Arc<Journal>, Oversight);
+struct Journalling(Arc<Journal>);
 
 impl WrappingObjectStore for Journalling {
     fn wrap(&self, _: &str, inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
         Arc::new(Named {
             inner,
             journal: self.0.clone(),
-            oversight: self.1.clone(),
         })
     }
 
@@ -248,12 +248,11 @@ impl WrappingObjectStore for Journalling {
     }
 }
 
-/// A store that names what is put before it is. Each answer is a step of the run.
+/// A store that names what is put before it is.
 #[derive(Debug)]
 struct Named {
     inner: Arc<dyn ObjectStore>,
     journal: Arc<Journal>,
-    oversight: Oversight,
 }
 
 impl std::fmt::Display for Named {
@@ -271,9 +270,7 @@ impl ObjectStore for Named {
         options: PutOptions,
     ) -> StorageResult<PutResult> {
         self.journal.before_put(path).await?;
-        let put = self.inner.put_opts(path, bytes, options).await;
-        self.oversight.step();
-        put
+        self.inner.put_opts(path, bytes, options).await
     }
 
     async fn put_multipart_opts(
@@ -282,7 +279,6 @@ impl ObjectStore for Named {
         options: PutMultipartOptions,
     ) -> StorageResult<Box<dyn MultipartUpload>> {
         self.journal.before_put(path).await?;
-        self.oversight.step();
         self.inner.put_multipart_opts(path, options).await
     }
 
@@ -302,9 +298,7 @@ impl ObjectStore for Named {
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> StorageResult<GetResult> {
-        let got = self.inner.get_opts(path, options).await;
-        self.oversight.step();
-        got
+        self.inner.get_opts(path, options).await
     }
 
     fn delete_stream(
@@ -453,8 +447,20 @@ impl Store {
         run: &Run<'_>,
     ) -> Result<Dataset> {
         let mut objects = self.interface.as_ref().clone();
-        objects.apply_wrapper(&Journalling(run.journal.clone(), run.oversight.clone()));
+        objects.apply_wrapper(&Paced(run.oversight.clone()));
+        objects.apply_wrapper(&Journalling(run.journal.clone()));
         Ok(dataset.with_object_store(Arc::new(objects), None))
+    }
+
+    /// The storage, as a run reads it that keeps to a pace, and where it is looked whether it moves.
+    pub(crate) fn reading(&self, oversight: &Oversight) -> Arc<LanceStore> {
+        if !oversight.is_paced() {
+            return self.objects.clone();
+        }
+        // On plain local paths Lance reads past the interface, too.
+        let mut objects = self.interface.as_ref().clone();
+        objects.apply_wrapper(&Paced(oversight.clone()));
+        Arc::new(objects)
     }
 
     /// The objects that belong to `name` in the dataset at `table`.

@@ -3,7 +3,7 @@
 //! 1. `Store::health` observes one table from manifests alone.
 //! 2. `tasks` groups fragments into bounded tasks: a pure function. `plan` feeds it: `decoded` samples how wide rows are.
 //! 3. `run` is the frame of every maintenance run: sidecar, bounded attempts and, where the table is pinned, clean prefix. An
-//!    `Oversight` sees it move and stops it at a safe point.
+//!    `Oversight` sees it move and stops it at a safe point; a `Pace` is the rate at which it reads and writes.
 //! 4. `compact` and `reindex` are what runs inside it. `journal` names what they write before they do; `stranded` deletes
 //!    what was written for nothing. `rehearsal` builds a version without committing it, and `index_proof` asks it a
 //!    sample of what its indexes should find. `declare` says which indexes there should be. `verify` reads a rewrite back
@@ -28,6 +28,7 @@ mod index_proof;
 mod journal;
 mod listed;
 mod oversight;
+mod pace;
 mod plan;
 mod rehearsal;
 mod reindex;
@@ -49,9 +50,11 @@ pub use compact::CompactionLimits;
 pub(crate) use health::own_file;
 pub use health::{IndexHealth, TableHealth};
 pub(crate) use journal::Progress;
-pub use oversight::Oversight;
+pub use oversight::{Headway, Oversight};
+pub use pace::Pace;
 pub use plan::CompactionPlan;
 pub use run::{MaintenanceReport, Skipped};
+pub use stranded::RunFiles;
 pub use unreferenced::{Files, Unreferenced};
 pub use verify::Verify;
 pub(crate) use verify::{Given, read_back};

@@ -1,10 +1,23 @@
 //! How whoever started a run watches it.
 
+use super::pace::Pace;
 use async_trait::async_trait;
 use lance_index::progress::IndexBuildProgress;
-use std::sync::Arc;
+use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
+
+/// How far a run is, as far as its plan says: what it works through, and how much of it is behind it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Headway {
+    /// What is counted: `bytes` that a compaction reads, `indexes`, `tables` of a cleanup. Empty before there is a plan.
+    pub unit: &'static str,
+    /// How many are behind it. A conflict plans afresh, and adds to `total` what is planned then.
+    pub done: u64,
+    /// How many there are.
+    pub total: u64,
+}
 
 /// Asks a run to stop at its next safe point, and counts its steps: a run whose count stands still hangs. A step is what
 /// storage answered, a rewritten task, a commit, a stage of an index build.
@@ -12,9 +25,31 @@ use tokio_util::sync::CancellationToken;
 pub struct Oversight {
     cancel: CancellationToken,
     steps: Arc<AtomicU64>,
+    progress: Arc<Mutex<Headway>>,
+    /// What its requests to the storage keep to.
+    pace: Option<Arc<Pace>>,
 }
 
 impl Oversight {
+    /// Of a run that reads and writes at this pace.
+    pub fn paced(pace: Arc<Pace>) -> Self {
+        Self {
+            pace: Some(pace),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn is_paced(&self) -> bool {
+        self.pace.as_ref().is_some_and(|pace| pace.is_limited())
+    }
+
+    /// Waits until the run may move `bytes` more.
+    pub(crate) async fn pay(&self, bytes: u64) {
+        if let Some(pace) = &self.pace {
+            pace.pay(bytes, self).await;
+        }
+    }
+
     /// Asks the run to stop: it commits what it has finished, and reports that it was cancelled.
     pub fn cancel(&self) {
         self.cancel.cancel();
@@ -35,8 +70,28 @@ impl Oversight {
         self.steps.load(Ordering::Relaxed)
     }
 
+    /// How far it is.
+    pub fn progress(&self) -> Headway {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn step(&self) {
         self.steps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// `more` of `unit` lie ahead; what an earlier plan had left is not waited for any more.
+    pub(crate) fn planned(&self, unit: &'static str, more: u64) {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.unit = unit;
+        progress.total = progress.done + more;
+    }
+
+    /// `more` of them are behind it.
+    pub(crate) fn did(&self, more: u64) {
+        self.step();
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.done += more;
+        progress.total = progress.total.max(progress.done);
     }
 }
 
@@ -55,5 +110,27 @@ impl IndexBuildProgress for Oversight {
     async fn stage_complete(&self, _: &str) -> lance::Result<()> {
         self.step();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Headway, Oversight};
+
+    #[test]
+    fn a_plan_made_afresh_adds_to_what_is_done() {
+        let oversight = Oversight::default();
+        oversight.planned("bytes", 10);
+        oversight.did(4);
+        oversight.planned("bytes", 8);
+        let at = |done, total| Headway {
+            unit: "bytes",
+            done,
+            total,
+        };
+        assert_eq!(oversight.progress(), at(4, 12));
+        oversight.did(9);
+        assert_eq!(oversight.progress(), at(13, 13));
+        assert_eq!(oversight.steps(), 2);
     }
 }

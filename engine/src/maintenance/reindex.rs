@@ -66,14 +66,18 @@ impl Work for Reindex<'_> {
         report.failed_indexes.clear();
         report.unfit_indexes.clear();
         let listed = listed_indexes(&head).await?;
-        for index in listed.iter().filter(|i| !self.except.contains(&i.name)) {
+        let missing = |name: &String| listed.iter().all(|index| index.name != *name);
+        let due = |name: &String| missing(name) && !self.except.contains(name);
+        let extended = || listed.iter().filter(|i| !self.except.contains(&i.name));
+        let built = || self.declared.iter().filter(|(name, _)| due(name));
+        let ahead = extended().count() + built().count();
+        run.oversight.planned("indexes", ahead as u64);
+        for index in extended() {
             run.check_cancelled()?;
             let done = caught("extending it", extend(&mut head, index, run, store)).await;
             settle_one(&index.name, done, run, report).await?;
         }
-        let missing = |name: &String| listed.iter().all(|index| index.name != *name);
-        let due = |name: &String| missing(name) && !self.except.contains(name);
-        for (name, declaration) in self.declared.iter().filter(|(name, _)| due(name)) {
+        for (name, declaration) in built() {
             run.check_cancelled()?;
             let done = caught(
                 "building it",
@@ -105,7 +109,7 @@ async fn settle_one(
     run: &Run<'_>,
     report: &mut MaintenanceReport,
 ) -> Result<()> {
-    run.oversight.step();
+    run.oversight.did(1);
     match done {
         Ok(Outcome::Complete) => Ok(()),
         Ok(Outcome::Covered) => {

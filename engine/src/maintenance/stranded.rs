@@ -24,6 +24,7 @@ use crate::store::{Records, Store, StrictCommit, marks, read_version, unless_den
 use futures::{StreamExt, TryStreamExt};
 use lance::dataset::transaction::{Operation, TransactionBuilder};
 use object_store::ObjectStoreExt;
+use serde::Serialize;
 use squire_failpoints::{Guard, Seam, hit, stands};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -104,6 +105,21 @@ enum Ground {
     Unsettled,
 }
 
+/// A run that has a journal: what it wrote, and not yet settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunFiles {
+    /// The run.
+    pub op: OpId,
+    /// Its table's path.
+    pub table: String,
+    /// The version that the table showed when it began.
+    pub base: u64,
+    /// Whether its sidecar stands: without it the run lands nothing any more.
+    pub is_licensed: bool,
+    /// The names in its journal, below the table, each with its bytes; 0 for what is named and was not written.
+    pub files: Vec<(String, u64)>,
+}
+
 impl Store {
     /// Bytes of what the journals of this store name: of runs at work, and of dead ones until they are reclaimed.
     pub async fn stranded_bytes(&self) -> Result<u64> {
@@ -120,7 +136,37 @@ impl Store {
     }
 
     async fn named_bytes(&self, records: &Records, only: Option<&str>) -> Result<u64> {
-        let mut bytes = 0;
+        let runs = self.runs_of(records, only, &[]).await?;
+        let files = runs.iter().flat_map(|run| &run.files);
+        Ok(files.map(|(_, bytes)| bytes).sum())
+    }
+
+    /// The runs that have a journal, at work or dead, with what they wrote.
+    pub async fn journals(&self) -> Result<Vec<RunFiles>> {
+        let licensed = self.records.sidecar_ops().await?;
+        self.runs_of(&self.records, None, &licensed).await
+    }
+
+    /// [`Store::journals`] of runs on plain tables, or on `only` one of them.
+    pub async fn plain_journals(&self, only: Option<&str>) -> Result<Vec<RunFiles>> {
+        let mut runs = Vec::new();
+        for records in self.plain_records().await {
+            let Some(licensed) = unless_denied(records.sidecar_ops().await)? else {
+                continue;
+            };
+            let found = unless_denied(self.runs_of(records, only, &licensed).await)?;
+            runs.extend(found.unwrap_or_default());
+        }
+        Ok(runs)
+    }
+
+    async fn runs_of(
+        &self,
+        records: &Records,
+        only: Option<&str>,
+        licensed: &[OpId],
+    ) -> Result<Vec<RunFiles>> {
+        let mut runs = Vec::new();
         for op in records.journalled_runs().await? {
             let Some(Journalled { table, names }) = records.journalled(op).await? else {
                 continue;
@@ -128,17 +174,23 @@ impl Store {
             if only.is_some_and(|only| only != table.path) {
                 continue;
             }
-            let table = &table;
+            let path = &table.path;
             let sizes = names.into_iter().map(|name| async move {
-                let objects = self.named_objects(&table.path, &name).await?;
-                Ok::<u64, Error>(objects.iter().map(|meta| meta.size).sum())
+                let objects = self.named_objects(path, &name).await?;
+                Ok::<_, Error>((name, objects.iter().map(|meta| meta.size).sum()))
             });
             let sizes = futures::stream::iter(sizes).buffer_unordered(AT_ONCE);
-            bytes += sizes
-                .try_fold(0, |sum, size| async move { Ok(sum + size) })
-                .await?;
+            let mut files: Vec<(String, u64)> = sizes.try_collect().await?;
+            files.sort_unstable();
+            runs.push(RunFiles {
+                op,
+                base: table.base,
+                is_licensed: licensed.contains(&op),
+                files,
+                table: table.path,
+            });
         }
-        Ok(bytes)
+        Ok(runs)
     }
 
     /// Deletes what dead runs in `records` wrote and never committed, table by table; of one table, if `only` that is

@@ -10,6 +10,7 @@
 
 mod at_work;
 mod beside;
+mod claims;
 pub mod discovery;
 pub mod durability;
 pub mod faults;
@@ -24,6 +25,7 @@ pub mod state;
 mod tables;
 
 use at_work::AtWork;
+pub use claims::{Claim, Claimed};
 pub use durability::Durability;
 pub(crate) use files::{FileFacts, Width};
 pub use guard::{CommitCounters, GuardedCommitHandler, Slot};

@@ -7,6 +7,8 @@
 //! 3. Where that may not be written they stand in the state directory of this machine. Others do not see them there, which
 //!    costs room only: what a run wrote waits for this machine.
 //!
+//! Beside them stand the claims of daemons; see `claims`.
+//!
 //! Which one it is changes nothing else: the record is the run's licence wherever it stands.
 
 use super::{INTERNAL, Store, durability, put_absent};
@@ -88,11 +90,7 @@ impl Records {
     /// How long the record of `op` has shown no sign of life, by the clock of the storage alone: its newest object against
     /// `probe`, one that is put now and removed.
     pub(crate) async fn silence(&self, op: OpId, probe: OpId) -> Result<Duration> {
-        let at = self.area("probe").join(probe.to_string());
-        self.put(&at, b"clock".to_vec()).await?;
-        let now = self.objects.inner.head(&at).await;
-        self.objects.inner.delete(&at).await?;
-        let now = now?.last_modified;
+        let now = self.now(probe).await?;
         let mut last = match self.objects.inner.head(&self.sidecar_path(op)).await {
             Ok(meta) => meta.last_modified,
             Err(object_store::Error::NotFound { .. }) => now,
@@ -109,7 +107,7 @@ impl Records {
         if !self.comes_and_goes || !self.objects.is_local() {
             return;
         }
-        for folder in ["recovery", "probe", ""] {
+        for folder in ["recovery", "probe", "claims", ""] {
             let folder = match folder {
                 "" => format!("/{}", self.root),
                 folder => format!("/{}/{folder}", self.root),

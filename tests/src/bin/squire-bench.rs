@@ -214,7 +214,6 @@ async fn compact_ours(
     let limits = CompactionLimits {
         bounds: bounds(),
         tasks_per_commit: 8,
-        bytes_per_second: None,
         verify,
     };
     let target = Target::Pinned("t".parse().expect("name"));

@@ -460,6 +460,14 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
         "maintain.after_carry",
         "races::carry stops runs there, races::maintenance kills them and makes them fail",
     ),
+    (
+        "claim.after_put",
+        "external::shared kills and stops daemons there; a single pass claims nothing",
+    ),
+    (
+        "claim.before_remove",
+        "external::shared kills daemons there; a single pass claims nothing",
+    ),
     ("agent.after_count", "surface::agent kills agents there"),
     (
         "agent.while_claiming",

@@ -191,6 +191,172 @@ async fn an_attempt_that_hangs_is_stopped_and_the_daemon_lives() {
     scene.assert_kept(0).await;
 }
 
+/// What people say to a daemon: pauses that survive a restart, one attempt stopped, a drain.
+#[tokio::test(flavor = "multi_thread")]
+async fn people_pause_cancel_and_drain() {
+    let mut lake = Lake::with_tables(&["t", "u"]);
+    let (state, token) = (lake.path("state"), lake.path("token"));
+    std::fs::create_dir_all(&state).expect("a directory");
+    std::fs::write(&token, "correct-horse\n").expect("token");
+    let token = token.to_string_lossy().into_owned();
+    let set = |name: &str, value: String| (name.to_owned(), value);
+    lake.env = vec![set("STATE_DIRECTORY", state.to_string_lossy().into_owned())];
+    let config = format!(
+        "[daemon]\ntoken_file = {token:?}\n[policy]\nmin_candidate_fragments = 6\nmax_versions = 5\n"
+    );
+    let config = write_config(&lake, &config);
+    let start = || {
+        let args = ["daemon", &lake.uri, "--config", &config];
+        let daemon = Served::start(&lake, None, &args);
+        daemon.wait_ready();
+        daemon
+    };
+    let ask = |daemon: &Served, args: &[&str]| {
+        let at = daemon.address();
+        let known = ["--daemon", &at, "--token-file", &token, "--json"];
+        lake.run(&[args, &known].concat())
+    };
+    let daemon = start();
+    let pause = [
+        "pause", "--table", "t", "--kind", "compact", "--reason", "an audit",
+    ];
+    let answer = ask(&daemon, &pause).ok().json();
+    assert_eq!(answer["survives_restart"], true);
+    ask(&daemon, &["pause", "--table", "nobody"]).failed(1, "no table");
+    ask(&daemon, &["cancel", "--attempt", "99"]).failed(1, "attempt 99 is not at work");
+    let wrong = lake.path("wrong");
+    std::fs::write(&wrong, "wrong\n").expect("token");
+    let (at, wrong) = (daemon.address(), wrong.to_string_lossy().into_owned());
+    lake.run(&["drain", "--daemon", &at, "--token-file", &wrong])
+        .failed(2, "wrong token");
+    lake.run(&["drain"]).failed(2, "--token-file");
+    daemon.stop();
+
+    // After a restart it still holds: the other table is compacted, this one waits with the reason.
+    let daemon = start();
+    small_commits(&lake, &["t", "u"], 0, 12);
+    daemon.wait_fragments_at_most("u", 5);
+    let held = eventually("work that waits", PATIENCE, || {
+        let waiting = daemon.status()["waiting"].clone();
+        let first = waiting["first"].as_array().expect("work").clone();
+        let held = first
+            .into_iter()
+            .find(|w| w["table"] == "t" && w["kind"] == "compact");
+        held.ok_or(waiting.to_string())
+    });
+    assert_eq!(held["held"], "paused: compact of t (an audit)");
+    assert!(daemon.table("t").expect("t")["fragments"].as_u64() >= Some(12));
+    let answer = ask(&daemon, &["resume", "--table", "t.lance"]).ok().json();
+    assert_eq!(answer["lifted"].as_array().map(Vec::len), Some(1));
+    daemon.wait_fragments_at_most("t", 5);
+
+    let answer = ask(&daemon, &["pause"]).ok().json();
+    assert_eq!(answer["accepted"], "pause");
+    small_commits(&lake, &["u"], 100, 12);
+    eventually("work of u that waits", PATIENCE, || {
+        let waiting = daemon.status()["waiting"].clone();
+        (waiting["count"].as_u64() > Some(0))
+            .then_some(())
+            .ok_or(waiting.to_string())
+    });
+    let answer = ask(&daemon, &["drain"]).ok().json();
+    let handed_back = answer["handed_back"].as_array().expect("work").clone();
+    let is_u = |w: &serde_json::Value| w["table"] == "u" && w["was"] == "waiting";
+    assert!(handed_back.iter().any(is_u), "{answer}");
+    let drain = eventually("the end of the drain", PATIENCE, || {
+        let drain = daemon.status()["drain"].clone();
+        (drain["done"] == true)
+            .then_some(drain.clone())
+            .ok_or(drain.to_string())
+    });
+    assert!(
+        drain["handed_back"]
+            .as_array()
+            .expect("work")
+            .iter()
+            .any(is_u)
+    );
+    assert_eq!(daemon.get("/readyz").0, 503);
+    let mut daemon = daemon;
+    daemon.child.signal(Signal::SIGTERM);
+    let done = daemon.child.wait_here();
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(done.stderr.contains("this is handed back"), "{done:?}");
+    assert!(done.stderr.contains("compact u (waiting)"), "{done:?}");
+
+    // A state that cannot be understood starts nothing.
+    std::fs::write(state.join("pauses.json"), "{").expect("the file");
+    lake.run(&["daemon", &lake.uri, "--once"])
+        .failed(3, "pauses.json is damaged");
+}
+
+/// One attempt is stopped by its number; the others go on, and what it had finished is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_attempt_is_cancelled_by_its_number() {
+    let mut scene = Scene::new("");
+    let daemon = &scene.daemon;
+    let number = daemon.status()["attempts"][0]["attempt"]
+        .as_u64()
+        .expect("a number");
+    let post = |path: &str| {
+        let bearer = "Authorization: Bearer correct-horse\r\n";
+        daemon.request("POST", path, bearer).0
+    };
+    assert_eq!(post(&format!("/api/v1/cancel?attempt={}", number + 1)), 404);
+    assert_eq!(post(&format!("/api/v1/cancel?attempt={number}")), 200);
+    eventually("its end", PATIENCE, || {
+        let history = daemon.status()["history"].clone();
+        let mut reports = history.as_array().expect("reports").iter();
+        let ended = reports.any(|r| r["attempt"] == number && r["ending"] == "cancelled");
+        ended.then_some(()).ok_or(history.to_string())
+    });
+    scene.daemon.child.signal(Signal::SIGTERM);
+    let done = scene.daemon.child.wait_here();
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(done.stderr.contains("someone asked for it"), "{done:?}");
+    scene.assert_kept(0).await;
+}
+
+/// The end of a window stops what runs, and keeps what it had finished; until it opens again nothing is begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_window_stops_work() {
+    let mut scene = Scene::new("");
+    // The window that is closed now ends the attempt, as the passing of time would.
+    let config = scene.lake.path("squire.toml");
+    let text = std::fs::read_to_string(&config).expect("the configuration");
+    let closed = format!("[policy]\nwindows = [\"{}\"]", closed_now());
+    std::fs::write(&config, text.replace("[policy]", &closed)).expect("the configuration");
+    scene.daemon.child.signal(Signal::SIGHUP);
+    let more = small_commits(&scene.lake, &["small"], 100, 18);
+    scene.small.extend(more);
+    let daemon = &scene.daemon;
+    eventually("the end of what ran", PATIENCE, || {
+        let history = daemon.status()["history"].clone();
+        let mut reports = history.as_array().expect("reports").iter();
+        let ended =
+            reports.any(|r| r["table"] == "big" && r["detail"] == "its maintenance window ended");
+        ended.then_some(()).ok_or(history.to_string())
+    });
+    eventually("work that waits for its window", PATIENCE, || {
+        let status = daemon.status();
+        let waiting = status["waiting"]["first"].to_string();
+        let told = waiting.contains("its maintenance window opens at");
+        told.then_some(()).ok_or(waiting)
+    });
+    scene.daemon.child.signal(Signal::SIGTERM);
+    let done = scene.daemon.child.wait_here();
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert_eq!(scene.lake.table_status("small", "fragments"), 20);
+    scene.assert_kept(0).await;
+}
+
+/// A window that opens half a day from now.
+fn closed_now() -> String {
+    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let hour = seconds.expect("a time").as_secs() / 3_600 % 24;
+    format!("{:02}:00-{:02}:00", (hour + 12) % 24, (hour + 13) % 24)
+}
+
 /// A location that cannot be opened is counted; while it is the only one, the daemon is not ready.
 #[test]
 fn locations_that_are_not_open_are_counted() {

@@ -6,14 +6,23 @@
 //! 4. `metrics`: the daemon's endpoints, signals and words to systemd.
 //! 5. `line`: nothing waits behind an attempt that stands.
 //! 6. `zoo`: states of tables, of several releases, through every command.
-//! 7. `differential`: text values, against what others read.
+//! 7. `page`: the daemon's page in a browser, and its API against its description.
+//! 8. `prometheus`: alerts and dashboard, with a real Prometheus.
+//! 9. `units`: what systemd says of the units.
+//! 10. `package`: the Debian package and what a container holds.
+//! 11. `differential`: text values, against what others read.
 
 mod differential;
 mod drift;
 mod line;
 mod metrics;
+mod package;
+mod page;
+mod prometheus;
 mod readers;
 mod s3;
+mod shared;
+mod units;
 mod zoo;
 
 use serde_json::Value;

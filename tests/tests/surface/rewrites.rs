@@ -95,7 +95,6 @@ impl Watched {
         let limits = CompactionLimits {
             bounds: self.bounds.clone(),
             tasks_per_commit: 8,
-            bytes_per_second: None,
             verify,
         };
         let target = Target::Plain("t.lance".to_owned());

@@ -348,3 +348,90 @@ fn watch_looks_again_until_it_is_interrupted() {
         .stdout(writer);
     assert_eq!(command.status().expect("squire").code(), Some(0));
 }
+
+#[test]
+fn debug_journal_names_what_a_dead_run_left() {
+    let lake = lake();
+    for i in 0..20 {
+        let rows = lake.csv("more.csv", [(i, "y".to_owned())]);
+        lake.run(&["write", &lake.uri, "t", &rows]).ok();
+    }
+    let journal = ["debug", "journal", &lake.uri];
+    let none = lake.run(&journal).ok().stdout;
+    assert!(none.contains("no journal stands"), "{none}");
+    let optimize = ["optimize", &lake.uri, "--table", "t"];
+    let dead = lake.with_seam("maintain.after_rewrite=return(kill)", &optimize);
+    assert_eq!(dead.wait().code, None);
+    let shown = lake.run(&journal).ok().stdout;
+    assert!(
+        shown.contains("on t.lance from version") && shown.contains("data/"),
+        "{shown}"
+    );
+    assert!(shown.contains("its sidecar stands"), "{shown}");
+    let json = lake.run(&[&journal[..], &["--json"]].concat()).ok().json();
+    let run = &json["journals"][0];
+    let status = lake.run(&["status", &lake.uri, "--json"]).ok().json();
+    let files = run["files"].as_array().expect("files").iter();
+    let bytes: u64 = files.filter_map(|file| file[1].as_u64()).sum();
+    assert_eq!(status["stranded_bytes"], bytes);
+    let op = run["op"].as_str().expect("an operation");
+    let one = lake.run(&["debug", "journal", &lake.uri, op]).ok().stdout;
+    assert!(one.contains(op), "{one}");
+    lake.run(&["recover", &lake.uri, "--force"]).ok();
+    let none = lake.run(&journal).ok().stdout;
+    assert!(none.contains("no journal stands"), "{none}");
+}
+
+#[test]
+fn a_terminal_is_shown_how_far_a_run_is() {
+    use std::io::Read;
+    let lake = lake();
+    for i in 0..20 {
+        let rows = lake.csv("more.csv", [(i, "y".to_owned())]);
+        lake.run(&["write", &lake.uri, "t", &rows]).ok();
+    }
+    let (go, config) = (lake.path("go"), lake.path("squire.toml"));
+    std::fs::write(&config, "[policy]\nmax_task_fragments = 8\n").expect("written");
+    let mut command = Command::new("script");
+    let (squire, config) = (squire(), config.display().to_string());
+    let line = format!(
+        "{} optimize {} --table t --config {config}",
+        squire.display(),
+        lake.uri
+    );
+    command.args(["-qefc", &line, "/dev/null"]);
+    command
+        .env("TERM", "xterm")
+        .env("SQUIRE_DURABILITY", "process");
+    // The second file that is written waits until somebody has read how far it is.
+    command.env(
+        "SQUIRE_FAULTS",
+        format!("hold=t.lance/data@2:{}", go.display()),
+    );
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script");
+    let mut out = child.stdout.take().expect("piped");
+    let (mut shown, mut some) = (String::new(), [0; 256]);
+    loop {
+        let length = out.read(&mut some).expect("a terminal");
+        shown += &String::from_utf8_lossy(&some[..length]);
+        if shown.contains("compacting t: ") && shown.contains(" of ") && !go.is_file() {
+            std::fs::write(&go, "").expect("written");
+        }
+        if length == 0 {
+            break;
+        }
+    }
+    assert!(child.wait().expect("ended").success(), "{shown}");
+    assert!(
+        shown.contains(" %, ") && shown.contains("\u{1b}[K"),
+        "{shown:?}"
+    );
+    // What was drawn is taken away before the answer.
+    let answer = shown.rsplit("\u{1b}[K").next().expect("the end");
+    assert!(answer.contains("fragments became"), "{shown:?}");
+    assert!(!answer.contains('%'), "{shown:?}");
+}

@@ -27,6 +27,7 @@ impl Status {
             status,
             kinds,
             left_alone,
+            in_vain,
             work,
         } = verdict;
         for (kind, due, rests) in kinds {
@@ -40,6 +41,16 @@ impl Status {
         }
         if let Some(why) = left_alone {
             tracing::warn!(place = store, %target, why, "this table is not compacted");
+        }
+        for (kind, why) in in_vain {
+            let kind = kind.as_str();
+            tracing::error!(
+                place = store,
+                %target,
+                kind,
+                why,
+                "this work gets nowhere; it rests until the schema or the release changes, or someone asks for it"
+            );
         }
         self.observe(store, status);
         work
@@ -80,6 +91,11 @@ impl Status {
         }
         let waiting = report.pending.len() + report.failed.len();
         self.metrics.set_sidecars(store, waiting as u64);
+        self.seen()
+            .locations
+            .entry(store.to_owned())
+            .or_default()
+            .sidecars = Some(waiting as u64);
         let settled = [&report.committed, &report.aborted, &report.healed];
         settled.iter().any(|ops| !ops.is_empty())
     }
@@ -118,7 +134,8 @@ impl Status {
     }
 
     /// An attempt ended: one line, by how it ended.
-    pub(crate) fn ended(&self, item: &WorkItem, report: OperationReport) {
+    pub(crate) fn ended(&self, item: &WorkItem, mut report: OperationReport) {
+        report.ended_ms = self.clock.now_ms();
         let WorkKey {
             location: place,
             scope: target,
@@ -158,7 +175,7 @@ impl Status {
         self.report(report);
     }
 
-    fn observe(&self, store: &str, table: TableStatus) {
+    fn observe(&self, store: &str, mut table: TableStatus) {
         let h = &table.health;
         let observation = TableObservation {
             fragments: h.fragments,
@@ -184,9 +201,13 @@ impl Status {
         self.metrics.observe_table(store, &h.table, &observation);
         self.metrics.set_unreadable(store, &h.table, false);
         let key = (store.to_owned(), h.table.clone());
-        self.seen()
-            .tables
-            .insert(key, Shown::Observed(Box::new(table)));
+        let fragments = h.fragments;
+        let mut seen = self.seen();
+        if let Some(Shown::Observed(before)) = seen.tables.remove(&key) {
+            table.trend = before.trend;
+        }
+        table.trend.note(self.clock.monotonic(), fragments);
+        seen.tables.insert(key, Shown::Observed(Box::new(table)));
     }
 
     fn report(&self, report: OperationReport) {

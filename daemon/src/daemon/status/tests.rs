@@ -1,6 +1,7 @@
 //! Requests, and what is shown.
 
 use super::Status;
+use crate::decide::planning::OperationKind;
 use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
 use crate::metrics::Metrics;
 use squire_engine::clock::SystemClock;
@@ -17,6 +18,9 @@ fn ask(verb: ControlVerb, store: Option<&str>, table: Option<&str>) -> Ask {
         verb,
         store: store.map(str::to_owned),
         table: table.map(str::to_owned),
+        kind: None,
+        attempt: None,
+        reason: None,
     }
 }
 
@@ -47,9 +51,67 @@ fn a_request_reaches_the_store_and_the_table_that_it_names() {
     status.note_store("/lake/a");
     assert!(matches!(cleanup(Some("t")), Err(Refusal::Wrong(_))));
     assert!(cleanup(None).is_ok() && optimize(Some("/lake/a"), Some("t")).is_ok());
-    let pause = status.request(ask(ControlVerb::Pause, Some("/lake/a"), None));
-    assert!(matches!(pause, Err(Refusal::NotNow(_))));
-    assert!(!status.is_paused());
+}
+
+#[test]
+fn what_is_paused_is_shown_with_its_reason_until_it_is_resumed() {
+    let status = status();
+    status.watches(vec!["/lake/a".into()]);
+    status.unreadable("/lake/a", "t.lance", &Error::internal("bad"));
+    let pause = Ask {
+        kind: Some(OperationKind::Compact),
+        reason: Some("an audit".to_owned()),
+        ..ask(ControlVerb::Pause, Some("/lake/a"), Some("t"))
+    };
+    let answer = status.request(pause).unwrap();
+    assert_eq!(answer["survives_restart"], false);
+    let shown = status.status()["pauses"].clone();
+    assert_eq!(shown[0]["reason"], "an audit");
+    assert_eq!(shown[0]["kind"], "compact");
+    assert_eq!(status.status()["paused"], false, "only part of it is");
+    let unknown = status.request(ask(ControlVerb::Pause, None, Some("u")));
+    assert!(matches!(unknown, Err(Refusal::Unknown(_))));
+
+    status.request(ask(ControlVerb::Pause, None, None)).unwrap();
+    assert_eq!(status.status()["paused"], true);
+    let answer = status.request(ask(ControlVerb::Resume, Some("/lake/a"), None));
+    let answer = answer.unwrap();
+    assert_eq!(answer["lifted"].as_array().unwrap().len(), 1);
+    // All of it is paused still, of which the store is a part.
+    assert_eq!(answer["still_paused_by"].as_array().unwrap().len(), 1);
+    status
+        .request(ask(ControlVerb::Resume, None, None))
+        .unwrap();
+    assert!(status.pauses().is_empty());
+}
+
+#[test]
+fn a_verb_takes_what_it_can_obey() {
+    let status = status();
+    let whole = |verb| Ask {
+        kind: Some(OperationKind::Compact),
+        ..ask(verb, None, None)
+    };
+    let attempt = |verb| Ask {
+        attempt: Some(1),
+        ..ask(verb, None, None)
+    };
+    for wrong in [
+        whole(ControlVerb::Optimize),
+        whole(ControlVerb::Drain),
+        attempt(ControlVerb::Pause),
+        ask(ControlVerb::Drain, Some("/lake/a"), None),
+        Ask {
+            reason: Some("why".to_owned()),
+            ..ask(ControlVerb::Cancel, None, None)
+        },
+    ] {
+        let refused = status.request(wrong.clone());
+        assert!(matches!(refused, Err(Refusal::Wrong(_))), "{wrong:?}");
+    }
+    let unknown = status.request(attempt(ControlVerb::Cancel));
+    assert!(matches!(unknown, Err(Refusal::Unknown(_))));
+    assert!(status.take_requests().is_empty());
 }
 
 #[test]

@@ -62,7 +62,9 @@ impl Store {
         if stands(Guard::HoldsAgain) {
             self.spare_held(&mut plan, ahead_ms).await?;
         }
-        for cleanup in plan.tables.iter().filter(|t| !t.versions.is_empty()) {
+        let due = || plan.tables.iter().filter(|t| !t.versions.is_empty());
+        oversight.planned("tables", due().count() as u64);
+        for cleanup in due() {
             oversight.step();
             if oversight.is_cancelled() {
                 return Err(Error::new(
@@ -75,6 +77,7 @@ impl Store {
             if let Err(e) = caught(&format!("table {}", cleanup.table), clean).await {
                 report.failed.push((cleanup.table.clone(), e.to_string()));
             }
+            oversight.did(1);
             hit(Seam::CleanupAfterTable)?;
         }
         if let (Some(manifest), Some(floor)) = (&plan.manifest, manifest_floor) {
@@ -201,7 +204,6 @@ impl Store {
             let limits = CompactionLimits {
                 bounds: LOG_BOUNDS,
                 tasks_per_commit: usize::MAX,
-                bytes_per_second: None,
                 verify: Verify::default(),
             };
             self.compact(&target, &limits, oversight).await?;

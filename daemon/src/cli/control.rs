@@ -1,0 +1,184 @@
+//! `squire pause`, `resume`, `cancel`, `drain`: what a running daemon is asked over its HTTP port.
+
+use super::Context;
+use super::args::{CancelArgs, DaemonArg, KindArg, PauseArgs, ResumeArgs};
+use crate::text_file;
+use serde_json::{Map, Value, json};
+use squire_engine::error::{Error, ErrorKind, Result};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// How long a daemon that lives takes to answer: it answers from memory.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An answer is a page at most.
+const MOST: u64 = 1 << 20;
+
+impl KindArg {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Compact => "compact",
+            Self::Reindex => "reindex",
+            Self::Cleanup => "cleanup",
+        }
+    }
+}
+
+pub(super) async fn pause(context: &Context, args: PauseArgs) -> Result<ExitCode> {
+    let body = json!({
+        "store": args.store,
+        "table": args.table,
+        "kind": args.kind.map(KindArg::word),
+        "reason": args.reason,
+    });
+    let answer = ask(context, &args.daemon, "pause", body).await?;
+    let line = match answer["survives_restart"].as_bool() {
+        Some(true) => "paused until `squire resume`; what runs goes on (`squire cancel` stops it)",
+        _ => {
+            "paused until `squire resume` or until the daemon ends: it has no state directory (STATE_DIRECTORY); what runs goes on (`squire cancel` stops it)"
+        }
+    };
+    context.out.print(&answer, &[line.to_owned()]);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn resume(context: &Context, args: ResumeArgs) -> Result<ExitCode> {
+    let body = json!({
+        "store": args.store,
+        "table": args.table,
+        "kind": args.kind.map(KindArg::word),
+    });
+    let answer = ask(context, &args.daemon, "resume", body).await?;
+    let of = |name: &str| answer[name].as_array().cloned().unwrap_or_default();
+    let told = |pause: &Value| {
+        let named = ["store", "table", "kind", "reason"].into_iter();
+        let named = named.filter_map(|name| Some(format!("{name} {}", pause[name].as_str()?)));
+        match named.collect::<Vec<_>>() {
+            all if all.is_empty() => String::from("everything"),
+            some => some.join(", "),
+        }
+    };
+    let mut lines: Vec<String> = of("lifted")
+        .iter()
+        .map(|pause| format!("resumed: {}", told(pause)))
+        .collect();
+    if lines.is_empty() {
+        lines.push(String::from("nothing was paused there"));
+    }
+    let wider = of("still_paused_by");
+    lines.extend(
+        wider
+            .iter()
+            .map(|p| format!("still paused by: {}", told(p))),
+    );
+    context.out.print(&answer, &lines);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn cancel(context: &Context, args: CancelArgs) -> Result<ExitCode> {
+    let body = json!({
+        "store": args.store,
+        "table": args.table,
+        "kind": args.kind.map(KindArg::word),
+        "attempt": args.attempt,
+    });
+    let answer = ask(context, &args.daemon, "cancel", body).await?;
+    let line = "what is named stops at its next safe point and keeps what it has finished";
+    context.out.print(&answer, &[line.to_owned()]);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn drain(context: &Context, daemon: DaemonArg) -> Result<ExitCode> {
+    let answer = ask(context, &daemon, "drain", json!({})).await?;
+    let work = answer["handed_back"].as_array().cloned();
+    let told = |w: &Value| {
+        let of = |name: &str| w[name].as_str().unwrap_or_default().to_owned();
+        let (kind, table) = (of("kind"), of("table"));
+        format!(
+            "handed back: {kind} {table} in {} ({})",
+            of("location"),
+            of("was")
+        )
+    };
+    let mut lines: Vec<String> = work.iter().flatten().map(told).collect();
+    lines.push(String::from(
+        "the daemon begins nothing any more; stop it when `drain.done` is true in its /status",
+    ));
+    context.out.print(&answer, &lines);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the daemon, and gives its answer.
+async fn ask(context: &Context, daemon: &DaemonArg, verb: &str, body: Value) -> Result<Value> {
+    let configured = &context.config.daemon;
+    let address = daemon.daemon.or(configured.listen).ok_or_else(|| {
+        Error::invalid(
+            "daemon.listen is off: a daemon cannot be asked; name its address with --daemon",
+        )
+    })?;
+    let file = daemon
+        .token_file
+        .as_ref()
+        .or(configured.token_file.as_ref());
+    let file = file.ok_or_else(|| {
+        Error::invalid("a daemon obeys who shows its token; name the file with --token-file, or the daemon's configuration with --config")
+    })?;
+    let token = text_file::read(file).map_err(|e| {
+        Error::invalid(format!("{}: cannot read the token", file.display())).caused_by(e)
+    })?;
+    let token = token.trim();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let why = format!(
+            "{}: the token is no line of printable ASCII",
+            file.display()
+        );
+        return Err(Error::invalid(why));
+    }
+    let given: Map<String, Value> = body
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let body = Value::Object(given).to_string();
+    let request = format!(
+        "POST /api/v1/{verb} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let asked = tokio::time::timeout(PATIENCE, exchange(address, &request)).await;
+    let away = |e: std::io::Error| {
+        let text = format!("no daemon answers on {address}; name its address with --daemon");
+        Error::new(ErrorKind::Storage, text).caused_by(e)
+    };
+    let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
+    let (code, answer) = asked.map_err(|_| away(late()))?.map_err(away)?;
+    if code == 200 {
+        return Ok(answer);
+    }
+    let why = answer["error"].as_str().unwrap_or("no reason was given");
+    let kind = match code {
+        404 => ErrorKind::NotFound,
+        409 => ErrorKind::Refused,
+        400 | 401 | 403 => ErrorKind::InvalidInput,
+        _ => ErrorKind::Internal,
+    };
+    Err(Error::new(kind, format!("the daemon on {address}: {why}")))
+}
+
+/// The status code and the document of an answer.
+async fn exchange(address: SocketAddr, request: &str) -> std::io::Result<(u16, Value)> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.take(MOST).read_to_end(&mut answer).await?;
+    let text = String::from_utf8_lossy(&answer);
+    let strange = || std::io::Error::other("what answers there is no squire daemon");
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(strange)?;
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let document = serde_json::from_str(body).map_err(|_| strange())?;
+    Ok((code.ok_or_else(strange)?, document))
+}

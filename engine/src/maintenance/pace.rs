@@ -1,0 +1,298 @@
+//! The rate that maintenance keeps, byte by byte: each request to the storage waits for those before it, so that it holds over
+//! seconds and not only over a task. One pace may be shared by many runs.
+
+use super::Oversight;
+use crate::clock::Clock;
+use futures::stream::BoxStream;
+use lance_io::object_store::WrappingObjectStore;
+use object_store::list::PaginatedListStore;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result as StorageResult,
+    UploadPart,
+};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long a run rests at once for the sake of its rate. It rests because it was told to; that is no hang.
+const NAP: Duration = Duration::from_secs(1);
+
+/// What an idle second leaves to those that follow: a run that begins need not wait for its first byte, and two rests of half a
+/// second are not a lost second.
+const ALLOWANCE: Duration = Duration::from_secs(1);
+
+/// Bytes per second, read and written together.
+#[derive(Debug)]
+pub struct Pace {
+    /// 0: no limit.
+    rate: AtomicU64,
+    clock: Arc<dyn Clock>,
+    /// When all that was let through is paid for.
+    paid: Mutex<Duration>,
+}
+
+impl Pace {
+    /// A pace of `rate` bytes per second; none for no limit.
+    pub fn new(rate: Option<u64>, clock: Arc<dyn Clock>) -> Self {
+        let paid = Mutex::new(clock.monotonic());
+        let pace = Self {
+            rate: AtomicU64::new(0),
+            clock,
+            paid,
+        };
+        pace.set(rate);
+        pace
+    }
+
+    /// From now on, for the runs at work too.
+    pub fn set(&self, rate: Option<u64>) {
+        let rate = rate.map_or(0, |rate| rate.max(1));
+        self.rate.store(rate, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_limited(&self) -> bool {
+        self.rate.load(Ordering::Relaxed) > 0
+    }
+
+    /// When `bytes` more may be moved.
+    fn due(&self, bytes: u64) -> Option<Duration> {
+        let rate = self.rate.load(Ordering::Relaxed);
+        if rate == 0 || bytes == 0 {
+            return None;
+        }
+        let now = self.clock.monotonic();
+        let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+        *paid = (*paid).max(now.saturating_sub(ALLOWANCE));
+        *paid += Duration::from_secs_f64(bytes as f64 / rate as f64);
+        Some(*paid)
+    }
+
+    /// Waits until `bytes` may be moved. A run that is asked to stop waits no more: what it has finished is still to be committed.
+    pub(crate) async fn pay(&self, bytes: u64, oversight: &Oversight) {
+        let Some(due) = self.due(bytes) else {
+            return;
+        };
+        loop {
+            let left = due.saturating_sub(self.clock.monotonic());
+            if left.is_zero() || oversight.is_cancelled() {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = oversight.cancelled() => {}
+                () = self.clock.sleep(left.min(NAP)) => {}
+            }
+            oversight.step();
+        }
+    }
+}
+
+/// A storage through which a run reads and writes at its pace. Each answer is a step of the run.
+#[derive(Debug, Clone)]
+pub(crate) struct Paced(pub(crate) Oversight);
+
+impl WrappingObjectStore for Paced {
+    fn wrap(&self, _: &str, inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        Arc::new(PacedStore {
+            inner,
+            oversight: self.0.clone(),
+        })
+    }
+
+    fn wrap_paginated(
+        &self,
+        _: &str,
+        inner: Arc<dyn PaginatedListStore>,
+    ) -> Option<Arc<dyn PaginatedListStore>> {
+        Some(inner)
+    }
+}
+
+#[derive(Debug)]
+struct PacedStore {
+    inner: Arc<dyn ObjectStore>,
+    oversight: Oversight,
+}
+
+impl std::fmt::Display for PacedStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "paced {}", self.inner)
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for PacedStore {
+    async fn put_opts(
+        &self,
+        path: &Path,
+        bytes: PutPayload,
+        options: PutOptions,
+    ) -> StorageResult<PutResult> {
+        self.oversight.pay(bytes.content_length() as u64).await;
+        let put = self.inner.put_opts(path, bytes, options).await;
+        self.oversight.step();
+        put
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> StorageResult<Box<dyn MultipartUpload>> {
+        let inner = self.inner.put_multipart_opts(path, options).await?;
+        self.oversight.step();
+        Ok(Box::new(PacedUpload {
+            inner,
+            oversight: self.oversight.clone(),
+        }))
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> StorageResult<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+
+    async fn rename_opts(
+        &self,
+        from: &Path,
+        to: &Path,
+        options: RenameOptions,
+    ) -> StorageResult<()> {
+        self.inner.rename_opts(from, to, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> StorageResult<GetResult> {
+        let head = options.head;
+        let got = self.inner.get_opts(path, options).await;
+        if let (Ok(got), false) = (&got, head) {
+            self.oversight.pay(got.range.end - got.range.start).await;
+        }
+        self.oversight.step();
+        got
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, StorageResult<Path>>,
+    ) -> BoxStream<'static, StorageResult<Path>> {
+        self.inner.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, StorageResult<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, StorageResult<ObjectMeta>> {
+        self.inner.list_with_offset(prefix, offset)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> StorageResult<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+}
+
+/// A file that is written in parts.
+#[derive(Debug)]
+struct PacedUpload {
+    inner: Box<dyn MultipartUpload>,
+    oversight: Oversight,
+}
+
+#[async_trait::async_trait]
+impl MultipartUpload for PacedUpload {
+    fn put_part(&mut self, bytes: PutPayload) -> UploadPart {
+        let oversight = self.oversight.clone();
+        let length = bytes.content_length() as u64;
+        let part = self.inner.put_part(bytes);
+        Box::pin(async move {
+            oversight.pay(length).await;
+            let put = part.await;
+            oversight.step();
+            put
+        })
+    }
+
+    async fn complete(&mut self) -> StorageResult<PutResult> {
+        self.inner.complete().await
+    }
+
+    async fn abort(&mut self) -> StorageResult<()> {
+        self.inner.abort().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::future::BoxFuture;
+
+    /// Time that passes when somebody waits for it.
+    #[derive(Debug, Default)]
+    struct Virtual(Mutex<Duration>);
+
+    impl Clock for Virtual {
+        fn now_ms(&self) -> u64 {
+            0
+        }
+
+        fn monotonic(&self) -> Duration {
+            *self.0.lock().unwrap()
+        }
+
+        fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+            *self.0.lock().unwrap() += duration;
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    const RATE: u64 = 1 << 20;
+
+    /// What is moved when, in requests of `size`, by two runs that share a pace.
+    async fn moved(size: u64, requests: usize) -> (Vec<(Duration, u64)>, Oversight) {
+        let clock = Arc::new(Virtual(Mutex::new(Duration::from_secs(100))));
+        let pace = Arc::new(Pace::new(Some(RATE), clock.clone()));
+        let runs = [Oversight::paced(pace.clone()), Oversight::paced(pace)];
+        let mut moved = Vec::new();
+        for request in 0..requests {
+            runs[request % 2].pay(size).await;
+            moved.push((clock.monotonic(), size));
+        }
+        let [first, _] = runs;
+        (moved, first)
+    }
+
+    #[tokio::test]
+    async fn the_rate_holds_over_every_few_seconds() {
+        for size in [1, 4_096, 300_000, RATE] {
+            let (moved, _) = moved(size, 200).await;
+            for seconds in [1, 2, 5] {
+                let window = Duration::from_secs(seconds);
+                let most = RATE * (seconds + 1) + size;
+                for (from, _) in &moved {
+                    let within = moved
+                        .iter()
+                        .filter(|(at, _)| at >= from && *at < *from + window);
+                    let bytes: u64 = within.map(|(_, bytes)| bytes).sum();
+                    assert!(bytes <= most, "{bytes} bytes of {size} in {seconds} s");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rest_is_no_hang_and_a_stop_ends_it() {
+        let (moved, run) = moved(10 * RATE, 4).await;
+        let (last, _) = moved.last().unwrap();
+        assert!(*last >= Duration::from_secs(100 + 39), "{last:?}");
+        assert!(run.steps() >= 10, "{}", run.steps());
+        run.cancel();
+        let steps = run.steps();
+        run.pay(100 * RATE).await;
+        assert_eq!(run.steps(), steps);
+    }
+}
