@@ -68,6 +68,7 @@ pub(super) struct DaemonSection {
     #[serde(deserialize_with = "units::duration")]
     grace: Duration,
     durability: Durability,
+    nice: u8,
     log: String,
 }
 
@@ -82,6 +83,7 @@ impl Default for DaemonSection {
             token_file: None,
             grace: Duration::from_secs(30),
             durability: Durability::Power,
+            nice: 10,
             log: "info".to_owned(),
         }
     }
@@ -268,6 +270,7 @@ impl DaemonSection {
             token_file,
             grace,
             durability,
+            nice,
             log,
         } = self;
         DaemonConfig {
@@ -279,6 +282,7 @@ impl DaemonSection {
             token_file,
             grace,
             durability,
+            nice,
             log,
         }
     }

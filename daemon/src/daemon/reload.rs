@@ -59,6 +59,7 @@ fn needs_restart(started_with: &DaemonConfig, now: &DaemonConfig) -> Vec<&'stati
         token_file,
         grace,
         durability,
+        nice,
         log,
         // Each turn of the loop reads these.
         scan_interval: _,
@@ -71,6 +72,7 @@ fn needs_restart(started_with: &DaemonConfig, now: &DaemonConfig) -> Vec<&'stati
         ("token_file", *token_file == started_with.token_file),
         ("grace", *grace == started_with.grace),
         ("durability", *durability == started_with.durability),
+        ("nice", *nice == started_with.nice),
         ("log", *log == started_with.log),
     ];
     let changed = settings.into_iter().filter(|(_, same)| !same);
