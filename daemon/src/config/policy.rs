@@ -127,6 +127,8 @@ policy_fields! {
     /// Bytes that one rewrite task writes at most; also turns bytes per row into the row target of
     /// wide tables.
     max_task_output: u64 = 1 << 30, read "units::some_size", show "units::show_size";
+    /// How long a finished rewrite task may wait for its commit, whatever else the run has to do.
+    commit_after: Duration = Duration::from_secs(60), read "units::some_duration", show "units::show_duration";
     /// How a rewrite is compared with what it replaces before it is committed: rows and nulls, some
     /// rows by value, or all.
     verify: Verify = Verify::Sample, read "units::some_plain";

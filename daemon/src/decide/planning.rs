@@ -54,6 +54,7 @@ pub(crate) fn bounds(policy: &Policy) -> TaskBounds {
     TaskBounds {
         target_rows: policy.target_rows_per_fragment as u64,
         max_fragments: policy.max_task_fragments,
+        max_input_rows: u64::MAX,
         max_input_bytes: policy.max_task_input,
         max_output_bytes: policy.max_task_output,
         max_deleted_ratio: policy.max_deleted_ratio,
@@ -67,6 +68,7 @@ pub(crate) fn limits(policy: &Policy, budget: &Budget) -> CompactionLimits {
         bounds: bounds(policy),
         tasks_per_commit: TASKS_PER_COMMIT,
         bytes_per_second: budget.bytes_per_second.map(|rate| rate / concurrent),
+        commit_after: policy.commit_after,
         verify: policy.verify,
     }
 }
@@ -215,7 +217,7 @@ mod tests {
             deleted_rows: 0,
             bytes: 1,
             indexes: Vec::new(),
-            schema: 0,
+            ..TableHealth::default()
         }
     }
 
@@ -224,7 +226,7 @@ mod tests {
             fragments: vec![0, 1],
             bytes: 2,
             target_rows: 2,
-            batch_rows: None,
+            ..Task::default()
         };
         let mut rewrites = CompactionPlan::default();
         rewrites.tasks = vec![task; tasks];

@@ -8,7 +8,7 @@ use super::listed::{followers, ids_of};
 use super::plan::CompactionPlan;
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Skipped, Work};
-use super::tasks::{Task, TaskBounds, batches};
+use super::tasks::{Task, TaskBounds, fitting};
 use super::verify::{Rewrite, Verify};
 use super::{Oversight, Target};
 use crate::error::{Disposition, Error, ErrorKind, Result};
@@ -30,6 +30,8 @@ pub struct CompactionLimits {
     pub bounds: TaskBounds,
     /// Tasks per commit: one lost race loses this many; each commit remaps the indexes once.
     pub tasks_per_commit: usize,
+    /// How long what is finished may wait for its commit, whatever else the run has to do.
+    pub commit_after: Duration,
     /// Bytes read and written per second, averaged over a task; `None` for no limit.
     pub bytes_per_second: Option<u64>,
     /// How each rewrite is compared with what it replaces, before it is committed.
@@ -89,9 +91,9 @@ impl Work for Compaction<'_> {
     ) -> Result<()> {
         hit(Seam::MaintainBeforeCompact)?;
         let plan = store.plan_compaction(&head, &self.0.bounds).await?;
-        report.skipped = plan.left_alone.map(Skipped::Unsupported);
+        report.skipped = plan.left_alone.clone().map(Skipped::Unsupported);
         hit(Seam::MaintainAfterPlan)?;
-        let options = options(self.0, plan.defers_remap, run);
+        let options = options(self.0, &plan, run);
         let rewriting = Rewriting {
             limits: self.0,
             options: &options,
@@ -99,17 +101,25 @@ impl Work for Compaction<'_> {
             store,
         };
         let mut dropped = 0;
-        for batch in batches(&plan.tasks, &self.0.bounds, self.0.tasks_per_commit) {
+        let mut left = plan.tasks;
+        while !left.is_empty() {
             run.check_cancelled()?;
-            let batch = if report.carried > 0 {
-                store.standing(&head, batch).await?
-            } else {
-                batch.to_vec()
-            };
-            let (results, interrupted) = rewriting.batch(&head, &batch, report).await?;
+            let fitting = fitting(&left, &self.0.bounds, self.0.tasks_per_commit);
+            let mut batch: Vec<Task> = left.drain(..fitting).collect();
+            if report.carried > 0 {
+                batch = store.standing(&head, &batch).await?;
+            }
+            let Batch {
+                results,
+                begun,
+                rest,
+                interrupted,
+            } = rewriting.batch(&head, &batch, report).await?;
+            left.splice(..0, batch.drain(begun..));
             hit(Seam::MaintainAfterRewrite)?;
             if results.is_empty() {
                 interrupted?;
+                rewriting.rest(rest).await;
                 continue;
             }
             let landed = match rewriting.commit(&mut head, results).await {
@@ -128,6 +138,7 @@ impl Work for Compaction<'_> {
             dropped += landed.dropped;
             hit(Seam::MaintainAfterCompact)?;
             interrupted?;
+            rewriting.rest(rest).await;
             if conflict_injected(Seam::MaintainInjectConflict) {
                 return Err(Error::conflict("injected after the commit"));
             }
@@ -145,6 +156,17 @@ impl Work for Compaction<'_> {
     }
 }
 
+/// What came of a batch of tasks.
+struct Batch {
+    results: Vec<RewriteResult>,
+    /// How many tasks were begun: what is finished goes first when it has waited long enough.
+    begun: usize,
+    /// How long the run rests after that for the sake of its rate.
+    rest: Duration,
+    /// Whether the run was asked to stop; what it had finished is committed all the same.
+    interrupted: Result<()>,
+}
+
 /// What the rewrites of an attempt share.
 struct Rewriting<'a> {
     limits: &'a CompactionLimits,
@@ -155,16 +177,24 @@ struct Rewriting<'a> {
 
 impl Rewriting<'_> {
     /// Rewrites the tasks of `batch`. What cannot replace what it should replace is left out, and reported. When the run is
-    /// asked to stop, the task in hand is given up, and those before it are there to be committed: the second answer says so.
+    /// asked to stop, the task in hand is given up, and those before it are there to be committed. So are those that have
+    /// waited for `commit_after` while there is more to do.
     async fn batch(
         &self,
         head: &Dataset,
         batch: &[Task],
         report: &mut MaintenanceReport,
-    ) -> Result<(Vec<RewriteResult>, Result<()>)> {
+    ) -> Result<Batch> {
         let (run, clock) = (self.run, self.store.clock());
-        let mut results = Vec::with_capacity(batch.len());
+        let mut done = Batch {
+            results: Vec::with_capacity(batch.len()),
+            begun: 0,
+            rest: Duration::ZERO,
+            interrupted: Ok(()),
+        };
+        let mut first_finished = None;
         for task in batch {
+            done.begun += 1;
             tracing::debug!(op = %run.op, target = %run.target, fragments = task.fragments.len(), bytes = task.bytes, "rewriting");
             let started = clock.monotonic();
             let mut moved = 0;
@@ -172,8 +202,11 @@ impl Rewriting<'_> {
                 .unless_cancelled(self.rewrite(head, task, &mut moved))
                 .await
             {
-                Ok(result) => results.push(result),
-                Err(e) if e.kind() == ErrorKind::Cancelled => return Ok((results, Err(e))),
+                Ok(result) => done.results.push(result),
+                Err(e) if e.kind() == ErrorKind::Cancelled => {
+                    done.interrupted = Err(e);
+                    return Ok(done);
+                }
                 Err(e) if e.kind() == ErrorKind::Unfit => {
                     let (first, last) = (task.fragments.first(), task.fragments.last());
                     report.unfit.push(format!(
@@ -186,10 +219,15 @@ impl Rewriting<'_> {
                 Err(e) => return Err(e),
             }
             run.oversight.step();
-            let took = clock.monotonic().saturating_sub(started);
-            self.pace(moved, took).await;
+            let now = clock.monotonic();
+            let waits_since = *first_finished.get_or_insert(now);
+            done.rest = self.due(moved).saturating_sub(now.saturating_sub(started));
+            if now.saturating_sub(waits_since) + done.rest >= self.limits.commit_after {
+                break;
+            }
+            self.rest(std::mem::take(&mut done.rest)).await;
         }
-        Ok((results, Ok(())))
+        Ok(done)
     }
 
     /// Rewrites the fragments of `task` and reads the result back. Rows that turn out to be wider than they were taken
@@ -212,8 +250,8 @@ impl Rewriting<'_> {
                 read_version: head.manifest().version,
                 options: CompactionOptions {
                     target_rows_per_fragment: usize::try_from(target_rows).unwrap_or(usize::MAX),
-                    batch_size: task.batch_rows,
-                    compaction_mode: Some(mode(task)),
+                    batch_size: least(task.batch_rows, self.options.batch_size),
+                    compaction_mode: self.options.compaction_mode.or(Some(mode(task))),
                     ..self.options.clone()
                 },
             };
@@ -280,13 +318,16 @@ impl Rewriting<'_> {
         commit_rehearsed(head, &staged).await
     }
 
-    /// Rests until `moved` bytes are as old as the rate wants them, or the run is cancelled.
-    async fn pace(&self, moved: u64, took: Duration) {
-        let Some(rate) = self.limits.bytes_per_second else {
-            return;
-        };
-        let due = Duration::from_secs_f64(moved as f64 / rate.max(1) as f64);
-        let mut left = due.saturating_sub(took);
+    /// How long `moved` bytes should take at least.
+    fn due(&self, moved: u64) -> Duration {
+        let rate = self.limits.bytes_per_second;
+        rate.map_or(Duration::ZERO, |rate| {
+            Duration::from_secs_f64(moved as f64 / rate.max(1) as f64)
+        })
+    }
+
+    /// Rests, unless the run is cancelled.
+    async fn rest(&self, mut left: Duration) {
         while !left.is_zero() && !self.run.oversight.is_cancelled() {
             let nap = left.min(NAP);
             tokio::select! {
@@ -307,6 +348,10 @@ const NAP: Duration = Duration::from_secs(1);
 /// are: many pages of a few rows stay many and large. Fragments of this size have pages worth keeping.
 const COPY_FROM_BYTES: u64 = 16 << 20;
 
+fn least(a: Option<usize>, b: Option<usize>) -> Option<usize> {
+    a.into_iter().chain(b).min()
+}
+
 fn mode(task: &Task) -> CompactionMode {
     if task.bytes / task.fragments.len().max(1) as u64 >= COPY_FROM_BYTES {
         CompactionMode::TryBinaryCopy
@@ -318,12 +363,13 @@ fn mode(task: &Task) -> CompactionMode {
 /// How often a task is rewritten when its rows are wider than the sample said. The first time says how wide they are.
 const WIDTHS_TRIED: usize = 3;
 
-fn options(limits: &CompactionLimits, defers_remap: bool, run: &Run<'_>) -> CompactionOptions {
+fn options(limits: &CompactionLimits, plan: &CompactionPlan, run: &Run<'_>) -> CompactionOptions {
+    let bounds = plan.bounds.as_ref().unwrap_or(&limits.bounds);
     CompactionOptions {
-        defer_index_remap: defers_remap,
-        max_bytes_per_file: usize::try_from(limits.bounds.max_output_bytes).ok(),
+        defer_index_remap: plan.defers_remap,
+        max_bytes_per_file: usize::try_from(bounds.max_output_bytes).ok(),
         num_threads: Some(1),
         transaction_properties: Some(Arc::new(run.properties.clone())),
-        ..CompactionOptions::default()
+        ..plan.settings.options()
     }
 }

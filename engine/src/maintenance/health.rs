@@ -2,6 +2,7 @@
 
 use super::Target;
 use super::listed::{covered_by, listed_indexes};
+use super::settings::{TableSettings, auto_cleanup};
 use super::tasks::{FragmentFacts, TaskBounds, candidates};
 use crate::error::{Error, Result};
 use crate::store::{Snapshot, Store};
@@ -14,6 +15,7 @@ use object_store::ObjectMeta;
 use object_store::path::Path;
 use roaring::RoaringBitmap;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -35,7 +37,7 @@ pub struct IndexHealth {
 }
 
 /// One table.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize)]
 pub struct TableHealth {
     /// The table's name, or its path in a watched directory.
     pub table: String,
@@ -57,6 +59,8 @@ pub struct TableHealth {
     pub bytes: u64,
     /// Its indexes.
     pub indexes: Vec<IndexHealth>,
+    /// The settings by which commits of any client clean it up (`lance.auto_cleanup.*`).
+    pub auto_cleanup: BTreeMap<String, String>,
     /// A fingerprint of its schema, for this process: what rests because of a schema rests until this changes.
     #[serde(skip)]
     pub schema: u64,
@@ -144,6 +148,7 @@ async fn manifest_facts(dataset: &Dataset) -> Result<Vec<FragmentFacts>> {
                 .and_then(|d| d.num_deleted_rows)
                 .unwrap_or(0) as u64,
             bytes: fragment_bytes(f),
+            touched: f.deletion_file.as_ref().map_or(0, |d| d.read_version),
             indexes: coverage
                 .iter()
                 .enumerate()
@@ -198,6 +203,10 @@ impl Store {
         };
         let dataset = self.visible(snapshot.as_ref(), target).await?;
         let facts = self.fragment_facts(&dataset).await?;
+        let config = &dataset.manifest().config;
+        // Settings that cannot be followed are told by the plan.
+        let bounds =
+            TableSettings::of(config).map_or_else(|_| bounds.clone(), |of| of.bounds(bounds));
         let refs = dataset.version_refs().await?;
         let head = refs.iter().map(|r| r.version).max().unwrap_or(0);
         Ok(TableHealth {
@@ -206,13 +215,14 @@ impl Store {
             head,
             versions: refs.len() as u64,
             fragments: facts.len() as u64,
-            candidate_fragments: candidates(&facts, bounds) as u64,
+            candidate_fragments: candidates(&facts, &bounds) as u64,
             rows: facts.iter().map(FragmentFacts::live).sum(),
             deleted_rows: facts.iter().map(|f| f.deleted).sum(),
             bytes: facts.iter().map(|f| f.bytes).sum(),
             indexes: self
                 .index_health(snapshot.as_ref(), target, &dataset, &facts)
                 .await?,
+            auto_cleanup: auto_cleanup(config),
             schema: fingerprint(&dataset),
         })
     }

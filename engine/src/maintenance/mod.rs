@@ -1,7 +1,8 @@
 //! Maintenance: compaction, reindexing, cleanup, the commit log, and the observations that planning needs.
 //!
 //! 1. `Store::health` observes one table from manifests alone.
-//! 2. `tasks` groups fragments into bounded tasks: a pure function. `plan` feeds it: `decoded` samples how wide rows are.
+//! 2. `tasks` groups fragments into bounded tasks: a pure function. `plan` feeds it: `decoded` samples how wide rows are,
+//!    `settings` is what the table says itself.
 //! 3. `run` is the frame of every maintenance run: sidecar, bounded attempts and, where the table is pinned, clean prefix. An
 //!    `Oversight` sees it move and stops it at a safe point.
 //! 4. `compact` and `reindex` are what runs inside it. `journal` names what they write before they do; `stranded` deletes
@@ -32,6 +33,7 @@ mod plan;
 mod rehearsal;
 mod reindex;
 mod run;
+mod settings;
 mod side;
 mod stranded;
 mod tally;

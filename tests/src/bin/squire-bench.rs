@@ -214,6 +214,7 @@ async fn compact_ours(
     let limits = CompactionLimits {
         bounds: bounds(),
         tasks_per_commit: 8,
+        commit_after: Duration::from_secs(60),
         bytes_per_second: None,
         verify,
     };

@@ -19,6 +19,7 @@ use std::time::Duration;
 const LOG_BOUNDS: TaskBounds = TaskBounds {
     target_rows: 1 << 20,
     max_fragments: 1_000,
+    max_input_rows: u64::MAX,
     max_input_bytes: 1 << 30,
     max_output_bytes: 1 << 30,
     max_deleted_ratio: 1.0,
@@ -201,6 +202,7 @@ impl Store {
             let limits = CompactionLimits {
                 bounds: LOG_BOUNDS,
                 tasks_per_commit: usize::MAX,
+                commit_after: Duration::from_secs(60),
                 bytes_per_second: None,
                 verify: Verify::default(),
             };
