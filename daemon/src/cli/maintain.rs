@@ -8,7 +8,9 @@ use super::table::size;
 use super::{Context, code};
 use crate::config::parse_listen;
 use crate::daemon::{self, Options};
-use crate::decide::planning::{OperationSpec, TablePlan, bounds, limits, plan as decide};
+use crate::decide::planning::{
+    OperationKind, OperationSpec, TablePlan, bounds, limits, plan as decide,
+};
 use crate::place::{Place, step};
 use serde_json::{Map, Value, json};
 use squire_engine::error::{Error, ErrorKind, Result};
@@ -119,12 +121,6 @@ fn told(target: &Target, rewrites: &CompactionPlan) -> Vec<String> {
             left.why
         )
     }));
-    lines.extend(
-        rewrites
-            .not_followed
-            .iter()
-            .map(|what| format!("{target}:   {what}")),
-    );
     lines
 }
 
@@ -153,7 +149,15 @@ pub(super) async fn plan(context: &Context, args: TargetArgs) -> Result<ExitCode
                 if lines.is_empty() {
                     lines.push(format!("{target}: nothing; {}", plan.otherwise));
                 }
-                lines.extend(told(&target, &rewrites));
+                if plan
+                    .operations
+                    .iter()
+                    .any(|o| o.kind == OperationKind::Compact)
+                {
+                    lines.extend(told(&target, &rewrites));
+                }
+                let not_followed = rewrites.not_followed.iter();
+                lines.extend(not_followed.map(|what| format!("{target}: {what}")));
                 lines.extend(cleans_itself(&target, &health));
                 let mut document = json!(plan);
                 if let Value::Object(fields) = &mut document {

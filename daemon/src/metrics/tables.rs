@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
-use prometheus::{Error, GaugeVec, IntGaugeVec, Registry};
+use prometheus::{Error, GaugeVec, IntCounterVec, IntGaugeVec, Registry};
 
-use super::register::{float_gauges, gauges, integer};
+use super::register::{counters, float_gauges, gauges, integer};
 use super::{INDEX, TABLE};
 
 /// What a scan saw of one table.
@@ -32,6 +32,8 @@ pub(crate) struct TableObservation {
     pub(crate) pin_version: u64,
     /// Every index of the table.
     pub(crate) indexes: Vec<IndexObservation>,
+    /// Bytes written or deleted since the table was first seen, by why.
+    pub(crate) ledger: Vec<(&'static str, u64)>,
     /// Bytes of files that no version refers to, by age; empty when they were not counted.
     pub(crate) unreferenced: Vec<(&'static str, u64)>,
 }
@@ -61,6 +63,7 @@ pub(super) struct TableGauges {
     unindexed_rows: IntGaugeVec,
     index_age: GaugeVec,
     unreferenced: IntGaugeVec,
+    ledger: IntCounterVec,
 }
 
 impl TableGauges {
@@ -123,6 +126,12 @@ impl TableGauges {
                 "Bytes of files that no version refers to, by age, as of the last full scan.",
                 &["store", "table", "age"],
             )?,
+            ledger: counters(
+                r,
+                "squire_table_bytes_total",
+                "Bytes written into a table by users (written) and by maintenance (rewritten, wasted, indexed), and deleted by cleanup, since it was first seen.",
+                &["store", "table", "what"],
+            )?,
         })
     }
 
@@ -138,6 +147,7 @@ impl TableGauges {
             head_version,
             pin_version,
             indexes,
+            ledger,
             unreferenced,
         } = seen;
         let values = [
@@ -153,6 +163,11 @@ impl TableGauges {
         ];
         for (gauge, value) in values {
             gauge.with_label_values(&[store, table]).set(integer(value));
+        }
+        for (what, bytes) in ledger {
+            let counter = self.ledger.with_label_values(&[store, table, what]);
+            // It is kept across restarts, so it does not begin at nothing.
+            counter.inc_by(bytes.saturating_sub(counter.get()));
         }
         if unreferenced.is_empty() {
             forget(&self.unreferenced, store, table, |_| false);
@@ -196,6 +211,7 @@ impl TableGauges {
             unindexed_rows,
             index_age,
             unreferenced,
+            ledger,
         } = self;
         let per_table = [
             fragments,
@@ -214,6 +230,7 @@ impl TableGauges {
         forget(unindexed_rows, store, table, |_| false);
         forget(index_age, store, table, |_| false);
         forget(unreferenced, store, table, |_| false);
+        forget(ledger, store, table, |_| false);
     }
 }
 

@@ -4,6 +4,7 @@
 use super::carrier::{Carrier, Landed};
 use super::health::fragment_bytes;
 use super::index_proof::prove_followers;
+use super::ledger::{Amounts, new_index_bytes};
 use super::listed::{followers, ids_of};
 use super::plan::CompactionPlan;
 use super::rehearsal::{base_of, commit_rehearsed};
@@ -90,6 +91,7 @@ impl Work for Compaction<'_> {
         report: &mut MaintenanceReport,
     ) -> Result<()> {
         hit(Seam::MaintainBeforeCompact)?;
+        store.ledger.saw(run.path(), &head, store.clock().now_ms());
         let plan = store.plan_compaction(&head, &self.0.bounds).await?;
         report.skipped = plan.left_alone.clone().map(Skipped::Unsupported);
         hit(Seam::MaintainAfterPlan)?;
@@ -122,7 +124,7 @@ impl Work for Compaction<'_> {
                 rewriting.rest(rest).await;
                 continue;
             }
-            let landed = match rewriting.commit(&mut head, results).await {
+            let landed = match rewriting.land(&mut head, results).await {
                 Ok(landed) => landed,
                 Err(e) if e.kind() == ErrorKind::Unfit => {
                     report.unfit.push(format!("{}: {e}", run.target));
@@ -277,6 +279,23 @@ impl Rewriting<'_> {
             ErrorKind::Unfit,
             "its rows are too wide for a default scan",
         ))
+    }
+
+    /// Commits `results`, moves `head` there, and counts what that wrote.
+    async fn land(&self, head: &mut Dataset, results: Vec<RewriteResult>) -> Result<Landed> {
+        let (ledger, path) = (&self.store.ledger, self.run.path());
+        ledger.expect(path, &results);
+        let before = head.clone();
+        let landed = self.commit(head, results).await?;
+        let amounts = Amounts {
+            rewritten: landed.written,
+            indexed: new_index_bytes(&before, head).await?,
+            ..Amounts::default()
+        };
+        let now = self.store.clock().now_ms();
+        ledger.add(path, amounts, now);
+        ledger.saw(path, head, now);
+        Ok(landed)
     }
 
     /// Commits `results`, and moves `head` there. Where that is lost to a writer, they are carried.

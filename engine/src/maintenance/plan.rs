@@ -14,7 +14,7 @@ use lance_table::format::{IndexMetadata, Manifest};
 use roaring::RoaringBitmap;
 
 /// What a compaction would do.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct CompactionPlan {
     /// What it would rewrite.
     pub tasks: Vec<Task>,

@@ -2,6 +2,7 @@
 
 use super::declare::{MIN_VECTOR_ROWS, index_params};
 use super::index_proof::prove_index;
+use super::ledger::{Amounts, new_index_bytes};
 use super::listed::{Listed, covered_by, ids_of, is_vector, listed_indexes};
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Work};
@@ -66,6 +67,7 @@ impl Work for Reindex<'_> {
         report.failed_indexes.clear();
         report.unfit_indexes.clear();
         let listed = listed_indexes(&head).await?;
+        let before = head.clone();
         for index in listed.iter().filter(|i| !self.except.contains(&i.name)) {
             run.check_cancelled()?;
             let done = caught("extending it", extend(&mut head, index, run, store)).await;
@@ -82,6 +84,13 @@ impl Work for Reindex<'_> {
             .await;
             settle_one(name, done, run, report).await?;
         }
+        let amounts = Amounts {
+            indexed: new_index_bytes(&before, &head).await?,
+            ..Amounts::default()
+        };
+        store
+            .ledger
+            .add(run.path(), amounts, store.clock().now_ms());
         Ok(())
     }
 }

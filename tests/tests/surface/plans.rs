@@ -4,11 +4,12 @@ use futures::future::BoxFuture;
 use lance::dataset::optimize::COMPACTION_CONFIG_PREFIX;
 use serde_json::Value;
 use squire_engine::clock::{Clock, SystemClock};
+use squire_engine::commit::CommitRequest;
 use squire_engine::maintenance::tasks::TaskBounds;
 use squire_engine::maintenance::{CompactionLimits, Oversight, Target, Verify};
 use squire_engine::store::{Store, StoreOptions};
 use squire_tests::plain::{Plain, TABLE};
-use squire_tests::{Done, Lake, PATIENCE, bounds};
+use squire_tests::{Done, Lake, PATIENCE, append, bounds};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -194,6 +195,78 @@ async fn what_is_finished_does_not_wait_for_what_is_not() {
     // The first of two has waited when the second is finished.
     let in_twos = versions_made(Duration::from_secs(61)).await;
     assert_eq!(in_twos, 2 * together);
+}
+
+/// What the ledger says of the table, each amount by its name.
+fn ledger(plain: &Plain, lake: &Lake) -> Value {
+    let status = of(plain, lake, &["status", "--json"]).ok().json();
+    status["tables"][0]["ledger"]["total"].clone()
+}
+
+fn stored(plain: &Plain) -> u64 {
+    let data = plain.path(TABLE).join("data");
+    let files = std::fs::read_dir(data).expect("a table");
+    files
+        .map(|f| f.expect("a file").metadata().expect("a size").len())
+        .sum()
+}
+
+#[tokio::test]
+async fn what_was_written_and_why_is_kept_across_restarts() {
+    let lake = Lake::with_tables(&[]);
+    let mut plain = configured(&lake, &[]).await;
+    plain.index().await;
+    let by_users = stored(&plain);
+    assert_eq!(ledger(&plain, &lake), Value::Null);
+    let uri = plain.uri.clone();
+    let pass = ["daemon", uri.as_str(), "--once"];
+    lake.run(&pass).ok();
+    let first = ledger(&plain, &lake);
+    let of_first = |what: &str| first[what].as_u64().expect("bytes");
+    assert_eq!(of_first("written"), by_users, "{first}");
+    assert_eq!(of_first("rewritten"), stored(&plain) - by_users, "{first}");
+    assert!(
+        of_first("indexed") > 0 && of_first("wasted") == 0,
+        "{first}"
+    );
+    let told = of(&plain, &lake, &["status"]).ok().stdout;
+    assert!(
+        told.contains("users wrote") && told.contains("bytes for each byte of users"),
+        "{told}"
+    );
+    // A daemon that starts anew counts what came since, and nothing twice.
+    let before = stored(&plain);
+    plain.append(900..910).await;
+    let appended = stored(&plain) - before;
+    lake.run(&pass).ok();
+    let second = ledger(&plain, &lake);
+    assert_eq!(second["written"], by_users + appended, "{second}");
+    assert_eq!(second["rewritten"], first["rewritten"]);
+    // A record that cannot be read is left, and stops nothing.
+    let record = plain.path(".squire/ledger.json");
+    std::fs::write(&record, r#"{ "format": 9, "tables": {} }"#).expect("a record");
+    plain.append(910..920).await;
+    let done = lake.run(&pass).ok();
+    assert!(done.stderr.contains("upgrade squire"), "{}", done.stderr);
+    assert!(
+        std::fs::read_to_string(&record)
+            .expect("a record")
+            .contains('9')
+    );
+    plain.assert_whole().await;
+}
+
+#[tokio::test]
+async fn the_ledger_of_a_store_stands_in_the_store() {
+    let lake = Lake::with_tables(&["a"]);
+    let request = CommitRequest::new(vec![append("a", 0..9)]);
+    let committed = lake.store().await.commit(&request).await;
+    committed.expect("a commit");
+    lake.daemon_pass("0s").ok();
+    let record = std::fs::read_to_string(lake.path("lake/_squire/ledger.json"));
+    assert!(record.expect("a record").contains("\"a.lance\""));
+    lake.run(&["verify", &lake.uri]).ok();
+    lake.assert_at_rest();
 }
 
 /// The threads of a process, with their niceness.
