@@ -172,7 +172,7 @@ impl Policy {
             let hint = "use a number above 0 and up to 1, such as 0.10";
             return Some((key, format!("{value} is not a share; {hint}")));
         }
-        if !(self.max_amplification >= 1.0) {
+        if self.max_amplification.is_nan() || self.max_amplification < 1.0 {
             let given = self.max_amplification;
             let why = "every byte has to be written once; use a number such as 10";
             return Some(("max_amplification", format!("{given} is under 1; {why}")));
