@@ -183,7 +183,8 @@ fn planning_comes_to_an_end() {
 #[test]
 fn nothing_is_rewritten_for_a_small_tail() {
     for_each(|seed, mut table, bounds| {
-        while !plan_tasks(&table, &bounds).is_empty() {
+        // As often as it takes, and a planner that does not come to an end fails elsewhere.
+        for _ in 0..16 {
             table = rewritten(&table, &plan_tasks(&table, &bounds));
         }
         let fragment = FragmentFacts {
