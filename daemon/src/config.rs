@@ -105,6 +105,8 @@ pub(crate) struct DaemonConfig {
     pub(crate) grace: Duration,
     /// What an acknowledged commit outlives, on local disks.
     pub(crate) durability: Durability,
+    /// How much the process steps back behind others, as `nice` counts it.
+    pub(crate) nice: u8,
     /// Log filter in the syntax of `RUST_LOG`.
     pub(crate) log: String,
 }

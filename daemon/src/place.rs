@@ -19,11 +19,13 @@ use squire_engine::ids::{OpId, TableName};
 use squire_engine::maintenance::{RunFiles, Target, Unreferenced};
 use squire_engine::recovery::{PlannedRecovery, RecoveryReport, Watch as RecoveryWatch};
 use squire_engine::store::discovery::{Discovered, PassedOver};
-use squire_engine::store::{Store, StoreOptions};
+use squire_engine::store::{State, Store, StoreOptions};
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
 use unreferenced::Counts;
 
 /// An opened place.
@@ -40,6 +42,8 @@ pub(crate) struct Place {
     /// How it was asked for.
     watch: Watch,
     counts: Arc<Counts>,
+    /// What stood beside the tables of a store, and when that was looked for.
+    beside: Arc<Mutex<Option<(Duration, Vec<PassedOver>)>>>,
 }
 
 /// What is maintained at a place, and what stands beside it.
@@ -132,6 +136,7 @@ impl Place {
                     single: None,
                     watch: watch.clone(),
                     counts: Arc::default(),
+                    beside: Arc::default(),
                 });
             }
             (Ok(_), WatchKind::Directory | WatchKind::Table) => {
@@ -164,6 +169,7 @@ impl Place {
             single: None,
             watch: watch.clone(),
             counts: Arc::default(),
+            beside: Arc::default(),
         };
         let Discovered { tables, skipped } = match place.store.datasets().await {
             Err(e) if e.kind() == ErrorKind::NotFound => Discovered::default(),
@@ -198,6 +204,7 @@ impl Place {
             single,
             watch: watch.clone(),
             counts: Arc::default(),
+            beside: Arc::default(),
         })
     }
 
@@ -291,6 +298,13 @@ impl Place {
         }
     }
 
+    /// Keeps what was counted of its tables. Best effort: it decides about nothing but pace.
+    pub(crate) async fn keep_ledger(&self) {
+        if let Err(error) = self.store.keep_ledger().await {
+            tracing::debug!(place = self.uri, %error, "what was counted of its tables cannot be kept now");
+        }
+    }
+
     /// Whether this is what opening `watch` gives: the watch may have been changed since, and plain tables may have
     /// become those of a store, which pins them. What cannot be asked now stays: a look at it says why.
     pub(crate) async fn still_is(&self, watch: &Watch) -> bool {
@@ -300,17 +314,10 @@ impl Place {
     /// What is maintained here now; new tables appear by themselves.
     pub(crate) async fn targets(&self) -> Result<Selection> {
         if self.managed {
-            let snapshot = self.store.load().await?;
-            let tables = &snapshot.state.tables;
-            let wanted = |path: &String| self.single.as_ref().is_none_or(|single| single == path);
-            let pinned = tables.iter().filter(|(_, entry)| wanted(&entry.path));
-            let targets = pinned.map(|(name, _)| Target::Pinned(name.clone()));
+            let state = self.store.load().await?.state;
             return Ok(Selection {
-                targets: targets.collect(),
-                skipped: match self.single {
-                    Some(_) => Vec::new(),
-                    None => beside(&self.store).await,
-                },
+                targets: self.pinned(&state),
+                skipped: self.beside_anew(Duration::ZERO).await,
             });
         }
         let found = match &self.single {
@@ -324,6 +331,32 @@ impl Place {
             targets: found.tables.into_iter().map(Target::Plain).collect(),
             skipped: found.skipped,
         })
+    }
+
+    /// What is maintained here of the tables of `state`.
+    fn pinned(&self, state: &State) -> Vec<Target> {
+        let wanted = |path: &String| self.single.as_ref().is_none_or(|single| single == path);
+        let pinned = state.tables.iter().filter(|(_, e)| wanted(&e.path));
+        pinned
+            .map(|(name, _)| Target::Pinned(name.clone()))
+            .collect()
+    }
+
+    /// What stands beside the tables of this store, looked for anew when that is older than `every`.
+    async fn beside_anew(&self, every: Duration) -> Vec<PassedOver> {
+        if self.single.is_some() {
+            return Vec::new();
+        }
+        let now = self.store.clock().monotonic();
+        let mut beside_last = self.beside.lock().await;
+        if let Some((at, found)) = beside_last.as_ref()
+            && now.saturating_sub(*at) < every
+        {
+            return found.clone();
+        }
+        let found = beside(&self.store).await;
+        *beside_last = Some((now, found.clone()));
+        found
     }
 
     /// The targets that `names` select; all of them when it is empty.

@@ -429,6 +429,7 @@ pub fn bounds() -> TaskBounds {
     TaskBounds {
         target_rows: 1 << 20,
         max_fragments: 32,
+        max_input_rows: u64::MAX,
         max_input_bytes: 2 << 30,
         max_output_bytes: 1 << 30,
         max_deleted_ratio: 0.1,

@@ -12,6 +12,8 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
+use squire_engine::maintenance::{Looking, Target};
+use squire_engine::store::Store;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -84,6 +86,24 @@ struct InFlight(Arc<Counter>);
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Looks at `targets` as a round of the daemon does, without a full scan.
+///
+/// # Panics
+/// When one of them cannot be observed.
+pub async fn pass(store: &Store, targets: &[Target]) {
+    if targets.iter().any(|target| target.table().is_some()) {
+        store.load().await.expect("the manifest");
+    }
+    let looking = Looking {
+        bounds: &crate::bounds(),
+        adopt: Some(false),
+        anew_after: Duration::from_secs(600),
+    };
+    for target in targets {
+        store.observe(target, &looking).await.expect("a look");
     }
 }
 

@@ -4,14 +4,21 @@ use super::args::{DaemonArgs, OptimizeArgs, RecoverArgs, TargetArgs};
 use super::cleanup::{held_back, holdings, tell_unknown_tables_beside};
 use super::progress::shown;
 use super::results::Results;
+use super::status::cleans_itself;
+use super::table::size;
 use super::{Context, code};
 use crate::config::parse_listen;
 use crate::daemon::{self, Options};
-use crate::decide::planning::{OperationSpec, TablePlan, bounds, limits, plan as decide};
+use crate::decide::planning::{
+    OperationKind, OperationSpec, TablePlan, bounds, limits, plan as decide,
+};
 use crate::place::{Place, step};
 use serde_json::{Map, Value, json};
 use squire_engine::error::{Error, ErrorKind, Result};
-use squire_engine::maintenance::{CompactionPlan, MaintenanceReport, Oversight, Pace, Target};
+use squire_engine::maintenance::tasks::Task;
+use squire_engine::maintenance::{
+    CompactionPlan, MaintenanceReport, Oversight, Pace, TableHealth, Target,
+};
 use squire_engine::recovery::Watch as RecoveryWatch;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -20,6 +27,9 @@ use std::sync::Arc;
 
 /// How a command ends that left a table alone, because of drift for example.
 const SKIPPED: u8 = 3;
+
+/// Tasks of one table that a plan shows to people.
+const TASKS_TOLD: usize = 20;
 
 pub(super) async fn daemon(
     context: Context,
@@ -65,15 +75,65 @@ async fn plan_of(
     context: &Context,
     place: &Place,
     target: &Target,
-) -> Result<(TablePlan, CompactionPlan)> {
+) -> Result<(TablePlan, CompactionPlan, TableHealth)> {
     let policy = context.config.policy_for(Place::config_name(target));
     let bounds = bounds(&policy);
     let work = async {
         let health = place.store.health(target, &bounds).await?;
         let rewrites = place.store.compaction_plan(target, &bounds).await?;
-        Ok((decide(&health, &rewrites, &policy), rewrites))
+        Ok((decide(&health, &rewrites, &policy), rewrites, health))
     };
     step("plan", target, work).await
+}
+
+/// What each task of `rewrites` reads, writes and gains, what is left as it is, and why.
+fn told(target: &Target, rewrites: &CompactionPlan) -> Vec<String> {
+    let task = |task: &Task| {
+        let (first, last) = (task.fragments.first(), task.fragments.last());
+        let follow = match task.remapped {
+            0 => String::new(),
+            bytes => format!(", and {} of indexes follow", size(bytes)),
+        };
+        let touched = match task.touched {
+            0 => String::new(),
+            version => format!("; rows were deleted from it on version {version}"),
+        };
+        format!(
+            "{target}:   rewrite {} fragments ({} to {}) into {}: reads {}, writes {}{follow}; {} of deleted rows go{touched}",
+            task.fragments.len(),
+            first.copied().unwrap_or(0),
+            last.copied().unwrap_or(0),
+            task.outputs,
+            size(task.bytes),
+            size(task.written),
+            size(task.reclaimed()),
+        )
+    };
+    let mut lines: Vec<String> = rewrites.tasks.iter().take(TASKS_TOLD).map(task).collect();
+    if let Some(more) = rewrites.tasks.len().checked_sub(TASKS_TOLD + 1) {
+        lines.push(format!(
+            "{target}:   and {} more; --json has them all",
+            more + 1
+        ));
+    }
+    lines.extend(rewrites.left.iter().map(|left| {
+        let (fragments, bytes) = (left.fragments, size(left.bytes));
+        format!(
+            "{target}:   leave {fragments} fragments ({bytes}): {}",
+            left.why
+        )
+    }));
+    lines
+}
+
+fn rewrites_document(rewrites: &CompactionPlan) -> Value {
+    let CompactionPlan {
+        tasks,
+        left,
+        not_followed,
+        ..
+    } = rewrites;
+    json!({ "tasks": tasks, "left": left, "not_followed": not_followed })
 }
 
 pub(super) async fn plan(context: &Context, args: TargetArgs) -> Result<ExitCode> {
@@ -83,7 +143,7 @@ pub(super) async fn plan(context: &Context, args: TargetArgs) -> Result<ExitCode
     let mut results = Results::of(&selection);
     for target in selection {
         match plan_of(context, &place, &target).await {
-            Ok((plan, _)) => {
+            Ok((plan, rewrites, health)) => {
                 let because = |o: &OperationSpec| {
                     format!("{target}: {} because of {}", o.kind.as_str(), o.reason)
                 };
@@ -91,7 +151,21 @@ pub(super) async fn plan(context: &Context, args: TargetArgs) -> Result<ExitCode
                 if lines.is_empty() {
                     lines.push(format!("{target}: nothing; {}", plan.otherwise));
                 }
-                results.add(json!(plan), lines);
+                if plan
+                    .operations
+                    .iter()
+                    .any(|o| o.kind == OperationKind::Compact)
+                {
+                    lines.extend(told(&target, &rewrites));
+                }
+                let not_followed = rewrites.not_followed.iter();
+                lines.extend(not_followed.map(|what| format!("{target}: {what}")));
+                lines.extend(cleans_itself(&target, &health));
+                let mut document = json!(plan);
+                if let Value::Object(fields) = &mut document {
+                    fields.insert("rewrites".to_owned(), rewrites_document(&rewrites));
+                }
+                results.add(document, lines);
             }
             Err(e) => {
                 let nothing = json!({ "operations": [], "otherwise": "failed" });
@@ -116,7 +190,7 @@ async fn optimize_dry(context: &Context, place: &Place, names: &[String]) -> Res
     let mut results = Results::of(&selection);
     for target in selection {
         match plan_of(context, place, &target).await {
-            Ok((_, rewrites)) => {
+            Ok((_, rewrites, _)) => {
                 let tasks = rewrites.tasks.iter().map(|task| task.fragments.len());
                 let tasks: Vec<usize> = tasks.collect();
                 let line = match &rewrites.left_alone {

@@ -26,6 +26,7 @@ mod verify;
 mod write;
 
 use crate::config::{Config, log_filter};
+use crate::daemon::priority;
 use crate::place::{Place, watch_of};
 use args::{Cli, Command};
 use clap::Parser;
@@ -112,6 +113,10 @@ fn run() -> ExitCode {
     };
     if let Err(error) = init_logging(&config, cli.common.log.as_deref()) {
         return out.fail(&error);
+    }
+    // Threads take over the priority of the one that starts them, so before the first.
+    if matches!(cli.command, Command::Daemon(_)) {
+        priority::step_back(config.daemon.nice);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .thread_stack_size(STACK)

@@ -158,6 +158,35 @@ fn left_line(table: &Target, unreferenced: &Unreferenced) -> Option<String> {
     ))
 }
 
+/// What was written into a table, and why, as far as the daemon has counted.
+fn ledger_line(target: &Target, health: &TableHealth) -> Option<String> {
+    let of = health.ledger.as_ref()?.total;
+    (of.maintained() > 0).then(|| {
+        format!(
+            "{target}: users wrote {}; maintenance rewrote {}, wrote {} for nothing and {} of indexes ({:.1} bytes for each byte of users), and deleted {}",
+            size(of.written),
+            size(of.rewritten),
+            size(of.wasted),
+            size(of.indexed),
+            of.amplification(),
+            size(of.deleted),
+        )
+    })
+}
+
+/// That commits of any client clean a plain table up; from a table of a store the setting is taken away.
+pub(super) fn cleans_itself(target: &Target, health: &TableHealth) -> Option<String> {
+    let is_plain = target.table().is_none() && !health.auto_cleanup.is_empty();
+    is_plain.then(|| {
+        let set = health.auto_cleanup.iter();
+        let set: Vec<String> = set.map(|(key, value)| format!("{key} = {value}")).collect();
+        format!(
+            "{target}: commits of every client, maintenance included, remove old versions of it, since it is configured so ({}); squire leaves that as it is",
+            set.join(", ")
+        )
+    })
+}
+
 /// Looks once and prints what it found.
 async fn once(context: &Context, args: &StatusArgs, again: bool) -> Result<ExitCode> {
     let place = context.place(&args.target.store).await?;
@@ -196,6 +225,8 @@ async fn once(context: &Context, args: &StatusArgs, again: bool) -> Result<ExitC
                 // A table that can be looked at may have too much to list.
                 let looking = step("look", &target, place.unreferenced(&target)).await;
                 let unreferenced = looking.ok().flatten();
+                left.extend(ledger_line(&target, &looked.health));
+                left.extend(cleans_itself(&target, &looked.health));
                 left.extend(unreferenced.as_ref().and_then(|u| left_line(&target, u)));
                 let mut document = looked.document();
                 if let Value::Object(fields) = &mut document {

@@ -22,6 +22,9 @@ const MIN_WAIT: Duration = Duration::from_secs(1);
 /// The longest time that input may have to rest before it is taken: beyond it somebody meant something else.
 const MAX_SETTLE: Duration = Duration::from_secs(3_600);
 
+/// The least priority that a process of the usual kind may have.
+const MAX_NICE: u8 = 19;
+
 pub(super) fn check_daemon(daemon: &DaemonConfig) -> Result<(), Refused> {
     check_least(
         "daemon.scan_interval",
@@ -51,6 +54,13 @@ pub(super) fn check_daemon(daemon: &DaemonConfig) -> Result<(), Refused> {
             also_set_at: Some("daemon.scan_interval".to_owned()),
             reason: format!("is under scan_interval = {scan}; make it at least as long"),
         });
+    }
+    if daemon.nice > MAX_NICE {
+        let why = format!(
+            "{} is above {MAX_NICE}; use 0 to 19, 10 as a rule",
+            daemon.nice
+        );
+        return Err(Refused::at("daemon.nice", why));
     }
     if let Err(why) = units::log_filter(&daemon.log) {
         return Err(Refused::at("daemon.log", why));

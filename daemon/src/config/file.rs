@@ -69,6 +69,7 @@ pub(super) struct DaemonSection {
     #[serde(deserialize_with = "units::duration")]
     grace: Duration,
     durability: Durability,
+    nice: u8,
     log: String,
 }
 
@@ -85,6 +86,7 @@ impl Default for DaemonSection {
             token_file: None,
             grace: Duration::from_secs(30),
             durability: Durability::Power,
+            nice: 10,
             log: "info".to_owned(),
         }
     }
@@ -277,6 +279,7 @@ impl DaemonSection {
             token_file,
             grace,
             durability,
+            nice,
             log,
         } = self;
         DaemonConfig {
@@ -290,6 +293,7 @@ impl DaemonSection {
             token_file,
             grace,
             durability,
+            nice,
             log,
         }
     }

@@ -128,6 +128,10 @@ policy_fields! {
     /// Bytes that one rewrite task writes at most; also turns bytes per row into the row target of
     /// wide tables.
     max_task_output: u64 = 1 << 30, read "units::some_size", show "units::show_size";
+    /// Bytes that maintenance may lately have written for each byte of users; a table above it waits longer for its compaction.
+    max_amplification: f64 = 10.0, read "units::some_plain";
+    /// How long a finished rewrite task may wait for its commit, whatever else the run has to do.
+    commit_after: Duration = Duration::from_secs(60), read "units::some_duration", show "units::show_duration";
     /// How a rewrite is compared with what it replaces before it is committed: rows and nulls, some
     /// rows by value, or all.
     verify: Verify = Verify::Sample, read "units::some_plain";
@@ -170,6 +174,11 @@ impl Policy {
         if let Some((key, value)) = shares.into_iter().find(|(_, v)| !(*v > 0.0 && *v <= 1.0)) {
             let hint = "use a number above 0 and up to 1, such as 0.10";
             return Some((key, format!("{value} is not a share; {hint}")));
+        }
+        if self.max_amplification.is_nan() || self.max_amplification < 1.0 {
+            let given = self.max_amplification;
+            let why = "every byte has to be written once; use a number such as 10";
+            return Some(("max_amplification", format!("{given} is under 1; {why}")));
         }
         if self.retention < MIN_RETENTION {
             let given = units::format_duration(self.retention);

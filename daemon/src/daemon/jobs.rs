@@ -51,6 +51,14 @@ pub(super) struct Surround<'a> {
 }
 
 impl Watched {
+    /// How old what is remembered of it may be: a single pass remembers nothing.
+    fn anew_after(&self, config: &Config) -> Duration {
+        match self.location.is_one_pass() {
+            true => Duration::ZERO,
+            false => config.daemon.full_scan_interval,
+        }
+    }
+
     /// Begins a job.
     pub(super) fn begin(
         &mut self,
@@ -79,19 +87,20 @@ impl Watched {
                     tell(Done::Recovered(uri, Box::new(recovered)));
                 });
             }
-            (Job::Scan, Some(place)) => tasks.start("scan", async move {
-                let scanned = caught(&format!("observing {uri}"), observe::scan(&place)).await;
-                tell(Done::Scanned(uri, scanned));
-            }),
+            (Job::Scan, Some(place)) => {
+                let anew_after = self.anew_after(around.config);
+                tasks.start("scan", async move {
+                    let scanning = observe::scan(&place, anew_after);
+                    let scanned = caught(&format!("observing {uri}"), scanning).await;
+                    tell(Done::Scanned(uri, scanned));
+                });
+            }
             (Job::Look(target), Some(place)) => {
                 let config = around.config.clone();
                 let stopped = self.location.why_stopped(&target).is_some();
-                let count_every = match self.location.is_one_pass() {
-                    true => Duration::ZERO,
-                    false => config.daemon.full_scan_interval,
-                };
+                let anew_after = self.anew_after(&config);
                 tasks.start("look", async move {
-                    let seen = observe::look(&place, &target, &config, stopped, count_every).await;
+                    let seen = observe::look(&place, &target, &config, stopped, anew_after).await;
                     tell(Done::Looked(uri, target, Box::new(seen)));
                 });
             }

@@ -13,11 +13,12 @@
 //!    `crate::place::location`, what waits for its turn by `crate::decide::board`; both are pure.
 //! 3. `jobs` only look, or settle what others left. `attempts` sees that what runs moves; `crate::run` is what one attempt does.
 //! 4. `reload` takes up a changed configuration, `pauses` keeps what people paused. `wakes` turns file events into locations and tables.
-//! 5. `status` is what HTTP and systemd see.
+//! 5. `priority` lets others go first. `status` is what HTTP and systemd see.
 
 mod attempts;
 mod jobs;
 mod pauses;
+pub(crate) mod priority;
 mod reconciler;
 mod reload;
 mod service;

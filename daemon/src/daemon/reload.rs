@@ -144,6 +144,7 @@ fn needs_restart(started_with: &DaemonConfig, now: &DaemonConfig) -> Vec<&'stati
         token_file,
         grace,
         durability,
+        nice,
         log,
         // Each turn of the loop reads these.
         scan_interval: _,
@@ -163,6 +164,7 @@ fn needs_restart(started_with: &DaemonConfig, now: &DaemonConfig) -> Vec<&'stati
         ),
         ("grace", *grace == started_with.grace),
         ("durability", *durability == started_with.durability),
+        ("nice", *nice == started_with.nice),
         ("log", *log == started_with.log),
     ];
     let changed = settings.into_iter().filter(|(_, same)| !same);

@@ -55,6 +55,7 @@ pub(crate) fn bounds(policy: &Policy) -> TaskBounds {
     TaskBounds {
         target_rows: policy.target_rows_per_fragment as u64,
         max_fragments: policy.max_task_fragments,
+        max_input_rows: u64::MAX,
         max_input_bytes: policy.max_task_input,
         max_output_bytes: policy.max_task_output,
         max_deleted_ratio: policy.max_deleted_ratio,
@@ -66,6 +67,7 @@ pub(crate) fn limits(policy: &Policy) -> CompactionLimits {
     CompactionLimits {
         bounds: bounds(policy),
         tasks_per_commit: TASKS_PER_COMMIT,
+        commit_after: policy.commit_after,
         verify: policy.verify,
     }
 }
@@ -83,7 +85,8 @@ pub(crate) fn memory_estimate(kind: OperationKind, table_bytes: u64, policy: &Po
 /// but has no task that leaves the candidate set is left alone, or it would be rewritten for ever.
 pub(crate) fn plan(health: &TableHealth, rewrites: &CompactionPlan, policy: &Policy) -> TablePlan {
     let mut operations = Vec::new();
-    let compaction = compaction_due(health, policy);
+    let slower = slowed(health, policy);
+    let compaction = compaction_due(health, policy, slower.as_ref());
     let stuck = compaction.is_ok() && rewrites.tasks.is_empty();
     let left_alone = rewrites.left_alone.clone().filter(|_| stuck);
     let otherwise = match (&compaction, &left_alone) {
@@ -104,10 +107,48 @@ pub(crate) fn plan(health: &TableHealth, rewrites: &CompactionPlan, policy: &Pol
     }
 }
 
+/// Below so many bytes of maintenance nobody feels how often they were written.
+const SMALL: u64 = 256 << 20;
+
+/// A table waits at most so many times as long for its next compaction.
+const SLOWEST: f64 = 64.0;
+
+/// That a table waits longer for its compaction.
+struct Slower {
+    /// How many times the threshold.
+    times: f64,
+    why: String,
+}
+
+/// Whether maintenance has lately written more for `health` than `policy` allows for what users wrote.
+fn slowed(health: &TableHealth, policy: &Policy) -> Option<Slower> {
+    let recent = health.ledger.as_ref()?.recent;
+    let ratio = recent.amplification();
+    let limit = policy.max_amplification;
+    if recent.maintained() < SMALL || ratio <= limit {
+        return None;
+    }
+    let times = (ratio / limit).ceil().min(SLOWEST);
+    let why = format!(
+        "slowed {times} times: maintenance lately wrote {ratio:.1} bytes for each byte of users, limit {limit} (max_amplification)"
+    );
+    Some(Slower { times, why })
+}
+
 /// The compaction that a threshold asks for, or why none does.
-fn compaction_due(health: &TableHealth, policy: &Policy) -> Result<OperationSpec, String> {
+fn compaction_due(
+    health: &TableHealth,
+    policy: &Policy,
+    slower: Option<&Slower>,
+) -> Result<OperationSpec, String> {
+    let because = |reason: String| match slower {
+        Some(slower) => format!("{reason}, {}", slower.why),
+        None => reason,
+    };
+    let times = slower.map_or(1.0, |slower| slower.times);
     let candidates = health.candidate_fragments;
-    let threshold = policy.min_candidate_fragments as u64;
+    let threshold = (policy.min_candidate_fragments as f64 * times) as u64;
+    let most_deleted = (policy.max_deleted_ratio * times).min(policy.max_deleted_ratio.max(0.9));
     let stored = health.rows + health.deleted_rows;
     let deleted = if stored == 0 {
         0.0
@@ -119,23 +160,23 @@ fn compaction_due(health: &TableHealth, policy: &Policy) -> Result<OperationSpec
             format!("{candidates} candidate fragments, threshold {threshold}"),
             candidates as f64 / threshold.max(1) as f64,
         )
-    } else if health.deleted_rows > 0 && deleted >= policy.max_deleted_ratio {
+    } else if health.deleted_rows > 0 && deleted >= most_deleted {
         (
             format!(
                 "{:.0} % deleted rows, threshold {:.0} %",
                 deleted * 100.0,
-                policy.max_deleted_ratio * 100.0
+                most_deleted * 100.0
             ),
-            deleted / policy.max_deleted_ratio,
+            deleted / most_deleted,
         )
     } else {
-        return Err(format!(
+        return Err(because(format!(
             "{candidates} candidate fragments, threshold {threshold}"
-        ));
+        )));
     };
     Ok(OperationSpec {
         kind: OperationKind::Compact,
-        reason,
+        reason: because(reason),
         debt,
     })
 }
@@ -199,8 +240,8 @@ fn plan_cleanup(health: &TableHealth, policy: &Policy) -> Option<OperationSpec> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use squire_engine::maintenance::IndexHealth;
     use squire_engine::maintenance::tasks::Task;
+    use squire_engine::maintenance::{Account, Amounts, IndexHealth};
 
     fn health() -> TableHealth {
         TableHealth {
@@ -214,7 +255,7 @@ mod tests {
             deleted_rows: 0,
             bytes: 1,
             indexes: Vec::new(),
-            schema: 0,
+            ..TableHealth::default()
         }
     }
 
@@ -223,7 +264,7 @@ mod tests {
             fragments: vec![0, 1],
             bytes: 2,
             target_rows: 2,
-            batch_rows: None,
+            ..Task::default()
         };
         let mut rewrites = CompactionPlan::default();
         rewrites.tasks = vec![task; tasks];
@@ -285,6 +326,46 @@ mod tests {
             vec![OperationKind::Reindex]
         );
         assert_eq!(kinds(&index(1, Some(10), false), 0), vec![]);
+    }
+
+    /// Users wrote a gigabyte; each further one of maintenance counts.
+    #[test]
+    fn a_table_that_costs_too_much_is_slowed_with_its_reason() {
+        let costing = |gigabytes: u64, candidate_fragments| {
+            let amounts = Amounts {
+                written: 1 << 30,
+                rewritten: gigabytes << 29,
+                wasted: gigabytes << 29,
+                ..Amounts::default()
+            };
+            let ledger = Account {
+                recent: amounts,
+                ..Account::default()
+            };
+            TableHealth {
+                candidate_fragments,
+                ledger: Some(ledger),
+                ..health()
+            }
+        };
+        assert_eq!(kinds(&costing(10, 16), 1), [OperationKind::Compact]);
+        assert_eq!(kinds(&costing(25, 16), 1), []);
+        let why = plan(&costing(25, 16), &rewrites(1), &Policy::default()).otherwise;
+        assert!(
+            why.contains("threshold 48")
+                && why.contains("slowed 3 times")
+                && why.contains("25.0 bytes"),
+            "{why}"
+        );
+        let late = plan(&costing(25, 48), &rewrites(1), &Policy::default());
+        assert!(late.operations[0].reason.contains("slowed 3 times"));
+        let mut small = costing(25, 16);
+        small.ledger.as_mut().expect("a ledger").recent = Amounts {
+            written: 1,
+            rewritten: 1 << 20,
+            ..Amounts::default()
+        };
+        assert_eq!(kinds(&small, 1), [OperationKind::Compact]);
     }
 
     #[test]

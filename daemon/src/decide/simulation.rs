@@ -349,7 +349,7 @@ impl Stored {
                 fragments: vec![0, 1],
                 bytes: 2,
                 target_rows: 2,
-                batch_rows: None,
+                ..Task::default()
             }];
         }
         let index = IndexHealth {
@@ -371,7 +371,7 @@ impl Stored {
                 deleted_rows: 0,
                 bytes: self.bytes,
                 indexes: vec![index],
-                schema: 0,
+                ..TableHealth::default()
             },
             rewrites,
             drift: false,

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::core::{MetricVec, MetricVecBuilder};
-use prometheus::{Error, GaugeVec, IntGaugeVec, Registry};
+use prometheus::{Error, GaugeVec, IntCounterVec, IntGaugeVec, Registry};
 
-use super::register::{float_gauges, gauges, integer};
+use super::register::{counters, float_gauges, gauges, integer};
 use super::{INDEX, TABLE};
 
 /// What a scan saw of one table.
@@ -33,6 +33,8 @@ pub(crate) struct TableObservation {
     pub(crate) pin_version: u64,
     /// Every index of the table.
     pub(crate) indexes: Vec<IndexObservation>,
+    /// Bytes written or deleted since the table was first seen, by why.
+    pub(crate) ledger: Vec<(&'static str, u64)>,
     /// Bytes of files that no version refers to, by age; empty when they were not counted.
     pub(crate) unreferenced: Vec<(&'static str, u64)>,
 }
@@ -62,10 +64,14 @@ pub(super) struct TableGauges {
     unindexed_rows: IntGaugeVec,
     index_age: GaugeVec,
     unreferenced: IntGaugeVec,
+    ledger: IntCounterVec,
     /// The indexes that are shown of each table, by store and table: to look for them among all series would take longer
     /// with every table.
     shown: Arc<Mutex<HashMap<[String; 2], BTreeSet<String>>>>,
 }
+
+/// What the ledger of a table counts.
+const LEDGER: [&str; 5] = ["written", "rewritten", "wasted", "indexed", "deleted"];
 
 /// The ages of files that no version refers to.
 const AGES: [&str; 3] = ["under_1h", "under_7d", "older"];
@@ -130,6 +136,12 @@ impl TableGauges {
                 "Bytes of files that no version refers to, by age, as of the last full scan.",
                 &["store", "table", "age"],
             )?,
+            ledger: counters(
+                r,
+                "squire_table_bytes_total",
+                "Bytes written into a table by users (written) and by maintenance (rewritten, wasted, indexed), and deleted by cleanup, since it was first seen.",
+                &["store", "table", "what"],
+            )?,
             shown: Arc::default(),
         })
     }
@@ -146,6 +158,7 @@ impl TableGauges {
             head_version,
             pin_version,
             indexes,
+            ledger,
             unreferenced,
         } = seen;
         let values = [
@@ -161,6 +174,11 @@ impl TableGauges {
         ];
         for (gauge, value) in values {
             gauge.with_label_values(&[store, table]).set(integer(value));
+        }
+        for (what, bytes) in ledger {
+            let counter = self.ledger.with_label_values(&[store, table, what]);
+            // It is kept across restarts, so it does not begin at nothing.
+            counter.inc_by(bytes.saturating_sub(counter.get()));
         }
         if unreferenced.is_empty() {
             self.forget_unreferenced(store, table);
@@ -225,6 +243,9 @@ impl TableGauges {
         }
         self.forget_unreferenced(store, table);
         self.show(store, table, BTreeSet::new());
+        for what in LEDGER {
+            forget(&self.ledger, &[store, table, what]);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Place, Selection, step};
 use crate::config::{Config, DriftPolicy, Watch};
 use crate::decide::planning::bounds;
 use squire_engine::error::{Error, ErrorKind, Result};
-use squire_engine::maintenance::{CompactionPlan, Target};
+use squire_engine::maintenance::{Looking, Observed, Target};
 use squire_engine::store::StoreOptions;
 use squire_engine::store::discovery::PassedOver;
 use squire_engine::store::state::MAX_BATCHES;
@@ -43,15 +43,16 @@ pub(crate) async fn open(
     }
 }
 
-/// Lists the tables of `place`, and what was passed over.
-pub(crate) async fn scan(place: &Place) -> Result<(Found, Vec<PassedOver>)> {
-    let unarchived = match place.managed {
-        true => archive_early(place).await?,
-        false => None,
-    };
-    let Selection { targets, skipped } = place.targets().await?;
-    place.count_only(&targets);
+/// Lists the tables of `place`, and what was passed over. What stands beside the tables of a store is looked for anew when
+/// that is older than `beside_every`: each folder costs a listing.
+pub(crate) async fn scan(
+    place: &Place,
+    beside_every: Duration,
+) -> Result<(Found, Vec<PassedOver>)> {
+    place.keep_ledger().await;
     if !place.managed {
+        let Selection { targets, skipped } = place.targets().await?;
+        place.count_only(&targets);
         let folder = |target: &Target| (target.to_string(), 0);
         let tables = targets.into_iter().map(|t| (t.clone(), folder(&t)));
         let found = Found {
@@ -60,14 +61,21 @@ pub(crate) async fn scan(place: &Place) -> Result<(Found, Vec<PassedOver>)> {
         };
         return Ok((found, skipped));
     }
-    let state = place.store.load().await?.state;
-    let mut tables = BTreeMap::new();
-    for target in targets {
-        // One that was dropped since is found to be gone by the next scan.
-        if let Some(entry) = target.table().and_then(|table| state.tables.get(table)) {
-            tables.insert(target, (entry.path.clone(), entry.version));
-        }
+    let mut state = place.store.load().await?.state;
+    let mut unarchived = None;
+    if state.batches.len() > MAX_BATCHES {
+        unarchived = archive_early(place).await;
+        state = place.store.load().await?.state;
     }
+    let targets = place.pinned(&state);
+    place.count_only(&targets);
+    let standing = |target: Target| {
+        let entry = state.tables.get(target.table()?)?;
+        let at = (entry.path.clone(), entry.version);
+        Some((target, at))
+    };
+    let tables: BTreeMap<_, _> = targets.into_iter().filter_map(standing).collect();
+    let skipped = place.beside_anew(beside_every).await;
     let found = Found {
         tables,
         state: Some(state),
@@ -76,50 +84,42 @@ pub(crate) async fn scan(place: &Place) -> Result<(Found, Vec<PassedOver>)> {
     Ok((found, skipped))
 }
 
-/// Copies the commit log when more batch ids stand in the manifest than should: only archived ones may leave it,
+/// Copies the commit log because more batch ids stand in the manifest than should: only archived ones may leave it,
 /// and every publish writes those that stay. A log that cannot be written makes publishes longer, and stops no table:
 /// the answer is why.
-async fn archive_early(place: &Place) -> Result<Option<String>> {
-    if place.store.load().await?.state.batches.len() > MAX_BATCHES
-        && let Err(error) = place.store.archive().await
-    {
-        tracing::warn!(place = place.uri, %error, "the commit log cannot be written now");
-        return Ok(Some(error.to_string()));
-    }
-    Ok(None)
+async fn archive_early(place: &Place) -> Option<String> {
+    let error = place.store.archive().await.err()?;
+    tracing::warn!(place = place.uri, %error, "the commit log cannot be written now");
+    Some(error.to_string())
 }
 
 /// Looks at one table; a panic inside Lance is an error of this look. Versions of others above the pin of a table that
-/// is `stopped` are left alone. What no version refers to is counted anew when that is older than `count_every`.
+/// is `stopped` are left alone. What is known is asked for anew, and what no version refers to counted, when that is older
+/// than `anew_after`.
 pub(crate) async fn look(
     place: &Place,
     target: &Target,
     config: &Config,
     stopped: bool,
-    count_every: Duration,
+    anew_after: Duration,
 ) -> Result<Observation> {
     let policy = config.policy_for(Place::config_name(target));
     let looking = async {
-        let drift = match target.table() {
-            Some(table) if !stopped => place
-                .store
-                .handle_drift(table, policy.drift == DriftPolicy::Adopt)
-                .await?
-                .is_some(),
-            _ => false,
+        let looking = Looking {
+            bounds: &bounds(&policy),
+            adopt: (!stopped).then_some(policy.drift == DriftPolicy::Adopt),
+            anew_after,
         };
-        let bounds = bounds(&policy);
-        let health = place.store.health(target, &bounds).await?;
-        let rewrites = if health.candidate_fragments > 0 {
-            place.store.compaction_plan(target, &bounds).await?
-        } else {
-            CompactionPlan::default()
-        };
+        let Observed {
+            health,
+            rewrites,
+            drift,
+        } = place.store.observe(target, &looking).await?;
         Ok(Observation {
             health,
             rewrites,
             drift,
-            unreferenced: place.counted(target, count_every).await,
+            unreferenced: place.counted(target, anew_after).await,
         })
     };
     step("look", target, looking).await

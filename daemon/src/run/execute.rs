@@ -130,6 +130,7 @@ pub(super) async fn execute(
         Scope::Table(target) => step(item.key.kind.as_str(), target, work).await,
         Scope::Store => caught("cleanup", work).await.map_err(Error::of_what_stands),
     };
+    around.place.keep_ledger().await;
     let mut report = OperationReport::new(item, attempt);
     match done {
         Ok(Done::Maintained(maintained)) => report.maintained(maintained),

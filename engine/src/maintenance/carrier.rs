@@ -51,6 +51,8 @@ pub(super) struct Landed {
     pub(super) fragments_removed: u64,
     pub(super) fragments_added: u64,
     pub(super) bytes: u64,
+    /// Bytes of the new fragments.
+    pub(super) written: u64,
     /// Whether it was carried.
     pub(super) carried: bool,
     /// Results that were given up.
@@ -64,6 +66,8 @@ impl Landed {
         for result in results {
             landed.fragments_removed += result.original_fragments.len() as u64;
             landed.fragments_added += result.new_fragments.len() as u64;
+            let written = result.new_fragments.iter().map(fragment_bytes);
+            landed.written += written.sum::<u64>();
             landed.bytes += result
                 .original_fragments
                 .iter()

@@ -3,11 +3,12 @@
 
 use super::carrier::{Carrier, Landed};
 use super::index_proof::prove_followers;
+use super::ledger::{Amounts, new_index_bytes};
 use super::listed::{followers, ids_of};
 use super::plan::CompactionPlan;
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Skipped, Work};
-use super::tasks::{Task, TaskBounds, batches};
+use super::tasks::{Task, TaskBounds, fitting};
 use super::verify::{Rewrite, Verify};
 use super::{Oversight, Target};
 use crate::error::{Disposition, Error, ErrorKind, Result};
@@ -20,6 +21,7 @@ use lance::dataset::optimize::{
 use lance_table::format::Fragment;
 use squire_failpoints::{Seam, conflict_injected, hit};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bounds of one compaction run.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +30,8 @@ pub struct CompactionLimits {
     pub bounds: TaskBounds,
     /// Tasks per commit: one lost race loses this many; each commit remaps the indexes once.
     pub tasks_per_commit: usize,
+    /// How long what is finished may wait for its commit, whatever else the run has to do.
+    pub commit_after: Duration,
     /// How each rewrite is compared with what it replaces, before it is committed.
     pub verify: Verify,
 }
@@ -84,12 +88,13 @@ impl Work for Compaction<'_> {
         report: &mut MaintenanceReport,
     ) -> Result<()> {
         hit(Seam::MaintainBeforeCompact)?;
+        store.ledger.saw(run.path(), &head, store.clock().now_ms());
         let plan = store.plan_compaction(&head, &self.0.bounds).await?;
-        report.skipped = plan.left_alone.map(Skipped::Unsupported);
+        report.skipped = plan.left_alone.clone().map(Skipped::Unsupported);
         let ahead = plan.tasks.iter().map(|task| task.bytes).sum();
         run.oversight.planned("bytes", ahead);
         hit(Seam::MaintainAfterPlan)?;
-        let options = options(self.0, plan.defers_remap, run);
+        let options = options(self.0, &plan, run);
         let rewriting = Rewriting {
             limits: self.0,
             options: &options,
@@ -97,20 +102,26 @@ impl Work for Compaction<'_> {
             store,
         };
         let mut dropped = 0;
-        for batch in batches(&plan.tasks, &self.0.bounds, self.0.tasks_per_commit) {
+        let mut left = plan.tasks;
+        while !left.is_empty() {
             run.check_cancelled()?;
-            let batch = if report.carried > 0 {
-                store.standing(&head, batch).await?
-            } else {
-                batch.to_vec()
-            };
-            let (results, interrupted) = rewriting.batch(&head, &batch, report).await?;
+            let fitting = fitting(&left, &self.0.bounds, self.0.tasks_per_commit);
+            let mut batch: Vec<Task> = left.drain(..fitting).collect();
+            if report.carried > 0 {
+                batch = store.standing(&head, &batch).await?;
+            }
+            let Batch {
+                results,
+                begun,
+                interrupted,
+            } = rewriting.batch(&head, &batch, report).await?;
+            left.splice(..0, batch.drain(begun..));
             hit(Seam::MaintainAfterRewrite)?;
             if results.is_empty() {
                 interrupted?;
                 continue;
             }
-            let landed = match rewriting.commit(&mut head, results).await {
+            let landed = match rewriting.land(&mut head, results).await {
                 Ok(landed) => landed,
                 Err(e) if e.kind() == ErrorKind::Unfit => {
                     report.unfit.push(format!("{}: {e}", run.target));
@@ -143,6 +154,15 @@ impl Work for Compaction<'_> {
     }
 }
 
+/// What came of a batch of tasks.
+struct Batch {
+    results: Vec<RewriteResult>,
+    /// How many tasks were begun: what is finished goes first when it has waited long enough.
+    begun: usize,
+    /// Whether the run was asked to stop; what it had finished is committed all the same.
+    interrupted: Result<()>,
+}
+
 /// What the rewrites of an attempt share.
 struct Rewriting<'a> {
     limits: &'a CompactionLimits,
@@ -153,20 +173,30 @@ struct Rewriting<'a> {
 
 impl Rewriting<'_> {
     /// Rewrites the tasks of `batch`. What cannot replace what it should replace is left out, and reported. When the run is
-    /// asked to stop, the task in hand is given up, and those before it are there to be committed: the second answer says so.
+    /// asked to stop, the task in hand is given up, and those before it are there to be committed. So are those that have
+    /// waited for `commit_after` while there is more to do.
     async fn batch(
         &self,
         head: &Dataset,
         batch: &[Task],
         report: &mut MaintenanceReport,
-    ) -> Result<(Vec<RewriteResult>, Result<()>)> {
-        let run = self.run;
-        let mut results = Vec::with_capacity(batch.len());
+    ) -> Result<Batch> {
+        let (run, clock) = (self.run, self.store.clock());
+        let mut done = Batch {
+            results: Vec::with_capacity(batch.len()),
+            begun: 0,
+            interrupted: Ok(()),
+        };
+        let mut first_finished = None;
         for task in batch {
+            done.begun += 1;
             tracing::debug!(op = %run.op, target = %run.target, fragments = task.fragments.len(), bytes = task.bytes, "rewriting");
             match run.unless_cancelled(self.rewrite(head, task)).await {
-                Ok(result) => results.push(result),
-                Err(e) if e.kind() == ErrorKind::Cancelled => return Ok((results, Err(e))),
+                Ok(result) => done.results.push(result),
+                Err(e) if e.kind() == ErrorKind::Cancelled => {
+                    done.interrupted = Err(e);
+                    return Ok(done);
+                }
                 Err(e) if e.kind() == ErrorKind::Unfit => {
                     let (first, last) = (task.fragments.first(), task.fragments.last());
                     report.unfit.push(format!(
@@ -179,8 +209,13 @@ impl Rewriting<'_> {
                 Err(e) => return Err(e),
             }
             run.oversight.did(task.bytes);
+            let now = clock.monotonic();
+            let waits_since = *first_finished.get_or_insert(now);
+            if now.saturating_sub(waits_since) >= self.limits.commit_after {
+                break;
+            }
         }
-        Ok((results, Ok(())))
+        Ok(done)
     }
 
     /// Rewrites the fragments of `task` and reads the result back. Rows that turn out to be wider than they were taken
@@ -203,8 +238,8 @@ impl Rewriting<'_> {
                 read_version: head.manifest().version,
                 options: CompactionOptions {
                     target_rows_per_fragment: usize::try_from(target_rows).unwrap_or(usize::MAX),
-                    batch_size: task.batch_rows,
-                    compaction_mode: Some(mode(task)),
+                    batch_size: least(task.batch_rows, self.options.batch_size),
+                    compaction_mode: self.options.compaction_mode.or(Some(mode(task))),
                     ..self.options.clone()
                 },
             };
@@ -227,6 +262,23 @@ impl Rewriting<'_> {
             ErrorKind::Unfit,
             "its rows are too wide for a default scan",
         ))
+    }
+
+    /// Commits `results`, moves `head` there, and counts what that wrote.
+    async fn land(&self, head: &mut Dataset, results: Vec<RewriteResult>) -> Result<Landed> {
+        let (ledger, path) = (&self.store.ledger, self.run.path());
+        ledger.expect(path, &results);
+        let before = head.clone();
+        let landed = self.commit(head, results).await?;
+        let amounts = Amounts {
+            rewritten: landed.written,
+            indexed: new_index_bytes(&before, head).await?,
+            ..Amounts::default()
+        };
+        let now = self.store.clock().now_ms();
+        ledger.add(path, amounts, now);
+        ledger.saw(path, head, now);
+        Ok(landed)
     }
 
     /// Commits `results`, and moves `head` there. Where that is lost to a writer, they are carried.
@@ -273,6 +325,10 @@ impl Rewriting<'_> {
 /// are: many pages of a few rows stay many and large. Fragments of this size have pages worth keeping.
 const COPY_FROM_BYTES: u64 = 16 << 20;
 
+fn least(a: Option<usize>, b: Option<usize>) -> Option<usize> {
+    a.into_iter().chain(b).min()
+}
+
 fn mode(task: &Task) -> CompactionMode {
     if task.bytes / task.fragments.len().max(1) as u64 >= COPY_FROM_BYTES {
         CompactionMode::TryBinaryCopy
@@ -284,12 +340,13 @@ fn mode(task: &Task) -> CompactionMode {
 /// How often a task is rewritten when its rows are wider than the sample said. The first time says how wide they are.
 const WIDTHS_TRIED: usize = 3;
 
-fn options(limits: &CompactionLimits, defers_remap: bool, run: &Run<'_>) -> CompactionOptions {
+fn options(limits: &CompactionLimits, plan: &CompactionPlan, run: &Run<'_>) -> CompactionOptions {
+    let bounds = plan.bounds.as_ref().unwrap_or(&limits.bounds);
     CompactionOptions {
-        defer_index_remap: defers_remap,
-        max_bytes_per_file: usize::try_from(limits.bounds.max_output_bytes).ok(),
+        defer_index_remap: plan.defers_remap,
+        max_bytes_per_file: usize::try_from(bounds.max_output_bytes).ok(),
         num_threads: Some(1),
         transaction_properties: Some(Arc::new(run.properties.clone())),
-        ..CompactionOptions::default()
+        ..plan.settings.options()
     }
 }

@@ -1,8 +1,9 @@
 //! Observation: the health of one table, from manifests and listings alone.
 
-use super::Target;
-use super::listed::{covered_by, listed_indexes};
+use super::listed::{Listed, covered_by, listed_indexes};
+use super::settings::{TableSettings, auto_cleanup};
 use super::tasks::{FragmentFacts, TaskBounds, candidates};
+use super::{Account, Target};
 use crate::error::{Error, Result};
 use crate::store::{Snapshot, Store};
 use futures::TryStreamExt;
@@ -14,6 +15,7 @@ use object_store::ObjectMeta;
 use object_store::path::Path;
 use roaring::RoaringBitmap;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -35,7 +37,7 @@ pub struct IndexHealth {
 }
 
 /// One table.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize)]
 pub struct TableHealth {
     /// The table's name, or its path in a watched directory.
     pub table: String,
@@ -57,9 +59,21 @@ pub struct TableHealth {
     pub bytes: u64,
     /// Its indexes.
     pub indexes: Vec<IndexHealth>,
+    /// The settings by which commits of any client clean it up (`lance.auto_cleanup.*`).
+    pub auto_cleanup: BTreeMap<String, String>,
+    /// What was written into it, and why, as far as the daemon has counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<Account>,
     /// A fingerprint of its schema, for this process: what rests because of a schema rests until this changes.
     #[serde(skip)]
     pub schema: u64,
+}
+
+/// The versions on storage: the latest, and how many.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StoredVersions {
+    pub(crate) head: u64,
+    pub(crate) count: u64,
 }
 
 /// Ids, names and types of all fields, nested ones too.
@@ -144,6 +158,7 @@ async fn manifest_facts(dataset: &Dataset) -> Result<Vec<FragmentFacts>> {
                 .and_then(|d| d.num_deleted_rows)
                 .unwrap_or(0) as u64,
             bytes: fragment_bytes(f),
+            touched: f.deletion_file.as_ref().map_or(0, |d| d.read_version),
             indexes: coverage
                 .iter()
                 .enumerate()
@@ -190,41 +205,70 @@ impl Store {
         Ok(dataset)
     }
 
-    /// Observes `target`.
+    /// Observes `target` as if for the first time.
     pub async fn health(&self, target: &Target, bounds: &TaskBounds) -> Result<TableHealth> {
         let snapshot = match target {
             Target::Pinned(_) => Some(self.load().await?),
             Target::Plain(_) => None,
         };
         let dataset = self.visible(snapshot.as_ref(), target).await?;
-        let facts = self.fragment_facts(&dataset).await?;
         let refs = dataset.version_refs().await?;
-        let head = refs.iter().map(|r| r.version).max().unwrap_or(0);
-        Ok(TableHealth {
-            table: target.to_string(),
-            pin: dataset.manifest().version,
-            head,
-            versions: refs.len() as u64,
-            fragments: facts.len() as u64,
-            candidate_fragments: candidates(&facts, bounds) as u64,
-            rows: facts.iter().map(FragmentFacts::live).sum(),
-            deleted_rows: facts.iter().map(|f| f.deleted).sum(),
-            bytes: facts.iter().map(|f| f.bytes).sum(),
-            indexes: self
-                .index_health(snapshot.as_ref(), target, &dataset, &facts)
-                .await?,
-            schema: fingerprint(&dataset),
-        })
+        let stored = StoredVersions {
+            head: refs.iter().map(|r| r.version).max().unwrap_or(0),
+            count: refs.len() as u64,
+        };
+        let listed = listed_indexes(&dataset).await?;
+        self.read_ledger().await;
+        let seen = (dataset.as_ref(), listed.as_slice(), stored);
+        self.health_of(snapshot.as_ref(), target, seen, bounds)
+            .await
     }
 
-    async fn index_health(
+    /// How `target` is, by what was read of it.
+    pub(crate) async fn health_of(
         &self,
         snapshot: Option<&Snapshot>,
         target: &Target,
-        dataset: &Dataset,
+        (dataset, listed, stored): (&Dataset, &[Listed], StoredVersions),
+        bounds: &TaskBounds,
+    ) -> Result<TableHealth> {
+        let facts = self.fragment_facts(dataset).await?;
+        let config = &dataset.manifest().config;
+        // Settings that cannot be followed are told by the plan.
+        let bounds =
+            TableSettings::of(config).map_or_else(|_| bounds.clone(), |of| of.bounds(bounds));
+        Ok(TableHealth {
+            table: target.to_string(),
+            pin: dataset.manifest().version,
+            head: stored.head,
+            versions: stored.count,
+            fragments: facts.len() as u64,
+            candidate_fragments: candidates(&facts, &bounds) as u64,
+            rows: facts.iter().map(FragmentFacts::live).sum(),
+            deleted_rows: facts.iter().map(|f| f.deleted).sum(),
+            bytes: facts.iter().map(|f| f.bytes).sum(),
+            indexes: self.index_health(snapshot, target, (dataset, listed), &facts),
+            auto_cleanup: auto_cleanup(config),
+            ledger: self.ledger.account(&self.below_root(dataset)),
+            schema: fingerprint(dataset),
+        })
+    }
+
+    /// The path of `dataset` below the root.
+    pub(crate) fn below_root(&self, dataset: &Dataset) -> String {
+        let whole = dataset.branch_location().path;
+        let root = self.object_path("");
+        let below = whole.as_ref().strip_prefix(root.as_ref());
+        below.unwrap_or_default().trim_start_matches('/').to_owned()
+    }
+
+    fn index_health(
+        &self,
+        snapshot: Option<&Snapshot>,
+        target: &Target,
+        (dataset, built): (&Dataset, &[Listed]),
         facts: &[FragmentFacts],
-    ) -> Result<Vec<IndexHealth>> {
-        let built = listed_indexes(dataset).await?;
+    ) -> Vec<IndexHealth> {
         let schema = fingerprint(dataset);
         let now = i64::try_from(self.clock().now_ms()).unwrap_or(i64::MAX);
         let mut health: Vec<IndexHealth> = built
@@ -265,6 +309,6 @@ impl Store {
                 });
             }
         }
-        Ok(health)
+        health
     }
 }

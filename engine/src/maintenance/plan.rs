@@ -1,21 +1,31 @@
 //! What a compaction would do to a table: tasks, and what Lance would spoil and is left alone.
 
 use super::listed::listed_indexes;
-use super::tasks::{FragmentFacts, Task, TaskBounds, plan_tasks};
+use super::settings::TableSettings;
+use super::tasks::{FragmentFacts, Left, Task, TaskBounds, left, plan_tasks};
 use crate::error::{ErrorKind, Result};
 use crate::store::Store;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
 use lance_index::frag_reuse::FRAG_REUSE_INDEX_NAME;
+use lance_index::is_system_index;
 use lance_table::feature_flags::can_write_dataset;
-use lance_table::format::Manifest;
+use lance_table::format::{IndexMetadata, Manifest};
 use roaring::RoaringBitmap;
 
 /// What a compaction would do.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct CompactionPlan {
     /// What it would rewrite.
     pub tasks: Vec<Task>,
+    /// What it would leave as it is, and why.
+    pub left: Vec<Left>,
+    /// What the table asks for in its configuration and does not get.
+    pub not_followed: Vec<String>,
+    /// What the table asks for.
+    pub(crate) settings: TableSettings,
+    /// The bounds of its tasks: the policy's, and those that the table asks for.
+    pub(crate) bounds: Option<TaskBounds>,
     /// Rows that earlier rewrites moved are found by a fragment-reuse index. To rewrite indexes now would take what they
     /// say for where rows are, and lose them: this rewrite is added to that index, too.
     pub(crate) defers_remap: bool,
@@ -45,6 +55,28 @@ impl Held {
         let fragments = self.fragments.as_ref();
         fragments.is_none_or(|f| u32::try_from(fragment).is_ok_and(|id| f.contains(id)))
     }
+}
+
+/// Says of each task which bytes of indexes have to follow it: the segments over its fragments are written anew, as a whole.
+fn follow(tasks: &mut [Task], indexes: &[IndexMetadata]) {
+    let follows = |task: &Task, index: &&IndexMetadata| {
+        let mut ids = task
+            .fragments
+            .iter()
+            .filter_map(|id| u32::try_from(*id).ok());
+        let covered = index.fragment_bitmap.as_ref();
+        !is_system_index(index) && covered.is_some_and(|covered| ids.any(|id| covered.contains(id)))
+    };
+    for task in tasks {
+        let following = indexes.iter().filter(|index| follows(task, index));
+        task.remapped = following.map(segment_bytes).sum();
+    }
+}
+
+/// Bytes of the files of a segment, as far as its version says.
+pub(crate) fn segment_bytes(segment: &IndexMetadata) -> u64 {
+    let files = segment.files.iter().flatten();
+    files.map(|file| file.size_bytes).sum()
 }
 
 impl Store {
@@ -95,11 +127,23 @@ impl Store {
     ) -> Result<CompactionPlan> {
         let mut plan = CompactionPlan::default();
         let mut facts = self.fragment_facts(dataset).await?;
+        let manifest = dataset.manifest();
+        let settings = match TableSettings::of(&manifest.config) {
+            Ok(settings) => settings,
+            Err(e) => {
+                plan.left_alone = Some(e.to_string());
+                return Ok(plan);
+            }
+        };
+        let bounds = &settings.bounds(bounds);
+        plan.not_followed = settings.not_followed();
+        plan.settings = settings;
+        plan.bounds = Some(bounds.clone());
         // What is decoded is larger than what is stored: then there is nothing to do either.
         if plan_tasks(&facts, bounds).is_empty() {
+            plan.left = left(&facts, &[], bounds);
             return Ok(plan);
         }
-        let manifest = dataset.manifest();
         plan.left_alone = beyond_us(manifest);
         if plan.left_alone.is_some() {
             return Ok(plan);
@@ -117,6 +161,10 @@ impl Store {
         facts.iter_mut().for_each(hold);
         self.measure(dataset, &mut facts).await?;
         plan.tasks = plan_tasks(&facts, bounds);
+        plan.left = left(&facts, &plan.tasks, bounds);
+        if !plan.defers_remap {
+            follow(&mut plan.tasks, &indexes);
+        }
         if plan.tasks.is_empty() {
             plan.left_alone = held.first().map(|held| held.why.clone());
         }

@@ -2,6 +2,7 @@
 
 use super::declare::{MIN_VECTOR_ROWS, index_params};
 use super::index_proof::{prove_extended, prove_index};
+use super::ledger::{Amounts, new_index_bytes};
 use super::listed::{Listed, covered_by, ids_of, is_vector, listed_indexes};
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Work};
@@ -72,6 +73,7 @@ impl Work for Reindex<'_> {
         let built = || self.declared.iter().filter(|(name, _)| due(name));
         let ahead = extended().count() + built().count();
         run.oversight.planned("indexes", ahead as u64);
+        let before = head.clone();
         for index in extended() {
             run.check_cancelled()?;
             let done = caught("extending it", extend(&mut head, index, run, store)).await;
@@ -86,6 +88,13 @@ impl Work for Reindex<'_> {
             .await;
             settle_one(name, done, run, report).await?;
         }
+        let amounts = Amounts {
+            indexed: new_index_bytes(&before, &head).await?,
+            ..Amounts::default()
+        };
+        store
+            .ledger
+            .add(run.path(), amounts, store.clock().now_ms());
         Ok(())
     }
 }

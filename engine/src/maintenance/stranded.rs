@@ -15,6 +15,7 @@
 //! All dead runs of one table share one fence and one proof. On plain tables it is the same, but for what a store would
 //! publish: there HEAD is what is visible.
 
+use super::Amounts;
 use super::journal::{AT_ONCE, Journalled, names_of_fragment};
 use crate::commit::publish::{Record, Rounds};
 use crate::error::{Disposition, Error, ErrorKind, Result};
@@ -258,6 +259,11 @@ impl Store {
                 {
                     let bytes = self.delete_stranded(&table.path, &names).await?;
                     tracing::debug!(op = %run.op, bytes, "stranded files reclaimed");
+                    let amounts = Amounts {
+                        wasted: bytes,
+                        ..Amounts::default()
+                    };
+                    self.ledger.add(&table.path, amounts, self.clock().now_ms());
                     outcomes.push((run.op, bytes));
                 }
                 if let (true, Some(table)) = (fenced, &table.name) {

@@ -8,6 +8,8 @@
 //! memory.
 
 use super::side::READER_ROWS;
+use serde::Serialize;
+use std::collections::HashSet;
 
 /// One fragment as planning sees it.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -26,6 +28,8 @@ pub struct FragmentFacts {
     pub row_items: u64,
     /// Which indexes cover it, as positions; a task never mixes coverage, or an index would lose rows.
     pub indexes: Vec<usize>,
+    /// The version on which rows were last deleted from it; 0 if none was.
+    pub touched: u64,
     /// It must stay as it is.
     pub held: bool,
 }
@@ -34,6 +38,13 @@ impl FragmentFacts {
     /// Rows that a reader sees.
     pub fn live(&self) -> u64 {
         self.rows.saturating_sub(self.deleted)
+    }
+
+    /// Bytes of its data files that rows fill which a reader sees.
+    fn live_bytes(&self) -> u64 {
+        let of_live =
+            u128::from(self.bytes) * u128::from(self.live()) / u128::from(self.rows.max(1));
+        u64::try_from(of_live).unwrap_or(self.bytes)
     }
 
     /// Bytes that a rewrite moves: stored ones, or what they become when they are decoded. A few stored bytes may be
@@ -69,6 +80,8 @@ pub struct TaskBounds {
     pub max_fragments: usize,
     /// Bytes that one task reads at most.
     pub max_input_bytes: u64,
+    /// Rows that one task reads at most.
+    pub max_input_rows: u64,
     /// Bytes that one output fragment should have at most.
     pub max_output_bytes: u64,
     /// The share of deleted rows from which a fragment is rewritten on its own.
@@ -76,16 +89,83 @@ pub struct TaskBounds {
 }
 
 /// One task: adjacent fragments that become one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 pub struct Task {
     /// The fragments' ids, in table order.
     pub fragments: Vec<u64>,
     /// Bytes that it reads.
     pub bytes: u64,
+    /// Bytes that it will write, judged by the rows that are left.
+    pub written: u64,
+    /// Fragments that it will write.
+    pub outputs: u64,
+    /// Bytes of the index segments that have to follow, once for each commit.
+    pub remapped: u64,
+    /// The version on which rows were last deleted from one of its fragments.
+    pub touched: u64,
     /// Rows that each new fragment should have.
     pub target_rows: u64,
     /// Rows to hold at once, where a default batch would be too much.
     pub batch_rows: Option<usize>,
+}
+
+impl Task {
+    /// Bytes of deleted rows that readers need not read over any more.
+    pub fn reclaimed(&self) -> u64 {
+        self.bytes.saturating_sub(self.written)
+    }
+
+    /// By how many fragments the table becomes shorter.
+    pub fn merged(&self) -> u64 {
+        (self.fragments.len() as u64).saturating_sub(self.outputs)
+    }
+}
+
+/// Fragments that no task rewrites, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Left {
+    /// Why.
+    pub why: &'static str,
+    /// How many.
+    pub fragments: u64,
+    /// Bytes of their data files.
+    pub bytes: u64,
+}
+
+const HELD: &str = "covered by an index that cannot follow a rewrite";
+const LARGE: &str = "large enough, with few deleted rows";
+const WAITS: &str = "larger than their neighbours together, which have to grow first";
+const ALONE: &str = "small, without a neighbour to be merged with";
+
+/// What `tasks` leave of `fragments`, by reason. In the order in which it is asked: what is held may be small as well.
+pub fn left(fragments: &[FragmentFacts], tasks: &[Task], bounds: &TaskBounds) -> Vec<Left> {
+    let target = row_target(fragments, bounds);
+    let rewritten: HashSet<u64> = tasks.iter().flat_map(|t| &t.fragments).copied().collect();
+    let near = |at: Option<usize>| {
+        let fragment = at.and_then(|at| fragments.get(at));
+        fragment.is_some_and(|f| is_candidate(f, target, bounds))
+    };
+    let mut left: Vec<Left> = Vec::new();
+    for (at, fragment) in fragments.iter().enumerate() {
+        let why = match fragment {
+            f if rewritten.contains(&f.id) => continue,
+            f if f.held => HELD,
+            f if !is_candidate(f, target, bounds) => LARGE,
+            _ if near(at.checked_sub(1)) || near(Some(at + 1)) => WAITS,
+            _ => ALONE,
+        };
+        let at = left.iter().position(|l| l.why == why).unwrap_or_else(|| {
+            left.push(Left {
+                why,
+                fragments: 0,
+                bytes: 0,
+            });
+            left.len() - 1
+        });
+        left[at].fragments += 1;
+        left[at].bytes += fragment.bytes;
+    }
+    left
 }
 
 /// The rows that a fragment of this table should have, by its own bytes per row.
@@ -126,7 +206,8 @@ pub fn candidates(fragments: &[FragmentFacts], bounds: &TaskBounds) -> usize {
         .count()
 }
 
-/// Groups `fragments` (in table order) into tasks.
+/// Groups `fragments` (in table order) into tasks, the coldest first: what writers delete from now is most likely what they
+/// delete from next, and the later that is rewritten, the less of it is rewritten for nothing.
 pub fn plan_tasks(fragments: &[FragmentFacts], bounds: &TaskBounds) -> Vec<Task> {
     let target = row_target(fragments, bounds);
     let mut tasks = Vec::new();
@@ -141,7 +222,7 @@ pub fn plan_tasks(fragments: &[FragmentFacts], bounds: &TaskBounds) -> Vec<Task>
         let most = fitting_rows(&run).min(fragment.fitting_rows()).min(target);
         let full = run.len() >= bounds.max_fragments
             || size + fragment.size() > bounds.max_input_bytes
-            || rows + fragment.live() > most
+            || rows + fragment.live() > most.min(bounds.max_input_rows)
             || run
                 .last()
                 .is_some_and(|last| last.indexes != fragment.indexes);
@@ -151,28 +232,20 @@ pub fn plan_tasks(fragments: &[FragmentFacts], bounds: &TaskBounds) -> Vec<Task>
         run.push(fragment);
     }
     close(&mut run, bounds, target, &mut tasks);
+    tasks.sort_by_key(|task| task.touched);
     tasks
 }
 
-/// `tasks` in the batches that are committed together: at most `most` of them, and no more bytes than one task may read,
-/// so that what is finished does not wait long for what is not, and a lost commit has little to lose.
-pub fn batches<'a>(
-    tasks: &'a [Task],
-    bounds: &'a TaskBounds,
-    most: usize,
-) -> impl Iterator<Item = &'a [Task]> {
-    let mut left = tasks;
-    std::iter::from_fn(move || {
-        let mut bytes = 0_u64;
-        let fits = |task: &&Task| {
-            bytes = bytes.saturating_add(task.bytes);
-            bytes <= bounds.max_input_bytes
-        };
-        let fitting = left.iter().take(most.max(1)).take_while(fits).count();
-        let (batch, rest) = left.split_at_checked(fitting.max(1))?;
-        left = rest;
-        Some(batch)
-    })
+/// How many of `tasks` are committed together: at most `most` of them, and no more bytes than one task may read, so that what
+/// is finished does not wait long for what is not, and a lost commit has little to lose.
+pub fn fitting(tasks: &[Task], bounds: &TaskBounds, most: usize) -> usize {
+    let mut bytes = 0_u64;
+    let fits = |task: &&Task| {
+        bytes = bytes.saturating_add(task.bytes);
+        bytes <= bounds.max_input_bytes
+    };
+    let fitting = tasks.iter().take(most.max(1)).take_while(fits).count();
+    fitting.max(1).min(tasks.len())
 }
 
 fn fitting_rows(run: &[&FragmentFacts]) -> u64 {
@@ -202,15 +275,19 @@ fn settle(kept: &[&FragmentFacts], bounds: &TaskBounds, target: u64, tasks: &mut
     if worth {
         let fitting = fitting_rows(kept);
         let live: u64 = kept.iter().map(|f| f.live()).sum();
+        // Lance spreads the rest over its outputs: one has less than twice its target.
+        let target_rows = match live > fitting {
+            true => target.min(fitting.div_ceil(2)),
+            false => target,
+        };
         tasks.push(Task {
             fragments: kept.iter().map(|f| f.id).collect(),
             bytes: kept.iter().map(|f| f.bytes).sum(),
-            // Lance spreads the rest over its outputs: one has less than twice its target.
-            target_rows: if live > fitting {
-                target.min(fitting.div_ceil(2))
-            } else {
-                target
-            },
+            written: kept.iter().map(|f| f.live_bytes()).sum(),
+            outputs: (live / target_rows.max(1)).max(u64::from(live > 0)),
+            remapped: 0,
+            touched: kept.iter().map(|f| f.touched).max().unwrap_or(0),
+            target_rows,
             batch_rows: batch_rows(kept.iter().map(|f| f.row_bytes).max().unwrap_or(0)),
         });
     }
@@ -226,3 +303,7 @@ fn batch_rows(row_bytes: u64) -> Option<usize> {
 #[cfg(test)]
 #[path = "tasks_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "tasks_properties.rs"]
+mod properties;

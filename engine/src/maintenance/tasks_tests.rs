@@ -4,6 +4,7 @@ fn bounds() -> TaskBounds {
     TaskBounds {
         target_rows: 1_000,
         max_fragments: 32,
+        max_input_rows: u64::MAX,
         max_input_bytes: 1 << 30,
         max_output_bytes: 1 << 29,
         max_deleted_ratio: 0.1,
@@ -150,6 +151,7 @@ fn a_few_stored_bytes_count_as_what_they_become() {
     }
     let mut b = TaskBounds {
         target_rows: 1 << 20,
+        max_input_rows: u64::MAX,
         max_input_bytes: 2 << 30,
         max_output_bytes: 1 << 30,
         ..bounds()
@@ -180,6 +182,7 @@ fn wide_fragments_among_narrow_ones_keep_their_own_measure() {
     let b = TaskBounds {
         target_rows: 1 << 20,
         max_fragments: 64,
+        max_input_rows: u64::MAX,
         max_input_bytes: 1 << 40,
         max_output_bytes: 1 << 40,
         ..bounds()
@@ -244,16 +247,19 @@ fn a_batch_is_bounded_in_tasks_and_in_bytes() {
             fragments: vec![*bytes],
             bytes: *bytes,
             target_rows: 1,
-            batch_rows: None,
+            ..Task::default()
         };
         bytes.iter().map(task).collect()
     };
     let most = bounds().max_input_bytes;
     let sizes = |bytes: &[u64], at_most: usize| -> Vec<usize> {
-        let tasks = of(bytes);
-        batches(&tasks, &bounds(), at_most)
-            .map(<[Task]>::len)
-            .collect()
+        let mut tasks = of(bytes);
+        let mut sizes = Vec::new();
+        while !tasks.is_empty() {
+            sizes.push(fitting(&tasks, &bounds(), at_most));
+            tasks.drain(..fitting(&tasks, &bounds(), at_most));
+        }
+        sizes
     };
     assert_eq!(sizes(&[], 8), [0; 0]);
     assert_eq!(sizes(&[1; 20], 8), [8, 8, 4]);

@@ -43,7 +43,7 @@ use crate::clock::{Clock, Entropy, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{EventSink, ProtocolEvent};
 use crate::ids::OpId;
-use crate::maintenance::ReferenceMemo;
+use crate::maintenance::{Ledger, Memo, ReferenceMemo};
 use lance::dataset::Dataset;
 use lance::dataset::builder::DatasetBuilder;
 use lance::session::Session;
@@ -142,6 +142,10 @@ pub struct Store {
     tables: Mutex<HashMap<String, Arc<Dataset>>>,
     /// What cleanup found that tables here refer to elsewhere.
     pub(crate) reference_memo: ReferenceMemo,
+    /// What is known of its tables from one observation to the next.
+    pub(crate) memo: Memo,
+    /// What was written into its tables, and why.
+    pub(crate) ledger: Ledger,
     /// What planning looked up of data files.
     pub(crate) files: FileFacts,
     /// The maintenance runs that this process has under way.
@@ -253,6 +257,8 @@ impl Store {
             manifest: Mutex::new(None),
             tables: Mutex::new(HashMap::new()),
             reference_memo: ReferenceMemo::default(),
+            memo: Memo::default(),
+            ledger: Ledger::default(),
             files: FileFacts::default(),
             at_work: AtWork::default(),
         })

@@ -214,6 +214,7 @@ async fn compact_ours(
     let limits = CompactionLimits {
         bounds: bounds(),
         tasks_per_commit: 8,
+        commit_after: Duration::from_secs(60),
         verify,
     };
     let target = Target::Pinned("t".parse().expect("name"));
@@ -270,6 +271,50 @@ async fn requests(tables: &[&str], before: i64, show: bool) -> Requests {
         }
     }
     counter.take()
+}
+
+/// Requests of the passes over a store, or over as many plain tables: the first, one after which nothing has changed, and one
+/// after a commit to one of them.
+async fn passes(tables: usize) -> Vec<Value> {
+    let counter = Arc::new(Counter::default());
+    let options = StoreOptions {
+        wrapper: Some(Arc::new(Counting(counter.clone()))),
+        ..StoreOptions::default()
+    };
+    let dir = TempDir::new().expect("directory");
+    let uri = format!("file-object-store://{}", dir.path().join("lake").display());
+    let store = store_at(&uri, as_lance()).await;
+    let names: Vec<String> = (0..tables).map(|i| format!("t{i}")).collect();
+    for name in &names {
+        create(&store, name).await;
+    }
+    let mut rows = Vec::new();
+    for what in ["store", "plain"] {
+        let target = |name: &String| match what {
+            "store" => Target::Pinned(name.parse().expect("name")),
+            _ => Target::Plain(format!("{name}.lance")),
+        };
+        let targets: Vec<Target> = names.iter().map(target).collect();
+        // As a daemon that has just been started.
+        let daemon = match what {
+            "store" => Store::open(&uri, options.clone()).await.expect("store"),
+            _ => Arc::new(Store::connect(&uri, options.clone()).await.expect("store")),
+        };
+        for pass in ["first", "unchanged", "one commit"] {
+            if pass == "one commit" {
+                append(&store, &["t0"], &self::rows(0..1)).await;
+            }
+            counter.take();
+            squire_tests::requests::pass(&daemon, &targets).await;
+            let asked = counter.take().total;
+            let (all, each) = (tables as u64, asked as f64 / tables as f64);
+            println!(
+                "pass over {all:>5} tables ({what}), {pass:<10}: {asked:>6} requests, {each:>6.2} a table"
+            );
+            rows.push(json!({ "what": format!("requests, a pass over a {what}"), "tables": all, "pass": pass, "total": asked }));
+        }
+    }
+    rows
 }
 
 /// Stops the daemon when the benchmark ends, however it ends.
@@ -352,6 +397,12 @@ async fn main() {
         println!("{}", beside_a_daemon(commits).await);
         return;
     }
+    if flag("--passes") {
+        for tables in [1, 100, 1_000] {
+            passes(tables).await;
+        }
+        return;
+    }
     let quick = flag("--quick");
     println!("{:<44} {:>12} {:>12}", "", "squire", "lance");
     let mut table = commits(if quick { 30 } else { 200 }).await;
@@ -367,6 +418,9 @@ async fn main() {
             print_requests(&row);
             table.push(row);
         }
+    }
+    for tables in [1, 100, 1_000] {
+        table.extend(passes(tables).await);
     }
     let daemon = in_a_process_without_hints(usize::try_from(many).expect("a few thousand"));
     let rows = daemon["rows"].as_array().expect("rows");

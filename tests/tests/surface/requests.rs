@@ -1,10 +1,13 @@
 //! What a commit asks of its storage, and that what it does not ask for is still true.
 
 use squire_engine::commit::{CommitRequest, Outcome};
+use squire_engine::maintenance::{CleanupPolicies, Looking, Retention, Target};
 use squire_engine::store::{Store, StoreOptions};
-use squire_tests::requests::{Counter, Counting};
+use squire_tests::plain::{Plain, TABLE};
+use squire_tests::requests::{Counter, Counting, pass};
 use squire_tests::{Lake, append, create};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Neither the commits before it nor the tables that it does not touch show in the requests of a commit.
 #[tokio::test]
@@ -37,6 +40,80 @@ async fn a_commit_takes_ten_requests_and_five_for_each_further_table() {
     for (one, two) in counted[2..].chunks(2).map(|c| (c[0], c[1])) {
         assert_eq!((one, two), (10, 15), "{counted:?}");
     }
+}
+
+/// What has not changed is not read again: a round asks for the latest version of each table, and of the manifest.
+#[tokio::test]
+async fn a_round_asks_each_table_for_its_latest_version_and_no_more() {
+    let counter = Arc::new(Counter::default());
+    let options = StoreOptions {
+        wrapper: Some(Arc::new(Counting(counter.clone()))),
+        ..StoreOptions::default()
+    };
+    let lake = Lake::with_tables(&[]);
+    let uri = format!("file-object-store://{}", lake.path("rounds").display());
+    let store = Store::init(&uri, StoreOptions::default()).await;
+    let store = store.expect("store");
+    let names = ["a", "b", "c"];
+    for name in names {
+        let request = CommitRequest::new(vec![create(name)]);
+        store.commit(&request).await.expect("create");
+    }
+    let daemon = Store::open(&uri, options).await.expect("store");
+    let pinned = names.map(|name| Target::Pinned(name.parse().expect("a name")));
+    let plain = names.map(|name| Target::Plain(format!("{name}.lance")));
+    for (targets, of_location) in [(pinned, 1), (plain, 0)] {
+        let asked = async || {
+            counter.take();
+            pass(&daemon, &targets).await;
+            let log = counter.log();
+            (counter.take().total, log)
+        };
+        let first = asked().await;
+        let later = asked().await;
+        // What an object store answers with one listing, a local disk does with a hint and a look at two versions.
+        assert_eq!(later.0, of_location + 9, "{later:?} after {first:?}");
+        let request = CommitRequest::new(vec![append("b", 0..1)]);
+        store.commit(&request).await.expect("commit");
+        let moved = asked().await;
+        assert!((later.0 + 1..later.0 + 6).contains(&moved.0), "{moved:?}");
+        assert_eq!(asked().await.0, later.0);
+    }
+}
+
+/// Versions are counted from what is known, and a cleanup of this process makes it be counted again.
+#[tokio::test]
+async fn versions_are_counted_without_a_listing() {
+    let lake = Lake::with_tables(&[]);
+    let mut plain = Plain::new(&lake.path("plain"));
+    plain.append(0..1).await;
+    let store = Store::connect(&plain.uri, StoreOptions::default());
+    let store = store.await.expect("the directory");
+    let target = Target::Plain(TABLE.to_owned());
+    let looking = Looking {
+        bounds: &squire_tests::bounds(),
+        adopt: None,
+        anew_after: Duration::from_secs(600),
+    };
+    let agrees = async || {
+        let seen = store.observe(&target, &looking).await.expect("a look");
+        let fresh = store.health(&target, looking.bounds).await;
+        assert_eq!(seen.health, fresh.expect("a look"));
+        seen.health.versions
+    };
+    for id in 1_i64..4 {
+        assert_eq!(agrees().await, id.unsigned_abs());
+        plain.append(id..id + 1).await;
+    }
+    let everything = CleanupPolicies::from(Retention {
+        age: Duration::ZERO,
+        versions: 1,
+    });
+    let plan = store.plan_plain_cleanup(TABLE, &everything).await;
+    let plan = plan.expect("a plan");
+    assert_eq!(plan.versions.len(), 3);
+    store.cleanup_plain(&plan, None).await.expect("a cleanup");
+    assert_eq!(agrees().await, 1);
 }
 
 /// A blind append is staged on what the process remembers. A pin that another process moved meanwhile is not what the

@@ -24,6 +24,7 @@ use squire_tests::bounds;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A watched directory with one table.
@@ -95,6 +96,7 @@ impl Watched {
         let limits = CompactionLimits {
             bounds: self.bounds.clone(),
             tasks_per_commit: 8,
+            commit_after: Duration::from_secs(60),
             verify,
         };
         let target = Target::Plain("t.lance".to_owned());

@@ -7,12 +7,23 @@ use crate::metrics::{Ending, IndexObservation, Removed, TableObservation};
 use crate::place::location::Broken;
 use crate::place::table::{TableStatus, Verdict};
 use crate::run::report::OperationReport;
-use squire_engine::maintenance::{Target, Unreferenced};
+use squire_engine::maintenance::{Account, Target, Unreferenced};
 use squire_engine::recovery::RecoveryReport;
 use std::time::Duration;
 
 fn bytes_by_age(unreferenced: &Unreferenced) -> [(&'static str, u64); 3] {
     unreferenced.by_age().map(|(age, files)| (age, files.bytes))
+}
+
+fn bytes_by_reason(account: &Account) -> [(&'static str, u64); 5] {
+    let of = account.total;
+    [
+        ("written", of.written),
+        ("rewritten", of.rewritten),
+        ("wasted", of.wasted),
+        ("indexed", of.indexed),
+        ("deleted", of.deleted),
+    ]
 }
 
 impl Status {
@@ -196,6 +207,7 @@ impl Status {
                     age: i.stale_seconds.map(Duration::from_secs),
                 })
                 .collect(),
+            ledger: h.ledger.iter().flat_map(bytes_by_reason).collect(),
             unreferenced: table.unreferenced.iter().flat_map(bytes_by_age).collect(),
         };
         self.metrics.observe_table(store, &h.table, &observation);

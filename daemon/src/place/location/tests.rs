@@ -45,7 +45,7 @@ fn look(location: &mut Location, name: &str, small: u64, now: Duration) -> Verdi
         fragments: vec![0, 1],
         bytes: 2,
         target_rows: 2,
-        batch_rows: None,
+        ..Task::default()
     }];
     let health = TableHealth {
         table: name.to_owned(),
@@ -58,7 +58,7 @@ fn look(location: &mut Location, name: &str, small: u64, now: Duration) -> Verdi
         deleted_rows: 0,
         bytes: 10,
         indexes: Vec::new(),
-        schema: 0,
+        ..TableHealth::default()
     };
     let seen = Observation {
         health,

@@ -6,7 +6,7 @@ use crate::error::{Disposition, Error, ErrorKind, Result, caught};
 use crate::events::ProtocolEvent;
 use crate::ids::TableName;
 use crate::maintenance::tasks::TaskBounds;
-use crate::maintenance::{CompactionLimits, Oversight, Target, Verify};
+use crate::maintenance::{Amounts, CompactionLimits, Oversight, Target, Verify};
 use crate::store::{COMMITS_PATH, Store};
 use lance::Dataset;
 use lance::dataset::cleanup::CleanupPolicyBuilder;
@@ -19,6 +19,7 @@ use std::time::Duration;
 const LOG_BOUNDS: TaskBounds = TaskBounds {
     target_rows: 1 << 20,
     max_fragments: 1_000,
+    max_input_rows: u64::MAX,
     max_input_bytes: 1 << 30,
     max_output_bytes: 1 << 30,
     max_deleted_ratio: 1.0,
@@ -110,8 +111,9 @@ impl Store {
             self.delete_versions(&dataset, plan.versions.clone(), rate, &mut report)
                 .await
         };
-        caught(&plan.table, clean).await?;
-        Ok(report)
+        let cleaned = caught(&plan.table, clean).await;
+        self.memo.forget(&plan.table);
+        cleaned.map(|()| report)
     }
 
     async fn publish_floors(&self, plan: &CleanupPlan, manifest_floor: Option<u64>) -> Result<()> {
@@ -186,7 +188,9 @@ impl Store {
             versions: versions.clone(),
         });
         let dataset = self.latest(&entry.path).await?;
-        self.delete_versions(&dataset, versions, rate, report).await
+        let deleted = self.delete_versions(&dataset, versions, rate, report).await;
+        self.memo.forget(&entry.path);
+        deleted
     }
 
     /// The log is internal: compacted like any table, and its old versions serve nobody.
@@ -204,6 +208,7 @@ impl Store {
             let limits = CompactionLimits {
                 bounds: LOG_BOUNDS,
                 tasks_per_commit: usize::MAX,
+                commit_after: Duration::from_secs(60),
                 verify: Verify::default(),
             };
             self.compact(&target, &limits, oversight).await?;
@@ -251,6 +256,12 @@ impl Store {
                 .map_err(Error::from)
             {
                 Ok(removed) => {
+                    let amounts = Amounts {
+                        deleted: removed.bytes_removed,
+                        ..Amounts::default()
+                    };
+                    let path = self.below_root(dataset);
+                    self.ledger.add(&path, amounts, self.clock().now_ms());
                     report.versions_removed += removed.old_versions;
                     report.bytes_removed += removed.bytes_removed;
                     return match removed.failed_deletes {
