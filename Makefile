@@ -20,7 +20,7 @@ CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/target
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos matrix zoo writers fuzz model bench docs setup fmt lint seams
+.PHONY: help run test chaos matrix zoo writers fuzz simulate model bench docs setup fmt lint seams
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 13
@@ -79,6 +79,9 @@ writers:
 	$(or $(SQUIRE_PYTHON),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/venv/bin/python) tests/zoo/writers.py $(if $(SEED),--seed $(SEED)) --cases $(or $(CASES),200) $(ARGS)
 
 # SEED is the first case's, CASES how many follow. A case that fails stays in $(CARGO_TARGET_DIR)/fuzz.
+simulate: setup
+	SQUIRE_SIMULATION_SEED=$(or $(SEED),$$RANDOM) cargo test --workspace --bin squire --features squire-tests/failpoints -- --ignored --nocapture a_day_of_two_thousand_tables
+
 fuzz:
 	ops/setup.sh --test
 	ops/fuzz.sh $(or $(SEED),$$RANDOM$$RANDOM) $(or $(CASES),20000)

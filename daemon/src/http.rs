@@ -20,7 +20,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::decide::planning::OperationKind;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -70,7 +69,7 @@ pub(crate) struct Ask {
     pub(crate) store: Option<String>,
     pub(crate) table: Option<String>,
     /// Of a pause, its end, or a cancellation: one kind of work.
-    pub(crate) kind: Option<OperationKind>,
+    pub(crate) kind: Option<String>,
     /// Of a cancellation: one attempt.
     pub(crate) attempt: Option<u64>,
     /// Of a pause: why.
@@ -285,7 +284,7 @@ async fn status(State(source): State<Source>) -> impl IntoResponse {
 struct Target {
     store: Option<String>,
     table: Option<String>,
-    kind: Option<OperationKind>,
+    kind: Option<String>,
     attempt: Option<u64>,
     reason: Option<String>,
 }
@@ -361,7 +360,7 @@ async fn control(
             );
         }
     };
-    tracing::info!(%verb, store, table, kind = kind.map(OperationKind::as_str), attempt, reason, "change requested over http");
+    tracing::info!(%verb, store, table, kind, attempt, reason, "change requested over http");
     let ask = Ask {
         verb,
         store,

@@ -58,6 +58,11 @@ impl Opening {
 }
 
 impl Windows {
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// What they say at `now`.
     pub(crate) fn at(&self, now: Timestamp) -> Opening {
         if self.0.is_empty() {
@@ -201,8 +206,8 @@ fn days_of(text: &str) -> Result<[bool; 7], String> {
 
 impl PartialEq for Windows {
     fn eq(&self, other: &Self) -> bool {
-        let texts = |of: &Self| of.0.iter().map(|w| w.text.clone()).collect::<Vec<_>>();
-        Arc::ptr_eq(&self.0, &other.0) || texts(self) == texts(other)
+        let texts = self.0.iter().map(|w| &w.text);
+        Arc::ptr_eq(&self.0, &other.0) || texts.eq(other.0.iter().map(|w| &w.text))
     }
 }
 

@@ -655,9 +655,10 @@ fn is_named(ask: &Ask, number: u64, key: &WorkKey) -> bool {
         Scope::Store => ask.table.is_none(),
         Scope::Table(target) => is_table(ask, target),
     };
+    let kind = ask.kind.as_deref().and_then(OperationKind::named);
     ask.is_about(&key.location)
         && of_table
-        && ask.kind.is_none_or(|kind| kind == key.kind)
+        && kind.is_none_or(|kind| kind == key.kind)
         && ask.attempt.is_none_or(|attempt| attempt == number)
 }
 

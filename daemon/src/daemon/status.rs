@@ -457,9 +457,16 @@ fn check_fields(ask: &Ask) -> Result<(), Refusal> {
         ("attempt", attempt.is_none() || *verb == Cancel),
         ("reason", reason.is_none() || *verb == Pause),
     ];
-    match takes.iter().find(|(_, good)| !good) {
-        Some((field, _)) => Err(Refusal::Wrong(format!("{verb} takes no {field}"))),
-        None => Ok(()),
+    if let Some((field, _)) = takes.iter().find(|(_, good)| !good) {
+        return Err(Refusal::Wrong(format!("{verb} takes no {field}")));
+    }
+    match kind {
+        Some(kind) if OperationKind::named(kind).is_none() => {
+            let known = OperationKind::ALL.map(OperationKind::as_str).join(", ");
+            let unknown = format!("no kind of work is called {kind:?}; use one of {known}");
+            Err(Refusal::Wrong(unknown))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -468,7 +475,7 @@ fn paused(ask: &Ask) -> Paused {
     Paused {
         store: ask.store.clone(),
         table: ask.table.clone(),
-        kind: ask.kind,
+        kind: ask.kind.as_deref().and_then(OperationKind::named),
     }
 }
 

@@ -298,12 +298,20 @@ impl Board {
         if of_lane().count() >= limit {
             return None;
         }
-        let line = self.waiting.values().filter(|waiting| {
-            self.may_take(lane, &waiting.item)
+        let mut first: Option<((u64, Reverse<Duration>), &Waiting)> = None;
+        for waiting in self.waiting.values() {
+            let rank = (waiting.urgency(now), Reverse(waiting.since));
+            let is_behind = first.as_ref().is_some_and(|(of_first, _)| *of_first > rank);
+            // The cheap questions come first: there may be thousands.
+            if !is_behind
+                && self.may_take(lane, &waiting.item)
                 && !self.is_in_hand(&waiting.item.key)
                 && held(&waiting.item).is_none()
-        });
-        let first = line.max_by_key(|waiting| (waiting.urgency(now), Reverse(waiting.since)))?;
+            {
+                first = Some((rank, waiting));
+            }
+        }
+        let (_, first) = first?;
         let in_use: u64 = of_lane().map(|running| running.memory).sum();
         let fits =
             lane != Lane::Heavy || in_use + self.holds(lane, &first.item) <= self.permits.memory;

@@ -137,6 +137,9 @@ impl Gate {
     }
 
     fn opening(&mut self, windows: &Windows) -> Opening {
+        if windows.is_empty() {
+            return Opening::Open { until: None };
+        }
         let known = self.openings.iter().find(|(of, _)| of == windows);
         if let Some((_, says)) = known {
             return *says;

@@ -13,13 +13,20 @@ const TASKS_PER_COMMIT: usize = 8;
 #[serde(rename_all = "lowercase")]
 pub(crate) enum OperationKind {
     Cleanup,
-    #[serde(alias = "optimize")]
     Compact,
     Reindex,
 }
 
 impl OperationKind {
     pub(crate) const ALL: [Self; 3] = [Self::Cleanup, Self::Compact, Self::Reindex];
+
+    /// The kind of that name; compaction goes by that of its command, too.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        match name {
+            "optimize" => Some(Self::Compact),
+            name => Self::ALL.into_iter().find(|kind| kind.as_str() == name),
+        }
+    }
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {

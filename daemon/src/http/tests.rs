@@ -211,7 +211,7 @@ async fn changing_calls_reach_the_source() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let asked = running.source.requests.lock().unwrap()[12..].to_vec();
     let whole = Ask {
-        kind: Some(OperationKind::Compact),
+        kind: Some("optimize".to_owned()),
         attempt: Some(7),
         reason: Some("an audit".to_owned()),
         ..named
@@ -231,7 +231,6 @@ async fn changing_calls_reach_the_source() {
         ("/api/v1/pause?store=s&store=r", ""),
         ("/api/v1/pause?store=s", "{\"store\":\"r\"}"),
         ("/api/v1/pause", "[]"),
-        ("/api/v1/pause?kind=vacuum", ""),
         ("/api/v1/cancel?attempt=one", ""),
         ("/api/v1/cancel?attempt=1", "{\"attempt\":2}"),
     ] {

@@ -74,7 +74,6 @@ enum Reach {
 #[derive(Debug, Default)]
 struct Tracked {
     state: TableState,
-    folder: String,
     version: u64,
 }
 
@@ -85,6 +84,8 @@ pub(crate) struct Location {
     /// Whether it is looked at once, and no more.
     one_pass: bool,
     tables: BTreeMap<Target, Tracked>,
+    /// Where each table lies.
+    folders: BTreeMap<String, Target>,
     /// The manifest's state as last seen.
     manifest: Option<Arc<State>>,
     /// Tables with a broken invariant, which one, and what was seen: not maintained until a person has looked and starts
@@ -276,13 +277,15 @@ impl Location {
         self.scan_failed = false;
         self.tables.retain(|t, _| found.tables.contains_key(t));
         self.to_look.retain(|t| found.tables.contains_key(t));
+        self.folders.clear();
         for (target, (folder, version)) in found.tables {
+            let target_of = target.clone();
             let known = self.tables.contains_key(&target);
             let tracked = self.tables.entry(target.clone()).or_default();
             if !known || tracked.version != version || reach == Reach::All {
                 self.to_look.insert(target);
             }
-            tracked.folder = folder;
+            self.folders.insert(folder, target_of);
             tracked.version = version;
         }
         let broken = self.check(found.state);
@@ -369,13 +372,12 @@ impl Location {
             }
             return;
         }
-        let within = |of: &str| {
-            let rest = folder.strip_prefix(of);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        let of = self.tables.iter().find(|(_, t)| within(&t.folder));
-        match of {
-            Some((target, _)) => {
+        // Its own folder, or the one that it lies in.
+        let mut folders = std::iter::successors(Some(folder), |folder: &&str| {
+            folder.rsplit_once('/').map(|split| split.0)
+        });
+        match folders.find_map(|folder| self.folders.get(folder)) {
+            Some(target) => {
                 self.to_look.insert(target.clone());
             }
             None => self.scan = self.scan.max(Some(Reach::Changes)),

@@ -183,8 +183,9 @@ impl TableState {
 
     /// Whether a rest ended between `before` and `now`: time for a look.
     pub(crate) fn is_rested(&self, before: Duration, now: Duration) -> bool {
-        let end = self.rests.next_end(before);
-        self.phase == Phase::Cooling && end.is_some_and(|end| end <= now)
+        let rests = self.phase == Phase::Cooling;
+        let end = rests.then(|| self.rests.next_end(before)).flatten();
+        end.is_some_and(|end| end <= now)
     }
 
     /// A person asks for `kind`, whatever thresholds, rests and quarantine say.

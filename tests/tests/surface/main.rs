@@ -16,6 +16,7 @@
 //! * [`isolation`]: one bad table, folder, location or setting stops only itself.
 //! * [`verify`]: what is missing or torn is named, with what needs it and what to do.
 //! * [`rewrites`]: what Lance's own compaction spoils is left as it was.
+//! * [`rooms`]: the map says which room imports which.
 //! * [`tools`]: what people look at.
 //! * [`history`]: archive and cleanup: what was said stays true after the versions are gone.
 
@@ -35,6 +36,7 @@ mod plans;
 mod replaced;
 mod requests;
 mod rewrites;
+mod rooms;
 mod tools;
 mod verify;
 mod writes;

@@ -1,7 +1,6 @@
 //! Requests, and what is shown.
 
 use super::Status;
-use crate::decide::planning::OperationKind;
 use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
 use crate::metrics::Metrics;
 use squire_engine::clock::SystemClock;
@@ -59,7 +58,7 @@ fn what_is_paused_is_shown_with_its_reason_until_it_is_resumed() {
     status.watches(vec!["/lake/a".into()]);
     status.unreadable("/lake/a", "t.lance", &Error::internal("bad"));
     let pause = Ask {
-        kind: Some(OperationKind::Compact),
+        kind: Some("optimize".to_owned()),
         reason: Some("an audit".to_owned()),
         ..ask(ControlVerb::Pause, Some("/lake/a"), Some("t"))
     };
@@ -89,7 +88,7 @@ fn what_is_paused_is_shown_with_its_reason_until_it_is_resumed() {
 fn a_verb_takes_what_it_can_obey() {
     let status = status();
     let whole = |verb| Ask {
-        kind: Some(OperationKind::Compact),
+        kind: Some("optimize".to_owned()),
         ..ask(verb, None, None)
     };
     let attempt = |verb| Ask {
@@ -100,6 +99,10 @@ fn a_verb_takes_what_it_can_obey() {
         whole(ControlVerb::Optimize),
         whole(ControlVerb::Drain),
         attempt(ControlVerb::Pause),
+        Ask {
+            kind: Some("vacuum".to_owned()),
+            ..ask(ControlVerb::Pause, None, None)
+        },
         ask(ControlVerb::Drain, Some("/lake/a"), None),
         Ask {
             reason: Some("why".to_owned()),
