@@ -6,7 +6,7 @@ use super::hand::Hand;
 use super::health::{Health, answer_of, why_ignored};
 use super::reason::{Reason, Rejection};
 use super::retention::Retention;
-use super::spool::{Claim, Entry, Found, Named, Spool, SpoolError, shown};
+use super::spool::{Claim, Claimed, Entry, Found, Named, Spool, SpoolError, shown};
 use super::waiting::{Cause, MAX_PAUSE, Waiting, brief, gives_up, pause};
 use super::{Left, Options, Summary, spool_error};
 use crate::metrics::{BatchResult, Metrics};
@@ -53,6 +53,8 @@ struct Round {
     ended: usize,
     /// Whether claims were left for the next round.
     more: bool,
+    /// Whether another agent was faster, so that what was listed says little of what is left.
+    overtaken: bool,
 }
 
 impl Agent {
@@ -79,12 +81,16 @@ impl Agent {
                         return self.summary(&memory, Some(error));
                     }
                 }
-                Ok(Round { ended, more }) => {
+                Ok(Round {
+                    ended,
+                    more,
+                    overtaken,
+                }) => {
                     if !more && self.health.resumed() {
                         systemd::ready();
                         tracing::info!("what earlier agents left is resumed");
                     }
-                    if ended > 0 {
+                    if ended > 0 || overtaken {
                         continue;
                     }
                     let tried = memory.claims.all_tried() && memory.incoming.all_tried();
@@ -151,7 +157,9 @@ impl Agent {
             if cancel.is_cancelled() {
                 return Ok(round);
             }
-            let Some(claim) = self.claim(&names, &mut memory.incoming)? else {
+            let claimed = self.claim(&names, &mut memory.incoming)?;
+            round.overtaken |= claimed.overtaken;
+            let Some(claim) = claimed.claim else {
                 continue;
             };
             hit(Seam::AgentAfterClaim)?;
@@ -220,6 +228,7 @@ impl Agent {
             Round {
                 ended: 0,
                 more: false,
+                overtaken: false,
             },
             0,
         );
@@ -269,24 +278,24 @@ impl Agent {
         }
     }
 
-    /// Claims some entries together; `None` if others were faster, or if none can be moved.
-    fn claim(&self, names: &[OsString], unclaimable: &mut Waiting) -> Result<Option<Claim>> {
+    /// Claims some entries together.
+    fn claim(&self, names: &[OsString], unclaimable: &mut Waiting) -> Result<Claimed> {
         let op = self.store.new_op();
         let claimed = block_in_place(|| self.spool.claim(op.into(), names));
         let claimed = claimed.map_err(spool_error)?;
         for name in claimed.claim.iter().flat_map(Claim::entries) {
             unclaimable.remove(name);
         }
-        for (name, error) in claimed.refused {
-            let why = (Cause::Unclaimable, brief(&error));
+        for (name, error) in &claimed.refused {
+            let why = (Cause::Unclaimable, brief(error));
             let unit = self.options.config.poll_interval;
             let now = self.store.clock().monotonic();
-            if unclaimable.add(&name, why, now, unit) {
-                let error = brief(&error);
+            if unclaimable.add(name, why, now, unit) {
+                let error = brief(error);
                 tracing::warn!(error, "this entry cannot be claimed; it is tried again");
             }
         }
-        Ok(claimed.claim)
+        Ok(claimed)
     }
 
     /// Works on `claim`, then on what was parted from it, which the next agent resumes if this one stops. Returns how many
