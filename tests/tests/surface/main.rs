@@ -15,6 +15,7 @@
 //! * [`isolation`]: one bad table, folder, location or setting stops only itself.
 //! * [`verify`]: what is missing or torn is named, with what needs it and what to do.
 //! * [`rewrites`]: what Lance's own compaction spoils is left as it was.
+//! * [`streams`]: inputs that are larger than what may be held.
 //! * [`tools`]: what people look at.
 //! * [`history`]: archive and cleanup: what was said stays true after the versions are gone.
 
@@ -33,6 +34,7 @@ mod isolation;
 mod replaced;
 mod requests;
 mod rewrites;
+mod streams;
 mod tools;
 mod verify;
 mod writes;
