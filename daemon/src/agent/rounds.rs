@@ -57,6 +57,13 @@ struct Round {
     overtaken: bool,
 }
 
+/// Entries that follow each other and are claimed together.
+struct Run {
+    names: Vec<OsString>,
+    /// It is one that goes with no other: it may read rows.
+    is_alone: bool,
+}
+
 impl Agent {
     pub(super) async fn work(&self, cancel: &CancellationToken) -> Result<Summary> {
         let wake = Arc::new(Notify::new());
@@ -153,11 +160,12 @@ impl Agent {
         for entry in restless {
             self.let_settle(&entry.name, &mut memory.incoming);
         }
-        for names in self.runs(&due) {
-            if cancel.is_cancelled() {
+        for run in self.runs(&due) {
+            // What was left behind comes before what reads rows; it is listed again.
+            if cancel.is_cancelled() || (round.overtaken && run.is_alone) {
                 return Ok(round);
             }
-            let claimed = self.claim(&names, &mut memory.incoming)?;
+            let claimed = self.claim(&run.names, &mut memory.incoming)?;
             round.overtaken |= claimed.overtaken;
             let Some(claim) = claimed.claim else {
                 continue;
@@ -170,14 +178,15 @@ impl Agent {
 
     /// Entries in the order of their names, cut where the next one does not go with those before it. Only a guess: what an
     /// entry is shows when it is ours.
-    fn runs<'a>(&'a self, due: &'a [&'a Entry]) -> impl Iterator<Item = Vec<OsString>> + 'a {
+    fn runs<'a>(&'a self, due: &'a [&'a Entry]) -> impl Iterator<Item = Run> + 'a {
         let config = &self.options.config;
         let mut due = due.iter().peekable();
         std::iter::from_fn(move || {
             let first = due.next()?;
             let (mut names, mut bytes) = (vec![first.name.clone()], first.bytes);
-            if !block_in_place(|| self.spool.goes_with_others(first)) {
-                return Some(names);
+            let is_alone = !block_in_place(|| self.spool.goes_with_others(first));
+            if is_alone {
+                return Some(Run { names, is_alone });
             }
             while names.len() < config.group_batches
                 && let Some(next) = due.next_if(|next| {
@@ -188,7 +197,7 @@ impl Agent {
                 names.push(next.name.clone());
                 bytes += next.bytes;
             }
-            Some(names)
+            Some(Run { names, is_alone })
         })
     }
 

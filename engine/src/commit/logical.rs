@@ -348,7 +348,11 @@ impl Store {
     ) -> Result<Vec<Prepared>> {
         let goals = self.goals(base, op, writes).await?;
         let slots = goals.iter().map(|g| self.free_slot(base, &g.entry, on));
-        let slots = futures::future::try_join_all(slots);
+        // Not cut short by the first that fails: who has met an operation brings it to its end, its sidecar included.
+        let slots = async {
+            let slots = futures::future::join_all(slots).await;
+            slots.into_iter().collect::<Result<Vec<_>>>()
+        };
         let staging = self.stage_all(&goals, writes, kept);
         let (staged, slots) = match on {
             InTheWay::Meet => futures::future::try_join(staging, slots).await?,

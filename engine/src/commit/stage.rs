@@ -1,7 +1,7 @@
 //! Staging: a write becomes data files and an uncommitted Lance transaction on the pinned version, once it was checked.
 
 use super::predicate;
-use super::streamed::{Passed, RowSource, rows_of};
+use super::streamed::{RowSource, insert_streamed, rows_of};
 use super::validate::{check_key, conform};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::ids::TableName;
@@ -120,7 +120,7 @@ pub(super) struct Staged {
 }
 
 impl Staged {
-    fn new(transaction: Transaction, rows: RowCounts) -> Self {
+    pub(super) fn new(transaction: Transaction, rows: RowCounts) -> Self {
         Self {
             operation: transaction.operation,
             affected_rows: None,
@@ -147,7 +147,7 @@ fn empty_batch(schema: Arc<Schema>) -> Vec<RecordBatch> {
     vec![RecordBatch::new_empty(schema)]
 }
 
-fn write_params(mode: WriteMode) -> WriteParams {
+pub(super) fn write_params(mode: WriteMode) -> WriteParams {
     WriteParams {
         mode,
         skip_auto_cleanup: true,
@@ -350,41 +350,6 @@ fn check_create(table: &TableName, write: &Write) -> Result<()> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// Bytes of a data file of a stream, after which the next one begins: as large as what a compaction makes at most.
-const STREAMED_FILE_BYTES: usize = 1 << 30;
-
-/// Lance takes away what it has written of a stream that fails.
-async fn insert_streamed(
-    dataset: Arc<Dataset>,
-    table: &TableName,
-    source: Arc<dyn RowSource>,
-    replaces: bool,
-) -> Result<Staged> {
-    let (mode, deleted) = if replaces {
-        (WriteMode::Overwrite, dataset.count_rows(None).await? as u64)
-    } else {
-        (WriteMode::Append, 0)
-    };
-    let schema = Schema::from(dataset.schema());
-    let passed = Passed::default();
-    let rows = rows_of(source, table, schema.clone());
-    let params = WriteParams {
-        max_bytes_per_file: STREAMED_FILE_BYTES,
-        ..write_params(mode)
-    };
-    let staged = InsertBuilder::new(dataset)
-        .with_params(&params)
-        .execute_uncommitted_stream(passed.stream(rows, Arc::new(schema)))
-        .await;
-    let transaction = staged.map_err(|e| passed.failed().unwrap_or_else(|| e.into()))?;
-    let rows = RowCounts {
-        inserted: passed.rows(),
-        deleted,
-        ..RowCounts::default()
-    };
-    Ok(Staged::new(transaction, rows))
 }
 
 async fn insert(

@@ -3,6 +3,7 @@
 //! They are read to be staged, once more to compare what was staged with them, and for the digest of a batch that has an id.
 //! Between the reader, which blocks, and who takes the batches there is room for one.
 
+use super::stage::{RowCounts, Staged, write_params};
 use super::validate::conform;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TableName;
@@ -10,6 +11,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
+use lance::dataset::{Dataset, InsertBuilder, WriteMode, WriteParams};
 use lance::deps::datafusion::error::DataFusionError;
 use lance::deps::datafusion::execution::SendableRecordBatchStream;
 use lance::deps::datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -60,14 +62,14 @@ pub(super) fn rows_of(
 
 /// What was seen of rows on their way into Lance, which has no place for our errors.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Passed {
+struct Passed {
     rows: Arc<AtomicU64>,
     failed: Arc<Mutex<Option<Error>>>,
 }
 
 impl Passed {
     /// `rows` as Lance takes them.
-    pub(super) fn stream(
+    fn stream(
         &self,
         rows: BoxStream<'static, Result<RecordBatch>>,
         schema: SchemaRef,
@@ -88,13 +90,48 @@ impl Passed {
         Box::pin(RecordBatchStreamAdapter::new(schema, rows))
     }
 
-    pub(super) fn rows(&self) -> u64 {
+    fn rows(&self) -> u64 {
         self.rows.load(Ordering::Relaxed)
     }
 
     /// What ended the rows, if it was not Lance.
-    pub(super) fn failed(&self) -> Option<Error> {
+    fn failed(&self) -> Option<Error> {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         failed.take()
     }
+}
+
+/// Bytes of a data file of a stream, after which the next one begins: as large as what a compaction makes at most.
+const STREAMED_FILE_BYTES: usize = 1 << 30;
+
+/// Stages rows of `source`. Lance takes away what it has written of a stream that fails.
+pub(super) async fn insert_streamed(
+    dataset: Arc<Dataset>,
+    table: &TableName,
+    source: Arc<dyn RowSource>,
+    replaces: bool,
+) -> Result<Staged> {
+    let (mode, deleted) = if replaces {
+        (WriteMode::Overwrite, dataset.count_rows(None).await? as u64)
+    } else {
+        (WriteMode::Append, 0)
+    };
+    let schema = Schema::from(dataset.schema());
+    let passed = Passed::default();
+    let rows = rows_of(source, table, schema.clone());
+    let params = WriteParams {
+        max_bytes_per_file: STREAMED_FILE_BYTES,
+        ..write_params(mode)
+    };
+    let staged = InsertBuilder::new(dataset)
+        .with_params(&params)
+        .execute_uncommitted_stream(passed.stream(rows, Arc::new(schema)))
+        .await;
+    let transaction = staged.map_err(|e| passed.failed().unwrap_or_else(|| e.into()))?;
+    let rows = RowCounts {
+        inserted: passed.rows(),
+        deleted,
+        ..RowCounts::default()
+    };
+    Ok(Staged::new(transaction, rows))
 }
