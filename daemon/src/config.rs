@@ -176,7 +176,7 @@ pub(crate) struct AgentConfig {
     pub(crate) group_batches: usize,
     /// Their rows.
     pub(crate) group_rows: usize,
-    /// Their bytes, in their files as well as in memory.
+    /// Their bytes, in their files as well as in memory; what has more is streamed.
     #[serde(serialize_with = "units::show_size")]
     pub(crate) group_bytes: u64,
 }

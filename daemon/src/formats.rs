@@ -10,7 +10,7 @@
 //! 4. [`shape`] says what columns are called, what stands in for those that are missing, and which values may be changed.
 //! 5. [`InputLimits`] bounds what one file may take, and [`caught`] turns the panics of parsers into refusals.
 //!
-//! A whole file is held in memory.
+//! Batches are handed on as they are read ([`read_into`]); of Arrow files the bytes are held as a whole.
 
 mod by_name;
 mod compressed;
@@ -32,7 +32,6 @@ use std::{
     collections::HashSet,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::Arc,
 };
 
 use arrow::{
@@ -44,6 +43,7 @@ use squire_engine::error::panic_text;
 
 use compressed::Compression;
 use conform::Conformer;
+pub(crate) use conform::decoded_bytes;
 pub(crate) use error::{FormatError, Shown};
 pub(crate) use limits::InputLimits;
 pub(crate) use schema_file::read_schema_file;
@@ -95,6 +95,7 @@ impl Format {
 }
 
 /// The rows of an input.
+#[cfg(test)]
 #[derive(Debug)]
 pub(crate) struct Rows {
     /// At least one, possibly an empty one, so that the schema is never lost.
@@ -103,43 +104,79 @@ pub(crate) struct Rows {
     pub(crate) coerced: Vec<Coerced>,
 }
 
-/// Reads a whole input.
-///
-/// With a `reading`, every batch has exactly its target's schema: columns are matched by name, a missing column is its default or
-/// null, and a value is stored exactly, or as the coercions say. A missing required column, an unknown column, a null in a required
-/// column, types that do not fit and values that would change are errors. Without one, the file's own schema is used, or an inferred
-/// one for CSV and NDJSON.
+/// All rows of an input, as [`read_into`] reads them.
+#[cfg(test)]
 pub(crate) fn read(
     input: &Input,
     reading: Option<&Reading>,
     limits: &InputLimits,
 ) -> Result<Rows, FormatError> {
+    let mut batches = Vec::new();
+    let coerced = read_into(input, reading, limits, &mut |batch| {
+        batches.push(batch);
+        Ok(())
+    })?;
+    Ok(Rows { batches, coerced })
+}
+
+/// Takes the batches of an input, in order; its error ends the reading.
+pub(crate) type Sink<'s> = dyn FnMut(RecordBatch) -> Result<(), FormatError> + 's;
+
+/// Reads a whole input and hands each batch to `sink`, at least one, possibly an empty one, so that the schema is never lost. What
+/// is wrong may show after batches were handed on. Gives what was changed of the values.
+///
+/// With a `reading`, every batch has exactly its target's schema: columns are matched by name, a missing column is its default or
+/// null, and a value is stored exactly, or as the coercions say. A missing required column, an unknown column, a null in a required
+/// column, types that do not fit and values that would change are errors. Without one, the file's own schema is used, or an inferred
+/// one for CSV and NDJSON.
+pub(crate) fn read_into(
+    input: &Input,
+    reading: Option<&Reading>,
+    limits: &InputLimits,
+    sink: &mut Sink<'_>,
+) -> Result<Vec<Coerced>, FormatError> {
     caught(input.path(), || {
         let source = Source::open(input, limits)?;
         let path = source.path;
-        let (schema, batches) = match (source.format, reading) {
-            (Format::Parquet, _) => {
-                let target = reading.map(|reading| reading.input.as_ref());
-                parquet::read(source, target, limits)?
-            }
-            (Format::ArrowFile | Format::ArrowStream, _) => ipc::read(source, limits)?,
+        match (source.format, reading) {
             (Format::Csv | Format::Ndjson, Some(reading)) => {
-                let (batches, coerced) = text::read(source, reading, limits)?;
-                return Ok(Rows { batches, coerced });
+                return text::read(source, reading, limits, sink);
             }
-            (Format::Csv | Format::Ndjson, None) => text::read_inferred(source, input, limits)?,
+            (Format::Csv | Format::Ndjson, None) => {
+                text::read_inferred(source, input, limits, sink)?;
+                return Ok(Vec::new());
+            }
+            (Format::Parquet | Format::ArrowFile | Format::ArrowStream, _) => {}
+        }
+        let (mut rows, mut conformer) = (0, None);
+        let mut each = |batch: RecordBatch| {
+            damage::check(path, &batch, rows)?;
+            rows += batch.num_rows();
+            let Some(reading) = reading else {
+                return sink(batch);
+            };
+            let conformer = match &mut conformer {
+                Some(conformer) => conformer,
+                none => none.insert(Conformer::new(path, &batch.schema(), reading)?),
+            };
+            sink(conformer.take(&batch, limits)?)
         };
-        damage::check(path, &batches)?;
-        let batches = if batches.is_empty() {
-            vec![RecordBatch::new_empty(Arc::clone(&schema))]
-        } else {
-            batches
+        let mut any = false;
+        let mut handed = |batch| {
+            any = true;
+            each(batch)
         };
-        let (batches, coerced) = match reading {
-            None => (batches, Vec::new()),
-            Some(reading) => Conformer::new(path, &schema, reading)?.apply_all(&batches, limits)?,
+        let schema = match source.format {
+            Format::Parquet => {
+                let target = reading.map(|reading| reading.input.as_ref());
+                parquet::read(source, target, limits, &mut handed)?
+            }
+            _ => ipc::read(source, limits, &mut handed)?,
         };
-        Ok(Rows { batches, coerced })
+        if !any {
+            each(RecordBatch::new_empty(schema))?;
+        }
+        Ok(conformer.map(Conformer::finish).unwrap_or_default())
     })
 }
 

@@ -7,6 +7,7 @@ use super::load;
 use super::reason::Place;
 use super::spool::{Claim, Contents, ContentsError, Spool, shown};
 use super::spool_error;
+use super::streamed::{Changes, Standing};
 use super::waiting::{QUIET, brief};
 use crate::config::AgentConfig;
 use crate::metrics::{BatchResult, Metrics};
@@ -223,13 +224,25 @@ impl Attempt<'_> {
             Err(e) => return Err(Failed::Bad(Error::invalid(e.to_string()))),
         };
         self.rests(&before)?;
-        let loaded = load::load_on(self.store, snapshot, &path, self.config).await;
+        let standing = Some(self.standing(entry, &path));
+        let on = (self.store, snapshot);
+        let loaded = load::load_on(on, &path, self.config, standing).await;
         // Whatever was read of a file that somebody writes to, be it an error, is not what it is going to be.
         still_as(&before, &path)?;
         match loaded {
             Ok(loaded) => Ok(Member::new(entry.clone(), before, loaded)),
             Err(e) if load::is_bad_input(&e) => Err(Failed::Bad(e)),
             Err(e) => Err(Failed::Passing(e)),
+        }
+    }
+
+    /// How an entry that is streamed is found once its claim has another name. Reading it is progress.
+    fn standing(&self, entry: &OsString, path: &Path) -> Standing {
+        let (hand, name, health) = (self.hand.clone(), entry.clone(), self.health.clone());
+        Standing {
+            was: path.to_path_buf(),
+            now: Arc::new(move || hand.with(|claim| claim.path(&name))),
+            step: Arc::new(move || health.begins()),
         }
     }
 
@@ -321,7 +334,12 @@ impl Attempt<'_> {
     /// Nothing of the group was committed, or that is not known. What can be one member's fault is looked for in smaller groups.
     fn lost(&self, group: &Group, error: Error) -> Result<Verdict> {
         let members = group.members();
-        if members.len() == 1 && load::is_bad_input(&error) {
+        if let [only] = members
+            && load::is_bad_input(&error)
+        {
+            // A stream was read after its entry was looked at.
+            let path = self.hand.with(|claim| claim.path(&only.entry))?;
+            still_as(&only.contents, &path)?;
             return Ok(Verdict::Rejected(error));
         }
         match error.kind() {
@@ -355,18 +373,25 @@ impl Attempt<'_> {
         agent.conflicts.inc_by(u64::from(retries));
         let batches = group.members().len();
         for member in group.members() {
+            let rows = match group.members() {
+                // A stream is counted when it is staged.
+                [only] if only.request.streams() => {
+                    committed.rows.values().map(|rows| rows.inserted).sum()
+                }
+                _ => member.rows as u64,
+            };
             agent.batch_finished(BatchResult::Committed);
-            agent.rows.inc_by(member.rows as u64);
+            agent.rows.inc_by(rows);
             let written =
                 |table: &TableName| member.request.writes.iter().any(|w| w.table == *table);
             let versions = committed.tables.iter().filter(|t| written(&t.table));
             let versions = versions.map(|t| format!("{}@{}", t.table, t.to));
             let tables = versions.collect::<Vec<_>>().join(" ");
-            let (entry, rows, operation) = (shown(&member.entry), member.rows, committed.op);
+            let (entry, operation) = (shown(&member.entry), committed.op);
             tracing::info!(entry, tables, rows, %operation, batches, "batch committed");
-            for change in &member.coerced {
-                let table = change.table.as_str();
-                tracing::info!(table, file = change.file, "{}", change.what);
+            for change in member.coerced.iter().flat_map(Changes::all) {
+                let (table, file) = (change.table.as_str(), change.file);
+                tracing::info!(table, file, "{}", change.what);
             }
         }
     }

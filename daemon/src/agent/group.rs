@@ -1,7 +1,8 @@
 //! A group: the batches of one claim that are committed together, as they were read.
 
-use super::load::{Change, Loaded};
+use super::load::Loaded;
 use super::spool::Contents;
+use super::streamed::Changes;
 use crate::config::AgentConfig;
 use squire_engine::commit::CommitRequest;
 use squire_engine::ids::TableName;
@@ -20,7 +21,7 @@ pub(super) struct Member {
     pub(super) request: CommitRequest,
     pub(super) rows: usize,
     /// What was changed of its values, because it was asked for.
-    pub(super) coerced: Vec<Change>,
+    pub(super) coerced: Vec<Changes>,
     bytes: usize,
 }
 

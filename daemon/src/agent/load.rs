@@ -2,34 +2,49 @@
 
 use super::batch::{BatchError, BatchSpec, Mode, TableInput};
 use super::reason::Place;
+use super::streamed::{Changes, Standing, Streamed};
 use crate::config::AgentConfig;
 use crate::formats::{self, Coerced, FormatError, Input, InputLimits, Reading, Shape};
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::Schema;
 use serde::Serialize;
-use squire_engine::commit::{CommitRequest, TableWrite, Write};
+use squire_engine::commit::{CommitRequest, RowSource, TableWrite, Write};
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::ids::TableName;
 use squire_engine::store::{Snapshot, Store};
 use std::path::Path;
+use std::sync::Arc;
 use tokio::task::block_in_place;
 
 /// A loaded batch.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) request: CommitRequest,
+    /// Those that are held; a stream's are counted when it is committed.
     pub(crate) rows: usize,
-    /// What was changed of its values.
-    pub(crate) coerced: Vec<Change>,
+    /// What was changed of its values, by table.
+    pub(crate) coerced: Vec<Changes>,
 }
 
 /// What was changed of the values of one file.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Change {
     pub(crate) table: TableName,
     pub(crate) file: String,
     #[serde(flatten)]
     pub(crate) what: Coerced,
+}
+
+impl Change {
+    pub(super) fn of(table: &TableName, input: &Input, coerced: Vec<Coerced>) -> Vec<Self> {
+        let file = input.path().file_name().unwrap_or_default();
+        let changes = coerced.into_iter().map(|what| Self {
+            table: table.clone(),
+            file: super::spool::shown(file),
+            what,
+        });
+        changes.collect()
+    }
 }
 
 impl std::fmt::Display for Change {
@@ -47,21 +62,22 @@ pub(crate) struct Rows {
 
 /// Loads the entry at `path`: one file or a batch directory.
 pub(crate) async fn load(store: &Store, path: &Path, config: &AgentConfig) -> Result<Loaded> {
-    load_on(store, &store.load().await?, path, config).await
+    load_on((store, &store.load().await?), path, config, None).await
 }
 
-/// The same for the tables of `snapshot`.
+/// The same for the tables of a snapshot, and for an entry that may be moved before it is committed.
 pub(crate) async fn load_on(
-    store: &Store,
-    snapshot: &Snapshot,
+    (store, snapshot): (&Store, &Snapshot),
     path: &Path,
     config: &AgentConfig,
+    standing: Option<Standing>,
 ) -> Result<Loaded> {
     let spec = block_in_place(|| BatchSpec::parse(path)).map_err(batch_error)?;
     let source = Source {
         store,
         snapshot,
-        limits: &config.input,
+        config,
+        standing,
     };
     let mut writes = Vec::with_capacity(spec.tables.len());
     let mut coerced = Vec::new();
@@ -91,7 +107,7 @@ pub(crate) async fn load_on(
             told.with(place.of_table(&table))
         })?;
         writes.push(write);
-        coerced.extend(changes);
+        coerced.push(changes);
     }
     let mut request = CommitRequest::new(writes);
     request.batch = spec.batch_id;
@@ -113,12 +129,38 @@ fn name_source(error: Error, named: &str) -> Error {
     }
 }
 
-/// Replaces all of `table` by `rows`. To replace it by nothing is more often an export that failed than a wish.
-pub(crate) fn overwrite(
-    table: &TableName,
-    rows: Vec<RecordBatch>,
-    allow_empty: bool,
-) -> Result<Write> {
+/// Rows that are added, or replace all others.
+pub(crate) enum Incoming {
+    /// They are held.
+    Held(Vec<RecordBatch>),
+    /// They are too many.
+    Streamed(Arc<Streamed>),
+}
+
+impl Incoming {
+    pub(crate) fn append(self) -> Write {
+        match self {
+            Self::Held(rows) => Write::Append(rows),
+            Self::Streamed(source) => Write::Stream {
+                source,
+                replaces: false,
+            },
+        }
+    }
+
+    /// Replaces all of `table` by them. To replace it by nothing is more often an export that failed than a wish.
+    pub(crate) fn overwrite(self, table: &TableName, allow_empty: bool) -> Result<Write> {
+        match self {
+            Self::Held(rows) => overwrite(table, rows, allow_empty),
+            Self::Streamed(source) => Ok(Write::Stream {
+                source,
+                replaces: true,
+            }),
+        }
+    }
+}
+
+fn overwrite(table: &TableName, rows: Vec<RecordBatch>, allow_empty: bool) -> Result<Write> {
     if !allow_empty && rows.iter().all(|batch| batch.num_rows() == 0) {
         return Err(Error::invalid(format!(
             "table {table}: the input has no rows, so overwriting would empty the table; if that is meant, say --allow-empty, or allow_empty = true in batch.toml"
@@ -127,31 +169,52 @@ pub(crate) fn overwrite(
     Ok(Write::Overwrite(rows))
 }
 
-/// Reads inputs as rows of `table`.
+/// Reads inputs as rows of `table`, which are held whatever they take.
 pub(crate) async fn rows(
-    store: &Store,
-    snapshot: &Snapshot,
+    (store, snapshot): (&Store, &Snapshot),
     table: &TableName,
     (inputs, shape): (&[Input], &Shape),
-    limits: &InputLimits,
+    config: &AgentConfig,
 ) -> Result<Rows> {
     let source = Source {
         store,
         snapshot,
-        limits,
+        config,
+        standing: None,
     };
     source.rows(table, inputs, shape).await
+}
+
+/// The same for rows that are added or replace all others; gives what is changed of their values besides.
+pub(crate) async fn incoming(
+    (store, snapshot): (&Store, &Snapshot),
+    table: &TableName,
+    (inputs, shape): (&[Input], &Shape),
+    config: &AgentConfig,
+) -> Result<(Incoming, Changes)> {
+    let source = Source {
+        store,
+        snapshot,
+        config,
+        standing: None,
+    };
+    source.incoming(table, inputs, shape).await
 }
 
 /// What files are read for and within.
 struct Source<'a> {
     store: &'a Store,
     snapshot: &'a Snapshot,
-    limits: &'a InputLimits,
+    config: &'a AgentConfig,
+    standing: Option<Standing>,
 }
 
 impl Source<'_> {
-    async fn table(&self, input: TableInput) -> Result<(TableWrite, Vec<Change>)> {
+    fn limits(&self) -> &InputLimits {
+        &self.config.input
+    }
+
+    async fn table(&self, input: TableInput) -> Result<(TableWrite, Changes)> {
         let table = TableName::new(input.table)?;
         let declared = self.snapshot.state.table(&table)?.key.clone();
         let key_of = |key: Option<String>| {
@@ -164,14 +227,14 @@ impl Source<'_> {
         let inputs: Vec<Input> = input.files.into_iter().map(Input::file).collect();
         let (inputs, shape) = (inputs.as_slice(), &input.shape);
         let (write, coerced) = match input.mode {
-            Mode::DeleteWhere { predicate } => (Write::Delete { predicate }, Vec::new()),
+            Mode::DeleteWhere { predicate } => (Write::Delete { predicate }, Changes::default()),
             Mode::Append => {
-                let rows = self.rows(&table, inputs, shape).await?;
-                (Write::Append(rows.batches), rows.coerced)
+                let (rows, coerced) = self.incoming(&table, inputs, shape).await?;
+                (rows.append(), coerced)
             }
             Mode::Overwrite { allow_empty } => {
-                let rows = self.rows(&table, inputs, shape).await?;
-                (overwrite(&table, rows.batches, allow_empty)?, rows.coerced)
+                let (rows, coerced) = self.incoming(&table, inputs, shape).await?;
+                (rows.overwrite(&table, allow_empty)?, coerced)
             }
             Mode::Merge { key } => {
                 let key = key_of(key)?;
@@ -186,13 +249,13 @@ impl Source<'_> {
                         .iter()
                         .try_for_each(|input| self.names(input, &reading, &key).map(drop))?;
                 }
-                (Write::Merge { key, rows }, coerced)
+                (Write::Merge { key, rows }, Changes::of(coerced))
             }
             Mode::DeleteByKey { key } => {
                 let key = key_of(key)?;
                 let rows = self.keys(&table, &key, inputs, shape).await?;
                 let (rows, coerced) = (rows.batches, rows.coerced);
-                (Write::DeleteKeys { key, rows }, coerced)
+                (Write::DeleteKeys { key, rows }, Changes::of(coerced))
             }
         };
         Ok((TableWrite { table, write }, coerced))
@@ -214,6 +277,41 @@ impl Source<'_> {
             self.read(table, input, &reading, &mut rows)?;
         }
         Ok(rows)
+    }
+
+    /// Reads inputs until they take more than a group of batches may; then they are left to be streamed.
+    async fn incoming(
+        &self,
+        table: &TableName,
+        inputs: &[Input],
+        shape: &Shape,
+    ) -> Result<(Incoming, Changes)> {
+        let schema = self.schema(table).await?;
+        let put_aside = |input: &Input| input.clone().put_aside(self.limits());
+        let inputs = block_in_place(|| inputs.iter().map(put_aside).collect::<Result<_, _>>());
+        let coerced = Changes::default();
+        let streamed = Streamed {
+            table: table.clone(),
+            inputs: inputs.map_err(format_error)?,
+            reading: shape.reading(&schema).map_err(format_error)?,
+            limits: self.limits().clone(),
+            standing: self.standing.clone(),
+            coerced: coerced.clone(),
+        };
+        let (mut rows, mut bytes, mut is_more) = (Vec::new(), 0_u64, false);
+        let read = streamed.read(&mut |batch| {
+            bytes = bytes.saturating_add(formats::decoded_bytes(&batch));
+            is_more = bytes > self.config.group_bytes;
+            if is_more {
+                return Err(Error::new(ErrorKind::Cancelled, "more than can be held"));
+            }
+            rows.push(batch);
+            Ok(())
+        });
+        if is_more {
+            return Ok((Incoming::Streamed(Arc::new(streamed)), coerced));
+        }
+        read.map(|()| (Incoming::Held(rows), coerced))
     }
 
     /// Reads files of which only the key column counts.
@@ -241,7 +339,7 @@ impl Source<'_> {
 
     /// The columns of a file, of which the key is one, unless a default stands in for it.
     fn names(&self, input: &Input, reading: &Reading, key: &str) -> Result<Vec<String>> {
-        let names = block_in_place(|| formats::names_of(input, self.limits));
+        let names = block_in_place(|| formats::names_of(input, self.limits()));
         let names = names.map_err(format_error)?;
         match reading.source_of(key) {
             Some(source) if !names.iter().any(|name| name == source) => {
@@ -261,16 +359,14 @@ impl Source<'_> {
         reading: &Reading,
         rows: &mut Rows,
     ) -> Result<()> {
-        let read = block_in_place(|| formats::read(input, Some(reading), self.limits));
-        let read = read.map_err(format_error)?;
-        rows.batches.extend(read.batches);
-        let file = input.path().file_name().unwrap_or_default();
-        let changes = read.coerced.into_iter().map(|what| Change {
-            table: table.clone(),
-            file: super::spool::shown(file),
-            what,
+        let coerced = block_in_place(|| {
+            formats::read_into(input, Some(reading), self.limits(), &mut |batch| {
+                rows.batches.push(batch);
+                Ok(())
+            })
         });
-        rows.coerced.extend(changes);
+        let coerced = coerced.map_err(format_error)?;
+        rows.coerced.extend(Change::of(table, input, coerced));
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The write agent: takes batches from a spool and commits each atomically and exactly once.
 //!
 //! 1. `spool` is the directory protocol: claims by rename, ownership by flock, resumption after a crash.
-//! 2. `batch` says what one entry wants; `crate::formats` reads its files.
+//! 2. `batch` says what one entry wants; `crate::formats` reads its files. What is too large to be held is `streamed`.
 //! 3. `rounds` loops: resume what nobody works on, claim, then finish, reject, or let go of what has to `wait`.
 //! 4. `attempt` is the work on one claim, which lies in the `hand` meanwhile; its batches are a `group`, which is one commit.
 //! 5. `followed` looks once more, later, at what was committed.
@@ -14,7 +14,7 @@
 //! # Groups
 //! Batches that wait and only append are claimed together, up to `agent.group_batches`, and committed by one operation. Whatever
 //! cannot go with the others is parted from their claim and goes on as a claim of its own, in the order of names: what is
-//! bad, was committed before, still grows, reads rows (a merge, a delete, an overwrite) or is too much. A group whose commit
+//! bad, was committed before, still grows, reads rows (a merge, a delete, an overwrite), is streamed or is too much. A group whose commit
 //! is lost for good, and one over which agents died twice, is taken apart into smaller ones: what is wrong with one batch is found
 //! with that batch alone, and settled as it would be without groups.
 //!
@@ -39,6 +39,7 @@ mod reason;
 mod retention;
 mod rounds;
 pub(crate) mod spool;
+pub(crate) mod streamed;
 mod waiting;
 
 pub(crate) use reason::Reason;

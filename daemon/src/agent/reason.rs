@@ -94,6 +94,7 @@ impl From<&FormatError> for Place {
                 path, column, row, ..
             }
             | E::Null { path, column, row } => Self::at("value", path).row(*row).column(column),
+            E::Stopped => Self::default(),
             E::Unnamed { path, .. } => Self::at("columns", path),
             E::UnknownColumn {
                 path, line, column, ..

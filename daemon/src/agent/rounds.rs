@@ -6,7 +6,7 @@ use super::hand::Hand;
 use super::health::{Health, answer_of, why_ignored};
 use super::reason::{Reason, Rejection};
 use super::retention::Retention;
-use super::spool::{Claim, Entry, Found, Named, Spool, SpoolError, shown};
+use super::spool::{Claim, Claimed, Entry, Found, Named, Spool, SpoolError, shown};
 use super::waiting::{Cause, MAX_PAUSE, Waiting, brief, gives_up, pause};
 use super::{Left, Options, Summary, spool_error};
 use crate::metrics::{BatchResult, Metrics};
@@ -57,6 +57,15 @@ struct Round {
     ended: usize,
     /// Whether claims were left for the next round.
     more: bool,
+    /// Whether another agent was faster, so that what was listed says little of what is left.
+    overtaken: bool,
+}
+
+/// Entries that follow each other and are claimed together.
+struct Run {
+    names: Vec<OsString>,
+    /// It is one that goes with no other: it may read rows.
+    is_alone: bool,
 }
 
 impl Agent {
@@ -83,12 +92,16 @@ impl Agent {
                         return self.summary(&memory, Some(error));
                     }
                 }
-                Ok(Round { ended, more }) => {
+                Ok(Round {
+                    ended,
+                    more,
+                    overtaken,
+                }) => {
                     if !more && self.health.resumed() {
                         systemd::ready();
                         tracing::info!("what earlier agents left is resumed");
                     }
-                    if ended > 0 {
+                    if ended > 0 || overtaken {
                         continue;
                     }
                     let tried = memory.claims.all_tried() && memory.incoming.all_tried();
@@ -151,11 +164,14 @@ impl Agent {
         for entry in restless {
             self.let_settle(&entry.name, &mut memory.incoming);
         }
-        for names in self.runs(&due) {
-            if cancel.is_cancelled() {
+        for run in self.runs(&due) {
+            // What was left behind comes before what reads rows; it is listed again.
+            if cancel.is_cancelled() || (round.overtaken && run.is_alone) {
                 return Ok(round);
             }
-            let Some(claim) = self.claim(&names, &mut memory.incoming)? else {
+            let claimed = self.claim(&run.names, &mut memory.incoming)?;
+            round.overtaken |= claimed.overtaken;
+            let Some(claim) = claimed.claim else {
                 continue;
             };
             hit(Seam::AgentAfterClaim)?;
@@ -166,14 +182,15 @@ impl Agent {
 
     /// Entries in the order of their names, cut where the next one does not go with those before it. Only a guess: what an
     /// entry is shows when it is ours.
-    fn runs<'a>(&'a self, due: &'a [&'a Entry]) -> impl Iterator<Item = Vec<OsString>> + 'a {
+    fn runs<'a>(&'a self, due: &'a [&'a Entry]) -> impl Iterator<Item = Run> + 'a {
         let config = &self.options.config;
         let mut due = due.iter().peekable();
         std::iter::from_fn(move || {
             let first = due.next()?;
             let (mut names, mut bytes) = (vec![first.name.clone()], first.bytes);
-            if !block_in_place(|| self.spool.goes_with_others(first)) {
-                return Some(names);
+            let is_alone = !block_in_place(|| self.spool.goes_with_others(first));
+            if is_alone {
+                return Some(Run { names, is_alone });
             }
             while names.len() < config.group_batches
                 && let Some(next) = due.next_if(|next| {
@@ -184,7 +201,7 @@ impl Agent {
                 names.push(next.name.clone());
                 bytes += next.bytes;
             }
-            Some(names)
+            Some(Run { names, is_alone })
         })
     }
 
@@ -224,6 +241,7 @@ impl Agent {
             Round {
                 ended: 0,
                 more: false,
+                overtaken: false,
             },
             0,
         );
@@ -273,24 +291,24 @@ impl Agent {
         }
     }
 
-    /// Claims some entries together; `None` if others were faster, or if none can be moved.
-    fn claim(&self, names: &[OsString], unclaimable: &mut Waiting) -> Result<Option<Claim>> {
+    /// Claims some entries together.
+    fn claim(&self, names: &[OsString], unclaimable: &mut Waiting) -> Result<Claimed> {
         let op = self.store.new_op();
         let claimed = block_in_place(|| self.spool.claim(op.into(), names));
         let claimed = claimed.map_err(spool_error)?;
         for name in claimed.claim.iter().flat_map(Claim::entries) {
             unclaimable.remove(name);
         }
-        for (name, error) in claimed.refused {
-            let why = (Cause::Unclaimable, brief(&error));
+        for (name, error) in &claimed.refused {
+            let why = (Cause::Unclaimable, brief(error));
             let unit = self.options.config.poll_interval;
             let now = self.store.clock().monotonic();
-            if unclaimable.add(&name, why, now, unit) {
-                let error = brief(&error);
+            if unclaimable.add(name, why, now, unit) {
+                let error = brief(error);
                 tracing::warn!(error, "this entry cannot be claimed; it is tried again");
             }
         }
-        Ok(claimed.claim)
+        Ok(claimed)
     }
 
     /// Works on `claim`, then on what was parted from it, which the next agent resumes if this one stops. Returns how many

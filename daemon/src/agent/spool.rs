@@ -15,7 +15,7 @@
 //!
 //! # The flow
 //! 1. [`Spool::claim`] makes `claimed/<ULID>/`, locks it, and renames entries into it. The rename is the claim: whoever comes second gets
-//!    `NotFound` and goes on. What it returns is durable **before** the commit of ULID may begin.
+//!    `NotFound` and leaves the rest of its group to the first. What it returns is durable **before** the commit of ULID may begin.
 //! 2. The agent commits operation ULID in the store, then calls [`Spool::finish`]. An entry that can never be committed goes to
 //!    [`Spool::reject`] first.
 //! 3. If the store says that ULID is aborted, [`Spool::retry_as`] renames the claim to a new ULID; the lock moves with it. Entries that cannot
@@ -236,6 +236,8 @@ pub(crate) struct Claimed {
     pub(crate) claim: Option<Claim>,
     /// Entries that nobody took but that could not be moved (a directory owned by someone else, say); they are still in `incoming`.
     pub(crate) refused: Vec<(OsString, SpoolError)>,
+    /// Whether one was gone, so that those behind it were left to whoever took it.
+    pub(crate) overtaken: bool,
 }
 
 /// An open spool directory. Cheap; any number of processes may have one.
@@ -282,7 +284,8 @@ impl Spool {
         &self.incoming
     }
 
-    /// Takes those of `names` that are still there for `operation`, which must be new. Durable when it returns.
+    /// Takes `names` for `operation`, which must be new, up to the first that is gone: whoever took it is about to take
+    /// those behind it, and two that go on side by side lose every other rename. Durable when it returns.
     pub(crate) fn claim<N: AsRef<OsStr>>(
         &self,
         operation: Ulid,
@@ -291,8 +294,19 @@ impl Spool {
         for name in names {
             require_plain(name.as_ref())?;
         }
+        let gone = |name: &N| {
+            let meta = fs::symlink_metadata(self.incoming.join(name.as_ref()));
+            meta.is_err_and(|e| e.kind() == ErrorKind::NotFound)
+        };
+        let mut claimed = Claimed {
+            claim: None,
+            refused: Vec::new(),
+            overtaken: names.first().is_none_or(gone),
+        };
+        if claimed.overtaken {
+            return Ok(claimed);
+        }
         let mut claim = self.create_claim(operation)?;
-        let mut refused = Vec::new();
         for name in names.iter().map(AsRef::as_ref) {
             let from = self.incoming.join(name);
             match fs::rename(&from, claim.path(name)) {
@@ -300,7 +314,10 @@ impl Spool {
                     claim.entries.push(name.to_os_string());
                     pass(Seam::AgentWhileClaiming, &claim.dir)?;
                 }
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    claimed.overtaken = true;
+                    break;
+                }
                 Err(e) if e.kind() == ErrorKind::CrossesDevices => {
                     // Another filesystem was mounted there: none of them can be moved.
                     if claim.entries.is_empty() && device(&self.incoming)? != device(&self.claimed)?
@@ -310,30 +327,25 @@ impl Spool {
                         return Err(SpoolError::OtherFilesystem { path });
                     }
                     let unmovable = SpoolError::Unmovable { path: from };
-                    refused.push((name.to_os_string(), unmovable));
+                    claimed.refused.push((name.to_os_string(), unmovable));
                 }
                 Err(e) => {
                     let failed = SpoolError::io("claim", &from)(e);
-                    refused.push((name.to_os_string(), failed));
+                    claimed.refused.push((name.to_os_string(), failed));
                 }
             }
         }
         if claim.entries.is_empty() {
             self.sweep(&claim.dir)?;
-            return Ok(Claimed {
-                claim: None,
-                refused,
-            });
+            return Ok(claimed);
         }
         claim.entries.sort();
         // The new home first: should the power fail in between, an entry is rather in two places than in none.
         sync_dir(&claim.dir)?;
         sync_dir(&self.claimed)?;
         sync_dir(&self.incoming)?;
-        Ok(Claimed {
-            claim: Some(claim),
-            refused,
-        })
+        claimed.claim = Some(claim);
+        Ok(claimed)
     }
 
     /// Every claim, oldest first, whoever has it.

@@ -5,6 +5,7 @@ use super::args::{
     AgentArgs, CommitArgs, CommitFlags, CreateArgs, DeleteArgs, WriteArgs, WriteMode,
 };
 use super::inputs::{Inputs, Skipped};
+use crate::agent::streamed::Changes;
 use crate::agent::{self, load};
 use crate::config::parse_listen;
 use crate::formats::{self, Coercion, Given, Input, Setting, Shape, check_coercions};
@@ -68,25 +69,31 @@ pub(super) async fn write(context: &Context, args: WriteArgs) -> Result<ExitCode
     let declared = snapshot.state.table(&table)?.key.clone();
     let shape = shape_of(&args, &context.config.agent.coerce)?;
     let inputs = Inputs::of(&args.files, args.format)?;
-    let limits = &context.config.agent.input;
+    let (on, config) = ((store.as_ref(), &snapshot), &context.config.agent);
     let read = (inputs.inputs.as_slice(), &shape);
-    let rows = load::rows(&store, &snapshot, &table, read, limits).await?;
-    let told = Told {
-        coerced: rows.coerced,
-        skipped: inputs.skipped,
-    };
-    let rows = rows.batches;
-    let write = match args.mode {
-        WriteMode::Append => Write::Append(rows),
-        WriteMode::Overwrite => load::overwrite(&table, rows, args.allow_empty)?,
+    let (write, coerced) = match args.mode {
+        WriteMode::Append => {
+            let (rows, coerced) = load::incoming(on, &table, read, config).await?;
+            (rows.append(), coerced)
+        }
+        WriteMode::Overwrite => {
+            let (rows, coerced) = load::incoming(on, &table, read, config).await?;
+            (rows.overwrite(&table, args.allow_empty)?, coerced)
+        }
         WriteMode::Merge => {
             let key = args.key.or(declared).ok_or_else(|| {
                 Error::invalid(format!(
                     "table {table} declares no key; name one with --key COLUMN"
                 ))
             })?;
-            Write::Merge { key, rows }
+            let rows = load::rows(on, &table, read, config).await?;
+            let (rows, coerced) = (rows.batches, Changes::of(rows.coerced));
+            (Write::Merge { key, rows }, coerced)
         }
+    };
+    let told = Told {
+        coerced: vec![coerced],
+        skipped: inputs.skipped,
     };
     let writes = vec![TableWrite { table, write }];
     submit(context, &store, writes, args.commit, &told).await
@@ -214,20 +221,24 @@ async fn carry_out(
 /// What there is to tell about the inputs of a write.
 #[derive(Debug, Default)]
 struct Told {
-    coerced: Vec<load::Change>,
+    coerced: Vec<Changes>,
     skipped: Vec<Skipped>,
 }
 
 impl Told {
+    fn coerced(&self) -> Vec<load::Change> {
+        self.coerced.iter().flat_map(Changes::all).collect()
+    }
+
     fn lines(&self) -> impl Iterator<Item = String> {
         let skipped = self.skipped.iter().map(ToString::to_string);
-        skipped.chain(self.coerced.iter().map(ToString::to_string))
+        skipped.chain(self.coerced().into_iter().map(|c| c.to_string()))
     }
 
     /// `document` with what was changed and passed over.
     fn with(&self, mut document: Value) -> Value {
         if let Value::Object(fields) = &mut document {
-            fields.insert("coerced".to_owned(), json!(self.coerced));
+            fields.insert("coerced".to_owned(), json!(self.coerced()));
             fields.insert("skipped".to_owned(), json!(self.skipped));
         }
         document

@@ -35,6 +35,8 @@ pub(super) struct Conformer<'a> {
     coerced: BTreeMap<usize, Coerced>,
     /// Rows of the batches seen so far, so that errors name the row of the file.
     rows_before: usize,
+    /// Bytes that these take with the target's schema, where more than in the file.
+    bytes: u64,
 }
 
 impl<'a> Conformer<'a> {
@@ -86,23 +88,25 @@ impl<'a> Conformer<'a> {
             sources,
             coerced: BTreeMap::new(),
             rows_before: 0,
+            bytes: 0,
         })
     }
 
-    /// The batches with the target's schema, and what was changed of their values.
-    pub(super) fn apply_all(
-        mut self,
-        batches: &[RecordBatch],
+    /// The next batch, with the target's schema.
+    pub(super) fn take(
+        &mut self,
+        batch: &RecordBatch,
         limits: &InputLimits,
-    ) -> Result<(Vec<RecordBatch>, Vec<Coerced>), FormatError> {
-        let (mut bytes, mut conformed) = (0_u64, Vec::with_capacity(batches.len()));
-        for batch in batches {
-            bytes = bytes.saturating_add(self.bytes_of(batch));
-            let within = limits.decoded_bytes(bytes);
-            within.map_err(FormatError::limit(self.path))?;
-            conformed.push(self.apply(batch)?);
-        }
-        Ok((conformed, self.coerced.into_values().collect()))
+    ) -> Result<RecordBatch, FormatError> {
+        self.bytes = self.bytes.saturating_add(self.bytes_of(batch));
+        let within = limits.decoded_bytes(self.bytes);
+        within.map_err(FormatError::limit(self.path))?;
+        self.apply(batch)
+    }
+
+    /// What was changed of their values.
+    pub(super) fn finish(self) -> Vec<Coerced> {
+        self.coerced.into_values().collect()
     }
 
     /// Bytes that a batch takes with the target's schema, where more than in the file: nulls for missing columns, and values that
@@ -212,7 +216,7 @@ impl<'a> Conformer<'a> {
 }
 
 /// Bytes of a batch's values, not of the buffers that it shares with others.
-pub(super) fn decoded_bytes(batch: &RecordBatch) -> u64 {
+pub(crate) fn decoded_bytes(batch: &RecordBatch) -> u64 {
     let bytes = batch.columns().iter().map(|column| {
         let sliced = column.to_data().get_slice_memory_size();
         sliced.unwrap_or_else(|_| column.get_array_memory_size()) as u64

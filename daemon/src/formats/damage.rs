@@ -16,25 +16,21 @@ use super::{FormatError, visible::visible};
 
 const SECONDS_OF_A_DAY: i64 = 86_400;
 
-/// Refuses rows in which a decimal is over its precision or a time of day out of its day.
-pub(super) fn check(path: &Path, batches: &[RecordBatch]) -> Result<(), FormatError> {
-    let mut rows = 0;
-    for batch in batches {
-        let schema = batch.schema();
-        for (field, column) in schema.fields().iter().zip(batch.columns()) {
-            if !may_be_damaged(field.data_type()) || is_whole(column) {
-                continue;
-            }
-            let misfit = |row: &usize| !is_whole(&column.slice(*row, 1));
-            let row = (0..column.len()).find(misfit).unwrap_or(0);
-            return Err(FormatError::Damaged {
-                path: path.into(),
-                column: field.name().clone(),
-                row: rows + row + 1,
-                found: field.data_type().to_string(),
-            });
+/// Refuses rows in which a decimal is over its precision or a time of day out of its day; `before` them were others.
+pub(super) fn check(path: &Path, batch: &RecordBatch, before: usize) -> Result<(), FormatError> {
+    let schema = batch.schema();
+    for (field, column) in schema.fields().iter().zip(batch.columns()) {
+        if !may_be_damaged(field.data_type()) || is_whole(column) {
+            continue;
         }
-        rows += batch.num_rows();
+        let misfit = |row: &usize| !is_whole(&column.slice(*row, 1));
+        let row = (0..column.len()).find(misfit).unwrap_or(0);
+        return Err(FormatError::Damaged {
+            path: path.into(),
+            column: field.name().clone(),
+            row: before + row + 1,
+            found: field.data_type().to_string(),
+        });
     }
     Ok(())
 }

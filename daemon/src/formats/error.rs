@@ -68,6 +68,9 @@ pub(crate) enum FormatError {
         /// Which limit.
         exceeded: Exceeded,
     },
+    /// Whoever takes the rows wants no more of them, and knows why.
+    #[error("the rest of the rows is not wanted")]
+    Stopped,
     /// The bytes are not what the extension says. `detail` is the reader's own message, with a line where it knows one.
     #[error("{}: {}; correct the file, or write it again if it is incomplete or has the wrong extension", Place(path, *line), short(detail))]
     Content {

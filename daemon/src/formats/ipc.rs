@@ -22,8 +22,8 @@ use arrow::{
 use lz4_flex::frame::FrameDecoder;
 
 use super::{
-    Format, FormatError, InputLimits, check_schema, conform::decoded_bytes, limits::is_longer,
-    source::Source,
+    Format, FormatError, InputLimits, Sink, check_schema, conform::decoded_bytes,
+    limits::is_longer, source::Source,
 };
 
 /// In front of a message's length, since format version 0.15.
@@ -46,11 +46,12 @@ const MOST_COPIES: u64 = 16;
 
 const CUT_OFF: &str = "is cut off or damaged: it announces more bytes than it has";
 
-/// Reads the whole file.
+/// Reads the whole file, whose bytes are held. Gives its schema.
 pub(super) fn read(
     mut source: Source<'_>,
     limits: &InputLimits,
-) -> Result<(SchemaRef, Vec<RecordBatch>), FormatError> {
+    sink: &mut Sink<'_>,
+) -> Result<SchemaRef, FormatError> {
     let path = source.path;
     let (bytes, format) = load(&mut source)?;
     let mut reader = Reader {
@@ -61,13 +62,12 @@ pub(super) fn read(
         copied: 0,
         rows: 0,
         decoded: 0,
-        batches: Vec::new(),
+        sink,
     };
-    let schema = match format {
-        Format::ArrowFile => reader.file(&bytes)?,
-        _ => reader.stream(bytes)?,
-    };
-    Ok((schema, reader.batches))
+    match format {
+        Format::ArrowFile => reader.file(&bytes),
+        _ => reader.stream(bytes),
+    }
 }
 
 /// Reads only the schema.
@@ -173,7 +173,7 @@ fn footer(path: &Path, bytes: &[u8]) -> Result<(SchemaRef, Vec<Block>, Vec<Block
     ))
 }
 
-struct Reader<'a> {
+struct Reader<'a, 's> {
     path: &'a Path,
     limits: &'a InputLimits,
     /// Bytes that compressed buffers say they decompress to.
@@ -183,10 +183,10 @@ struct Reader<'a> {
     copied: u64,
     rows: u64,
     decoded: u64,
-    batches: Vec<RecordBatch>,
+    sink: &'a mut Sink<'s>,
 }
 
-impl Reader<'_> {
+impl Reader<'_, '_> {
     fn content(&self) -> impl Fn(ArrowError) -> FormatError + '_ {
         |e| FormatError::content(self.path, &e)
     }
@@ -343,7 +343,6 @@ impl Reader<'_> {
             .rows(self.rows)
             .and_then(|()| self.limits.decoded_bytes(self.decoded))
             .map_err(FormatError::limit(self.path))?;
-        self.batches.push(batch);
-        Ok(())
+        (self.sink)(batch)
     }
 }

@@ -16,7 +16,8 @@ pub(crate) struct InputLimits {
     /// Bytes of the file.
     #[serde(serialize_with = "show_size")]
     pub(crate) max_input_bytes: u64,
-    /// Bytes of all its values in memory, where a whole file is held at once.
+    /// Bytes of all its values in memory. A merge and a delete by keys hold them at once; what is streamed may have as many in
+    /// all, and single pages and rows are refused by it.
     #[serde(serialize_with = "show_size")]
     pub(crate) max_decoded_bytes: u64,
     /// Its rows. Nulls and repeated values take no bytes in a file, so that bytes alone are no limit.

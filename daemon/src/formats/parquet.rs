@@ -12,10 +12,7 @@ mod thrift;
 
 use std::{fs::File, path::Path, sync::Arc};
 
-use arrow::{
-    array::RecordBatch,
-    datatypes::{Schema, SchemaRef},
-};
+use arrow::datatypes::{Schema, SchemaRef};
 use parquet::{
     arrow::{
         ProjectionMask,
@@ -29,7 +26,7 @@ use parquet::{
 };
 
 use super::{
-    FormatError, InputLimits, check_schema,
+    FormatError, InputLimits, Sink, check_schema,
     conform::{batch_rows, decoded_bytes},
     source::{Source, io_error},
 };
@@ -46,18 +43,22 @@ struct Input<'a> {
     batch_rows: usize,
 }
 
-/// Reads the whole file, its INT96 columns in the unit of the target's columns.
+/// Bytes of a batch, as far as the file's metadata tells: what is read of it at once.
+const BATCH_BYTES: u64 = 32 << 20;
+
+/// Reads the whole file, its INT96 columns in the unit of the target's columns. Gives its schema.
 pub(super) fn read(
     source: Source<'_>,
     target: Option<&Schema>,
     limits: &InputLimits,
-) -> Result<(SchemaRef, Vec<RecordBatch>), FormatError> {
+    sink: &mut Sink<'_>,
+) -> Result<SchemaRef, FormatError> {
     let input = Input::open(source, limits)?;
     let schema = input.schema(target)?;
     input.check_int96(&schema)?;
-    let batches = input.read(&schema)?;
+    input.read(&schema, sink)?;
     input.source.check_unchanged()?;
-    Ok((schema, batches))
+    Ok(schema)
 }
 
 /// The stored schema; an INT96 column counts nanoseconds only if it has to.
@@ -81,9 +82,12 @@ impl<'a> Input<'a> {
             FormatError::content(path, &"is damaged: it announces a negative number of rows")
         })?;
         limits.rows(rows).map_err(FormatError::limit(path))?;
-        check_sizes(path, metadata.metadata(), limits)?;
+        let bytes = check_sizes(path, metadata.metadata(), limits)?;
         check_compressions(path, metadata.metadata())?;
-        let batch_rows = batch_rows(metadata.schema(), limits).map_err(FormatError::limit(path))?;
+        let most = batch_rows(metadata.schema(), limits).map_err(FormatError::limit(path))?;
+        let fitting = BATCH_BYTES.checked_div(bytes / rows.max(1));
+        let fitting = fitting.and_then(|rows| usize::try_from(rows).ok());
+        let batch_rows = fitting.map_or(most, |rows| rows.clamp(1, most));
         let input = Self {
             path,
             limits,
@@ -126,8 +130,8 @@ impl<'a> Input<'a> {
             .map_err(failed)
     }
 
-    fn read(&self, schema: &SchemaRef) -> Result<Vec<RecordBatch>, FormatError> {
-        let (mut rows, mut decoded, mut batches) = (0, 0, Vec::new());
+    fn read(&self, schema: &SchemaRef, sink: &mut Sink<'_>) -> Result<(), FormatError> {
+        let (mut rows, mut decoded) = (0, 0);
         for batch in self.reader(schema, None)? {
             let batch = batch.map_err(|e| FormatError::content(self.path, &e))?;
             rows += batch.num_rows() as u64;
@@ -136,9 +140,9 @@ impl<'a> Input<'a> {
                 .rows(rows)
                 .and_then(|()| self.limits.decoded_bytes(decoded))
                 .map_err(FormatError::limit(self.path))?;
-            batches.push(batch);
+            sink(batch)?;
         }
-        Ok(batches)
+        Ok(())
     }
 }
 
@@ -158,12 +162,12 @@ fn check_compressions(path: &Path, metadata: &ParquetMetaData) -> Result<(), For
     })
 }
 
-/// What the metadata announces is within the limits: readers allocate by it.
+/// What the metadata announces is within the limits: readers allocate by it. Gives the bytes of all columns.
 fn check_sizes(
     path: &Path,
     metadata: &ParquetMetaData,
     limits: &InputLimits,
-) -> Result<(), FormatError> {
+) -> Result<u64, FormatError> {
     let chunks = metadata
         .row_groups()
         .iter()
@@ -179,7 +183,7 @@ fn check_sizes(
         })?;
         total = total.saturating_add(size);
     }
-    limits
-        .decoded_bytes(total)
-        .map_err(FormatError::limit(path))
+    let within = limits.decoded_bytes(total);
+    within.map_err(FormatError::limit(path))?;
+    Ok(total)
 }

@@ -3,7 +3,9 @@
 use std::{
     fs::{self, File, Metadata},
     io::{self, Cursor, Read, Write},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -31,12 +33,14 @@ const MAGICS: [(&[u8], &str); 8] = [
 ];
 
 /// What is to be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Input {
     path: PathBuf,
     /// What is said of it; `None`: its name says it, or, of standard input, its first bytes.
     format: Option<Format>,
     is_stdin: bool,
+    /// What came on standard input, once it was put aside.
+    aside: Option<Arc<File>>,
 }
 
 impl Input {
@@ -46,21 +50,50 @@ impl Input {
             path: path.into(),
             format: None,
             is_stdin: false,
+            aside: None,
         }
     }
 
-    /// What comes on standard input. It can be read once.
+    /// What comes on standard input. It can be read once, unless it is put aside.
     pub(crate) fn stdin() -> Self {
         Self {
             path: PathBuf::from(STDIN),
             format: None,
             is_stdin: true,
+            aside: None,
         }
     }
 
     /// The same in `format`, whatever its name says.
     pub(crate) fn in_format(self, format: Option<Format>) -> Self {
         Self { format, ..self }
+    }
+
+    /// The same input where it can be read again: standard input in a file without a name.
+    pub(crate) fn put_aside(mut self, limits: &InputLimits) -> Result<Self, FormatError> {
+        if self.is_stdin && self.aside.is_none() {
+            let mut file = tempfile::tempfile().map_err(io_error(&self.path))?;
+            let mut bytes = at_most(io::stdin(), limits);
+            let copied = io::copy(&mut bytes, &mut file);
+            copied.map_err(|e| match e.downcast::<Exceeded>() {
+                Ok(exceeded) => FormatError::limit(&self.path)(exceeded),
+                Err(e) => io_error(&self.path)(e),
+            })?;
+            self.aside = Some(Arc::new(file));
+        }
+        Ok(self)
+    }
+
+    /// The same file after `from`, in which or as which it lay, was moved to `to`.
+    pub(crate) fn moved(&self, from: &Path, to: &Path) -> Self {
+        let mut moved = self.clone();
+        if let Ok(below) = self.path.strip_prefix(from) {
+            moved.path = match below.as_os_str().is_empty() {
+                true => to.to_path_buf(),
+                false => to.join(below),
+            };
+        }
+        moved
     }
 
     /// What it is called in messages.
@@ -82,6 +115,25 @@ pub(super) struct Source<'a> {
     bytes: Box<dyn Read>,
 }
 
+/// Standard input up to the limit of a file.
+fn at_most(bytes: io::Stdin, limits: &InputLimits) -> Bounded<io::Stdin> {
+    Bounded::new(bytes, limits.max_input_bytes, limits.beyond_input_bytes())
+}
+
+/// A file from its beginning, whoever else reads it through the same handle.
+struct FromStart {
+    file: Arc<File>,
+    at: u64,
+}
+
+impl Read for FromStart {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
 /// A file as it was when it was opened; what is written behind it meanwhile does not count.
 struct Stamp {
     file: File,
@@ -97,9 +149,11 @@ impl<'a> Source<'a> {
             None if !input.is_stdin => Some(Format::of(path)?),
             said => said,
         };
-        let (stamp, raw): (_, Box<dyn Read>) = if input.is_stdin {
-            let (most, exceeded) = (limits.max_input_bytes, limits.beyond_input_bytes());
-            (None, Box::new(Bounded::new(io::stdin(), most, exceeded)))
+        let (stamp, raw): (_, Box<dyn Read>) = if let Some(file) = &input.aside {
+            let file = Arc::clone(file);
+            (None, Box::new(FromStart { file, at: 0 }))
+        } else if input.is_stdin {
+            (None, Box::new(at_most(io::stdin(), limits)))
         } else {
             let stamp = Stamp::of(path, limits)?;
             let file = stamp.file.try_clone().map_err(io_error(path))?;

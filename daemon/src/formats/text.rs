@@ -24,11 +24,11 @@ use std::{collections::HashSet, path::Path, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, RecordBatch, RecordBatchOptions},
-    datatypes::{DataType, FieldRef, Schema, SchemaRef},
+    datatypes::{DataType, FieldRef, Schema},
 };
 
 use super::{
-    Format, FormatError, Input, InputLimits,
+    Format, FormatError, Input, InputLimits, Sink,
     conform::{batch_rows, column_names},
     error::quoted,
     shape::{Coerced, Reading, StandIn},
@@ -46,15 +46,13 @@ use nested::Members;
 /// A batch ends after this many bytes of text, so that long texts do not make it larger than the offsets of a column can count.
 const BATCH_BYTES: usize = 64 << 20;
 
-/// What a file came to: its rows, and what was changed of them.
-type Read = (Vec<RecordBatch>, Vec<Coerced>);
-
-/// Reads a file as rows of a table.
-pub(super) fn read(
-    source: Source<'_>,
-    reading: &Reading,
-    limits: &InputLimits,
-) -> Result<Read, FormatError> {
+/// Reads a file as rows of a table, which `sink` takes; gives what was changed of them.
+pub(super) fn read<'a>(
+    source: Source<'a>,
+    reading: &'a Reading,
+    limits: &'a InputLimits,
+    sink: &'a mut Sink<'a>,
+) -> Result<Vec<Coerced>, FormatError> {
     let (path, format, target) = (source.path, source.format, &reading.input);
     let rows = Rows {
         path,
@@ -62,7 +60,8 @@ pub(super) fn read(
         target,
         coercer: Coercer::new(reading),
         limits,
-        batches: Vec::new(),
+        sink,
+        any: false,
         batch_rows: batch_rows(target, limits).map_err(FormatError::limit(path))?,
         pending: 0,
         bytes: 0,
@@ -78,7 +77,7 @@ pub(super) fn read(
     }
 }
 
-/// The batches so far and what the next one holds.
+/// Who takes the batches, and what the next one holds.
 struct Rows<'a> {
     path: &'a Path,
     reading: &'a Reading,
@@ -87,7 +86,9 @@ struct Rows<'a> {
     /// Only where values are to be changed.
     coercer: Option<Coercer<'a>>,
     limits: &'a InputLimits,
-    batches: Vec<RecordBatch>,
+    sink: &'a mut Sink<'a>,
+    /// Whether there was a batch.
+    any: bool,
     batch_rows: usize,
     /// Rows and bytes of text of the batch in hand.
     pending: usize,
@@ -98,7 +99,7 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn of_records(mut self, mut records: Records<'_>) -> Result<Read, FormatError> {
+    fn of_records(mut self, mut records: Records<'_>) -> Result<Vec<Coerced>, FormatError> {
         self.limits
             .columns(records.header.len())
             .map_err(FormatError::limit(self.path))?;
@@ -139,7 +140,7 @@ impl<'a> Rows<'a> {
         self.finish(members)
     }
 
-    fn of_objects(mut self, mut objects: Objects<'_>) -> Result<Read, FormatError> {
+    fn of_objects(mut self, mut objects: Objects<'_>) -> Result<Vec<Coerced>, FormatError> {
         let reading = self.reading;
         let given = |default: &StandIn| default.given.clone();
         let defaults = reading.defaults.iter().map(|d| d.as_ref().map(given));
@@ -218,17 +219,15 @@ impl<'a> Rows<'a> {
         self.limits
             .decoded_bytes(self.decoded)
             .map_err(FormatError::limit(self.path))?;
-        self.batches.push(batch);
-        (self.pending, self.bytes) = (0, 0);
-        Ok(())
+        (self.pending, self.bytes, self.any) = (0, 0, true);
+        (self.sink)(batch)
     }
 
-    fn finish(mut self, mut members: Members) -> Result<Read, FormatError> {
-        if self.pending > 0 || self.batches.is_empty() {
+    fn finish(mut self, mut members: Members) -> Result<Vec<Coerced>, FormatError> {
+        if self.pending > 0 || !self.any {
             self.end_batch(&mut members)?;
         }
-        let coerced = self.coercer.map(Coercer::finish);
-        Ok((self.batches, coerced.unwrap_or_default()))
+        Ok(self.coercer.map(Coercer::finish).unwrap_or_default())
     }
 }
 
@@ -344,9 +343,10 @@ pub(super) fn read_inferred(
     source: Source<'_>,
     input: &Input,
     limits: &InputLimits,
-) -> Result<(SchemaRef, Vec<RecordBatch>), FormatError> {
+    sink: &mut Sink<'_>,
+) -> Result<(), FormatError> {
     let schema = schema_of(source, limits)?;
     let source = Source::open(input, limits)?;
-    let (batches, _) = read(source, &Reading::exactly(&schema), limits)?;
-    Ok((schema, batches))
+    let mut handed = |batch| sink(batch);
+    read(source, &Reading::exactly(&schema), limits, &mut handed).map(drop)
 }

@@ -89,9 +89,14 @@ pub(super) fn digest(writes: &[TableWrite]) -> Result<String> {
         let (mode, detail, rows) = parts(write);
         text(&mut whole, mode);
         text(&mut whole, detail);
-        for (column, hash) in columns(rows)? {
+        let mut columns = Columns::default();
+        rows.iter().try_for_each(|batch| columns.add(batch))?;
+        if let Write::Stream { source, .. } = write {
+            source.read(&mut |batch| columns.add(&batch))?;
+        }
+        for (column, hash) in columns.0 {
             text(&mut whole, &column);
-            whole.update(hash);
+            whole.update(hash.finalize());
         }
     }
     let kept = &whole.finalize()[..KEPT_BYTES];
@@ -106,27 +111,29 @@ fn parts(write: &Write) -> (&'static str, &str, &[RecordBatch]) {
         Write::DeleteKeys { key, rows } => ("delete_keys", key, rows),
         Write::Delete { predicate } => ("delete", predicate, &[]),
         Write::Overwrite(rows) => ("overwrite", "", rows),
+        // Whether its rows were held or not is nobody's concern.
+        Write::Stream { replaces: true, .. } => ("overwrite", "", &[]),
+        Write::Stream { .. } => ("append", "", &[]),
         Write::Create { key, .. } => ("create", key.as_deref().unwrap_or_default(), &[]),
     }
 }
 
 /// A hash per column, by name.
-fn columns(rows: &[RecordBatch]) -> Result<BTreeMap<String, [u8; 32]>> {
-    let mut hashes: BTreeMap<String, Sha256> = BTreeMap::new();
-    for batch in rows {
+#[derive(Default)]
+struct Columns(BTreeMap<String, Sha256>);
+
+impl Columns {
+    fn add(&mut self, batch: &RecordBatch) -> Result<()> {
         for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-            let hash = hashes.entry(field.name().clone()).or_insert_with(|| {
+            let hash = self.0.entry(field.name().clone()).or_insert_with(|| {
                 let mut hash = Sha256::new();
                 text(&mut hash, &field.data_type().to_string());
                 hash
             });
             values(hash, column.as_ref())?;
         }
+        Ok(())
     }
-    Ok(hashes
-        .into_iter()
-        .map(|(name, hash)| (name, hash.finalize().into()))
-        .collect())
 }
 
 /// Feeds every value of `array`, nulls as such, row by row. What is of no fixed length says its length first, so that no two

@@ -38,7 +38,7 @@ impl<'a> Joined<'a> {
             check_request(request, &sorted)?;
             if requests.len() > 1 && !request.only_appends() {
                 return Err(Error::invalid(
-                    "only batches that append and read nothing are committed together",
+                    "only batches that append what they hold and read nothing are committed together",
                 ));
             }
             if let Some(id) = &request.batch

@@ -11,7 +11,7 @@
 use super::batch::Repeated;
 use super::joined::Joined;
 use super::publish::{Change, Record};
-use super::stage::{RowCounts, Staged, Write};
+use super::stage::{RowCounts, Staged, Write, written};
 use crate::clock::Backoff;
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::events::{Answer, ProtocolEvent};
@@ -80,16 +80,32 @@ impl CommitRequest {
         }
     }
 
-    /// Whether it only appends and reads nothing: such batches may be committed together.
+    /// Whether it only appends what it holds, and reads nothing: such batches may be committed together.
     pub fn only_appends(&self) -> bool {
-        is_blind(&self.reads, &self.writes)
+        is_blind(&self.reads, &self.writes) && !self.streams()
+    }
+
+    /// Whether rows of it are too many to be held.
+    pub fn streams(&self) -> bool {
+        let streams = |w: &TableWrite| matches!(w.write, Write::Stream { .. });
+        self.writes.iter().any(streams)
     }
 }
 
 /// Whether `writes` only append and `reads` is empty: then a commit may land behind whatever came first.
 pub(super) fn is_blind(reads: &BTreeMap<TableName, u64>, writes: &[TableWrite]) -> bool {
-    let appends = |w: &TableWrite| matches!(w.write, Write::Append(_));
-    reads.is_empty() && writes.iter().all(appends)
+    reads.is_empty() && writes.iter().all(|w| appends(&w.write))
+}
+
+fn appends(write: &Write) -> bool {
+    let is_stream = matches!(
+        write,
+        Write::Stream {
+            replaces: false,
+            ..
+        }
+    );
+    is_stream || matches!(write, Write::Append(_))
 }
 
 /// A commit that the manifest shows.
@@ -245,7 +261,7 @@ impl Store {
     /// rewrite it would lose again and again, for ever when the rewrite's process is dead.
     async fn catch_up(&self, writes: &[TableWrite]) -> Result<()> {
         for TableWrite { table, write } in writes {
-            if matches!(write, Write::Append(_) | Write::Create { .. }) {
+            if appends(write) || matches!(write, Write::Create { .. }) {
                 continue;
             }
             let kind = Kind::Maintenance.as_str();
@@ -332,7 +348,11 @@ impl Store {
     ) -> Result<Vec<Prepared>> {
         let goals = self.goals(base, op, writes).await?;
         let slots = goals.iter().map(|g| self.free_slot(base, &g.entry, on));
-        let slots = futures::future::try_join_all(slots);
+        // Not cut short by the first that fails: who has met an operation brings it to its end, its sidecar included.
+        let slots = async {
+            let slots = futures::future::join_all(slots).await;
+            slots.into_iter().collect::<Result<Vec<_>>>()
+        };
         let staging = self.stage_all(&goals, writes, kept);
         let (staged, slots) = match on {
             InTheWay::Meet => futures::future::try_join(staging, slots).await?,
@@ -365,10 +385,10 @@ impl Store {
         writes: &[TableWrite],
         kept: &mut Kept,
     ) -> Result<Vec<Staged>> {
-        let appends = &*kept;
+        let before = &*kept;
         // All are checked before anything is put: a write that is refused leaves no files of the others.
         let checks = goals.iter().zip(writes).map(|(goal, write)| async move {
-            if appends.contains_key(&write.table) {
+            if before.contains_key(&write.table) {
                 return Ok(None);
             }
             let (visible, path) = (goal.visible.as_ref(), goal.entry.path.as_str());
@@ -376,19 +396,32 @@ impl Store {
             checked.await.map(Some)
         });
         let checked = futures::future::try_join_all(checks).await?;
+        let datasets: Vec<_> = checked
+            .iter()
+            .map(|c| c.as_ref().and_then(|c| c.dataset.clone()))
+            .collect();
         let staging = checked
             .into_iter()
             .zip(writes)
             .map(|(checked, write)| async move {
-                match (checked, appends.get(&write.table)) {
+                match (checked, before.get(&write.table)) {
                     (_, Some(staged)) => Ok(staged.clone()),
                     (Some(checked), None) => self.stage(checked).await,
                     (None, None) => Err(Error::internal("a staged append is gone")),
                 }
             });
-        let staged = futures::future::try_join_all(staging).await?;
+        let staged = futures::future::join_all(staging).await;
+        if staged.iter().any(Result::is_err) {
+            // What was staged before, and is kept, has no dataset here.
+            for (on, staged) in datasets.iter().zip(&staged) {
+                if let (Some(on), Ok(staged)) = (on, staged) {
+                    self.unstage(on, written(on, &staged.operation).1).await;
+                }
+            }
+        }
+        let staged = staged.into_iter().collect::<Result<Vec<_>>>()?;
         for (write, staged) in writes.iter().zip(&staged) {
-            if matches!(write.write, Write::Append(_)) {
+            if appends(&write.write) {
                 kept.insert(write.table.clone(), staged.clone());
             }
         }

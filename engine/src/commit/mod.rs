@@ -4,6 +4,7 @@
 //!    predicates may delete.
 //! 2. `joined` is what one operation commits: one batch, or several that append. `logical` is the retry loop: base, staging,
 //!    scan, phase A. `landing` is phases B to D. `batch` says whether a batch id was committed before, and for the same content.
+//!    `streamed` are rows that are too many to be held.
 //! 3. `publish` moves the manifest from M to M+1, or says that it lost.
 //! 4. `prefix` fast-forwards a pin over content-preserving versions.
 //! 5. `preview` says what a commit would do, and puts nothing.
@@ -17,6 +18,7 @@ mod prefix;
 mod preview;
 pub(crate) mod publish;
 mod stage;
+mod streamed;
 mod validate;
 
 pub use batch::Repeated;
@@ -25,3 +27,4 @@ pub use logical::{AttemptHook, CommitRequest, Committed, Outcome, TableWrite, To
 pub use preview::{Preview, TablePreview};
 pub use publish::{Change, Record};
 pub use stage::{RowCounts, Write};
+pub use streamed::RowSource;

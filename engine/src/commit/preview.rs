@@ -6,6 +6,7 @@
 use super::joined::Joined;
 use super::logical::{CommitRequest, TableWrite, drift_error};
 use super::stage::{Checked, RowCounts, Write};
+use super::streamed::rows_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
 use crate::protocol::{Obstacle, obstacle};
@@ -13,6 +14,7 @@ use crate::store::state::TableEntry;
 use crate::store::{Snapshot, Store};
 use arrow_array::{Array, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
+use arrow_schema::Schema;
 use futures::TryStreamExt;
 use lance::Dataset;
 use serde::Serialize;
@@ -57,7 +59,7 @@ impl Store {
             tables.push(TablePreview {
                 table: table.clone(),
                 version: entry.version,
-                rows: count(&checked).await.map_err(told)?,
+                rows: count(table, &checked).await.map_err(told)?,
             });
         }
         Ok(Preview {
@@ -90,7 +92,7 @@ impl Store {
     }
 }
 
-async fn count(checked: &Checked<'_>) -> Result<RowCounts> {
+async fn count(table: &TableName, checked: &Checked<'_>) -> Result<RowCounts> {
     let none = RowCounts::default();
     let (Some(dataset), rows) = (&checked.dataset, checked.write.rows() as u64) else {
         return Ok(none);
@@ -105,6 +107,22 @@ async fn count(checked: &Checked<'_>) -> Result<RowCounts> {
             deleted: dataset.count_rows(None).await? as u64,
             ..none
         },
+        Write::Stream { source, replaces } => {
+            let mut rows = rows_of(source.clone(), table, Schema::from(dataset.schema()));
+            let mut inserted = 0;
+            while let Some(batch) = rows.try_next().await? {
+                inserted += batch.num_rows() as u64;
+            }
+            let deleted = match replaces {
+                true => dataset.count_rows(None).await? as u64,
+                false => 0,
+            };
+            RowCounts {
+                inserted,
+                deleted,
+                ..none
+            }
+        }
         Write::Delete { predicate } => RowCounts {
             deleted: dataset.count_rows(Some(predicate.clone())).await? as u64,
             ..none

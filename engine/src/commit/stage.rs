@@ -1,6 +1,7 @@
 //! Staging: a write becomes data files and an uncommitted Lance transaction on the pinned version, once it was checked.
 
 use super::predicate;
+use super::streamed::{RowSource, insert_streamed, rows_of};
 use super::validate::{check_key, conform};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::ids::TableName;
@@ -48,6 +49,13 @@ pub enum Write {
     },
     /// Replaces the whole content.
     Overwrite(Vec<RecordBatch>),
+    /// Adds rows that are too many to be held, or replaces the whole content by them.
+    Stream {
+        /// The rows.
+        source: Arc<dyn RowSource>,
+        /// Whether they replace what is there.
+        replaces: bool,
+    },
     /// Makes an empty table.
     Create {
         /// Its columns.
@@ -58,14 +66,14 @@ pub enum Write {
 }
 
 impl Write {
-    /// How many rows it carries.
+    /// How many rows it carries. Those of a stream are not known before it is staged.
     pub fn rows(&self) -> usize {
         match self {
             Self::Append(rows)
             | Self::Overwrite(rows)
             | Self::Merge { rows, .. }
             | Self::DeleteKeys { rows, .. } => rows.iter().map(RecordBatch::num_rows).sum(),
-            Self::Delete { .. } | Self::Create { .. } => 0,
+            Self::Stream { .. } | Self::Delete { .. } | Self::Create { .. } => 0,
         }
     }
 
@@ -78,7 +86,7 @@ impl Write {
             | Self::DeleteKeys { rows, .. } => {
                 rows.iter().map(RecordBatch::get_array_memory_size).sum()
             }
-            Self::Delete { .. } | Self::Create { .. } => 0,
+            Self::Stream { .. } | Self::Delete { .. } | Self::Create { .. } => 0,
         }
     }
 }
@@ -112,7 +120,7 @@ pub(super) struct Staged {
 }
 
 impl Staged {
-    fn new(transaction: Transaction, rows: RowCounts) -> Self {
+    pub(super) fn new(transaction: Transaction, rows: RowCounts) -> Self {
         Self {
             operation: transaction.operation,
             affected_rows: None,
@@ -139,7 +147,7 @@ fn empty_batch(schema: Arc<Schema>) -> Vec<RecordBatch> {
     vec![RecordBatch::new_empty(schema)]
 }
 
-fn write_params(mode: WriteMode) -> WriteParams {
+pub(super) fn write_params(mode: WriteMode) -> WriteParams {
     WriteParams {
         mode,
         skip_auto_cleanup: true,
@@ -192,6 +200,8 @@ impl Store {
                     predicate: runs.map_err(told)?,
                 }
             }
+            // Its rows are checked as they are staged, and what was staged goes when they do not fit.
+            Write::Stream { .. } => write.clone(),
             Write::Create { .. } => {
                 let exists = format!("table {table} exists already");
                 return Err(Error::new(ErrorKind::Refused, exists));
@@ -212,6 +222,9 @@ impl Store {
         let staged = match (checked.dataset.clone(), checked.write) {
             (Some(on), Write::Append(rows)) => insert(on, rows, WriteMode::Append).await,
             (Some(on), Write::Overwrite(rows)) => insert(on, rows, WriteMode::Overwrite).await,
+            (Some(on), Write::Stream { source, replaces }) => {
+                insert_streamed(on, checked.table, source, replaces).await
+            }
             (Some(on), Write::Merge { key, rows }) => merge(on, &key, rows).await,
             (Some(on), Write::DeleteKeys { key, rows }) => delete_keys(on, &key, &rows).await,
             (Some(on), Write::Delete { predicate }) => delete(on, predicate).await,
@@ -221,7 +234,10 @@ impl Store {
             }
         };
         let staged = staged.map_err(told)?;
-        if let (Some(on), Some(given)) = (checked.dataset, given(&write, staged.rows)) {
+        let Some(on) = checked.dataset else {
+            return Ok(staged);
+        };
+        if let Some(given) = given(&write, staged.rows, checked.table, &on) {
             let (schema, fragments) = written(&on, &staged.operation);
             if let Err(e) = read_back(&on, schema, fragments, given).await {
                 self.unstage(&on, fragments).await;
@@ -232,7 +248,7 @@ impl Store {
     }
 
     /// Takes the data files of a write away that no sidecar and no version names. Best effort: what stays is for cleanup.
-    async fn unstage(&self, on: &Dataset, fragments: &[Fragment]) {
+    pub(super) async fn unstage(&self, on: &Dataset, fragments: &[Fragment]) {
         let files = fragments.iter().flat_map(|fragment| &fragment.files);
         for path in files.filter_map(|file| own_file(on, file)) {
             if let Err(e) = self.objects.inner.delete(&path).await {
@@ -259,8 +275,17 @@ impl Store {
 
 /// What a write that did `counts` was given to stage. A merge writes a row for each that it replaces, so where a key stands
 /// twice in the table, more rows than it was given.
-fn given(write: &Write, counts: RowCounts) -> Option<Given<'_>> {
+fn given<'a>(
+    write: &'a Write,
+    counts: RowCounts,
+    table: &TableName,
+    on: &Dataset,
+) -> Option<Given<'a>> {
     match write {
+        Write::Stream { source, .. } => {
+            let rows = rows_of(source.clone(), table, Schema::from(on.schema()));
+            Some(Given::Streamed(rows))
+        }
         Write::Append(rows) | Write::Overwrite(rows) => Some(Given::InOrder(rows)),
         Write::Merge { rows, .. } => {
             let written = counts.inserted + counts.updated;
@@ -275,7 +300,7 @@ fn given(write: &Write, counts: RowCounts) -> Option<Given<'_>> {
 }
 
 /// What `operation` adds to `on`, and its columns.
-fn written<'a>(
+pub(super) fn written<'a>(
     on: &'a Dataset,
     operation: &'a Operation,
 ) -> (&'a lance::datatypes::Schema, &'a [Fragment]) {

@@ -6,11 +6,11 @@ use crate::error::{Error, ErrorKind, Result, caught};
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use futures::TryStreamExt;
+use futures::stream::BoxStream;
 use lance::Dataset;
 use lance::dataset::scanner::{DatasetRecordBatchStream, Scanner};
 use lance::datatypes::BlobHandling;
 use lance_table::format::Fragment;
-use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::sync::Arc;
 
@@ -32,6 +32,8 @@ pub(super) struct Reading {
     pub(super) row_ids: bool,
     /// Only this row.
     pub(super) only: Option<u64>,
+    /// Bytes that may be read ahead; by default more than what is streamed may hold.
+    pub(super) read_ahead: Option<u64>,
     /// Each batch is a step of the run.
     pub(super) oversight: Oversight,
 }
@@ -52,7 +54,7 @@ enum Source {
     /// What was written, of which the dataset is a view.
     New,
     /// What was to be written.
-    Given(VecDeque<RecordBatch>),
+    Given(BoxStream<'static, Result<RecordBatch>>),
 }
 
 /// One side.
@@ -80,9 +82,13 @@ impl Side {
     }
 
     /// What was to be written into `dataset`.
-    pub(super) fn of_given(dataset: Dataset, rows: &[RecordBatch], reading: &Reading) -> Self {
+    pub(super) fn of_given(
+        dataset: Dataset,
+        rows: BoxStream<'static, Result<RecordBatch>>,
+        reading: &Reading,
+    ) -> Self {
         Self {
-            source: Source::Given(rows.iter().cloned().collect()),
+            source: Source::Given(rows),
             ..Self::of_new(dataset, reading)
         }
     }
@@ -121,7 +127,7 @@ impl Side {
     pub(super) async fn fill(&mut self) -> Result<bool> {
         while self.left() == 0 {
             let next = match &mut self.source {
-                Source::Given(rows) => rows.pop_front(),
+                Source::Given(rows) => rows.try_next().await?,
                 Source::Old(_) => self.next().await?,
                 // Decoders panic, too, on what they do not expect.
                 Source::New => match caught("reading back", self.next()).await {
@@ -171,6 +177,9 @@ impl Side {
         }
         if let Some(rows) = self.reading.batch_rows {
             scanner.batch_size(rows);
+        }
+        if let Some(bytes) = self.reading.read_ahead {
+            scanner.io_buffer_size(bytes);
         }
         if let Some(row) = self.reading.only {
             scanner.limit(Some(1), i64::try_from(row).ok())?;

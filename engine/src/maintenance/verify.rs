@@ -18,6 +18,8 @@ use crate::error::{Error, ErrorKind, Result, caught};
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
 use arrow_schema::extension::EXTENSION_TYPE_NAME_KEY;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use lance::Dataset;
 use lance::datatypes::{Field, Schema};
 use lance_table::format::{Fragment, Manifest};
@@ -175,11 +177,16 @@ impl Rewrite<'_> {
 pub(crate) enum Given<'a> {
     /// These rows, in this order.
     InOrder(&'a [RecordBatch]),
+    /// These rows, in this order, too many to be held.
+    Streamed(BoxStream<'static, Result<RecordBatch>>),
     /// These rows, in an order of the write's own.
     InAnyOrder(&'a [RecordBatch]),
     /// So many rows.
     Rows(u64),
 }
+
+/// Bytes that are read ahead of rows that were too many to be held.
+const STREAMED_AHEAD: u64 = 32 << 20;
 
 /// Reads back what was written into `base`, before anything refers to it: `fragments` with the columns of `schema`.
 ///
@@ -191,11 +198,16 @@ pub(crate) async fn read_back(
     fragments: &[Fragment],
     given: Given<'_>,
 ) -> Result<()> {
-    let reading = Reading::default();
+    let is_streamed = matches!(given, Given::Streamed(_));
+    let reading = Reading {
+        read_ahead: is_streamed.then_some(STREAMED_AHEAD),
+        ..Reading::default()
+    };
     let mut written = Side::of_new(view(base, schema, fragments), &reading);
     let (rows, picks) = match given {
-        Given::InOrder(rows) => (rows, Picks::These(sampled(fragments))),
-        Given::InAnyOrder(rows) => (rows, Picks::None),
+        Given::InOrder(rows) => (held(rows), Picks::These(sampled(fragments))),
+        Given::Streamed(rows) => (rows, Picks::These(sampled(fragments))),
+        Given::InAnyOrder(rows) => (held(rows), Picks::None),
         Given::Rows(rows) => {
             while written.fill().await? {
                 written.advance(written.left());
@@ -204,21 +216,26 @@ pub(crate) async fn read_back(
         }
     };
     let elsewhere = stored_otherwise(schema);
-    let comparable = |batch: &RecordBatch| {
+    let comparable = move |batch: RecordBatch| {
         let fields = batch.schema();
         let names = fields.fields().iter().map(|field| field.name());
         let kept = names.enumerate().filter(|(_, n)| !elsewhere.contains(*n));
-        batch.project(&kept.map(|(at, _)| at).collect::<Vec<_>>())
+        let kept = batch.project(&kept.map(|(at, _)| at).collect::<Vec<_>>());
+        kept.map_err(|e| Error::internal("the rows that were written").caused_by(e))
     };
-    let rows = rows.iter().map(comparable).collect::<Result<Vec<_>, _>>();
-    let rows = rows.map_err(|e| Error::internal("the rows that were written").caused_by(e))?;
-    let given = Side::of_given(base.clone(), &rows, &reading);
+    let rows = rows.map(move |batch| batch.and_then(&comparable)).boxed();
+    let given = Side::of_given(base.clone(), rows, &reading);
     // A batch that is too wide for a default scan is what was given; a compaction will choose narrower fragments.
     let none = BTreeSet::new();
     let compared = compare_sides(given, written, &picks, &none);
     caught("comparing what was written", compared)
         .await
         .map(|_| ())
+}
+
+fn held(rows: &[RecordBatch]) -> BoxStream<'static, Result<RecordBatch>> {
+    let rows: Vec<Result<RecordBatch>> = rows.iter().cloned().map(Ok).collect();
+    stream::iter(rows).boxed()
 }
 
 /// Which rows are compared by value.

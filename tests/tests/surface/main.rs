@@ -17,6 +17,7 @@
 //! * [`verify`]: what is missing or torn is named, with what needs it and what to do.
 //! * [`rewrites`]: what Lance's own compaction spoils is left as it was.
 //! * [`rooms`]: the map says which room imports which.
+//! * [`streams`]: inputs that are larger than what may be held.
 //! * [`tools`]: what people look at.
 //! * [`history`]: archive and cleanup: what was said stays true after the versions are gone.
 
@@ -37,6 +38,7 @@ mod replaced;
 mod requests;
 mod rewrites;
 mod rooms;
+mod streams;
 mod tools;
 mod verify;
 mod writes;

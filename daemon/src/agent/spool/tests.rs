@@ -522,6 +522,26 @@ fn bad_names_and_used_operations_are_refused() {
 }
 
 #[test]
+fn a_group_ends_where_another_agent_is_at_work() {
+    let (_root, spool) = spool();
+    let all = ["a.csv", "b.csv", "c.csv", "d.csv"];
+    all.iter().for_each(|name| put(&spool, name));
+    let other = claim(&spool, op(1), &["b.csv"]);
+    let claimed = spool.claim(op(2), &all).unwrap();
+    assert!(claimed.overtaken && claimed.refused.is_empty());
+    let own = claimed.claim.unwrap();
+    assert_eq!(own.entries(), ["a.csv"]);
+    assert_eq!(listed(&spool), 2, "what follows is left to the other one");
+    let behind = spool.claim(op(3), &all[1..]).unwrap();
+    assert!(behind.overtaken && behind.claim.is_none());
+    assert_eq!(names(&spool.claimed).len(), 2, "nothing is made for it");
+    let next = spool.claim(op(3), &all[2..]).unwrap();
+    assert!(!next.overtaken);
+    assert_eq!(next.claim.unwrap().entries(), &all[2..]);
+    drop((own, other));
+}
+
+#[test]
 fn a_file_in_the_way_of_a_directory_says_so() {
     let root = TempDir::new().unwrap();
     fs::write(root.path().join("claimed"), "").unwrap();

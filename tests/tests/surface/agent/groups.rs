@@ -2,6 +2,7 @@
 
 use super::*;
 use serde_json::Value;
+use squire_tests::armed;
 
 /// The logical commits of batches, each as the messages of what it committed, oldest first.
 fn commits(spool: &Spool) -> Vec<Vec<String>> {
@@ -166,6 +167,30 @@ async fn what_reads_goes_alone_and_nothing_jumps_over_it() {
         (4, "after"),
     ];
     assert_eq!(rows, expected);
+    spool.assert_all_done();
+}
+
+/// A group ends where an entry was taken away. The rest of it is older than the overwrite that follows in the same listing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_group_left_behind_comes_before_what_reads_rows() {
+    let mut spool = Spool::new(&["a"]);
+    let dir = |mode: &str, ids| {
+        let settings = format!("[tables.a]\nmode = \"{mode}\"\n");
+        [("a.csv", csv(ids, mode)), ("batch.toml", settings)]
+    };
+    spool.put("0-first", &dir("merge", 0..1));
+    for i in 1..4_i64 {
+        spool.put(&format!("a.{i}.csv"), &[("", csv(i..i + 1, "x"))]);
+    }
+    spool.put("z-last", &dir("overwrite", 9..10));
+    let mut agent = spool.with_seam(&armed("agent.after_claim", 1, "stop"), &["--until-empty"]);
+    agent.wait_stopped();
+    fs::remove_file(spool.path("incoming").join("a.2.csv")).expect("taken back");
+    spool.put.remove("a.2.csv");
+    agent.resume().ok();
+    let order = ["0-first", "a.1.csv", "a.3.csv", "z-last"];
+    assert_eq!(commits(&spool).concat(), order);
+    assert_eq!(spool.lake.ids("a").await, [9]);
     spool.assert_all_done();
 }
 
