@@ -16,6 +16,7 @@ mod brackets;
 mod checks;
 mod file;
 mod locate;
+pub(crate) mod nested;
 mod policy;
 mod secrets;
 mod show;
@@ -322,6 +323,18 @@ impl Config {
     /// The policies of `[[table]]`, by name without `.lance`.
     pub(crate) fn table_policies(&self) -> impl Iterator<Item = (&str, &Policy)> {
         self.tables.iter().map(|(name, of)| (name.as_str(), of))
+    }
+
+    /// The same, with each table by the names that the location at `uri` has for it, too: for commands, which name any.
+    pub(crate) fn seen_from(&self, uri: &str) -> Self {
+        let tables = match self.tables.is_empty() {
+            true => BTreeMap::new(),
+            false => nested::named_from(uri, &self.watches, &self.tables),
+        };
+        Self {
+            tables,
+            ..self.clone()
+        }
     }
 
     /// The policy of a table, overrides applied.

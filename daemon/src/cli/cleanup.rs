@@ -25,6 +25,7 @@ pub(crate) const CLONES_ELSEWHERE: &str = "shallow clones that lie in locations 
 pub(crate) const UNKNOWN_TABLE: &str = "a [[table]] of this name is in no location, so its settings are for nothing; it is named as `squire status` names it";
 
 pub(super) async fn cleanup(context: &Context, args: CleanupArgs) -> Result<ExitCode> {
+    let context = &context.seen_from(&args.target.store);
     let mut policies = policies(context, &args)?;
     let place = context.place(&args.target.store).await?;
     if place.managed && (place.is_single_table() || !args.target.tables.is_empty()) {

@@ -7,7 +7,7 @@ use super::results::Results;
 use super::status::cleans_itself;
 use super::table::size;
 use super::{Context, code};
-use crate::config::parse_listen;
+use crate::config::{nested::why_not_beside, parse_listen};
 use crate::daemon::{self, Options};
 use crate::decide::planning::{
     OperationKind, OperationSpec, TablePlan, bounds, limits, plan as decide,
@@ -55,6 +55,12 @@ pub(super) async fn daemon(
         return Err(Error::invalid(
             "nothing to watch: name a STORE, or add a [[watch]] to the configuration",
         ));
+    }
+    let watches = options.watches(&config);
+    for (index, watch) in watches.iter().enumerate() {
+        if let Some(why) = why_not_beside(watch, &watches[..index]) {
+            return Err(Error::invalid(why));
+        }
     }
     let mut ended = daemon::run(config, options).await?;
     if once && out.json {
@@ -137,6 +143,7 @@ fn rewrites_document(rewrites: &CompactionPlan) -> Value {
 }
 
 pub(super) async fn plan(context: &Context, args: TargetArgs) -> Result<ExitCode> {
+    let context = &context.seen_from(&args.store);
     let place = context.place(&args.store).await?;
     tell_unknown_tables_beside(context, &place).await;
     let selection = place.select(&args.tables).await?;
@@ -214,6 +221,7 @@ async fn optimize_dry(context: &Context, place: &Place, names: &[String]) -> Res
 }
 
 pub(super) async fn optimize(context: &Context, args: OptimizeArgs) -> Result<ExitCode> {
+    let context = &context.seen_from(&args.target.store);
     let place = context.place(&args.target.store).await?;
     if args.dry_run {
         return optimize_dry(context, &place, &args.target.tables).await;
@@ -264,6 +272,7 @@ async fn reindex_dry(context: &Context, place: &Place, names: &[String]) -> Resu
 }
 
 pub(super) async fn reindex(context: &Context, args: OptimizeArgs) -> Result<ExitCode> {
+    let context = &context.seen_from(&args.target.store);
     let place = context.place(&args.target.store).await?;
     if args.dry_run {
         return reindex_dry(context, &place, &args.target.tables).await;

@@ -66,6 +66,15 @@ impl Context {
         Store::open(uri, options).await
     }
 
+    /// The same, for a command on `uri`: the configuration may know its tables by other names.
+    fn seen_from(&self, uri: &str) -> Self {
+        Self {
+            config: self.config.seen_from(uri),
+            options: self.options.clone(),
+            out: self.out,
+        }
+    }
+
     async fn place(&self, uri: &str) -> Result<Place> {
         Place::open(&watch_of(&self.config, uri), self.options.clone()).await
     }

@@ -189,6 +189,7 @@ pub(super) fn cleans_itself(target: &Target, health: &TableHealth) -> Option<Str
 
 /// Looks once and prints what it found.
 async fn once(context: &Context, args: &StatusArgs, again: bool) -> Result<ExitCode> {
+    let context = &context.seen_from(&args.target.store);
     let place = context.place(&args.target.store).await?;
     let selection = place.select(&args.target.tables).await?;
     let version = match place.managed {

@@ -13,6 +13,7 @@ use crate::formats::{Coercion, InputLimits};
 
 use super::checks::{check_budget_and_agent, check_daemon};
 use super::locate::{Locator, label_of};
+use super::nested::why_not_beside;
 use super::policy::{Policy, PolicySection, TableSection};
 use super::{
     AgentConfig, Budget, Config, ConfigError, DaemonConfig, Watch, bare, secrets, storage, units,
@@ -430,11 +431,15 @@ fn resolve_watches(
         }
         storage::check_options(&location, &resolved, environment)
             .map_err(|why| at("storage_options", why))?;
-        watches.push(Watch {
+        let watch = Watch {
             uri,
             kind,
             storage_options: resolved,
-        });
+        };
+        if let Some(why) = why_not_beside(&watch, &watches) {
+            return Err(at("uri", why));
+        }
+        watches.push(watch);
     }
     Ok(watches)
 }

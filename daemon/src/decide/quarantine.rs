@@ -176,6 +176,7 @@ impl Convergence {
 #[cfg(test)]
 mod tests {
     use super::{Convergence, OperationKind, Part, Quarantine, TableHealth};
+    use std::collections::BTreeMap;
 
     #[test]
     fn work_that_gets_nowhere_is_found_and_work_beside_a_writer_is_not() {
@@ -191,6 +192,8 @@ mod tests {
             bytes: 1,
             indexes: Vec::new(),
             schema: 0,
+            auto_cleanup: BTreeMap::new(),
+            ledger: None,
         };
         let compact = OperationKind::Compact;
         // Of each attempt: rows and candidates afterwards; whether that is in vain at last.

@@ -181,14 +181,20 @@ pub fn canonical(uri: &str) -> String {
 
 /// The store that the local folder `real`, no link, lies in.
 pub(super) fn store_around(real: &Path) -> Option<PathBuf> {
-    let is_store = |folder: &&Path| {
-        let versions = folder.join(MANIFEST_PATH).join("_versions");
-        std::fs::read_dir(versions).is_ok_and(|mut entries| entries.next().is_some())
-    };
-    real.ancestors()
-        .skip(1)
-        .find(is_store)
+    let mut above = real.ancestors().skip(1);
+    above
+        .find(|folder| has_manifest(folder))
         .map(Path::to_path_buf)
+}
+
+/// Whether the local folder is a store; of a URL that is not known without asking.
+pub fn is_local_store(place: &str) -> bool {
+    !place.contains("://") && has_manifest(Path::new(place))
+}
+
+fn has_manifest(folder: &Path) -> bool {
+    let versions = folder.join(MANIFEST_PATH).join("_versions");
+    std::fs::read_dir(versions).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// The store in which a local table lies to which a link leads.

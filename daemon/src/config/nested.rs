@@ -1,0 +1,152 @@
+//! Locations within each other. A table that two of them hold has a name in each, and a `[[table]]` may use either.
+//!
+//! A daemon keeps to one: whatever two locations hold would be maintained twice, by settings that need not agree. By hand,
+//! where any location may be named, a table goes by each name that a watched location has for it.
+
+use std::collections::BTreeMap;
+
+use squire_engine::store::{discovery::MAX_DEPTH, location};
+
+use super::{Policy, Watch, WatchKind, bare, storage::location_of};
+
+/// Where `inner` lies below `outer`, both as [`location_of`] has them.
+fn below<'a>(inner: &'a str, outer: &str) -> Option<&'a str> {
+    inner.strip_prefix(outer)?.strip_prefix('/')
+}
+
+/// Why `watch` cannot be watched beside `others`: one of them lies in the other, and the outer one maintains what is in it.
+/// A store, hidden folders and what lies deeper than is looked are passed over there, so that they may be named.
+pub(crate) fn why_not_beside(watch: &Watch, others: &[Watch]) -> Option<String> {
+    let place = location_of(&watch.uri).ok()?;
+    others.iter().find_map(|other| {
+        let there = location_of(&other.uri).ok()?;
+        let (inner, outer) = match (below(&place, &there), below(&there, &place)) {
+            (Some(path), _) => ((watch, &place, path), other),
+            (_, Some(path)) => ((other, &there, path), watch),
+            (None, None) => return None,
+        };
+        let (inner, place, path) = inner;
+        let hidden = path.split('/').any(|part| part.starts_with('.'));
+        let is_store = inner.kind == WatchKind::Store || location::is_local_store(place);
+        let unseen = hidden || is_store || path.split('/').count() > MAX_DEPTH;
+        (!unseen).then(|| {
+            format!(
+                "\"{}\" lies in \"{}\", which is watched too, with all that is in it: each table would be maintained twice; remove one",
+                inner.uri, outer.uri
+            )
+        })
+    })
+}
+
+/// The policies of `tables`, which are named as the locations of `watches` have them, by the names that the location at
+/// `uri` has for the same tables, too.
+pub(super) fn named_from(
+    uri: &str,
+    watches: &[Watch],
+    tables: &BTreeMap<String, Policy>,
+) -> BTreeMap<String, Policy> {
+    let mut named = tables.clone();
+    let Ok(place) = location_of(uri) else {
+        return named;
+    };
+    for there in watches.iter().filter_map(|w| location_of(&w.uri).ok()) {
+        for (name, policy) in tables {
+            let other = if let Some(path) = below(&place, &there) {
+                name_within(name, path)
+            } else if let Some(path) = below(&there, &place) {
+                Some(name_around(name, path))
+            } else {
+                None
+            };
+            let Some(other) = other else { continue };
+            let stricter = named
+                .get(&other)
+                .is_none_or(|known| is_stricter(policy, known));
+            if stricter {
+                named.insert(other, policy.clone());
+            }
+        }
+    }
+    named
+}
+
+/// What a table that a location calls `name` is called in a location that lies at `path` below it: a folder, or the table.
+fn name_within(name: &str, path: &str) -> Option<String> {
+    if name == bare(path) {
+        return name.rsplit('/').next().map(str::to_owned);
+    }
+    below(name, path).map(str::to_owned)
+}
+
+/// The same the other way: the location lies around the one that calls the table `name`.
+fn name_around(name: &str, path: &str) -> String {
+    match bare(path).rsplit('/').next() {
+        Some(last) if last == name && path.ends_with(".lance") => bare(path).to_owned(),
+        _ => format!("{path}/{name}"),
+    }
+}
+
+/// Of two settings for one table, the one that deletes less counts.
+fn is_stricter(policy: &Policy, than: &Policy) -> bool {
+    match (policy.may_delete(true), than.may_delete(true)) {
+        (false, true) => true,
+        (true, false) => false,
+        _ => policy.retention > than.retention,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Config;
+
+    #[test]
+    fn a_table_is_known_by_every_name_that_a_watched_location_has_for_it() {
+        for (watched, name, asked, table) in [
+            ("/l/db", "sub/x", "/l/db/sub", "x"),
+            ("/l/db", "sub/x", "/l/db/sub/x.lance", "x"),
+            ("/l/db", "sub/x", "/l/db", "sub/x"),
+            ("/l/db/sub", "x", "/l/db", "sub/x"),
+            ("/l/db/sub/x.lance", "x", "/l/db", "sub/x"),
+            ("/l/db/sub/x.lance", "x", "/l/db/sub", "x"),
+        ] {
+            let text = format!(
+                "[policy.cleanup]\nenabled = true\n[[watch]]\nuri = \"{watched}\"\n[[table]]\nname = \"{name}\"\ncleanup.enabled = false\n"
+            );
+            let config = Config::parse(&text, "squire.toml").unwrap();
+            let seen = config.seen_from(asked);
+            assert!(
+                !seen.policy_for(table).may_delete(true),
+                "{watched} {name}: {asked} {table}"
+            );
+            assert!(seen.policy_for("other").may_delete(true));
+        }
+    }
+
+    #[test]
+    fn one_location_in_another_is_refused() {
+        let refusal = |inner: &str| {
+            let text = format!("[[watch]]\nuri = \"/l/db\"\n[[watch]]\nuri = \"{inner}\"\n");
+            Config::parse(&text, "squire.toml")
+                .err()
+                .map(|e| e.to_string())
+        };
+        for inner in ["/l/db/sub", "/l/db/sub/x.lance", "/l", "/l/x/../db/a"] {
+            let told = refusal(inner).unwrap_or_default();
+            assert!(
+                told.starts_with("squire.toml:4: [[watch]] uri: ") && told.contains("lies in"),
+                "{inner}: {told}"
+            );
+        }
+        for beside in [
+            "/l/db2",
+            "/l/other/db",
+            "/l/db/.hidden/t",
+            "/l/db/1/2/3/4/5",
+        ] {
+            assert_eq!(refusal(beside), None, "{beside}");
+        }
+        let store =
+            "[[watch]]\nuri = \"/l/db\"\n[[watch]]\nuri = \"/l/db/lake\"\nkind = \"store\"\n";
+        assert!(Config::parse(store, "squire.toml").is_ok());
+    }
+}
