@@ -133,7 +133,7 @@ mod tests {
         for inner in ["/l/db/sub", "/l/db/sub/x.lance", "/l", "/l/x/../db/a"] {
             let told = refusal(inner).unwrap_or_default();
             assert!(
-                told.starts_with("squire.toml:4: [[watch]] uri: ") && told.contains("lies in"),
+                told.starts_with("squire.toml:4:1: [[watch]] uri: ") && told.contains("lies in"),
                 "{inner}: {told}"
             );
         }

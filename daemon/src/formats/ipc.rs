@@ -115,6 +115,16 @@ fn schema_from(path: &Path, schema: SchemaMessage<'_>) -> Result<SchemaRef, Form
     Err(FormatError::content(path, &detail))
 }
 
+/// Refuses what stands behind the mark that ends a stream, unless it is padding: another stream would be lost.
+fn check_end(path: &Path, rest: &[u8]) -> Result<(), FormatError> {
+    let rest = rest.strip_prefix(&CONTINUATION).unwrap_or(rest);
+    if rest.iter().all(|byte| *byte == 0) {
+        return Ok(());
+    }
+    let detail = "goes on behind the end of its stream of Arrow messages; give each stream as a file of its own";
+    Err(FormatError::content(path, &detail))
+}
+
 fn cut_off(path: &Path) -> FormatError {
     FormatError::content(path, &CUT_OFF)
 }
@@ -221,6 +231,7 @@ impl Reader<'_, '_> {
             self.decode(&mut decoder, bytes.slice_with_length(0, end))?;
             bytes = bytes.slice(end);
         }
+        check_end(self.path, &bytes)?;
         // The decoder ends a message without a body when the next one comes; a stream may end without its mark.
         self.decode(&mut decoder, Buffer::from(END_OF_STREAM))?;
         decoder.finish().map_err(self.content())?;

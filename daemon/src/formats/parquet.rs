@@ -84,6 +84,7 @@ impl<'a> Input<'a> {
         limits.rows(rows).map_err(FormatError::limit(path))?;
         let bytes = check_sizes(path, metadata.metadata(), limits)?;
         check_compressions(path, metadata.metadata())?;
+        footer::check_one_file(path, &file, length, metadata.metadata())?;
         let most = batch_rows(metadata.schema(), limits).map_err(FormatError::limit(path))?;
         let fitting = BATCH_BYTES.checked_div(bytes / rows.max(1));
         let fitting = fitting.and_then(|rows| usize::try_from(rows).ok());

@@ -21,9 +21,11 @@ use super::{
 const HEAD_BYTES: u64 = 512;
 
 /// What files begin with that are often found under another name.
-const MAGICS: [(&[u8], &str); 8] = [
+const MAGICS: [(&[u8], &str); 10] = [
     (b"PK\x03\x04", "a zip archive (or a spreadsheet)"),
     (b"\xfd7zXZ\x00", "xz"),
+    (b"\xff\xfe\x00\x00", "text in UTF-32"),
+    (b"\x00\x00\xfe\xff", "text in UTF-32"),
     (b"\xff\xfe", "text in UTF-16"),
     (b"\xfe\xff", "text in UTF-16"),
     (b"PAR1", "Parquet"),

@@ -475,6 +475,33 @@ fn each_field_of_a_binary_file_has_a_name_of_its_own() {
 }
 
 #[test]
+fn files_behind_one_another_are_not_one() {
+    let files = Files::new();
+    let rows = |of: [i64; 2]| {
+        batch(vec![(
+            "id",
+            Arc::new(Int64Array::from(of.to_vec())) as ArrayRef,
+        )])
+    };
+    for (extension, told) in [
+        ("arrows", "goes on behind the end"),
+        ("parquet", "more than one Parquet file"),
+    ] {
+        let parts = [("a", rows([1, 2])), ("b", rows([3, 4]))];
+        let bytes = parts.map(|(name, rows)| {
+            fs::read(files.binary(&format!("{name}.{extension}"), &rows)).unwrap()
+        });
+        let path = files.text(&format!("both.{extension}"), "");
+        fs::write(&path, bytes.concat()).unwrap();
+        refusal(read(&path, None), "both", &[told]);
+        let alone = files.text(&format!("alone.{extension}"), "");
+        let padding: &[u8] = if extension == "arrows" { &[0; 56] } else { &[] };
+        fs::write(&alone, [&bytes[1], padding].concat()).unwrap();
+        assert_eq!(read(&alone, None).unwrap(), [rows([3, 4])]);
+    }
+}
+
+#[test]
 fn an_arrow_file_is_what_it_begins_as() {
     let files = Files::new();
     let rows = batch(vec![("x", Arc::new(Int64Array::from(vec![1])))]);

@@ -430,6 +430,9 @@ async fn delete_keys(dataset: Arc<Dataset>, key: &str, rows: &[RecordBatch]) -> 
 /// What Lance calls where a row lies: no column of anybody's, and another after each rewrite.
 const POSITIONS: [&str; 3] = ["_rowid", "_rowaddr", "_rowoffset"];
 
+/// How values are written that Lance's planner does not take as they stand.
+const LITERALS: &str = "write a time as timestamp '2024-01-31T12:00:00', a day as date '2024-01-31', and a decimal as cast('1.24' as decimal(10, 2))";
+
 /// `predicate` as it runs on `dataset`. Lance reports one that does not parse as an execution error; asking the planner
 /// first tells bad input from bad storage.
 fn runnable(dataset: &Dataset, predicate: &str) -> Result<String> {
@@ -440,7 +443,10 @@ fn runnable(dataset: &Dataset, predicate: &str) -> Result<String> {
         scan.filter(&whole)?.get_expr_filter()
     }));
     let expression = match planned {
-        Ok(planned) => planned.map_err(|e| unfit().caused_by(e))?,
+        Ok(planned) => planned.map_err(|e| match e.to_string().contains("Received literal") {
+            true => unfit().advice(LITERALS).caused_by(e),
+            false => unfit().caused_by(e),
+        })?,
         // Lance has not written out every kind of literal.
         Err(_) => {
             return Err(

@@ -179,7 +179,6 @@ async fn versions_made(step: Duration) -> u64 {
         },
         tasks_per_commit: 8,
         commit_after: Duration::from_secs(60),
-        bytes_per_second: None,
         verify: Verify::Counts,
     };
     let target = Target::Plain(TABLE.to_owned());

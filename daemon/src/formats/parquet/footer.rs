@@ -17,6 +17,12 @@ use crate::formats::source::io_error;
 /// The footer's length and the magic after it.
 const TAIL_BYTES: u64 = 8;
 
+/// What a file begins and ends with.
+const MAGIC: &[u8; 4] = b"PAR1";
+
+/// Bytes of a gap that are looked through at once.
+const CHUNK: usize = 1 << 16;
+
 /// What the reader takes for an item of a list, at most: for one that is a struct, and for any other.
 const STRUCT_BYTES: u64 = 512;
 const ITEM_BYTES: u64 = 32;
@@ -130,6 +136,53 @@ const ENCRYPTED_COLUMN: [i16; 3] = [4, 1, 8];
 const SCHEMA: i16 = 2;
 const NAME: i16 = 4;
 const CHILDREN: i16 = 5;
+
+/// Refuses two files behind one another (`cat a.parquet b.parquet`): the last footer would be taken for the first one's
+/// bytes, whose pages it fits, and the rows of the others would be lost. Nothing stands between what a file refers to and
+/// its footer, or padding.
+pub(super) fn check_one_file(
+    path: &Path,
+    file: &File,
+    length: u64,
+    metadata: &ParquetMetaData,
+) -> Result<(), FormatError> {
+    let part = |offset: Option<i64>, length: Option<i32>| {
+        let offset = u64::try_from(offset?).ok()?;
+        Some(offset.saturating_add(u64::try_from(length.unwrap_or(0)).ok()?))
+    };
+    let chunks = metadata
+        .row_groups()
+        .iter()
+        .flat_map(|group| group.columns());
+    let ends = chunks.flat_map(|chunk| {
+        let (start, bytes) = chunk.byte_range();
+        [
+            Some(start.saturating_add(bytes)),
+            part(chunk.column_index_offset(), chunk.column_index_length()),
+            part(chunk.offset_index_offset(), chunk.offset_index_length()),
+            part(chunk.bloom_filter_offset(), chunk.bloom_filter_length()),
+        ]
+    });
+    let mut at = ends.flatten().max().unwrap_or(MAGIC.len() as u64);
+    let tail = length.saturating_sub(TAIL_BYTES);
+    let mut size = [0; 4];
+    file.read_exact_at(&mut size, tail)
+        .map_err(io_error(path))?;
+    let end = tail.saturating_sub(u32::from_le_bytes(size).into());
+    let mut chunk = vec![0; CHUNK];
+    while at < end {
+        let most = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
+        file.read_exact_at(&mut chunk[..most], at)
+            .map_err(io_error(path))?;
+        if chunk[..most].windows(MAGIC.len()).any(|four| four == MAGIC) {
+            let detail = "holds more than one Parquet file, and only the rows of one would be read; give each as a file of its own";
+            return Err(FormatError::content(path, &detail));
+        }
+        // What is cut by the end of a chunk is seen with the next one.
+        at += most.saturating_sub(MAGIC.len() - 1).max(1) as u64;
+    }
+    Ok(())
+}
 
 /// Reads the metadata of a file of `length` bytes.
 pub(super) fn read(

@@ -5,6 +5,9 @@ use std::borrow::Cow;
 use super::{cell::Value, json, lines::Lines};
 use crate::formats::{FormatError, InputLimits, error::named};
 
+/// What JSON takes for white space.
+const SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
+
 /// The members of an object.
 pub(super) type Object<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
 
@@ -31,7 +34,7 @@ impl<'a> Objects<'a> {
             if !self.lines.next(&mut self.bytes)? {
                 return Ok(false);
             }
-            if !self.bytes.trim_ascii().is_empty() {
+            if !self.bytes.iter().all(u8::is_ascii_whitespace) {
                 return Ok(true);
             }
         }
@@ -40,7 +43,7 @@ impl<'a> Objects<'a> {
     /// The object that [`Self::next`] found.
     pub(super) fn object(&self) -> Result<Object<'_>, FormatError> {
         let line = self.line();
-        let text = self.lines.utf8(line, &self.bytes)?.trim_ascii_end();
+        let text = self.lines.utf8(line, &self.bytes)?.trim_end_matches(SPACE);
         let InputLimits {
             max_nesting,
             max_decoded_bytes,

@@ -337,6 +337,7 @@ fn what_is_no_csv_names_its_line() {
         (b"", "t.csv", "is empty"),
         (b"\n\n", "t.csv", "is empty"),
         (b"\xff\xfec\x00", "t.csv", "UTF-16"),
+        (b"\xff\xfe\x00\x00c\x00\x00\x00", "t.csv", "UTF-32"),
         (b"\x1f\x8b\x08\x00", "t.csv", "gzip"),
         (b"PK\x03\x04", "t.csv", "zip"),
         (b"\n <!DOCTYPE html>", "t.csv", "web page"),
