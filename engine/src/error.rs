@@ -286,7 +286,9 @@ fn without_answers(text: &str) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     };
     let before = text[..start].trim_end();
-    let before = before.rfind("<?xml").map_or(before, |at| before[..at].trim_end());
+    let before = before
+        .rfind("<?xml")
+        .map_or(before, |at| before[..at].trim_end());
     let remedy = match code {
         "NoSuchBucket" => "; make the bucket, or correct its name",
         "AccessDenied" => "; check the credentials, and what they may do in this bucket",

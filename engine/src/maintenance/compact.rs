@@ -2,6 +2,7 @@
 //! before it is committed.
 
 use super::carrier::{Carrier, Landed};
+use super::carry::holds;
 use super::health::fragment_bytes;
 use super::index_proof::prove_followers;
 use super::listed::{followers, ids_of};
@@ -106,7 +107,8 @@ impl Work for Compaction<'_> {
             } else {
                 batch.to_vec()
             };
-            let (results, interrupted) = rewriting.batch(&head, &batch, report).await?;
+            let offered = (batch.as_slice(), &mut dropped);
+            let (results, interrupted) = rewriting.batch(&head, offered, report).await?;
             hit(Seam::MaintainAfterRewrite)?;
             if results.is_empty() {
                 interrupted?;
@@ -156,15 +158,29 @@ struct Rewriting<'a> {
 impl Rewriting<'_> {
     /// Rewrites the tasks of `batch`. What cannot replace what it should replace is left out, and reported. When the run is
     /// asked to stop, the task in hand is given up, and those before it are there to be committed: the second answer says so.
+    /// Tasks that were overtaken before they began are counted in `dropped`.
     async fn batch(
         &self,
         head: &Dataset,
-        batch: &[Task],
+        (batch, dropped): (&[Task], &mut usize),
         report: &mut MaintenanceReport,
     ) -> Result<(Vec<RewriteResult>, Result<()>)> {
         let (run, clock) = (self.run, self.store.clock());
         let mut results = Vec::with_capacity(batch.len());
-        for task in batch {
+        for (nth, task) in batch.iter().enumerate() {
+            // What others have changed since HEAD was read, so that no rewrite could land, is not rewritten.
+            let overtaken = match nth {
+                0 => false,
+                _ => !holds(
+                    head.manifest(),
+                    self.store.head_of(run).await?.manifest(),
+                    &task.fragments,
+                ),
+            };
+            if overtaken {
+                *dropped += 1;
+                continue;
+            }
             tracing::debug!(op = %run.op, target = %run.target, fragments = task.fragments.len(), bytes = task.bytes, "rewriting");
             let started = clock.monotonic();
             let mut moved = 0;

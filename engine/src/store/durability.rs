@@ -127,7 +127,11 @@ impl Store {
         };
         if bytes.ends_with(VERSION_END) {
             let told = error.to_string().contains(path.as_ref());
-            return if told { error } else { error.context(format!("reading /{path}")) };
+            return if told {
+                error
+            } else {
+                error.context(format!("reading /{path}"))
+            };
         }
         // Lance's own words quote the bytes, and say less.
         tracing::debug!(%path, %error, "a version cannot be read");
