@@ -7,7 +7,9 @@
 //! 4. It rehearses that above HEAD, looks at it, and commits it at exactly the next version: nothing lands between what
 //!    was compared and what is committed. A slot that is lost leads back to 1, not to another rewrite.
 
-use super::carry::{Change, Source, carry, compare, neighbours};
+use super::carry::{
+    Change, Coverage, Source, carry, comparable, compare, neighbours, same_coverage,
+};
 use super::health::{fragment_bytes, own_file};
 use super::index_proof::prove_followers;
 use super::listed::{followers, ids_of};
@@ -30,7 +32,6 @@ use lance_table::io::deletion::write_deletion_file;
 use lance_table::io::manifest::read_manifest_indexes;
 use roaring::{RoaringBitmap, RoaringTreemap};
 use squire_failpoints::{Seam, hit};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How often the carrier looks at HEAD anew before it gives the results up.
@@ -94,9 +95,6 @@ struct Prepared {
     indexes: Vec<RewrittenIndex>,
 }
 
-/// What covers fragments: segments, with the fragments that each covers.
-type Coverage = BTreeMap<String, RoaringBitmap>;
-
 impl Carrier<'_> {
     /// Lands what still holds of `results`, whose commit was `lost`; also gives the version that has it.
     ///
@@ -152,19 +150,15 @@ impl Carrier<'_> {
     /// Those of `results` that hold at `head`.
     async fn compare(&self, head: &Dataset, results: Vec<RewriteResult>) -> Result<Vec<Carried>> {
         let mut carried = Vec::new();
-        let (was, is) = (self.base.manifest(), head.manifest());
-        let comparable = is.version > was.version
-            && self.base.schema() == head.schema()
-            && was.data_storage_format == is.data_storage_format
-            && was.uses_stable_row_ids() == is.uses_stable_row_ids()
-            && beyond_us(is).is_none();
+        let comparable = comparable(self.base.manifest(), head.manifest())
+            && beyond_us(head.manifest()).is_none();
         let coverage = (coverage(self.base).await?, coverage(head).await?);
         let (true, (Some(covered), Some(covers))) = (comparable, coverage) else {
             return Ok(carried);
         };
         for result in results {
             let ids = ids_of(&result.original_fragments);
-            if covering(&covered, &ids) == covering(&covers, &ids)
+            if same_coverage(&covered, &covers, &ids)
                 && self.files_stand(&result.new_fragments).await?
                 && let Some((sources, deleted)) = self.deleted(head, &result).await?
             {
@@ -414,14 +408,6 @@ fn rows_of(fragments: &[Fragment]) -> Vec<u64> {
         .iter()
         .map(|f| f.physical_rows.unwrap_or(0) as u64);
     rows.collect()
-}
-
-/// What covers `fragments`, and which of them.
-fn covering(coverage: &Coverage, fragments: &RoaringBitmap) -> Coverage {
-    let covers = coverage
-        .iter()
-        .map(|(id, covered)| (id.clone(), covered & fragments));
-    covers.filter(|(_, covered)| !covered.is_empty()).collect()
 }
 
 /// What covers the fragments of `dataset`; `None` when it is not known, or earlier rewrites are not followed yet.

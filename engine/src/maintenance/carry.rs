@@ -6,9 +6,9 @@
 //!
 //! A rewrite keeps the order of rows: the row that was the n-th to survive in its sources is the n-th of its targets.
 
-use lance_table::format::Fragment;
+use lance_table::format::{Fragment, Manifest};
 use roaring::RoaringBitmap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What happened to a fragment between two manifests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,43 @@ pub(super) fn compare(was: &Fragment, is: Option<&Fragment>) -> Change {
         }
         _ => Change::Other,
     }
+}
+
+/// Whether anything that was rewritten of `was` may stand above `is`: the same columns in the same format, with row ids of
+/// the same kind.
+pub(super) fn comparable(was: &Manifest, is: &Manifest) -> bool {
+    is.version > was.version
+        && was.schema == is.schema
+        && was.data_storage_format == is.data_storage_format
+        && was.uses_stable_row_ids() == is.uses_stable_row_ids()
+}
+
+/// Whether a rewrite of these fragments of `was` could be landed above `is`.
+pub(super) fn holds(was: &Manifest, is: &Manifest, fragments: &[u64]) -> bool {
+    let find = |manifest: &Manifest, id: u64| {
+        let mut all = manifest.fragments.iter();
+        all.find(|fragment| fragment.id == id).cloned()
+    };
+    let stands = |id: &u64| {
+        find(was, *id).is_some_and(|f| compare(&f, find(is, *id).as_ref()) != Change::Other)
+    };
+    was.version == is.version || (comparable(was, is) && fragments.iter().all(stands))
+}
+
+/// What covers fragments: segments, with the fragments that each covers.
+pub(super) type Coverage = BTreeMap<String, RoaringBitmap>;
+
+/// Whether the same segments cover the same of `fragments`: those are what follows a rewrite.
+pub(super) fn same_coverage(was: &Coverage, is: &Coverage, fragments: &RoaringBitmap) -> bool {
+    let of = |coverage: &Coverage| {
+        let covers = coverage
+            .iter()
+            .map(|(id, covered)| (id.clone(), covered & fragments));
+        covers
+            .filter(|(_, covered)| !covered.is_empty())
+            .collect::<Coverage>()
+    };
+    of(was) == of(is)
 }
 
 /// A fragment that was rewritten.

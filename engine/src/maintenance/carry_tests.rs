@@ -1,8 +1,18 @@
-use super::{Change, Source, carry, compare, neighbours};
-use lance_table::format::{DataFile, DeletionFile, DeletionFileType, Fragment};
+use super::{
+    Change, Coverage, Source, carry, comparable, compare, holds, neighbours, same_coverage,
+};
+use arrow_schema::{DataType, Field, Schema};
+use lance_table::feature_flags::FLAG_STABLE_ROW_IDS;
+use lance_table::format::overlay::{DataOverlayFile, OverlayCoverage};
+use lance_table::format::{
+    DataFile, DataStorageFormat, DeletionFile, DeletionFileType, Fragment, Manifest,
+    RowDatasetVersionMeta,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use roaring::RoaringBitmap;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 fn deletion(id: u64) -> Option<DeletionFile> {
     Some(DeletionFile {
@@ -42,6 +52,93 @@ fn only_deletions_may_change() {
     let mut uncounted = fragment();
     uncounted.physical_rows = None;
     assert_eq!(compare(&uncounted, Some(&uncounted)), Change::Other);
+}
+
+#[test]
+fn an_overlay_other_columns_and_other_versions_of_rows_are_not_carried() {
+    let was = fragment();
+    let overlay = DataOverlayFile {
+        data_file: DataFile::new_legacy_from_fields("o.lance", vec![0], None),
+        coverage: OverlayCoverage::Shared(Arc::new(RoaringBitmap::from([1]))),
+        committed_version: 3,
+    };
+    let mut overlaid = fragment();
+    overlaid.overlays.push(overlay);
+    assert_eq!(compare(&was, Some(&overlaid)), Change::Other);
+    assert_eq!(compare(&overlaid, Some(&overlaid)), Change::Other);
+    let mut columns = fragment();
+    columns.files[0] = DataFile::new_legacy_from_fields("a.lance", vec![0, 1], None);
+    assert_eq!(compare(&was, Some(&columns)), Change::Other);
+    let mut versions = fragment();
+    versions.last_updated_at_version_meta =
+        Some(RowDatasetVersionMeta::Inline(Arc::from([1_u8].as_slice())));
+    assert_eq!(compare(&was, Some(&versions)), Change::Other);
+}
+
+fn manifest(version: u64, columns: &[&str], ids: &[u64]) -> Manifest {
+    let fields = columns
+        .iter()
+        .map(|c| Field::new(*c, DataType::Int64, true));
+    let schema = Schema::new(fields.collect::<Vec<_>>());
+    let fragments = ids.iter().map(|id| Fragment {
+        id: *id,
+        ..fragment()
+    });
+    let fragments = Arc::new(fragments.collect());
+    let schema = (&schema).try_into().expect("a schema");
+    let format = DataStorageFormat::default();
+    let mut manifest = Manifest::new(schema, fragments, format, HashMap::new());
+    manifest.version = version;
+    manifest
+}
+
+#[test]
+fn only_the_same_table_is_compared() {
+    let was = manifest(3, &["a"], &[1, 2]);
+    let later = || manifest(4, &["a"], &[1, 2]);
+    assert!(comparable(&was, &later()));
+    assert!(!comparable(&was, &manifest(2, &["a"], &[1, 2])), "older");
+    let columns = manifest(4, &["a", "b"], &[1, 2]);
+    assert!(!comparable(&was, &columns), "a column");
+    let mut format = later();
+    format.data_storage_format.file_format = String::from("other");
+    assert!(!comparable(&was, &format), "a format");
+    let mut stable = later();
+    stable.reader_feature_flags |= FLAG_STABLE_ROW_IDS;
+    assert!(!comparable(&was, &stable), "row ids");
+}
+
+#[test]
+fn a_task_holds_while_each_of_its_fragments_does() {
+    let was = manifest(3, &["a"], &[1, 2, 3]);
+    assert!(holds(&was, &was, &[1, 2]));
+    let gone = manifest(4, &["a"], &[1, 2]);
+    assert!(holds(&was, &gone, &[1, 2]));
+    assert!(!holds(&was, &gone, &[2, 3]));
+    assert!(!holds(&was, &manifest(4, &["b"], &[1, 2, 3]), &[1, 2]));
+    let mut deleted = manifest(4, &["a"], &[1, 2, 3]);
+    let mut fragments = deleted.fragments.as_ref().clone();
+    fragments[0].deletion_file = deletion(1);
+    deleted.fragments = Arc::new(fragments);
+    assert!(holds(&was, &deleted, &[1, 2]));
+}
+
+#[test]
+fn indexes_are_those_of_the_sources() {
+    let covers = |of: &[(&str, &[u32])]| -> Coverage {
+        let covers = of
+            .iter()
+            .map(|(id, ids)| ((*id).to_owned(), ids.iter().collect()));
+        covers.collect()
+    };
+    let was = covers(&[("u", &[1, 2])]);
+    let same = |is: &[(&str, &[u32])]| same_coverage(&was, &covers(is), &[1, 2].into());
+    assert!(same(&[("u", &[1, 2])]));
+    assert!(same(&[("u", &[1, 2, 3]), ("v", &[3])]), "beside them");
+    assert!(!same(&[("u", &[1])]), "no longer uniform");
+    assert!(!same(&[("w", &[1, 2])]), "built anew");
+    assert!(!same(&[("u", &[1, 2]), ("v", &[2])]), "one more");
+    assert!(!same(&[]), "dropped");
 }
 
 /// A table of numbers: fragments of rows, of which some were deleted before and some under the rewrite.
@@ -118,7 +215,9 @@ fn what_does_not_fit_is_not_carried() {
     let other_rows = source(&[1], &[1, 2]);
     assert_eq!(carry(&[other_rows], &[4]), None);
     let outside = source(&[], &[4]);
-    assert_eq!(carry(&[outside], &[4]), None);
+    assert_eq!(carry(&[outside.clone()], &[4]), None);
+    // It would be a row of the next one.
+    assert_eq!(carry(&[outside, source(&[], &[])], &[8]), None);
     let nothing_left = source(&[1], &[0, 1, 2, 3]);
     assert_eq!(carry(&[nothing_left], &[3]), None);
 }

@@ -2,6 +2,7 @@
 //! before it is committed.
 
 use super::carrier::{Carrier, Landed};
+use super::carry::holds;
 use super::index_proof::prove_followers;
 use super::ledger::{Amounts, new_index_bytes};
 use super::listed::{followers, ids_of};
@@ -113,8 +114,10 @@ impl Work for Compaction<'_> {
             let Batch {
                 results,
                 begun,
+                overtaken,
                 interrupted,
             } = rewriting.batch(&head, &batch, report).await?;
+            dropped += overtaken;
             left.splice(..0, batch.drain(begun..));
             hit(Seam::MaintainAfterRewrite)?;
             if results.is_empty() {
@@ -159,6 +162,8 @@ struct Batch {
     results: Vec<RewriteResult>,
     /// How many tasks were begun: what is finished goes first when it has waited long enough.
     begun: usize,
+    /// How many of them had been overtaken by writers.
+    overtaken: usize,
     /// Whether the run was asked to stop; what it had finished is committed all the same.
     interrupted: Result<()>,
 }
@@ -174,7 +179,7 @@ struct Rewriting<'a> {
 impl Rewriting<'_> {
     /// Rewrites the tasks of `batch`. What cannot replace what it should replace is left out, and reported. When the run is
     /// asked to stop, the task in hand is given up, and those before it are there to be committed. So are those that have
-    /// waited for `commit_after` while there is more to do.
+    /// waited for `commit_after` while there is more to do. Tasks that were overtaken before they began are only counted.
     async fn batch(
         &self,
         head: &Dataset,
@@ -185,11 +190,25 @@ impl Rewriting<'_> {
         let mut done = Batch {
             results: Vec::with_capacity(batch.len()),
             begun: 0,
+            overtaken: 0,
             interrupted: Ok(()),
         };
         let mut first_finished = None;
-        for task in batch {
+        for (nth, task) in batch.iter().enumerate() {
             done.begun += 1;
+            // What others have changed since HEAD was read, so that no rewrite could land, is not rewritten.
+            let overtaken = match nth {
+                0 => false,
+                _ => !holds(
+                    head.manifest(),
+                    self.store.head_of(run).await?.manifest(),
+                    &task.fragments,
+                ),
+            };
+            if overtaken {
+                done.overtaken += 1;
+                continue;
+            }
             tracing::debug!(op = %run.op, target = %run.target, fragments = task.fragments.len(), bytes = task.bytes, "rewriting");
             match run.unless_cancelled(self.rewrite(head, task)).await {
                 Ok(result) => done.results.push(result),

@@ -64,10 +64,13 @@ pub enum Event {
     SlotAgain,
     PinMovedPast,
     LicenceGone,
+    Carried,
+    SlotOfCarryLost,
+    CarriedPastGap,
 }
 
 impl Event {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::HelperPublishes,
         Self::SelfUndo,
         Self::PrunedTablePut,
@@ -88,6 +91,9 @@ impl Event {
         Self::SlotAgain,
         Self::PinMovedPast,
         Self::LicenceGone,
+        Self::Carried,
+        Self::SlotOfCarryLost,
+        Self::CarriedPastGap,
     ];
 
     pub fn name(self) -> &'static str {
@@ -112,6 +118,9 @@ impl Event {
             Self::PinMovedPast => "an undo finds that the pin moved past",
             Self::SlotAgain => "a writer steps over maintenance",
             Self::LicenceGone => "a run without its sidecar gives up",
+            Self::Carried => "a rewrite is carried above an update",
+            Self::SlotOfCarryLost => "a carried rewrite loses its slot",
+            Self::CarriedPastGap => "a rewrite is carried past versions that are gone",
         }
     }
 }
@@ -142,6 +151,14 @@ pub fn check_publish(world: &mut World, model: &Squire, before: &Manifest) {
         if torn {
             world.broke(Invariant::I1);
         }
+    }
+}
+
+/// HEAD of a plain table shows what was committed to it.
+pub fn check_plain(world: &mut World) {
+    let head = world.head(0);
+    if world.content(0, head) != world.expected[0] {
+        world.broke(Invariant::I5);
     }
 }
 

@@ -57,6 +57,12 @@ pub enum Mutation {
     IgnoreFloor,
     /// The sidecar is deleted before the outcome is published.
     RetireFirst,
+    /// Rows that were deleted under a rewrite are not carried.
+    ForgetDeletes,
+    /// What was deleted under a rewrite is asked of the transactions since, not of the manifests.
+    CarryByLog,
+    /// What was carried may land above more than it was compared with.
+    CarryWithoutSlot,
 }
 
 /// Guards taken out together, the scenario in which that is looked at, and what must break.
@@ -197,6 +203,14 @@ pub const CASES: &[Case] = &[
         "late-resolvers",
         Invariant::I8,
     ),
+    case("carry-forgets", &[M::ForgetDeletes], "carry", Invariant::I5),
+    case(
+        "carry-without-slot",
+        &[M::CarryWithoutSlot],
+        "carry-two",
+        Invariant::I5,
+    ),
+    case("carry-by-log", &[M::CarryByLog], "plain", Invariant::I5),
     safe("no-contiguity", &[M::NoContiguity], "floor"),
     safe("ignore-roots", &[M::IgnoreRoots], "late"),
     safe("ignore-chain", &[M::IgnoreChain], "late"),

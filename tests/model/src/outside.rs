@@ -18,6 +18,28 @@ pub fn foreign_commit(model: &Squire, world: &mut World) {
     world.put_version(model, path, head + 1, version);
 }
 
+/// Another client commits `op` to a plain table: from then on it is committed.
+pub fn client_commit(world: &mut World, op: u8) {
+    let head = world.head(0);
+    let content = world.content(0, head).with(op);
+    world.tables[0].push(Version {
+        made: Made::Logical(op),
+        content,
+        there: true,
+    });
+    world.committed.put(op);
+    world.expected[0] = world.expected[0].with(op);
+    crate::invariants::check_plain(world);
+}
+
+/// Another client removes all versions of a plain table but HEAD.
+pub fn sweep(world: &mut World) {
+    let old = usize::from(world.head(0)) - 1;
+    world.tables[0][..old]
+        .iter_mut()
+        .for_each(|v| v.there = false);
+}
+
 /// Somebody declares an index, say. Where batch ids are dropped: after 256 other batches and an archive pass.
 pub fn publish(model: &Squire, world: &mut World) {
     world.publishes -= 1;

@@ -20,6 +20,9 @@ pub enum Proc {
     Maintain(u8, maintainer::At),
     Clean(cleaner::At),
     Adopt(adopter::At),
+    /// This operation of another client.
+    Client(u8),
+    Sweep,
 }
 
 /// How a put fares.
@@ -64,6 +67,8 @@ pub fn begin(scenario: &Scenario, process: &Process) -> Proc {
         Process::Quick(op) => Proc::Maintain(*op, maintainer::At::Sidecar),
         Process::Maintainer { op, begins, .. } => Proc::Maintain(*op, maintainer::begin(*begins)),
         Process::Cleaner { .. } => Proc::Clean(cleaner::At::Load),
+        Process::Client(op) => Proc::Client(*op),
+        Process::Sweeper => Proc::Sweep,
     }
 }
 
@@ -78,6 +83,8 @@ pub fn choices(model: &Squire, world: &World, index: u8, proc: &Proc) -> u8 {
             | Process::Quick(_)
             | Process::Stopped(_)
             | Process::Maintainer { .. }
+            | Process::Client(_)
+            | Process::Sweeper
             | Process::Cleaner { .. } => 0,
         },
         Proc::Write(_, at) => writer::choices(world, at),
@@ -86,6 +93,7 @@ pub fn choices(model: &Squire, world: &World, index: u8, proc: &Proc) -> u8 {
         Proc::Maintain(_, at) => maintainer::choices(world, at),
         Proc::Clean(at) => cleaner::choices(model, world, at),
         Proc::Adopt(at) => adopter::choices(world, at),
+        Proc::Client(_) | Proc::Sweep => 1,
     }
 }
 
@@ -113,6 +121,8 @@ fn one_step(model: &Squire, world: &mut World, index: u8, proc: &mut Proc, choic
             | Process::Quick(_)
             | Process::Stopped(_)
             | Process::Maintainer { .. }
+            | Process::Client(_)
+            | Process::Sweeper
             | Process::Cleaner { .. } => resolver::tasks(model, world)
                 .get(choice as usize)
                 .cloned()
@@ -126,5 +136,13 @@ fn one_step(model: &Squire, world: &mut World, index: u8, proc: &mut Proc, choic
         Proc::Maintain(op, at) => maintainer::step(model, world, config, *op, *at, choice),
         Proc::Clean(at) => cleaner::step(model, world, config, *at, choice),
         Proc::Adopt(at) => adopter::step(model, world, config, *at, choice),
+        Proc::Client(op) => {
+            crate::outside::client_commit(world, *op);
+            Proc::Over
+        }
+        Proc::Sweep => {
+            crate::outside::sweep(world);
+            Proc::Over
+        }
     };
 }

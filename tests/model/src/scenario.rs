@@ -48,6 +48,10 @@ pub enum Process {
     Resolver,
     /// One run of maintenance, with that many commits.
     Maintainer { op: u8, commits: u8, begins: Begins },
+    /// Another client that commits this operation to a plain table, where HEAD is what is visible.
+    Client(u8),
+    /// Another client that removes old versions of a plain table, whatever stands on them.
+    Sweeper,
     /// Cleans up once, keeping any window of snapshots.
     Cleaner { forgets: bool },
     /// Publishes what others committed to this table, or takes it back.
@@ -81,6 +85,8 @@ pub struct Scenario {
     pub faults: u8,
     /// Whether the manifest holds one batch id only, as if it were full.
     pub evicts: bool,
+    /// Whether the tables are plain: what is HEAD is visible.
+    pub plain: bool,
     pub search: Search,
 }
 
@@ -149,6 +155,7 @@ const BASE: Scenario = Scenario {
     publishes: 0,
     faults: 0,
     evicts: false,
+    plain: false,
     search: Search::Always,
 };
 
@@ -204,6 +211,54 @@ pub const SCENARIOS: &[Scenario] = &[
             },
             Process::Resolver,
         ],
+        ..BASE
+    },
+    Scenario {
+        name: "carry",
+        about: "a writer that updates both tables, a maintenance run of two commits, a resolver",
+        ops: &[update(&[0, 1], &[]), maintain(&[0])],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Maintainer {
+                op: 1,
+                commits: 2,
+                begins: Begins::Now,
+            },
+            Process::Resolver,
+        ],
+        ..BASE
+    },
+    Scenario {
+        name: "carry-two",
+        about: "two updates under one maintenance run, a resolver",
+        ops: &[update(&[0], &[]), update(&[0], &[]), maintain(&[0])],
+        procs: &[
+            Process::Quick(0),
+            Process::Quick(1),
+            maintainer(2, Begins::Now),
+            Process::Resolver,
+        ],
+        tables: 1,
+        ..BASE
+    },
+    Scenario {
+        name: "plain",
+        about: "a plain table: two clients that update, one that removes old versions, a maintenance run",
+        ops: &[
+            update(&[0], &[]),
+            update(&[0], &[]),
+            append(&[0]),
+            maintain(&[0]),
+        ],
+        procs: &[
+            Process::Client(0),
+            Process::Client(1),
+            Process::Client(2),
+            Process::Sweeper,
+            maintainer(3, Begins::Now),
+        ],
+        tables: 1,
+        plain: true,
         ..BASE
     },
     Scenario {

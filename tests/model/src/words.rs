@@ -34,6 +34,9 @@ fn step(model: &Squire, state: &State, action: Action) -> String {
                 crate::scenario::Process::Maintainer { .. } => "maintainer",
                 crate::scenario::Process::Cleaner { .. } => "cleaner",
                 crate::scenario::Process::Adopter { .. } => "adopter",
+                crate::scenario::Process::Client(_) | crate::scenario::Process::Sweeper => {
+                    "another client"
+                }
             };
             let does = match &state.procs[i as usize] {
                 Proc::Idle => "looks for something to do".to_owned(),
@@ -46,6 +49,8 @@ fn step(model: &Squire, state: &State, action: Action) -> String {
                 Proc::Maintain(op, at) => format!("op {op}: {at:?}"),
                 Proc::Clean(at) => format!("{at:?}"),
                 Proc::Adopt(at) => format!("{at:?}"),
+                Proc::Client(op) => format!("commits op {op}"),
+                Proc::Sweep => "removes all versions but HEAD".to_owned(),
             };
             let way = if choice == 0 {
                 String::new()

@@ -295,6 +295,21 @@ impl World {
             .fold(Content::default(), Content::with)
     }
 
+    /// The content of a rewrite that shows the updates of `rewritten`, and those that were carried, above `head`.
+    pub fn carried(
+        &self,
+        model: &Squire,
+        path: u8,
+        (then, carried): (Content, Content),
+        head: u8,
+    ) -> Content {
+        let is_update = |op: u8| model.op(op).is_some_and(|o| o.write == Write::Update);
+        self.content(path, head)
+            .iter()
+            .filter(|op| !is_update(*op) || then.has(*op) || carried.has(*op))
+            .fold(Content::default(), Content::with)
+    }
+
     /// Publishes `change` on exactly `on`. True is what storage says: it says so too for a number that cleanup freed.
     pub fn publish(&mut self, model: &Squire, on: u8, change: Change) -> bool {
         if on + 1 < self.manifest_from {

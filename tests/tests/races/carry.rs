@@ -38,6 +38,13 @@ fn batch(ids: impl Iterator<Item = i64> + Clone, word: &str) -> RecordBatch {
 
 impl Plain {
     async fn new(stable: bool, indexed: bool) -> Self {
+        let mut plain = Self::undeleted(stable, indexed).await;
+        // Offsets and ranks are not the same in any fragment but the last.
+        plain.delete("id IN (0, 3, 14, 21, 22)").await;
+        plain
+    }
+
+    async fn undeleted(stable: bool, indexed: bool) -> Self {
         let lake = Lake::new();
         let uri = lake.path("plain/t.lance").to_string_lossy().into_owned();
         let mut plain = Self {
@@ -55,8 +62,6 @@ impl Plain {
             let built = table.create_index(&["id"], kind, None, &params, false);
             built.await.expect("an index");
         }
-        // Offsets and ranks are not the same in any fragment but the last.
-        plain.delete("id IN (0, 3, 14, 21, 22)").await;
         plain
     }
 
@@ -138,6 +143,17 @@ impl Plain {
 
     fn stop(&self, failpoints: &str) -> Child {
         let args = ["optimize", &self.uri, "--json"];
+        let mut child = self.lake.with_seam(failpoints, &args);
+        child.wait_stopped();
+        child
+    }
+
+    /// Stops a run whose tasks take two fragments.
+    fn stop_pairs(&self, failpoints: &str) -> Child {
+        let config = self.lake.path("pairs.toml");
+        std::fs::write(&config, "[policy]\nmax_task_fragments = 2\n").expect("a configuration");
+        let config = config.to_string_lossy();
+        let args = ["optimize", &self.uri, "--json", "--config", &config];
         let mut child = self.lake.with_seam(failpoints, &args);
         child.wait_stopped();
         child
@@ -285,4 +301,32 @@ async fn a_rewrite_that_does_not_hold_any_more_is_given_up() {
         assert_eq!(report["conflicts"], 1, "{other}: {report}");
         plain.assert_whole().await;
     }
+}
+
+/// One rewrite of two has lost a fragment: it is given up, and the other lands with what was deleted.
+#[tokio::test]
+async fn one_of_two_rewrites_is_given_up() {
+    let mut plain = Plain::undeleted(false, false).await;
+    let child = plain.stop_pairs(&armed("maintain.after_rewrite", 1, "stop"));
+    plain.delete("id = 1").await;
+    plain.delete("id BETWEEN 30 AND 39").await;
+    let done = child.resume().ok().json();
+    let report = report(&done);
+    assert_eq!(report["carried"], 1, "{report}");
+    assert_eq!(report["conflicts"], 1, "{report}");
+    assert_ne!(report["reclaimed_bytes"], 0, "{report}");
+    plain.assert_whole().await;
+}
+
+/// A fragment of the second task goes while the first is rewritten: the second is not begun, and nothing was in vain.
+#[tokio::test]
+async fn what_was_overtaken_is_not_rewritten() {
+    let mut plain = Plain::undeleted(false, false).await;
+    let child = plain.stop_pairs(&armed("maintain.after_journal", 1, "stop"));
+    plain.delete("id BETWEEN 30 AND 39").await;
+    let done = child.resume().ok().json();
+    let report = report(&done);
+    assert_eq!(report["conflicts"], 1, "{report}");
+    assert_eq!(report["reclaimed_bytes"], 0, "{report}");
+    plain.assert_whole().await;
 }
