@@ -215,7 +215,7 @@ fn what_does_not_fit_is_not_carried() {
     let other_rows = source(&[1], &[1, 2]);
     assert_eq!(carry(&[other_rows], &[4]), None);
     let outside = source(&[], &[4]);
-    assert_eq!(carry(&[outside.clone()], &[4]), None);
+    assert_eq!(carry(std::slice::from_ref(&outside), &[4]), None);
     // It would be a row of the next one.
     assert_eq!(carry(&[outside, source(&[], &[])], &[8]), None);
     let nothing_left = source(&[1], &[0, 1, 2, 3]);

@@ -84,7 +84,21 @@ fn parts(meta: &ObjectMeta) -> Option<(&str, u64)> {
     Some((key, number.parse().ok()?))
 }
 
+/// The claim of `key` that counts.
+fn newest<'a>(listed: &'a [ObjectMeta], key: &str) -> Option<(u64, &'a ObjectMeta)> {
+    let numbered = listed.iter().filter_map(|meta| Some((parts(meta)?, meta)));
+    let of_key = numbered.filter(|((of, _), _)| *of == key);
+    of_key
+        .map(|((_, number), meta)| (number, meta))
+        .max_by_key(|newest| newest.0)
+}
+
 impl Records {
+    async fn claims(&self) -> Result<Vec<ObjectMeta>> {
+        let listed = self.objects.list(Some(self.area("claims")));
+        Ok(listed.try_collect().await?)
+    }
+
     fn claim_path(&self, key: &str, number: u64) -> Path {
         self.area("claims").join(format!("{key}.{number}.json"))
     }
@@ -169,13 +183,8 @@ impl Store {
             },
         );
         for _ in 0..TRIES {
-            let listed = records.objects.list(Some(records.area("claims")));
-            let listed: Vec<ObjectMeta> = listed.try_collect().await?;
-            let of_key = listed.iter().filter_map(|meta| Some((parts(meta)?, meta)));
-            let of_key = of_key.filter(|((of, _), _)| *of == key);
-            let newest = of_key
-                .map(|((_, number), meta)| (number, meta))
-                .max_by_key(|n| n.0);
+            let listed = records.claims().await?;
+            let newest = newest(&listed, &key);
             if let Some((_, meta)) = newest
                 && let Some(theirs) = records.read_claim(meta, expiry).await?
                 && theirs.holder != holder
@@ -194,6 +203,15 @@ impl Store {
                 Err(e) => return Err(e),
             }
             hit(Seam::ClaimAfterPut)?;
+            // A listing may miss what is put while it goes on, and see that which that one removed as gone: then the number
+            // was given before.
+            let after = records.claims().await?;
+            if self::newest(&after, &key).is_some_and(|(newest, _)| newest > number) {
+                records
+                    .drop_claims(vec![records.claim_path(&key, number)])
+                    .await;
+                continue;
+            }
             let now = DateTime::<Utc>::from_timestamp_millis(
                 i64::try_from(self.clock().now_ms()).unwrap_or(i64::MAX),
             );
@@ -332,7 +350,7 @@ mod tests {
             other.release().await.unwrap();
         }
         assert!(
-            !dir.join(".squire").exists(),
+            !dir.join(".squire").try_exists().unwrap(),
             "nothing is left beside plain tables"
         );
         let left = std::fs::read_dir(dir.join("_squire/claims")).unwrap();

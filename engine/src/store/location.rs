@@ -17,8 +17,8 @@ const URL_SCHEMES: [&str; 12] = [
 /// An absolute URI without a trailing slash or `file://`. `wrapped`: whether something is wrapped around its storage.
 ///
 /// # Errors
-/// `InvalidInput` for what is no URL and no path, for a scheme without conditional puts and for S3 Express buckets, whose
-/// version hint a resurrected version turns backwards (fact 16); `Refused` for what is among the files of a store.
+/// `InvalidInput` for what is no URL and no path; `Refused`, a safety check, for a scheme without conditional puts, for S3
+/// Express buckets, whose version hint a resurrected version turns backwards (fact 16), and for what is among the files of a store.
 pub fn normalise(uri: &str, wrapped: bool) -> Result<String> {
     let place = place_of(uri, wrapped)?;
     check_not_internal(uri, &place)?;
@@ -56,9 +56,10 @@ fn place_of(uri: &str, wrapped: bool) -> Result<String> {
             "http" | "https" => "write s3://BUCKET/PREFIX, and give the server as AWS_ENDPOINT",
             _ => "use a local path, file:// or s3://",
         };
-        return Err(Error::invalid(format!(
-            "{uri}: scheme {scheme:?} is not supported; {instead}"
-        )));
+        return Err(Error::new(
+            ErrorKind::Refused,
+            format!("{uri}: scheme {scheme:?} is not supported; {instead}"),
+        ));
     }
     refuse_special(trimmed)?;
     if scheme == "file" {
@@ -81,9 +82,12 @@ fn place_of(uri: &str, wrapped: bool) -> Result<String> {
         )));
     }
     if scheme == "s3" && bucket.ends_with("--x-s3") {
-        return Err(Error::invalid(format!(
-            "{uri}: S3 Express buckets are not supported, since their version hint can turn backwards"
-        )));
+        return Err(Error::new(
+            ErrorKind::Refused,
+            format!(
+                "{uri}: S3 Express buckets are not supported, since their version hint can turn backwards"
+            ),
+        ));
     }
     Ok(trimmed.to_owned())
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 34] = [
     "init",
     "create",
     "index",
@@ -44,6 +44,10 @@ const COMMANDS: [&str; 30] = [
     "unkeep",
     "lease",
     "verify",
+    "pause",
+    "resume",
+    "cancel",
+    "drain",
 ];
 
 /// Commands that the design names for later; a test of its help begins to count as soon as one is there.
