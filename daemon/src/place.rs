@@ -43,8 +43,11 @@ pub(crate) struct Place {
     watch: Watch,
     counts: Arc<Counts>,
     /// What stood beside the tables of a store, and when that was looked for.
-    beside: Arc<Mutex<Option<(Duration, Vec<PassedOver>)>>>,
+    beside: Arc<Mutex<Option<LookedBeside>>>,
 }
+
+/// When it was looked, by the monotonic clock, and what was found.
+type LookedBeside = (Duration, Vec<PassedOver>);
 
 /// What is maintained at a place, and what stands beside it.
 #[derive(Debug, Default)]

@@ -53,10 +53,8 @@ pub(super) fn named_from(
         for (name, policy) in tables {
             let other = if let Some(path) = below(&place, &there) {
                 name_within(name, path)
-            } else if let Some(path) = below(&there, &place) {
-                Some(name_around(name, path))
             } else {
-                None
+                below(&there, &place).map(|path| name_around(name, path))
             };
             let Some(other) = other else { continue };
             let stricter = named

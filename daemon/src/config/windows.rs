@@ -188,7 +188,7 @@ fn minute_of(time: &str) -> Option<u16> {
 fn days_of(text: &str) -> Result<[bool; 7], String> {
     let number = |name: &str| {
         let is = |day: &&str| day.eq_ignore_ascii_case(name);
-        let at = DAYS.iter().position(|day| is(&day));
+        let at = DAYS.iter().position(is);
         at.ok_or_else(|| format!("\"{name}\" is none of {}", DAYS.join(", ")))
     };
     let mut days = [false; 7];

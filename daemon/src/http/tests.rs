@@ -217,7 +217,12 @@ async fn changing_calls_reach_the_source() {
         ..named
     };
     assert_eq!(asked, [whole]);
+}
 
+#[tokio::test]
+async fn changing_calls_that_say_nothing_clear_are_refused() {
+    let running = start(Some("secret-token")).await;
+    let auth = "Authorization: bearer secret-token\r\n";
     let refused = running.post("/api/v1/resume", auth, "").await;
     assert!(
         refused.starts_with("HTTP/1.1 409") && refused.contains("nothing is paused"),

@@ -243,6 +243,12 @@ impl TableState {
         self.phase = self.phase.on(Event::Looked(Need::Nothing));
     }
 
+    /// Why the table is left alone from now on, if that is news.
+    fn left_alone_anew(&mut self, why: Option<String>) -> Option<String> {
+        let before = std::mem::replace(&mut self.left_alone, why.clone());
+        why.filter(|why| before.as_ref() != Some(why))
+    }
+
     /// Decides what comes of a look at `target` of `location`, which is `stopped` for a reason, or not.
     pub(crate) fn looked(
         &mut self,
@@ -292,9 +298,7 @@ impl TableState {
             (None, Some(why)) => ("quarantined", why),
             (None, None) => state_of(&planned),
         };
-        let news = planned.left_alone.clone();
-        let left_alone_news = news.filter(|why| self.left_alone.as_ref() != Some(why));
-        self.left_alone = planned.left_alone;
+        let left_alone_news = self.left_alone_anew(planned.left_alone.take());
         if left_alone {
             planned.operations.clear();
             self.asked.clear();

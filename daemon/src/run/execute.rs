@@ -153,7 +153,7 @@ async fn cleanup(around: &Surroundings, scope: &Scope, oversight: &Oversight) ->
     let mut policies = cleanup_policies(&around.config, place.managed);
     policies.one_table = place.is_single_table();
     for table in &around.spared {
-        let of_table = policies.of(table).clone();
+        let of_table = policies.of(table);
         let spared = CleanupPolicy {
             enabled: false,
             ..of_table

@@ -514,12 +514,17 @@ fn labels_of(values: &ArrayRef) -> Vec<Vec<String>> {
 }
 
 /// Whether a search that found `after` is as good as one that found `before`, by their distances in order. Where a vector
-/// found itself it must find itself again; otherwise half of what is found must be as near as what was found.
+/// found itself it must find itself again; otherwise half of what is found must be as near as what was found. As many must be
+/// found.
 fn finds_as_well(before: &[f32], after: &[f32]) -> bool {
     let within = |distance: f32, bound: f32| distance <= bound + SLACK * (1.0 + bound.abs());
     let (Some(nearest), Some(furthest)) = (before.first(), before.last()) else {
         return true;
     };
+    // What is found and then dropped, since it is dead, is missing at the end.
+    if after.len() < before.len() {
+        return false;
+    }
     if nearest.abs() <= SLACK {
         return after.first().is_some_and(|found| within(*found, *nearest));
     }
@@ -627,12 +632,13 @@ mod tests {
         assert!(!finds_as_well(&[0.0, 0.4], &[0.3, 0.4]));
         assert!(finds_as_well(
             &[-5.0, -4.0, -3.0, -2.0],
-            &[-4.0, -2.0, -1.0]
+            &[-4.0, -2.0, -1.0, 0.0]
         ));
         assert!(!finds_as_well(
             &[-5.0, -4.0, -3.0, -2.0],
-            &[-2.0, -1.0, 0.0]
+            &[-2.0, -1.0, 0.0, 0.0]
         ));
+        assert!(!finds_as_well(&[0.0, 0.4], &[0.0]));
         assert!(!finds_as_well(&[0.0], &[]));
         assert!(finds_as_well(&[], &[]));
     }

@@ -1,6 +1,6 @@
 //! What a compaction would do to a table: tasks, and what Lance would spoil and is left alone.
 
-use super::listed::listed_indexes;
+use super::listed::{kind_of, listed_indexes};
 use super::settings::TableSettings;
 use super::tasks::{FragmentFacts, Left, Task, TaskBounds, left, plan_tasks};
 use crate::error::{ErrorKind, Result};
@@ -10,7 +10,7 @@ use lance::index::DatasetIndexExt;
 use lance_index::frag_reuse::FRAG_REUSE_INDEX_NAME;
 use lance_index::is_system_index;
 use lance_table::feature_flags::can_write_dataset;
-use lance_table::format::{IndexMetadata, Manifest};
+use lance_table::format::{Fragment, IndexMetadata, Manifest};
 use roaring::RoaringBitmap;
 
 /// What a compaction would do.
@@ -55,6 +55,34 @@ impl Held {
         let fragments = self.fragments.as_ref();
         fragments.is_none_or(|f| u32::try_from(fragment).is_ok_and(|id| f.contains(id)))
     }
+}
+
+/// Fragments with rows that were deleted since `segment` was built, where that would show. Lance leaves what is deleted in
+/// an index and passes over it by the deletions of the fragments that the index covers. A rewrite takes these away; with
+/// stable row ids the index does not follow it, and what is dead takes the places of others among the first that it finds.
+fn held_by_dead(manifest: &Manifest, name: &str, segment: &IndexMetadata) -> Option<Held> {
+    let finds_first = matches!(kind_of(segment).as_str(), "Vector" | "Inverted");
+    if !finds_first || !manifest.uses_stable_row_ids() {
+        return None;
+    }
+    let covered = segment.fragment_bitmap.as_ref()?;
+    let has_dead = |fragment: &&Fragment| {
+        let deletions = fragment.deletion_file.as_ref();
+        deletions.is_some_and(|deletions| deletions.read_version >= segment.dataset_version)
+    };
+    let fragments: RoaringBitmap = manifest
+        .fragments
+        .iter()
+        .filter(has_dead)
+        .filter_map(|fragment| u32::try_from(fragment.id).ok())
+        .filter(|id| covered.contains(*id))
+        .collect();
+    (!fragments.is_empty()).then(|| Held {
+        fragments: Some(fragments),
+        why: format!(
+            "index {name} has rows that were deleted since it was built, which with stable row ids would take the places of others in what it finds once their fragments are rewritten; build it anew"
+        ),
+    })
 }
 
 /// Says of each task which bytes of indexes have to follow it: the segments over its fragments are written anew, as a whole.
@@ -105,6 +133,7 @@ impl Store {
                         "is a graph behind a fragment-reuse index, from which Lance does not answer after one more rewrite",
                     )
                 } else {
+                    held.extend(held_by_dead(dataset.manifest(), &index.name, &segment));
                     continue;
                 };
                 held.push(Held {

@@ -250,7 +250,10 @@ def reuse_twice(db: Db):
     db.open().delete("id % 5 = 2")
 
 
-@state(store=False)
+@state(
+    store=False,
+    expect={"optimize --dry-run": ((0, 3), ""), "optimize": ((0, 3), ""), "daemon": (0, "build it anew")},
+)
 def index_stable_row_ids(db: Db):
     """Every common index over stable row ids, with updates and deletions."""
     db.fill(words, enable_stable_row_ids=True)
@@ -259,6 +262,16 @@ def index_stable_row_ids(db: Db):
     db.open().delete("id % 5 = 1")
     db.open().update({"v": "'w1'"}, where="id % 7 = 2")
     db.put(words(20))
+
+
+@state(expect={"optimize --dry-run": ((0, 3), ""), "optimize": ((0, 3), "")})
+def index_stable_vectors(db: Db):
+    """Vectors deleted under stable row ids: what covers them stays as it is, or what is dead would take places of what is near."""
+    db.fill(lambda i: vectors(60, seed=i), 5, enable_stable_row_ids=True)
+    db.open().create_index("vec", "IVF_PQ", num_partitions=2, num_sub_vectors=4)
+    db.open().delete("id % 3 = 0")
+    for i in range(20):
+        db.put(vectors(60, seed=50 + i))
 
 
 @state(expect={"optimize --dry-run": ((0, 3), ""), "optimize": ((0, 3), ""), "daemon": (0, "vec_idx")})
