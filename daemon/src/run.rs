@@ -1,4 +1,4 @@
-//! Running decided work: one attempt is one [`execute()`], from a [`WorkItem`](crate::decide::work::WorkItem) to a [`report`].
+//! Running decided work: one attempt is one [`execute_claimed`], from a [`WorkItem`](crate::decide::work::WorkItem) to a [`report`].
 //!
 //! Which work runs, and when, is decided elsewhere (`crate::decide::board`); an attempt neither retries nor waits for another.
 //! `claimed` leaves alone what another daemon works on.
