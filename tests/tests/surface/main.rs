@@ -11,6 +11,7 @@
 //! * [`durability`]: what a power cut leaves.
 //! * [`requests`]: what a commit asks of its storage.
 //! * [`indexes`]: an index that fails is named and stops nothing else.
+//! * [`places`]: what is whose, in stores and beside them.
 //! * [`plans`]: what a plan says, what a table has a say in, and that others go first.
 //! * [`replaced`]: a table that was dropped and made again under its pin.
 //! * [`isolation`]: one bad table, folder, location or setting stops only itself.
@@ -33,6 +34,7 @@ mod holds;
 mod indexes;
 mod input;
 mod isolation;
+mod places;
 mod plans;
 mod replaced;
 mod requests;

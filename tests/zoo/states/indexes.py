@@ -264,14 +264,27 @@ def index_stable_row_ids(db: Db):
     db.put(words(20))
 
 
+@state(quick=True)
+def index_stable_segments(db: Db):
+    """Two segments of a bitmap over stable row ids: what was updated since stands in both, and only once under its value."""
+
+    def valued(i):
+        return pa.table({"id": range(i * 50, i * 50 + 50), "v": [f"w{(i * 50 + j) % 9}" for j in range(50)]})
+
+    db.fill(valued, enable_stable_row_ids=True)
+    db.open().create_scalar_index("v", "BITMAP")
+    for i in range(20, 44):
+        db.put(valued(i))
+    db.open().optimize.optimize_indices(num_indices_to_merge=0)
+    db.open().update({"v": "'w5'"}, where="id % 7 = 1")
+
+
 @state(expect={"optimize --dry-run": ((0, 3), ""), "optimize": ((0, 3), "")})
 def index_stable_vectors(db: Db):
     """Vectors deleted under stable row ids: what covers them stays as it is, or what is dead would take places of what is near."""
-    db.fill(lambda i: vectors(60, seed=i), 5, enable_stable_row_ids=True)
-    db.open().create_index("vec", "IVF_PQ", num_partitions=2, num_sub_vectors=4)
+    db.fill(lambda i: vectors(60, seed=i), enable_stable_row_ids=True)
+    db.open().create_index("vec", "IVF_FLAT", num_partitions=2)
     db.open().delete("id % 3 = 0")
-    for i in range(20):
-        db.put(vectors(60, seed=50 + i))
 
 
 @state(expect={"optimize --dry-run": ((0, 3), ""), "optimize": ((0, 3), ""), "daemon": (0, "vec_idx")})
