@@ -27,7 +27,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use squire_engine::error::{Error, ErrorKind};
 use tokio::net::TcpListener;
@@ -61,22 +61,35 @@ pub(crate) trait StatusSource: Send + Sync + 'static {
     fn request(&self, ask: Ask) -> Result<Value, Refusal>;
 }
 
-/// What was asked for; without a store or table, for all of them.
+/// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ask {
     pub(crate) verb: ControlVerb,
+    pub(crate) what: What,
+}
+
+/// What a changing call may name, in its query (`?store=S&table=T`), in a JSON body, or some of it in each; without a store or
+/// table, all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct What {
     /// A place, as it is watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) store: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) table: Option<String>,
     /// Of a pause, its end, or a cancellation: one kind of work.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kind: Option<String>,
     /// Of a cancellation: one attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) attempt: Option<u64>,
     /// Of a pause: why.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<String>,
 }
 
-impl Ask {
+impl What {
     /// Whether it is about the place at `uri`.
     pub(crate) fn is_about(&self, uri: &str) -> bool {
         let same = |store: &str| store.trim_end_matches('/') == uri.trim_end_matches('/');
@@ -278,18 +291,7 @@ async fn status(State(source): State<Source>) -> impl IntoResponse {
     ([(header::CACHE_CONTROL, "no-store")], Json(source.status()))
 }
 
-/// What a changing call may name, in its query (`?store=S&table=T`), in a JSON body, or some of it in each.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Target {
-    store: Option<String>,
-    table: Option<String>,
-    kind: Option<String>,
-    attempt: Option<u64>,
-    reason: Option<String>,
-}
-
-impl Target {
+impl What {
     /// An object; serde would take a list of values, too, and an empty one as everything.
     fn of_body(body: &[u8]) -> Result<Self, String> {
         if body.is_empty() {
@@ -330,7 +332,7 @@ fn one<T: PartialEq + fmt::Debug>(
 async fn control(
     State(source): State<Source>,
     Path(verb): Path<String>,
-    query: Result<Query<Target>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<What>, axum::extract::rejection::QueryRejection>,
     body: Bytes,
 ) -> Response {
     let Some(verb) = ControlVerb::ALL
@@ -344,15 +346,9 @@ async fn control(
         );
     };
     let query = query.map_err(|error| error.body_text());
-    let target = query.and_then(|Query(query)| query.and(Target::of_body(&body)?));
-    let Target {
-        store,
-        table,
-        kind,
-        attempt,
-        reason,
-    } = match target {
-        Ok(target) => target,
+    let what = query.and_then(|Query(query)| query.and(What::of_body(&body)?));
+    let what = match what {
+        Ok(what) => what,
         Err(error) => {
             return failure(
                 StatusCode::BAD_REQUEST,
@@ -360,16 +356,16 @@ async fn control(
             );
         }
     };
-    tracing::info!(%verb, store, table, kind, attempt, reason, "change requested over http");
-    let ask = Ask {
-        verb,
-        store,
-        table,
-        kind,
-        attempt,
-        reason,
-    };
-    match source.request(ask) {
+    tracing::info!(
+        %verb,
+        store = what.store,
+        table = what.table,
+        kind = what.kind,
+        attempt = what.attempt,
+        reason = what.reason,
+        "change requested over http"
+    );
+    match source.request(Ask { verb, what }) {
         Ok(answer) => Json(answer).into_response(),
         Err(Refusal::Unknown(what)) => failure(StatusCode::NOT_FOUND, &what),
         Err(Refusal::NotNow(reason)) => failure(StatusCode::CONFLICT, &reason),

@@ -176,13 +176,9 @@ pub(crate) async fn rows(
     (inputs, shape): (&[Input], &Shape),
     config: &AgentConfig,
 ) -> Result<Rows> {
-    let source = Source {
-        store,
-        snapshot,
-        config,
-        standing: None,
-    };
-    source.rows(table, inputs, shape).await
+    Source::of(store, snapshot, config)
+        .rows(table, inputs, shape)
+        .await
 }
 
 /// The same for rows that are added or replace all others; gives what is changed of their values besides.
@@ -192,13 +188,9 @@ pub(crate) async fn incoming(
     (inputs, shape): (&[Input], &Shape),
     config: &AgentConfig,
 ) -> Result<(Incoming, Changes)> {
-    let source = Source {
-        store,
-        snapshot,
-        config,
-        standing: None,
-    };
-    source.incoming(table, inputs, shape).await
+    Source::of(store, snapshot, config)
+        .incoming(table, inputs, shape)
+        .await
 }
 
 /// What files are read for and within.
@@ -209,7 +201,17 @@ struct Source<'a> {
     standing: Option<Standing>,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    /// Of files that nobody else writes to.
+    fn of(store: &'a Store, snapshot: &'a Snapshot, config: &'a AgentConfig) -> Self {
+        Self {
+            store,
+            snapshot,
+            config,
+            standing: None,
+        }
+    }
+
     fn limits(&self) -> &InputLimits {
         &self.config.input
     }

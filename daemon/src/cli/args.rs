@@ -80,7 +80,7 @@ pub(crate) enum Command {
     /// End every pause of what is named; without a store, table and kind every pause there is.
     ///
     /// Example: squire resume --table flights --config squire.toml
-    Resume(ResumeArgs),
+    Resume(WorkArgs),
     /// Stop attempts of the running daemon at their next safe point; what they have finished is kept.
     ///
     /// Example: squire cancel --attempt 7 --config squire.toml
@@ -429,46 +429,35 @@ pub(crate) enum KindArg {
     Cleanup,
 }
 
+/// Which work of which daemon is meant; all of it, as far as nothing is named.
 #[derive(Debug, Args)]
-pub(crate) struct PauseArgs {
+pub(crate) struct WorkArgs {
     /// A location, as the daemon watches it.
     pub(crate) store: Option<String>,
     #[arg(long)]
     pub(crate) table: Option<String>,
     #[arg(long)]
     pub(crate) kind: Option<KindArg>,
-    /// Why, for whoever reads the status.
-    #[arg(long)]
-    pub(crate) reason: Option<String>,
     #[command(flatten)]
     pub(crate) daemon: DaemonArg,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct ResumeArgs {
-    /// A location, as it was paused.
-    pub(crate) store: Option<String>,
-    #[arg(long)]
-    pub(crate) table: Option<String>,
-    #[arg(long)]
-    pub(crate) kind: Option<KindArg>,
+pub(crate) struct PauseArgs {
     #[command(flatten)]
-    pub(crate) daemon: DaemonArg,
+    pub(crate) work: WorkArgs,
+    /// Why, for whoever reads the status.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CancelArgs {
-    /// A location, as the daemon watches it.
-    pub(crate) store: Option<String>,
-    #[arg(long)]
-    pub(crate) table: Option<String>,
-    #[arg(long)]
-    pub(crate) kind: Option<KindArg>,
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
     /// One attempt, by its number in the daemon's /status.
     #[arg(long, value_name = "N")]
     pub(crate) attempt: Option<u64>,
-    #[command(flatten)]
-    pub(crate) daemon: DaemonArg,
 }
 
 #[derive(Debug, Args)]

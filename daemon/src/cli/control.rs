@@ -1,9 +1,9 @@
 //! `squire pause`, `resume`, `cancel`, `drain`: what a running daemon is asked over its HTTP port.
 
 use super::Context;
-use super::args::{CancelArgs, DaemonArg, KindArg, PauseArgs, ResumeArgs};
-use crate::text_file;
-use serde_json::{Map, Value, json};
+use super::args::{CancelArgs, DaemonArg, KindArg, PauseArgs, WorkArgs};
+use crate::http::{ControlVerb, Token, What};
+use serde_json::Value;
 use squire_engine::error::{Error, ErrorKind, Result};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -27,14 +27,24 @@ impl KindArg {
     }
 }
 
+impl WorkArgs {
+    /// As the daemon is told it.
+    fn what(&self) -> What {
+        What {
+            store: self.store.clone(),
+            table: self.table.clone(),
+            kind: self.kind.map(|kind| kind.word().to_owned()),
+            ..What::default()
+        }
+    }
+}
+
 pub(super) async fn pause(context: &Context, args: PauseArgs) -> Result<ExitCode> {
-    let body = json!({
-        "store": args.store,
-        "table": args.table,
-        "kind": args.kind.map(KindArg::word),
-        "reason": args.reason,
-    });
-    let answer = ask(context, &args.daemon, "pause", body).await?;
+    let what = What {
+        reason: args.reason,
+        ..args.work.what()
+    };
+    let answer = ask(context, &args.work.daemon, ControlVerb::Pause, &what).await?;
     let line = match answer["survives_restart"].as_bool() {
         Some(true) => "paused until `squire resume`; what runs goes on (`squire cancel` stops it)",
         _ => {
@@ -45,13 +55,8 @@ pub(super) async fn pause(context: &Context, args: PauseArgs) -> Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) async fn resume(context: &Context, args: ResumeArgs) -> Result<ExitCode> {
-    let body = json!({
-        "store": args.store,
-        "table": args.table,
-        "kind": args.kind.map(KindArg::word),
-    });
-    let answer = ask(context, &args.daemon, "resume", body).await?;
+pub(super) async fn resume(context: &Context, args: WorkArgs) -> Result<ExitCode> {
+    let answer = ask(context, &args.daemon, ControlVerb::Resume, &args.what()).await?;
     let of = |name: &str| answer[name].as_array().cloned().unwrap_or_default();
     let told = |pause: &Value| {
         let named = ["store", "table", "kind", "reason"].into_iter();
@@ -79,20 +84,18 @@ pub(super) async fn resume(context: &Context, args: ResumeArgs) -> Result<ExitCo
 }
 
 pub(super) async fn cancel(context: &Context, args: CancelArgs) -> Result<ExitCode> {
-    let body = json!({
-        "store": args.store,
-        "table": args.table,
-        "kind": args.kind.map(KindArg::word),
-        "attempt": args.attempt,
-    });
-    let answer = ask(context, &args.daemon, "cancel", body).await?;
+    let what = What {
+        attempt: args.attempt,
+        ..args.work.what()
+    };
+    let answer = ask(context, &args.work.daemon, ControlVerb::Cancel, &what).await?;
     let line = "what is named stops at its next safe point and keeps what it has finished";
     context.out.print(&answer, &[line.to_owned()]);
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn drain(context: &Context, daemon: DaemonArg) -> Result<ExitCode> {
-    let answer = ask(context, &daemon, "drain", json!({})).await?;
+    let answer = ask(context, &daemon, ControlVerb::Drain, &What::default()).await?;
     let work = answer["handed_back"].as_array().cloned();
     let told = |w: &Value| {
         let of = |name: &str| w[name].as_str().unwrap_or_default().to_owned();
@@ -112,7 +115,12 @@ pub(super) async fn drain(context: &Context, daemon: DaemonArg) -> Result<ExitCo
 }
 
 /// Asks the daemon, and gives its answer.
-async fn ask(context: &Context, daemon: &DaemonArg, verb: &str, body: Value) -> Result<Value> {
+async fn ask(
+    context: &Context,
+    daemon: &DaemonArg,
+    verb: ControlVerb,
+    what: &What,
+) -> Result<Value> {
     let configured = &context.config.daemon;
     let address = daemon.daemon.or(configured.listen).ok_or_else(|| {
         Error::invalid(
@@ -126,25 +134,10 @@ async fn ask(context: &Context, daemon: &DaemonArg, verb: &str, body: Value) -> 
     let file = file.ok_or_else(|| {
         Error::invalid("a daemon obeys who shows its token; name the file with --token-file, or the daemon's configuration with --config")
     })?;
-    let token = text_file::read(file).map_err(|e| {
-        Error::invalid(format!("{}: cannot read the token", file.display())).caused_by(e)
-    })?;
-    let token = token.trim();
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let why = format!(
-            "{}: the token is no line of printable ASCII",
-            file.display()
-        );
-        return Err(Error::invalid(why));
-    }
-    let given: Map<String, Value> = body
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(_, value)| !value.is_null())
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
-    let body = Value::Object(given).to_string();
+    let token = Token::load(file).map_err(|e| Error::invalid(e.to_string()))?;
+    let token = token.shown();
+    let body = serde_json::to_string(what)
+        .map_err(|e| Error::internal("encoding a request").caused_by(e))?;
     let request = format!(
         "POST /api/v1/{verb} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()

@@ -7,7 +7,7 @@ use super::results::Results;
 use super::status::cleans_itself;
 use super::table::size;
 use super::{Context, code};
-use crate::config::{nested::why_not_beside, parse_listen};
+use crate::config::{nested::why_not_together, parse_listen};
 use crate::daemon::{self, Options};
 use crate::decide::planning::{
     OperationKind, OperationSpec, TablePlan, bounds, limits, plan as decide,
@@ -51,16 +51,14 @@ pub(super) async fn daemon(
         listen,
         store: context.options,
     };
-    if options.watches(&config).is_empty() {
+    let watches = options.watches(&config);
+    if watches.is_empty() {
         return Err(Error::invalid(
             "nothing to watch: name a STORE, or add a [[watch]] to the configuration",
         ));
     }
-    let watches = options.watches(&config);
-    for (index, watch) in watches.iter().enumerate() {
-        if let Some(why) = why_not_beside(watch, &watches[..index]) {
-            return Err(Error::invalid(why));
-        }
+    if let Some(why) = why_not_together(&watches) {
+        return Err(Error::invalid(why));
     }
     let mut ended = daemon::run(config, options).await?;
     if once && out.json {

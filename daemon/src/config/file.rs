@@ -13,7 +13,7 @@ use crate::formats::{Coercion, InputLimits};
 
 use super::checks::{check_budget_and_agent, check_daemon};
 use super::locate::{Locator, label_of};
-use super::nested::why_not_beside;
+use super::nested::clash;
 use super::policy::{Policy, PolicySection, TableSection};
 use super::{
     AgentConfig, Budget, Config, ConfigError, DaemonConfig, Watch, bare, secrets, storage, units,
@@ -395,7 +395,7 @@ fn resolve_watches(
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Vec<Watch>, Refused> {
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
-    let mut watches = Vec::new();
+    let (mut watches, mut places) = (Vec::new(), Vec::new());
     // Following links asks the disk, which may hang: not for a place that is alone.
     let alone = sections.len() < 2;
     for (
@@ -431,17 +431,17 @@ fn resolve_watches(
         }
         storage::check_options(&location, &resolved, environment)
             .map_err(|why| at("storage_options", why))?;
-        let watch = Watch {
+        places.push(location);
+        watches.push(Watch {
             uri,
             kind,
             storage_options: resolved,
-        };
-        if let Some(why) = why_not_beside(&watch, &watches) {
-            return Err(at("uri", why));
-        }
-        watches.push(watch);
+        });
     }
-    Ok(watches)
+    match clash(&watches, &places) {
+        Some((index, why)) => Err(Refused::at(format!("watch.{index}.uri"), why)),
+        None => Ok(watches),
+    }
 }
 
 /// The checks of one policy, the file's (`section` is `policy`) or a table's (`table.N`, with

@@ -14,28 +14,48 @@ fn below<'a>(inner: &'a str, outer: &str) -> Option<&'a str> {
     inner.strip_prefix(outer)?.strip_prefix('/')
 }
 
-/// Why `watch` cannot be watched beside `others`: one of them lies in the other, and the outer one maintains what is in it.
-/// A store, hidden folders and what lies deeper than is looked are passed over there, so that they may be named.
-pub(crate) fn why_not_beside(watch: &Watch, others: &[Watch]) -> Option<String> {
-    let place = location_of(&watch.uri).ok()?;
-    others.iter().find_map(|other| {
-        let there = location_of(&other.uri).ok()?;
-        let (inner, outer) = match (below(&place, &there), below(&there, &place)) {
-            (Some(path), _) => ((watch, &place, path), other),
-            (_, Some(path)) => ((other, &there, path), watch),
-            (None, None) => return None,
-        };
-        let (inner, place, path) = inner;
-        let hidden = path.split('/').any(|part| part.starts_with('.'));
-        let is_store = inner.kind == WatchKind::Store || location::is_local_store(place);
-        let unseen = hidden || is_store || path.split('/').count() > MAX_DEPTH;
-        (!unseen).then(|| {
-            format!(
-                "\"{}\" lies in \"{}\", which is watched too, with all that is in it: each table would be maintained twice; remove one",
-                inner.uri, outer.uri
-            )
-        })
+/// Why two of `watches` cannot be watched together, and the index of the later one: one of them lies in the other, and the
+/// outer one maintains what is in it. `places` has where they lie. A store, hidden folders and what lies deeper than is looked
+/// are passed over there, so that they may be named.
+pub(super) fn clash(watches: &[Watch], places: &[String]) -> Option<(usize, String)> {
+    let placed: Vec<(&Watch, &str)> = watches
+        .iter()
+        .zip(places.iter().map(String::as_str))
+        .collect();
+    placed.iter().enumerate().find_map(|(index, later)| {
+        let why = |earlier| why_not_both(*later, earlier);
+        let why = placed[..index].iter().copied().find_map(why)?;
+        Some((index, why))
     })
+}
+
+/// The same for watches that were not looked at together yet. Following links asks the disk, which may hang: not for one that
+/// is alone.
+pub(crate) fn why_not_together(watches: &[Watch]) -> Option<String> {
+    if watches.len() < 2 {
+        return None;
+    }
+    // One that is nowhere is refused where it is opened.
+    let place = |watch: &Watch| location_of(&watch.uri).unwrap_or_default();
+    let places: Vec<String> = watches.iter().map(place).collect();
+    clash(watches, &places).map(|(_, why)| why)
+}
+
+fn why_not_both(one: (&Watch, &str), other: (&Watch, &str)) -> Option<String> {
+    let (inner, place, path, outer) = match (below(one.1, other.1), below(other.1, one.1)) {
+        (Some(path), _) => (one.0, one.1, path, other.0),
+        (_, Some(path)) => (other.0, other.1, path, one.0),
+        (None, None) => return None,
+    };
+    let hidden = path.split('/').any(|part| part.starts_with('.'));
+    let is_store = inner.kind == WatchKind::Store || location::is_local_store(place);
+    if hidden || is_store || path.split('/').count() > MAX_DEPTH {
+        return None;
+    }
+    Some(format!(
+        "\"{}\" lies in \"{}\", which is watched too, with all that is in it: each table would be maintained twice; remove one",
+        inner.uri, outer.uri
+    ))
 }
 
 /// The policies of `tables`, which are named as the locations of `watches` have them, by the names that the location at

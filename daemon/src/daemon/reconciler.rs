@@ -12,7 +12,7 @@ use crate::decide::board::Board;
 use crate::decide::gate::Gate;
 use crate::decide::planning::OperationKind;
 use crate::decide::work::{Scope, Trigger, WorkItem, WorkKey};
-use crate::http::{Ask, ControlVerb};
+use crate::http::{ControlVerb, What};
 use crate::metrics::Ending;
 use crate::place::Place;
 use crate::place::location::{Found, Location};
@@ -421,7 +421,7 @@ impl Reconciler {
         let now = self.clock.monotonic();
         self.gated = None;
         for ask in self.status.take_requests() {
-            let about = |uri: &String| ask.is_about(uri);
+            let about = |uri: &String| ask.what.is_about(uri);
             let locations = self.locations.iter_mut().filter(|(uri, _)| about(uri));
             let kind = match ask.verb {
                 ControlVerb::Optimize => OperationKind::Compact,
@@ -433,7 +433,7 @@ impl Reconciler {
                 }
                 ControlVerb::Cancel => {
                     self.attempts.cancel(Stop::Asked, |number, item| {
-                        is_named(&ask, number, &item.key)
+                        is_named(&ask.what, number, &item.key)
                     });
                     continue;
                 }
@@ -445,7 +445,7 @@ impl Reconciler {
                 ControlVerb::Pause | ControlVerb::Resume => continue,
             };
             for (_, watched) in locations {
-                let named = |target: &Target| is_table(&ask, target);
+                let named = |target: &Target| is_table(&ask.what, target);
                 let cleanups = watched.location.ask(kind, named, &self.config);
                 cleanups
                     .into_iter()
@@ -644,22 +644,22 @@ fn round_pause(interval: Duration, entropy: &Entropy) -> Duration {
     interval.mul_f64(0.8) + entropy.jitter(interval).mul_f64(0.2)
 }
 
-fn is_table(ask: &Ask, target: &Target) -> bool {
+fn is_table(what: &What, target: &Target) -> bool {
     let named = |t: &str| t == Place::config_name(target) || t == target.to_string();
-    ask.table.as_deref().is_none_or(named)
+    what.table.as_deref().is_none_or(named)
 }
 
-/// Whether `ask` names what `key` is about; a table is not its store.
-fn is_named(ask: &Ask, number: u64, key: &WorkKey) -> bool {
+/// Whether `what` names what `key` is about; a table is not its store.
+fn is_named(what: &What, number: u64, key: &WorkKey) -> bool {
     let of_table = match &key.scope {
-        Scope::Store => ask.table.is_none(),
-        Scope::Table(target) => is_table(ask, target),
+        Scope::Store => what.table.is_none(),
+        Scope::Table(target) => is_table(what, target),
     };
-    let kind = ask.kind.as_deref().and_then(OperationKind::named);
-    ask.is_about(&key.location)
+    let kind = what.kind.as_deref().and_then(OperationKind::named);
+    what.is_about(&key.location)
         && of_table
         && kind.is_none_or(|kind| kind == key.kind)
-        && ask.attempt.is_none_or(|attempt| attempt == number)
+        && what.attempt.is_none_or(|attempt| attempt == number)
 }
 
 /// One piece of work that is handed back.

@@ -6,7 +6,7 @@ use crate::decide::board::Waits;
 use crate::decide::gate::{Pause, Paused};
 use crate::decide::planning::OperationKind;
 use crate::decide::work::Trigger;
-use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
+use crate::http::{Ask, ControlVerb, Refusal, StatusSource, What};
 use crate::metrics::{Load, Metrics};
 use crate::place::table::{Phase, TableStatus};
 use crate::run::CLEANED_AS_A_WHOLE;
@@ -439,28 +439,21 @@ impl StatusSource for Status {
 /// Refuses what a verb does not take: it would seem to be narrower than it is.
 fn check_fields(ask: &Ask) -> Result<(), Refusal> {
     use ControlVerb::{Cancel, Drain, Pause, Resume};
-    let Ask {
-        verb,
-        store,
-        table,
-        kind,
-        attempt,
-        reason,
-    } = ask;
+    let Ask { verb, what } = ask;
     let takes = [
-        ("store", store.is_none() || *verb != Drain),
-        ("table", table.is_none() || *verb != Drain),
+        ("store", what.store.is_none() || *verb != Drain),
+        ("table", what.table.is_none() || *verb != Drain),
         (
             "kind",
-            kind.is_none() || matches!(verb, Pause | Resume | Cancel),
+            what.kind.is_none() || matches!(verb, Pause | Resume | Cancel),
         ),
-        ("attempt", attempt.is_none() || *verb == Cancel),
-        ("reason", reason.is_none() || *verb == Pause),
+        ("attempt", what.attempt.is_none() || *verb == Cancel),
+        ("reason", what.reason.is_none() || *verb == Pause),
     ];
     if let Some((field, _)) = takes.iter().find(|(_, good)| !good) {
         return Err(Refusal::Wrong(format!("{verb} takes no {field}")));
     }
-    match kind {
+    match &what.kind {
         Some(kind) if OperationKind::named(kind).is_none() => {
             let known = OperationKind::ALL.map(OperationKind::as_str).join(", ");
             let unknown = format!("no kind of work is called {kind:?}; use one of {known}");
@@ -471,11 +464,11 @@ fn check_fields(ask: &Ask) -> Result<(), Refusal> {
 }
 
 /// What a pause or its end is about.
-fn paused(ask: &Ask) -> Paused {
+fn paused(what: &What) -> Paused {
     Paused {
-        store: ask.store.clone(),
-        table: ask.table.clone(),
-        kind: ask.kind.as_deref().and_then(OperationKind::named),
+        store: what.store.clone(),
+        table: what.table.clone(),
+        kind: what.kind.as_deref().and_then(OperationKind::named),
     }
 }
 
@@ -493,8 +486,8 @@ impl Seen {
     fn pause(&mut self, ask: Ask, since: u64) -> Result<Value, Refusal> {
         self.check(&ask)?;
         let pause = Pause {
-            what: paused(&ask),
-            reason: ask.reason,
+            what: paused(&ask.what),
+            reason: ask.what.reason,
             since,
         };
         let said = pause.to_string();
@@ -506,7 +499,7 @@ impl Seen {
 
     /// What was paused may be gone by now: nothing is asked of what is known.
     fn resume(&mut self, ask: Ask) -> Result<Value, Refusal> {
-        let what = paused(&ask);
+        let what = paused(&ask.what);
         let lifted = self.pauses.lift(&what).map_err(Refusal::NotNow)?;
         let wider: Vec<Pause> = self
             .pauses
@@ -546,33 +539,33 @@ impl Seen {
     }
 
     /// Whether what is asked about is known here.
-    fn check(&self, ask: &Ask) -> Result<(), Refusal> {
-        if let Some(attempt) = ask.attempt
+    fn check(&self, Ask { verb, what }: &Ask) -> Result<(), Refusal> {
+        if let Some(attempt) = what.attempt
             && !self.doing.iter().any(|doing| doing.attempt == attempt)
         {
             let unknown = format!("attempt {attempt} is not at work; /status names those that are");
             return Err(Refusal::Unknown(unknown));
         }
-        if !self.places.iter().any(|uri| ask.is_about(uri)) && ask.store.is_some() {
+        if !self.places.iter().any(|uri| what.is_about(uri)) && what.store.is_some() {
             return Err(Refusal::Unknown(format!(
                 "no such store is watched; there are: {}",
                 self.places.join(", ")
             )));
         }
-        let Some(wanted) = &ask.table else {
+        let Some(wanted) = &what.table else {
             return Ok(());
         };
         let is = |table: &str| table == wanted || table.strip_suffix(".lance") == Some(wanted);
         let named = self.tables.keys();
         let named: Vec<_> = named
-            .filter(|(store, table)| ask.is_about(store) && is(table))
+            .filter(|(store, table)| what.is_about(store) && is(table))
             .collect();
         if named.is_empty() {
             let unknown = format!("no table {wanted:?} was seen; /status names all");
             return Err(Refusal::Unknown(unknown));
         }
         let of_store = named.iter().any(|(store, _)| self.stores.contains(store));
-        if ask.verb == ControlVerb::Cleanup && of_store {
+        if *verb == ControlVerb::Cleanup && of_store {
             return Err(Refusal::Wrong(CLEANED_AS_A_WHOLE.to_owned()));
         }
         Ok(())

@@ -73,8 +73,8 @@ impl<'a> Input<'a> {
     fn open(mut source: Source<'a>, limits: &'a InputLimits) -> Result<Self, FormatError> {
         let path = source.path;
         let (file, length) = source.seekable()?;
-        let metadata = Arc::new(footer::read(path, &file, length, limits)?);
-        let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())
+        let (metadata, end) = footer::read(path, &file, length, limits)?;
+        let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new())
             .map_err(|e| FormatError::content(path, &e))?;
         check_schema(path, metadata.schema(), limits)?;
         let announced = metadata.metadata().file_metadata().num_rows();
@@ -84,7 +84,7 @@ impl<'a> Input<'a> {
         limits.rows(rows).map_err(FormatError::limit(path))?;
         let bytes = check_sizes(path, metadata.metadata(), limits)?;
         check_compressions(path, metadata.metadata())?;
-        footer::check_one_file(path, &file, length, metadata.metadata())?;
+        footer::check_one_file(path, &file, end, metadata.metadata())?;
         let most = batch_rows(metadata.schema(), limits).map_err(FormatError::limit(path))?;
         let fitting = BATCH_BYTES.checked_div(bytes / rows.max(1));
         let fitting = fitting.and_then(|rows| usize::try_from(rows).ok());

@@ -196,27 +196,28 @@ async fn changing_calls_reach_the_source() {
         assert!(answer.starts_with("HTTP/1.1 200"), "{body}: {answer}");
     }
     let (some_s, some_t) = (Some("s".to_owned()), Some("t".to_owned()));
-    let named = Ask {
+    let pause = |what| Ask {
         verb: ControlVerb::Pause,
+        what,
+    };
+    let named = What {
         store: some_s,
         table: some_t,
-        kind: None,
-        attempt: None,
-        reason: None,
+        ..What::default()
     };
     let asked = running.source.requests.lock().unwrap()[7..].to_vec();
-    assert_eq!(asked, vec![named.clone(); 5]);
+    assert_eq!(asked, vec![pause(named.clone()); 5]);
     let path = "/api/v1/pause?store=s&table=t&kind=optimize&reason=an+audit";
     let answer = running.post(path, auth, "{\"attempt\":7}").await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let asked = running.source.requests.lock().unwrap()[12..].to_vec();
-    let whole = Ask {
+    let whole = What {
         kind: Some("optimize".to_owned()),
         attempt: Some(7),
         reason: Some("an audit".to_owned()),
         ..named
     };
-    assert_eq!(asked, [whole]);
+    assert_eq!(asked, [pause(whole)]);
 }
 
 #[tokio::test]
@@ -331,7 +332,7 @@ fn the_description_tells_of_every_route_and_of_no_other() {
             _ => json!("x"),
         };
         let one = json!({ name.as_str(): value }).to_string();
-        assert!(Target::of_body(one.as_bytes()).is_ok(), "{name}");
+        assert!(What::of_body(one.as_bytes()).is_ok(), "{name}");
     }
 }
 

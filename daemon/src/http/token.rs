@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::text_file;
 
 /// A secret that callers of `POST /api/v1/*` must show. Neither printable nor comparable except by
-/// [`Token::matches`]. A clone is the same token: what one of them takes up holds for all.
+/// [`Token::matches`]; [`Token::shown`] is for who calls. A clone is the same token: what one of them takes up holds for all.
 #[derive(Clone)]
 pub(crate) struct Token(Arc<RwLock<Vec<u8>>>);
 
@@ -67,6 +67,11 @@ impl Token {
     fn secret(&self) -> Vec<u8> {
         let secret = self.0.read().unwrap_or_else(PoisonError::into_inner);
         secret.clone()
+    }
+
+    /// What a caller shows. Never to be printed.
+    pub(crate) fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.secret()).into_owned()
     }
 
     /// Takes up what a token file says now. Whether that is another token.

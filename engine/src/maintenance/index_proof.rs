@@ -8,15 +8,17 @@
 //! * words: no fewer rows than before, in the whole table; extended, no more either; of a new index, some.
 //! * vectors: what is found nearest to each sampled vector is as near as before; of a new index, the vector itself.
 //!
-//! Vector indexes approximate, so [`KEPT`] of the vectors suffice, of old and of new rows alike.
+//! Vector indexes approximate, so half of the vectors suffice, of old and of new rows alike.
 
 mod json;
 mod place;
+mod vectors;
+mod words;
 
 use super::listed::{Listed, kind_of};
 use crate::error::{Error, ErrorKind, Result};
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, UInt64Array};
+use arrow_array::{Array, ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::DataType;
 use futures::TryStreamExt;
 use json::InJson;
@@ -25,7 +27,6 @@ use lance::dataset::scanner::Scanner;
 use lance::deps::datafusion::common::ScalarValue;
 use lance::deps::datafusion::prelude::Expr;
 use lance::index::DatasetIndexExt;
-use lance_index::scalar::FullTextSearchQuery;
 use lance_table::format::{Fragment, IndexMetadata};
 use place::Place;
 use std::collections::{BTreeSet, HashMap};
@@ -40,20 +41,11 @@ const ROWS: u64 = 1_000_000;
 /// Values that are taken of each sampled fragment.
 const VALUES: i64 = 2;
 
-/// The share of vectors whose nearest must be found as well as before.
-const KEPT: f64 = 0.5;
-
 /// Labels, or values in JSON, that are asked for at once.
 const LABELS: usize = 32;
 
-/// How much further a vector's nearest may be: the arithmetic of two searches differs in the last digits.
-const SLACK: f32 = 1e-3;
-
 /// Lance's column of row addresses.
 const ROW_ADDR: &str = "_rowaddr";
-
-/// Neighbours that are asked for, and how many times as many the index may look at.
-const NEIGHBOURS: usize = 10;
 
 /// Checks that the index `name` answers in `after` as it did in `before`, and as a scan does. `before` is a version with
 /// the same rows; it need not have the index.
@@ -371,104 +363,6 @@ impl<'a> Subject<'a> {
         }
         Ok(addresses)
     }
-
-    /// A word of each sampled value.
-    async fn words(&self) -> Result<BTreeSet<String>> {
-        let mut words = BTreeSet::new();
-        for values in self.values(&self.sampled.concat()).await? {
-            words.extend(
-                texts_of(&values)
-                    .iter()
-                    .filter_map(|text| longest_word(text)),
-            );
-        }
-        Ok(words)
-    }
-
-    /// `extended`: a row that it finds beside those found before holds the word no more; an index that was wrong may find
-    /// more once it is built anew.
-    async fn prove_words(&self, extended: bool) -> Result<()> {
-        let words = self.words().await?;
-        let mut found_any = words.is_empty();
-        for word in &words {
-            let found = self.matches(self.after, word).await?;
-            found_any |= found > 0;
-            if !self.is_old {
-                continue;
-            }
-            let expected = self.matches(self.before, word).await?;
-            if found < expected || (extended && found > expected) {
-                return Err(unfit(format!(
-                    "asked for a word, it finds {found} rows instead of {expected}"
-                )));
-            }
-        }
-        match found_any || self.is_old {
-            true => Ok(()),
-            false => Err(unfit(format!(
-                "asked for {} words of the table, it finds none",
-                words.len()
-            ))),
-        }
-    }
-
-    /// How many rows hold `word`.
-    async fn matches(&self, dataset: &Dataset, word: &str) -> Result<usize> {
-        let query = FullTextSearchQuery::new(word.to_owned()).with_column(self.column.path())?;
-        let mut scan = dataset.scan();
-        scan.project::<&str>(&[])?
-            .with_row_id()
-            .disable_scoring_autoprojection()
-            .full_text_search(query)?;
-        let batches = rows_of(&scan).await?;
-        Ok(batches.iter().map(RecordBatch::num_rows).sum())
-    }
-
-    async fn prove_vectors(&self) -> Result<()> {
-        for (fragments, which) in self.sampled.iter().zip(["indexed before", "new"]) {
-            let (mut asked, mut kept) = (0_usize, 0_usize);
-            for values in self.values(fragments).await? {
-                let Some(vectors) = values
-                    .as_any()
-                    .downcast_ref::<arrow_array::FixedSizeListArray>()
-                else {
-                    return Ok(());
-                };
-                for vector in vectors.iter().flatten() {
-                    let before = match self.is_old {
-                        true => self.nearest(self.before, &vector).await?,
-                        // A new index is of a metric by which a vector is the nearest to itself.
-                        false => vec![0.0],
-                    };
-                    asked += 1;
-                    let after = self.nearest(self.after, &vector).await?;
-                    kept += usize::from(finds_as_well(&before, &after));
-                }
-            }
-            if (kept as f64) < asked as f64 * KEPT {
-                return Err(unfit(format!(
-                    "of {asked} vectors that were {which} it finds the nearest of {kept} alone"
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    /// How far the nearest rows are, in order.
-    async fn nearest(&self, dataset: &Dataset, vector: &ArrayRef) -> Result<Vec<f32>> {
-        let mut scan = dataset.scan();
-        scan.project(&["_distance"])?
-            .nearest(&self.column.path(), vector.as_ref(), NEIGHBOURS)?
-            .refine(u32::try_from(NEIGHBOURS).unwrap_or(1));
-        let mut nearest = Vec::new();
-        for batch in rows_of(&scan).await? {
-            let distances = batch.column_by_name("_distance");
-            let distances = distances.and_then(|d| d.as_any().downcast_ref::<Float32Array>());
-            nearest.extend(distances.into_iter().flatten().flatten());
-        }
-        nearest.sort_by(f32::total_cmp);
-        Ok(nearest)
-    }
 }
 
 /// Refuses an index that `found` other rows than those that were `scanned`.
@@ -511,25 +405,6 @@ fn labels_of(values: &ArrayRef) -> Vec<Vec<String>> {
         .into_iter()
         .map(|l| labels(l).unwrap_or_default())
         .collect()
-}
-
-/// Whether a search that found `after` is as good as one that found `before`, by their distances in order. Where a vector
-/// found itself it must find itself again; otherwise half of what is found must be as near as what was found. As many must be
-/// found.
-fn finds_as_well(before: &[f32], after: &[f32]) -> bool {
-    let within = |distance: f32, bound: f32| distance <= bound + SLACK * (1.0 + bound.abs());
-    let (Some(nearest), Some(furthest)) = (before.first(), before.last()) else {
-        return true;
-    };
-    // What is found and then dropped, since it is dead, is missing at the end.
-    if after.len() < before.len() {
-        return false;
-    }
-    if nearest.abs() <= SLACK {
-        return after.first().is_some_and(|found| within(*found, *nearest));
-    }
-    let as_near = after.iter().filter(|found| within(**found, *furthest));
-    as_near.count() as f64 >= before.len() as f64 * KEPT
 }
 
 /// # Errors
@@ -591,16 +466,9 @@ fn literals(array: &ArrayRef) -> Vec<String> {
     texts_of(array).iter().map(quoted).collect()
 }
 
-/// A word that every tokenizer which splits text into words keeps: too long for a stop word, and of plain letters.
-fn longest_word(text: &str) -> Option<String> {
-    let words = text.split(|c: char| !c.is_alphanumeric());
-    let plain = words.filter(|word| (2..=30).contains(&word.len()) && word.is_ascii());
-    plain.max_by_key(|word| word.len()).map(str::to_owned)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{finds_as_well, longest_word, sample};
+    use super::sample;
     use lance_table::format::Fragment;
 
     #[test]
@@ -624,31 +492,5 @@ mod tests {
         let mut large = Fragment::new(7);
         large.physical_rows = Some(5_000_000);
         assert_eq!(sample(&[&large, &large]).len(), 1);
-    }
-
-    #[test]
-    fn a_search_is_as_good_when_it_finds_itself_or_half_of_what_is_near() {
-        assert!(finds_as_well(&[0.0, 0.4], &[0.000_1, 9.0]));
-        assert!(!finds_as_well(&[0.0, 0.4], &[0.3, 0.4]));
-        assert!(finds_as_well(
-            &[-5.0, -4.0, -3.0, -2.0],
-            &[-4.0, -2.0, -1.0, 0.0]
-        ));
-        assert!(!finds_as_well(
-            &[-5.0, -4.0, -3.0, -2.0],
-            &[-2.0, -1.0, 0.0, 0.0]
-        ));
-        assert!(!finds_as_well(&[0.0, 0.4], &[0.0]));
-        assert!(!finds_as_well(&[0.0], &[]));
-        assert!(finds_as_well(&[], &[]));
-    }
-
-    #[test]
-    fn a_word_is_the_longest_plain_one() {
-        assert_eq!(
-            longest_word("the Übersicht of Airports, 12"),
-            Some("Airports".into())
-        );
-        assert_eq!(longest_word("ü ?"), None);
     }
 }

@@ -170,6 +170,13 @@ const fn maintainer(op: u8, begins: Begins) -> Process {
     }
 }
 
+/// The second operation's run, of two commits.
+const TWO_COMMITS: Process = Process::Maintainer {
+    op: 1,
+    commits: 2,
+    begins: Begins::Now,
+};
+
 /// Two commits that two runs miss.
 const TWO_RUNS: &[OpConfig] = &[
     update(&[0], &[]),
@@ -202,30 +209,14 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "maintenance",
         about: "a writer of both tables, a maintenance run of two commits, a resolver",
         ops: &[append(&[0, 1]), maintain(&[0])],
-        procs: &[
-            Process::Writer(&[0]),
-            Process::Maintainer {
-                op: 1,
-                commits: 2,
-                begins: Begins::Now,
-            },
-            Process::Resolver,
-        ],
+        procs: &[Process::Writer(&[0]), TWO_COMMITS, Process::Resolver],
         ..BASE
     },
     Scenario {
         name: "carry",
         about: "a writer that updates both tables, a maintenance run of two commits, a resolver",
         ops: &[update(&[0, 1], &[]), maintain(&[0])],
-        procs: &[
-            Process::Writer(&[0]),
-            Process::Maintainer {
-                op: 1,
-                commits: 2,
-                begins: Begins::Now,
-            },
-            Process::Resolver,
-        ],
+        procs: &[Process::Writer(&[0]), TWO_COMMITS, Process::Resolver],
         ..BASE
     },
     Scenario {

@@ -1,7 +1,7 @@
 //! Requests, and what is shown.
 
 use super::Status;
-use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
+use crate::http::{Ask, ControlVerb, Refusal, StatusSource, What};
 use crate::metrics::Metrics;
 use squire_engine::clock::SystemClock;
 use squire_engine::error::Error;
@@ -12,15 +12,17 @@ fn status() -> Status {
     Status::new(Metrics::new().unwrap(), clock)
 }
 
-fn ask(verb: ControlVerb, store: Option<&str>, table: Option<&str>) -> Ask {
-    Ask {
-        verb,
+fn what(store: Option<&str>, table: Option<&str>) -> What {
+    What {
         store: store.map(str::to_owned),
         table: table.map(str::to_owned),
-        kind: None,
-        attempt: None,
-        reason: None,
+        ..What::default()
     }
+}
+
+fn ask(verb: ControlVerb, store: Option<&str>, table: Option<&str>) -> Ask {
+    let what = what(store, table);
+    Ask { verb, what }
 }
 
 #[test]
@@ -30,7 +32,7 @@ fn a_request_reaches_the_store_and_the_table_that_it_names() {
     status.unreadable("/lake/a", "t.lance", &Error::internal("bad"));
     let recover = ask(ControlVerb::Recover, Some("/lake/a/"), None);
     assert!(status.request(recover.clone()).is_ok());
-    assert!(recover.is_about("/lake/a") && !recover.is_about("/lake/b"));
+    assert!(recover.what.is_about("/lake/a") && !recover.what.is_about("/lake/b"));
     assert_eq!(status.take_requests(), [recover]);
 
     let optimize = |store, table| status.request(ask(ControlVerb::Optimize, store, table));
@@ -58,9 +60,12 @@ fn what_is_paused_is_shown_with_its_reason_until_it_is_resumed() {
     status.watches(vec!["/lake/a".into()]);
     status.unreadable("/lake/a", "t.lance", &Error::internal("bad"));
     let pause = Ask {
-        kind: Some("optimize".to_owned()),
-        reason: Some("an audit".to_owned()),
-        ..ask(ControlVerb::Pause, Some("/lake/a"), Some("t"))
+        verb: ControlVerb::Pause,
+        what: What {
+            kind: Some("optimize".to_owned()),
+            reason: Some("an audit".to_owned()),
+            ..what(Some("/lake/a"), Some("t"))
+        },
     };
     let answer = status.request(pause).unwrap();
     assert_eq!(answer["survives_restart"], false);
@@ -87,26 +92,33 @@ fn what_is_paused_is_shown_with_its_reason_until_it_is_resumed() {
 #[test]
 fn a_verb_takes_what_it_can_obey() {
     let status = status();
-    let whole = |verb| Ask {
-        kind: Some("optimize".to_owned()),
-        ..ask(verb, None, None)
+    let kind = |verb, kind: &str| Ask {
+        verb,
+        what: What {
+            kind: Some(kind.to_owned()),
+            ..What::default()
+        },
     };
     let attempt = |verb| Ask {
-        attempt: Some(1),
-        ..ask(verb, None, None)
+        verb,
+        what: What {
+            attempt: Some(1),
+            ..What::default()
+        },
+    };
+    let reason = What {
+        reason: Some("why".to_owned()),
+        ..What::default()
     };
     for wrong in [
-        whole(ControlVerb::Optimize),
-        whole(ControlVerb::Drain),
+        kind(ControlVerb::Optimize, "optimize"),
+        kind(ControlVerb::Drain, "optimize"),
         attempt(ControlVerb::Pause),
-        Ask {
-            kind: Some("vacuum".to_owned()),
-            ..ask(ControlVerb::Pause, None, None)
-        },
+        kind(ControlVerb::Pause, "vacuum"),
         ask(ControlVerb::Drain, Some("/lake/a"), None),
         Ask {
-            reason: Some("why".to_owned()),
-            ..ask(ControlVerb::Cancel, None, None)
+            verb: ControlVerb::Cancel,
+            what: reason,
         },
     ] {
         let refused = status.request(wrong.clone());

@@ -139,11 +139,11 @@ const CHILDREN: i16 = 5;
 
 /// Refuses two files behind one another (`cat a.parquet b.parquet`): the last footer would be taken for the first one's
 /// bytes, whose pages it fits, and the rows of the others would be lost. Nothing stands between what a file refers to and
-/// its footer, or padding.
+/// its footer, which begins at `end`, or padding.
 pub(super) fn check_one_file(
     path: &Path,
     file: &File,
-    length: u64,
+    end: u64,
     metadata: &ParquetMetaData,
 ) -> Result<(), FormatError> {
     let part = |offset: Option<i64>, length: Option<i32>| {
@@ -164,11 +164,6 @@ pub(super) fn check_one_file(
         ]
     });
     let mut at = ends.flatten().max().unwrap_or(MAGIC.len() as u64);
-    let tail = length.saturating_sub(TAIL_BYTES);
-    let mut size = [0; 4];
-    file.read_exact_at(&mut size, tail)
-        .map_err(io_error(path))?;
-    let end = tail.saturating_sub(u32::from_le_bytes(size).into());
     let mut chunk = vec![0; CHUNK];
     while at < end {
         let most = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
@@ -178,19 +173,22 @@ pub(super) fn check_one_file(
             let detail = "holds more than one Parquet file, and only the rows of one would be read; give each as a file of its own";
             return Err(FormatError::content(path, &detail));
         }
+        if at + most as u64 == end {
+            break;
+        }
         // What is cut by the end of a chunk is seen with the next one.
-        at += most.saturating_sub(MAGIC.len() - 1).max(1) as u64;
+        at += (most - (MAGIC.len() - 1)) as u64;
     }
     Ok(())
 }
 
-/// Reads the metadata of a file of `length` bytes.
+/// Reads the metadata of a file of `length` bytes, and where its footer begins.
 pub(super) fn read(
     path: &Path,
     file: &File,
     length: u64,
     limits: &InputLimits,
-) -> Result<ParquetMetaData, FormatError> {
+) -> Result<(ParquetMetaData, u64), FormatError> {
     let cut_off = || FormatError::content(path, &"is cut off or damaged: its footer is not there");
     let bytes_at = |start: Option<u64>, end: u64| {
         let start = start.ok_or_else(cut_off)?;
@@ -209,7 +207,8 @@ pub(super) fn read(
         _ => return Err(cut_off()),
     }
     let end = end.unwrap_or(0);
-    let footer = bytes_at(end.checked_sub(size.unwrap_or(u64::MAX)), end)?;
+    let start = end.checked_sub(size.unwrap_or(u64::MAX));
+    let footer = bytes_at(start, end)?;
     check(&footer, limits).map_err(|refused| match refused {
         Stop::Visitor(Refused::Limit(exceeded)) => FormatError::limit(path)(exceeded),
         Stop::Visitor(Refused::Encrypted) => encrypted(path),
@@ -218,7 +217,9 @@ pub(super) fn read(
             &"is damaged: its footer announces what it does not have",
         ),
     })?;
-    ParquetMetaDataReader::decode_metadata(&footer).map_err(|e| FormatError::content(path, &e))
+    let metadata = ParquetMetaDataReader::decode_metadata(&footer)
+        .map_err(|e| FormatError::content(path, &e))?;
+    Ok((metadata, start.unwrap_or(0)))
 }
 
 fn encrypted(path: &Path) -> FormatError {
