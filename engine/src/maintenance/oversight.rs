@@ -28,6 +28,8 @@ pub struct Oversight {
     progress: Arc<Mutex<Headway>>,
     /// What its requests to the storage keep to.
     pace: Option<Arc<Pace>>,
+    /// Held by the request that pays.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Oversight {
@@ -48,6 +50,11 @@ impl Oversight {
         if let Some(pace) = &self.pace {
             pace.pay(bytes, self).await;
         }
+    }
+
+    /// Waits for those of the run's requests that pay already.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// Asks the run to stop: it commits what it has finished, and reports that it was cancelled.

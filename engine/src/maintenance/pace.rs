@@ -1,5 +1,5 @@
 //! The rate that maintenance keeps, byte by byte: each request to the storage waits for those before it, so that it holds over
-//! seconds and not only over a task. One pace may be shared by many runs.
+//! seconds and not only over a task. Runs that share a pace take turns, a slice each: whoever moves much holds nobody up.
 
 use super::Oversight;
 use crate::clock::Clock;
@@ -22,6 +22,9 @@ const NAP: Duration = Duration::from_secs(1);
 /// What an idle second leaves to those that follow: a run that begins need not wait for its first byte, and two rests of half a
 /// second are not a lost second.
 const ALLOWANCE: Duration = Duration::from_secs(1);
+
+/// How many turns there are in a second.
+const TURNS: u64 = 20;
 
 /// Bytes per second, read and written together.
 #[derive(Debug)]
@@ -56,24 +59,35 @@ impl Pace {
         self.rate.load(Ordering::Relaxed) > 0
     }
 
-    /// When `bytes` more may be moved.
-    fn due(&self, bytes: u64) -> Option<Duration> {
+    /// How many of `bytes` are moved in one turn, and when.
+    fn next(&self, bytes: u64) -> Option<(u64, Duration)> {
         let rate = self.rate.load(Ordering::Relaxed);
-        if rate == 0 || bytes == 0 {
+        if rate == 0 {
             return None;
         }
+        let slice = bytes.min((rate / TURNS).max(1));
         let now = self.clock.monotonic();
         let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
         *paid = (*paid).max(now.saturating_sub(ALLOWANCE));
-        *paid += Duration::from_secs_f64(bytes as f64 / rate as f64);
-        Some(*paid)
+        *paid += Duration::from_secs_f64(slice as f64 / rate as f64);
+        Some((slice, *paid))
     }
 
     /// Waits until `bytes` may be moved. A run that is asked to stop waits no more: what it has finished is still to be committed.
     pub(crate) async fn pay(&self, bytes: u64, oversight: &Oversight) {
-        let Some(due) = self.due(bytes) else {
-            return;
-        };
+        let mut left = bytes;
+        while left > 0 && !oversight.is_cancelled() {
+            // One request of a run at a time: its turn comes no more often for having many.
+            let _turn = oversight.turn().await;
+            let Some((slice, due)) = self.next(left) else {
+                return;
+            };
+            left -= slice;
+            self.wait(due, oversight).await;
+        }
+    }
+
+    async fn wait(&self, due: Duration, oversight: &Oversight) {
         loop {
             let left = due.saturating_sub(self.clock.monotonic());
             if left.is_zero() || oversight.is_cancelled() {
@@ -246,7 +260,7 @@ mod tests {
 
         fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
             *self.0.lock().unwrap() += duration;
-            Box::pin(std::future::ready(()))
+            Box::pin(tokio::task::yield_now())
         }
     }
 
@@ -282,6 +296,27 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_moves_much_holds_nobody_up() {
+        let begun = Duration::from_secs(100);
+        let clock = Arc::new(Virtual(Mutex::new(begun)));
+        let pace = Arc::new(Pace::new(Some(RATE), clock.clone()));
+        let runs = [Oversight::paced(pace.clone()), Oversight::paced(pace)];
+        let [large, small] = &runs;
+        let requests = (0..16).map(|_| large.pay(10 * RATE));
+        let large = futures::future::join_all(requests);
+        let small = async {
+            for _ in 0..10 {
+                small.pay(RATE / 100).await;
+            }
+            clock.monotonic() - begun
+        };
+        let (_, took) = tokio::join!(large, small);
+        assert!(took < Duration::from_secs(3), "{took:?}");
+        let all = clock.monotonic() - begun;
+        assert!(all >= Duration::from_secs(158), "{all:?}");
     }
 
     #[tokio::test]
