@@ -8,7 +8,7 @@ from states.cases import HALF, words
 
 UNREADABLE = {command: (1, r"\bt\b") for command in HALF}
 """A table that cannot be opened costs a line and the exit code."""
-READS_DATA = {command: (1, r"\bt\b") for command in ("plan", "optimize --dry-run", "optimize", "daemon")}
+READS_DATA = {command: (1, r"\bt\b") for command in ("status", "plan", "optimize --dry-run", "optimize", "daemon")}
 CLEANS = {"cleanup": (1, r"\bt\b"), "cleanup --dry-run": (1, r"\bt\b"), "store cleanup --dry-run": (0, "")}
 """Where there is something to remove, it stays. A store's snapshots have nothing old at first."""
 

@@ -91,7 +91,7 @@ def clone_of_clone(db: Db):
     db.open("one").shallow_clone(db.path("two"), db.open("one").version)
 
 
-@state(store=False, kept=1, tables=("t", "clone"), expect={c: (1, "clone") for c in ("plan", "optimize --dry-run", "optimize", "daemon")})
+@state(store=False, kept=1, tables=("t", "clone"), expect={c: (1, "clone") for c in ("status", "plan", "optimize --dry-run", "optimize", "daemon")})
 def clone_source_gone(db: Db):
     """A shallow clone whose source was deleted."""
     db.fill(ids, name="source")
