@@ -23,7 +23,7 @@ mod show;
 mod storage;
 #[cfg(test)]
 mod tests;
-mod units;
+use crate::units;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -45,7 +45,7 @@ use locate::Locator;
 pub(crate) use policy::{DriftPolicy, Policy};
 pub(crate) use show::render;
 pub(crate) use storage::location_of;
-pub(crate) use units::{format_size, log_filter, parse_duration, parse_listen, show_size};
+pub(crate) use units::{log_filter, parse_duration, parse_listen};
 pub(crate) use windows::{Opening, Windows};
 
 /// The file that packages ship and `squire config init` writes: every setting as a comment, with its default.

@@ -4,13 +4,14 @@
 //! 2. `daemon` watches and maintains: `place` is what is known of locations and tables, `decide` what should be done, `run`
 //!    one attempt at it.
 //! 3. `agent` takes batches from a spool and commits each exactly once.
-//! 4. `config`, `formats`, `http`, `metrics`, `systemd` serve the two.
+//! 4. `config`, `formats`, `http`, `metrics`, `systemd`, `exit` and `units` serve them.
 
 mod agent;
 mod cli;
 mod config;
 mod daemon;
 mod decide;
+mod exit;
 mod formats;
 mod http;
 mod metrics;
@@ -19,6 +20,7 @@ mod run;
 mod supervisor;
 mod systemd;
 mod text_file;
+mod units;
 mod watch;
 
 use std::process::ExitCode;

@@ -28,6 +28,12 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use unreferenced::Counts;
 
+/// What cannot be found out, and is said wherever something is removed.
+pub(crate) const CLONES_ELSEWHERE: &str = "shallow clones that lie in locations which are not watched are not known, and lose the files that only old versions hold; tag what they were made of";
+
+/// What is said of a name in `[[table]]` that is the name of no table.
+pub(crate) const UNKNOWN_TABLE: &str = "a [[table]] of this name is in no location, so its settings are for nothing; it is named as `squire status` names it";
+
 /// An opened place.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {

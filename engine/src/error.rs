@@ -1,6 +1,6 @@
 //! One error type: what to do (`ErrorKind`), a message for people, and the private cause.
 
-use crate::ids::OpId;
+use crate::op::OpId;
 use futures::FutureExt;
 use std::any::Any;
 use std::borrow::Cow;

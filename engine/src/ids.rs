@@ -1,48 +1,17 @@
 //! Names: operations and tables.
 
+pub use crate::op::OpId;
+
 use crate::error::{Error, Result, quoted};
 use serde::{Deserialize, Serialize};
 
-/// The ULID of one operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct OpId(ulid::Ulid);
-
 impl OpId {
-    /// An id from a time (milliseconds since the epoch) and 80 random bits.
-    pub fn from_parts(ms: u64, random: u128) -> Self {
-        Self(ulid::Ulid::from_parts(ms, random))
-    }
-
     /// Parses the 26-letter form.
     pub fn parse(text: &str) -> Result<Self> {
-        ulid::Ulid::from_string(text).map(Self).map_err(|e| {
+        let ulid = ulid::Ulid::from_string(text).map_err(|e| {
             Error::invalid(format!("{} is not an operation ULID", quoted(text))).caused_by(e)
-        })
-    }
-}
-
-impl From<OpId> for ulid::Ulid {
-    fn from(id: OpId) -> Self {
-        id.0
-    }
-}
-
-impl From<ulid::Ulid> for OpId {
-    fn from(id: ulid::Ulid) -> Self {
-        Self(id)
-    }
-}
-
-impl std::fmt::Display for OpId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl From<OpId> for String {
-    fn from(id: OpId) -> Self {
-        id.to_string()
+        });
+        ulid.map(Self::from)
     }
 }
 

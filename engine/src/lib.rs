@@ -4,11 +4,14 @@
 //!
 //! Strictly upward:
 //!
-//! 1. `ids`, `error`, `events`, `clock`, `protocol`, `invariants`: names, errors, what happened, time, and the protocol as pure functions.
+//! 1. `op`, `error`, `ids`, `events`, `clock`, `protocol`, `invariants`: names, errors, what happened, time, and the protocol as pure functions.
 //! 2. `store`: storage, the guarded commit handler, the manifest's state, sidecars, scans.
-//! 3. `commit`: publish, logical commits, the clean prefix.
-//! 4. `recovery` and `maintenance`: finish, abort or take back; compact, reindex, clean up, archive.
-//! 5. `read`: snapshots. `trace`: the events of a process as a file.
+//! 3. `publish`: the manifest from M to M+1, the clean prefix. `history`: what was published.
+//! 4. `oversight`: who watches a run, and its pace. `journal`: what runs write, by name. `proof`: what was written, read back.
+//! 5. `recovery`: finish, abort or take back.
+//! 6. `commit`: logical commits.
+//! 7. `maintenance`: compact, reindex, clean up, verify.
+//! 8. `read`: snapshots. `trace`: the events of a process as a file.
 //!
 //! ```no_run
 //! use squire_engine::commit::{CommitRequest, TableWrite, Write};
@@ -31,10 +34,16 @@ pub mod clock;
 pub mod commit;
 pub mod error;
 pub mod events;
+mod history;
 pub mod ids;
 pub mod invariants;
+mod journal;
 pub mod maintenance;
+mod op;
+mod oversight;
+mod proof;
 pub mod protocol;
+mod publish;
 pub mod read;
 pub mod recovery;
 pub mod store;

@@ -1,10 +1,11 @@
 //! `squire check`: one line per location that says whether anybody has to act, and the exit code for a script or a monitor.
 
+use super::Context;
 use super::args::CheckArgs;
 use super::status::{Looked, look};
 use super::table::{Line, Span, Tone, age, size};
-use super::{Context, exit_code};
 use crate::config::Watch;
+use crate::exit::exit_code;
 use crate::place::{Place, watch_of};
 use serde::Serialize;
 use serde_json::json;

@@ -5,7 +5,7 @@ use super::args::CleanupArgs;
 use super::keep::told;
 use super::maintain::cancel_on_signal;
 use super::progress::shown;
-use crate::place::{Place, beside, step};
+use crate::place::{CLONES_ELSEWHERE, Place, UNKNOWN_TABLE, beside, step};
 use crate::run::{CLEANED_AS_A_WHOLE, cleanup_policies, neighbours};
 use serde_json::json;
 use squire_engine::error::{Error, Result};
@@ -17,12 +17,6 @@ use std::time::Duration;
 
 /// The shortest retention: readers and writers in flight need their versions.
 const MIN_RETENTION: Duration = Duration::from_secs(3_600);
-
-/// What cannot be found out, and is said wherever something is removed.
-pub(crate) const CLONES_ELSEWHERE: &str = "shallow clones that lie in locations which are not watched are not known, and lose the files that only old versions hold; tag what they were made of";
-
-/// What is said of a name in `[[table]]` that is the name of no table.
-pub(crate) const UNKNOWN_TABLE: &str = "a [[table]] of this name is in no location, so its settings are for nothing; it is named as `squire status` names it";
 
 pub(super) async fn cleanup(context: &Context, args: CleanupArgs) -> Result<ExitCode> {
     let context = &context.seen_from(&args.target.store);

@@ -1,7 +1,8 @@
 //! The command that declares and withdraws indexes.
 
+use super::Context;
 use super::args::IndexArgs;
-use super::{Context, exit_code};
+use crate::exit::exit_code;
 use crate::place::table_name;
 use serde_json::json;
 use squire_engine::error::{ErrorKind, Result};

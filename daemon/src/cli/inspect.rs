@@ -1,7 +1,8 @@
 //! Commands that only look.
 
+use super::Context;
 use super::args::{LogArgs, OpArgs, SnapshotArgs};
-use super::{Context, code, graver};
+use crate::exit::{code, graver};
 use crate::place::step;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};

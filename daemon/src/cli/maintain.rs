@@ -1,17 +1,18 @@
 //! Commands that maintain.
 
+use super::Context;
 use super::args::{DaemonArgs, OptimizeArgs, RecoverArgs, TargetArgs};
 use super::cleanup::{held_back, holdings, tell_unknown_tables_beside};
 use super::progress::shown;
 use super::results::Results;
 use super::status::cleans_itself;
 use super::table::size;
-use super::{Context, code};
 use crate::config::{nested::why_not_together, parse_listen};
 use crate::daemon::{self, Options};
 use crate::decide::planning::{
     OperationKind, OperationSpec, TablePlan, bounds, limits, plan as decide,
 };
+use crate::exit::code;
 use crate::place::{Place, step};
 use serde_json::{Map, Value, json};
 use squire_engine::error::{Error, ErrorKind, Result};

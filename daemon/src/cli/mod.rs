@@ -27,10 +27,10 @@ mod write;
 
 use crate::config::{Config, log_filter};
 use crate::daemon::priority;
+use crate::exit::exit_code;
 use crate::place::{Place, watch_of};
 use args::{Cli, Command};
 use clap::Parser;
-pub(crate) use cleanup::{CLONES_ELSEWHERE, UNKNOWN_TABLE};
 use output::Output;
 use squire_engine::clock::{Clock, SystemClock};
 use squire_engine::error::{Error, ErrorKind, Result, caught, panic_text};
@@ -290,45 +290,6 @@ async fn dispatch(cli: Cli, context: Context) -> Result<ExitCode> {
         Command::Seams => inspect::seams(&context),
         Command::Config(command) => {
             config::config(context.out, context.options, command, cli.common.config).await
-        }
-    }
-}
-
-/// The exit code of an error, as in the design: 0 done, 1 failed, 2 bad usage, 3 refused, 75 try again.
-pub(crate) fn code(kind: ErrorKind) -> u8 {
-    match kind {
-        ErrorKind::InvalidInput => 2,
-        ErrorKind::Drift | ErrorKind::Refused | ErrorKind::Unfit => 3,
-        ErrorKind::Conflict | ErrorKind::Unknown => 75,
-        _ => 1,
-    }
-}
-
-/// [`code`], for the process.
-pub(crate) fn exit_code(kind: ErrorKind) -> ExitCode {
-    ExitCode::from(code(kind))
-}
-
-/// Of two exit codes, the one that asks more of a person: failed, then bad usage, then refused, then try again.
-pub(crate) fn graver(a: u8, b: u8) -> u8 {
-    let rank = |code: u8| match code {
-        0 => 0,
-        75 => 1,
-        3 => 2,
-        2 => 3,
-        _ => 4,
-    };
-    if rank(a) >= rank(b) { a } else { b }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::graver;
-
-    #[test]
-    fn the_gravest_exit_code_decides_in_any_order() {
-        for (a, b, gravest) in [(1, 75, 1), (75, 3, 3), (3, 2, 2), (2, 1, 1), (0, 75, 75)] {
-            assert_eq!((graver(a, b), graver(b, a)), (gravest, gravest));
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What a command has to say about several tables: one that fails does not stop the others, and the worst decides.
 
+use super::Context;
 use super::table::{Line, Span, Tone};
-use super::{Context, code, graver};
+use crate::exit::{code, graver};
 use crate::place::Selection;
 use serde_json::{Map, Value, json};
 use squire_engine::error::Error;

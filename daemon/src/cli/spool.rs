@@ -1,9 +1,10 @@
 //! `squire spool`: what lies in a spool and why, and rejected entries back to `incoming`.
 
+use super::Context;
 use super::args::{SpoolCommand, SpoolExplainArgs, SpoolRetryArgs};
-use super::{Context, exit_code};
 use crate::agent::spool::{ClaimState, Listing, Owner, Rejected, Spool, SpoolError};
 use crate::agent::{Named, Reason, shown};
+use crate::exit::exit_code;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use squire_engine::error::{Error, ErrorKind, Result};

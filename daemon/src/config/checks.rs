@@ -4,8 +4,9 @@ use std::io;
 use std::time::Duration;
 
 use super::file::Refused;
-use super::{AgentConfig, Budget, DaemonConfig, units};
+use super::{AgentConfig, Budget, DaemonConfig};
 use crate::formats::check_coercions;
+use crate::units;
 
 /// Nesting beyond this could end the process: whoever walks a type or a value needs some kilobytes of stack per level.
 const MAX_NESTING: usize = 200;

@@ -16,8 +16,9 @@ use super::locate::{Locator, label_of};
 use super::nested::clash;
 use super::policy::{Policy, PolicySection, TableSection};
 use super::{
-    AgentConfig, Budget, Config, ConfigError, DaemonConfig, Watch, bare, secrets, storage, units,
+    AgentConfig, Budget, Config, ConfigError, DaemonConfig, Watch, bare, secrets, storage,
 };
+use crate::units;
 
 /// The port of `/metrics`; in the range that Prometheus exporters use.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);

@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, Serializer};
 use squire_engine::maintenance::Verify;
 
-use super::units;
 use super::windows::Windows;
+use crate::units;
 
 /// Retention below this is refused: a reader that opened a snapshot must have time to finish with
 /// it.

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use serde::Serialize;
 
-use crate::config::{format_size, show_size};
+use crate::units::{format_size, show_size};
 
 /// What a byte of GZIP becomes at most, and one of LZ4 less.
 const MOST_INFLATION: u64 = 1_032;

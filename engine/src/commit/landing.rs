@@ -1,14 +1,13 @@
 //! Landing: phases B to D of one attempt. From phase A on, only the manifest says how it ended.
 
 use super::logical::{Committed, Prepared};
-use super::publish::{Change, Published, Record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{At, ProtocolEvent};
 use crate::ids::OpId;
 use crate::protocol::{Kind, Refused, Role, after_refusal, is_without_trace};
+use crate::publish::{Change, Published, Record, forward_updates};
 use crate::recovery::Resolution;
-use crate::store::state::{TableEntry, encode};
-use crate::store::{Sidecar, Snapshot, Store, Updates};
+use crate::store::{Sidecar, Snapshot, Store};
 use lance::dataset::transaction::{Operation, TransactionBuilder};
 use squire_failpoints::{Seam, hit};
 use std::sync::Arc;
@@ -186,32 +185,4 @@ impl From<Error> for Unlanded {
     fn from(error: Error) -> Self {
         Self::Doubtful(error)
     }
-}
-
-/// The publish of a complete operation, each of whose versions a transaction of `made` made: the same keys, whoever
-/// puts them.
-pub(crate) fn forward_updates(
-    on: &Snapshot,
-    sidecar: &Sidecar,
-    changes: &[Change],
-    made: Vec<Option<String>>,
-) -> Result<Updates> {
-    let mut updates = Vec::new();
-    for ((entry, change), transaction) in sidecar.writes.iter().zip(changes).zip(made) {
-        updates.push(match &entry.create {
-            None => on.state.pin_update(&entry.table, change.to, transaction)?,
-            Some(facts) => {
-                let created = TableEntry {
-                    path: entry.path.clone(),
-                    version: change.to,
-                    key: facts.key.clone(),
-                    transaction,
-                    incarnation: 0,
-                };
-                (format!("pin/{}", entry.table), Some(encode(&created)?))
-            }
-        });
-    }
-    updates.extend(on.state.batch_updates(sidecar)?);
-    Ok(updates)
 }

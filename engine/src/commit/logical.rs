@@ -10,13 +10,13 @@
 
 use super::batch::Repeated;
 use super::joined::Joined;
-use super::publish::{Change, Record};
 use super::stage::{RowCounts, Staged, Write, written};
 use crate::clock::Backoff;
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::events::{Answer, ProtocolEvent};
 use crate::ids::{OpId, TableName};
 use crate::protocol::{Kind, Obstacle, obstacle};
+use crate::publish::{Change, Record};
 use crate::recovery::Met;
 use crate::store::sidecar::CreateFacts;
 use crate::store::state::TableEntry;

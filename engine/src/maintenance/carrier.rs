@@ -10,14 +10,13 @@
 use super::carry::{
     Change, Coverage, Source, carry, comparable, compare, neighbours, same_coverage,
 };
-use super::health::{fragment_bytes, own_file};
 use super::index_proof::prove_followers;
 use super::listed::{followers, ids_of};
 use super::plan::beyond_us;
 use super::run::Run;
-use super::verify::{Rewrite, Verify};
 use crate::error::{Disposition, Error, ErrorKind, Result};
-use crate::store::{Slot, Store};
+use crate::proof::{Rewrite, Verify};
+use crate::store::{Slot, Store, fragment_bytes, own_file};
 use lance::Dataset;
 use lance::dataset::CommitBuilder;
 use lance::dataset::index::DatasetIndexRemapperOptions;

@@ -1,18 +1,19 @@
 //! Compaction: rewrites small and half-deleted fragments, in batches of bounded tasks. What was rewritten is read back
 //! before it is committed.
 
+use super::Target;
 use super::carrier::{Carrier, Landed};
 use super::carry::holds;
 use super::index_proof::prove_followers;
-use super::ledger::{Amounts, new_index_bytes};
-use super::listed::{followers, ids_of};
+use super::listed::{followers, ids_of, new_index_bytes};
 use super::plan::CompactionPlan;
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Skipped, Work};
 use super::tasks::{Task, TaskBounds, fitting};
-use super::verify::{Rewrite, Verify};
-use super::{Oversight, Target};
 use crate::error::{Disposition, Error, ErrorKind, Result};
+use crate::journal::Amounts;
+use crate::oversight::Oversight;
+use crate::proof::{Rewrite, Verify};
 use crate::store::Store;
 use lance::Dataset;
 use lance::dataset::index::DatasetIndexRemapperOptions;
@@ -89,7 +90,9 @@ impl Work for Compaction<'_> {
         report: &mut MaintenanceReport,
     ) -> Result<()> {
         hit(Seam::MaintainBeforeCompact)?;
-        store.ledger.saw(run.path(), &head, store.clock().now_ms());
+        store
+            .ledger()
+            .saw(run.path(), &head, store.clock().now_ms());
         let plan = store.plan_compaction(&head, &self.0.bounds).await?;
         report.skipped = plan.left_alone.clone().map(Skipped::Unsupported);
         let ahead = plan.tasks.iter().map(|task| task.bytes).sum();
@@ -285,7 +288,7 @@ impl Rewriting<'_> {
 
     /// Commits `results`, moves `head` there, and counts what that wrote.
     async fn land(&self, head: &mut Dataset, results: Vec<RewriteResult>) -> Result<Landed> {
-        let (ledger, path) = (&self.store.ledger, self.run.path());
+        let (ledger, path) = (self.store.ledger(), self.run.path());
         ledger.expect(path, &results);
         let before = head.clone();
         let landed = self.commit(head, results).await?;

@@ -1,10 +1,11 @@
 //! Declared indexes: what maintenance builds and keeps, until it is withdrawn.
 
+use super::Target;
 use super::run::{MaintenanceReport, Run, Work};
-use super::{Oversight, Target};
-use crate::commit::publish::Record;
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::ids::TableName;
+use crate::oversight::Oversight;
+use crate::publish::Record;
 use crate::store::Store;
 use crate::store::state::{IndexDeclaration, encode};
 use arrow_schema::DataType;

@@ -4,9 +4,9 @@
 //! later readers hold in memory follows from it, so planning asks before it rewrites. It asks for few rows of few files,
 //! once per file and process.
 
-use super::tally::Tally;
 use super::tasks::FragmentFacts;
 use crate::error::{Error, Result};
+use crate::proof::Tally;
 use crate::store::{Store, Width};
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;

@@ -1,16 +1,17 @@
 //! Observation: the health of one table, from manifests and listings alone.
 
+use super::Target;
 use super::listed::{Listed, covered_by, listed_indexes};
 use super::settings::{TableSettings, auto_cleanup};
 use super::tasks::{FragmentFacts, TaskBounds, candidates};
-use super::{Account, Target};
 use crate::error::{Error, Result};
-use crate::store::{Snapshot, Store};
+use crate::journal::Account;
+use crate::store::{Snapshot, Store, fragment_bytes, own_file};
 use futures::TryStreamExt;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
 use lance_index::is_system_index;
-use lance_table::format::{DataFile, Fragment};
+use lance_table::format::Fragment;
 use object_store::ObjectMeta;
 use object_store::path::Path;
 use roaring::RoaringBitmap;
@@ -92,19 +93,6 @@ fn index_fingerprint(schema: u64, parts: impl Iterator<Item = impl Hash>) -> u64
     schema.hash(&mut hasher);
     parts.for_each(|part| part.hash(&mut hasher));
     hasher.finish()
-}
-
-/// Bytes of a fragment's data files.
-pub(crate) fn fragment_bytes(fragment: &Fragment) -> u64 {
-    let sizes = fragment.files.iter().map(|file| &file.file_size_bytes);
-    sizes.filter_map(|size| size.get()).map(u64::from).sum()
-}
-
-/// Where a data file lies; only files of the dataset's own.
-pub(crate) fn own_file(dataset: &Dataset, file: &DataFile) -> Option<Path> {
-    file.base_id
-        .is_none()
-        .then(|| dataset.data_dir().join(file.path.as_str()))
 }
 
 impl Store {
@@ -249,7 +237,7 @@ impl Store {
             bytes: facts.iter().map(|f| f.bytes).sum(),
             indexes: self.index_health(snapshot, target, (dataset, listed), &facts),
             auto_cleanup: auto_cleanup(config),
-            ledger: self.ledger.account(&self.below_root(dataset)),
+            ledger: self.ledger().account(&self.below_root(dataset)),
             schema: fingerprint(dataset),
         })
     }

@@ -267,6 +267,21 @@ fn overflowing(statistics: &str, dimension: u64) -> Option<u64> {
     (largest.saturating_mul(dimension) > MOST_QUANTISED).then_some(largest)
 }
 
+/// Bytes of the files of a segment, as far as its version says.
+pub(super) fn segment_bytes(segment: &IndexMetadata) -> u64 {
+    let files = segment.files.iter().flatten();
+    files.map(|file| file.size_bytes).sum()
+}
+
+/// Bytes of the index segments that `after` has and `before` has not.
+pub(super) async fn new_index_bytes(before: &Dataset, after: &Dataset) -> Result<u64> {
+    let had = before.load_indices().await?;
+    let has = after.load_indices().await?;
+    let is_new = |s: &&IndexMetadata| had.iter().all(|h| h.uuid != s.uuid);
+    let new = has.iter().filter(is_new);
+    Ok(new.map(segment_bytes).sum())
+}
+
 #[cfg(test)]
 mod tests {
     use super::overflowing;

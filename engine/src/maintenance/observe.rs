@@ -122,6 +122,11 @@ impl Memo {
 }
 
 impl Store {
+    /// What is known of the tables here from one look to the next.
+    pub(crate) fn memo(&self) -> Arc<Memo> {
+        self.shelf.of()
+    }
+
     /// Looks at `target`.
     ///
     /// # Errors
@@ -147,9 +152,9 @@ impl Store {
             Target::Pinned(table) => self.observe_pinned(table, looking).await?,
         };
         let now = self.clock().monotonic();
-        self.memo.forget_older(&path, now, looking.anew_after);
+        self.memo().forget_older(&path, now, looking.anew_after);
         self.read_ledger().await;
-        self.ledger.saw(&path, &dataset, self.clock().now_ms());
+        self.ledger().saw(&path, &dataset, self.clock().now_ms());
         let listed = self.indexes_of(&path, &dataset).await?;
         let versions = self.versions_of(&path, &dataset, head).await?;
         let seen = (dataset.as_ref(), listed.as_slice(), versions);
@@ -200,7 +205,7 @@ impl Store {
 
     async fn indexes_of(&self, path: &str, dataset: &Dataset) -> Result<Arc<Vec<Listed>>> {
         let identity = Identity::of(dataset);
-        let known = self.memo.of(path, |known| {
+        let known = self.memo().of(path, |known| {
             let (of, listed) = known.indexes.as_ref()?;
             (*of == identity).then(|| listed.clone())
         });
@@ -210,7 +215,7 @@ impl Store {
         let listed = Arc::new(listed_indexes(dataset).await?);
         let now = self.clock().monotonic();
         let kept = (identity, listed.clone());
-        self.memo
+        self.memo()
             .note(path, now, |known| known.indexes = Some(kept));
         Ok(listed)
     }
@@ -222,14 +227,14 @@ impl Store {
         dataset: &Dataset,
         head: u64,
     ) -> Result<StoredVersions> {
-        let known = self.memo.of(path, |known| known.versions);
+        let known = self.memo().of(path, |known| known.versions);
         let now = self.clock().monotonic();
         let count = match known {
             Some(known) if known.head <= head => known.count + (head - known.head),
             _ => dataset.version_refs().await?.len() as u64,
         };
         let versions = StoredVersions { head, count };
-        self.memo
+        self.memo()
             .note(path, now, |known| known.versions = Some(versions));
         Ok(versions)
     }
@@ -242,7 +247,7 @@ impl Store {
         bounds: &TaskBounds,
     ) -> Result<CompactionPlan> {
         let identity = Identity::of(dataset);
-        let known = self.memo.of(path, |known| {
+        let known = self.memo().of(path, |known| {
             let (of, within, plan) = known.plan.as_ref()?;
             (*of == identity && within == bounds).then(|| plan.clone())
         });
@@ -252,7 +257,7 @@ impl Store {
         let plan = self.plan_compaction(dataset, bounds).await?;
         let now = self.clock().monotonic();
         let kept = (identity, bounds.clone(), plan.clone());
-        self.memo.note(path, now, |known| known.plan = Some(kept));
+        self.memo().note(path, now, |known| known.plan = Some(kept));
         Ok(plan)
     }
 }

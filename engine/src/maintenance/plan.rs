@@ -1,6 +1,6 @@
 //! What a compaction would do to a table: tasks, and what Lance would spoil and is left alone.
 
-use super::listed::{kind_of, listed_indexes};
+use super::listed::{kind_of, listed_indexes, segment_bytes};
 use super::settings::TableSettings;
 use super::tasks::{FragmentFacts, Left, Task, TaskBounds, left, plan_tasks};
 use crate::error::{ErrorKind, Result};
@@ -99,12 +99,6 @@ fn follow(tasks: &mut [Task], indexes: &[IndexMetadata]) {
         let following = indexes.iter().filter(|index| follows(task, index));
         task.remapped = following.map(segment_bytes).sum();
     }
-}
-
-/// Bytes of the files of a segment, as far as its version says.
-pub(crate) fn segment_bytes(segment: &IndexMetadata) -> u64 {
-    let files = segment.files.iter().flatten();
-    files.map(|file| file.size_bytes).sum()
 }
 
 impl Store {

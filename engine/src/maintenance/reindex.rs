@@ -1,13 +1,14 @@
 //! Reindexing: extends existing indexes over new rows and builds declared ones, each independently.
 
+use super::Target;
 use super::declare::{MIN_VECTOR_ROWS, index_params};
 use super::index_proof::{prove_extended, prove_index};
-use super::ledger::{Amounts, new_index_bytes};
-use super::listed::{Listed, covered_by, ids_of, is_vector, listed_indexes};
+use super::listed::{Listed, covered_by, ids_of, is_vector, listed_indexes, new_index_bytes};
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Work};
-use super::{Oversight, Target};
 use crate::error::{Disposition, Error, ErrorKind, Result, caught};
+use crate::journal::Amounts;
+use crate::oversight::Oversight;
 use crate::store::Store;
 use crate::store::state::IndexDeclaration;
 use lance::Dataset;
@@ -93,7 +94,7 @@ impl Work for Reindex<'_> {
             ..Amounts::default()
         };
         store
-            .ledger
+            .ledger()
             .add(run.path(), amounts, store.clock().now_ms());
         Ok(())
     }

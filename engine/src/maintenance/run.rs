@@ -1,15 +1,14 @@
 //! The frame of every maintenance run: sidecar, bounded attempts, clean prefix, sidecar away.
 
-use super::Oversight;
 use super::Target;
-use super::journal::{Journal, Journalled, RunTable};
 use super::plan::beyond_us;
-use super::stranded::DeadRun;
 use crate::clock::Backoff;
-use crate::commit::publish::Record;
 use crate::error::{Disposition, Error, ErrorKind, Result, caught};
 use crate::ids::{OpId, TableName};
+use crate::journal::{DeadRun, Journal, Journalled, Journalling, RunTable};
+use crate::oversight::{Oversight, Paced};
 use crate::protocol::{Kind, Obstacle, Role, obstacle};
+use crate::publish::{PUBLISH_ROUNDS, Record};
 use crate::recovery::Resolution;
 use crate::store::{
     COMMITS_PATH, Records, Sidecar, SidecarKind, SidecarTable, Store, StrictCommit, is_denied,
@@ -174,6 +173,19 @@ pub(crate) trait Work: Sync {
 }
 
 impl Store {
+    /// The same dataset, written through the journal of `run`. On plain local paths Lance writes past the object-store interface, so
+    /// there the run goes through it; versions are found and put as ever, see [`Store::guard_of`].
+    pub(crate) async fn written_through(
+        &self,
+        dataset: &Dataset,
+        run: &Run<'_>,
+    ) -> Result<Dataset> {
+        let mut objects = self.interface.as_ref().clone();
+        objects.apply_wrapper(&Paced(run.oversight.clone()));
+        objects.apply_wrapper(&Journalling(run.journal.clone()));
+        Ok(dataset.with_object_store(Arc::new(objects), None))
+    }
+
     pub(crate) async fn maintain(
         &self,
         target: &Target,
@@ -419,7 +431,7 @@ impl Store {
 
     /// What keeps maintenance off a table. A complete operation is published on the way.
     pub(crate) async fn in_the_way(&self, table: &TableName) -> Result<Option<Skipped>> {
-        for _ in 0..crate::commit::publish::PUBLISH_ROUNDS {
+        for _ in 0..PUBLISH_ROUNDS {
             let snapshot = self.load().await?;
             let entry = snapshot.state.table(table)?;
             if !self.pin_stands(entry).await? {

@@ -7,7 +7,7 @@
 //! Bytes are those of decoded rows where somebody looked: encodings hide what a rewrite and later readers hold in
 //! memory.
 
-use super::side::READER_ROWS;
+use crate::proof::READER_ROWS;
 use serde::Serialize;
 use std::collections::HashSet;
 

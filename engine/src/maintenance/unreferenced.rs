@@ -4,8 +4,8 @@
 //! `optimize`), and what our own runs wrote until they are reclaimed. They are never touched here: Lance removes such files
 //! once they are seven days old.
 
-use super::journal::{name_of, names_of_fragment};
 use crate::error::Result;
+use crate::journal::{name_of, names_of_fragment};
 use crate::store::Store;
 use futures::{StreamExt, TryStreamExt};
 use lance_table::io::commit::{ManifestLocation, ManifestNamingScheme};

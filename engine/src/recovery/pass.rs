@@ -4,7 +4,7 @@
 use super::resolve::{Resolution, dead_sidecar};
 use crate::error::{Error, Result};
 use crate::ids::{OpId, TableName};
-use crate::maintenance::Progress;
+use crate::journal::Progress;
 use crate::protocol::{Class, Role};
 use crate::store::{Records, SidecarKind, Store, unless_denied};
 use futures::TryStreamExt;

@@ -1,9 +1,9 @@
 //! Drift: versions above a pin that no operation of ours explains. A person decides; the preview says what about.
 
-use crate::commit::publish::{Change, Published, Record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TableName;
 use crate::protocol::{Chain, Class, Kind, Obstacle, clean_prefix, obstacle};
+use crate::publish::{Change, PUBLISH_ROUNDS, Published, Record};
 use crate::recovery::Met;
 use crate::store::state::{DriftPolicy, encode};
 use crate::store::{Snapshot, Store, TableEntry, tags_of};
@@ -123,7 +123,7 @@ impl Store {
         table: &TableName,
     ) -> Result<Option<(Snapshot, TableEntry, u64)>> {
         // An undecided operation is resolved first: it is not drift. Each round settles one.
-        for _ in 0..crate::commit::publish::PUBLISH_ROUNDS {
+        for _ in 0..PUBLISH_ROUNDS {
             let snapshot = self.load().await?;
             let entry = snapshot.state.table(table)?.clone();
             if !self.pin_stands(&entry).await? {

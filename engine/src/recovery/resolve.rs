@@ -1,7 +1,6 @@
 //! `resolve(X)`: recovery, helping and self-abort are one function.
 
 use crate::clock::Backoff;
-use crate::commit::publish::{Change, Published, Record, Rounds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{At, ProtocolEvent};
 use crate::ids::{OpId, TableName};
@@ -9,6 +8,7 @@ use crate::protocol::{
     Kind, Obstacle, OperationView, Role, Step, WrittenTable, is_unchanged, may_restore, next_step,
     obstacle,
 };
+use crate::publish::{Change, Published, Record, Rounds, forward_updates};
 use crate::store::state::{Decision, encode};
 use crate::store::{Sidecar, SidecarKind, SidecarTable, Snapshot, Store, data_files_of};
 use serde::Serialize;
@@ -268,7 +268,7 @@ impl Store {
         for (entry, version) in sidecar.writes.iter().zip(versions) {
             made.push(self.made_by(&entry.path, *version).await?);
         }
-        let updates = crate::commit::forward_updates(on, sidecar, &changes, made)?;
+        let updates = forward_updates(on, sidecar, &changes, made)?;
         let mut record = Record::of_sidecar(sidecar, Kind::Logical.as_str());
         record.tables = changes;
         self.publish_step(on, updates, &record).await

@@ -1,5 +1,8 @@
 //! What is known of data files beyond the manifests that name them. Files never change, so it is looked up once.
 
+use lance::Dataset;
+use lance_table::format::{DataFile, Fragment};
+use object_store::path::Path;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -66,4 +69,17 @@ impl FileFacts {
     pub(crate) fn readable(&self, files: impl IntoIterator<Item = (String, u64)>) {
         remember(&self.readable, files);
     }
+}
+
+/// Bytes of a fragment's data files.
+pub(crate) fn fragment_bytes(fragment: &Fragment) -> u64 {
+    let sizes = fragment.files.iter().map(|file| &file.file_size_bytes);
+    sizes.filter_map(|size| size.get()).map(u64::from).sum()
+}
+
+/// Where a data file lies; only files of the dataset's own.
+pub(crate) fn own_file(dataset: &Dataset, file: &DataFile) -> Option<Path> {
+    file.base_id
+        .is_none()
+        .then(|| dataset.data_dir().join(file.path.as_str()))
 }

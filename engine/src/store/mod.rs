@@ -16,10 +16,12 @@ pub mod durability;
 pub mod faults;
 mod files;
 pub mod guard;
+mod held;
 pub mod lease;
 pub mod location;
 mod manifest;
 mod records;
+mod shelf;
 pub mod sidecar;
 pub mod state;
 mod tables;
@@ -27,11 +29,13 @@ mod tables;
 use at_work::AtWork;
 pub use claims::{Claim, Claimed};
 pub use durability::Durability;
-pub(crate) use files::{FileFacts, Width};
+pub(crate) use files::{FileFacts, Width, fragment_bytes, own_file};
 pub use guard::{CommitCounters, GuardedCommitHandler, Slot};
+pub(crate) use held::check_floors;
 pub use lease::{Lease, StandingLease};
 pub use manifest::Snapshot;
 pub(crate) use records::{Records, is_denied, unless_denied};
+use shelf::Shelf;
 pub(crate) use sidecar::together;
 pub use sidecar::{Member, Sidecar, SidecarKind, SidecarTable};
 pub use state::{State, TableEntry, Updates};
@@ -43,7 +47,6 @@ use crate::clock::{Clock, Entropy, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{EventSink, ProtocolEvent};
 use crate::ids::OpId;
-use crate::maintenance::{Ledger, Memo, ReferenceMemo};
 use lance::dataset::Dataset;
 use lance::dataset::builder::DatasetBuilder;
 use lance::session::Session;
@@ -140,12 +143,8 @@ pub struct Store {
     is_unrecorded: AtomicBool,
     manifest: Mutex<Option<Snapshot>>,
     tables: Mutex<HashMap<String, Arc<Dataset>>>,
-    /// What cleanup found that tables here refer to elsewhere.
-    pub(crate) reference_memo: ReferenceMemo,
-    /// What is known of its tables from one observation to the next.
-    pub(crate) memo: Memo,
-    /// What was written into its tables, and why.
-    pub(crate) ledger: Ledger,
+    /// What rooms above know of it.
+    pub(crate) shelf: Shelf,
     /// What planning looked up of data files.
     pub(crate) files: FileFacts,
     /// The maintenance runs that this process has under way.
@@ -256,9 +255,7 @@ impl Store {
             probed: OnceCell::new(),
             manifest: Mutex::new(None),
             tables: Mutex::new(HashMap::new()),
-            reference_memo: ReferenceMemo::default(),
-            memo: Memo::default(),
-            ledger: Ledger::default(),
+            shelf: Shelf::default(),
             files: FileFacts::default(),
             at_work: AtWork::default(),
         })

@@ -126,6 +126,124 @@ fn rooms_import_what_the_map_allows() {
     }
 }
 
+/// The methods that `code` adds to the store, each by its name.
+fn added(code: &str) -> BTreeSet<String> {
+    let blocks = code.split("\nimpl Store {\n").skip(1);
+    let blocks = blocks.map(|rest| rest.split("\n}\n").next().unwrap_or_default());
+    let methods = blocks.flat_map(|block| {
+        let declared = block.lines().filter_map(|line| line.strip_prefix("    "));
+        declared
+            .filter(|line| !line.starts_with(' '))
+            .filter_map(|line| {
+                let name = line.split_once("fn ")?.1;
+                Some(name.split(['(', '<']).next()?.to_owned())
+            })
+    });
+    methods.collect()
+}
+
+/// What `code` calls of a store.
+fn called(code: &str) -> BTreeSet<String> {
+    let dense: String = code.split_whitespace().collect();
+    let in_store = code.contains("\nimpl Store {\n");
+    let mut names = BTreeSet::new();
+    for receiver in ["self.", "store."] {
+        for (at, _) in dense.match_indices(receiver) {
+            let before = dense[..at].chars().next_back();
+            let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            if before.is_some_and(is_word) || (receiver == "self." && !in_store) {
+                continue;
+            }
+            let rest = &dense[at + receiver.len()..];
+            let end = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+            if rest[end..].starts_with('(') {
+                names.insert(rest[..end].to_owned());
+            }
+        }
+    }
+    names
+}
+
+/// The rooms that `room` may import, and those that they may, and so on.
+fn below<'a>(map: &'a Rooms, room: &'a str) -> BTreeSet<&'a str> {
+    let mut found = BTreeSet::new();
+    let mut left = vec![room];
+    while let Some(next) = left.pop() {
+        for import in map.get(next).into_iter().flatten() {
+            if found.insert(import.as_str()) {
+                left.push(import);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn there_is_no_circle() {
+    for krate in ["daemon", "engine"] {
+        let map = allowed(krate);
+        let is_in_one = |room: &&String| below(&map, room).contains(room.as_str());
+        let in_circles: Vec<&String> = map.keys().filter(is_in_one).collect();
+        assert!(in_circles.is_empty(), "circles of {krate}: {in_circles:?}");
+    }
+}
+
+/// A room can also reach another through the methods that it adds to the store.
+#[test]
+fn no_room_calls_what_a_room_above_it_adds_to_the_store() {
+    let map = allowed("engine");
+    let src = root().join("engine/src");
+    let mut files = Vec::new();
+    sources(&src, &mut files);
+    let code: Vec<(String, String)> = files
+        .iter()
+        .map(|file| {
+            let first = file
+                .strip_prefix(&src)
+                .expect("below src")
+                .components()
+                .next();
+            let room = first.expect("a name").as_os_str().to_string_lossy();
+            let text = std::fs::read_to_string(file).expect("a source");
+            let code = text
+                .split("#[cfg(test)]\nmod tests {")
+                .next()
+                .unwrap_or_default();
+            (room.trim_end_matches(".rs").to_owned(), code.to_owned())
+        })
+        .collect();
+    let mut owners: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for (room, text) in &code {
+        for name in added(text) {
+            owners.entry(name).or_default().insert(room);
+        }
+    }
+    let mut wrong = Vec::new();
+    for (room, text) in &code {
+        let below = below(&map, room);
+        for name in called(text) {
+            let Some(owners) = owners.get(&name) else {
+                continue;
+            };
+            if !owners
+                .iter()
+                .any(|owner| owner == room || below.contains(owner))
+            {
+                wrong.push(format!("{room} calls {name} of {owners:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn methods_of_the_store_are_seen() {
+    let text = "\nimpl Store {\n    /// fn no()\n    pub async fn load(&self) -> u64 {\n        self.objects.get();\n        self\n            .pin(1);\n        let f = |x| x;\n    }\n    fn put<T>(&self) {}\n}\nfn g() { store.take(); restore.nothing(); run.store.look(); }\n";
+    let names = |found: BTreeSet<String>| found.into_iter().collect::<Vec<_>>();
+    assert_eq!(names(added(text)), ["load", "put"]);
+    assert_eq!(names(called(text)), ["look", "pin", "take"]);
+}
+
 #[test]
 fn imports_are_seen() {
     let text = "use crate::place::Place;\nuse crate::systemd;\n// crate::cli::told\nfn f() { crate::run::go(); crate::Item; }\n#[cfg(test)]\nmod tests {\n    use crate::agent::x;\n}\n";

@@ -18,7 +18,7 @@ mod table;
 pub(crate) use inventory::{Listing, Version, What};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::maintenance::Oversight;
+use crate::oversight::Oversight;
 use crate::store::Store;
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -7,12 +7,11 @@
 //! then; cleanup publishes the floors first and asks for the holds then. So one of them sees the other.
 
 use super::{CleanupPlan, Spare};
-use crate::commit::publish::Record;
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::ids::TableName;
+use crate::publish::Record;
 use crate::store::state::{State, encode};
-use crate::store::{Snapshot, Store, tags_of};
-use futures::{StreamExt, TryStreamExt};
+use crate::store::{Snapshot, Store, check_floors, tags_of};
 use lance::Dataset;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,9 +19,6 @@ use std::sync::Arc;
 
 /// How long the name of a keep may be: it stands in every version of the manifest.
 const NAME_BYTES: usize = 64;
-
-/// Tables that are looked at together.
-const AT_ONCE: usize = 16;
 
 /// What makes cleanup spare something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -176,42 +172,6 @@ fn check_name(name: &str) -> Result<()> {
     )))
 }
 
-/// What of the snapshot `shown` lies below a floor of `latest`, and may be gone therefore.
-fn below_floor(latest: &State, shown: &State) -> Option<String> {
-    if shown.version < latest.manifest_floor {
-        return Some(format!(
-            "manifest version {} is below the floor {}",
-            shown.version, latest.manifest_floor
-        ));
-    }
-    shown.tables.iter().find_map(|(table, entry)| {
-        let floor = latest.floor(table);
-        (entry.version < floor).then(|| {
-            format!(
-                "table {table}: version {} is below the floor {floor}",
-                entry.version
-            )
-        })
-    })
-}
-
-/// Whether a keep of `latest` holds the snapshot at `version`, or none of it is below a floor.
-fn check_floors(latest: &State, shown: &State) -> Result<()> {
-    if latest.keeps.values().any(|kept| *kept == shown.version) {
-        return Ok(());
-    }
-    match below_floor(latest, shown) {
-        None => Ok(()),
-        Some(why) => Err(Error::new(
-            ErrorKind::Refused,
-            format!(
-                "the snapshot at manifest version {} cannot be held: {why}, so it may be gone; take a younger one",
-                shown.version
-            ),
-        )),
-    }
-}
-
 fn no_keep(state: &State, name: &str) -> Error {
     let known: Vec<&str> = state.keeps.keys().map(String::as_str).collect();
     let known = match known.as_slice() {
@@ -309,52 +269,10 @@ impl Store {
         self.manifest_at(version).await
     }
 
-    /// Refuses a snapshot of which something is gone, or may be.
-    ///
-    /// # Errors
-    /// `Refused` naming the table and the version, `Drift` when the table was made again.
-    pub(crate) async fn check_holdable(&self, shown: &Snapshot) -> Result<()> {
-        check_floors(&self.load().await?.state, &shown.state)?;
-        futures::stream::iter(shown.state.tables.iter())
-            .map(|(table, entry)| async move {
-                let opened = self.open_pinned(entry).await;
-                opened.map(drop).map_err(|e| match e.kind() {
-                    ErrorKind::Drift => e,
-                    _ => {
-                        let version = entry.version;
-                        let gone = format!(
-                            "the snapshot at manifest version {} cannot be held: table {table}: version {version} cannot be opened",
-                            shown.version()
-                        );
-                        Error::new(ErrorKind::Refused, gone).caused_by(e)
-                    }
-                })
-            })
-            .buffer_unordered(AT_ONCE)
-            .try_collect::<Vec<()>>()
-            .await
-            .map(drop)
-    }
-
-    /// Whether a keep or a lease holds the snapshot at manifest version `version`.
-    pub(crate) async fn is_held(&self, latest: &State, version: u64) -> Result<bool> {
-        if latest.keeps.values().any(|kept| *kept == version) {
-            return Ok(true);
-        }
-        let (leases, now) = (self.leases().await?, self.now());
-        let mut live = leases.iter().filter_map(|lease| lease.live(now));
-        Ok(live.any(|lease| lease.manifest_version == version))
-    }
-
     /// The snapshots that are held now, keeps first.
     pub async fn holds(&self) -> Result<Vec<Hold>> {
         let state = self.load().await?.state;
         self.holds_of(&state, self.now()).await
-    }
-
-    /// Milliseconds since the epoch, as the storage's times are told.
-    pub(crate) fn now(&self) -> i64 {
-        i64::try_from(self.clock().now_ms()).unwrap_or(i64::MAX)
     }
 
     async fn holds_of(&self, state: &State, now_ms: i64) -> Result<Vec<Hold>> {

@@ -27,11 +27,10 @@ mod run;
 pub use holdings::Holding;
 pub use holds::{Hold, HoldKind};
 pub(super) use readable::{Referred, files_of, files_of_fragment, read_ends};
-pub(crate) use references::ReferenceMemo;
 pub(super) use references::spelled;
 
 use super::Target;
-use super::archive::ArchiveReport;
+use crate::history::ArchiveReport;
 use crate::ids::{OpId, TableName};
 use crate::store::Store;
 use serde::Serialize;

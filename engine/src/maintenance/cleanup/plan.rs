@@ -4,11 +4,11 @@ use super::holds::{HeldSnapshot, spares_of_manifest, spares_of_refs, spares_of_t
 use super::{
     CleanupPlan, CleanupPolicies, CleanupPolicy, MAX_CLOCK_SKEW, Retention, Spare, TableCleanup,
 };
-use crate::commit::publish::Rounds;
 use crate::error::{Error, ErrorKind, Result, caught};
 use crate::ids::{OpId, TableName};
 use crate::maintenance::plan::beyond_us;
 use crate::protocol::{cleanup_floor, may_forget};
+use crate::publish::Rounds;
 use crate::store::state::State;
 use crate::store::{MANIFEST_PATH, Snapshot, Store, TableEntry, read_version};
 use lance::Dataset;

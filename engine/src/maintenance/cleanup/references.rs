@@ -31,7 +31,8 @@ const UNREADABLE: &str = "?";
 const BRANCHES: &str = "tree/";
 
 /// What was found in a location, or why it is not known, and when.
-pub(crate) type ReferenceMemo = Mutex<Option<(Duration, Result<References, String>)>>;
+#[derive(Debug, Default)]
+struct ReferenceMemo(Mutex<Option<(Duration, Result<References, String>)>>);
 
 type References = Arc<BTreeSet<Reference>>;
 
@@ -181,7 +182,8 @@ impl Store {
     /// What tables of this location refer to outside of themselves, or why that is not known. Unless they are looked for
     /// `anywhere`, those that discovery finds.
     async fn references(&self, anywhere: bool) -> Result<References, String> {
-        let mut memo = self.reference_memo.lock().await;
+        let memo = self.shelf.of::<ReferenceMemo>();
+        let mut memo = memo.0.lock().await;
         let now = self.clock().monotonic();
         if let Some((at, found)) = memo.as_ref()
             && now.saturating_sub(*at) < MEMO_AGE

@@ -1,12 +1,15 @@
 //! Runs a plan: archives, publishes floors, deletes below them.
 
 use super::{CleanupPlan, CleanupReport, MAX_CLOCK_SKEW, TableCleanup};
-use crate::commit::publish::{Record, Rounds};
 use crate::error::{Disposition, Error, ErrorKind, Result, caught};
 use crate::events::ProtocolEvent;
 use crate::ids::TableName;
+use crate::journal::Amounts;
 use crate::maintenance::tasks::TaskBounds;
-use crate::maintenance::{Amounts, CompactionLimits, Oversight, Target, Verify};
+use crate::maintenance::{CompactionLimits, Target};
+use crate::oversight::Oversight;
+use crate::proof::Verify;
+use crate::publish::{Record, Rounds};
 use crate::store::{COMMITS_PATH, Store};
 use lance::Dataset;
 use lance::dataset::cleanup::CleanupPolicyBuilder;
@@ -112,7 +115,7 @@ impl Store {
                 .await
         };
         let cleaned = caught(&plan.table, clean).await;
-        self.memo.forget(&plan.table);
+        self.memo().forget(&plan.table);
         cleaned.map(|()| report)
     }
 
@@ -189,7 +192,7 @@ impl Store {
         });
         let dataset = self.latest(&entry.path).await?;
         let deleted = self.delete_versions(&dataset, versions, rate, report).await;
-        self.memo.forget(&entry.path);
+        self.memo().forget(&entry.path);
         deleted
     }
 
@@ -261,7 +264,7 @@ impl Store {
                         ..Amounts::default()
                     };
                     let path = self.below_root(dataset);
-                    self.ledger.add(&path, amounts, self.clock().now_ms());
+                    self.ledger().add(&path, amounts, self.clock().now_ms());
                     report.versions_removed += removed.old_versions;
                     report.bytes_removed += removed.bytes_removed;
                     return match removed.failed_deletes {

@@ -96,36 +96,36 @@ pub(crate) fn format_size(bytes: u64) -> String {
 }
 
 /// Deserializes a duration.
-pub(super) fn duration<'de, D: Deserializer<'de>>(de: D) -> Result<Duration, D::Error> {
+pub(crate) fn duration<'de, D: Deserializer<'de>>(de: D) -> Result<Duration, D::Error> {
     parse_duration(&text(de, "a duration such as \"7d\"")?).map_err(Error::custom)
 }
 
 /// Deserializes a duration that a table override may leave out.
-pub(super) fn some_duration<'de, D: Deserializer<'de>>(
+pub(crate) fn some_duration<'de, D: Deserializer<'de>>(
     de: D,
 ) -> Result<Option<Duration>, D::Error> {
     duration(de).map(Some)
 }
 
 /// Deserializes a size in bytes.
-pub(super) fn size<'de, D: Deserializer<'de>>(de: D) -> Result<u64, D::Error> {
+pub(crate) fn size<'de, D: Deserializer<'de>>(de: D) -> Result<u64, D::Error> {
     parse_size(&text(de, "a size such as \"2GiB\"")?).map_err(Error::custom)
 }
 
 /// Deserializes a size in bytes that a table override may leave out.
-pub(super) fn some_size<'de, D: Deserializer<'de>>(de: D) -> Result<Option<u64>, D::Error> {
+pub(crate) fn some_size<'de, D: Deserializer<'de>>(de: D) -> Result<Option<u64>, D::Error> {
     size(de).map(Some)
 }
 
 /// Deserializes a plain value that a table override may leave out.
-pub(super) fn some_plain<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+pub(crate) fn some_plain<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     de: D,
 ) -> Result<Option<T>, D::Error> {
     T::deserialize(de).map(Some)
 }
 
 /// Deserializes a size, or `"off"`.
-pub(super) fn size_or_off<'de, D: Deserializer<'de>>(de: D) -> Result<Option<u64>, D::Error> {
+pub(crate) fn size_or_off<'de, D: Deserializer<'de>>(de: D) -> Result<Option<u64>, D::Error> {
     let value = text(de, "a size such as \"50MiB\", or \"off\"")?;
     if value == OFF {
         return Ok(None);
@@ -134,7 +134,7 @@ pub(super) fn size_or_off<'de, D: Deserializer<'de>>(de: D) -> Result<Option<u64
 }
 
 /// Deserializes a duration, or `"off"`.
-pub(super) fn duration_or_off<'de, D: Deserializer<'de>>(
+pub(crate) fn duration_or_off<'de, D: Deserializer<'de>>(
     de: D,
 ) -> Result<Option<Duration>, D::Error> {
     let value = text(de, "a duration such as \"7d\", or \"off\"")?;
@@ -146,7 +146,7 @@ pub(super) fn duration_or_off<'de, D: Deserializer<'de>>(
 
 /// Deserializes a listening address, or `"off"`. Names are refused: what `localhost` binds depends
 /// on the machine.
-pub(super) fn listen<'de, D: Deserializer<'de>>(de: D) -> Result<Option<SocketAddr>, D::Error> {
+pub(crate) fn listen<'de, D: Deserializer<'de>>(de: D) -> Result<Option<SocketAddr>, D::Error> {
     let value = text(de, "an address such as \"127.0.0.1:9464\", or \"off\"")?;
     parse_listen(&value).map_err(Error::custom)
 }
@@ -198,12 +198,12 @@ fn text<'de, D: Deserializer<'de>>(de: D, expected: &'static str) -> Result<Stri
 }
 
 /// Serializes a duration as a person would write it.
-pub(super) fn show_duration<S: Serializer>(value: &Duration, ser: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn show_duration<S: Serializer>(value: &Duration, ser: S) -> Result<S::Ok, S::Error> {
     ser.serialize_str(&format_duration(*value))
 }
 
 /// Serializes an optional duration, `"off"` for none.
-pub(super) fn show_duration_or_off<S: Serializer>(
+pub(crate) fn show_duration_or_off<S: Serializer>(
     value: &Option<Duration>,
     ser: S,
 ) -> Result<S::Ok, S::Error> {
@@ -216,7 +216,7 @@ pub(crate) fn show_size<S: Serializer>(value: &u64, ser: S) -> Result<S::Ok, S::
 }
 
 /// Serializes an optional size, `"off"` for none.
-pub(super) fn show_size_or_off<S: Serializer>(
+pub(crate) fn show_size_or_off<S: Serializer>(
     value: &Option<u64>,
     ser: S,
 ) -> Result<S::Ok, S::Error> {
@@ -224,7 +224,7 @@ pub(super) fn show_size_or_off<S: Serializer>(
 }
 
 /// Serializes an optional listening address, `"off"` for none.
-pub(super) fn show_listen<S: Serializer>(
+pub(crate) fn show_listen<S: Serializer>(
     value: &Option<SocketAddr>,
     ser: S,
 ) -> Result<S::Ok, S::Error> {

@@ -8,18 +8,16 @@
 //! It decides about nothing but pace. Of two daemons on one location the last to write keeps its counts, and what other
 //! processes compact counts as written by users; a record that cannot be read is left alone, and counting begins anew.
 
-use super::health::fragment_bytes;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Records, Store, unless_denied};
+use crate::store::{Records, Store, fragment_bytes, unless_denied};
 use lance::Dataset;
 use lance::dataset::optimize::RewriteResult;
-use lance::index::DatasetIndexExt;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OnceCell;
 
 /// The newest format of the record that this release reads.
@@ -192,15 +190,6 @@ impl Ledger {
     }
 }
 
-/// Bytes of the index segments that `after` has and `before` has not.
-pub(crate) async fn new_index_bytes(before: &Dataset, after: &Dataset) -> Result<u64> {
-    let had = before.load_indices().await?;
-    let has = after.load_indices().await?;
-    let is_new = |s: &&lance_table::format::IndexMetadata| had.iter().all(|h| h.uuid != s.uuid);
-    let new = has.iter().filter(is_new);
-    Ok(new.map(super::plan::segment_bytes).sum())
-}
-
 /// Whether the record itself is at fault, and not the way to it.
 fn is_lasting(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Internal | ErrorKind::FormatTooNew)
@@ -236,6 +225,11 @@ impl Records {
 }
 
 impl Store {
+    /// What was written into the tables here, and why.
+    pub(crate) fn ledger(&self) -> Arc<Ledger> {
+        self.shelf.of()
+    }
+
     /// Where the ledger of this location may stand, the first that may be written first. A store has one place.
     async fn ledgers(&self) -> Result<Vec<&Records>> {
         Ok(match self.has_manifest().await? {
@@ -249,7 +243,8 @@ impl Store {
         let read = async {
             match self.kept_ledger().await {
                 Ok(record) => {
-                    let mut books = self.ledger.books();
+                    let ledger = self.ledger();
+                    let mut books = ledger.books();
                     // What was counted before it could be read is on top of it.
                     for (path, kept) in record.into_iter().flat_map(|record| record.tables) {
                         let account = books.accounts.entry(path).or_default();
@@ -260,14 +255,15 @@ impl Store {
                     Ok(())
                 }
                 Err(error) if is_lasting(&error) => {
-                    self.ledger.is_foreign.store(true, Ordering::Relaxed);
+                    self.ledger().is_foreign.store(true, Ordering::Relaxed);
                     tracing::warn!(uri = self.uri(), %error, "what was written into these tables is counted in memory only");
                     Ok(())
                 }
                 Err(error) => Err(error),
             }
         };
-        if let Err(error) = self.ledger.read.get_or_try_init(|| read).await {
+        let ledger = self.ledger();
+        if let Err(error) = ledger.read.get_or_try_init(|| read).await {
             tracing::debug!(uri = self.uri(), %error, "the ledger cannot be read now");
         }
     }
@@ -286,7 +282,7 @@ impl Store {
     /// # Errors
     /// Those of the storage, when it may be written nowhere.
     pub async fn keep_ledger(&self) -> Result<()> {
-        let ledger = &self.ledger;
+        let ledger = self.ledger();
         if !ledger.read.initialized()
             || ledger.is_foreign.load(Ordering::Relaxed)
             || !ledger.changed.swap(false, Ordering::Relaxed)

@@ -11,10 +11,15 @@
 //! 4. What a write staged is read back the same way, beside the rows that were given ([`read_back`]).
 //! 5. A batch of the default size must fit: 32-bit offsets hold 2 GiB of text.
 
-use super::Oversight;
-use super::side::{Reading, Side, Wide};
-use super::tally::Tally;
+mod side;
+mod tally;
+
+pub(crate) use side::READER_ROWS;
+pub(crate) use tally::Tally;
+
+use self::side::{Reading, Side, Wide};
 use crate::error::{Error, ErrorKind, Result, caught};
+use crate::oversight::Oversight;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
 use arrow_schema::extension::EXTENSION_TYPE_NAME_KEY;
@@ -424,5 +429,4 @@ fn same_without_dictionaries(was: &ArrayRef, is: &ArrayRef) -> Option<bool> {
 }
 
 #[cfg(test)]
-#[path = "verify_tests.rs"]
 mod tests;

@@ -3,7 +3,7 @@
 //! A monotonic fast-forward over content-preserving versions. It never passes a version that was not decided, and it
 //! never fails because someone else moved the pin: if the pin is already there, the work is done.
 
-use super::publish::{Change, Published, Record, Rounds};
+use super::{Change, Published, Record, Rounds};
 use crate::error::Result;
 use crate::ids::TableName;
 use crate::protocol::clean_prefix;

@@ -3,11 +3,11 @@
 //! `commits.lance` is derived and internal: HEAD is what is visible. Each append is strict and says in its own
 //! properties how far it reaches, so two daemons that archive at once never write a publish twice.
 
-use crate::commit::publish::{Change, Record};
+use super::LogEntry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::OpId;
 use crate::protocol::Kind;
-use crate::recovery::LogEntry;
+use crate::publish::{Change, Record};
 use crate::store::state::{Archive, encode};
 use crate::store::{
     COMMITS_PATH, Member, Slot, Snapshot, Store, StrictCommit, read_version, together,

@@ -6,18 +6,25 @@
 //! its lifecycle rule's.)
 //!
 //! A run at work also puts a beat now and then. A journal that moves belongs to the living, however long a file takes.
+//!
+//! 1. `stranded` deletes what a dead run wrote for nothing.
+//! 2. `ledger` counts bytes by why they were written.
 
-use super::Oversight;
-use super::pace::Paced;
-use super::run::Run;
+mod ledger;
+mod stranded;
+
+pub use ledger::{Account, Amounts};
+pub(crate) use stranded::DeadRun;
+pub use stranded::RunFiles;
+
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
+use crate::oversight::{Oversight, Paced};
 use crate::store::{GuardedCommitHandler, Records, Store, put_new};
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use lance::Dataset;
 use lance_io::object_store::{ObjectStore as LanceStore, WrappingObjectStore};
 use lance_table::format::Fragment;
 use lance_table::io::deletion::{DELETIONS_DIR, relative_deletion_file_path};
@@ -41,7 +48,7 @@ use tokio::sync::Mutex;
 const FORMAT: u32 = 2;
 
 /// Requests that are under way at one time.
-pub(super) const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 16;
 
 /// How often a run puts a beat. Recovery waits many times as long before it takes a run for dead.
 const BEAT: Duration = Duration::from_secs(10);
@@ -228,7 +235,7 @@ impl Journal {
 
 /// The [`Journal`] as Lance's wrapper of a store.
 #[derive(Debug)]
-struct Journalling(Arc<Journal>);
+pub(crate) struct Journalling(pub(crate) Arc<Journal>);
 
 impl WrappingObjectStore for Journalling {
     fn wrap(&self, _: &str, inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
@@ -437,19 +444,6 @@ impl Store {
             }
             None => guard,
         }
-    }
-
-    /// The same dataset, written through the journal of `run`. On plain local paths Lance writes past the object-store interface, so
-    /// there the run goes through it; versions are found and put as ever, see [`Store::guard_of`].
-    pub(crate) async fn written_through(
-        &self,
-        dataset: &Dataset,
-        run: &Run<'_>,
-    ) -> Result<Dataset> {
-        let mut objects = self.interface.as_ref().clone();
-        objects.apply_wrapper(&Paced(run.oversight.clone()));
-        objects.apply_wrapper(&Journalling(run.journal.clone()));
-        Ok(dataset.with_object_store(Arc::new(objects), None))
     }
 
     /// The storage, as a run reads it that keeps to a pace, and where it is looked whether it moves.

@@ -1,4 +1,9 @@
 //! Publish: the compare-and-swap of the manifest from M to M+1.
+//!
+//! 1. `Store::try_publish` moves the manifest, or says that it lost; a `Record` says what for.
+//! 2. `prefix` fast-forwards a pin over content-preserving versions.
+
+mod prefix;
 
 use crate::clock::Backoff;
 use crate::error::{Disposition, Error, ErrorKind, Result};
@@ -6,7 +11,7 @@ use crate::events::ProtocolEvent;
 use crate::ids::{OpId, TableName};
 use crate::protocol::{Kind, publish_counts};
 use crate::store::state::encode;
-use crate::store::{Member, Sidecar, SidecarKind, Snapshot, Store, Updates};
+use crate::store::{Member, Sidecar, SidecarKind, Snapshot, Store, TableEntry, Updates};
 use serde::{Deserialize, Serialize};
 use squire_failpoints::{Guard, Seam, hit, stands};
 use std::collections::HashMap;
@@ -238,4 +243,32 @@ impl Store {
             }
         }
     }
+}
+
+/// The publish of a complete operation, each of whose versions a transaction of `made` made: the same keys, whoever
+/// puts them.
+pub(crate) fn forward_updates(
+    on: &Snapshot,
+    sidecar: &Sidecar,
+    changes: &[Change],
+    made: Vec<Option<String>>,
+) -> Result<Updates> {
+    let mut updates = Vec::new();
+    for ((entry, change), transaction) in sidecar.writes.iter().zip(changes).zip(made) {
+        updates.push(match &entry.create {
+            None => on.state.pin_update(&entry.table, change.to, transaction)?,
+            Some(facts) => {
+                let created = TableEntry {
+                    path: entry.path.clone(),
+                    version: change.to,
+                    key: facts.key.clone(),
+                    transaction,
+                    incarnation: 0,
+                };
+                (format!("pin/{}", entry.table), Some(encode(&created)?))
+            }
+        });
+    }
+    updates.extend(on.state.batch_updates(sidecar)?);
+    Ok(updates)
 }

@@ -1,6 +1,10 @@
 //! How whoever started a run watches it.
 
-use super::pace::Pace;
+mod pace;
+
+pub use pace::Pace;
+pub(crate) use pace::Paced;
+
 use async_trait::async_trait;
 use lance_index::progress::IndexBuildProgress;
 use serde::Serialize;

@@ -1,25 +1,14 @@
 //! What became of an operation or a batch: the pins first, then the manifest's history, then the commit log.
 
-use crate::commit::publish::Record;
+use super::LogEntry;
+use super::archive::{decode, publishes_of};
 use crate::error::Result;
 use crate::ids::OpId;
-use crate::maintenance::archive::publishes_of;
+use crate::publish::Record;
 use crate::store::{MANIFEST_PATH, Snapshot, Store, read_version};
 use futures::TryStreamExt;
 use serde::Serialize;
 use std::collections::HashMap;
-
-/// One publish.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LogEntry {
-    /// The manifest version that it made.
-    pub manifest_version: u64,
-    /// When, milliseconds since the epoch, by the publisher's clock.
-    pub at_ms: i64,
-    /// What it says of itself.
-    #[serde(flatten)]
-    pub record: Record,
-}
 
 /// The answer of `squire op`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -175,10 +164,7 @@ impl Store {
         scan.filter(filter)?;
         let batches: Vec<arrow_array::RecordBatch> =
             scan.try_into_stream().await?.try_collect().await?;
-        let entries: Result<Vec<Vec<LogEntry>>> = batches
-            .iter()
-            .map(crate::maintenance::archive::decode)
-            .collect();
+        let entries: Result<Vec<Vec<LogEntry>>> = batches.iter().map(decode).collect();
         entries
             .map(|e| e.into_iter().flatten().collect())
             .map_err(|e| e.context("commit log"))

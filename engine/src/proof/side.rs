@@ -1,8 +1,8 @@
 //! One side of a comparison: a scan, batch by batch, with what was seen of it.
 
-use super::Oversight;
 use super::tally::Tally;
 use crate::error::{Error, ErrorKind, Result, caught};
+use crate::oversight::Oversight;
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use futures::TryStreamExt;

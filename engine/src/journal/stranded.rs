@@ -15,12 +15,11 @@
 //! All dead runs of one table share one fence and one proof. On plain tables it is the same, but for what a store would
 //! publish: there HEAD is what is visible.
 
-use super::Amounts;
-use super::journal::{AT_ONCE, Journalled, names_of_fragment};
-use crate::commit::publish::{Record, Rounds};
+use super::{AT_ONCE, Amounts, Journalled, names_of_fragment};
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
 use crate::protocol::Kind;
+use crate::publish::{Record, Rounds};
 use crate::store::{Records, Store, StrictCommit, marks, read_version, unless_denied};
 use futures::{StreamExt, TryStreamExt};
 use lance::dataset::transaction::{Operation, TransactionBuilder};
@@ -263,7 +262,8 @@ impl Store {
                         wasted: bytes,
                         ..Amounts::default()
                     };
-                    self.ledger.add(&table.path, amounts, self.clock().now_ms());
+                    self.ledger()
+                        .add(&table.path, amounts, self.clock().now_ms());
                     outcomes.push((run.op, bytes));
                 }
                 if let (true, Some(table)) = (fenced, &table.name) {
