@@ -7,15 +7,11 @@
 //!
 //! A run at work also puts a beat now and then. A journal that moves belongs to the living, however long a file takes.
 //!
-//! 1. `stranded` deletes what a dead run wrote for nothing.
-//! 2. `ledger` counts bytes by why they were written.
+//! `ledger` counts bytes by why they were written.
 
 mod ledger;
-mod stranded;
 
 pub use ledger::{Account, Amounts};
-pub(crate) use stranded::DeadRun;
-pub use stranded::RunFiles;
 
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -48,7 +44,7 @@ use tokio::sync::Mutex;
 const FORMAT: u32 = 2;
 
 /// Requests that are under way at one time.
-const AT_ONCE: usize = 16;
+pub(crate) const AT_ONCE: usize = 16;
 
 /// How often a run puts a beat. Recovery waits many times as long before it takes a run for dead.
 const BEAT: Duration = Duration::from_secs(10);

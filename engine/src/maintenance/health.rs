@@ -177,22 +177,6 @@ impl Store {
         }
     }
 
-    /// The dataset at `path` at its latest version.
-    pub(crate) async fn latest(&self, path: &str) -> Result<Arc<Dataset>> {
-        let handle = self.any_handle(path).await?;
-        let handle = handle.ok_or_else(|| self.without_version(path))?;
-        let mut dataset = handle.as_ref().clone();
-        if let Err(e) = dataset.checkout_latest().await {
-            // Removed, or made anew: the next look starts from storage.
-            self.forget_handle(path).await;
-            return Err(Error::from(e).context(format!("reading {}", self.uri_of(path))));
-        }
-        self.check_version(&dataset).await?;
-        let dataset = Arc::new(dataset);
-        self.keep_handle(path, dataset.clone()).await;
-        Ok(dataset)
-    }
-
     /// Observes `target` as if for the first time.
     pub async fn health(&self, target: &Target, bounds: &TaskBounds) -> Result<TableHealth> {
         let snapshot = match target {

@@ -32,9 +32,10 @@ pub mod tasks;
 mod unreferenced;
 
 pub use crate::history::ArchiveReport;
-pub use crate::journal::{Account, Amounts, RunFiles};
+pub use crate::journal::{Account, Amounts};
 pub use crate::oversight::{Headway, Oversight, Pace};
 pub use crate::proof::Verify;
+pub use crate::recovery::{RunFiles, Skipped};
 pub use cleanup::{
     CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, Held, Hold, HoldKind, Holding,
     Retention, Spare, TableCleanup,
@@ -43,7 +44,7 @@ pub use compact::CompactionLimits;
 pub use health::{IndexHealth, TableHealth};
 pub use observe::{Looking, Observed};
 pub use plan::CompactionPlan;
-pub use run::{MaintenanceReport, Skipped};
+pub use run::MaintenanceReport;
 pub use unreferenced::{Files, Unreferenced};
 
 use crate::ids::TableName;

@@ -5,11 +5,11 @@ use super::plan::beyond_us;
 use crate::clock::Backoff;
 use crate::error::{Disposition, Error, ErrorKind, Result, caught};
 use crate::ids::{OpId, TableName};
-use crate::journal::{DeadRun, Journal, Journalled, Journalling, RunTable};
+use crate::journal::{Journal, Journalled, Journalling, RunTable};
 use crate::oversight::{Oversight, Paced};
 use crate::protocol::{Kind, Obstacle, Role, obstacle};
-use crate::publish::{PUBLISH_ROUNDS, Record};
-use crate::recovery::Resolution;
+use crate::publish::Record;
+use crate::recovery::{DeadRun, Skipped};
 use crate::store::{
     COMMITS_PATH, Records, Sidecar, SidecarKind, SidecarTable, Store, StrictCommit, is_denied,
 };
@@ -24,31 +24,6 @@ use std::time::Duration;
 /// How often a run reopens HEAD and plans afresh after losing to a writer. Each attempt redoes at most one batch of
 /// tasks; five losses in a row mean that the table is too busy now, and the scheduler's cool-down is the better place to wait.
 const ATTEMPTS: u32 = 5;
-
-/// Why a table was left alone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Skipped {
-    /// Foreign versions stand above its pin.
-    Drift,
-    /// An operation on it is not decided yet.
-    Undecided,
-    /// It was dropped and made again under its pin.
-    Replaced,
-    /// Lance would do it harm, or cannot do it: why.
-    Unsupported(String),
-}
-
-impl std::fmt::Display for Skipped {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Drift => f.write_str("drift"),
-            Self::Undecided => f.write_str("undecided"),
-            Self::Replaced => f.write_str("replaced"),
-            Self::Unsupported(why) => f.write_str(why),
-        }
-    }
-}
 
 /// What a run did.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
@@ -427,42 +402,5 @@ impl Store {
         };
         self.commit_strict(commit).await?;
         Ok(true)
-    }
-
-    /// What keeps maintenance off a table. A complete operation is published on the way.
-    pub(crate) async fn in_the_way(&self, table: &TableName) -> Result<Option<Skipped>> {
-        for _ in 0..PUBLISH_ROUNDS {
-            let snapshot = self.load().await?;
-            let entry = snapshot.state.table(table)?;
-            if !self.pin_stands(entry).await? {
-                return Ok(Some(Skipped::Replaced));
-            }
-            let chain = self
-                .scan(snapshot.state.store, &entry.path, entry.version)
-                .await?;
-            let op = match obstacle(&chain, entry.version) {
-                None => return Ok(None),
-                Some(Obstacle::Foreign(_)) => return Ok(Some(Skipped::Drift)),
-                Some(Obstacle::Operation(op)) => op,
-            };
-            if let Some(decision) = snapshot.state.aborted.get(&op) {
-                self.resolve(
-                    &crate::recovery::dead_sidecar(self, op, decision),
-                    Role::Helper,
-                )
-                .await?;
-                continue;
-            }
-            let Some(sidecar) = self.sidecar(op).await? else {
-                if self.load().await?.version() == snapshot.version() {
-                    return Ok(Some(Skipped::Drift));
-                }
-                continue;
-            };
-            if self.resolve(&sidecar, Role::Helper).await? == Resolution::Pending {
-                return Ok(Some(Skipped::Undecided));
-            }
-        }
-        Ok(Some(Skipped::Undecided))
     }
 }

@@ -147,6 +147,22 @@ pub(crate) async fn tags_of(dataset: &Dataset) -> Result<HashMap<String, u64>> {
 }
 
 impl Store {
+    /// The dataset at `path` at its latest version.
+    pub(crate) async fn latest(&self, path: &str) -> Result<Arc<Dataset>> {
+        let handle = self.any_handle(path).await?;
+        let handle = handle.ok_or_else(|| self.without_version(path))?;
+        let mut dataset = handle.as_ref().clone();
+        if let Err(e) = dataset.checkout_latest().await {
+            // Removed, or made anew: the next look starts from storage.
+            self.forget_handle(path).await;
+            return Err(Error::from(e).context(format!("reading {}", self.uri_of(path))));
+        }
+        self.check_version(&dataset).await?;
+        let dataset = Arc::new(dataset);
+        self.keep_handle(path, dataset.clone()).await;
+        Ok(dataset)
+    }
+
     /// A handle of the dataset at `path`, at whatever version; `None` when nothing is there.
     pub(crate) async fn any_handle(&self, path: &str) -> Result<Option<Arc<Dataset>>> {
         if let Some(dataset) = self.tables.lock().await.get(path) {

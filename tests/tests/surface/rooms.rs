@@ -126,42 +126,37 @@ fn rooms_import_what_the_map_allows() {
     }
 }
 
-/// The methods that `code` adds to the store, each by its name.
-fn added(code: &str) -> BTreeSet<String> {
+fn blocks(code: &str) -> impl Iterator<Item = &str> {
     let blocks = code.split("\nimpl Store {\n").skip(1);
-    let blocks = blocks.map(|rest| rest.split("\n}\n").next().unwrap_or_default());
-    let methods = blocks.flat_map(|block| {
-        let declared = block.lines().filter_map(|line| line.strip_prefix("    "));
-        declared
-            .filter(|line| !line.starts_with(' '))
-            .filter_map(|line| {
-                let name = line.split_once("fn ")?.1;
-                Some(name.split(['(', '<']).next()?.to_owned())
-            })
-    });
-    methods.collect()
+    blocks.map(|rest| rest.split("\n}\n").next().unwrap_or_default())
 }
 
-/// What `code` calls of a store.
+/// The methods that `code` adds to the store, each by its name.
+fn added(code: &str) -> BTreeSet<String> {
+    let lines = blocks(code).flat_map(str::lines);
+    let declared = lines.filter_map(|line| line.strip_prefix("    "));
+    let declared = declared.filter(|line| !line.starts_with([' ', '/']));
+    let names = declared.filter_map(|line| line.split_once("fn ")?.1.split(['(', '<']).next());
+    names.map(str::to_owned).collect()
+}
+
+/// What `code` calls of a store: of `self` where that is one, and of whatever is called so.
 fn called(code: &str) -> BTreeSet<String> {
+    let own = blocks(code).flat_map(|block| methods_of(block, "self."));
+    own.chain(methods_of(code, "store.")).collect()
+}
+
+fn methods_of(code: &str, receiver: &str) -> Vec<String> {
     let dense: String = code.split_whitespace().collect();
-    let in_store = code.contains("\nimpl Store {\n");
-    let mut names = BTreeSet::new();
-    for receiver in ["self.", "store."] {
-        for (at, _) in dense.match_indices(receiver) {
-            let before = dense[..at].chars().next_back();
-            let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            if before.is_some_and(is_word) || (receiver == "self." && !in_store) {
-                continue;
-            }
-            let rest = &dense[at + receiver.len()..];
-            let end = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
-            if rest[end..].starts_with('(') {
-                names.insert(rest[..end].to_owned());
-            }
-        }
-    }
-    names
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let calls = dense.match_indices(receiver).filter_map(|(at, _)| {
+        let before = dense[..at].chars().next_back();
+        let rest = &dense[at + receiver.len()..];
+        let end = rest.find(|c| !is_word(c))?;
+        let is_call = rest[end..].starts_with('(') && !before.is_some_and(is_word);
+        is_call.then(|| rest[..end].to_owned())
+    });
+    calls.collect()
 }
 
 /// The rooms that `room` may import, and those that they may, and so on.
@@ -211,6 +206,7 @@ fn no_room_calls_what_a_room_above_it_adds_to_the_store() {
                 .unwrap_or_default();
             (room.trim_end_matches(".rs").to_owned(), code.to_owned())
         })
+        .filter(|(room, _)| room != "lib")
         .collect();
     let mut owners: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for (room, text) in &code {

@@ -15,9 +15,9 @@
 //! All dead runs of one table share one fence and one proof. On plain tables it is the same, but for what a store would
 //! publish: there HEAD is what is visible.
 
-use super::{AT_ONCE, Amounts, Journalled, names_of_fragment};
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
+use crate::journal::{AT_ONCE, Amounts, Journalled, names_of_fragment};
 use crate::protocol::Kind;
 use crate::publish::{Record, Rounds};
 use crate::store::{Records, Store, StrictCommit, marks, read_version, unless_denied};
