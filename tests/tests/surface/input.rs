@@ -464,7 +464,7 @@ fn what_is_not_a_store_is_refused() {
             fs::create_dir(&path).expect("directory");
         }
         let uri = path.to_string_lossy().into_owned();
-        let commands: [&[&str]; 9] = [
+        let commands: [&[&str]; 8] = [
             &["write", &uri, "t", &good],
             &["delete", &uri, "t", "--where", "true"],
             &["recover", &uri],
@@ -529,13 +529,17 @@ fn a_place_without_conditional_puts_is_refused() {
         "s3+ddb://bucket/lake?ddbTableName=t",
         "s3://bucket--use1-az4--x-s3/lake",
         "https://example.org/lake",
+        "memory://lake",
     ] {
-        let commands: [&[&str]; 5] = [
+        let commands: [&[&str]; 8] = [
             &["init", uri],
             &["write", uri, "t", &good],
             &["status", uri],
+            &["verify", uri],
             &["optimize", uri],
+            &["cleanup", uri],
             &["log", uri],
+            &["daemon", uri, "--once"],
         ];
         for args in commands {
             refused(&lake, args, 3, &[uri, "not supported"]);

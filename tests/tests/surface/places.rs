@@ -119,7 +119,6 @@ fn nothing_is_made_inside_a_table_or_a_store() {
         (odd("turn/x"), "a link that leads to itself"),
         (odd(&"x".repeat(300)), "too long"),
         (odd("a\nb"), "control characters"),
-        (String::from("memory://x"), "the memory of one process"),
     ] {
         let told = lake.run(&["init", &uri]).failed(2, why).stderr;
         assert_eq!(told.lines().count(), 1, "{told}");
