@@ -207,6 +207,8 @@ fn plain_tables_beside_those_of_a_store_are_named() {
     }
     let once = lake.run(&["daemon", &directory, "--once"]).ok().stderr;
     assert_eq!(once.matches("does not know").count(), 1, "{once}");
+    // Nobody asked it to stop.
+    assert!(!once.contains("handed back"), "{once}");
 
     // The plain name is taken, so the store's own stands under another.
     let schema = lake.path("schema.json").to_string_lossy().into_owned();
