@@ -13,10 +13,12 @@ use squire_engine::store::state::MAX_BATCHES;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How long a place may take to open before it counts as one that cannot be opened; the next round tries again.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a place may take to open, once it has answered, before it counts as one that cannot be opened; the next round
+/// tries again.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The place of `watch`: the one that is `open`, or another where something else stands now.
+/// The place of `watch`: the one that is `open`, or another where something else stands now. Refused is what one of `watches`
+/// holds and would maintain as well.
 pub(crate) async fn open(
     watch: &Watch,
     open: Option<Place>,
@@ -38,7 +40,7 @@ pub(crate) async fn open(
         opened = opening => opened,
         () = clock.sleep(OPEN_TIMEOUT) => Err(Error::new(
             ErrorKind::Storage,
-            format!("no answer in {} s", OPEN_TIMEOUT.as_secs()),
+            format!("it took more than {} s to open", OPEN_TIMEOUT.as_secs()),
         )),
     }
 }

@@ -330,7 +330,7 @@ pub fn check_options(options: &HashMap<String, String>) -> Result<()> {
 }
 
 /// The names under which Lance takes the endpoint of an S3-compatible storage, as an option or from the environment.
-const ENDPOINTS: [&str; 5] = [
+pub(super) const ENDPOINTS: [&str; 5] = [
     "aws_endpoint",
     "aws_endpoint_url",
     "aws_endpoint_url_s3",
