@@ -3,7 +3,7 @@
 use super::location::Found;
 use super::table::Observation;
 use super::{Place, Selection, step};
-use crate::config::{Config, DriftPolicy, Watch};
+use crate::config::{Config, DriftPolicy, Watch, nested::why_twice};
 use crate::decide::planning::bounds;
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::maintenance::{Looking, Observed, Target};
@@ -22,6 +22,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) async fn open(
     watch: &Watch,
     open: Option<Place>,
+    watches: &[Watch],
     options: StoreOptions,
 ) -> Result<Place> {
     let clock = options.clock.clone();
@@ -32,6 +33,10 @@ pub(crate) async fn open(
             return Ok(place);
         }
         let place = Place::open(watch, options).await?;
+        let is_store = place.managed && !place.is_single_table();
+        if !is_store && let Some(why) = why_twice(watch, watches) {
+            return Err(Error::new(ErrorKind::Refused, why));
+        }
         tracing::info!(uri = place.uri, managed = place.managed, "watching");
         Ok(place)
     };
