@@ -464,7 +464,7 @@ fn what_is_not_a_store_is_refused() {
             fs::create_dir(&path).expect("directory");
         }
         let uri = path.to_string_lossy().into_owned();
-        let commands: [&[&str]; 8] = [
+        let commands: [&[&str]; 9] = [
             &["write", &uri, "t", &good],
             &["delete", &uri, "t", "--where", "true"],
             &["recover", &uri],
