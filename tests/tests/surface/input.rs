@@ -631,7 +631,7 @@ async fn a_full_disk_commits_all_or_nothing() {
             Some(1) => {
                 full += 1;
                 let message = error_message(&done);
-                let named = message.contains("No space left on device: /");
+                let named = message.contains("No space left on device");
                 assert!(named, "room {step}: what is wrong is not said: {message}");
                 assert!(message.len() < 400, "room {step}: {message}");
                 let is_source = message.contains(".rs:") || message.contains("part_size");
@@ -695,7 +695,7 @@ fn a_full_disk_is_said_at_once() {
     let done = lake.run(&["commit", &lake.uri, &batch, "--json"]);
     disk.remount("rw");
     let message = error_message(&done);
-    assert!(message.contains("Read-only file system: /"), "{message}");
+    assert!(message.contains("Read-only file system"), "{message}");
     assert!(message.len() < 400, "{message}");
     lake.daemon_pass("0s").ok();
     lake.assert_at_rest();
