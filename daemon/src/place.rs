@@ -19,6 +19,7 @@ use squire_engine::ids::{OpId, TableName};
 use squire_engine::maintenance::{RunFiles, Target, Unreferenced};
 use squire_engine::recovery::{PlannedRecovery, RecoveryReport, Watch as RecoveryWatch};
 use squire_engine::store::discovery::{Discovered, PassedOver};
+use squire_engine::store::location::check_lasting;
 use squire_engine::store::{State, Store, StoreOptions};
 use std::collections::HashMap;
 use std::future::Future;
@@ -130,6 +131,7 @@ impl Place {
     }
 
     async fn open_uncaught(watch: &Watch, mut options: StoreOptions) -> Result<Self> {
+        check_lasting(&watch.uri)?;
         options.storage_options = watch
             .storage_options
             .clone()

@@ -1,9 +1,10 @@
 //! One error type: what to do (`ErrorKind`), a message for people, and the private cause.
 
+mod told;
+
 use crate::op::OpId;
 use futures::FutureExt;
 use std::any::Any;
-use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::panic::AssertUnwindSafe;
 
@@ -240,135 +241,13 @@ impl std::fmt::Display for Error {
         if let Some(source) = &self.source {
             let text = source.to_string();
             let text = beginning(&text, CAUSE_READ).unwrap_or(&text);
-            let cause = without_debug(&without_places(&without_answers(text)));
+            let cause = told::for_people(text);
             match beginning(&cause, CAUSE_CHARS) {
                 Some(shown) => write!(f, ": {shown} ...")?,
                 None => write!(f, ": {cause}")?,
             }
         }
         Ok(())
-    }
-}
-
-/// Lance ends its messages in the places of its source code, as paths of the machine that built us: `, /…/io.rs:15:12`.
-fn without_places(text: &str) -> String {
-    let mut kept = String::with_capacity(text.len());
-    for (i, part) in text.split(", ").enumerate() {
-        let place = part.strip_prefix("location: ").unwrap_or(part);
-        let rest = place
-            .split_once(".rs:")
-            .map(|(path, rest)| (path.contains('/'), behind_position(rest)));
-        match rest {
-            Some((true, rest)) if i > 0 => kept.push_str(rest),
-            _ => {
-                if i > 0 {
-                    kept.push_str(", ");
-                }
-                kept.push_str(part);
-            }
-        }
-    }
-    kept
-}
-
-/// S3 answers with a document; its code and its message are for people. `<Error><Code>AccessDenied</Code>...</Error>`.
-fn without_answers(text: &str) -> Cow<'_, str> {
-    let Some(start) = text.find("<Error>") else {
-        return Cow::Borrowed(text);
-    };
-    let end = text[start..].find("</Error>");
-    let end = end.map_or(text.len(), |end| start + end + "</Error>".len());
-    let of = |tag: &str| {
-        let (_, inner) = text[start..end].split_once(&format!("<{tag}>"))?;
-        Some(inner.split_once('<')?.0)
-    };
-    let Some(code) = of("Code") else {
-        return Cow::Borrowed(text);
-    };
-    let before = text[..start].trim_end();
-    let before = before
-        .rfind("<?xml")
-        .map_or(before, |at| before[..at].trim_end());
-    let remedy = match code {
-        "NoSuchBucket" => "; make the bucket, or correct its name",
-        "AccessDenied" => "; check the credentials, and what they may do in this bucket",
-        "ExpiredToken" => "; get new credentials",
-        "InvalidAccessKeyId" | "SignatureDoesNotMatch" => "; check the credentials",
-        "PermanentRedirect" => "; check the region and the endpoint",
-        _ => "",
-    };
-    let message = of("Message").map_or_else(String::new, |said| format!(" ({said})"));
-    Cow::Owned(format!("{before} {code}{message}{remedy}{}", &text[end..]))
-}
-
-/// Arrow and Lance print types and bytes as programmers see them: a line for each field of a struct, a number for each
-/// byte. Nobody else reads them.
-fn without_debug(text: &str) -> String {
-    let mut kept = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        let after = behind_fields(rest)
-            .or_else(|| behind_numbers(rest))
-            .or_else(|| behind_bytes(rest));
-        match after {
-            Some(next) => {
-                kept.push_str("...");
-                rest = next;
-            }
-            None => {
-                kept.push(c);
-                rest = &rest[c.len_utf8()..];
-            }
-        }
-    }
-    kept
-}
-
-/// What stands behind `[Field { name: "a", ... }, ...]`.
-fn behind_fields(text: &str) -> Option<&str> {
-    if !text.starts_with("[Field {") {
-        return None;
-    }
-    let mut open = 0_usize;
-    let end = text.char_indices().find_map(|(at, c)| {
-        match c {
-            '[' => open += 1,
-            ']' => open -= 1,
-            _ => {}
-        }
-        (open == 0).then_some(at + 1)
-    });
-    Some(end.map_or("", |end| &text[end..]))
-}
-
-/// What stands behind `[76, 65, 78, 67]`.
-fn behind_numbers(text: &str) -> Option<&str> {
-    let inner = text.strip_prefix('[')?;
-    let (numbers, behind) = inner.split_once(']').unwrap_or((inner, ""));
-    let is_byte = |number: &str| number.parse::<u8>().is_ok();
-    let are_bytes = numbers.matches(", ").count() >= 3 && numbers.split(", ").all(is_byte);
-    are_bytes.then_some(behind)
-}
-
-/// What stands behind `bytes: b"LANC\x00"`.
-fn behind_bytes(text: &str) -> Option<&str> {
-    let inner = text.strip_prefix("bytes: b\"")?;
-    let mut is_escaped = false;
-    let end = inner.find(|c: char| {
-        let ends = c == '"' && !is_escaped;
-        is_escaped = c == '\\' && !is_escaped;
-        ends
-    });
-    Some(end.map_or("", |end| &inner[end + 1..]))
-}
-
-/// What stands behind `15:12`, a line and a column.
-fn behind_position(text: &str) -> &str {
-    let digit = |c: char| c.is_ascii_digit();
-    let rest = text.trim_start_matches(digit);
-    match rest.strip_prefix(':') {
-        Some(column) if column.starts_with(digit) => column.trim_start_matches(digit),
-        _ => rest,
     }
 }
 
@@ -423,55 +302,7 @@ impl From<squire_failpoints::Injected> for Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{Error, ErrorKind, quoted, without_answers, without_debug, without_places};
-
-    #[test]
-    fn places_of_source_code_are_not_told() {
-        let told = "LanceError(IO): no such file: a.rs, b, /home/x/.cargo/registry/src/x/lance-14/src/io.rs:15:12";
-        assert_eq!(
-            without_places(told),
-            "LanceError(IO): no such file: a.rs, b"
-        );
-        let inner = "x: y, /a/b.rs:1:2: z, location: src/c.rs:3:4";
-        assert_eq!(without_places(inner), "x: y: z");
-        assert_eq!(without_places("a.rs:1:2"), "a.rs:1:2");
-    }
-
-    #[test]
-    fn an_answer_of_s3_is_its_code_and_what_to_do() {
-        let said = "status 404 Not Found: <?xml version=\"1.0\"?>\n<Error><Code>NoSuchBucket</Code>\n<Message>It is not there</Message><BucketName>b</BucketName></Error>, tried 3 times";
-        assert_eq!(
-            without_answers(said),
-            "status 404 Not Found: NoSuchBucket (It is not there); make the bucket, or correct its name, tried 3 times"
-        );
-        let cut = "403: <Error><Code>AccessDenied</Code><Mess";
-        assert!(without_answers(cut).starts_with("403: AccessDenied; check the cred"));
-        for other in ["<Error> of mine", "a < b", "<Error><Code>"] {
-            assert_eq!(without_answers(other), other);
-        }
-    }
-
-    #[test]
-    fn types_and_bytes_are_told_in_short() {
-        for (text, told) in [
-            (
-                r#"cannot cast 'Struct([Field { name: "a", data_type: List([Field { name: "i" }]) }, Field { name: "b" }])' to Int64"#,
-                "cannot cast 'Struct(...)' to Int64",
-            ),
-            (
-                "no Lance file (invalid magic: [76, 65, 78, 67])",
-                "no Lance file (invalid magic: ...)",
-            ),
-            (r#"len: 3, bytes: b"a\"\xff""#, "len: 3, ..."),
-            (
-                r#"web"site [0.1, 2] [7] of [a, b] größe"#,
-                r#"web"site [0.1, 2] [7] of [a, b] größe"#,
-            ),
-            ("cut: [Field { name: [", "cut: ..."),
-        ] {
-            assert_eq!(without_debug(text), told);
-        }
-    }
+    use super::{Error, ErrorKind, quoted};
 
     #[test]
     fn what_is_quoted_is_short_and_escaped() {

@@ -21,6 +21,7 @@ use squire_engine::commit::{TableWrite, Write};
 use squire_engine::maintenance::tasks::TaskBounds;
 use squire_engine::store::{Store, StoreOptions};
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -59,6 +60,8 @@ pub struct Lake {
     pub uri: String,
     /// Environment of every command (credentials of an S3 server).
     pub env: Vec<(String, String)>,
+    /// Whether the modes of files bind every command, as they bind everybody but root.
+    pub is_bound: bool,
     traces: TempDir,
 }
 
@@ -77,6 +80,7 @@ impl Lake {
             dir,
             uri,
             env: Vec::new(),
+            is_bound: false,
             traces: TempDir::new().expect("a temporary directory"),
         };
         lake.run(&["init", &lake.uri]).ok();
@@ -90,6 +94,7 @@ impl Lake {
             dir,
             uri: uri.to_owned(),
             env,
+            is_bound: false,
             traces: TempDir::new().expect("a temporary directory"),
         };
         lake.run(&["init", &lake.uri]).ok();
@@ -102,6 +107,7 @@ impl Lake {
             dir: TempDir::new().expect("a temporary directory"),
             uri: uri.to_owned(),
             env: Vec::new(),
+            is_bound: false,
             traces: TempDir::new().expect("a temporary directory"),
         }
     }
@@ -160,7 +166,15 @@ impl Lake {
     }
 
     fn command_of(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(binary(program));
+        let mut command = if self.is_bound && is_root() {
+            let mut bound = Command::new("setpriv");
+            let caps = "-dac_override,-dac_read_search";
+            bound.args(["--bounding-set", caps, "--inh-caps", caps]);
+            bound.arg(binary(program));
+            bound
+        } else {
+            Command::new(binary(program))
+        };
         command.args(args);
         self.surround(&mut command);
         command
@@ -492,4 +506,8 @@ pub async fn read_rows(dataset: &lance::Dataset) -> lance::Result<Vec<(i64, Stri
     }
     rows.sort_unstable();
     Ok(rows)
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|this| this.uid() == 0)
 }

@@ -8,7 +8,7 @@ use super::reason::Place;
 use super::spool::{Claim, Contents, ContentsError, Spool, shown};
 use super::spool_error;
 use super::streamed::{Changes, Standing};
-use super::waiting::{QUIET, brief};
+use super::waiting::{Cause, QUIET, brief};
 use crate::config::AgentConfig;
 use crate::metrics::{BatchResult, Metrics};
 use squire_engine::commit::{AttemptHook, Committed, Repeated, Together};
@@ -19,7 +19,6 @@ use squire_engine::store::{Snapshot, Store};
 use squire_failpoints::{Seam, hit};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -203,6 +202,9 @@ impl Attempt<'_> {
                 Failed::Passing(e) if e.kind() == ErrorKind::Cancelled && !alone => {
                     self.part_changed(entry)?;
                 }
+                Failed::Passing(e) if Cause::of(&e) == Cause::Unreadable && !alone => {
+                    self.part(&[std::slice::from_ref(entry)])?;
+                }
                 Failed::Passing(e) => return Err(e),
             }
         }
@@ -218,8 +220,8 @@ impl Attempt<'_> {
         let before = match block_in_place(|| Contents::of(&path)) {
             Ok(contents) => contents,
             Err(e) if may_pass(&e) => {
-                let e = Error::new(ErrorKind::Storage, "the spool failed").caused_by(e);
-                return Err(Failed::Passing(e));
+                let e = Error::new(ErrorKind::Storage, e.to_string());
+                return Err(Failed::Passing(e.with(Place::unreadable(&path))));
             }
             Err(e) => return Err(Failed::Bad(Error::invalid(e.to_string()))),
         };
@@ -444,13 +446,10 @@ fn unfinished() -> Error {
     )
 }
 
-/// Whether a later look may go better. A claimed entry is ours: when it cannot be opened now, it never can.
+/// Whether a later look may go better.
 fn may_pass(error: &ContentsError) -> bool {
     match error {
         ContentsError::Link { .. } | ContentsError::Special { .. } => false,
-        ContentsError::Io { source, .. } => !matches!(
-            source.kind(),
-            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
-        ),
+        ContentsError::Io { source, .. } => !load::never_opens(source),
     }
 }

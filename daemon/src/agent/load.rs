@@ -378,11 +378,12 @@ pub(crate) fn is_bad_input(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound)
 }
 
-fn never_opens(error: &std::io::Error) -> bool {
+/// Whether no later look can go better. One that is not permitted may, when somebody mends the permissions.
+pub(super) fn never_opens(error: &std::io::Error) -> bool {
     use std::io::ErrorKind as Io;
     matches!(
         error.kind(),
-        Io::NotFound | Io::PermissionDenied | Io::IsADirectory | Io::NotADirectory
+        Io::NotFound | Io::IsADirectory | Io::NotADirectory
     )
 }
 
@@ -398,7 +399,6 @@ fn batch_error(error: BatchError) -> Error {
     let place = Place::from(&error);
     let error = match error {
         BatchError::Format(error) => format_error(error),
-        // A claimed entry is ours: when it cannot be opened now, it never can.
         BatchError::Io { ref source, .. } if never_opens(source) => {
             Error::invalid(error.to_string())
         }

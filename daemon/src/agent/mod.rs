@@ -2,7 +2,7 @@
 //!
 //! 1. `spool` is the directory protocol: claims by rename, ownership by flock, resumption after a crash.
 //! 2. `batch` says what one entry wants; `crate::formats` reads its files. What is too large to be held is `streamed`.
-//! 3. `rounds` loops: resume what nobody works on, claim, then finish, reject, or let go of what has to `wait`.
+//! 3. `rounds` loops: resume what nobody works on, claim what is `ready`, then finish, reject, or let go of what has to `wait`.
 //! 4. `attempt` is the work on one claim, which lies in the `hand` meanwhile; its batches are a `group`, which is one commit.
 //! 5. `followed` looks once more, later, at what was committed.
 //! 6. `retention` takes from `done` what has been there long enough.
@@ -35,6 +35,7 @@ mod group;
 mod hand;
 mod health;
 pub(crate) mod load;
+mod ready;
 mod reason;
 mod retention;
 mod rounds;

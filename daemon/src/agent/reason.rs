@@ -9,6 +9,9 @@ use std::path::Path;
 /// Version of the record; one that is newer is shown as far as it is understood.
 const FORMAT_VERSION: u32 = 1;
 
+/// The cause of what cannot be read: nothing may be wrong with it.
+const UNREADABLE: &str = "unreadable";
+
 /// The cause of what is wrong with a `batch.toml`.
 const SETTINGS: &str = "settings";
 
@@ -43,6 +46,16 @@ impl Place {
     /// Whether it is about what somebody asked for, and no data file.
     pub(super) fn is_of_settings(&self) -> bool {
         self.cause == Some(SETTINGS)
+    }
+
+    /// Whether a file could not be read.
+    pub(super) fn is_unreadable(&self) -> bool {
+        self.cause == Some(UNREADABLE)
+    }
+
+    /// About what cannot be read.
+    pub(super) fn unreadable(path: &Path) -> Self {
+        Self::at(UNREADABLE, path)
     }
 
     fn at(cause: &'static str, path: &Path) -> Self {
@@ -80,7 +93,7 @@ impl From<&FormatError> for Place {
             E::Extension { path } | E::Unrecognised { path } | E::Unsupported { path, .. } => {
                 Self::at("format", path)
             }
-            E::Io { path, .. } | E::NotAFile { path, .. } => Self::at("unreadable", path),
+            E::Io { path, .. } | E::NotAFile { path, .. } => Self::unreadable(path),
             E::Empty { path } => Self::at("empty", path),
             E::Limit { path, .. } => Self::at("limit", path),
             E::Content { path, line, .. } => Self::at("damaged", path).line(*line),
@@ -120,7 +133,7 @@ impl From<&BatchError> for Place {
         use BatchError as E;
         match error {
             E::Format(error) => error.into(),
-            E::Io { path, .. } => Self::at("unreadable", path),
+            E::Io { path, .. } => Self::unreadable(path),
             E::TableName { path, .. } => Self::at("name", path),
             E::Layout { path, .. } => Self::at("layout", path),
             E::Toml { path, line, .. } | E::Setting { path, line, .. } => {

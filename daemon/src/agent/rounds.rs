@@ -6,7 +6,7 @@ use super::hand::Hand;
 use super::health::{Health, answer_of, why_ignored};
 use super::reason::{Reason, Rejection};
 use super::retention::Retention;
-use super::spool::{Claim, Claimed, Entry, Found, Named, Spool, SpoolError, shown};
+use super::spool::{Claim, Claimed, EntryId, Found, Named, Spool, SpoolError, shown};
 use super::waiting::{Cause, MAX_PAUSE, Waiting, brief, gives_up, pause};
 use super::{Left, Options, Summary, spool_error};
 use crate::metrics::{BatchResult, Metrics};
@@ -15,7 +15,7 @@ use crate::watch::watch_local;
 use squire_engine::error::{Error, ErrorKind, Result, caught};
 use squire_engine::store::Store;
 use squire_failpoints::{Seam, hit};
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -59,13 +59,6 @@ struct Round {
     more: bool,
     /// Whether another agent was faster, so that what was listed says little of what is left.
     overtaken: bool,
-}
-
-/// Entries that follow each other and are claimed together.
-struct Run {
-    names: Vec<OsString>,
-    /// It is one that goes with no other: it may read rows.
-    is_alone: bool,
 }
 
 impl Agent {
@@ -140,30 +133,7 @@ impl Agent {
             .agent
             .spool(listing.entries.len(), oldest.as_secs_f64());
         self.health.shows_ignored(listing.ignored);
-        let names: HashSet<&OsStr> = listing.entries.iter().map(|e| e.name.as_os_str()).collect();
-        memory.incoming.keep(&names);
-        let now = self.store.clock().monotonic();
-        let due = |entry: &&Entry| memory.incoming.is_due(&entry.name, now);
-        let due: Vec<&Entry> = listing.entries.iter().filter(due).collect();
-        // One look for all of them; none where nothing is to be done.
-        let open = match due.as_slice() {
-            [] => HashSet::new(),
-            [..] => block_in_place(|| self.spool.being_written()),
-        };
-        let (open, due): (Vec<&Entry>, Vec<&Entry>) = due
-            .into_iter()
-            .partition(|entry| open.contains(&entry.name));
-        for entry in open {
-            self.leave_open(&entry.name, &mut memory.incoming);
-        }
-        let settle = self.options.config.settle;
-        let (due, restless): (Vec<&Entry>, Vec<&Entry>) = block_in_place(|| {
-            due.into_iter()
-                .partition(|entry| self.spool.rests(&entry.name, settle, clock))
-        });
-        for entry in restless {
-            self.let_settle(&entry.name, &mut memory.incoming);
-        }
+        let due = self.ready(&listing.entries, &mut memory.incoming, clock);
         for run in self.runs(&due) {
             // What was left behind comes before what reads rows; it is listed again.
             if cancel.is_cancelled() || (round.overtaken && run.is_alone) {
@@ -180,53 +150,6 @@ impl Agent {
         Ok(round)
     }
 
-    /// Entries in the order of their names, cut where the next one does not go with those before it. Only a guess: what an
-    /// entry is shows when it is ours.
-    fn runs<'a>(&'a self, due: &'a [&'a Entry]) -> impl Iterator<Item = Run> + 'a {
-        let config = &self.options.config;
-        let mut due = due.iter().peekable();
-        std::iter::from_fn(move || {
-            let first = due.next()?;
-            let (mut names, mut bytes) = (vec![first.name.clone()], first.bytes);
-            let is_alone = !block_in_place(|| self.spool.goes_with_others(first));
-            if is_alone {
-                return Some(Run { names, is_alone });
-            }
-            while names.len() < config.group_batches
-                && let Some(next) = due.next_if(|next| {
-                    bytes.saturating_add(next.bytes) <= config.group_bytes
-                        && block_in_place(|| self.spool.goes_with_others(next))
-                })
-            {
-                names.push(next.name.clone());
-                bytes += next.bytes;
-            }
-            Some(Run { names, is_alone })
-        })
-    }
-
-    /// Leaves an entry in `incoming` that a process has open for writing.
-    fn leave_open(&self, name: &OsStr, waiting: &mut Waiting) {
-        let reason =
-            "it is still being written: a process has it open; rename finished files into incoming";
-        let why = (Cause::Unfinished, reason.to_owned());
-        let now = self.store.clock().monotonic();
-        if waiting.add(name, why, now, self.options.config.poll_interval) {
-            tracing::warn!(entry = shown(name), reason, "this entry has to wait");
-        }
-    }
-
-    /// Leaves an entry in `incoming` that has not rested for `agent.settle`: every new one, so that it is no news.
-    fn let_settle(&self, name: &OsStr, waiting: &mut Waiting) {
-        let settle = self.options.config.settle;
-        let reason = format!(
-            "it was written to less than {settle:?} ago, and agent.settle has it rest so long"
-        );
-        let unit = self.options.config.poll_interval.max(settle);
-        let now = self.store.clock().monotonic();
-        waiting.add(name, (Cause::Unfinished, reason), now, unit);
-    }
-
     /// Resumes orphans and claims that have waited.
     async fn resume_claims(
         &self,
@@ -234,9 +157,10 @@ impl Agent {
         cancel: &CancellationToken,
     ) -> Result<Round> {
         let claims = block_in_place(|| self.spool.claims()).map_err(spool_error)?;
-        let keys: Vec<Vec<OsString>> = claims.iter().map(keys_of).collect();
-        let there: HashSet<&OsStr> = keys.iter().flatten().map(OsString::as_os_str).collect();
-        memory.claims.keep(&there);
+        let keys: Vec<Vec<EntryId>> = claims.iter().map(keys_of).collect();
+        memory
+            .claims
+            .keep(&keys.iter().flatten().cloned().collect());
         let (mut round, mut resumed) = (
             Round {
                 ended: 0,
@@ -278,13 +202,13 @@ impl Agent {
     }
 
     /// The entries of a claim have to wait, which is told once.
-    fn has_to_wait(&self, keys: &[OsString], why: (Cause, String), waiting: &mut Waiting) {
+    fn has_to_wait(&self, keys: &[EntryId], why: (Cause, String), waiting: &mut Waiting) {
         let now = self.store.clock().monotonic();
         let unit = self.options.config.poll_interval;
         let mut news = keys
             .iter()
             .filter(|k| waiting.add(k, why.clone(), now, unit));
-        let (first, others) = (news.next().map(shown), news.count());
+        let (first, others) = (news.next().map(|key| shown(&key.name)), news.count());
         if let Some(entry) = first {
             let (cause, reason) = (why.0.as_str(), why.1);
             tracing::warn!(entry, others, cause, reason, "this batch has to wait");
@@ -297,16 +221,10 @@ impl Agent {
         let claimed = block_in_place(|| self.spool.claim(op.into(), names));
         let claimed = claimed.map_err(spool_error)?;
         for name in claimed.claim.iter().flat_map(Claim::entries) {
-            unclaimable.remove(name);
+            unclaimable.remove(&EntryId::named(name));
         }
         for (name, error) in &claimed.refused {
-            let why = (Cause::Unclaimable, brief(error));
-            let unit = self.options.config.poll_interval;
-            let now = self.store.clock().monotonic();
-            if unclaimable.add(name, why, now, unit) {
-                let error = brief(error);
-                tracing::warn!(error, "this entry cannot be claimed; it is tried again");
-            }
+            self.leave(name, (Cause::Unclaimable, brief(error)), unclaimable);
         }
         Ok(claimed)
     }
@@ -343,26 +261,24 @@ impl Agent {
         next: &mut VecDeque<Claim>,
     ) -> Result<usize> {
         let entry = claim.entries().first().cloned().unwrap_or_default();
+        let keys = claim.ids();
+        let first = keys.first();
         self.hand.take_up(claim);
         self.health.begins();
-        let attempt = Attempt {
-            store: &self.store,
-            spool: &self.spool,
-            hand: &self.hand,
-            health: &self.health,
-            metrics: &self.metrics,
-            config: &self.options.config,
-            told: memory.claims.cause_of(&entry) == Some(Cause::Stuck),
-        };
-        let attempt = caught("this batch", attempt.run(origin));
-        let verdict = self.health.within(attempt).await;
+        let told = first.and_then(|key| memory.claims.cause_of(key)) == Some(Cause::Stuck);
+        let verdict = self.attempt(origin, told).await;
         let (mut claim, parts) = self.hand.put_down()?;
         parts
             .into_iter()
             .rev()
             .for_each(|part| next.push_front(part));
         let waiting = &mut memory.claims;
-        let entries = claim.entries().to_vec();
+        // Others were parted from it.
+        let ended: Vec<EntryId> = keys
+            .iter()
+            .filter(|key| claim.entries().contains(&key.name))
+            .cloned()
+            .collect();
         let moved = match verdict {
             Ok(Verdict::Committed(read)) => self.finish(claim).map(|done| {
                 let now = self.store.clock().monotonic();
@@ -384,7 +300,9 @@ impl Agent {
                 .and_then(|()| self.finish(claim).map(drop)),
             Ok(Verdict::PutOff(times)) => {
                 let now = self.store.clock().monotonic();
-                waiting.put_off(&entry, times, now, self.options.config.poll_interval);
+                let unit = self.options.config.poll_interval;
+                keys.iter()
+                    .for_each(|key| waiting.put_off(key, times, now, unit));
                 let entry = shown(&entry);
                 tracing::warn!(
                     entry,
@@ -397,15 +315,30 @@ impl Agent {
         };
         match moved {
             Ok(()) => {
-                entries.iter().for_each(|entry| waiting.remove(entry));
-                Ok(entries.len())
+                ended.iter().for_each(|key| waiting.remove(key));
+                Ok(ended.len())
             }
             Err(e) => {
                 let why = (Cause::Stuck, brief(&spool_error(e)));
-                self.has_to_wait(&entries, why, waiting);
+                self.has_to_wait(&ended, why, waiting);
                 Ok(0)
             }
         }
+    }
+
+    /// The attempt on the claim in hand; it comes to an end, whatever happens in it.
+    async fn attempt(&self, origin: Origin, told: bool) -> Result<Verdict> {
+        let attempt = Attempt {
+            store: &self.store,
+            spool: &self.spool,
+            hand: &self.hand,
+            health: &self.health,
+            metrics: &self.metrics,
+            config: &self.options.config,
+            told,
+        };
+        let attempt = caught("this batch", attempt.run(origin));
+        self.health.within(attempt).await
     }
 
     /// Whether it is the only entry of a claim on which the engine breaks, time after time: a panic counts like a death.
@@ -427,15 +360,15 @@ impl Agent {
                 _ => self.spool.answered(&mut claim),
             }
         });
-        let entries = claim.entries().to_vec();
         if error.kind() == ErrorKind::FormatTooNew {
             return Err(error);
         }
-        self.has_to_wait(&entries, (cause, brief(&error)), waiting);
+        let keys = claim.ids();
+        self.has_to_wait(&keys, (cause, brief(&error)), waiting);
         let clock = self.store.clock();
-        let record = entries
+        let record = keys
             .first()
-            .and_then(|entry| waiting.record(entry, clock.monotonic(), clock.now_ms()));
+            .and_then(|key| waiting.record(key, clock.monotonic(), clock.now_ms()));
         if let Some(record) = record {
             block_in_place(|| self.spool.tell_waiting(&claim, &record));
         }
@@ -497,8 +430,9 @@ impl Agent {
         }
         if let (Some(failed), Ok(listing)) = (&failed, &listing) {
             let names = listing.entries.iter().map(|entry| &entry.name);
-            left.extend(names.filter(|n| !memory.incoming.has(n)).map(|n| Left {
-                entry: shown(n),
+            let is_new = |name: &&OsString| !memory.incoming.has(&EntryId::named(*name));
+            left.extend(names.filter(is_new).map(|name| Left {
+                entry: shown(name),
                 cause: Cause::Storage.as_str(),
                 reason: failed.clone(),
             }));
@@ -517,10 +451,10 @@ impl Agent {
 }
 
 /// What a claim's waiting is kept by: its entries, or where it stands, which is the name of no entry.
-fn keys_of(found: &Found) -> Vec<OsString> {
+fn keys_of(found: &Found) -> Vec<EntryId> {
     match &found.entries {
         Ok(entries) if !entries.is_empty() => entries.clone(),
-        Ok(_) | Err(_) => vec![format!("claimed/{}", found.operation).into()],
+        Ok(_) | Err(_) => vec![EntryId::named(format!("claimed/{}", found.operation))],
     }
 }
 

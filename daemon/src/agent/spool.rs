@@ -54,6 +54,7 @@
 mod attempts;
 mod contents;
 mod done;
+mod identity;
 mod incoming;
 mod moves;
 mod names;
@@ -78,6 +79,7 @@ use ulid::Ulid;
 
 use attempts::{ATTEMPTS_FILE, ATTEMPTS_TEMPORARY};
 pub(crate) use contents::{Contents, ContentsError};
+pub(crate) use identity::EntryId;
 pub(crate) use incoming::{Entry, Listing};
 use moves::{move_to_free_name, release, reserve, sync_dir, with_suffix, write_durable};
 use names::shown_path;
@@ -204,6 +206,14 @@ impl Claim {
         &self.entries
     }
 
+    /// Which entries they are.
+    pub(crate) fn ids(&self) -> Vec<EntryId> {
+        let names = self.entries.iter();
+        names
+            .map(|name| EntryId::in_claim(&self.dir, name))
+            .collect()
+    }
+
     /// How many attempts have begun and not come to an answer, the current one included.
     pub(crate) fn unanswered(&self) -> u32 {
         self.unanswered
@@ -226,7 +236,7 @@ pub(crate) struct Found {
     /// The operation that it is named by.
     pub(crate) operation: Ulid,
     /// Its entries, sorted; an error if it cannot be looked into (somebody put a file in its place, say).
-    pub(crate) entries: Result<Vec<OsString>, SpoolError>,
+    pub(crate) entries: Result<Vec<EntryId>, SpoolError>,
 }
 
 /// What became of an attempt to claim some entries.
@@ -356,13 +366,18 @@ impl Spool {
             else {
                 continue;
             };
-            let entries = match entries_in(&self.claimed.join(&name)) {
+            let dir = self.claimed.join(&name);
+            let entries = match entries_in(&dir) {
                 // Finished or renamed by its owner meanwhile.
                 Err(SpoolError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
                     continue;
                 }
                 entries => entries,
             };
+            let entries = entries.map(|names| {
+                let ids = names.iter().map(|name| EntryId::in_claim(&dir, name));
+                ids.collect()
+            });
             claims.push(Found { operation, entries });
         }
         Ok(claims)

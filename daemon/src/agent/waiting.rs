@@ -1,11 +1,11 @@
 //! What has to wait: since when, why, and when it is tried again. Bookkeeping alone; it is told the time.
 //!
-//! Kept by the name of the entry, because a claim gets a new name with each attempt, from whichever agent made it.
+//! Kept by the entry, because a claim gets a new name with each attempt, from whichever agent made it.
 
-use super::spool::{WaitRecord, printable, shown};
+use super::reason::Place;
+use super::spool::{EntryId, WaitRecord, printable, shown};
 use squire_engine::error::{Error, ErrorKind};
 use std::collections::{HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
 /// Waits longest between two attempts.
@@ -34,6 +34,8 @@ pub(crate) enum Cause {
     Storage,
     /// Somebody still writes to its files.
     Unfinished,
+    /// Its files may not be read, or reading them fails.
+    Unreadable,
     /// Agents died over it.
     Killed,
     /// It cannot be taken: neither moved out of `incoming`, nor taken over from `claimed`.
@@ -46,12 +48,13 @@ pub(crate) enum Cause {
 
 impl Cause {
     /// Every cause, in the order above.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Drift,
         Self::Conflict,
         Self::Undecided,
         Self::Storage,
         Self::Unfinished,
+        Self::Unreadable,
         Self::Killed,
         Self::Unclaimable,
         Self::Stuck,
@@ -66,6 +69,7 @@ impl Cause {
             Self::Undecided => "undecided",
             Self::Storage => "storage",
             Self::Unfinished => "unfinished",
+            Self::Unreadable => "unreadable",
             Self::Killed => "killed",
             Self::Unclaimable => "unclaimable",
             Self::Stuck => "stuck",
@@ -79,6 +83,9 @@ impl Cause {
             ErrorKind::Drift => Self::Drift,
             ErrorKind::Conflict => Self::Conflict,
             ErrorKind::Unknown => Self::Undecided,
+            ErrorKind::Storage if error.attached().is_some_and(Place::is_unreadable) => {
+                Self::Unreadable
+            }
             ErrorKind::Storage => Self::Storage,
             ErrorKind::Cancelled => Self::Unfinished,
             _ => Self::Other,
@@ -97,20 +104,20 @@ pub(super) struct Wait {
 
 /// All that wait.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(HashMap<OsString, Wait>);
+pub(super) struct Waiting(HashMap<EntryId, Wait>);
 
 impl Waiting {
     /// Whether `entry` may be tried at `now`: it does not wait, or not any more.
-    pub(super) fn is_due(&self, entry: &OsStr, now: Duration) -> bool {
+    pub(super) fn is_due(&self, entry: &EntryId, now: Duration) -> bool {
         self.0.get(entry).is_none_or(|wait| wait.next <= now)
     }
 
-    pub(super) fn has(&self, entry: &OsStr) -> bool {
+    pub(super) fn has(&self, entry: &EntryId) -> bool {
         self.0.contains_key(entry)
     }
 
     /// What `entry` waits for.
-    pub(super) fn cause_of(&self, entry: &OsStr) -> Option<Cause> {
+    pub(super) fn cause_of(&self, entry: &EntryId) -> Option<Cause> {
         self.0.get(entry).map(|wait| wait.cause)
     }
 
@@ -118,7 +125,7 @@ impl Waiting {
     /// and again when the reason changes.
     pub(super) fn add(
         &mut self,
-        entry: &OsStr,
+        entry: &EntryId,
         (cause, reason): (Cause, String),
         now: Duration,
         unit: Duration,
@@ -138,27 +145,27 @@ impl Waiting {
         let news = before.is_none_or(|before| {
             (before.cause, without_ids(&before.reason)) != (cause, without_ids(&wait.reason))
         });
-        self.0.insert(entry.to_owned(), wait);
+        self.0.insert(entry.clone(), wait);
         news
     }
 
     /// Agents died over `entry`, `times` in a row. It is put off without having been tried.
-    pub(super) fn put_off(&mut self, entry: &OsStr, times: u32, now: Duration, unit: Duration) {
+    pub(super) fn put_off(&mut self, entry: &EntryId, times: u32, now: Duration, unit: Duration) {
         let wait = Wait {
             cause: Cause::Killed,
             reason: format!("{times} agents in a row died over it; it comes after the others"),
             tries: 0,
             next: now + pause(unit, times.saturating_sub(1)),
         };
-        self.0.insert(entry.to_owned(), wait);
+        self.0.insert(entry.clone(), wait);
     }
 
     /// Forgets those that are not `there` any more.
-    pub(super) fn keep(&mut self, there: &HashSet<&OsStr>) {
-        self.0.retain(|entry, _| there.contains(entry.as_os_str()));
+    pub(super) fn keep(&mut self, there: &HashSet<EntryId>) {
+        self.0.retain(|entry, _| there.contains(entry));
     }
 
-    pub(super) fn remove(&mut self, entry: &OsStr) {
+    pub(super) fn remove(&mut self, entry: &EntryId) {
         self.0.remove(entry);
     }
 
@@ -168,7 +175,7 @@ impl Waiting {
     }
 
     /// What there is to say of `entry` to those who look at its claim. `now` is the clock of waits, `now_ms` the one of people.
-    pub(super) fn record(&self, entry: &OsStr, now: Duration, now_ms: u64) -> Option<WaitRecord> {
+    pub(super) fn record(&self, entry: &EntryId, now: Duration, now_ms: u64) -> Option<WaitRecord> {
         let wait = self.0.get(entry)?;
         let left = wait.next.saturating_sub(now).as_millis();
         Some(WaitRecord {
@@ -185,7 +192,7 @@ impl Waiting {
         let waits = self
             .0
             .iter()
-            .map(|(entry, wait)| (shown(entry), wait.clone()));
+            .map(|(entry, wait)| (shown(&entry.name), wait.clone()));
         let mut all: Vec<_> = waits.collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all
@@ -235,7 +242,7 @@ mod tests {
 
     #[test]
     fn pauses_double_and_only_news_is_told() {
-        let (mut waiting, entry) = (Waiting::default(), OsStr::new("a.csv"));
+        let (mut waiting, entry) = (Waiting::default(), &EntryId::named("a.csv"));
         let drift = |id: &str| (Cause::Drift, format!("table a has drift (operation {id})"));
         assert!(waiting.is_due(entry, at(0)) && waiting.all_tried());
         assert!(waiting.add(entry, drift("01JD2Q3V5W6X7Y8Z9A0B1C2D3E"), at(0), UNIT));
@@ -255,7 +262,7 @@ mod tests {
         assert!(!waiting.add(entry, again, at(7), UNIT));
         assert!(waiting.all_tried(), "four tries, as --until-empty makes");
         assert_eq!(pause(UNIT, u32::MAX), MAX_PAUSE);
-        let (open, writing) = (OsStr::new("b.csv"), (Cause::Unfinished, String::new()));
+        let (open, writing) = (&EntryId::named("b.csv"), (Cause::Unfinished, String::new()));
         waiting.add(open, writing, at(7), UNIT);
         assert!(!waiting.is_due(open, at(8)) && waiting.is_due(open, at(7) + QUIET));
         waiting.keep(&HashSet::new());

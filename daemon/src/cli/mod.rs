@@ -34,6 +34,7 @@ use clap::Parser;
 use output::Output;
 use squire_engine::clock::{Clock, SystemClock};
 use squire_engine::error::{Error, ErrorKind, Result, caught, panic_text};
+use squire_engine::store::location::check_lasting;
 use squire_engine::store::{Durability, Store, StoreOptions};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -58,6 +59,7 @@ pub(crate) struct Context {
 
 impl Context {
     async fn store(&self, uri: &str) -> Result<Arc<Store>> {
+        check_lasting(uri)?;
         let mut options = self.options.clone();
         options.storage_options = watch_of(&self.config, uri)
             .storage_options

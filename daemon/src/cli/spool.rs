@@ -342,7 +342,7 @@ fn explain_incoming(seen: &Seen, name: &OsStr) -> Option<Explained> {
     {
         return explained(
             "no agent has taken it yet",
-            "see that an agent runs: squire agent STORE --spool DIR; with agent.settle it waits until the entry has rested",
+            "see that an agent runs: squire agent STORE --spool DIR; with agent.settle it waits until the entry has rested, and what it may not read it leaves here and says so",
         );
     }
     let (_, named) = seen

@@ -163,7 +163,8 @@ fn ledger_line(target: &Target, health: &TableHealth) -> Option<String> {
     let of = health.ledger.as_ref()?.total;
     (of.maintained() > 0).then(|| {
         format!(
-            "{target}: users wrote {}; maintenance rewrote {}, wrote {} for nothing and {} of indexes ({:.1} bytes for each byte of users), and deleted {}",
+            "{target}: {} were found, users wrote {} since; maintenance rewrote {}, wrote {} for nothing and {} of indexes ({:.1} bytes for each of those), and deleted {}",
+            size(of.found),
             size(of.written),
             size(of.rewritten),
             size(of.wasted),

@@ -1,9 +1,9 @@
 //! `squire verify`: whatever is referred to is there.
 
-use super::Context;
 use super::args::VerifyArgs;
 use super::maintain::cancel_on_signal;
 use super::results::Results;
+use super::{Context, code};
 use crate::place::step;
 use serde_json::{Map, json};
 use squire_engine::error::{Error, ErrorKind, Result};
@@ -68,6 +68,7 @@ fn add(results: &mut Results, audit: Audit) {
         read => format!(", {read} files and indexes read"),
     };
     let found = match audit.findings.len() {
+        0 if !audit.unreadable.is_empty() => String::from("whole as far as it can be read"),
         0 => String::from("whole"),
         found => format!("{found} missing or torn"),
     };
@@ -82,8 +83,17 @@ fn add(results: &mut Results, audit: Audit) {
             .iter()
             .map(|f| format!("{table}: {}", told(f))),
     );
+    lines.extend(audit.unreadable.iter().map(|unreadable| {
+        format!(
+            "{table}: column {} ({}) is of a type that this release of Lance cannot read, so its rows were not looked at; nothing is known to be damaged: read it with the release that wrote it, or write it anew in another type",
+            unreadable.column, unreadable.data_type
+        )
+    }));
     if !audit.findings.is_empty() {
         results.exits(FOUND);
+    }
+    if !audit.unreadable.is_empty() {
+        results.exits(code(ErrorKind::Unfit));
     }
     results.add(json!(audit), lines);
 }

@@ -1,7 +1,9 @@
 //! Locations within each other. A table that two of them hold has a name in each, and a `[[table]]` may use either.
 //!
-//! A daemon keeps to one: whatever two locations hold would be maintained twice, by settings that need not agree. By hand,
-//! where any location may be named, a table goes by each name that a watched location has for it.
+//! A daemon keeps to one: whatever two locations hold would be maintained twice, by settings that need not agree. A store is
+//! passed over by whatever lies around it, so it may be named, too. Whether a folder is one is seen on local disks, and elsewhere
+//! once it is open: [`why_twice`]. By hand, where any location may be named, a table goes by each name that a watched location
+//! has for it.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +18,7 @@ fn below<'a>(inner: &'a str, outer: &str) -> Option<&'a str> {
 
 /// Why two of `watches` cannot be watched together, and the index of the later one: one of them lies in the other, and the
 /// outer one maintains what is in it. `places` has where they lie. A store, hidden folders and what lies deeper than is looked
-/// are passed over there, so that they may be named.
+/// are passed over there, so that they may be named. What may be a store for all that is known here is not refused here.
 pub(super) fn clash(watches: &[Watch], places: &[String]) -> Option<(usize, String)> {
     let placed: Vec<(&Watch, &str)> = watches
         .iter()
@@ -47,15 +49,39 @@ fn why_not_both(one: (&Watch, &str), other: (&Watch, &str)) -> Option<String> {
         (_, Some(path)) => (other.0, other.1, path, one.0),
         (None, None) => return None,
     };
-    let hidden = path.split('/').any(|part| part.starts_with('.'));
-    let is_store = inner.kind == WatchKind::Store || location::is_local_store(place);
-    if hidden || is_store || path.split('/').count() > MAX_DEPTH {
-        return None;
-    }
-    Some(format!(
+    let may_be_store = match inner.kind {
+        WatchKind::Store => true,
+        WatchKind::Auto => place.contains("://") || location::is_local_store(place),
+        WatchKind::Directory | WatchKind::Table => false,
+    };
+    let refused = !may_be_store && is_looked_at(path);
+    refused.then(|| twice(inner, outer))
+}
+
+/// Whether whoever watches a location looks at `path` below it.
+fn is_looked_at(path: &str) -> bool {
+    let mut parts = path.split('/');
+    parts.clone().count() <= MAX_DEPTH && !parts.any(|part| part.starts_with('.'))
+}
+
+fn twice(inner: &Watch, outer: &Watch) -> String {
+    format!(
         "\"{}\" lies in \"{}\", which is watched too, with all that is in it: each table would be maintained twice; remove one",
         inner.uri, outer.uri
-    ))
+    )
+}
+
+/// Why `inner`, which turned out to be no store, cannot be watched beside the others of `watches`: one of them holds it.
+pub(crate) fn why_twice(inner: &Watch, watches: &[Watch]) -> Option<String> {
+    if watches.len() < 2 {
+        return None;
+    }
+    let place = location_of(&inner.uri).ok()?;
+    watches.iter().find_map(|outer| {
+        let around = location_of(&outer.uri).ok()?;
+        let path = below(&place, &around)?;
+        is_looked_at(path).then(|| twice(inner, outer))
+    })
 }
 
 /// The policies of `tables`, which are named as the locations of `watches` have them, by the names that the location at
@@ -116,6 +142,7 @@ fn is_stricter(policy: &Policy, than: &Policy) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::Config;
+    use super::why_twice;
 
     #[test]
     fn a_table_is_known_by_every_name_that_a_watched_location_has_for_it() {
@@ -137,6 +164,39 @@ mod tests {
                 "{watched} {name}: {asked} {table}"
             );
             assert!(seen.policy_for("other").may_delete(true));
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_store_is_refused_once_it_is_none() {
+        let of = |inner: &str, kind: &str| {
+            let text = format!(
+                "[[watch]]\nuri = \"s3://b/db\"\n[[watch]]\nuri = \"s3://b/{inner}\"\n{kind}"
+            );
+            Config::parse(&text, "squire.toml")
+        };
+        let config = of("db/lake", "").unwrap();
+        let (outer, inner) = (&config.watches[0], &config.watches[1]);
+        let told = why_twice(inner, &config.watches).unwrap_or_default();
+        assert!(
+            told.starts_with("\"s3://b/db/lake\" lies in \"s3://b/db\""),
+            "{told}"
+        );
+        assert_eq!(why_twice(outer, &config.watches), None);
+        for beside in ["db2", "other/db", "db/.hidden/t", "db/1/2/3/4/5"] {
+            let config = of(beside, "").unwrap();
+            assert_eq!(
+                why_twice(&config.watches[1], &config.watches),
+                None,
+                "{beside}"
+            );
+        }
+        assert!(of("db/lake", "kind = \"store\"\n").is_ok());
+        for kind in ["directory", "table"] {
+            assert!(
+                of("db/t", &format!("kind = \"{kind}\"\n")).is_err(),
+                "{kind}"
+            );
         }
     }
 

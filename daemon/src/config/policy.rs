@@ -128,7 +128,7 @@ policy_fields! {
     /// Bytes that one rewrite task writes at most; also turns bytes per row into the row target of
     /// wide tables.
     max_task_output: u64 = 1 << 30, read "units::some_size", show "units::show_size";
-    /// Bytes that maintenance may lately have written for each byte of users; a table above it waits longer for its compaction.
+    /// Bytes that maintenance may lately have written for each byte of users or found at the first look; a table above it waits longer for its compaction.
     max_amplification: f64 = 10.0, read "units::some_plain";
     /// How long a finished rewrite task may wait for its commit, whatever else the run has to do.
     commit_after: Duration = Duration::from_secs(60), read "units::some_duration", show "units::show_duration";

@@ -74,8 +74,9 @@ impl Watched {
         match (job, place) {
             (Job::Open, place) => {
                 let (watch, options) = (self.watch.clone(), around.options.store.clone());
+                let others = around.options.watches(around.config);
                 tasks.start("open", async move {
-                    let opening = observe::open(&watch, place, options);
+                    let opening = observe::open(&watch, place, &others, options);
                     let opened = caught(&format!("opening {uri}"), opening).await;
                     tell(Done::Opened(uri, opened));
                 });

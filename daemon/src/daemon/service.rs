@@ -91,8 +91,10 @@ pub(crate) async fn run(config: Config, options: Options) -> Result<Ended> {
         options,
     };
     let _config_watch = life.watch_config();
-    life.live().await;
-    life.drain().await;
+    // A pass that came to its end has nothing to stop and nothing to hand back.
+    if let End::Stopped = life.live().await {
+        life.drain().await;
+    }
     let Life {
         reconciler,
         options,
@@ -112,6 +114,14 @@ pub(crate) async fn run(config: Config, options: Options) -> Result<Ended> {
             status: status.status(),
         }),
     }
+}
+
+/// Why the loop ended.
+enum End {
+    /// A signal asked for it.
+    Stopped,
+    /// The single pass is through.
+    Through,
 }
 
 /// The loop, and what it listens to.
@@ -138,7 +148,7 @@ impl Life {
     }
 
     /// Until a signal to stop, or the end of a single pass.
-    async fn live(&mut self) {
+    async fn live(&mut self) -> End {
         let (clock, once) = (self.options.store.clock.clone(), self.options.once);
         let (wakes, status) = (
             self.reconciler.wakes.clone(),
@@ -147,7 +157,7 @@ impl Life {
         loop {
             self.reconciler.turn();
             if once && self.reconciler.is_through() {
-                return;
+                return End::Through;
             }
             if !once && self.reconciler.is_settled() && status.set_ready() {
                 systemd::ready();
@@ -156,7 +166,7 @@ impl Life {
             tokio::select! {
                 biased;
                 event = self.signals.next() => match event {
-                    Event::Stop => return,
+                    Event::Stop => return End::Stopped,
                     Event::Reload => self.reload(),
                 },
                 () = status.wake.notified() => self.reconciler.obey(),

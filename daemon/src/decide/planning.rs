@@ -137,7 +137,7 @@ fn slowed(health: &TableHealth, policy: &Policy) -> Option<Slower> {
     }
     let times = (ratio / limit).ceil().min(SLOWEST);
     let why = format!(
-        "slowed {times} times: maintenance lately wrote {ratio:.1} bytes for each byte of users, limit {limit} (max_amplification)"
+        "slowed {times} times: maintenance lately wrote {ratio:.1} bytes for each byte found or written by users, limit {limit} (max_amplification)"
     );
     Some(Slower { times, why })
 }

@@ -13,7 +13,7 @@ use crate::text_file::name_of;
 
 use super::{
     Format, FormatError, InputLimits,
-    compressed::{Bounded, Compression},
+    compressed::{Bounded, Compression, Trailing},
     limits::Exceeded,
 };
 
@@ -246,6 +246,10 @@ impl<'a> Source<'a> {
         let name = compression.name();
         let detail = if error.kind() == io::ErrorKind::UnexpectedEof {
             format!("is cut off: its {name} data ends early")
+        } else if error.get_ref().is_some_and(|e| e.is::<Trailing>()) {
+            format!(
+                "has trailing garbage: behind its {name} data come bytes that are no {name} data"
+            )
         } else {
             format!("has damaged {name} data ({error})")
         };

@@ -71,7 +71,14 @@ pub(super) struct TableGauges {
 }
 
 /// What the ledger of a table counts.
-const LEDGER: [&str; 5] = ["written", "rewritten", "wasted", "indexed", "deleted"];
+const LEDGER: [&str; 6] = [
+    "found",
+    "written",
+    "rewritten",
+    "wasted",
+    "indexed",
+    "deleted",
+];
 
 /// The ages of files that no version refers to.
 const AGES: [&str; 3] = ["under_1h", "under_7d", "older"];
@@ -139,7 +146,7 @@ impl TableGauges {
             ledger: counters(
                 r,
                 "squire_table_bytes_total",
-                "Bytes written into a table by users (written) and by maintenance (rewritten, wasted, indexed), and deleted by cleanup, since it was first seen.",
+                "Bytes written into a table by users (written) and by maintenance (rewritten, wasted, indexed), and deleted by cleanup, since it was first seen; and what stood there then (found).",
                 &["store", "table", "what"],
             )?,
             shown: Arc::default(),

@@ -3,7 +3,7 @@
 use super::location::Found;
 use super::table::Observation;
 use super::{Place, Selection, step};
-use crate::config::{Config, DriftPolicy, Watch};
+use crate::config::{Config, DriftPolicy, Watch, nested::why_twice};
 use crate::decide::planning::bounds;
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::maintenance::{Looking, Observed, Target};
@@ -13,13 +13,16 @@ use squire_engine::store::state::MAX_BATCHES;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How long a place may take to open before it counts as one that cannot be opened; the next round tries again.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a place may take to open, once it has answered, before it counts as one that cannot be opened; the next round
+/// tries again.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The place of `watch`: the one that is `open`, or another where something else stands now.
+/// The place of `watch`: the one that is `open`, or another where something else stands now. Refused is what one of `watches`
+/// holds and would maintain as well.
 pub(crate) async fn open(
     watch: &Watch,
     open: Option<Place>,
+    watches: &[Watch],
     options: StoreOptions,
 ) -> Result<Place> {
     let clock = options.clock.clone();
@@ -30,6 +33,10 @@ pub(crate) async fn open(
             return Ok(place);
         }
         let place = Place::open(watch, options).await?;
+        let is_store = place.managed && !place.is_single_table();
+        if !is_store && let Some(why) = why_twice(watch, watches) {
+            return Err(Error::new(ErrorKind::Refused, why));
+        }
         tracing::info!(uri = place.uri, managed = place.managed, "watching");
         Ok(place)
     };
@@ -38,7 +45,7 @@ pub(crate) async fn open(
         opened = opening => opened,
         () = clock.sleep(OPEN_TIMEOUT) => Err(Error::new(
             ErrorKind::Storage,
-            format!("no answer in {} s", OPEN_TIMEOUT.as_secs()),
+            format!("it took more than {} s to open", OPEN_TIMEOUT.as_secs()),
         )),
     }
 }

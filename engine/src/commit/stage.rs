@@ -2,14 +2,14 @@
 
 use super::predicate;
 use super::streamed::{RowSource, insert_streamed, rows_of};
-use super::validate::{check_key, conform};
+use super::validate::{check_key, check_new, conform};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::ids::TableName;
 use crate::proof::{Given, read_back};
 use crate::store::state::TableEntry;
 use crate::store::{Slot, Store, own_file};
 use arrow_array::RecordBatch;
-use arrow_schema::{DataType, Field, Schema, TimeUnit};
+use arrow_schema::{DataType, Schema, TimeUnit};
 use lance::dataset::transaction::{Operation, Transaction};
 use lance::dataset::write::merge_insert::UncommittedMergeInsert;
 use lance::dataset::{
@@ -331,39 +331,7 @@ fn check_create(table: &TableName, write: &Write) -> Result<()> {
             "table {table} is not visible and not being created"
         )));
     };
-    if schema.fields().is_empty() {
-        return Err(Error::invalid(format!(
-            "table {table} would have no columns"
-        )));
-    }
-    // Lance takes it for the quote that it is in paths of columns, and finds the column nowhere.
-    let fields = schema.flattened_fields();
-    if let Some(field) = fields.iter().find(|field| field.name().contains('`')) {
-        return Err(Error::invalid(format!(
-            "table {table}: no column can be written whose name has a backtick, and {} has one",
-            quoted(field.name())
-        )));
-    }
-    // Readers in C and Python end at one, with their whole process.
-    if let Some(field) = fields.iter().find(|field| field.name().contains('\0')) {
-        return Err(Error::invalid(format!(
-            "table {table}: the name {} holds U+0000, which ends the process of every Arrow reader in C; if it comes from a text file, that is in UTF-16 or UTF-32: write it as UTF-8",
-            quoted(field.name())
-        )));
-    }
-    let is_json = |field: &&&Field| field.extension_type_name() == Some("arrow.json");
-    if let Some(field) = fields.iter().find(is_json) {
-        return Err(Error::invalid(format!(
-            "table {table}: column {} is of the extension type arrow.json, which Lance stores as a type of its own that no file can be written to; give its type with --schema, such as string",
-            quoted(field.name())
-        )));
-    }
-    match key {
-        Some(key) if schema.field_with_name(key).is_err() => Err(Error::invalid(format!(
-            "table {table}: the schema has no key column {key:?}"
-        ))),
-        _ => Ok(()),
-    }
+    check_new(table, schema, key.as_deref())
 }
 
 async fn insert(

@@ -7,8 +7,63 @@ use arrow_array::types::{Float16Type, Float32Type, Float64Type};
 use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, RecordBatch};
 use arrow_cast::display::array_value_to_string;
 use arrow_row::{OwnedRow, RowConverter, SortField};
-use arrow_schema::{DataType, Schema};
+use arrow_schema::{DataType, Field, Schema};
 use std::collections::HashSet;
+use std::sync::Arc;
+
+/// A new table must have columns that Lance can keep and its readers can name, the key among them.
+pub(super) fn check_new(table: &TableName, schema: &Schema, key: Option<&str>) -> Result<()> {
+    if schema.fields().is_empty() {
+        return Err(Error::invalid(format!(
+            "table {table} would have no columns"
+        )));
+    }
+    for column in schema.fields() {
+        let refused = Schema::new(vec![Arc::clone(column)])
+            .flattened_fields()
+            .into_iter()
+            .find_map(|field| Some((field.name().clone(), why_not_kept(field)?)));
+        let Some((field, why)) = refused else {
+            continue;
+        };
+        let within = match field == *column.name() {
+            true => String::new(),
+            false => format!(", in it {}", quoted(&field)),
+        };
+        return Err(Error::invalid(format!(
+            "table {table}: column {}{within}: {why}",
+            quoted(column.name())
+        )));
+    }
+    match key {
+        Some(key) if schema.field_with_name(key).is_err() => Err(Error::invalid(format!(
+            "table {table}: the schema has no key column {key:?}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Why no file can be written to a column with `field`, or none that everybody can read.
+fn why_not_kept(field: &Field) -> Option<&'static str> {
+    match field.data_type() {
+        // Lance takes it for the quote that it is in paths of columns, and finds the column nowhere.
+        _ if field.name().contains('`') => {
+            Some("no column can be written whose name has a backtick; rename it")
+        }
+        // Readers in C and Python end at one, with their whole process.
+        _ if field.name().contains('\0') => Some(
+            "its name holds U+0000, which ends the process of every Arrow reader in C; if it comes from a text file, that is in UTF-16 or UTF-32: write it as UTF-8",
+        ),
+        _ if field.extension_type_name() == Some("arrow.json") => Some(
+            "it is of the extension type arrow.json, which Lance stores as a type of its own that no file can be written to; give its type with --schema, such as string",
+        ),
+        // Nor one of a list or struct that it is in.
+        DataType::Struct(fields) if fields.is_empty() => Some(
+            "it is a struct without fields, in which Lance keeps no null; leave it out, or give it a field",
+        ),
+        _ => None,
+    }
+}
 
 /// The batches must have the table's columns, types and nullability, in any order.
 pub(super) fn check_schema(
@@ -64,7 +119,7 @@ pub(super) fn conform(
     batches: &[RecordBatch],
 ) -> Result<Vec<RecordBatch>> {
     check_schema(table, expected, batches)?;
-    let schema = std::sync::Arc::new(expected.clone());
+    let schema = Arc::new(expected.clone());
     batches
         .iter()
         .map(|batch| {
@@ -175,12 +230,14 @@ fn odd_in(lists: impl Iterator<Item = Option<ArrayRef>>) -> Option<&'static str>
 
 #[cfg(test)]
 mod tests {
-    use super::check_key;
+    use super::{check_key, check_new};
+    use crate::error::quoted;
     use crate::ids::TableName;
     use arrow_array::builder::{Int64Builder, ListBuilder};
     use arrow_array::{
         ArrayRef, DictionaryArray, Float64Array, Int32Array, NullArray, RecordBatch, StringArray,
     };
+    use arrow_schema::{DataType, Field, Schema};
     use std::sync::Arc;
 
     fn refusal(key: ArrayRef) -> Option<String> {
@@ -223,5 +280,44 @@ mod tests {
         assert_eq!(refusal(Arc::new(lists.finish())), None);
         let twice = refusal(Arc::new(StringArray::from(vec!["a", "b", "a"]))).unwrap();
         assert!(twice.contains("\"a\" stands twice"), "{twice}");
+    }
+
+    /// At the top, in a struct, in a list.
+    #[test]
+    fn a_column_that_could_not_be_written_is_refused_by_name_when_it_is_created() {
+        let json = ("ARROW:extension:name".to_owned(), "arrow.json".to_owned());
+        let bad = [
+            (Field::new("a\0b", DataType::Utf8, true), "U+0000"),
+            (Field::new("a`b", DataType::Utf8, true), "backtick"),
+            (
+                Field::new("j", DataType::Utf8, true).with_metadata([json].into()),
+                "arrow.json",
+            ),
+            (
+                Field::new("e", DataType::Struct(Vec::<Field>::new().into()), true),
+                "struct without fields",
+            ),
+        ];
+        let table = TableName::new("t").unwrap();
+        let good = Field::new("id", DataType::Int64, true);
+        for (field, why) in bad {
+            let fields = vec![good.clone(), field.clone()].into();
+            let outer = Field::new("outer", DataType::Struct(fields), true);
+            let item = Arc::new(outer.clone().with_name("item"));
+            let list = Field::new("list", DataType::List(item), true);
+            for column in [field, outer, list] {
+                let name = quoted(column.name());
+                let schema = Schema::new(vec![good.clone(), column]);
+                let refused = check_new(&table, &schema, None).unwrap_err().to_string();
+                assert!(
+                    refused.contains(why) && refused.contains(&name),
+                    "{refused}"
+                );
+                assert!(!refused.contains('\0'), "{refused:?}");
+            }
+        }
+        let schema = Schema::new(vec![good]);
+        assert!(check_new(&table, &schema, Some("id")).is_ok());
+        assert!(check_new(&table, &schema, Some("x")).is_err());
     }
 }

@@ -1,7 +1,8 @@
 //! The ledger: what users wrote into each table, and what maintenance wrote for it, usefully or for nothing.
 //!
 //! 1. Whoever writes or deletes counts it here, in memory, by the table's path. What users wrote is what fragments hold that
-//!    were not there at the last look and that this process did not write.
+//!    were not there at the last look and that this process did not write. What stood there at the first look is found:
+//!    nobody knows who wrote it, or how often.
 //! 2. The daemon keeps it across restarts, as one object in the records of the location: `_squire/ledger.json`, or
 //!    `.squire/ledger.json` beside plain tables, or the same in the state directory.
 //!
@@ -20,8 +21,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OnceCell;
 
-/// The newest format of the record that this release reads.
-const FORMAT: u32 = 1;
+/// The newest format of the record that this release reads. In the first what was found counted as written.
+const FORMAT: u32 = 2;
 
 /// Tables of one location that are kept; beyond it those with the fewest bytes go.
 const MOST: usize = 10_000;
@@ -32,7 +33,10 @@ const HALF_LIFE_MS: u64 = 24 * 3_600 * 1_000;
 /// Bytes, by why they were written.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amounts {
-    /// Data files that users wrote.
+    /// Data files that stood there at the first look.
+    #[serde(default)]
+    pub found: u64,
+    /// Data files that users wrote since.
     pub written: u64,
     /// Data files that replaced others.
     pub rewritten: u64,
@@ -52,13 +56,14 @@ impl Amounts {
             .saturating_add(self.indexed)
     }
 
-    /// Bytes that maintenance wrote for each byte of users.
+    /// Bytes that maintenance wrote for each byte that came to it: to put in order what was found is no waste either.
     pub fn amplification(&self) -> f64 {
-        self.maintained() as f64 / self.written.max(1) as f64
+        self.maintained() as f64 / self.found.saturating_add(self.written).max(1) as f64
     }
 
     fn each(&mut self, with: &Self, apply: impl Fn(u64, u64) -> u64) {
         for (mine, other) in [
+            (&mut self.found, with.found),
             (&mut self.written, with.written),
             (&mut self.rewritten, with.rewritten),
             (&mut self.wasted, with.wasted),
@@ -86,11 +91,17 @@ struct Entry {
     account: Account,
     /// When what is recent was halved last.
     halved_ms: u64,
-    /// The fragments below this id were counted.
-    seen: u64,
+    /// The fragments below this id were counted; none before the first look.
+    seen: Option<u64>,
 }
 
 impl Entry {
+    /// What came into the table without maintenance.
+    fn size(&self) -> u64 {
+        let Amounts { found, written, .. } = self.account.total;
+        found.saturating_add(written)
+    }
+
     fn add(&mut self, amounts: &Amounts, now_ms: u64) {
         if self.halved_ms == 0 {
             self.halved_ms = now_ms;
@@ -162,29 +173,30 @@ impl Ledger {
         books.ours.entry(path.to_owned()).or_default().extend(files);
     }
 
-    /// Counts what users wrote into the table at `path` up to `version`.
+    /// Counts what users wrote into the table at `path` up to `version`, or what is found there.
     pub(crate) fn saw(&self, path: &str, version: &Dataset, now_ms: u64) {
         let manifest = version.manifest();
         let next = manifest.max_fragment_id().map_or(0, |id| id + 1);
         let mut books = self.books();
-        let seen = books.accounts.get(path).map_or(0, |a| a.seen);
-        // Ids go up; a table with fewer was made anew.
-        let from = if next < seen { 0 } else { seen };
-        if next == seen {
+        let seen = books.accounts.get(path).and_then(|a| a.seen);
+        if seen == Some(next) {
             return;
         }
+        // Ids go up; a table with fewer was made anew.
+        let from = seen.filter(|seen| *seen < next).unwrap_or(0);
         let ours = books.ours.remove(path).unwrap_or_default();
         let is_ours = |f: &&lance_table::format::Fragment| {
             f.files.iter().any(|file| ours.contains(&file.path))
         };
         let new = manifest.fragments.iter().filter(|f| f.id >= from);
-        let written = new.filter(|f| !is_ours(f)).map(fragment_bytes).sum();
+        let theirs = new.filter(|f| !is_ours(f)).map(fragment_bytes).sum();
         let account = books.accounts.entry(path.to_owned()).or_default();
-        account.seen = next;
-        let amounts = Amounts {
-            written,
-            ..Amounts::default()
-        };
+        account.seen = Some(next);
+        let mut amounts = Amounts::default();
+        match seen {
+            None => amounts.found = theirs,
+            Some(_) => amounts.written = theirs,
+        }
         account.add(&amounts, now_ms);
         self.changed.store(true, Ordering::Relaxed);
     }
@@ -248,7 +260,10 @@ impl Store {
                     // What was counted before it could be read is on top of it.
                     for (path, kept) in record.into_iter().flat_map(|record| record.tables) {
                         let account = books.accounts.entry(path).or_default();
-                        let counted = std::mem::replace(account, kept);
+                        let mut counted = std::mem::replace(account, kept);
+                        if kept.seen.is_some() {
+                            counted.account.total.found = 0;
+                        }
                         account.add(&counted.account.total, kept.halved_ms);
                         account.seen = account.seen.max(counted.seen);
                     }
@@ -291,10 +306,10 @@ impl Store {
         }
         let mut tables = ledger.books().accounts.clone();
         if tables.len() > MOST {
-            let mut by_size: Vec<u64> = tables.values().map(|e| e.account.total.written).collect();
+            let mut by_size: Vec<u64> = tables.values().map(Entry::size).collect();
             by_size.sort_unstable_by(|a, b| b.cmp(a));
             let least = by_size[MOST - 1];
-            tables.retain(|_, entry| entry.account.total.written >= least);
+            tables.retain(|_, entry| entry.size() >= least);
         }
         let record = Record {
             format: FORMAT,

@@ -12,6 +12,7 @@
 
 mod json;
 mod place;
+mod truth;
 mod vectors;
 mod words;
 
@@ -44,8 +45,14 @@ const VALUES: i64 = 2;
 /// Labels, or values in JSON, that are asked for at once.
 const LABELS: usize = 32;
 
+/// The share of vectors, or of words, that has to be found: indexes of vectors approximate.
+const KEPT: f64 = 0.5;
+
 /// Lance's column of row addresses.
 const ROW_ADDR: &str = "_rowaddr";
+
+/// Lance's column of row ids.
+const ROW_ID: &str = "_rowid";
 
 /// Checks that the index `name` answers in `after` as it did in `before`, and as a scan does. `before` is a version with
 /// the same rows; it need not have the index.
@@ -62,6 +69,15 @@ pub(crate) async fn prove_index(before: &Dataset, after: &Dataset, name: &str) -
 /// Those of [`prove_index`].
 pub(crate) async fn prove_extended(before: &Dataset, after: &Dataset, name: &str) -> Result<()> {
     prove(before, after, name, true).await
+}
+
+/// Checks what the index `name` answers against the rows alone: it may have been wrong from the start.
+///
+/// # Errors
+/// Those of [`prove_index`].
+pub(crate) async fn prove_answers(dataset: &Dataset, name: &str) -> Result<()> {
+    prove_index(dataset, dataset, name).await?;
+    truth::prove(dataset, name).await
 }
 
 async fn prove(before: &Dataset, after: &Dataset, name: &str, extended: bool) -> Result<()> {

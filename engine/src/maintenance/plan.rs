@@ -60,6 +60,9 @@ impl Held {
 /// Fragments with rows that were deleted since `segment` was built, where that would show. Lance leaves what is deleted in
 /// an index and passes over it by the deletions of the fragments that the index covers. A rewrite takes these away; with
 /// stable row ids the index does not follow it, and what is dead takes the places of others among the first that it finds.
+///
+/// A segment that others merged says when that was, and nothing of those that it was made of. This release of Lance leaves out
+/// what was dead by then; older ones kept it, and no metadata tells which one merged. There the proof's sample is what sees it.
 fn held_by_dead(manifest: &Manifest, name: &str, segment: &IndexMetadata) -> Option<Held> {
     let finds_first = matches!(kind_of(segment).as_str(), "Vector" | "Inverted");
     if !finds_first || !manifest.uses_stable_row_ids() {

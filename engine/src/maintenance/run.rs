@@ -7,7 +7,7 @@ use crate::error::{Disposition, Error, ErrorKind, Result, caught};
 use crate::ids::{OpId, TableName};
 use crate::journal::{Journal, Journalled, Journalling, RunTable};
 use crate::oversight::{Oversight, Paced};
-use crate::protocol::{Kind, Obstacle, Role, obstacle};
+use crate::protocol::Kind;
 use crate::publish::Record;
 use crate::recovery::{DeadRun, Skipped};
 use crate::store::{

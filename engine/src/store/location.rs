@@ -109,17 +109,21 @@ fn refuse_unexpanded(location: &str) -> Result<()> {
     )))
 }
 
-/// Refuses the memory of a process for what is to be found again.
+/// Refuses the memory of a process for what is to be found again: of the schemes that the engine takes, the one that no
+/// command can.
 ///
 /// # Errors
-/// `InvalidInput`.
+/// `Refused`, as any other scheme that is not supported.
 pub fn check_lasting(uri: &str) -> Result<()> {
     if !uri.starts_with("memory://") {
         return Ok(());
     }
-    Err(Error::invalid(format!(
-        "{uri}: is the memory of one process, which no other sees and which ends with it; use a local path or s3://"
-    )))
+    Err(Error::new(
+        ErrorKind::Refused,
+        format!(
+            "{uri}: scheme \"memory\" is not supported: it is the memory of one process, which no other sees and which ends with it; use a local path or s3://"
+        ),
+    ))
 }
 
 /// The path of a `file:` URL, of which `rest` is what follows the two slashes: a host, which can only be this one, and
@@ -326,7 +330,7 @@ pub fn check_options(options: &HashMap<String, String>) -> Result<()> {
 }
 
 /// The names under which Lance takes the endpoint of an S3-compatible storage, as an option or from the environment.
-const ENDPOINTS: [&str; 5] = [
+pub(super) const ENDPOINTS: [&str; 5] = [
     "aws_endpoint",
     "aws_endpoint_url",
     "aws_endpoint_url_s3",

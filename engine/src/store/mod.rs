@@ -8,6 +8,7 @@
 //!
 //! Nothing here publishes; that is the room of `commit` and `recovery`.
 
+mod answer;
 mod at_work;
 mod beside;
 mod claims;
@@ -221,10 +222,12 @@ impl Store {
             ));
         }
         let session = Arc::new(Session::new(INDEX_CACHE, METADATA_CACHE, Arc::default()));
-        let (objects, base) =
-            ObjectStore::from_uri_and_params(session.store_registry(), &uri, &params)
-                .await
-                .map_err(|e| Error::from(e).context(format!("cannot reach {uri}")))?;
+        let connecting = async {
+            let registry = session.store_registry();
+            let connected = ObjectStore::from_uri_and_params(registry, &uri, &params).await;
+            connected.map_err(|e| Error::from(e).context(format!("cannot reach {uri}")))
+        };
+        let (objects, base) = answer::first_answer(&uri, &options, connecting).await?;
         let interface = if objects.has_direct_local_paths() {
             let root = "file-object-store:///";
             let registry = session.store_registry();
@@ -419,8 +422,10 @@ impl Store {
     }
 
     /// Whether versions of a manifest stand below the root: then it is a store, whatever it was when it was connected to.
+    /// Whoever opens a location asks this first.
     pub async fn has_manifest(&self) -> Result<bool> {
-        self.has_manifest_in("").await
+        let asking = self.has_manifest_in("");
+        answer::first_answer(&self.uri, &self.options, asking).await
     }
 
     async fn has_manifest_in(&self, folder: &str) -> Result<bool> {

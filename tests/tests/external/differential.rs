@@ -1,12 +1,12 @@
-//! Text values against pyarrow, DuckDB and exact arithmetic.
+//! Text values against exact arithmetic, pyarrow and DuckDB.
 
 use crate::python;
 use serde_json::Value;
 use squire_tests::{Lake, squire};
 use std::process::Command;
 
-/// Values for each type and format. `SQUIRE_FUZZ_SEED` and `SQUIRE_FUZZ_CASES` ask for others and for more.
-const VALUES: &str = "12";
+/// Values for each of some fifty types, in each format. `SQUIRE_FUZZ_SEED` and `SQUIRE_FUZZ_CASES` ask for others and for more.
+const VALUES: &str = "8";
 
 #[test]
 fn text_values_are_stored_exactly_or_refused_by_line_and_column() {
@@ -31,7 +31,7 @@ fn text_values_are_stored_exactly_or_refused_by_line_and_column() {
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let faults = report["faults"].as_array().expect("faults");
     assert!(faults.is_empty(), "SQUIRE_FUZZ_SEED={seed}: {faults:#?}");
-    let some = |what: &str| report[what].as_u64() > Some(50);
+    let some = |what: &str| report[what].as_u64() > Some(25);
     assert!(
         some("stored") && some("witnessed") && some("refused"),
         "{report}"

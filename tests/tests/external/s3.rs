@@ -7,6 +7,8 @@ use squire_tests::{Lake, PATIENCE, squire};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// moto's server; ended when dropped.
@@ -105,6 +107,72 @@ fn a_sign_in_page_is_no_empty_bucket() {
         assert_eq!(done.code, Some(1), "{command}: {done:?}");
         assert!(!done.stderr.contains("squire init"), "{command}: {done:?}");
         assert!(done.stderr.len() < 900, "{command}: {done:?}");
+    }
+}
+
+/// How a server that is no object store ends a connection.
+#[derive(Debug, Clone, Copy)]
+enum Ends {
+    /// It reads a request and hangs up.
+    Closes,
+    /// It does not even read it.
+    Resets,
+    /// Never.
+    Silent,
+}
+
+/// Such a server, and how many connections it had. Its threads end with the tests.
+fn no_answers(ends: Ends) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("its address"));
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = connections.clone();
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            counted.fetch_add(1, Ordering::SeqCst);
+            let mut part = [0; 4096];
+            match ends {
+                Ends::Closes => drop(stream.read(&mut part)),
+                // What was not read when a connection ends resets it.
+                Ends::Resets => drop(stream.peek(&mut part)),
+                Ends::Silent => open.push(stream),
+            }
+        }
+    });
+    (endpoint, connections)
+}
+
+/// Whoever names a wrong endpoint hears of it in one line, after as many tries as its client makes of one request.
+#[test]
+fn an_endpoint_without_answers_is_named_and_given_up() {
+    for ends in [Ends::Closes, Ends::Resets, Ends::Silent] {
+        let (endpoint, connections) = no_answers(ends);
+        let mut lake = Lake::new();
+        lake.env = environment(&endpoint);
+        if let Ends::Silent = ends {
+            let seconds = ("OBJECT_STORE_CLIENT_RETRY_TIMEOUT", "1");
+            lake.env.push((seconds.0.to_owned(), seconds.1.to_owned()));
+        }
+        for command in ["status", "init", "log", "optimize"] {
+            let before = connections.load(Ordering::SeqCst);
+            let done = lake.run(&[command, "s3://bucket/lake"]);
+            let tries = connections.load(Ordering::SeqCst) - before;
+            assert_eq!(done.code, Some(1), "{ends:?} {command}: {done:?}");
+            assert!(
+                (1..=16).contains(&tries),
+                "{ends:?} {command}: {tries} tries"
+            );
+            let told = format!("s3://bucket/lake: {endpoint} does not answer as an object store: ");
+            assert!(done.stderr.contains(&told), "{ends:?} {command}: {done:?}");
+            assert!(done.stderr.contains("check the endpoint"), "{done:?}");
+            assert_eq!(
+                done.stderr.lines().count(),
+                1,
+                "{ends:?} {command}: {done:?}"
+            );
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 mod groups;
 mod producers;
 mod trouble;
+mod waits;
 
 use nix::sys::signal::Signal;
 use squire_tests::{Child, Lake, PATIENCE, tree};

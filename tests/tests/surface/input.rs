@@ -529,13 +529,17 @@ fn a_place_without_conditional_puts_is_refused() {
         "s3+ddb://bucket/lake?ddbTableName=t",
         "s3://bucket--use1-az4--x-s3/lake",
         "https://example.org/lake",
+        "memory://lake",
     ] {
-        let commands: [&[&str]; 5] = [
+        let commands: [&[&str]; 8] = [
             &["init", uri],
             &["write", uri, "t", &good],
             &["status", uri],
+            &["verify", uri],
             &["optimize", uri],
+            &["cleanup", uri],
             &["log", uri],
+            &["daemon", uri, "--once"],
         ];
         for args in commands {
             refused(&lake, args, 3, &[uri, "not supported"]);
@@ -581,6 +585,14 @@ impl SmallDisk {
         file.set_len(len.saturating_sub(room)).expect("truncate");
     }
 
+    /// Mounts it anew, `ro` or `rw`.
+    fn remount(&self, how: &str) {
+        let how = format!("remount,{how}");
+        let mut mount = Command::new("mount");
+        mount.args(["-o", &how]).arg(self.0.path());
+        assert!(mount.status().expect("mount").success());
+    }
+
     fn free(&self) {
         fs::remove_file(self.filler()).expect("filler");
     }
@@ -619,8 +631,11 @@ async fn a_full_disk_commits_all_or_nothing() {
             Some(1) => {
                 full += 1;
                 let message = error_message(&done);
-                let named = message.contains("No space left") || message.contains("space");
+                let named = message.contains("No space left on device");
                 assert!(named, "room {step}: what is wrong is not said: {message}");
+                assert!(message.len() < 400, "room {step}: {message}");
+                let is_source = message.contains(".rs:") || message.contains("part_size");
+                assert!(!is_source, "room {step}: {message}");
             }
             Some(75) => {
                 full += 1;
@@ -676,6 +691,12 @@ fn a_full_disk_is_said_at_once() {
         "nobody took anything: {message}"
     );
     assert!(took.as_secs() < 15, "{took:?} until it said: {message}");
+    disk.remount("ro");
+    let done = lake.run(&["commit", &lake.uri, &batch, "--json"]);
+    disk.remount("rw");
+    let message = error_message(&done);
+    assert!(message.contains("Read-only file system"), "{message}");
+    assert!(message.len() < 400, "{message}");
     lake.daemon_pass("0s").ok();
     lake.assert_at_rest();
 }

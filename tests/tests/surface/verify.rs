@@ -1,13 +1,28 @@
 //! `squire verify` names what is missing or torn, with the versions that need it and what to do.
 
+use arrow_array::{
+    ArrayRef, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray, StructArray,
+    UInt64Array,
+};
+use arrow_schema::{DataType, Field, Fields};
 use lance::Dataset;
-use serde_json::Value;
+use lance::dataset::transaction::{Operation, Transaction};
+use lance::dataset::{CommitBuilder, InsertBuilder, WriteMode, WriteParams};
+use lance::index::DatasetIndexExt;
+use lance::index::vector::VectorIndexParams;
+use lance_index::scalar::{InvertedIndexParams, ScalarIndexParams};
+use lance_index::{IndexParams, IndexType};
+use lance_linalg::distance::MetricType;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
 use squire_engine::error::ErrorKind;
 use squire_engine::maintenance::Oversight;
 use squire_engine::maintenance::Target;
 use squire_engine::maintenance::audit::{AuditOptions, Auditor};
 use squire_tests::{Lake, tree};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A store with tables t and u: three commits, an index, deleted rows.
 fn lake() -> Lake {
@@ -213,5 +228,130 @@ async fn it_is_cancelled_between_requests() {
     let table = auditor.table(&target).await.expect_err("cancelled");
     for error in [records, table] {
         assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    }
+}
+
+/// A table of its own, with `columns`.
+async fn plain_table(lake: &Lake, columns: Vec<(&str, ArrayRef)>) -> (String, Dataset) {
+    let uri = lake.path("plain/t.lance").to_string_lossy().into_owned();
+    let rows = RecordBatch::try_from_iter(columns).expect("rows");
+    let insert = InsertBuilder::new(uri.as_str());
+    let table = insert.execute(vec![rows]).await.expect("a table");
+    (uri, table)
+}
+
+/// Lance writes lists of structs of one length, and cannot read them beside another column.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_that_cannot_be_read_is_no_damage() {
+    let lake = Lake::new();
+    let fields = Fields::from(vec![Field::new("a", DataType::Int64, true)]);
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..6));
+    let structs = StructArray::new(fields.clone(), vec![numbers], None);
+    let item = Arc::new(Field::new("item", DataType::Struct(fields), true));
+    let pairs = FixedSizeListArray::new(item, 2, Arc::new(structs), None);
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..3));
+    let (uri, _) = plain_table(&lake, vec![("id", ids), ("pairs", Arc::new(pairs))]).await;
+    lake.run(&["verify", &uri]).ok();
+    let done = lake.run(&["verify", &uri, "--deep"]);
+    assert_eq!(done.code, Some(3), "{done:?}");
+    for told in [
+        "whole as far as it can be read",
+        "column pairs (fixed_size_list<struct, 2>) is of a type",
+        "nothing is known to be damaged",
+    ] {
+        assert!(done.stdout.contains(told), "{told}: {done:?}");
+    }
+    assert!(!done.stdout.contains("backup"), "{done:?}");
+    let document = lake.run(&["verify", &uri, "--deep", "--json"]).json();
+    assert_eq!(document["tables"][0]["findings"], json!([]), "{document}");
+    assert_eq!(document["tables"][0]["unreadable"][0]["column"], "pairs");
+
+    // What is damaged beside it is found.
+    let damaged = file(Path::new(&uri), "data/");
+    let length = std::fs::metadata(&damaged).expect("file").len();
+    let zeros = vec![0; usize::try_from(length).expect("short")];
+    std::fs::write(&damaged, zeros).expect("zeros");
+    let done = lake.run(&["verify", &uri, "--deep"]);
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert!(done.stdout.contains("from a backup"), "{done:?}");
+}
+
+/// 200 rows from `first` on: a word of its own in each text, and a vector that is no other's.
+fn documents(first: u64) -> Vec<(&'static str, ArrayRef)> {
+    let texts = (first..first + 200).map(|row| format!("document about number{row}"));
+    let numbers = (first..first + 200).flat_map(|row| {
+        let mut rng = StdRng::seed_from_u64(row);
+        std::iter::repeat_with(move || rng.random_range(-1.0..1.0)).take(8)
+    });
+    let item = Arc::new(Field::new("item", DataType::Float32, true));
+    let numbers = Float32Array::from_iter_values(numbers);
+    let vectors = FixedSizeListArray::new(item, 8, Arc::new(numbers), None);
+    vec![
+        ("text", Arc::new(StringArray::from_iter_values(texts))),
+        ("vec", Arc::new(vectors)),
+        (
+            "id",
+            Arc::new(UInt64Array::from_iter_values(first..first + 200)),
+        ),
+    ]
+}
+
+/// Someone lists an index as one of a fragment that it has never seen: what it does not find it never found.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_was_wrong_from_the_start_is_found() {
+    let lake = Lake::new();
+    let (uri, mut table) = plain_table(&lake, documents(0)).await;
+    let ivf = |metric| VectorIndexParams::ivf_flat(1, metric);
+    let text = InvertedIndexParams::default();
+    let text = (
+        "text",
+        IndexType::Inverted,
+        Box::new(text) as Box<dyn IndexParams>,
+    );
+    let l2: Box<dyn IndexParams> = Box::new(ivf(MetricType::L2));
+    let scalar: Box<dyn IndexParams> = Box::new(ScalarIndexParams::default());
+    let indexes = [
+        text,
+        ("vec", IndexType::IvfFlat, l2),
+        ("id", IndexType::BTree, scalar),
+    ];
+    for (column, kind, params) in &indexes {
+        let columns = [*column];
+        let built = table.create_index(&columns, *kind, None, params.as_ref(), false);
+        built.await.expect("an index");
+    }
+    let more = RecordBatch::try_from_iter(documents(200)).expect("rows");
+    let append = WriteParams {
+        mode: WriteMode::Append,
+        ..WriteParams::default()
+    };
+    let insert = InsertBuilder::new(Arc::new(table)).with_params(&append);
+    let mut table = insert.execute(vec![more]).await.expect("an append");
+    let whole = lake.run(&["verify", &uri, "--deep"]).ok();
+    assert!(whole.stdout.contains("whole;"), "{whole:?}");
+    for (column, ..) in indexes {
+        let index = table.load_index_by_name(&format!("{column}_idx")).await;
+        let index = index.expect("indexes").expect("built");
+        let mut wrong = index.clone();
+        wrong.fragment_bitmap.as_mut().expect("coverage").insert(1);
+        let lists = Operation::CreateIndex {
+            new_indices: vec![wrong],
+            removed_indices: vec![index],
+        };
+        let lists = Transaction::new(table.version().version, lists, None);
+        let commit = CommitBuilder::new(Arc::new(table)).execute(lists);
+        table = commit.await.expect("a version");
+        let done = lake.run(&["verify", &uri, "--deep", "--json"]);
+        assert_eq!(done.code, Some(1), "{column}: {done:?}");
+        let document = done.json();
+        let found = document["tables"][0]["findings"]
+            .as_array()
+            .expect("findings");
+        let of_index = found
+            .iter()
+            .find(|f| f["file"] == format!("index {column}_idx"));
+        let of_index = of_index.unwrap_or_else(|| panic!("{column}: {found:?}"));
+        let remedy = of_index["remedy"].as_str().expect("remedy");
+        assert!(remedy.contains("build it anew"), "{of_index}");
     }
 }

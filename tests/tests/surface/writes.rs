@@ -111,8 +111,12 @@ async fn a_refusal_quotes_little_and_no_control_characters() {
     let quote = lake.path("quote.json").to_string_lossy().into_owned();
     std::fs::write(&quote, r#"[{"name":"a`b","type":"utf8"}]"#).expect("schema file");
     let backtick = ["create", &lake.uri, "quote", "--schema", &quote];
+    let nul = lake.path("nul.json").to_string_lossy().into_owned();
+    std::fs::write(&nul, r#"[{"name":"a\u0000b","type":"utf8"}]"#).expect("schema file");
+    let nul = ["create", &lake.uri, "nul", "--schema", &nul];
     for (args, text) in [
-        (&merge[..], "stands twice"),
+        (&nul[..], "U+0000"),
+        (&merge, "stands twice"),
         (&delete, "predicate \"id = 1 AND"),
         (&create, "is not a table name"),
         (&backtick, "backtick"),

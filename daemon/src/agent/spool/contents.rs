@@ -12,7 +12,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Spool, names::shown_path};
+use rustix::{
+    fs::{Access, AtFlags, CWD, accessat},
+    io::Errno,
+};
+
+use super::super::batch::BATCH_FILE;
+use super::{
+    Spool,
+    names::{Named, shown_path},
+    names_in,
+};
 
 /// One look at the files of an entry. Two looks that are equal had nothing written, replaced or added in between.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,14 +113,46 @@ impl Contents {
 }
 
 impl Spool {
-    /// Whether nothing was done to an entry of `incoming` for `quiet` before `now`. One that cannot be looked at is claimed, and
-    /// rejected with the reason.
+    /// Whether nothing was done to an entry of `incoming` for `quiet` before `now`; true of one that cannot be looked at.
     pub(crate) fn rests(&self, name: &OsStr, quiet: Duration, now: SystemTime) -> bool {
         if quiet.is_zero() {
             return true;
         }
         let contents = Contents::of(&self.incoming.join(name));
         contents.map_or(true, |contents| contents.rests(quiet, now))
+    }
+
+    /// Whether this process may read an entry of `incoming`. One that is gone, or no file, is left to whoever claims it.
+    pub(crate) fn may_read(&self, name: &OsStr) -> Result<(), ContentsError> {
+        let path = self.incoming.join(name);
+        match look(&path) {
+            Ok(meta) if meta.is_dir() => {}
+            Ok(_) => return permitted(&path, Access::READ_OK),
+            Err(_) => return Ok(()),
+        }
+        permitted(&path, Access::READ_OK | Access::EXEC_OK)?;
+        for child in names_in(&path).into_iter().flatten() {
+            let child = path.join(child);
+            let is_read = match child.file_name() {
+                Some(name) if name == BATCH_FILE => true,
+                _ => Named::inside(&child, false) == Named::Data,
+            };
+            if is_read && look(&child).is_ok_and(|meta| meta.is_file()) {
+                permitted(&child, Access::READ_OK)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether this process has such access to what stands at `path`. Nothing is opened.
+fn permitted(path: &Path, access: Access) -> Result<(), ContentsError> {
+    match accessat(CWD, path, access, AtFlags::EACCESS) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(ContentsError::Io {
+            path: path.to_path_buf(),
+            source: e.into(),
+        }),
     }
 }
 

@@ -82,8 +82,7 @@ impl Spool {
     }
 }
 
-/// Whether a file in this directory is being written, as far as its name says. One that cannot be listed is claimed, and
-/// rejected with the reason.
+/// Whether a file in this directory is being written, as far as its name says; false of one that cannot be listed.
 fn is_being_filled(dir: &Path) -> bool {
     let Ok(children) = fs::read_dir(dir) else {
         return false;

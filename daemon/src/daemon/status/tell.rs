@@ -15,9 +15,10 @@ fn bytes_by_age(unreferenced: &Unreferenced) -> [(&'static str, u64); 3] {
     unreferenced.by_age().map(|(age, files)| (age, files.bytes))
 }
 
-fn bytes_by_reason(account: &Account) -> [(&'static str, u64); 5] {
+fn bytes_by_reason(account: &Account) -> [(&'static str, u64); 6] {
     let of = account.total;
     [
+        ("found", of.found),
         ("written", of.written),
         ("rewritten", of.rewritten),
         ("wasted", of.wasted),

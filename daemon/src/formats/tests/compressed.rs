@@ -72,11 +72,51 @@ fn members_behind_one_another_are_one_input() {
         let rows = read(&path, Some(&table())).unwrap();
         let count: usize = rows.iter().map(|batch| batch.num_rows()).sum();
         assert_eq!(count, 4, "{packing}");
-        let mut trailed = members.clone();
-        trailed.extend(b"this is certainly no member of anything");
-        let path = put(&files, &format!("trailed.csv.{packing}"), &trailed);
-        refusal(read(&path, Some(&table())), "trailed.csv", &["damaged"]);
     }
+}
+
+/// Tapes and blocks are filled up with zeros; whatever else was added is said to be that.
+#[test]
+fn zeros_behind_the_packed_data_are_no_data_and_anything_else_is_refused() {
+    let files = Files::new();
+    let rows = |name: &str, bytes: &[u8]| {
+        let read = read(&put(&files, name, bytes), Some(&table())).unwrap();
+        read.iter().map(|batch| batch.num_rows()).sum::<usize>()
+    };
+    for packing in NAMES {
+        let name = format!("t.csv.{packing}");
+        let (one, two) = (
+            packed(packing, b"id,name\n1,a\n"),
+            packed(packing, b"2,b\n"),
+        );
+        for zeros in [1, 4, 9, 512, 200_000] {
+            let padded = [&one[..], &vec![0; zeros]].concat();
+            assert_eq!(rows(&name, &padded), 1, "{packing}, {zeros} zeros");
+            let between = [&padded[..], &two].concat();
+            assert_eq!(rows(&name, &between), 2, "{packing}, {zeros} zeros between");
+            for garbage in [
+                "x",
+                "this is certainly no member of anything",
+                "id,name\n3,c\n",
+            ] {
+                let bytes = [&padded[..], garbage.as_bytes()].concat();
+                let path = put(&files, &name, &bytes);
+                refusal(read(&path, Some(&table())), &name, &["trailing garbage"]);
+            }
+        }
+        let path = put(&files, &name, &[&one[..], b"x"].concat());
+        refusal(read(&path, Some(&table())), &name, &["trailing garbage"]);
+        let cut = [&one[..], &two[..two.len() - 3]].concat();
+        let path = put(&files, &name, &cut);
+        refusal(read(&path, Some(&table())), &name, &["is cut off"]);
+    }
+    // What decoders skip is no garbage.
+    let skipped = [
+        &packed("zst", b"id,name\n1,a\n")[..],
+        b"\x50\x2a\x4d\x18\x03\0\0\0abc",
+    ]
+    .concat();
+    assert_eq!(rows("t.csv.zst", &skipped), 1);
 }
 
 /// Wherever it is cut, and wherever a bit flips.

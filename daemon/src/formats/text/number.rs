@@ -213,12 +213,11 @@ pub(super) fn special(text: &str) -> Option<f64> {
     })
 }
 
+/// Whether the digits of an integer are those of the float that it became, all of which are written out.
 fn is_exactly(value: f64, integer: &str) -> bool {
-    // Far from the ends of i128, where the conversion would saturate.
-    let within = value.abs() < 1e38;
-    #[expect(clippy::cast_possible_truncation, reason = "whole and within i128")]
-    let whole = value as i128;
-    within && integer.parse() == Ok(whole)
+    let significant = |digits: &str| digits.trim_start_matches('0').to_owned();
+    let digits = integer.trim_start_matches(['+', '-']);
+    significant(digits) == significant(&format!("{:.0}", value.abs()))
 }
 
 /// Whether the type that is inferred for this text may be a float: the double says the same number again. One that is only

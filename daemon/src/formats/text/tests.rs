@@ -61,6 +61,12 @@ fn a_number_is_stored_as_written() {
         (T::Int8, "1.20e2", "120"),
         (T::Float64, "0.1", "0.1"),
         (T::Float64, "9007199254740994", "9007199254740994.0"),
+        // All digits of floats, one of them beyond an integer of 128 bits.
+        (
+            T::Float64,
+            "-1437277866477963914557456550139361610432512",
+            "-1.437277866477964e42",
+        ),
         (T::Float32, "16777216", "16777216.0"),
         (T::Float16, "2048", "2048"),
         // In the middle of two halves, and nearer to it than a double can tell.
@@ -166,6 +172,7 @@ fn a_value_that_would_change_is_refused_with_its_line_and_column() {
         (T::Int32, " 1"),
         (T::Int64, "1e400"),
         (T::Float64, "9007199254740993"),
+        (T::Float64, "1437277866477963914557456550139361610432513"),
         (T::Float32, "16777217"),
         (T::Float16, "2049"),
         (T::Float64, "1e400"),

@@ -1,11 +1,13 @@
 //! Reads a little of everything: the first and the last rows of every data file, and a sample of every index.
 
 use super::table::unreadable;
+use super::types::{Unreadable, unreadable_columns};
 use super::{Audit, Auditor};
 use crate::error::{Result, caught};
 use crate::maintenance::cleanup::{files_of_fragment, read_ends};
-use crate::maintenance::index_proof::prove_index;
+use crate::maintenance::index_proof::prove_answers;
 use futures::StreamExt;
+use lance::Dataset;
 use lance::index::DatasetIndexExt;
 use lance_index::is_system_index;
 use lance_table::format::Fragment;
@@ -13,6 +15,19 @@ use std::collections::BTreeSet;
 
 /// Fragments that are read from at one time.
 const AT_ONCE: usize = 4;
+
+/// Reads from the columns of a fragment that are not among `types`.
+async fn read_others(dataset: &Dataset, fragment: &Fragment, types: &[Unreadable]) -> Result<()> {
+    let fields = dataset.schema().fields.iter();
+    let names = fields.map(|field| field.name.as_str());
+    let others: Vec<&str> = names
+        .filter(|name| types.iter().all(|unreadable| unreadable.column != **name))
+        .collect();
+    match others.is_empty() {
+        true => Ok(()),
+        false => caught("reading", read_ends(dataset, fragment, Some(&others))).await,
+    }
+}
 
 impl Auditor<'_> {
     /// Reads from the table at `path`, each data file once, through the newest version that refers to it.
@@ -54,14 +69,27 @@ impl Auditor<'_> {
             let mut reads = std::pin::pin!(
                 futures::stream::iter(unread)
                     .map(|(fragment, file)| async move {
-                        (file, caught("reading", read_ends(dataset, &fragment)).await)
+                        let read = caught("reading", read_ends(dataset, &fragment, None)).await;
+                        (fragment, file, read)
                     })
                     .buffer_unordered(AT_ONCE)
             );
-            while let Some((file, read)) = reads.next().await {
+            // Known once something cannot be read.
+            let mut types: Option<Vec<Unreadable>> = None;
+            while let Some((fragment, file, mut read)) = reads.next().await {
                 self.check_cancelled()?;
                 audit.read += 1;
                 (self.options.progress)(&audit.table, audit.read, seen.len() as u64);
+                if read.is_err() {
+                    if types.is_none() {
+                        types = Some(unreadable_columns(dataset).await);
+                    }
+                    let types = types.as_deref().unwrap_or_default();
+                    if !types.is_empty() {
+                        read = read_others(dataset, &fragment, types).await;
+                        audit.unreadable.extend_from_slice(types);
+                    }
+                }
                 if let Err(e) = read {
                     let branch = place.branch.clone();
                     let found = unreadable(file, place.version, branch, &e.brief());
@@ -69,13 +97,15 @@ impl Auditor<'_> {
                 }
             }
         }
+        audit.unreadable.sort();
+        audit.unreadable.dedup();
         let indexes = fresh.load_indices().await?;
         let names = indexes.iter().filter(|index| !is_system_index(index));
         let names: BTreeSet<String> = names.map(|index| index.name.clone()).collect();
         for name in names {
             self.check_cancelled()?;
             audit.read += 1;
-            let proof = prove_index(&fresh, &fresh, &name);
+            let proof = prove_answers(&fresh, &name);
             if let Err(e) = caught("asking the index", proof).await {
                 let version = fresh.manifest().version;
                 let mut found = unreadable(format!("index {name}"), version, None, &e.brief());

@@ -4,7 +4,8 @@
 //!    log. It finds which version of which table some readable snapshot shows.
 //! 2. `table` reads all manifests of one table and holds them against one listing of its folder, and of each folder
 //!    elsewhere that they refer to. What a store shows must be there, and be what was committed.
-//! 3. `deep` reads a few rows of every data file, and asks every index of what is visible.
+//! 3. `deep` reads a few rows of every data file, and asks every index of what is visible. `types` tells a damaged file from
+//!    a column that this release cannot read.
 //!
 //! Only manifests and listings are read before the third. Blobs beside data files stand in rows alone, and are not looked
 //! for. Nothing is written. What others remove or write meanwhile is
@@ -14,8 +15,10 @@ mod deep;
 mod inventory;
 mod records;
 mod table;
+mod types;
 
 pub(crate) use inventory::{Listing, Version, What};
+pub use types::Unreadable;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oversight::Oversight;
@@ -54,6 +57,8 @@ pub struct Audit {
     pub read: u64,
     /// What is wrong.
     pub findings: Vec<Finding>,
+    /// Columns of types that this release cannot read: whether their rows are whole is not known.
+    pub unreadable: Vec<Unreadable>,
 }
 
 /// How an audit is made, and how it is told what it has done so far.

@@ -80,16 +80,20 @@ struct Unread {
     remembered: Vec<(String, u64)>,
 }
 
-/// Reads the first rows of a fragment and the last, as a reader would: all columns, and of blobs where they stand.
+/// Reads the first rows of a fragment and the last, as a reader would: all columns, or these, and of blobs where they stand.
 pub(in crate::maintenance) async fn read_ends(
     dataset: &Dataset,
     fragment: &Fragment,
+    columns: Option<&[&str]>,
 ) -> Result<()> {
     let last = fragment.num_rows().unwrap_or(0).saturating_sub(ROWS);
     for offset in BTreeSet::from([0, last]) {
         let mut scanner = dataset.scan();
         scanner.with_fragments(vec![fragment.clone()]);
         scanner.batch_size(ROWS);
+        if let Some(columns) = columns {
+            scanner.project(columns)?;
+        }
         scanner.limit(i64::try_from(ROWS).ok(), i64::try_from(offset).ok())?;
         let mut rows = scanner.try_into_stream().await?;
         while rows.try_next().await?.is_some() {}
@@ -201,7 +205,7 @@ impl Store {
     }
 
     async fn read_from(&self, dataset: &Dataset, unread: Unread) -> Result<()> {
-        let read = caught("reading", read_ends(dataset, &unread.fragment)).await;
+        let read = caught("reading", read_ends(dataset, &unread.fragment, None)).await;
         match read {
             Ok(()) => self.files.readable(unread.remembered),
             Err(e) => {

@@ -1,12 +1,9 @@
 //! Vectors: what is found nearest to each sampled one.
 
-use super::{Subject, rows_of, unfit};
+use super::{KEPT, Subject, rows_of, unfit};
 use crate::error::Result;
 use arrow_array::{Array, ArrayRef, Float32Array};
 use lance::Dataset;
-
-/// The share of vectors whose nearest must be found as well as before.
-const KEPT: f64 = 0.5;
 
 /// How much further a vector's nearest may be: the arithmetic of two searches differs in the last digits.
 const SLACK: f32 = 1e-3;
@@ -46,7 +43,7 @@ impl Subject<'_> {
     }
 
     /// How far the nearest rows are, in order.
-    async fn nearest(&self, dataset: &Dataset, vector: &ArrayRef) -> Result<Vec<f32>> {
+    pub(super) async fn nearest(&self, dataset: &Dataset, vector: &ArrayRef) -> Result<Vec<f32>> {
         let mut scan = dataset.scan();
         scan.project(&["_distance"])?
             .nearest(&self.column.path(), vector.as_ref(), NEIGHBOURS)?
@@ -65,7 +62,7 @@ impl Subject<'_> {
 /// Whether a search that found `after` is as good as one that found `before`, by their distances in order. Where a vector
 /// found itself it must find itself again; otherwise half of what is found must be as near as what was found. As many must be
 /// found.
-fn finds_as_well(before: &[f32], after: &[f32]) -> bool {
+pub(super) fn finds_as_well(before: &[f32], after: &[f32]) -> bool {
     let within = |distance: f32, bound: f32| distance <= bound + SLACK * (1.0 + bound.abs());
     let (Some(nearest), Some(furthest)) = (before.first(), before.last()) else {
         return true;

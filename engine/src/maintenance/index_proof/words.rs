@@ -1,8 +1,9 @@
 //! Words: how many rows each sampled one is found in. Parts of texts are asked for by the same words.
 
-use super::{Subject, rows_of, texts_of, unfit};
+use super::{ROW_ID, Subject, rows_of, texts_of, unfit};
 use crate::error::Result;
-use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use arrow_array::types::UInt64Type;
 use lance::Dataset;
 use lance_index::scalar::FullTextSearchQuery;
 use std::collections::BTreeSet;
@@ -50,6 +51,11 @@ impl Subject<'_> {
 
     /// How many rows hold `word`.
     async fn matches(&self, dataset: &Dataset, word: &str) -> Result<usize> {
+        Ok(self.rows_with(dataset, word).await?.len())
+    }
+
+    /// The ids of the rows that hold `word`.
+    pub(super) async fn rows_with(&self, dataset: &Dataset, word: &str) -> Result<BTreeSet<u64>> {
         let query = FullTextSearchQuery::new(word.to_owned()).with_column(self.column.path())?;
         let mut scan = dataset.scan();
         scan.project::<&str>(&[])?
@@ -57,12 +63,16 @@ impl Subject<'_> {
             .disable_scoring_autoprojection()
             .full_text_search(query)?;
         let batches = rows_of(&scan).await?;
-        Ok(batches.iter().map(RecordBatch::num_rows).sum())
+        let ids = batches
+            .iter()
+            .filter_map(|batch| batch.column_by_name(ROW_ID));
+        let ids = ids.flat_map(|ids| ids.as_primitive::<UInt64Type>().values().to_vec());
+        Ok(ids.collect())
     }
 }
 
 /// A word that every tokenizer which splits text into words keeps: too long for a stop word, and of plain letters.
-fn longest_word(text: &str) -> Option<String> {
+pub(super) fn longest_word(text: &str) -> Option<String> {
     let words = text.split(|c: char| !c.is_alphanumeric());
     let plain = words.filter(|word| (2..=30).contains(&word.len()) && word.is_ascii());
     plain.max_by_key(|word| word.len()).map(str::to_owned)

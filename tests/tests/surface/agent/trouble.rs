@@ -9,7 +9,7 @@ use std::process::Command;
 
 impl Spool {
     /// A configuration under which agents try again soon.
-    fn config(&self, more: &str) -> String {
+    pub(super) fn config(&self, more: &str) -> String {
         let path = self.lake.path("squire.toml");
         let alone = if self.is_alone {
             "group_batches = 1"
@@ -27,7 +27,7 @@ impl Spool {
     }
 
     /// Has the table drift until an operator decides.
-    async fn drift(&self, table: &str) {
+    pub(super) async fn drift(&self, table: &str) {
         let uri = format!("{}/{table}.lance", self.lake.uri);
         let mut foreign = lance::Dataset::open(&uri).await.expect("table");
         let commit = foreign.update_config([("someone", "else")]).await;
@@ -35,7 +35,7 @@ impl Spool {
     }
 }
 
-fn one(content: &str) -> [(&'static str, String); 1] {
+pub(super) fn one(content: &str) -> [(&'static str, String); 1] {
     [("", content.to_owned())]
 }
 
@@ -393,13 +393,13 @@ fn an_entry_that_cannot_be_claimed_is_left_with_the_true_reason() {
 }
 
 /// An agent that is asked what it does.
-struct Served {
-    agent: Child,
+pub(super) struct Served {
+    pub(super) agent: Child,
     port: u16,
 }
 
 impl Served {
-    fn start(spool: &Spool, more: &[&str]) -> Self {
+    pub(super) fn start(spool: &Spool, more: &[&str]) -> Self {
         let free = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let port = free.local_addr().expect("address").port();
         drop(free);
@@ -419,7 +419,7 @@ impl Served {
         Self { agent, port }
     }
 
-    fn get(&self, path: &str) -> Option<(u16, String)> {
+    pub(super) fn get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: l\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).ok()?;
@@ -429,7 +429,7 @@ impl Served {
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
     }
 
-    fn wait_for(&self, spool: &Spool, path: &str, code: u16, text: &str) {
+    pub(super) fn wait_for(&self, spool: &Spool, path: &str, code: u16, text: &str) {
         spool.wait_for(&format!("{path}: {code} {text}"), |_| {
             let answer = self.get(path);
             answer.is_some_and(|(is, body)| is == code && body.contains(text))

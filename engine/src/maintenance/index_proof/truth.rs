@@ -1,0 +1,208 @@
+//! What an index answers, against the rows that it is about: one that was wrong from the start answers today as it did yesterday.
+//!
+//! Keys, labels and the like are held against a scan anyway. A row's own vector, and a word that stands in it, must lead to
+//! that row; nothing else has to be read for that.
+
+use super::vectors::finds_as_well;
+use super::words::longest_word;
+use super::{KEPT, ROW_ID, Subject, VALUES, kind_of, rows_of, texts_of, unfit};
+use crate::error::Result;
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, UInt64Type};
+use arrow_array::{Array, ArrayRef, FixedSizeListArray, RecordBatch};
+use arrow_schema::DataType;
+use lance::Dataset;
+use lance::index::DatasetIndexExt;
+use lance_table::format::Fragment;
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+/// Words that are shorter may be left out of an index on purpose, as the most frequent ones of a language.
+const MIN_WORD: usize = 5;
+
+/// How many of what was asked was found, in one fragment or in all.
+#[derive(Default)]
+struct Score {
+    asked: usize,
+    kept: usize,
+}
+
+impl Score {
+    fn note(&mut self, is_found: bool) {
+        self.asked += 1;
+        self.kept += usize::from(is_found);
+    }
+
+    /// What is found by approximation, or left out on purpose, is never all of a fragment.
+    fn is_of_a_lost_fragment(&self) -> bool {
+        self.asked > 1 && self.kept == 0
+    }
+
+    fn is_too_low(&self) -> bool {
+        (self.kept as f64) < self.asked as f64 * KEPT
+    }
+
+    fn check(&self, what: &str) -> Result<()> {
+        if !self.is_too_low() {
+            return Ok(());
+        }
+        Err(unfit(format!(
+            "of {} {what} of rows that it covers it finds the rows of {} alone",
+            self.asked, self.kept
+        )))
+    }
+}
+
+/// Checks the index `name` of `dataset`, if it finds what is nearest or holds words.
+///
+/// # Errors
+/// `Unfit`: rows that it covers are not found.
+pub(super) async fn prove(dataset: &Dataset, name: &str) -> Result<()> {
+    let segments = dataset.load_indices_by_name(name).await?;
+    let Some(segment) = segments.first() else {
+        return Ok(());
+    };
+    let kind = kind_of(segment);
+    if !matches!(kind.as_str(), "Vector" | "Inverted") {
+        return Ok(());
+    }
+    let Some(subject) = Subject::of(dataset, dataset, &segments, segment) else {
+        return Ok(());
+    };
+    let statistics = dataset.index_statistics(name).await?;
+    let statistics: Value = serde_json::from_str(&statistics).unwrap_or_default();
+    let of_segment = &statistics["indices"][0];
+    match kind.as_str() {
+        "Vector" => subject.finds_vectors(&of_segment["metric_type"]).await,
+        _ => subject.finds_words(&of_segment["params"]).await,
+    }
+}
+
+impl Subject<'_> {
+    /// The first and the middle rows of a covered fragment, with their ids.
+    async fn rows(&self, fragment: &Fragment) -> Result<Vec<RecordBatch>> {
+        let rows = i64::try_from(fragment.num_rows().unwrap_or(0)).unwrap_or(0);
+        let mut batches = Vec::new();
+        for offset in BTreeSet::from([0, rows / 2]) {
+            let mut scan = self.after.scan();
+            scan.with_fragments(vec![fragment.clone()])
+                .project_with_transform(&[("value", &self.column.sql())])?
+                .with_row_id()
+                .limit(Some(VALUES), Some(offset))?;
+            batches.extend(rows_of(&scan).await?);
+        }
+        Ok(batches)
+    }
+
+    async fn finds_vectors(&self, metric: &Value) -> Result<()> {
+        let mut all = Score::default();
+        for fragment in &self.sampled[0] {
+            let mut here = Score::default();
+            for batch in self.rows(fragment).await? {
+                let values = batch.column_by_name("value");
+                let vectors = values.and_then(|v| v.as_any().downcast_ref::<FixedSizeListArray>());
+                for vector in vectors.iter().flat_map(|vectors| vectors.iter()).flatten() {
+                    let Some(nearest) = to_itself(&vector, metric) else {
+                        continue;
+                    };
+                    let found = self.nearest(self.after, &vector).await?;
+                    let is_found = finds_as_well(&[nearest], &found);
+                    here.note(is_found);
+                    all.note(is_found);
+                }
+            }
+            if here.is_of_a_lost_fragment() {
+                here.check("vectors")?;
+            }
+        }
+        all.check("vectors")
+    }
+
+    async fn finds_words(&self, tokens: &Value) -> Result<()> {
+        // Others may split a text where we would not.
+        let splits = ["simple", "whitespace"].map(Value::from);
+        if !splits.contains(&tokens["base_tokenizer"]) || tokens["lance_tokenizer"] == "json" {
+            return Ok(());
+        }
+        let longest = tokens["max_token_length"].as_u64().unwrap_or(u64::MAX);
+        let is_kept = |word: &String| word.len() >= MIN_WORD && (word.len() as u64) < longest;
+        let mut all = Score::default();
+        for fragment in &self.sampled[0] {
+            let mut here = Score::default();
+            for batch in self.rows(fragment).await? {
+                let (Some(values), Some(ids)) =
+                    (batch.column_by_name("value"), batch.column_by_name(ROW_ID))
+                else {
+                    continue;
+                };
+                for (row, id) in ids.as_primitive::<UInt64Type>().values().iter().enumerate() {
+                    let text = texts_of(&values.slice(row, 1));
+                    let Some(word) = text.first().and_then(|text| longest_word(text)) else {
+                        continue;
+                    };
+                    if !is_kept(&word) {
+                        continue;
+                    }
+                    let found = self.rows_with(self.after, &word).await?;
+                    if !found.is_empty() && !found.contains(id) {
+                        return Err(unfit(format!(
+                            "asked for a word, it finds {} rows, and not one that holds it",
+                            found.len()
+                        )));
+                    }
+                    here.note(!found.is_empty());
+                    all.note(!found.is_empty());
+                }
+            }
+            if here.is_of_a_lost_fragment() {
+                here.check("words")?;
+            }
+        }
+        all.check("words")
+    }
+}
+
+/// How far a vector is from itself; `None` where that is not known, or where none is near.
+fn to_itself(vector: &ArrayRef, metric: &Value) -> Option<f32> {
+    let numbers = arrow_cast::cast(vector, &DataType::Float32).ok()?;
+    let numbers = numbers.as_primitive::<Float32Type>().values();
+    let square: f32 = numbers.iter().map(|number| number * number).sum();
+    if !square.is_finite() || square == 0.0 {
+        return None;
+    }
+    match metric.as_str()? {
+        "l2" | "cosine" | "hamming" => Some(0.0),
+        // The furthest that may be found first: others may be nearer.
+        "dot" => Some(1.0 - square),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Score, to_itself};
+    use arrow_array::{ArrayRef, Float32Array};
+    use serde_json::json;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_vector_is_as_far_from_itself_as_its_metric_says() {
+        let vector = |numbers: Vec<f32>| Arc::new(Float32Array::from(numbers)) as ArrayRef;
+        let of = |numbers, metric| to_itself(&vector(numbers), &json!(metric));
+        assert_eq!(of(vec![1.0, 2.0], "l2"), Some(0.0));
+        assert_eq!(of(vec![1.0, 2.0], "dot"), Some(-4.0));
+        assert_eq!(of(vec![0.0, 0.0], "cosine"), None);
+        assert_eq!(of(vec![f32::NAN, 0.0], "l2"), None);
+        assert_eq!(of(vec![1.0], "other"), None);
+    }
+
+    #[test]
+    fn one_that_is_missed_is_no_lost_fragment() {
+        let score = |asked, kept| Score { asked, kept };
+        assert!(score(4, 0).is_of_a_lost_fragment());
+        assert!(!score(4, 1).is_of_a_lost_fragment());
+        assert!(!score(1, 0).is_of_a_lost_fragment());
+        assert!(score(1, 0).check("words").is_err());
+        assert!(score(8, 4).check("words").is_ok() && score(0, 0).check("words").is_ok());
+    }
+}
