@@ -4,7 +4,7 @@ use super::Target;
 use super::listed::{Listed, covered_by, listed_indexes};
 use super::settings::{TableSettings, auto_cleanup};
 use super::tasks::{FragmentFacts, TaskBounds, candidates};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::journal::Account;
 use crate::store::{Snapshot, Store, fragment_bytes, own_file};
 use futures::TryStreamExt;

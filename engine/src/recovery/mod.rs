@@ -15,7 +15,7 @@ mod way;
 pub use crate::history::{LogEntry, OperationOutcome};
 pub use pass::{RecoveryReport, Watch};
 pub use repair::{DriftReport, DriftVersion, RepairAction};
-pub(crate) use resolve::{Met, dead_sidecar};
+pub(crate) use resolve::Met;
 pub use resolve::{PlannedRecovery, Resolution};
 pub(crate) use stranded::DeadRun;
 pub use stranded::RunFiles;
