@@ -41,7 +41,7 @@ impl Served {
         served
     }
 
-    fn daemon(lake: &Lake, args: &[&str]) -> Self {
+    pub(crate) fn daemon(lake: &Lake, args: &[&str]) -> Self {
         let served = Self::start(lake, None, &[&["daemon", lake.uri.as_str()], args].concat());
         served.wait_ready();
         served
@@ -59,7 +59,7 @@ impl Served {
         });
     }
 
-    fn try_request(
+    pub(crate) fn try_request(
         &self,
         method: &str,
         path: &str,
