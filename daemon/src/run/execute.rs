@@ -8,8 +8,8 @@ use crate::decide::work::{Scope, WorkItem};
 use crate::place::{Place, step};
 use squire_engine::error::{Error, ErrorKind, Result, caught};
 use squire_engine::maintenance::{
-    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, MaintenanceReport, Oversight,
-    Retention, Target,
+    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, MaintenanceReport, Matching,
+    Oversight, Retention, Target,
 };
 use squire_engine::store::Store;
 use std::sync::Arc;
@@ -37,6 +37,15 @@ pub(crate) fn cleanup_policies(config: &Config, otherwise: bool) -> CleanupPolic
         tables: config
             .table_policies()
             .map(|(table, of_table)| (table.to_owned(), policy(of_table)))
+            .collect(),
+        patterns: config
+            .table_patterns()
+            .iter()
+            .map(|pattern| {
+                let matching = pattern.clone();
+                let matching = Matching::new(move |table: &str| matching.matches(table));
+                (matching, policy(pattern.policy()))
+            })
             .collect(),
         neighbours: Vec::new(),
         one_table: false,
@@ -84,7 +93,9 @@ fn may_remove(scope: &Scope, policies: &CleanupPolicies) -> bool {
     match scope {
         Scope::Table(Target::Plain(path)) => policies.of(path).enabled,
         Scope::Store | Scope::Table(Target::Pinned(_)) => {
-            policies.default.enabled || policies.tables.values().any(|table| table.enabled)
+            let patterns = policies.patterns.iter().map(|(_, of)| of);
+            let mut others = policies.tables.values().chain(patterns);
+            policies.default.enabled || others.any(|table| table.enabled)
         }
     }
 }

@@ -48,7 +48,7 @@ pub use archive::ArchiveReport;
 pub(crate) use cleanup::ReferenceMemo;
 pub use cleanup::{
     CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, Held, Hold, HoldKind, Holding,
-    Retention, Spare, TableCleanup,
+    Matching, Retention, Spare, TableCleanup,
 };
 pub use compact::CompactionLimits;
 pub(crate) use health::own_file;

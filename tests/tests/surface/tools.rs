@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Tables t and u, and a commit to t.
-fn lake() -> Lake {
+pub(crate) fn lake() -> Lake {
     let lake = Lake::with_tables(&["t", "u"]);
     let rows = lake.csv("rows.csv", [(1, "x".to_owned())]);
     lake.run(&["write", &lake.uri, "t", &rows]).ok();
@@ -93,7 +93,7 @@ fn colour_is_for_terminals_that_want_it() {
 }
 
 /// `squire check`, and what its exit codes are with and without `--nagios`.
-fn checked(lake: &Lake, args: &[&str], codes: [i32; 2]) -> Done {
+pub(crate) fn checked(lake: &Lake, args: &[&str], codes: [i32; 2]) -> Done {
     let monitor = lake.run(&[&["check", "--nagios"], args].concat());
     assert_eq!(monitor.code, Some(codes[1]), "{monitor:?}");
     assert_eq!(monitor.stdout.lines().count(), 1, "{monitor:?}");
@@ -220,53 +220,6 @@ fn debug_manifest_shows_pins_of_then() {
         then.contains("table t at t.lance: readers see version 1"),
         "{then}"
     );
-}
-
-#[test]
-fn a_configuration_is_made_and_tried() {
-    let lake = lake();
-    let file = lake.path("squire.toml").to_string_lossy().into_owned();
-    lake.run(&["config", "init", &file]).ok();
-    lake.run(&["config", "check", &file, "--probe"]).ok();
-    let shown = lake.run(&["config", "show", &file]).ok().stdout;
-    assert!(
-        shown.contains("# default") && !shown.contains("squire.toml:"),
-        "{shown}"
-    );
-    std::fs::write(&file, format!("[[watch]]\nuri = \"{}\"\n", lake.uri)).expect("written");
-    lake.run(&["config", "init", &file])
-        .failed(3, "stays as it is");
-    let probed = lake.run(&["config", "check", &file, "--probe"]).ok().stdout;
-    assert!(probed.contains(": opens"), "{probed}");
-
-    // The file is fine in all of these; where it is used is not.
-    let probe = |text: &str, why: &str| {
-        std::fs::write(&file, text).expect("written");
-        lake.run(&["config", "check", &file, "--probe"])
-            .failed(78, why);
-    };
-    probe(
-        "[[watch]]\nuri = \"/nowhere/lake\"\n",
-        "/nowhere/lake: failed",
-    );
-    let token = lake.path("token");
-    std::fs::write(&token, "\n").expect("written");
-    let empty = format!("[daemon]\ntoken_file = \"{}\"\n", token.display());
-    probe(&empty, "the token must be one line");
-    for text in ["", " \n", "a b\n"] {
-        std::fs::write(&token, text).expect("written");
-        let said = format!("{file}:2:1: [daemon] token_file: {}", token.display());
-        lake.run(&["config", "check", &file]).failed(2, &said);
-    }
-    std::fs::write(&token, "a-token\n").expect("written");
-    lake.run(&["config", "check", &file]).ok();
-    let secret = "[[watch]]\nuri = \"s3://b/l\"\n[watch.storage_options]\nregion = \"r\"\nsecret_access_key = \"env:NOT_SET_HERE\"\n";
-    probe(secret, "NOT_SET_HERE");
-    lake.run(&["config", "check", &file])
-        .failed(2, "NOT_SET_HERE");
-    std::fs::write(&file, "[policy]\nretention = \"1s\"\n").expect("written");
-    lake.run(&["config", "check", &file, "--probe"])
-        .failed(2, "retention");
 }
 
 #[test]
