@@ -135,9 +135,10 @@ pub(crate) enum Command {
     ///
     /// Example: squire log ./lake --limit 20
     Log(LogArgs),
-    /// Show what maintenance did to a store, newest first: when, by whom, and why.
+    /// Show what maintenance did, newest first: when, by whom, to what effect, and why.
     ///
-    /// Read from the commit log, which outlives the versions. Plain tables have none; a run that found nothing to do leaves no trace.
+    /// Of a store it is read from the commit log, which outlives the versions; reasons and effects are noted by the daemon, the latest
+    /// 1,000, and are all there is of plain tables. A run that found nothing to do leaves no trace.
     ///
     /// Example: squire history ./lake --limit 20
     History(LogArgs),
@@ -498,8 +499,9 @@ pub(crate) struct RepairArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct LogArgs {
+    /// A store; for history a directory of Lance tables or one table, too.
     pub(crate) store: String,
-    /// How many publishes.
+    /// How many entries.
     #[arg(long, default_value_t = 20)]
     pub(crate) limit: usize,
 }

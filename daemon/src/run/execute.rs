@@ -13,6 +13,7 @@ use squire_engine::maintenance::{
 };
 use squire_engine::store::Store;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Why a table of a store is not cleaned by itself.
 pub(crate) const CLEANED_AS_A_WHOLE: &str =
@@ -123,6 +124,7 @@ pub(super) async fn execute(
     oversight: &Oversight,
 ) -> OperationReport {
     let store = &around.place.store;
+    let began = store.clock().monotonic();
     let work = async {
         match (&item.key.scope, item.key.kind) {
             (Scope::Table(target), OperationKind::Compact) => {
@@ -149,7 +151,20 @@ pub(super) async fn execute(
         Ok(Done::Planned(what)) => report.planned(what),
         Err(e) => report.failed(&e),
     }
+    note(&around.place, &report, began).await;
     report
+}
+
+/// Notes what an attempt changed. Best effort: nothing depends on it.
+async fn note(place: &Place, report: &OperationReport, began: Duration) {
+    let (store, clock) = (&place.store, place.store.clock());
+    let seconds = clock.monotonic().saturating_sub(began).as_secs_f64();
+    let Some(run) = report.noted(&store.options().actor, clock.now_ms(), seconds) else {
+        return;
+    };
+    if let Err(error) = store.note_run(run).await {
+        tracing::debug!(place = place.uri, %error, "what was done cannot be noted in the history now");
+    }
 }
 
 enum Done {

@@ -248,8 +248,8 @@ impl Records {
 }
 
 impl Store {
-    /// Where the ledger of this location may stand, the first that may be written first. A store has one place.
-    async fn ledgers(&self) -> Result<Vec<&Records>> {
+    /// Where what lasts of this location may stand, the first that may be written first. A store has one place.
+    pub(crate) async fn lasting_records(&self) -> Result<Vec<&Records>> {
         Ok(match self.has_manifest().await? {
             true => vec![&self.records],
             false => self.plain_records().await,
@@ -288,7 +288,7 @@ impl Store {
     }
 
     async fn kept_ledger(&self) -> Result<Option<Record>> {
-        for records in self.ledgers().await? {
+        for records in self.lasting_records().await? {
             if let Some(Some(record)) = unless_denied(records.ledger().await)? {
                 return Ok(Some(record));
             }
@@ -322,7 +322,7 @@ impl Store {
         let bytes = serde_json::to_vec(&record)
             .map_err(|e| Error::internal("encoding the ledger").caused_by(e))?;
         let mut kept = Ok(());
-        for records in self.ledgers().await? {
+        for records in self.lasting_records().await? {
             let path = records.ledger_path();
             let put = records.objects.inner.put(&path, bytes.clone().into());
             kept = put.await.map(drop);

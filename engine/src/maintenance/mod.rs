@@ -13,6 +13,7 @@
 //! 5. `cleanup` publishes floors, then deletes below them. `archive` copies the commit log out of the manifest. `audit`
 //!    proves that what stands has all that it refers to.
 //! 6. `ledger` counts bytes by why they were written. `unreferenced` counts the files that no version refers to, whoever wrote them.
+//!    `noted` is what the daemon did and why; `past` reads what each version changed.
 //!
 //! A `Target` is a table of a store or a plain Lance table in a watched directory, where HEAD is what is visible.
 
@@ -29,6 +30,7 @@ mod index_proof;
 mod journal;
 mod ledger;
 mod listed;
+mod noted;
 mod observe;
 mod oversight;
 mod pace;
@@ -56,6 +58,7 @@ pub use health::{IndexHealth, TableHealth};
 pub(crate) use journal::Progress;
 pub(crate) use ledger::Ledger;
 pub use ledger::{Account, Amounts};
+pub use noted::{MOST_RUNS, NotedRun};
 pub(crate) use observe::Memo;
 pub use observe::{Looking, Observed};
 pub use oversight::{Headway, Oversight};

@@ -147,6 +147,8 @@ pub struct Store {
     pub(crate) memo: Memo,
     /// What was written into its tables, and why.
     pub(crate) ledger: Ledger,
+    /// One run is noted at a time.
+    pub(crate) noting: Mutex<()>,
     /// What planning looked up of data files.
     pub(crate) files: FileFacts,
     /// The maintenance runs that this process has under way.
@@ -262,6 +264,7 @@ impl Store {
             reference_memo: ReferenceMemo::default(),
             memo: Memo::default(),
             ledger: Ledger::default(),
+            noting: Mutex::new(()),
             files: FileFacts::default(),
             at_work: AtWork::default(),
         })
