@@ -142,6 +142,13 @@ pub(crate) enum Command {
     ///
     /// Example: squire history ./lake --limit 20
     History(LogArgs),
+    /// Say what a policy would have done to the versions that are still there, against what happened.
+    ///
+    /// What users wrote is played again, version by version, and the policy decides as the daemon would; manifests alone are read, and
+    /// nothing is changed. Rows are counted by stored bytes, and failures, pauses and other tables are left out.
+    ///
+    /// Example: squire replay ./lake --policy new.toml
+    Replay(ReplayArgs),
     /// Say what became of an operation.
     ///
     /// Example: squire op ./lake 01JD2Q3V5W6X7Y8Z9A0B1C2D3E
@@ -348,6 +355,15 @@ pub(crate) struct TargetArgs {
     /// Only this table; may be repeated.
     #[arg(long = "table", value_name = "TABLE", action = ArgAction::Append)]
     pub(crate) tables: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// A configuration with the [policy] and [[table]] sections to play; those of --config by default, or the defaults.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -97,6 +97,25 @@ struct Entry {
     seen: Option<u64>,
 }
 
+impl Account {
+    /// Adds what was written up to `now_ms`. `halved_ms` is when what is recent was halved last; 0 before the first time.
+    pub fn add(&mut self, amounts: &Amounts, halved_ms: &mut u64, now_ms: u64) {
+        if *halved_ms == 0 {
+            *halved_ms = now_ms;
+        }
+        let Self { total, recent } = self;
+        let halvings = now_ms.saturating_sub(*halved_ms) / HALF_LIFE_MS;
+        if halvings > 0 {
+            *halved_ms += halvings * HALF_LIFE_MS;
+            let by = u32::try_from(halvings).unwrap_or(u32::MAX);
+            let halved = |mine: u64, _| mine.checked_shr(by).unwrap_or(0);
+            recent.each(&Amounts::default(), halved);
+        }
+        total.each(amounts, u64::saturating_add);
+        recent.each(amounts, u64::saturating_add);
+    }
+}
+
 impl Entry {
     /// What came into the table without maintenance.
     fn size(&self) -> u64 {
@@ -105,19 +124,7 @@ impl Entry {
     }
 
     fn add(&mut self, amounts: &Amounts, now_ms: u64) {
-        if self.halved_ms == 0 {
-            self.halved_ms = now_ms;
-        }
-        let Account { total, recent } = &mut self.account;
-        let halvings = now_ms.saturating_sub(self.halved_ms) / HALF_LIFE_MS;
-        if halvings > 0 {
-            self.halved_ms += halvings * HALF_LIFE_MS;
-            let by = u32::try_from(halvings).unwrap_or(u32::MAX);
-            let halved = |mine: u64, _| mine.checked_shr(by).unwrap_or(0);
-            recent.each(&Amounts::default(), halved);
-        }
-        total.each(amounts, u64::saturating_add);
-        recent.each(amounts, u64::saturating_add);
+        self.account.add(amounts, &mut self.halved_ms, now_ms);
     }
 }
 

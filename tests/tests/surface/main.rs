@@ -39,6 +39,7 @@ mod isolation;
 mod places;
 mod plans;
 mod replaced;
+mod replay;
 mod requests;
 mod rewrites;
 mod rooms;
