@@ -191,6 +191,16 @@ async fn endpoints_answer_and_promtool_accepts_the_metrics() {
     assert_eq!(code, 200);
     let sample = format!("squire_rows{{store=\"{}\",table=\"flights\"}} 36", lake.uri);
     assert!(text.contains(&sample), "{text}");
+    // The first round has read every table.
+    for what in ["requests", "bytes"] {
+        let series = format!(
+            "squire_object_store_{what}_total{{op=\"read\",store=\"{}\"}} ",
+            lake.uri
+        );
+        let line = text.lines().find_map(|line| line.strip_prefix(&series));
+        let counted: f64 = line.and_then(|value| value.parse().ok()).expect("traffic");
+        assert!(counted > 0.0, "{what}: {text}");
+    }
     promtool_accepts(&text);
     daemon.stop();
 }
