@@ -20,6 +20,7 @@
 //! * [`rewrites`]: what Lance's own compaction spoils is left as it was.
 //! * [`rooms`]: the map says which room imports which.
 //! * [`settings`]: configurations are made, asked and tried.
+//! * [`shown`]: the documents show what the tools print.
 //! * [`streams`]: inputs that are larger than what may be held.
 //! * [`tools`]: what people look at.
 //! * [`history`]: archive and cleanup: what was said stays true after the versions are gone.
@@ -44,6 +45,7 @@ mod requests;
 mod rewrites;
 mod rooms;
 mod settings;
+mod shown;
 mod streams;
 mod tools;
 mod verify;
