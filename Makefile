@@ -88,7 +88,7 @@ fuzz:
 
 docs: setup
 	cargo build -q --workspace --features squire-tests/failpoints --tests
-	UPDATE_DOCS=1 cargo test -q --workspace --features squire-tests/failpoints --test surface architecture_shows
+	UPDATE_DOCS=1 cargo test -q --workspace --features squire-tests/failpoints --test surface -- architecture_shows the_tools_print
 
 seams: setup
 	cargo build -q --workspace

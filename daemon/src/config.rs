@@ -8,15 +8,18 @@
 //!
 //! A reload parses the whole file again; on any error the caller keeps the `Config` it has.
 //!
-//! Parts: `units` (durations, sizes, addresses), `policy` (`[policy]` and `[[table]]`), `storage` (where
+//! Parts: `units` (durations, sizes, addresses), `policy` (`[policy]` and `[[table]]`), `pattern` (names of many tables), `storage` (where
 //! a watched place lies and how it is reached), `file` (the other sections), `brackets` (how sections
 //! are written), `windows` (when work may run), `locate` (lines and columns), `show` (every value with its origin).
 
 mod brackets;
 mod checks;
 mod file;
+#[cfg(test)]
+mod fuzz_tests;
 mod locate;
 pub(crate) mod nested;
+mod pattern;
 mod policy;
 mod secrets;
 mod show;
@@ -42,6 +45,7 @@ use crate::text_file;
 use file::Refused;
 pub(crate) use file::{ConfigFile, WatchKind};
 use locate::Locator;
+pub(crate) use pattern::TablePattern;
 pub(crate) use policy::{DriftPolicy, Policy};
 pub(crate) use show::render;
 pub(crate) use storage::location_of;
@@ -62,17 +66,21 @@ pub(crate) struct Config {
     pub(crate) watches: Vec<Watch>,
     /// `[policy]`; ask [`Config::policy_for`] instead, which knows the overrides.
     pub(crate) policy: Policy,
-    /// `[[table]]`, resolved: each holds the table's whole policy.
-    #[serde(
-        rename = "table",
-        serialize_with = "show_tables",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
-    tables: BTreeMap<String, Policy>,
+    /// `[[table]]`
+    #[serde(rename = "table", skip_serializing_if = "Tables::is_empty")]
+    tables: Tables,
     /// `[budget]`
     pub(crate) budget: Budget,
     /// `[agent]`
     pub(crate) agent: AgentConfig,
+}
+
+/// `[[table]]`, resolved: each holds its tables' whole policy.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Tables {
+    named: BTreeMap<String, Policy>,
+    /// In the order of the file.
+    patterns: Vec<TablePattern>,
 }
 
 /// The daemon process itself.
@@ -313,22 +321,41 @@ impl Config {
         }
     }
 
-    /// The names in `[[table]]` that are none of `known`, the tables of all locations.
+    /// The names and patterns in `[[table]]` that none of `known` has, the tables of all locations.
     pub(crate) fn unknown_tables(&self, known: &[String]) -> Vec<String> {
-        let is_known = |name: &String| known.iter().any(|table| bare(table) == name);
-        let names = self.tables.keys().filter(|name| !is_known(name));
-        names.cloned().collect()
+        let Tables { named, patterns } = &self.tables;
+        let is_known = |name: &&String| known.iter().any(|table| bare(table) == *name);
+        let names = named.keys().filter(|name| !is_known(name)).cloned();
+        let in_vain = |p: &&TablePattern| !known.iter().any(|table| p.matches(table));
+        let patterns = patterns.iter().filter(in_vain);
+        names.chain(patterns.map(|p| p.name().to_owned())).collect()
+    }
+
+    /// How many tables and patterns have settings of their own.
+    pub(crate) fn table_sections(&self) -> usize {
+        self.tables.named.len() + self.tables.patterns.len()
     }
 
     /// The policies of `[[table]]`, by name without `.lance`.
     pub(crate) fn table_policies(&self) -> impl Iterator<Item = (&str, &Policy)> {
-        self.tables.iter().map(|(name, of)| (name.as_str(), of))
+        let named = self.tables.named.iter();
+        named.map(|(name, of)| (name.as_str(), of))
+    }
+
+    /// The policies of `[[table]]` for many tables; of those that match, the first counts.
+    pub(crate) fn table_patterns(&self) -> &[TablePattern] {
+        &self.tables.patterns
+    }
+
+    /// Whether both say the same of every table.
+    pub(crate) fn has_tables_of(&self, other: &Self) -> bool {
+        self.tables == other.tables
     }
 
     /// The same, with each table by the names that the location at `uri` has for it, too: for commands, which name any.
     pub(crate) fn seen_from(&self, uri: &str) -> Self {
         let tables = match self.tables.is_empty() {
-            true => BTreeMap::new(),
+            true => Tables::default(),
             false => nested::named_from(uri, &self.watches, &self.tables),
         };
         Self {
@@ -339,7 +366,11 @@ impl Config {
 
     /// The policy of a table, overrides applied.
     pub(crate) fn policy_for(&self, table: &str) -> Policy {
-        let mut policy = self.tables.get(bare(table)).unwrap_or(&self.policy).clone();
+        let Tables { named, patterns } = &self.tables;
+        let pattern = || patterns.iter().find(|p| p.matches(table));
+        let of_table = named.get(bare(table));
+        let of_table = of_table.or_else(|| pattern().map(TablePattern::policy));
+        let mut policy = of_table.unwrap_or(&self.policy).clone();
         // A task that holds more than the budget would never fit.
         policy.max_task_input = policy.max_task_input.min(self.budget.memory);
         policy
@@ -388,15 +419,28 @@ fn show_masked<S: Serializer>(
     ser.collect_map(options.keys().map(|name| (name, "***")))
 }
 
-fn show_tables<S: Serializer>(
-    tables: &BTreeMap<String, Policy>,
-    ser: S,
-) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    struct Named<'a> {
-        name: &'a str,
-        #[serde(flatten)]
-        policy: &'a Policy,
+impl Tables {
+    fn is_empty(&self) -> bool {
+        self.named.is_empty() && self.patterns.is_empty()
     }
-    ser.collect_seq(tables.iter().map(|(name, policy)| Named { name, policy }))
+}
+
+impl Serialize for Tables {
+    fn serialize<S: Serializer>(&self, ser: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Named<'a> {
+            name: &'a str,
+            #[serde(flatten)]
+            policy: &'a Policy,
+        }
+        let named = self
+            .named
+            .iter()
+            .map(|(name, policy)| Named { name, policy });
+        let patterns = self.patterns.iter().map(|pattern| Named {
+            name: pattern.name(),
+            policy: pattern.policy(),
+        });
+        ser.collect_seq(named.chain(patterns))
+    }
 }

@@ -3,6 +3,7 @@
 //! 1. [`planning`]: health and policy of one table in, [`planning::OperationSpec`]s and reasons out, also for doing nothing.
 //! 2. [`work`]: decided [`work::WorkItem`]s and their urgency. `rest` and `quarantine` keep those back that failed or were unfit.
 //! 3. [`board`]: everything that waits for its turn, and the permits of what runs. [`gate`]: what is held back: a pause, a closed window.
+//! 4. [`replay`]: what a policy would have done to the versions of a table that are still there.
 //!
 //! `simulation` plays a day of a few hundred tables through these and through `crate::place`, on a virtual clock.
 
@@ -10,6 +11,7 @@ pub(crate) mod board;
 pub(crate) mod gate;
 pub(crate) mod planning;
 pub(crate) mod quarantine;
+pub(crate) mod replay;
 pub(crate) mod rest;
 #[cfg(test)]
 mod simulation;

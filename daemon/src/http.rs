@@ -5,7 +5,7 @@
 //! calls are off. `/api/v1/openapi.json` describes them all; a test holds it against the routes. The server owns no state: it asks a [`StatusSource`], whose methods return at
 //! once (a snapshot, or a wish put into a queue), so a slow table cannot make the server slow.
 //!
-//! Limits: connections and silence (`connection`), body size and time per request (here). Parts:
+//! Limits: connections, and time without an answer (`connection`), body size and time per request (here). Parts:
 //! `token` (constant-time comparison), `page` (what stands in the binary: the page, and the description of the API).
 
 mod connection;
@@ -33,6 +33,7 @@ use squire_engine::error::{Error, ErrorKind};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use token::Guesses;
 pub(crate) use token::Token;
 
 /// The largest body read. A request names a store and a table; more is a mistake, and is answered
@@ -231,7 +232,7 @@ fn router(source: Source, token: Option<Token>) -> Router {
         Router::new()
             .route(CHANGING, post(control))
             .route_layer(middleware::from_fn_with_state(
-                Arc::new(token),
+                (Arc::new(token), Arc::<Guesses>::default()),
                 require_token,
             ));
     let routes = reading().into_iter();
@@ -376,7 +377,7 @@ async fn control(
 /// Lets a request pass if it shows the token. Stands before the body is read, so that only known
 /// callers can make the server read one.
 async fn require_token(
-    State(token): State<Arc<Option<Token>>>,
+    State((token, guesses)): State<(Arc<Option<Token>>, Arc<Guesses>)>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -389,10 +390,7 @@ async fn require_token(
     if bearer(request.headers()).is_some_and(|presented| token.matches(presented)) {
         return next.run(request).await;
     }
-    tracing::warn!(
-        path = request.uri().path(),
-        "changing call refused: missing or wrong bearer token"
-    );
+    guesses.tell(request.uri().path());
     let mut answer = failure(
         StatusCode::UNAUTHORIZED,
         "missing or wrong token: send Authorization: Bearer <token>",

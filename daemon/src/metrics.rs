@@ -21,6 +21,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use squire_engine::store::Traffic;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -58,6 +59,7 @@ pub(crate) struct Metrics {
     pub(crate) loop_overruns: IntCounter,
     invariants_violated: IntCounterVec,
     object_store_requests: IntCounterVec,
+    object_store_bytes: IntCounterVec,
     unreadable: IntGaugeVec,
     sidecars: IntGaugeVec,
     stranded: IntGaugeVec,
@@ -103,7 +105,10 @@ impl Metrics {
         let invariants_violated = counters(r, name, help, &["invariant"])?;
         let help = "Requests to storage, by operation.";
         let name = "squire_object_store_requests_total";
-        let object_store_requests = counters(r, name, help, &["op"])?;
+        let object_store_requests = counters(r, name, help, &["store", "op"])?;
+        let help = "Bytes that requests to storage moved, by operation.";
+        let name = "squire_object_store_bytes_total";
+        let object_store_bytes = counters(r, name, help, &["store", "op"])?;
         let help = "1 while a table (or, without a table, a place) cannot be opened or observed.";
         let unreadable = gauges(r, "squire_unreadable", help, &TABLE)?;
         let help = "Recovery records present: operations that run or await recovery.";
@@ -134,6 +139,7 @@ impl Metrics {
             loop_overruns,
             invariants_violated,
             object_store_requests,
+            object_store_bytes,
             unreadable,
             sidecars,
             stranded,
@@ -235,11 +241,32 @@ impl Metrics {
             .inc();
     }
 
-    /// Adds requests to storage.
-    pub(crate) fn object_store_requests(&self, op: &str, count: u64) {
-        self.object_store_requests
-            .with_label_values(&[op])
-            .inc_by(count);
+    /// Adds what was asked of the storage of a location.
+    pub(crate) fn object_store(&self, store: &str, traffic: Traffic) {
+        let Traffic {
+            reads,
+            read_bytes,
+            writes,
+            written_bytes,
+        } = traffic;
+        for (op, requests, bytes) in [
+            ("read", reads, read_bytes),
+            ("write", writes, written_bytes),
+        ] {
+            let of = [store, op];
+            self.object_store_requests
+                .with_label_values(&of)
+                .inc_by(requests);
+            self.object_store_bytes.with_label_values(&of).inc_by(bytes);
+        }
+    }
+
+    /// A location is watched no more: nothing is asked of its storage.
+    pub(crate) fn forget_object_store(&self, store: &str) {
+        for of in ["read", "write"].map(|op| [store, op]) {
+            tables::forget(&self.object_store_requests, &of);
+            tables::forget(&self.object_store_bytes, &of);
+        }
     }
 
     /// With more than `tables` series are of stores, and none of tables; a new bound is a new start.

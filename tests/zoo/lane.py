@@ -219,11 +219,11 @@ class Keeper:
         self.fault(f"{command} again", f"run {rounds} still changes {len(changed)} files, such as {changed[0][0]}")
 
     def table_files(self) -> dict:
-        # The ledger is an account: it counts what an attempt wrote for nothing, too.
+        # The ledger is an account: it counts what an attempt wrote for nothing, too. The history says what was done.
         return {
             p: s
             for p, s in files_below(self.root).items()
-            if not p.startswith("_squire/") and p != ".squire/ledger.json"
+            if not p.startswith("_squire/") and p not in (".squire/ledger.json", ".squire/history.json")
         }
 
 

@@ -135,12 +135,20 @@ pub(crate) enum Command {
     ///
     /// Example: squire log ./lake --limit 20
     Log(LogArgs),
-    /// Show what maintenance did to a store, newest first: when, by whom, and why.
+    /// Show what maintenance did, newest first: when, by whom, to what effect, and why.
     ///
-    /// Read from the commit log, which outlives the versions. Plain tables have none; a run that found nothing to do leaves no trace.
+    /// Of a store it is read from the commit log, which outlives the versions; reasons and effects are noted by the daemon, the latest
+    /// 1,000, and are all there is of plain tables. A run that found nothing to do leaves no trace.
     ///
     /// Example: squire history ./lake --limit 20
     History(LogArgs),
+    /// Say what a policy would have done to the versions that are still there, against what happened.
+    ///
+    /// What users wrote is played again, version by version, and the policy decides as the daemon would; manifests alone are read, and
+    /// nothing is changed. Rows are counted by stored bytes, and failures, pauses and other tables are left out.
+    ///
+    /// Example: squire replay ./lake --policy new.toml
+    Replay(ReplayArgs),
     /// Say what became of an operation.
     ///
     /// Example: squire op ./lake 01JD2Q3V5W6X7Y8Z9A0B1C2D3E
@@ -350,6 +358,15 @@ pub(crate) struct TargetArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// A configuration with the [policy] and [[table]] sections to play; those of --config by default, or the defaults.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) target: TargetArgs,
@@ -498,8 +515,9 @@ pub(crate) struct RepairArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct LogArgs {
+    /// A store; for history a directory of Lance tables or one table, too.
     pub(crate) store: String,
-    /// How many publishes.
+    /// How many entries.
     #[arg(long, default_value_t = 20)]
     pub(crate) limit: usize,
 }

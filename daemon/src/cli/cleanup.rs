@@ -84,8 +84,7 @@ async fn watched(context: &Context, place: &Place) -> Vec<Place> {
 /// Warns of tables that have settings and are neither at `place` nor in one of `others`, the watched locations. Says
 /// nothing while one of these cannot be looked at.
 async fn tell_unknown_tables(context: &Context, place: &Place, others: &[Place]) {
-    let policies = context.config.table_policies().count();
-    if policies == 0 || others.len() < context.config.watches.len() {
+    if context.config.table_sections() == 0 || others.len() < context.config.watches.len() {
         return;
     }
     let mut known = Vec::new();
@@ -102,7 +101,7 @@ async fn tell_unknown_tables(context: &Context, place: &Place, others: &[Place])
 
 /// [`tell_unknown_tables`] for a command that needs `place` alone.
 pub(super) async fn tell_unknown_tables_beside(context: &Context, place: &Place) {
-    if context.config.table_policies().next().is_some() {
+    if context.config.table_sections() > 0 {
         let others = watched(context, place).await;
         tell_unknown_tables(context, place, &others).await;
     }
@@ -133,6 +132,7 @@ fn policies(context: &Context, args: &CleanupArgs) -> Result<CleanupPolicies> {
     };
     said(&mut policies.default);
     policies.tables.values_mut().for_each(said);
+    policies.patterns.iter_mut().for_each(|(_, of)| said(of));
     Ok(policies)
 }
 

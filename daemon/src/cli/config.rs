@@ -94,7 +94,7 @@ async fn check(
     if !probe {
         config.check_token(text, name).map_err(refused)?;
     }
-    let tables = config.table_policies().count();
+    let tables = config.table_sections();
     let mut lines: Vec<Line> = vec![
         format!(
             "{name}: valid; {} locations to watch, {tables} tables with settings of their own",
@@ -106,7 +106,7 @@ async fn check(
         json!({ "file": file, "valid": true, "watches": config.watches.len(), "tables": tables });
     let mut failed = false;
     if probe {
-        let probed = probes(&config, &options).await;
+        let (probed, known) = probes(&config, &options).await;
         failed = probed.iter().any(|(_, error)| error.is_some());
         lines.extend(probed.iter().map(|(what, error)| match error {
             None => Span::new(Tone::Good, format!("{what}: opens")).into(),
@@ -117,6 +117,16 @@ async fn check(
             .map(|(what, error)| json!({ "what": what, "error": error }))
             .collect();
         document["probed"] = Value::Array(probed);
+        // Only all locations together know whether a name is nobody's.
+        let unknown = match failed || config.watches.is_empty() {
+            true => Vec::new(),
+            false => config.unknown_tables(&known),
+        };
+        lines.extend(unknown.iter().map(|name| {
+            let told = format!("warning: [[table]] name = \"{name}\" fits no table");
+            Line::from(Span::new(Tone::Due, told))
+        }));
+        document["unknown_tables"] = json!(unknown);
     }
     out.print_lines(&document, &lines);
     Ok(if failed {
@@ -127,22 +137,27 @@ async fn check(
 }
 
 /// Opens everything that the configuration names, as a daemon would: each location with its own credentials, and the
-/// token's file.
-async fn probes(config: &Config, options: &StoreOptions) -> Vec<(String, Option<String>)> {
-    let mut probed = Vec::new();
+/// token's file. Gives the tables of the locations, too.
+async fn probes(
+    config: &Config,
+    options: &StoreOptions,
+) -> (Vec<(String, Option<String>)>, Vec<String>) {
+    let (mut probed, mut known) = (Vec::new(), Vec::new());
     for watch in &config.watches {
         let look = async {
             let place = Place::open(watch, options.clone()).await?;
             place.targets().await
         };
-        let error = look.await.err().map(|e| e.to_string());
+        let looked = look.await;
+        let error = looked.as_ref().err().map(ToString::to_string);
+        known.extend(looked.into_iter().flatten().map(|table| table.to_string()));
         probed.push((watch.uri.clone(), error));
     }
     if let Some(file) = &config.daemon.token_file {
         let error = Token::load(file).err().map(|e| e.to_string());
         probed.push((format!("token_file {}", file.display()), error));
     }
-    probed
+    (probed, known)
 }
 
 /// Writes the commented defaults; nothing that stands there is touched.

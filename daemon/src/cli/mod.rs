@@ -18,6 +18,7 @@ mod maintain;
 mod output;
 mod progress;
 mod repair;
+mod replay;
 mod results;
 mod spool;
 mod status;
@@ -277,6 +278,7 @@ async fn dispatch(cli: Cli, context: Context) -> Result<ExitCode> {
         Command::Check(args) => check::check(&context, args).await,
         Command::Log(args) => inspect::log(&context, args).await,
         Command::History(args) => history::history(&context, args).await,
+        Command::Replay(args) => replay::replay(&context, args).await,
         Command::Op(args) => inspect::op(&context, args).await,
         Command::Snapshot(args) => inspect::snapshot(&context, args).await,
         Command::Keep(args) => keep::keep(&context, args).await,

@@ -16,7 +16,8 @@ use super::locate::{Locator, label_of};
 use super::nested::clash;
 use super::policy::{Policy, PolicySection, TableSection};
 use super::{
-    AgentConfig, Budget, Config, ConfigError, DaemonConfig, Watch, bare, secrets, storage,
+    AgentConfig, Budget, Config, ConfigError, DaemonConfig, TablePattern, Tables, Watch, bare,
+    secrets, storage,
 };
 use crate::units;
 
@@ -367,8 +368,11 @@ fn resolve_tables(
     sections: Vec<TableSection>,
     base: &Policy,
     daemon: &DaemonConfig,
-) -> Result<BTreeMap<String, Policy>, Refused> {
-    let mut tables = BTreeMap::new();
+) -> Result<Tables, Refused> {
+    let Tables {
+        mut named,
+        mut patterns,
+    } = Tables::default();
     for (index, section) in sections.into_iter().enumerate() {
         let (name, overrides) = section.into_parts();
         let path = format!("table.{index}");
@@ -380,15 +384,19 @@ fn resolve_tables(
         }
         let policy = overrides.over(base);
         check_policy(&policy, daemon, &path, Some("policy"))?;
-        if tables.contains_key(bare(&name)) {
-            return Err(Refused::at(
-                format!("{path}.name"),
-                format!("\"{name}\" has a section already; merge the two"),
-            ));
+        let at_name = |why: String| Refused::at(format!("{path}.name"), why);
+        let of_that_name = |p: &TablePattern| p.name() == bare(&name);
+        if named.contains_key(bare(&name)) || patterns.iter().any(of_that_name) {
+            return Err(at_name(format!(
+                "\"{name}\" has a section already; merge the two"
+            )));
         }
-        tables.insert(bare(&name).to_owned(), policy);
+        match TablePattern::of(&name, &policy).map_err(at_name)? {
+            Some(pattern) => patterns.push(pattern),
+            None => drop(named.insert(bare(&name).to_owned(), policy)),
+        }
     }
-    Ok(tables)
+    Ok(Tables { named, patterns })
 }
 
 fn resolve_watches(

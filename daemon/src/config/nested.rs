@@ -5,11 +5,9 @@
 //! once it is open: [`why_twice`]. By hand, where any location may be named, a table goes by each name that a watched location
 //! has for it.
 
-use std::collections::BTreeMap;
-
 use squire_engine::store::{discovery::MAX_DEPTH, location};
 
-use super::{Policy, Watch, WatchKind, bare, storage::location_of};
+use super::{Policy, Tables, Watch, WatchKind, bare, storage::location_of};
 
 /// Where `inner` lies below `outer`, both as [`location_of`] has them.
 fn below<'a>(inner: &'a str, outer: &str) -> Option<&'a str> {
@@ -84,34 +82,62 @@ pub(crate) fn why_twice(inner: &Watch, watches: &[Watch]) -> Option<String> {
     })
 }
 
-/// The policies of `tables`, which are named as the locations of `watches` have them, by the names that the location at
-/// `uri` has for the same tables, too.
-pub(super) fn named_from(
-    uri: &str,
-    watches: &[Watch],
-    tables: &BTreeMap<String, Policy>,
-) -> BTreeMap<String, Policy> {
-    let mut named = tables.clone();
-    let Ok(place) = location_of(uri) else {
-        return named;
-    };
-    for there in watches.iter().filter_map(|w| location_of(&w.uri).ok()) {
-        for (name, policy) in tables {
-            let other = if let Some(path) = below(&place, &there) {
-                name_within(name, path)
-            } else {
-                below(&there, &place).map(|path| name_around(name, path))
-            };
-            let Some(other) = other else { continue };
-            let stricter = named
-                .get(&other)
-                .is_none_or(|known| is_stricter(policy, known));
-            if stricter {
-                named.insert(other, policy.clone());
-            }
+/// Where the location that is asked about lies, seen from a watched one, whose names the settings use.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Elsewhere {
+    /// At this path below it.
+    Within(String),
+    /// Around it: the watched one lies at this path.
+    Around(String),
+}
+
+impl Elsewhere {
+    fn between(asked: &str, watched: &str) -> Option<Self> {
+        let within = below(asked, watched).map(|path| Self::Within(path.to_owned()));
+        let around = || below(watched, asked).map(|path| Self::Around(path.to_owned()));
+        within.or_else(around)
+    }
+
+    /// What the watched location calls the table that is called `name` where is asked.
+    pub(super) fn name_of(&self, name: &str) -> Option<String> {
+        match self {
+            Self::Within(path) => Some(name_around(name, path)),
+            Self::Around(path) => name_within(name, path),
         }
     }
-    named
+
+    /// The other way.
+    fn name_here(&self, name: &str) -> Option<String> {
+        match self {
+            Self::Within(path) => name_within(name, path),
+            Self::Around(path) => Some(name_around(name, path)),
+        }
+    }
+}
+
+/// The policies of `tables`, which are named as the locations of `watches` have them, by the names that the location at
+/// `uri` has for the same tables, too.
+pub(super) fn named_from(uri: &str, watches: &[Watch], tables: &Tables) -> Tables {
+    let mut seen = tables.clone();
+    let Ok(place) = location_of(uri) else {
+        return seen;
+    };
+    let watched = watches.iter().filter_map(|w| location_of(&w.uri).ok());
+    for there in watched.filter_map(|there| Elsewhere::between(&place, &there)) {
+        for (name, policy) in &tables.named {
+            let Some(other) = there.name_here(name) else {
+                continue;
+            };
+            let known = seen.named.get(&other);
+            if known.is_none_or(|known| is_stricter(policy, known)) {
+                seen.named.insert(other, policy.clone());
+            }
+        }
+        for pattern in &mut seen.patterns {
+            pattern.elsewhere.push(there.clone());
+        }
+    }
+    seen
 }
 
 /// What a table that a location calls `name` is called in a location that lies at `path` below it: a folder, or the table.
@@ -153,6 +179,11 @@ mod tests {
             ("/l/db/sub", "x", "/l/db", "sub/x"),
             ("/l/db/sub/x.lance", "x", "/l/db", "sub/x"),
             ("/l/db/sub/x.lance", "x", "/l/db/sub", "x"),
+            ("/l/db", "*/x", "/l/db/sub", "x"),
+            ("/l/db", "s*/x", "/l/db/sub/x.lance", "x"),
+            ("/l/db", "**/x", "/l/db", "sub/x"),
+            ("/l/db/sub", "x*", "/l/db", "sub/x"),
+            ("/l/db/sub/x.lance", "?", "/l/db/sub", "x"),
         ] {
             let text = format!(
                 "[policy.cleanup]\nenabled = true\n[[watch]]\nuri = \"{watched}\"\n[[table]]\nname = \"{name}\"\ncleanup.enabled = false\n"

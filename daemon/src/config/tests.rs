@@ -225,6 +225,14 @@ fn unsafe_combinations_are_refused() {
             "[[table]]\nname = \"t\"\n[[table]]\nname = \"t.lance\"\n",
             "squire.toml:4: [[table]] name: \"t.lance\" has a section already",
         ),
+        (
+            "[[table]]\nname = \"t*\"\n[[table]]\nname = \"t*.lance\"\n",
+            "squire.toml:4: [[table]] name: \"t*.lance\" has a section already",
+        ),
+        (
+            "[[table]]\nname = \"[t\"\n",
+            "squire.toml:2: [[table]] name: \"[t\" is no pattern",
+        ),
     ];
     for (text, expected) in cases {
         let message = refusal(text);

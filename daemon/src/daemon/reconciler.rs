@@ -594,9 +594,8 @@ impl Reconciler {
             self.status.metrics.loop_overruns.inc();
         }
         if let Some(place) = &watched.place {
-            let (reads, writes) = place.store.take_requests();
-            self.status.metrics.object_store_requests("read", reads);
-            self.status.metrics.object_store_requests("write", writes);
+            let traffic = place.store.take_traffic();
+            self.status.metrics.object_store(uri, traffic);
         }
         self.rounds.insert(uri.to_owned());
         if self.locations.values().all(|w| w.location.is_known()) {

@@ -128,7 +128,7 @@ fn applied(running: &Config, new: &Config) -> Vec<String> {
             of.claim_expiry == before.claim_expiry,
         ),
         ("policy", new.policy == running.policy),
-        ("table", new.table_policies().eq(running.table_policies())),
+        ("table", new.has_tables_of(running)),
         ("budget", new.budget == running.budget),
     ];
     let changed = sections.into_iter().filter(|(_, same)| !same);

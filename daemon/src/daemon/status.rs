@@ -286,6 +286,7 @@ impl Status {
         seen.locations.remove(uri);
         seen.stores.remove(uri);
         self.metrics.set_unreadable(uri, "", false);
+        self.metrics.forget_object_store(uri);
     }
 
     /// The place at `uri` is a store: its tables are cleaned together.

@@ -387,3 +387,116 @@ async fn the_page_runs_its_own_script_and_no_other() {
         assert!(page.contains(guard), "{guard}");
     }
 }
+
+/// Requests that are broken somewhere, each from its seed: whatever comes is answered or dropped, nothing is asked for without the
+/// token, and the next client is served.
+#[tokio::test]
+async fn broken_requests_ask_for_nothing_and_stop_nobody() {
+    let running = start(Some("secret-token")).await;
+    let first = std::env::var("SQUIRE_FUZZ_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok());
+    let cases = std::env::var("SQUIRE_FUZZ_CASES")
+        .ok()
+        .and_then(|s| s.parse().ok());
+    let (first, cases): (u64, u64) = (first.unwrap_or(7), cases.unwrap_or(300));
+    for seed in first..first + cases {
+        let request = broken(seed);
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        // It may be refused before it is read to its end.
+        stream.write_all(&request).await.ok();
+        stream.shutdown().await.ok();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.ok();
+        let shown = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.is_empty() || shown.starts_with("HTTP/1."),
+            "seed {seed}: {shown}"
+        );
+        let code = shown.split(' ').nth(1).unwrap_or_default();
+        assert!(
+            ["", "100", "200", "503"].contains(&code) || code.starts_with('4'),
+            "seed {seed}: {shown}"
+        );
+        assert!(!shown.contains("secret-token"), "seed {seed}: {shown}");
+    }
+    assert!(running.source.requests.lock().unwrap().is_empty());
+    assert!(running.get("/healthz").await.starts_with("HTTP/1.1 200"));
+}
+
+/// A request without the token, changed in a few places.
+fn broken(seed: u64) -> Vec<u8> {
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
+    const TOKENS: [&str; 14] = [
+        "\r\n", "\n", "\0", ":", " ", "?", "%", "%00", "/../", "chunked", "HTTP/1.1", "\u{ff}",
+        "{", "9",
+    ];
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut pick = |from: &[&str]| from[rng.random_range(0..from.len())].to_owned();
+    let verb = pick(&["GET", "POST", "HEAD", "PUT", "TRACE", "PRI", "CONNECT"]);
+    let path = pick(&[
+        "/",
+        "/metrics",
+        "/status",
+        "/api/v1/cleanup",
+        "/api/v1/pause?table=t",
+        "*",
+    ]);
+    let header = pick(&[
+        "Content-Length: 2",
+        "Content-Length: 99999999999999999999",
+        "Transfer-Encoding: chunked",
+        "Authorization: Bearer guess",
+        "Upgrade: h2c\r\nConnection: Upgrade",
+        "Expect: 100-continue",
+    ]);
+    let text =
+        format!("{verb} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{header}\r\n\r\n{{}}");
+    let mut bytes = text.into_bytes();
+    for _ in 0..rng.random_range(0..6) {
+        let at = rng.random_range(0..bytes.len());
+        match rng.random_range(0..4) {
+            0 => bytes[at] = rng.random_range(0..=255),
+            1 => bytes.truncate(at.max(1)),
+            2 => {
+                let token = TOKENS[rng.random_range(0..TOKENS.len())];
+                bytes.splice(at..at, token.bytes());
+            }
+            _ => {
+                let again = vec![bytes[at]; rng.random_range(1..5_000)];
+                bytes.splice(at..at, again);
+            }
+        }
+    }
+    bytes
+}
+
+/// Whoever guesses learns nothing, asks for nothing, and keeps nobody out who has the token.
+#[tokio::test]
+async fn whoever_guesses_the_token_keeps_nobody_out() {
+    let secret = "0123456789abcdef0123456789abcdef";
+    let running = start(Some(secret)).await;
+    let mut answers = std::collections::BTreeSet::new();
+    for guess in 0..secret.len() {
+        // All but one letter is right, or one too many, or one too few.
+        let mut wrong = secret.as_bytes().to_vec();
+        wrong[guess] ^= 1;
+        let wrong = String::from_utf8(wrong).unwrap();
+        for token in [
+            wrong,
+            secret[..guess].to_owned(),
+            format!("{secret}{guess}"),
+        ] {
+            let header = format!("Authorization: Bearer {token}\r\n");
+            let answer = running.post("/api/v1/cleanup", &header, "").await;
+            let lines = answer.lines().filter(|line| !line.starts_with("date: "));
+            answers.insert(lines.collect::<Vec<_>>().join("\n"));
+        }
+    }
+    assert_eq!(answers.len(), 1, "all are told the same: {answers:?}");
+    assert!(answers.iter().all(|a| a.starts_with("HTTP/1.1 401")));
+    assert!(running.source.requests.lock().unwrap().is_empty());
+    let header = format!("Authorization: Bearer {secret}\r\n");
+    let answer = running.post("/api/v1/cleanup", &header, "").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::hint::black_box;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::text_file;
 
@@ -94,6 +97,44 @@ impl Token {
     }
 }
 
+/// Whoever guesses writes no more than a line into the log in so long, however fast it is.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Calls with a wrong token, or none.
+#[derive(Debug, Default)]
+pub(super) struct Guesses(Mutex<Guessed>);
+
+#[derive(Debug, Default)]
+struct Guessed {
+    untold: u64,
+    told: Option<Instant>,
+}
+
+impl Guesses {
+    /// Counts one, and how many there are to tell of now, if that is due.
+    fn count(&self, now: Instant) -> Option<u64> {
+        let mut guessed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        guessed.untold += 1;
+        let is_due = |told: Instant| now.saturating_duration_since(told) >= TELL_EVERY;
+        if !guessed.told.is_none_or(is_due) {
+            return None;
+        }
+        guessed.told = Some(now);
+        Some(std::mem::take(&mut guessed.untold))
+    }
+
+    /// One was refused at `path`.
+    pub(super) fn tell(&self, path: &str) {
+        if let Some(calls) = self.count(Instant::now()) {
+            tracing::warn!(
+                path,
+                calls,
+                "changing call refused: missing or wrong bearer token"
+            );
+        }
+    }
+}
+
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(***)")
@@ -112,6 +153,16 @@ mod tests {
             assert!(!token.matches(other.as_bytes()), "{other}");
         }
         assert_eq!(format!("{token:?}"), "Token(***)");
+    }
+
+    #[test]
+    fn whoever_guesses_does_not_fill_the_log() {
+        let (guesses, start) = (Guesses::default(), Instant::now());
+        assert_eq!(guesses.count(start), Some(1));
+        for _ in 0..1_000 {
+            assert_eq!(guesses.count(start), None);
+        }
+        assert_eq!(guesses.count(start + TELL_EVERY), Some(1_001));
     }
 
     #[test]

@@ -37,7 +37,12 @@ fn filled() -> Metrics {
     );
     metrics.recovered("s", "forward");
     metrics.invariant_violated("I5");
-    metrics.object_store_requests("put", 7);
+    let traffic = Traffic {
+        reads: 7,
+        written_bytes: 9,
+        ..Traffic::default()
+    };
+    metrics.object_store("s", traffic);
     metrics.agent.batch_finished(BatchResult::Committed);
     metrics.set_sidecars("s", 1);
     metrics.scan_duration.observe(0.2);
@@ -61,7 +66,8 @@ fn values_are_shown() {
         "squire_agent_batches_total{result=\"rejected\"} 0",
         "squire_agent_waiting{cause=\"drift\"} 2",
         "squire_agent_last_success_timestamp_seconds 1700000000",
-        "squire_object_store_requests_total{op=\"put\"} 7",
+        "squire_object_store_requests_total{op=\"read\",store=\"s\"} 7",
+        "squire_object_store_bytes_total{op=\"write\",store=\"s\"} 9",
     ] {
         assert!(
             text.lines().any(|shown| shown == line),

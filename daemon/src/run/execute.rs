@@ -8,11 +8,12 @@ use crate::decide::work::{Scope, WorkItem};
 use crate::place::{Place, step};
 use squire_engine::error::{Error, ErrorKind, Result, caught};
 use squire_engine::maintenance::{
-    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, MaintenanceReport, Oversight,
-    Retention, Target,
+    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, MaintenanceReport, Matching,
+    Oversight, Retention, Target,
 };
 use squire_engine::store::Store;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Why a table of a store is not cleaned by itself.
 pub(crate) const CLEANED_AS_A_WHOLE: &str =
@@ -37,6 +38,15 @@ pub(crate) fn cleanup_policies(config: &Config, otherwise: bool) -> CleanupPolic
         tables: config
             .table_policies()
             .map(|(table, of_table)| (table.to_owned(), policy(of_table)))
+            .collect(),
+        patterns: config
+            .table_patterns()
+            .iter()
+            .map(|pattern| {
+                let matching = pattern.clone();
+                let matching = Matching::new(move |table: &str| matching.matches(table));
+                (matching, policy(pattern.policy()))
+            })
             .collect(),
         neighbours: Vec::new(),
         one_table: false,
@@ -84,7 +94,9 @@ fn may_remove(scope: &Scope, policies: &CleanupPolicies) -> bool {
     match scope {
         Scope::Table(Target::Plain(path)) => policies.of(path).enabled,
         Scope::Store | Scope::Table(Target::Pinned(_)) => {
-            policies.default.enabled || policies.tables.values().any(|table| table.enabled)
+            let patterns = policies.patterns.iter().map(|(_, of)| of);
+            let mut others = policies.tables.values().chain(patterns);
+            policies.default.enabled || others.any(|table| table.enabled)
         }
     }
 }
@@ -112,6 +124,7 @@ pub(super) async fn execute(
     oversight: &Oversight,
 ) -> OperationReport {
     let store = &around.place.store;
+    let began = store.clock().monotonic();
     let work = async {
         match (&item.key.scope, item.key.kind) {
             (Scope::Table(target), OperationKind::Compact) => {
@@ -138,7 +151,20 @@ pub(super) async fn execute(
         Ok(Done::Planned(what)) => report.planned(what),
         Err(e) => report.failed(&e),
     }
+    note(&around.place, &report, began).await;
     report
+}
+
+/// Notes what an attempt changed. Best effort: nothing depends on it.
+async fn note(place: &Place, report: &OperationReport, began: Duration) {
+    let (store, clock) = (&place.store, place.store.clock());
+    let seconds = clock.monotonic().saturating_sub(began).as_secs_f64();
+    let Some(run) = report.noted(&store.options().actor, clock.now_ms(), seconds) else {
+        return;
+    };
+    if let Err(error) = store.note_run(run).await {
+        tracing::debug!(place = place.uri, %error, "what was done cannot be noted in the history now");
+    }
 }
 
 enum Done {

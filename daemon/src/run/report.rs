@@ -7,7 +7,7 @@ use crate::metrics::Ending;
 use crate::place::table::Lesson;
 use serde::Serialize;
 use squire_engine::error::{Error, ErrorKind};
-use squire_engine::maintenance::{CleanupReport, MaintenanceReport};
+use squire_engine::maintenance::{CleanupReport, MaintenanceReport, NotedRun};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -51,6 +51,10 @@ pub(crate) struct OperationReport {
     pub(crate) bytes_rewritten: u64,
     pub(crate) bytes_removed: u64,
     pub(crate) versions_removed: u64,
+    /// Indexes that were built or extended.
+    pub(crate) indexes: Vec<String>,
+    /// The version that was published, of a table of a store.
+    pub(crate) pin: Option<u64>,
     pub(crate) detail: Option<String>,
     /// Whether anything was changed.
     #[serde(skip)]
@@ -94,6 +98,8 @@ impl OperationReport {
             bytes_rewritten: 0,
             bytes_removed: 0,
             versions_removed: 0,
+            indexes: Vec::new(),
+            pin: None,
             detail: None,
             effective: false,
             returns: false,
@@ -165,8 +171,10 @@ impl OperationReport {
         self.fragments_removed = m.fragments_removed;
         self.fragments_added = m.fragments_added;
         self.bytes_rewritten = m.bytes_rewritten;
-        let indexes = m.indexes.len() + m.rebuilt_indexes.len();
-        self.effective = m.fragments_removed > 0 || indexes > 0;
+        let rebuilt = m.rebuilt_indexes.into_iter().map(|(name, _)| name);
+        self.indexes = m.indexes.into_iter().chain(rebuilt).collect();
+        self.pin = m.pin;
+        self.effective = m.fragments_removed > 0 || !self.indexes.is_empty();
         if m.cancelled {
             self.ending = Ending::Cancelled;
         }
@@ -188,6 +196,26 @@ impl OperationReport {
         let failed = m.failed_indexes.into_iter();
         let unfit = failed.filter(|(index, _)| m.unfit_indexes.contains(index));
         self.unfit_indexes = unfit.collect();
+    }
+
+    /// What is noted of it, by `actor`, if it changed anything; it has just ended after `seconds`.
+    pub(super) fn noted(&self, actor: &str, at_ms: u64, seconds: f64) -> Option<NotedRun> {
+        self.effective.then(|| NotedRun {
+            at_ms,
+            seconds,
+            actor: actor.to_owned(),
+            table: self.table.clone(),
+            kind: self.kind.as_str().to_owned(),
+            reason: self.reason.clone(),
+            detail: self.detail.clone(),
+            pin: self.pin,
+            fragments_removed: self.fragments_removed,
+            fragments_added: self.fragments_added,
+            bytes_rewritten: self.bytes_rewritten,
+            indexes: self.indexes.clone(),
+            versions_removed: self.versions_removed,
+            bytes_removed: self.bytes_removed,
+        })
     }
 
     /// `off` are the tables that their policies leave alone.
@@ -250,6 +278,8 @@ mod tests {
             bytes_rewritten: 0,
             bytes_removed: 0,
             versions_removed: 0,
+            indexes: Vec::new(),
+            pin: None,
             detail: None,
             effective: false,
             returns: false,

@@ -95,6 +95,25 @@ struct Entry {
     seen: Option<u64>,
 }
 
+impl Account {
+    /// Adds what was written up to `now_ms`. `halved_ms` is when what is recent was halved last; 0 before the first time.
+    pub fn add(&mut self, amounts: &Amounts, halved_ms: &mut u64, now_ms: u64) {
+        if *halved_ms == 0 {
+            *halved_ms = now_ms;
+        }
+        let Self { total, recent } = self;
+        let halvings = now_ms.saturating_sub(*halved_ms) / HALF_LIFE_MS;
+        if halvings > 0 {
+            *halved_ms += halvings * HALF_LIFE_MS;
+            let by = u32::try_from(halvings).unwrap_or(u32::MAX);
+            let halved = |mine: u64, _| mine.checked_shr(by).unwrap_or(0);
+            recent.each(&Amounts::default(), halved);
+        }
+        total.each(amounts, u64::saturating_add);
+        recent.each(amounts, u64::saturating_add);
+    }
+}
+
 impl Entry {
     /// What came into the table without maintenance.
     fn size(&self) -> u64 {
@@ -103,19 +122,7 @@ impl Entry {
     }
 
     fn add(&mut self, amounts: &Amounts, now_ms: u64) {
-        if self.halved_ms == 0 {
-            self.halved_ms = now_ms;
-        }
-        let Account { total, recent } = &mut self.account;
-        let halvings = now_ms.saturating_sub(self.halved_ms) / HALF_LIFE_MS;
-        if halvings > 0 {
-            self.halved_ms += halvings * HALF_LIFE_MS;
-            let by = u32::try_from(halvings).unwrap_or(u32::MAX);
-            let halved = |mine: u64, _| mine.checked_shr(by).unwrap_or(0);
-            recent.each(&Amounts::default(), halved);
-        }
-        total.each(amounts, u64::saturating_add);
-        recent.each(amounts, u64::saturating_add);
+        self.account.add(amounts, &mut self.halved_ms, now_ms);
     }
 }
 
@@ -242,8 +249,8 @@ impl Store {
         self.shelf.of()
     }
 
-    /// Where the ledger of this location may stand, the first that may be written first. A store has one place.
-    async fn ledgers(&self) -> Result<Vec<&Records>> {
+    /// Where what lasts of this location may stand, the first that may be written first. A store has one place.
+    pub(crate) async fn lasting_records(&self) -> Result<Vec<&Records>> {
         Ok(match self.has_manifest().await? {
             true => vec![&self.records],
             false => self.plain_records().await,
@@ -284,7 +291,7 @@ impl Store {
     }
 
     async fn kept_ledger(&self) -> Result<Option<Record>> {
-        for records in self.ledgers().await? {
+        for records in self.lasting_records().await? {
             if let Some(Some(record)) = unless_denied(records.ledger().await)? {
                 return Ok(Some(record));
             }
@@ -318,7 +325,7 @@ impl Store {
         let bytes = serde_json::to_vec(&record)
             .map_err(|e| Error::internal("encoding the ledger").caused_by(e))?;
         let mut kept = Ok(());
-        for records in self.ledgers().await? {
+        for records in self.lasting_records().await? {
             let path = records.ledger_path();
             let put = records.objects.inner.put(&path, bytes.clone().into());
             kept = put.await.map(drop);

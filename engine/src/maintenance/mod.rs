@@ -9,6 +9,7 @@
 //!    writers that deleted some of its rows meanwhile; `carry` says which.
 //! 5. `cleanup` publishes floors, then deletes below them. `audit` proves that what stands has all that it refers to.
 //! 6. `unreferenced` counts the files that no version refers to, whoever wrote them.
+//!    `noted` is what the daemon did and why; `past` reads what each version changed.
 //!
 //! A `Target` is a table of a store or a plain Lance table in a watched directory, where HEAD is what is visible.
 
@@ -22,7 +23,9 @@ mod decoded;
 mod health;
 mod index_proof;
 mod listed;
+mod noted;
 mod observe;
+mod past;
 mod plan;
 mod rehearsal;
 mod reindex;
@@ -38,11 +41,13 @@ pub use crate::proof::Verify;
 pub use crate::recovery::{RunFiles, Skipped};
 pub use cleanup::{
     CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, Held, Hold, HoldKind, Holding,
-    Retention, Spare, TableCleanup,
+    Matching, Retention, Spare, TableCleanup,
 };
 pub use compact::CompactionLimits;
 pub use health::{IndexHealth, TableHealth};
+pub use noted::{MOST_RUNS, NotedRun};
 pub use observe::{Looking, Observed};
+pub use past::{Change, Past, PastIndex, PastVersion};
 pub use plan::CompactionPlan;
 pub use run::MaintenanceReport;
 pub use unreferenced::{Files, Unreferenced};

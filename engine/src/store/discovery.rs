@@ -421,9 +421,13 @@ async fn folder_or_why_not(
                 "a link to a table of the store {}, which alone maintains it: name the store",
                 store.display()
             )),
-            None => Ok(true),
+            // Who may write here may not say what else is rewritten and cleaned up.
+            None => Err(format!(
+                "a link to {}, which is outside of this location: name that as a place of its own",
+                real.display()
+            )),
         },
-        Err(_) => Ok(true),
+        Err(e) => Err(format!("cannot be followed: {e}")),
     }
 }
 
@@ -472,6 +476,8 @@ mod tests {
         symlink(dir, dir.join("loop")).unwrap();
         symlink("self.lance", dir.join("self.lance")).unwrap();
         symlink("a.lance", dir.join("again.lance")).unwrap();
+        let outside = std::env::temp_dir();
+        symlink(&outside, dir.join("outside.lance")).unwrap();
 
         let found = found(dir).await;
         let tables = [
@@ -490,12 +496,13 @@ mod tests {
             ("declared", "without a version"),
             ("lake", "a squire store"),
             ("loop", "a link to a folder"),
+            ("outside.lance", "outside of this location"),
             ("self.lance", "cannot be followed"),
         ] {
             let reason_of = reasons(&found, path);
             assert!(reason_of.contains(reason), "{path}: {reason_of}");
         }
-        assert_eq!(found.skipped.len(), 8, "{:?}", found.skipped);
+        assert_eq!(found.skipped.len(), 9, "{:?}", found.skipped);
         assert_eq!(MAX_DEPTH, 4);
         std::fs::remove_dir_all(dir).unwrap();
     }

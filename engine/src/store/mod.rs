@@ -152,6 +152,19 @@ pub struct Store {
     pub(crate) at_work: AtWork,
 }
 
+/// Requests to a location's storage and what they moved, as Lance counts them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Requests that read or listed.
+    pub reads: u64,
+    /// Bytes that were read.
+    pub read_bytes: u64,
+    /// Requests that wrote or deleted.
+    pub writes: u64,
+    /// Bytes that were written.
+    pub written_bytes: u64,
+}
+
 impl Store {
     /// Makes a store in an empty or table-holding directory or prefix.
     ///
@@ -303,10 +316,15 @@ impl Store {
         self.options.clock.as_ref()
     }
 
-    /// Object-store requests since the last call, as (reads, writes).
-    pub fn take_requests(&self) -> (u64, u64) {
+    /// What was asked of the storage since the last call.
+    pub fn take_traffic(&self) -> Traffic {
         let counted = self.objects.io_stats_incremental();
-        (counted.read_iops, counted.write_iops)
+        Traffic {
+            reads: counted.read_iops,
+            read_bytes: counted.read_bytes,
+            writes: counted.write_iops,
+            written_bytes: counted.written_bytes,
+        }
     }
 
     /// What this process committed, and what the guard refused.

@@ -141,10 +141,11 @@ impl Scene {
         assert_eq!(status["sidecars"], serde_json::json!([]));
         assert_eq!(status["stranded_bytes"], 0);
         let after = tree(std::path::Path::new(&self.plain.uri));
-        // The ledger is no record of a run: it counts what all of them wrote.
-        let ledger = [".squire", ".squire/ledger.json"].map(std::path::Path::new);
+        // The ledger and the history are no records of a run: they say what all of them did.
+        let lasting = [".squire", ".squire/ledger.json", ".squire/history.json"];
+        let lasting = lasting.map(std::path::Path::new);
         let of_runs = |path: &&std::path::PathBuf| {
-            path.starts_with(".squire") && !ledger.contains(&path.as_path())
+            path.starts_with(".squire") && !lasting.contains(&path.as_path())
         };
         assert_eq!(after.iter().find(of_runs), None, "records are left");
         self.daemon_pass();

@@ -11,9 +11,13 @@
 //! 9. `units`: what systemd says of the units.
 //! 10. `package`: the Debian package and what a container holds.
 //! 11. `differential`: text values, against what others read.
+//! 12. `hostile`: connections that take places and say nothing.
+//! 13. `building`: systemd and people, while an index is built for long.
 
+mod building;
 mod differential;
 mod drift;
+mod hostile;
 mod line;
 mod metrics;
 mod package;

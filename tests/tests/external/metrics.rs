@@ -41,7 +41,7 @@ impl Served {
         served
     }
 
-    fn daemon(lake: &Lake, args: &[&str]) -> Self {
+    pub(crate) fn daemon(lake: &Lake, args: &[&str]) -> Self {
         let served = Self::start(lake, None, &[&["daemon", lake.uri.as_str()], args].concat());
         served.wait_ready();
         served
@@ -59,7 +59,7 @@ impl Served {
         });
     }
 
-    fn try_request(
+    pub(crate) fn try_request(
         &self,
         method: &str,
         path: &str,
@@ -191,6 +191,16 @@ async fn endpoints_answer_and_promtool_accepts_the_metrics() {
     assert_eq!(code, 200);
     let sample = format!("squire_rows{{store=\"{}\",table=\"flights\"}} 36", lake.uri);
     assert!(text.contains(&sample), "{text}");
+    // The first round has read every table.
+    for what in ["requests", "bytes"] {
+        let series = format!(
+            "squire_object_store_{what}_total{{op=\"read\",store=\"{}\"}} ",
+            lake.uri
+        );
+        let line = text.lines().find_map(|line| line.strip_prefix(&series));
+        let counted: f64 = line.and_then(|value| value.parse().ok()).expect("traffic");
+        assert!(counted > 0.0, "{what}: {text}");
+    }
     promtool_accepts(&text);
     daemon.stop();
 }

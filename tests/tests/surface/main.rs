@@ -16,8 +16,11 @@
 //! * [`replaced`]: a table that was dropped and made again under its pin.
 //! * [`isolation`]: one bad table, folder, location or setting stops only itself.
 //! * [`verify`]: what is missing or torn is named, with what needs it and what to do.
+//! * [`replay`]: what a policy would have done, against what happened.
 //! * [`rewrites`]: what Lance's own compaction spoils is left as it was.
 //! * [`rooms`]: the map says which room imports which.
+//! * [`settings`]: configurations are made, asked and tried.
+//! * [`shown`]: the documents show what the tools print.
 //! * [`streams`]: inputs that are larger than what may be held.
 //! * [`tools`]: what people look at.
 //! * [`history`]: archive and cleanup: what was said stays true after the versions are gone.
@@ -37,9 +40,12 @@ mod isolation;
 mod places;
 mod plans;
 mod replaced;
+mod replay;
 mod requests;
 mod rewrites;
 mod rooms;
+mod settings;
+mod shown;
 mod streams;
 mod tools;
 mod verify;

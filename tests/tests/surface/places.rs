@@ -53,6 +53,56 @@ fn a_link_to_a_table_of_a_store_is_still_the_stores() {
     lake.assert_at_rest();
 }
 
+/// Whoever may put a link into a watched directory does not choose what else is rewritten and cleaned up.
+#[test]
+fn a_link_that_leads_out_of_a_watched_directory_is_passed_over() {
+    let lake = lake(20);
+    let (outside, inside) = (plain_directory(&lake), lake.path("watched"));
+    let copied = std::process::Command::new("cp")
+        .arg("-r")
+        .arg(&outside)
+        .arg(&inside)
+        .status();
+    assert!(copied.expect("cp").success());
+    let link = |to: &str, name: &str| {
+        std::os::unix::fs::symlink(to, inside.join(name)).expect("a link");
+    };
+    link(&format!("{outside}/t.lance"), "far.lance");
+    link("../plain/t.lance", "near.lance");
+    link("../plain/../plain", "folder");
+    link("/proc/self/root", "root.lance");
+    let config = lake.path("eager.toml");
+    let eager = "[policy]\nmin_candidate_fragments = 2\nretention = \"1h\"\nmin_versions = 1\ncleanup.enabled = true\n";
+    std::fs::write(&config, eager).expect("written");
+    let config = config.to_string_lossy();
+    let before = squire_tests::tree(Path::new(&outside));
+    let inside = inside.to_string_lossy();
+    for command in [
+        &["optimize"][..],
+        &["reindex"],
+        &["cleanup", "--min-versions", "1"],
+        &["recover"],
+        &["daemon", "--once"],
+    ] {
+        let mut args = vec![command[0], &*inside, "--config", &*config];
+        args.extend(&command[1..]);
+        lake.run(&args).ok();
+    }
+    let shown = lake.run(&["status", &inside, "--json"]).ok().json();
+    assert_eq!(shown["tables"].as_array().map(Vec::len), Some(1), "{shown}");
+    assert_eq!(shown["tables"][0]["fragments"], 1, "{shown}");
+    assert_eq!(
+        shown["skipped"].as_array().map(Vec::len),
+        Some(4),
+        "{shown}"
+    );
+    for passed in shown["skipped"].as_array().expect("links") {
+        let why = passed["reason"].as_str().expect("why");
+        assert!(why.contains("place of its own"), "{passed}");
+    }
+    assert_eq!(squire_tests::tree(Path::new(&outside)), before);
+}
+
 /// A root may have become a store since it was connected to, and so may a folder below it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stores_tables_are_never_maintained_as_plain_ones() {

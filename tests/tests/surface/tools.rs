@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Tables t and u, and a commit to t.
-fn lake() -> Lake {
+pub(crate) fn lake() -> Lake {
     let lake = Lake::with_tables(&["t", "u"]);
     let rows = lake.csv("rows.csv", [(1, "x".to_owned())]);
     lake.run(&["write", &lake.uri, "t", &rows]).ok();
@@ -93,7 +93,7 @@ fn colour_is_for_terminals_that_want_it() {
 }
 
 /// `squire check`, and what its exit codes are with and without `--nagios`.
-fn checked(lake: &Lake, args: &[&str], codes: [i32; 2]) -> Done {
+pub(crate) fn checked(lake: &Lake, args: &[&str], codes: [i32; 2]) -> Done {
     let monitor = lake.run(&[&["check", "--nagios"], args].concat());
     assert_eq!(monitor.code, Some(codes[1]), "{monitor:?}");
     assert_eq!(monitor.stdout.lines().count(), 1, "{monitor:?}");
@@ -206,6 +206,66 @@ fn history_tells_maintenance_from_commits() {
     assert_eq!(json.json()["entries"].as_array().map(Vec::len), Some(1));
 }
 
+/// Runs of the daemon say why, and to what effect, on stores and on plain tables, whoever asks later.
+#[test]
+fn history_says_why_the_daemon_ran_and_what_came_of_it() {
+    let lake = lake();
+    for i in 0..20 {
+        let rows = lake.csv("more.csv", [(i, "y".to_owned())]);
+        lake.run(&["write", &lake.uri, "t", &rows]).ok();
+    }
+    let plain = crate::cli::plain_directory(&lake);
+    let record = Path::new(&plain).join(".squire/history.json");
+    let none = lake.run(&["history", &plain]).ok().stdout;
+    assert!(none.contains("no run of a daemon"), "{none}");
+    let single = format!("{plain}/t.lance");
+    for uri in [lake.uri.as_str(), &plain] {
+        lake.run(&["daemon", uri, "--once"]).ok();
+        let shown = lake.run(&["history", uri]).ok().stdout;
+        assert!(
+            shown.contains("21 fragments -> 1, ") && shown.contains("21 candidate fragments"),
+            "{shown}"
+        );
+        let json = lake.run(&["history", uri, "--json"]).ok().json();
+        assert_eq!(json["runs"][0]["kind"], "compact", "{json:#}");
+        assert_eq!(json["runs"][0]["fragments_removed"], 21, "{json:#}");
+        // A pass that finds nothing to do is none.
+        lake.run(&["daemon", uri, "--once"]).ok();
+        let again = lake.run(&["history", uri, "--json"]).ok().json();
+        assert_eq!(again["runs"], json["runs"]);
+    }
+    let of_table = lake.run(&["history", &single]).ok().stdout;
+    assert!(of_table.contains("t.lance"), "{of_table}");
+
+    // It is bounded, and what cannot be read is named and stays.
+    let text = std::fs::read_to_string(&record).expect("the record");
+    let mut full: Value = serde_json::from_str(&text).expect("a record");
+    let run = full["runs"][0].clone();
+    full["runs"] = vec![run; squire_engine::maintenance::MOST_RUNS].into();
+    full["runs"][0]["reason"] = "the oldest".into();
+    std::fs::write(&record, full.to_string()).expect("written");
+    let store = tokio::runtime::Runtime::new().expect("a runtime");
+    let noted = store.block_on(async {
+        let options = squire_engine::store::StoreOptions::default();
+        let store = squire_engine::store::Store::connect(&plain, options).await?;
+        let run = squire_engine::maintenance::NotedRun::default();
+        store.note_run(run).await?;
+        store.noted_runs().await
+    });
+    let noted = noted.expect("runs");
+    assert_eq!(noted.len(), squire_engine::maintenance::MOST_RUNS);
+    assert!(noted.iter().all(|run| run.reason != "the oldest"));
+    for (text, told) in [
+        ("torn", "is damaged"),
+        ("{\"format\":9,\"runs\":[]}", "upgrade squire"),
+    ] {
+        std::fs::write(&record, text).expect("written");
+        lake.run(&["history", &plain]).failed(1, told);
+        lake.run(&["daemon", &plain, "--once"]).ok();
+        assert_eq!(std::fs::read_to_string(&record).expect("there"), text);
+    }
+}
+
 #[test]
 fn debug_manifest_shows_pins_of_then() {
     let lake = lake();
@@ -220,53 +280,6 @@ fn debug_manifest_shows_pins_of_then() {
         then.contains("table t at t.lance: readers see version 1"),
         "{then}"
     );
-}
-
-#[test]
-fn a_configuration_is_made_and_tried() {
-    let lake = lake();
-    let file = lake.path("squire.toml").to_string_lossy().into_owned();
-    lake.run(&["config", "init", &file]).ok();
-    lake.run(&["config", "check", &file, "--probe"]).ok();
-    let shown = lake.run(&["config", "show", &file]).ok().stdout;
-    assert!(
-        shown.contains("# default") && !shown.contains("squire.toml:"),
-        "{shown}"
-    );
-    std::fs::write(&file, format!("[[watch]]\nuri = \"{}\"\n", lake.uri)).expect("written");
-    lake.run(&["config", "init", &file])
-        .failed(3, "stays as it is");
-    let probed = lake.run(&["config", "check", &file, "--probe"]).ok().stdout;
-    assert!(probed.contains(": opens"), "{probed}");
-
-    // The file is fine in all of these; where it is used is not.
-    let probe = |text: &str, why: &str| {
-        std::fs::write(&file, text).expect("written");
-        lake.run(&["config", "check", &file, "--probe"])
-            .failed(78, why);
-    };
-    probe(
-        "[[watch]]\nuri = \"/nowhere/lake\"\n",
-        "/nowhere/lake: failed",
-    );
-    let token = lake.path("token");
-    std::fs::write(&token, "\n").expect("written");
-    let empty = format!("[daemon]\ntoken_file = \"{}\"\n", token.display());
-    probe(&empty, "the token must be one line");
-    for text in ["", " \n", "a b\n"] {
-        std::fs::write(&token, text).expect("written");
-        let said = format!("{file}:2:1: [daemon] token_file: {}", token.display());
-        lake.run(&["config", "check", &file]).failed(2, &said);
-    }
-    std::fs::write(&token, "a-token\n").expect("written");
-    lake.run(&["config", "check", &file]).ok();
-    let secret = "[[watch]]\nuri = \"s3://b/l\"\n[watch.storage_options]\nregion = \"r\"\nsecret_access_key = \"env:NOT_SET_HERE\"\n";
-    probe(secret, "NOT_SET_HERE");
-    lake.run(&["config", "check", &file])
-        .failed(2, "NOT_SET_HERE");
-    std::fs::write(&file, "[policy]\nretention = \"1s\"\n").expect("written");
-    lake.run(&["config", "check", &file, "--probe"])
-        .failed(2, "retention");
 }
 
 #[test]

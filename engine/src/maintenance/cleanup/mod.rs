@@ -59,6 +59,23 @@ pub struct CleanupPolicy {
     pub enabled: bool,
 }
 
+/// Which tables a policy is for, by their names without `.lance`.
+#[derive(Clone)]
+pub struct Matching(Arc<dyn Fn(&str) -> bool + Send + Sync>);
+
+impl Matching {
+    /// Those for which `matches` says so.
+    pub fn new(matches: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(matches))
+    }
+}
+
+impl std::fmt::Debug for Matching {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Matching")
+    }
+}
+
 /// The policies of a place's tables.
 #[derive(Debug, Clone)]
 pub struct CleanupPolicies {
@@ -66,6 +83,8 @@ pub struct CleanupPolicies {
     pub default: CleanupPolicy,
     /// By table, or by path without `.lance` in a watched directory.
     pub tables: BTreeMap<String, CleanupPolicy>,
+    /// For tables that `tables` does not name; of those that match, the first counts.
+    pub patterns: Vec<(Matching, CleanupPolicy)>,
     /// Other locations that this process watches: what their tables refer to stays, too.
     pub neighbours: Vec<Arc<Store>>,
     /// Whether one table alone is watched here. Its folder may be anything, a home directory for example, so clones are
@@ -82,6 +101,7 @@ impl From<Retention> for CleanupPolicies {
                 enabled: true,
             },
             tables: BTreeMap::new(),
+            patterns: Vec::new(),
             neighbours: Vec::new(),
             one_table: false,
         }
@@ -92,7 +112,14 @@ impl CleanupPolicies {
     /// The policy of a table; a plain one is named by its path.
     pub fn of(&self, table: &str) -> CleanupPolicy {
         let name = table.strip_suffix(".lance").unwrap_or(table);
-        self.tables.get(name).copied().unwrap_or(self.default)
+        let pattern = || {
+            self.patterns
+                .iter()
+                .find(|(matching, _)| (matching.0)(name))
+        };
+        let of_table = self.tables.get(name).copied();
+        let of_table = of_table.or_else(|| pattern().map(|(_, policy)| *policy));
+        of_table.unwrap_or(self.default)
     }
 
     /// What the manifest is kept for: as long as the most patient of `tables`.

@@ -1,0 +1,133 @@
+//! What the daemon did to the tables of a location, run by run: when, why, and to what effect.
+//!
+//! One object beside the ledger, `history.json`, with the latest runs of all tables. The commit log of a store says what was published, and
+//! nothing of reasons and effects; plain tables have no log. It is read and put anew for each run that changed
+//! something, so of two daemons on one location one may lose a line of the other. It decides about nothing.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{Records, Store, unless_denied};
+use object_store::ObjectStoreExt;
+use serde::{Deserialize, Serialize};
+
+/// The newest format of the record that this release reads.
+const FORMAT: u32 = 1;
+
+/// Runs of one location that are kept, about 300 kB; beyond it the oldest go.
+pub const MOST_RUNS: usize = 1_000;
+
+/// One run that changed something.
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NotedRun {
+    /// When it ended, in milliseconds since the epoch.
+    pub at_ms: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Who ran it.
+    pub actor: String,
+    /// The table; empty for a cleanup of a whole store.
+    pub table: String,
+    /// `compact`, `reindex` or `cleanup`.
+    pub kind: String,
+    /// Why it was begun.
+    pub reason: String,
+    /// Why it ended before it was through, or what failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The version that it published, of a table of a store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<u64>,
+    /// Fragments that were replaced...
+    pub fragments_removed: u64,
+    /// ...and by how many.
+    pub fragments_added: u64,
+    /// Bytes of the fragments that were replaced.
+    pub bytes_rewritten: u64,
+    /// Indexes that were built or extended.
+    pub indexes: Vec<String>,
+    /// Versions that were removed...
+    pub versions_removed: u64,
+    /// ...and the bytes that became free.
+    pub bytes_removed: u64,
+}
+
+/// The record.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    format: u32,
+    /// The oldest first.
+    runs: Vec<NotedRun>,
+}
+
+/// One run is noted at a time.
+#[derive(Debug, Default)]
+struct Noting(tokio::sync::Mutex<()>);
+
+impl Records {
+    async fn noted(&self) -> Result<Option<Record>> {
+        let path = self.area("history.json");
+        let got = match self.objects.inner.get(&path).await {
+            Ok(got) => got.bytes().await?,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        let record: Record = serde_json::from_slice(&got).map_err(|e| {
+            let damaged = format!("/{path} is damaged; remove it to begin a new history");
+            Error::new(ErrorKind::Internal, damaged).caused_by(e)
+        })?;
+        if record.format > FORMAT {
+            let newer = format!(
+                "/{path} has format {}, this squire reads up to {FORMAT}; upgrade squire",
+                record.format
+            );
+            return Err(Error::new(ErrorKind::FormatTooNew, newer));
+        }
+        Ok(Some(record))
+    }
+
+    async fn note(&self, run: NotedRun) -> Result<()> {
+        let mut runs = self.noted().await?.map_or_else(Vec::new, |r| r.runs);
+        runs.push(run);
+        runs.drain(..runs.len().saturating_sub(MOST_RUNS));
+        let record = Record {
+            format: FORMAT,
+            runs,
+        };
+        let bytes = serde_json::to_vec(&record)
+            .map_err(|e| Error::internal("encoding the history").caused_by(e))?;
+        let path = self.area("history.json");
+        self.objects.inner.put(&path, bytes.into()).await?;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Notes a run that changed something.
+    ///
+    /// # Errors
+    /// Those of the storage, when it may be noted nowhere; a history that cannot be read stays as it is.
+    pub async fn note_run(&self, run: NotedRun) -> Result<()> {
+        let noting = self.shelf.of::<Noting>();
+        let _one_at_a_time = noting.0.lock().await;
+        let mut noted = Ok(());
+        for records in self.lasting_records().await? {
+            noted = records.note(run.clone()).await;
+            if noted.is_ok() {
+                break;
+            }
+        }
+        noted
+    }
+
+    /// The runs that were noted, the latest first.
+    ///
+    /// # Errors
+    /// Those of the storage; a record that is damaged, or of a newer release.
+    pub async fn noted_runs(&self) -> Result<Vec<NotedRun>> {
+        for records in self.lasting_records().await? {
+            if let Some(Some(record)) = unless_denied(records.noted().await)? {
+                return Ok(record.runs.into_iter().rev().collect());
+            }
+        }
+        Ok(Vec::new())
+    }
+}
