@@ -3,6 +3,7 @@
 //! 1. [`planning`]: health and policy of one table in, [`planning::OperationSpec`]s and reasons out, also for doing nothing.
 //! 2. [`work`]: decided [`work::WorkItem`]s and their urgency. `rest` and `quarantine` keep those back that failed or were unfit.
 //! 3. [`board`]: everything that waits for its turn, and the permits of what runs. [`gate`]: what is held back: a pause, a closed window.
+//! 4. [`waits`]: why what is due does not run, as people are told it.
 //!
 //! `simulation` plays a day of a few hundred tables through these and through `crate::place`, on a virtual clock.
 
@@ -13,4 +14,5 @@ pub(crate) mod quarantine;
 pub(crate) mod rest;
 #[cfg(test)]
 mod simulation;
+pub(crate) mod waits;
 pub(crate) mod work;

@@ -11,6 +11,8 @@
 //! 9. `units`: what systemd says of the units.
 //! 10. `package`: the Debian package and what a container holds.
 //! 11. `differential`: text values, against what others read.
+//! 12. `shared`: several daemons on one store.
+//! 13. `waits`: what does not run now, why, and until when.
 
 mod differential;
 mod drift;
@@ -23,6 +25,7 @@ mod readers;
 mod s3;
 mod shared;
 mod units;
+mod waits;
 mod zoo;
 
 use serde_json::Value;
