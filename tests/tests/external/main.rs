@@ -13,10 +13,12 @@
 //! 11. `differential`: text values, against what others read.
 //! 12. `shared`: several daemons on one store.
 //! 13. `waits`: what does not run now, why, and until when.
+//! 14. `log`: one line for each attempt, and on each line what it is about.
 
 mod differential;
 mod drift;
 mod line;
+mod log;
 mod metrics;
 mod package;
 mod page;

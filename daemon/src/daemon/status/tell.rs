@@ -96,12 +96,12 @@ impl Status {
             ("healed", &report.healed),
         ] {
             for op in ops {
-                tracing::info!(%op, outcome, "recovered an operation");
+                tracing::info!(place = store, %op, outcome, "recovered an operation");
                 self.metrics.recovered(store, outcome);
             }
         }
         for (op, bytes) in &report.reclaimed {
-            tracing::info!(%op, bytes, "reclaimed what a maintenance run rewrote for nothing");
+            tracing::info!(place = store, %op, bytes, "reclaimed what a maintenance run rewrote for nothing");
             self.metrics.reclaimed_stranded(store, *bytes);
         }
         for (op, error) in &report.failed {
