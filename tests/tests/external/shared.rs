@@ -112,7 +112,7 @@ async fn two_daemons_do_nothing_twice_on_s3() {
     lake.create_tables(&tables);
     let (lake, rows, config) = in_need(lake, &tables);
     let daemons = [start(&lake, None, &config), start(&lake, None, &config)];
-    let rewritten = eventually("compactions of all tables", PATIENCE, || {
+    let rewritten = eventually("compactions of all tables", PATIENCE * 3, || {
         let reports: Vec<serde_json::Value> = daemons.iter().flat_map(compactions).collect();
         let done = |table: &&str| {
             reports
