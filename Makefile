@@ -4,6 +4,7 @@
 #   make test             SQUIRE_SKIP_LINT=1 leaves out clippy and rustdoc
 #   make chaos            SEED=... MINUTES=...; processes killed, paused and lied to, every answer checked
 #   make bench            ratios against bare Lance, release build
+#   make fleet            ARGS="backlog|idle|mixed --help"; figures of daemons over many tables, release build
 #   make matrix           the crash matrix alone, and its table
 #   make zoo              SEED=... ARGS="STATE..."; table states of many releases through every command, and their table
 #   make writers          SEED=... CASES=...; random writes of Lance clients under a rewrite, against the same writes without it
@@ -20,10 +21,10 @@ CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/target
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos matrix zoo writers fuzz simulate model bench docs setup fmt lint seams
+.PHONY: help run test chaos matrix zoo writers fuzz simulate fleet model bench docs setup fmt lint seams
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 13
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 14
 
 # Always the whole workspace: with -p cargo resolves other features and compiles Lance again.
 # One dev build serves both commands: its dependencies are optimised, see [profile.dev] in Cargo.toml.
@@ -43,6 +44,12 @@ chaos: setup
 bench: setup
 	cargo build --release --workspace --bins
 	$(CARGO_TARGET_DIR)/release/squire-bench $(ARGS)
+
+# ARGS="mixed --minutes 60" is an hour of writers and two daemons, one killed every few minutes; without ARGS each of the three once.
+fleet: setup
+	cargo build --release --workspace --bins
+	status=0; for what in $(if $(ARGS),"$(ARGS)","backlog" "idle" "idle --tables 10000" "mixed --minutes 10"); do \
+	$(CARGO_TARGET_DIR)/release/squire-fleet $$what || status=1; done; exit $$status
 
 # A workspace of its own, with its own target directory: see tests/model/Cargo.toml.
 model:

@@ -92,7 +92,7 @@ pub(crate) enum Command {
     /// Say what the daemon would do now, and why; do nothing.
     ///
     /// Example: squire plan ./lake
-    Plan(TargetArgs),
+    Plan(PlanArgs),
     /// Compact tables now.
     ///
     /// Example: squire optimize ./lake --table flights
@@ -357,6 +357,16 @@ pub(crate) struct TargetArgs {
     pub(crate) tables: Vec<String>,
 }
 
+/// What is planned, and what of it a running daemon holds back.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// Where the daemon listens that knows what waits; daemon.listen of the configuration by default.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) daemon: Option<SocketAddr>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
     #[command(flatten)]
@@ -369,7 +379,7 @@ pub(crate) struct ReplayArgs {
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
-    pub(crate) target: TargetArgs,
+    pub(crate) of: PlanArgs,
     /// Look again after every INTERVAL (2s unless given), until Ctrl-C.
     #[arg(
         long,

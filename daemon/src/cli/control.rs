@@ -142,7 +142,7 @@ async fn ask(
         "POST /api/v1/{verb} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    let asked = tokio::time::timeout(PATIENCE, exchange(address, &request)).await;
+    let asked = tokio::time::timeout(PATIENCE, exchange(address, &request, MOST)).await;
     let away = |e: std::io::Error| {
         let text = format!("no daemon answers on {address}; name its address with --daemon");
         Error::new(ErrorKind::Storage, text).caused_by(e)
@@ -162,12 +162,16 @@ async fn ask(
     Err(Error::new(kind, format!("the daemon on {address}: {why}")))
 }
 
-/// The status code and the document of an answer.
-async fn exchange(address: SocketAddr, request: &str) -> std::io::Result<(u16, Value)> {
+/// The status code and the document of an answer of at most so many bytes.
+pub(super) async fn exchange(
+    address: SocketAddr,
+    request: &str,
+    most: u64,
+) -> std::io::Result<(u16, Value)> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    stream.take(MOST).read_to_end(&mut answer).await?;
+    stream.take(most).read_to_end(&mut answer).await?;
     let text = String::from_utf8_lossy(&answer);
     let strange = || std::io::Error::other("what answers there is no squire daemon");
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(strange)?;

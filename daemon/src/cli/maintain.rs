@@ -1,12 +1,13 @@
 //! Commands that maintain.
 
 use super::Context;
-use super::args::{DaemonArgs, OptimizeArgs, RecoverArgs, TargetArgs};
+use super::args::{DaemonArgs, OptimizeArgs, PlanArgs, RecoverArgs};
 use super::cleanup::{held_back, holdings, tell_unknown_tables_beside};
 use super::progress::shown;
 use super::results::Results;
 use super::status::cleans_itself;
 use super::table::size;
+use super::waits::Waiting;
 use crate::config::{nested::why_not_together, parse_listen};
 use crate::daemon::{self, Options};
 use crate::decide::planning::{
@@ -141,12 +142,17 @@ fn rewrites_document(rewrites: &CompactionPlan) -> Value {
     json!({ "tasks": tasks, "left": left, "not_followed": not_followed })
 }
 
-pub(super) async fn plan(context: &Context, args: TargetArgs) -> Result<ExitCode> {
+pub(super) async fn plan(context: &Context, args: PlanArgs) -> Result<ExitCode> {
+    let PlanArgs {
+        target: args,
+        daemon,
+    } = args;
     let context = &context.seen_from(&args.store);
     let place = context.place(&args.store).await?;
     tell_unknown_tables_beside(context, &place).await;
     let selection = place.select(&args.tables).await?;
     let mut results = Results::of(&selection);
+    let mut waiting = Waiting::at(context, &place, daemon).await;
     for target in selection {
         match plan_of(context, &place, &target).await {
             Ok((plan, rewrites, health)) => {
@@ -164,22 +170,30 @@ pub(super) async fn plan(context: &Context, args: TargetArgs) -> Result<ExitCode
                 {
                     lines.extend(told(&target, &rewrites));
                 }
+                let waits = waiting.of(context, &target, &plan);
+                lines.extend(waits.iter().map(|wait| format!("{target}: {wait}")));
                 let not_followed = rewrites.not_followed.iter();
                 lines.extend(not_followed.map(|what| format!("{target}: {what}")));
                 lines.extend(cleans_itself(&target, &health));
                 let mut document = json!(plan);
                 if let Value::Object(fields) = &mut document {
                     fields.insert("rewrites".to_owned(), rewrites_document(&rewrites));
+                    fields.insert("waits".to_owned(), json!(waits));
                 }
                 results.add(document, lines);
             }
             Err(e) => {
-                let nothing = json!({ "operations": [], "otherwise": "failed" });
+                let nothing = json!({ "operations": [], "otherwise": "failed", "waits": [] });
                 results.fail(&target.to_string(), &e, nothing);
             }
         }
     }
+    waiting
+        .lines()
+        .into_iter()
+        .for_each(|line| results.say(line));
     let mut more = Map::new();
+    more.insert("daemon".to_owned(), json!(waiting.daemon));
     match holdings(context, &place).await {
         Ok(held) => {
             held.iter()

@@ -24,6 +24,7 @@ mod spool;
 mod status;
 mod table;
 mod verify;
+mod waits;
 mod write;
 
 use crate::config::{Config, log_filter};

@@ -1,12 +1,14 @@
 //! `squire status`: the health of every table, problems first, and what `plan` would do about it.
 
 use super::Context;
-use super::args::StatusArgs;
+use super::args::{PlanArgs, StatusArgs};
 use super::keep::told;
 use super::maintain::cancel_on_signal;
 use super::results::Results;
 use super::table::{Column, Span, Tone, age, count, lay_out, size};
+use super::waits::Waiting;
 use crate::decide::planning::{OperationSpec, TablePlan, bounds, plan as decide};
+use crate::decide::waits::Wait;
 use crate::place::{Place, step};
 use serde_json::{Map, Value, json};
 use squire_engine::error::Result;
@@ -35,6 +37,8 @@ pub(super) struct Looked {
     /// The first version that someone else committed above the pin.
     pub(super) drift: Option<u64>,
     pub(super) plan: TablePlan,
+    /// What of the plan does not run now.
+    pub(super) waits: Vec<Wait>,
 }
 
 /// How urgent a table is; its row's place in the table.
@@ -43,6 +47,8 @@ enum State {
     Failed,
     Drift,
     Due,
+    /// All that is due waits.
+    Held,
     Fine,
 }
 
@@ -62,6 +68,7 @@ pub(super) async fn look(context: &Context, place: &Place, target: &Target) -> R
             health,
             drift,
             plan,
+            waits: Vec::new(),
         })
     };
     step("look", target, looking).await
@@ -69,10 +76,13 @@ pub(super) async fn look(context: &Context, place: &Place, target: &Target) -> R
 
 impl Looked {
     fn state(&self) -> State {
-        match (self.drift, self.plan.operations.is_empty()) {
-            (Some(_), _) => State::Drift,
-            (None, false) => State::Due,
-            (None, true) => State::Fine,
+        let mut due = self.plan.operations.iter();
+        let waits = |o: &OperationSpec| self.waits.iter().any(|wait| wait.kind == o.kind);
+        match self.drift {
+            Some(_) => State::Drift,
+            None if self.plan.operations.is_empty() => State::Fine,
+            None if due.all(waits) => State::Held,
+            None => State::Due,
         }
     }
 
@@ -85,6 +95,7 @@ impl Looked {
         if let Value::Object(fields) = &mut document {
             fields.insert("drift".to_owned(), drift);
             fields.insert("plan".to_owned(), json!(self.plan));
+            fields.insert("waits".to_owned(), json!(self.waits));
         }
         document
     }
@@ -94,6 +105,7 @@ impl Looked {
         let (word, tone) = match self.state() {
             State::Failed | State::Drift => ("drift", Tone::Bad),
             State::Due => ("due", Tone::Due),
+            State::Held => ("waits", Tone::Due),
             State::Fine => ("ok", Tone::Good),
         };
         let because = |o: &OperationSpec| format!("{}: {}", o.kind.as_str(), o.reason);
@@ -122,10 +134,9 @@ impl Looked {
             number(count(health.deleted_rows)),
             number(unindexed),
             Span::new(
-                if word == "due" {
-                    Tone::Due
-                } else {
-                    Tone::Faint
+                match tone {
+                    Tone::Due => Tone::Due,
+                    _ => Tone::Faint,
                 },
                 next,
             ),
@@ -188,11 +199,28 @@ pub(super) fn cleans_itself(target: &Target, health: &TableHealth) -> Option<Str
     })
 }
 
+/// What is told of a table below all of them.
+fn below(target: &Target, looked: &Looked, unreferenced: Option<&Unreferenced>) -> Vec<String> {
+    let waits = looked.waits.iter();
+    let waits = waits.map(|wait| format!("{target}: {wait}"));
+    let others = [
+        ledger_line(target, &looked.health),
+        cleans_itself(target, &looked.health),
+        unreferenced.and_then(|u| left_line(target, u)),
+    ];
+    waits.chain(others.into_iter().flatten()).collect()
+}
+
 /// Looks once and prints what it found.
-async fn once(context: &Context, args: &StatusArgs, again: bool) -> Result<ExitCode> {
-    let context = &context.seen_from(&args.target.store);
-    let place = context.place(&args.target.store).await?;
-    let selection = place.select(&args.target.tables).await?;
+async fn once(context: &Context, args: &PlanArgs, again: bool) -> Result<ExitCode> {
+    let PlanArgs {
+        target: args,
+        daemon,
+    } = args;
+    let context = &context.seen_from(&args.store);
+    let place = context.place(&args.store).await?;
+    let selection = place.select(&args.tables).await?;
+    let mut waiting = Waiting::at(context, &place, *daemon).await;
     let version = match place.managed {
         true => Some(place.store.load().await?.version()),
         false => None,
@@ -216,7 +244,8 @@ async fn once(context: &Context, args: &StatusArgs, again: bool) -> Result<ExitC
     let (mut rows, mut left) = (Vec::new(), Vec::new());
     for target in selection {
         match look(context, &place, &target).await {
-            Ok(looked) => {
+            Ok(mut looked) => {
+                looked.waits = waiting.of(context, &target, &looked.plan);
                 let drifted = looked.drift.map(|version| {
                     let what = "was committed past the pin; see `squire repair`";
                     Span::new(
@@ -227,9 +256,7 @@ async fn once(context: &Context, args: &StatusArgs, again: bool) -> Result<ExitC
                 // A table that can be looked at may have too much to list.
                 let looking = step("look", &target, place.unreferenced(&target)).await;
                 let unreferenced = looking.ok().flatten();
-                left.extend(ledger_line(&target, &looked.health));
-                left.extend(cleans_itself(&target, &looked.health));
-                left.extend(unreferenced.as_ref().and_then(|u| left_line(&target, u)));
+                left.extend(below(&target, &looked, unreferenced.as_ref()));
                 let mut document = looked.document();
                 if let Value::Object(fields) = &mut document {
                     fields.insert("unreferenced".to_owned(), json!(unreferenced));
@@ -238,7 +265,7 @@ async fn once(context: &Context, args: &StatusArgs, again: bool) -> Result<ExitC
                 rows.push((looked.state(), looked.row()));
             }
             Err(e) => {
-                let nothing = json!({ "drift": null, "plan": null });
+                let nothing = json!({ "drift": null, "plan": null, "waits": [] });
                 results.fail(&target.to_string(), &e, nothing);
                 rows.push((State::Failed, failed_row(&target)));
             }
@@ -249,12 +276,14 @@ async fn once(context: &Context, args: &StatusArgs, again: bool) -> Result<ExitC
     for line in lay_out(&COLUMNS, rows) {
         results.say(line);
     }
+    left.extend(waiting.lines());
     left.into_iter().for_each(|line| results.say(line));
     let mut more = Map::new();
     more.insert("manifest_version".to_owned(), json!(version));
     more.insert("sidecars".to_owned(), json!(sidecars));
     more.insert("stranded_bytes".to_owned(), json!(stranded));
     more.insert("holds".to_owned(), json!(holds));
+    more.insert("daemon".to_owned(), json!(waiting.daemon));
     if again {
         context.out.clear();
     }
@@ -263,7 +292,7 @@ async fn once(context: &Context, args: &StatusArgs, again: bool) -> Result<ExitC
 
 pub(super) async fn status(context: &Context, args: StatusArgs) -> Result<ExitCode> {
     let Some(interval) = args.watch else {
-        return once(context, &args, false).await;
+        return once(context, &args.of, false).await;
     };
     let interval = interval.max(SHORTEST);
     let stop = cancel_on_signal();
@@ -272,7 +301,7 @@ pub(super) async fn status(context: &Context, args: StatusArgs) -> Result<ExitCo
     while !context.out.closed() {
         let looked = tokio::select! {
             () = stop.cancelled() => break,
-            looked = once(context, &args, again) => looked,
+            looked = once(context, &args.of, again) => looked,
         };
         if let Err(error) = looked {
             if !again {

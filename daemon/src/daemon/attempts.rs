@@ -176,3 +176,47 @@ impl Attempts {
         self.running.iter().map(doing).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Attempts, Duration, Pace, Stop};
+    use crate::config::Policy;
+    use crate::decide::planning::{OperationKind, OperationSpec};
+    use crate::decide::work::{Scope, Trigger};
+    use crate::place::table::cleanup_item;
+    use squire_engine::clock::SystemClock;
+    use std::sync::Arc;
+
+    fn minutes(n: u64) -> Duration {
+        Duration::from_secs(60 * n)
+    }
+
+    /// However long it lasts: what counts is that its steps grow, as those of a long index build do with its stages.
+    #[test]
+    fn an_attempt_is_stopped_for_standing_still_and_not_for_lasting() {
+        let spec = OperationSpec {
+            kind: OperationKind::Cleanup,
+            reason: String::new(),
+            debt: 1.0,
+        };
+        let as_asked = (Trigger::Regular, Policy::default());
+        let item = cleanup_item("lake", Scope::Store, spec, as_asked);
+        let pace = Arc::new(Pace::new(None, Arc::new(SystemClock::default())));
+        let (mut attempts, patience) = (Attempts::default(), minutes(10));
+        let begun = attempts.begin(item, &pace, Duration::ZERO);
+        for n in 1..=5 {
+            // Another number of steps than was seen last.
+            attempts.running.values_mut().for_each(|a| a.moved.0 = n);
+            attempts.watch(minutes(9 * n), patience);
+            assert_eq!(attempts.longest_still(minutes(9 * n)), Duration::ZERO);
+        }
+        attempts.watch(minutes(54), patience);
+        assert!(!begun.oversight.is_cancelled());
+        attempts.watch(minutes(55), patience);
+        assert!(begun.oversight.is_cancelled() && !begun.abandon.is_cancelled());
+        attempts.watch(minutes(65), patience);
+        assert!(begun.abandon.is_cancelled());
+        let stop = attempts.end(begun.number).and_then(|ended| ended.stop);
+        assert_eq!(stop, Some(Stop::Hung));
+    }
+}

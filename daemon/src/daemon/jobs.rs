@@ -14,6 +14,7 @@ use squire_engine::store::discovery::PassedOver;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
+use tracing::{Instrument, error_span};
 
 /// What came of a job or an attempt.
 #[derive(Debug)]
@@ -59,7 +60,7 @@ impl Watched {
         }
     }
 
-    /// Begins a job.
+    /// Begins a job. All that is logged below it carries what it is about.
     pub(super) fn begin(
         &mut self,
         uri: &str,
@@ -75,35 +76,43 @@ impl Watched {
             (Job::Open, place) => {
                 let (watch, options) = (self.watch.clone(), around.options.store.clone());
                 let others = around.options.watches(around.config);
-                tasks.start("open", async move {
+                let span = error_span!("open", location = uri);
+                let job = async move {
                     let opening = observe::open(&watch, place, &others, options);
                     let opened = caught(&format!("opening {uri}"), opening).await;
                     tell(Done::Opened(uri, opened));
-                });
+                };
+                tasks.start("open", job.instrument(span));
             }
             (Job::Recover { force }, Some(place)) => {
                 let watch = std::mem::take(&mut self.recovery);
-                tasks.start("recover", async move {
+                let span = error_span!("recover", location = uri);
+                let job = async move {
                     let recovered = recover(&place, watch, force).await;
                     tell(Done::Recovered(uri, Box::new(recovered)));
-                });
+                };
+                tasks.start("recover", job.instrument(span));
             }
             (Job::Scan, Some(place)) => {
                 let anew_after = self.anew_after(around.config);
-                tasks.start("scan", async move {
+                let span = error_span!("scan", location = uri);
+                let job = async move {
                     let scanning = observe::scan(&place, anew_after);
                     let scanned = caught(&format!("observing {uri}"), scanning).await;
                     tell(Done::Scanned(uri, scanned));
-                });
+                };
+                tasks.start("scan", job.instrument(span));
             }
             (Job::Look(target), Some(place)) => {
                 let config = around.config.clone();
                 let stopped = self.location.why_stopped(&target).is_some();
                 let anew_after = self.anew_after(&config);
-                tasks.start("look", async move {
+                let span = error_span!("look", location = uri, table = %target);
+                let job = async move {
                     let seen = observe::look(&place, &target, &config, stopped, anew_after).await;
                     tell(Done::Looked(uri, target, Box::new(seen)));
-                });
+                };
+                tasks.start("look", job.instrument(span));
             }
             // Jobs other than to open it are asked for of an open location only.
             (Job::Recover { .. } | Job::Scan | Job::Look(_), None) => {}

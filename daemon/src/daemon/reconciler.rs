@@ -628,6 +628,8 @@ impl Reconciler {
             let times = (now, daemon.scan_interval);
             let rests = watched.location.ended(&item, report.lesson(), times);
             self.status.rest(&report, &rests);
+            let resting = watched.location.resting(now);
+            self.status.location_rests(&item.key.location, resting);
             if let Scope::Table(target) = &item.key.scope
                 && let Some(phase) = watched.location.phase(target)
             {

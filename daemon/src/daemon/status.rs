@@ -2,14 +2,13 @@
 
 use super::pauses::Pauses;
 use super::reload::ReloadOutcome;
-use crate::decide::board::Waits;
 use crate::decide::gate::{Pause, Paused};
 use crate::decide::planning::OperationKind;
+use crate::decide::waits::{Resting, Wait, Waits};
 use crate::decide::work::Trigger;
-use crate::http::{Ask, ControlVerb, Refusal, StatusSource, What};
+use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
 use crate::metrics::{Load, Metrics};
 use crate::place::table::{Phase, TableStatus};
-use crate::run::CLEANED_AS_A_WHOLE;
 use crate::run::report::OperationReport;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -23,6 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 
+mod asked;
+mod show;
 mod tell;
 #[cfg(test)]
 mod tests;
@@ -64,6 +65,8 @@ struct OfLocation {
     stranded_bytes: Option<u64>,
     /// Operations that run, or wait for recovery.
     sidecars: Option<u64>,
+    /// The cleanup of a store, while it rests.
+    rests: Option<Wait>,
 }
 
 /// A table that could not be observed.
@@ -88,14 +91,16 @@ struct Seen {
     /// Those of them that are stores.
     stores: BTreeSet<String>,
     tables: BTreeMap<(String, String), Shown>,
+    /// What rests of each table.
+    rests: BTreeMap<(String, String), Vec<Wait>>,
     skipped: BTreeMap<String, Vec<PassedOver>>,
     counts: BTreeMap<&'static str, u64>,
     history: VecDeque<OperationReport>,
     last_errors: VecDeque<String>,
     requests: Vec<Ask>,
     doing: Vec<Doing>,
-    /// The most urgent of what waits, and how much that is in all.
-    waiting: (Vec<Waits>, usize),
+    /// What waits, the most urgent first.
+    waiting: Vec<Waits>,
     locations: BTreeMap<String, OfLocation>,
     pauses: Pauses,
     /// What this daemon is called in its claims.
@@ -108,6 +113,8 @@ struct Seen {
     told: String,
     /// How many locations are open and can be observed.
     answering: usize,
+    /// When the monotonic clock began, in milliseconds since the epoch.
+    began_ms: u64,
 }
 
 /// The shared status.
@@ -178,11 +185,17 @@ impl Status {
     }
 
     /// What waits, the most urgent first, and how long the one that waits for longest has.
-    pub(crate) fn waits(&self, mut waiting: Vec<Waits>, longest: Duration) {
-        let all = waiting.len();
-        self.metrics.waits(all, longest);
-        waiting.truncate(WAITING);
-        self.seen().waiting = (waiting, all);
+    pub(crate) fn waits(&self, waiting: Vec<Waits>, longest: Duration) {
+        self.metrics.waits(waiting.len(), longest);
+        self.seen().waiting = waiting;
+    }
+
+    /// What rests at `uri` as a whole.
+    pub(crate) fn location_rests(&self, uri: &str, rests: Option<Resting>) {
+        let mut seen = self.seen();
+        let began_ms = seen.began(self.clock.as_ref());
+        let rests = rests.map(|rests| rests.shown(began_ms));
+        seen.locations.entry(uri.to_owned()).or_default().rests = rests;
     }
 
     /// Nothing is begun any more. Gives how many attempts stop, and what is handed back in all, as it is shown.
@@ -253,7 +266,9 @@ impl Status {
             reason: error.to_string(),
         });
         let key = (store.to_owned(), table.to_owned());
-        self.seen().tables.insert(key, shown);
+        let mut seen = self.seen();
+        seen.rests.remove(&key);
+        seen.tables.insert(key, shown);
     }
 
     /// Shows why the location at `uri` cannot be opened or observed, or that it can.
@@ -321,7 +336,9 @@ impl Status {
             .collect();
         for key in gone {
             self.metrics.forget_table(&key.0, &key.1);
-            self.seen().tables.remove(&key);
+            let mut seen = self.seen();
+            seen.tables.remove(&key);
+            seen.rests.remove(&key);
         }
     }
 
@@ -343,57 +360,8 @@ fn push<T>(queue: &mut VecDeque<T>, item: T) {
 
 impl StatusSource for Status {
     fn status(&self) -> Value {
-        let seen = self.seen();
-        let mut stores: BTreeMap<&str, Vec<&Shown>> = BTreeMap::new();
-        for uri in &seen.places {
-            stores.entry(uri).or_default();
-        }
-        for ((store, _), table) in &seen.tables {
-            stores.entry(store).or_default().push(table);
-        }
-        let count = |name: &str| seen.counts.get(name).copied().unwrap_or(0);
-        let stores: Vec<Value> = stores
-            .into_iter()
-            .map(|(uri, tables)| {
-                let unknown = OfLocation::default();
-                let of_location = seen.locations.get(uri).unwrap_or(&unknown);
-                json!({
-                    "uri": uri,
-                    "kind": match seen.stores.contains(uri) {
-                        true => "store",
-                        false => "plain",
-                    },
-                    "unreadable": of_location.unreadable,
-                    "stranded_bytes": of_location.stranded_bytes,
-                    "sidecars": of_location.sidecars,
-                    "tables": tables,
-                    "skipped": seen.skipped.get(uri),
-                })
-            })
-            .collect();
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "now_ms": self.clock.now_ms(),
-            "ready": seen.ready(self.ready.load(Ordering::Relaxed)),
-            "paused": seen.is_paused(),
-            "pauses": seen.pauses.list().as_ref(),
-            "daemon": seen.holder,
-            "doing": seen.what(),
-            "attempts": seen.doing,
-            "waiting": { "count": seen.waiting.1, "first": seen.waiting.0 },
-            "drain": seen.drain(),
-            "stores": stores,
-            "maintenance": {
-                "compactions": count("compact"),
-                "reindexes": count("reindex"),
-                "cleanups": count("cleanup"),
-                "conflicts": count("conflicts"),
-                "failures": count("failures"),
-            },
-            "history": seen.history,
-            "reload": seen.reload.as_ref().map(|(at, outcome)| json!({ "at": at, "outcome": outcome })),
-            "last_errors": seen.last_errors,
-        })
+        let settled = self.ready.load(Ordering::Relaxed);
+        self.seen().document(settled, self.clock.now_ms())
     }
 
     fn ready(&self) -> bool {
@@ -412,7 +380,7 @@ impl StatusSource for Status {
     fn request(&self, ask: Ask) -> Result<Value, Refusal> {
         let since = self.clock.now_ms() / 1_000;
         let mut seen = self.seen();
-        check_fields(&ask)?;
+        asked::check_fields(&ask)?;
         let answer = match ask.verb {
             ControlVerb::Pause => seen.pause(ask, since)?,
             ControlVerb::Resume => seen.resume(ask)?,
@@ -437,43 +405,20 @@ impl StatusSource for Status {
     }
 }
 
-/// Refuses what a verb does not take: it would seem to be narrower than it is.
-fn check_fields(ask: &Ask) -> Result<(), Refusal> {
-    use ControlVerb::{Cancel, Drain, Pause, Resume};
-    let Ask { verb, what } = ask;
-    let takes = [
-        ("store", what.store.is_none() || *verb != Drain),
-        ("table", what.table.is_none() || *verb != Drain),
-        (
-            "kind",
-            what.kind.is_none() || matches!(verb, Pause | Resume | Cancel),
-        ),
-        ("attempt", what.attempt.is_none() || *verb == Cancel),
-        ("reason", what.reason.is_none() || *verb == Pause),
-    ];
-    if let Some((field, _)) = takes.iter().find(|(_, good)| !good) {
-        return Err(Refusal::Wrong(format!("{verb} takes no {field}")));
-    }
-    match &what.kind {
-        Some(kind) if OperationKind::named(kind).is_none() => {
-            let known = OperationKind::ALL.map(OperationKind::as_str).join(", ");
-            let unknown = format!("no kind of work is called {kind:?}; use one of {known}");
-            Err(Refusal::Wrong(unknown))
-        }
-        Some(_) | None => Ok(()),
-    }
-}
-
-/// What a pause or its end is about.
-fn paused(what: &What) -> Paused {
-    Paused {
-        store: what.store.clone(),
-        table: what.table.clone(),
-        kind: what.kind.as_deref().and_then(OperationKind::named),
-    }
-}
+/// The wall clock is adjusted all the time; what is said of one rest stays the same for so little.
+const ADJUSTED_MS: u64 = 2_000;
 
 impl Seen {
+    /// When the monotonic clock began.
+    fn began(&mut self, clock: &dyn Clock) -> u64 {
+        let passed = u64::try_from(clock.monotonic().as_millis()).unwrap_or(u64::MAX);
+        let began_ms = clock.now_ms().saturating_sub(passed);
+        if self.began_ms.abs_diff(began_ms) > ADJUSTED_MS {
+            self.began_ms = began_ms;
+        }
+        self.began_ms
+    }
+
     /// Whether all of the daemon is paused.
     fn is_paused(&self) -> bool {
         let pauses = self.pauses.list();
@@ -484,44 +429,13 @@ impl Seen {
         settled && self.answering > 0 && self.handed_back.is_none()
     }
 
-    fn pause(&mut self, ask: Ask, since: u64) -> Result<Value, Refusal> {
-        self.check(&ask)?;
-        let pause = Pause {
-            what: paused(&ask.what),
-            reason: ask.what.reason,
-            since,
-        };
-        let said = pause.to_string();
-        self.pauses.add(pause).map_err(Refusal::NotNow)?;
-        let kept = self.pauses.are_kept();
-        tracing::info!(kept, "{said}");
-        Ok(json!({ "accepted": "pause", "survives_restart": kept }))
-    }
-
-    /// What was paused may be gone by now: nothing is asked of what is known.
-    fn resume(&mut self, ask: Ask) -> Result<Value, Refusal> {
-        let what = paused(&ask.what);
-        let lifted = self.pauses.lift(&what).map_err(Refusal::NotNow)?;
-        let wider: Vec<Pause> = self
-            .pauses
-            .list()
-            .iter()
-            .filter(|p| what.is_within(&p.what))
-            .cloned()
-            .collect();
-        for pause in &lifted {
-            tracing::info!("no more {pause}");
-        }
-        Ok(json!({ "accepted": "resume", "lifted": lifted, "still_paused_by": wider }))
-    }
-
     /// What is at work, and what waits.
     fn open_work(&self) -> Vec<Value> {
         let of = |was: &str, location: &str, table: &str, kind: OperationKind| json!({ "was": was, "location": location, "table": table, "kind": kind });
         let running = self.doing.iter();
         let running = running.map(|d| of("running", &d.location, &d.table, d.kind));
-        let waiting = self.waiting.0.iter();
-        let waiting = waiting.map(|w| of("waiting", &w.location, &w.table, w.kind));
+        let waiting = self.waiting.iter().take(WAITING);
+        let waiting = waiting.map(|w| of("waiting", &w.location, &w.table, w.wait.kind));
         running.chain(waiting).collect()
     }
 
@@ -537,38 +451,5 @@ impl Seen {
             true => "idle".to_owned(),
             false => what.join("; "),
         }
-    }
-
-    /// Whether what is asked about is known here.
-    fn check(&self, Ask { verb, what }: &Ask) -> Result<(), Refusal> {
-        if let Some(attempt) = what.attempt
-            && !self.doing.iter().any(|doing| doing.attempt == attempt)
-        {
-            let unknown = format!("attempt {attempt} is not at work; /status names those that are");
-            return Err(Refusal::Unknown(unknown));
-        }
-        if !self.places.iter().any(|uri| what.is_about(uri)) && what.store.is_some() {
-            return Err(Refusal::Unknown(format!(
-                "no such store is watched; there are: {}",
-                self.places.join(", ")
-            )));
-        }
-        let Some(wanted) = &what.table else {
-            return Ok(());
-        };
-        let is = |table: &str| table == wanted || table.strip_suffix(".lance") == Some(wanted);
-        let named = self.tables.keys();
-        let named: Vec<_> = named
-            .filter(|(store, table)| what.is_about(store) && is(table))
-            .collect();
-        if named.is_empty() {
-            let unknown = format!("no table {wanted:?} was seen; /status names all");
-            return Err(Refusal::Unknown(unknown));
-        }
-        let of_store = named.iter().any(|(store, _)| self.stores.contains(store));
-        if *verb == ControlVerb::Cleanup && of_store {
-            return Err(Refusal::Wrong(CLEANED_AS_A_WHOLE.to_owned()));
-        }
-        Ok(())
     }
 }

@@ -4,11 +4,10 @@
 //! and the memory of the budget. An attempt on little data has one permit beside them, with memory set apart for it: a
 //! small table never waits for a large one. Cleanups have their own.
 
-use super::gate::Held;
 use super::planning::OperationKind;
-use super::work::{Scope, Trigger, WorkItem, WorkKey};
+use super::waits::{Held, Wait, Waits};
+use super::work::{Scope, WorkItem, WorkKey};
 use crate::config::Budget;
-use serde::Serialize;
 use squire_engine::maintenance::Target;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -94,19 +93,6 @@ pub(crate) struct Board {
     changed: bool,
 }
 
-/// Work that waits, as it is shown.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Waits {
-    pub(crate) location: String,
-    pub(crate) table: String,
-    pub(crate) kind: OperationKind,
-    pub(crate) reason: String,
-    pub(crate) trigger: Trigger,
-    pub(crate) seconds: u64,
-    /// What it waits for.
-    pub(crate) held: String,
-}
-
 impl Board {
     pub(crate) fn new(budget: &Budget, one_pass: bool) -> Self {
         let mut board = Self {
@@ -188,12 +174,17 @@ impl Board {
         let shown = waiting.into_iter().map(|Waiting { item, since }| Waits {
             location: item.key.location.clone(),
             table: item.key.scope.to_string(),
-            kind: item.key.kind,
             reason: item.reason.clone(),
             trigger: item.trigger,
             seconds: now.saturating_sub(*since).as_secs(),
-            held: held(item)
-                .map_or_else(|| self.waits_for(item).to_owned(), |held| held.to_string()),
+            wait: match held(item) {
+                Some(held) => Wait::held(item.key.kind, &held),
+                None => Wait {
+                    kind: item.key.kind,
+                    held: self.waits_for(item).to_owned(),
+                    until_ms: None,
+                },
+            },
         });
         shown.collect()
     }
@@ -349,7 +340,7 @@ mod tests {
     use crate::config::Policy;
     use crate::decide::planning::OperationSpec;
     use crate::decide::quarantine::Fingerprints;
-    use crate::decide::work::score;
+    use crate::decide::work::{Trigger, score};
     use OperationKind::{Cleanup, Compact, Reindex};
 
     const NOW: Duration = Duration::from_secs(1_000);
@@ -506,10 +497,15 @@ mod tests {
         let closed = |_: &WorkItem| Some(Held::Closed(None));
         assert_eq!(board.longest_wait(later, closed).as_secs(), 0);
         assert_eq!(first[0].table, "b");
-        assert!(first[0].held.starts_with("memory"), "{first:?}");
-        assert!(first[1].held.contains("same table"), "{first:?}");
+        assert!(first[0].wait.held.starts_with("memory"), "{first:?}");
+        assert!(first[1].wait.held.contains("same table"), "{first:?}");
         board.set_budget(&budget(1, 4 * BIG));
-        assert!(board.waiting(NOW, |_| None)[0].held.contains("permits"));
+        assert!(
+            board.waiting(NOW, |_| None)[0]
+                .wait
+                .held
+                .contains("permits")
+        );
     }
 
     #[test]
@@ -549,7 +545,7 @@ mod tests {
         board.ended(&first.key);
         assert!(board.take(NOW, held(closed)).is_none());
         let waiting = board.waiting(NOW, held(closed));
-        let why = waiting[0].held.as_str();
+        let why = waiting[0].wait.held.as_str();
         assert_eq!(
             (waiting.len(), why),
             (1, "its maintenance window does not open")

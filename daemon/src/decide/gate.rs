@@ -3,6 +3,7 @@
 //! What a person asked for runs outside of windows, too; a pause holds that as well, until it is lifted.
 
 use super::planning::OperationKind;
+use super::waits::Held;
 use super::work::{Scope, Trigger, WorkItem, WorkKey};
 use crate::config::{Opening, Windows};
 use jiff::Timestamp;
@@ -99,24 +100,6 @@ impl fmt::Display for Pause {
     }
 }
 
-/// Why work waits although there may be a permit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Held {
-    Paused(String),
-    /// Its next window opens then.
-    Closed(Option<Timestamp>),
-}
-
-impl fmt::Display for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Paused(what) => f.write_str(what),
-            Self::Closed(Some(opens)) => write!(f, "its maintenance window opens at {opens}"),
-            Self::Closed(None) => f.write_str("its maintenance window does not open"),
-        }
-    }
-}
-
 /// What is held back at one time.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
@@ -156,13 +139,22 @@ impl Gate {
 
     /// Why `item` may not run now.
     pub(crate) fn held(&mut self, item: &WorkItem) -> Option<Held> {
-        if let Some(pause) = self.pauses.iter().find(|p| p.what.covers(&item.key)) {
-            return Some(Held::Paused(pause.to_string()));
-        }
-        if item.trigger == Trigger::Asked {
-            return None;
-        }
-        match self.opening(&item.policy.windows) {
+        let closed = |gate: &mut Self| match item.trigger {
+            Trigger::Asked => None,
+            Trigger::Threshold | Trigger::Regular => gate.closed(&item.policy.windows),
+        };
+        self.paused(&item.key).or_else(|| closed(self))
+    }
+
+    /// The pause that work of `key` is part of.
+    pub(crate) fn paused(&self, key: &WorkKey) -> Option<Held> {
+        let pause = self.pauses.iter().find(|p| p.what.covers(key))?;
+        Some(Held::Paused(pause.to_string()))
+    }
+
+    /// That nothing may run by these windows now.
+    pub(crate) fn closed(&mut self, windows: &Windows) -> Option<Held> {
+        match self.opening(windows) {
             Opening::Open { .. } => None,
             Opening::Closed { opens } => Some(Held::Closed(opens)),
         }

@@ -1,6 +1,7 @@
 //! How long work is left alone that did not succeed, or changed nothing. Pure.
 
 use super::planning::OperationKind;
+use super::waits::Resting;
 use crate::config::Policy;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,6 +26,22 @@ struct Rest {
     /// Failures in a row.
     failures: u32,
     until: Duration,
+    /// What it rests after.
+    after: Option<Outcome>,
+}
+
+impl Rest {
+    fn why(self) -> String {
+        match self.after {
+            None | Some(Outcome::Effective | Outcome::Idle) => {
+                String::from("the last attempt changed nothing")
+            }
+            Some(Outcome::Elsewhere(_)) => String::from("another daemon works on it"),
+            Some(Outcome::Cancelled) => String::from("someone stopped it"),
+            Some(Outcome::Bad) if self.failures == 1 => String::from("the last attempt failed"),
+            Some(Outcome::Bad) => format!("{} attempts in a row failed", self.failures),
+        }
+    }
 }
 
 /// The rests of one table, or of one store, by kind, on the monotonic clock.
@@ -35,6 +52,21 @@ impl Rests {
     /// Whether work of `kind` must wait still.
     pub(crate) fn blocks(&self, kind: OperationKind, now: Duration) -> bool {
         self.0.get(&kind).is_some_and(|rest| now < rest.until)
+    }
+
+    /// Whether the last attempts of `kind` failed.
+    pub(crate) fn is_failing(&self, kind: OperationKind) -> bool {
+        self.0.get(&kind).is_some_and(|rest| rest.failures > 0)
+    }
+
+    /// That work of `kind` must wait still, and why.
+    pub(crate) fn resting(&self, kind: OperationKind, now: Duration) -> Option<Resting> {
+        let rest = self.0.get(&kind).filter(|rest| now < rest.until)?;
+        Some(Resting {
+            kind,
+            why: rest.why(),
+            until: Some(rest.until),
+        })
     }
 
     /// When the first rest ends that still goes on at `now`.
@@ -75,6 +107,7 @@ impl Rests {
             rest.failures = 0;
         }
         rest.until = now + pause;
+        rest.after = Some(outcome);
     }
 }
 
@@ -93,18 +126,25 @@ mod tests {
 
     #[test]
     fn each_outcome_has_its_rest() {
-        for (outcome, rest) in [
-            (Outcome::Effective, 0),
-            (Outcome::Idle, 60),
-            (Outcome::Elsewhere(secs(20)), 20),
-            (Outcome::Cancelled, 600),
-            (Outcome::Bad, 60),
+        for (outcome, rest, why) in [
+            (Outcome::Effective, 0, ""),
+            (Outcome::Idle, 60, "the last attempt changed nothing"),
+            (
+                Outcome::Elsewhere(secs(20)),
+                20,
+                "another daemon works on it",
+            ),
+            (Outcome::Cancelled, 600, "someone stopped it"),
+            (Outcome::Bad, 60, "the last attempt failed"),
         ] {
             let mut rests = Rests::default();
             rests.note(Compact, outcome, &Policy::default(), (secs(100), SCAN));
             let blocked = |at| rests.blocks(Compact, secs(100 + at));
             assert!(rest == 0 || blocked(rest - 1), "{outcome:?}");
             assert!(!blocked(rest), "{outcome:?}");
+            let told = rests.resting(Compact, secs(100)).map(|r| (r.why, r.until));
+            let end = (rest > 0).then(|| (why.to_owned(), Some(secs(100 + rest))));
+            assert_eq!(told, end, "{outcome:?}");
             assert!(!rests.blocks(Reindex, secs(100)), "{outcome:?}");
             let end = rests.next_end(secs(100));
             assert_eq!(end, (rest > 0).then(|| secs(100 + rest)), "{outcome:?}");
@@ -124,6 +164,8 @@ mod tests {
         assert!(rests.blocks(Compact, secs(699)) && !rests.blocks(Compact, secs(700)));
         fail(&mut rests, 700);
         assert!(rests.blocks(Compact, secs(1_899)));
+        let told = rests.resting(Compact, secs(700)).map(|r| r.why);
+        assert_eq!(told.as_deref(), Some("4 attempts in a row failed"));
         for _ in 0..20 {
             fail(&mut rests, 700);
         }

@@ -12,6 +12,7 @@ use super::{Place, table};
 use crate::config::Config;
 use crate::decide::planning::{OperationKind, OperationSpec};
 use crate::decide::rest::Outcome;
+use crate::decide::waits::Resting;
 use crate::decide::work::{Scope, Trigger, WorkItem};
 use squire_engine::ids::TableName;
 use squire_engine::invariants::violations;
@@ -532,6 +533,13 @@ impl Location {
             self.to_look.insert(target.clone());
         }
         tracked.state.ended(item, lesson, times)
+    }
+
+    /// The cleanup of a store that failed, or is another daemon's, while it rests.
+    pub(crate) fn resting(&self, now: Duration) -> Option<Resting> {
+        let kind = OperationKind::Cleanup;
+        let rests = self.rests.resting(kind, now)?;
+        (self.rests.is_failing(kind) || self.to_clean.contains(&Scope::Store)).then_some(rests)
     }
 
     /// Where `target` stands.

@@ -1,4 +1,8 @@
-//! What is known of one table, and where it stands. Pure: looks and ends of attempts go in, decided work comes out.
+//! What is known of one table. Pure: looks and ends of attempts go in, decided work comes out. [`phase`] says where it stands.
+
+mod phase;
+
+pub(crate) use phase::Phase;
 
 use super::Place;
 use super::trend::Trend;
@@ -6,7 +10,9 @@ use crate::config::Policy;
 use crate::decide::planning::{OperationKind, OperationSpec, TablePlan, memory_estimate, plan};
 use crate::decide::quarantine::{Convergence, Fingerprints, Part, Quarantine};
 use crate::decide::rest::{Outcome, Rests};
+use crate::decide::waits::Resting;
 use crate::decide::work::{Scope, Trigger, WorkItem, WorkKey, score};
+use phase::{Event, Need};
 use serde::Serialize;
 use squire_engine::maintenance::{CompactionPlan, TableHealth, Target, Unreferenced};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,70 +24,6 @@ const DRIFTED: &str =
 
 /// The reason of work that a person asked for.
 pub(crate) const ASKED_FOR: &str = "asked for";
-
-/// Where a table stands.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Phase {
-    /// Nothing is due, or nothing can be done.
-    #[default]
-    Idle,
-    /// Work waits for its turn.
-    Due,
-    /// An attempt is at work. It is observed as ever, and nothing else is begun.
-    Running,
-    /// Work is due that failed, or changed nothing, and rests.
-    Cooling,
-    /// An invariant is broken: not maintained until a person has looked and starts the daemon again.
-    Stopped,
-}
-
-/// What a look says about the work of a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Need {
-    Nothing,
-    Work,
-    /// All that is due rests.
-    Rest,
-}
-
-/// What happens to a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Event {
-    Looked(Need),
-    Started,
-    Ended,
-    Broken,
-}
-
-impl Phase {
-    /// ```text
-    ///                      Started
-    ///    ┌──────────────────────────────────────────────┐
-    ///    │                                              v
-    ///   Due <── Looked(Work) ──┐                     Running ── Looked ──┐
-    ///    │                     │                        │  ^             │
-    ///    ├── Looked(Nothing) ─> Idle <───── Ended ──────┘  └─────────────┘
-    ///    │                     │
-    ///    └── Looked(Rest) ───> Cooling       each of the three goes to each of the others with a look
-    ///
-    ///   any ── Broken ──> Stopped            for good
-    /// ```
-    /// The look that follows the end of an attempt says what comes of it.
-    pub(crate) fn on(self, event: Event) -> Self {
-        match (self, event) {
-            (Self::Stopped, _) | (_, Event::Broken) => Self::Stopped,
-            (_, Event::Started) => Self::Running,
-            (_, Event::Ended) => Self::Idle,
-            (Self::Running, Event::Looked(_)) => Self::Running,
-            (Self::Idle | Self::Due | Self::Cooling, Event::Looked(need)) => match need {
-                Need::Nothing => Self::Idle,
-                Need::Work => Self::Due,
-                Need::Rest => Self::Cooling,
-            },
-        }
-    }
-}
 
 /// What one look saw.
 #[derive(Debug)]
@@ -119,6 +61,8 @@ pub(crate) struct Verdict {
     pub(crate) kinds: Vec<(OperationKind, bool, bool)>,
     /// Why a table that should be compacted is not, when that is news.
     pub(crate) left_alone: Option<String>,
+    /// What rests of what is due, or has failed.
+    pub(crate) resting: Vec<Resting>,
     /// Kinds of work that get nowhere and rest from now on, and why.
     pub(crate) in_vain: Vec<(OperationKind, String)>,
     /// What may begin, in place of what was decided before; `None` while an attempt is at work, and what waits goes on waiting.
@@ -285,17 +229,14 @@ impl TableState {
         }
         let left_alone = drift || stopped.is_some();
         let mut kinds = Vec::new();
-        let rests = match left_alone {
-            true => None,
-            false => {
-                let index = resting.iter().next();
-                self.set_apart(&mut planned, fingerprints.schema, index, &mut kinds)
-            }
+        let mut rests = match left_alone {
+            true => Vec::new(),
+            false => self.set_apart(&mut planned, fingerprints.schema, &resting, &mut kinds),
         };
-        let (state, reason) = match (stopped, rests) {
+        let (state, reason) = match (stopped, rests.first()) {
             (Some(why), _) => ("stopped", why),
             (None, _) if drift => ("drift", DRIFTED.to_owned()),
-            (None, Some(why)) => ("quarantined", why),
+            (None, Some(first)) => ("quarantined", first.to_string()),
             (None, None) => state_of(&planned),
         };
         let left_alone_news = self.left_alone_anew(planned.left_alone.take());
@@ -303,6 +244,7 @@ impl TableState {
             planned.operations.clear();
             self.asked.clear();
         }
+        rests.extend(self.rested(&planned, now));
         let sides = (fingerprints, resting.into_keys().collect());
         let bytes = health.bytes;
         let key = |kind| WorkKey {
@@ -324,9 +266,22 @@ impl TableState {
             },
             kinds,
             left_alone: left_alone_news,
+            resting: rests,
             in_vain,
             work,
         }
+    }
+
+    /// What rests for some time still, of what is due or has failed.
+    fn rested(&self, planned: &TablePlan, now: Duration) -> Vec<Resting> {
+        let is_due = |kind| planned.operations.iter().any(|o| o.kind == kind);
+        // When a cleanup is due is not known here, but that it failed is.
+        let shown = |kind: &OperationKind| is_due(*kind) || self.rests.is_failing(*kind);
+        let shown = OperationKind::ALL.into_iter().filter(shown);
+        let shown = shown.filter(|kind| !self.asked.contains(kind));
+        shown
+            .filter_map(|kind| self.rests.resting(kind, now))
+            .collect()
     }
 
     /// The work that may begin, of all that is `due`; `None` while an attempt is at work. Moves the phase.
@@ -402,28 +357,29 @@ impl TableState {
         }
     }
 
-    /// Takes what rests as unfit out of `planned`, and says of each kind whether there is anything to do. `index` is one
-    /// that rests, and why. Returns why the first of them rests.
+    /// Takes what rests as unfit out of `planned`, and says of each kind whether there is anything to do. `indexes` are those
+    /// that rest, and why. Returns what rests.
     fn set_apart(
         &mut self,
         planned: &mut TablePlan,
         schema: u64,
-        index: Option<(&String, &String)>,
+        indexes: &BTreeMap<String, String>,
         kinds: &mut Vec<(OperationKind, bool, bool)>,
-    ) -> Option<String> {
-        let mut rests = None;
+    ) -> Vec<Resting> {
+        let mut rests = Vec::new();
         for kind in OperationKind::ALL {
-            let index = index.filter(|_| kind == OperationKind::Reindex);
-            let due = planned.operations.iter().any(|o| o.kind == kind) || index.is_some();
-            let why = self.quarantine.why(&kind.into(), schema);
-            kinds.push((kind, due, why.is_some() || index.is_some()));
-            if let Some(why) = why {
+            let indexes = indexes.iter().filter(|_| kind == OperationKind::Reindex);
+            let of_indexes: Vec<Resting> = indexes
+                .map(|(index, why)| Resting::unfit(kind, format!("index {index}: {why}")))
+                .collect();
+            let due = planned.operations.iter().any(|o| o.kind == kind) || !of_indexes.is_empty();
+            let whole = self.quarantine.why(&kind.into(), schema).map(str::to_owned);
+            kinds.push((kind, due, whole.is_some() || !of_indexes.is_empty()));
+            if let Some(why) = whole {
                 planned.operations.retain(|o| o.kind != kind);
-                rests.get_or_insert(format!("{} rests: {why}", kind.as_str()));
+                rests.push(Resting::unfit(kind, why));
             }
-            if let Some((index, why)) = index {
-                rests.get_or_insert(format!("index {index} rests: {why}"));
-            }
+            rests.extend(of_indexes);
         }
         rests
     }
@@ -457,33 +413,5 @@ pub(crate) fn config_name(scope: &Scope) -> Option<&str> {
     match scope {
         Scope::Store => None,
         Scope::Table(target) => Some(Place::config_name(target)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Event, Need, Phase};
-
-    #[test]
-    fn every_transition() {
-        use Event::{Broken, Ended, Looked, Started};
-        use Phase::{Cooling, Due, Idle, Running, Stopped};
-        let events = [
-            Looked(Need::Nothing),
-            Looked(Need::Work),
-            Looked(Need::Rest),
-            Started,
-            Ended,
-            Broken,
-        ];
-        for (from, to) in [
-            (Idle, [Idle, Due, Cooling, Running, Idle, Stopped]),
-            (Due, [Idle, Due, Cooling, Running, Idle, Stopped]),
-            (Cooling, [Idle, Due, Cooling, Running, Idle, Stopped]),
-            (Running, [Running, Running, Running, Running, Idle, Stopped]),
-            (Stopped, [Stopped; 6]),
-        ] {
-            assert_eq!(events.map(|event| from.on(event)), to, "{from:?}");
-        }
     }
 }

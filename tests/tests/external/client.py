@@ -9,6 +9,8 @@ client.py head URI                      the latest version and its tags
 client.py read < {"root": URI, "tables": {NAME: {"uri": URI, "version": V or null}}}
                                         the rows of every table, as pylance and as LanceDB see them
 client.py bucket NAME                   make an S3 bucket
+client.py objects BUCKET PREFIX         the JSON documents that lie there
+client.py serve PORT SECONDS            an S3 server whose clock is so many seconds late
 """
 
 import json
@@ -91,14 +93,39 @@ def read():
     return seen
 
 
-def bucket(name):
+def s3():
     import boto3
 
-    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket=name)
+    return boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+
+
+def bucket(name):
+    s3().create_bucket(Bucket=name)
     return {}
 
 
-COMMANDS = [create, append, compact, delete, index, head, read, bucket]
+def objects(bucket, prefix):
+    client, documents = s3(), []
+    for found in client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", []):
+        try:
+            documents.append(json.load(client.get_object(Bucket=bucket, Key=found["Key"])["Body"]))
+        except client.exceptions.NoSuchKey:
+            pass
+    return documents
+
+
+def serve(port, late):
+    from datetime import timedelta
+
+    import moto.s3.models
+    import moto.server
+
+    now = moto.s3.models.utcnow
+    moto.s3.models.utcnow = lambda: now() - timedelta(seconds=int(late))
+    moto.server.main(["-H", "127.0.0.1", "-p", port])
+
+
+COMMANDS = [create, append, compact, delete, index, head, read, bucket, objects, serve]
 
 if __name__ == "__main__":
     command = next(c for c in COMMANDS if c.__name__ == sys.argv[1])

@@ -245,7 +245,7 @@ async fn people_pause_cancel_and_drain() {
         held.ok_or(waiting.to_string())
     });
     assert_eq!(held["held"], "paused: compact of t (an audit)");
-    assert!(daemon.table("t").expect("t")["fragments"].as_u64() >= Some(12));
+    assert!(lake.table_status("t", "fragments").as_u64() >= Some(12));
     let answer = ask(&daemon, &["resume", "--table", "t.lance"]).ok().json();
     assert_eq!(answer["lifted"].as_array().map(Vec::len), Some(1));
     daemon.wait_fragments_at_most("t", 5);
@@ -351,7 +351,7 @@ async fn the_end_of_a_window_stops_work() {
 }
 
 /// A window that opens half a day from now.
-fn closed_now() -> String {
+pub(crate) fn closed_now() -> String {
     let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let hour = seconds.expect("a time").as_secs() / 3_600 % 24;
     format!("{:02}:00-{:02}:00", (hour + 12) % 24, (hour + 13) % 24)

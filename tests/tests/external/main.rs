@@ -13,12 +13,16 @@
 //! 11. `differential`: text values, against what others read.
 //! 12. `hostile`: connections that take places and say nothing.
 //! 13. `building`: systemd and people, while an index is built for long.
+//! 14. `shared`: several daemons on one store.
+//! 15. `waits`: what does not run now, why, and until when.
+//! 16. `log`: one line for each attempt, and on each line what it is about.
 
 mod building;
 mod differential;
 mod drift;
 mod hostile;
 mod line;
+mod log;
 mod metrics;
 mod package;
 mod page;
@@ -27,6 +31,7 @@ mod readers;
 mod s3;
 mod shared;
 mod units;
+mod waits;
 mod zoo;
 
 use serde_json::Value;

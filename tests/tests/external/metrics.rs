@@ -617,7 +617,7 @@ async fn an_index_that_fails_rests_while_its_sibling_is_extended() {
     let seen = daemon.table("t").expect("table");
     assert_eq!(seen["state"], "quarantined", "{seen}");
     let reason = seen["reason"].as_str().expect("a reason");
-    assert!(reason.contains("index id_idx rests"), "{reason}");
+    assert!(reason.contains("rests: index id_idx"), "{reason}");
     daemon.stop();
 }
 

@@ -12,22 +12,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// moto's server; ended when dropped.
-struct Server {
+pub(crate) struct Server {
     child: Child,
     endpoint: String,
 }
 
 impl Server {
     fn start() -> Self {
+        Self::late(Duration::ZERO)
+    }
+
+    /// One whose clock is `late`.
+    pub(crate) fn late(late: Duration) -> Self {
         let port = free_port();
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/external/client.py");
         let child = Command::new(python())
             .args([
-                "-m",
-                "moto.server",
-                "-H",
-                "127.0.0.1",
-                "-p",
+                script,
+                "serve",
                 &port.to_string(),
+                &late.as_secs().to_string(),
             ])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -48,7 +52,7 @@ impl Server {
     }
 
     /// A store in a new bucket.
-    fn lake(&self, bucket: &str) -> Lake {
+    pub(crate) fn lake(&self, bucket: &str) -> Lake {
         let mut lake = Lake::new();
         lake.env = environment(&self.endpoint);
         client(&lake, &["bucket", bucket]);

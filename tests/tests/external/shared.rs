@@ -1,15 +1,21 @@
 //! Several daemons on one store: they share the work, and what one was killed over another does.
 
 use crate::metrics::{Served, write_config};
-use crate::{eventually, small_commits};
+use crate::s3::Server;
+use crate::{client, eventually, small_commits};
 use nix::sys::signal::Signal;
 use squire_tests::{Lake, PATIENCE, armed};
+use std::time::Duration;
 
 /// A daemon that is killed is missed soon.
 const CONFIG: &str = "[daemon]\nscan_interval = \"1s\"\ngrace = \"1s\"\nclaim_expiry = \"3s\"\n[policy]\nmin_candidate_fragments = 6\n";
 
 fn scene(tables: &[&str]) -> (Lake, Vec<(i64, String)>, String) {
-    let lake = Lake::with_tables(tables);
+    in_need(Lake::with_tables(tables), tables)
+}
+
+/// All `tables` of `lake` are due.
+fn in_need(lake: Lake, tables: &[&str]) -> (Lake, Vec<(i64, String)>, String) {
     let rows = small_commits(&lake, tables, 0, 12);
     let config = write_config(&lake, CONFIG);
     (lake, rows, config)
@@ -19,26 +25,50 @@ fn start(lake: &Lake, failpoints: Option<&str>, config: &str) -> Served {
     Served::start(lake, failpoints, &["daemon", &lake.uri, "--config", config])
 }
 
-/// How the attempts of a daemon on a table ended, and the details.
-fn endings(daemon: &Served, table: &str) -> Vec<(String, String)> {
+/// The compactions of a daemon.
+fn compactions(daemon: &Served) -> Vec<serde_json::Value> {
     let history = daemon.status()["history"].clone();
     let reports = history.as_array().expect("reports").iter();
-    let of_table = reports.filter(|r| r["table"] == table && r["kind"] == "compact");
+    reports
+        .filter(|r| r["kind"] == "compact")
+        .cloned()
+        .collect()
+}
+
+/// How the attempts of a daemon on a table ended, and the details.
+fn endings(daemon: &Served, table: &str) -> Vec<(String, String)> {
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-    of_table
+    compactions(daemon)
+        .iter()
+        .filter(|r| r["table"] == table)
         .map(|r| (text(&r["ending"]), text(&r["detail"])))
         .collect()
 }
 
 /// What is claimed.
 fn claims(lake: &Lake) -> Vec<String> {
+    let what = |record: serde_json::Value| record["what"].as_str().map(str::to_owned);
+    if let Some((bucket, prefix)) = lake
+        .uri
+        .strip_prefix("s3://")
+        .and_then(|at| at.split_once('/'))
+    {
+        let prefix = format!("{prefix}/_squire/claims");
+        let records = client(lake, &["objects", bucket, &prefix]);
+        return records
+            .as_array()
+            .cloned()
+            .into_iter()
+            .flatten()
+            .filter_map(what)
+            .collect();
+    }
     let claims = std::path::Path::new(&lake.uri).join("_squire/claims");
     let entries = std::fs::read_dir(claims).into_iter().flatten().flatten();
     // One may go while it is read.
     let read = entries.filter_map(|entry| std::fs::read(entry.path()).ok());
     let records = read.filter_map(|bytes| serde_json::from_slice(&bytes).ok());
-    let what = records.map(|record: serde_json::Value| record["what"].as_str().map(str::to_owned));
-    what.flatten().collect()
+    records.filter_map(what).collect()
 }
 
 /// Nothing of a daemon that is gone holds anything: its cleanup is done as well.
@@ -61,13 +91,65 @@ fn wait_compacted(daemon: &Served, table: &str) {
 /// killed, its work is done by the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_works_on_the_other_leaves_alone_until_it_is_killed() {
-    let (mut lake, rows, config) = scene(&["a", "b"]);
+    one_works_and_is_killed(scene(&["a", "b"])).await;
+}
+
+/// The same in a bucket whose clock is hours late: neither that clock nor the machine's is asked how late it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_hold_and_expire_on_s3_by_its_clock() {
+    let server = Server::late(Duration::from_secs(3 * 3_600));
+    let lake = server.lake("claims");
+    lake.create_tables(&["a", "b"]);
+    one_works_and_is_killed(in_need(lake, &["a", "b"])).await;
+}
+
+/// Two daemons that begin together on a backlog in a bucket rewrite no fragment twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_daemons_do_nothing_twice_on_s3() {
+    let server = Server::late(Duration::ZERO);
+    let lake = server.lake("backlog");
+    let tables = ["a", "b", "c", "d", "e", "f"];
+    lake.create_tables(&tables);
+    let (lake, rows, config) = in_need(lake, &tables);
+    let daemons = [start(&lake, None, &config), start(&lake, None, &config)];
+    let rewritten = eventually("compactions of all tables", PATIENCE * 3, || {
+        let reports: Vec<serde_json::Value> = daemons.iter().flat_map(compactions).collect();
+        let done = |table: &&str| {
+            reports
+                .iter()
+                .any(|r| r["table"] == **table && r["fragments_removed"] == 12)
+        };
+        let all = tables.iter().all(&done);
+        all.then_some(reports.clone()).ok_or(format!("{reports:?}"))
+    });
+    wait_unclaimed(&lake);
+    let removed = rewritten
+        .iter()
+        .filter_map(|r| r["fragments_removed"].as_u64());
+    assert_eq!(
+        removed.sum::<u64>(),
+        12 * tables.len() as u64,
+        "{rewritten:?}"
+    );
+    let lost = |r: &serde_json::Value| r["conflicts"] != 0 || r["ending"] == "failed";
+    assert!(!rewritten.iter().any(lost), "{rewritten:?}");
+    for daemon in daemons {
+        daemon.stop();
+    }
+    for table in tables {
+        assert_eq!(lake.rows(table).await, rows);
+    }
+    lake.assert_at_rest();
+}
+
+async fn one_works_and_is_killed((mut lake, rows, config): (Lake, Vec<(i64, String)>, String)) {
+    let environment = lake.env.clone();
     let log = lake.path("faults.log");
     let (never, told) = (lake.path("never"), log.display().to_string());
     let faults = format!("hold=a.lance/data@1:{};log={told}", never.display());
-    lake.env = vec![("SQUIRE_FAULTS".to_owned(), faults)];
+    lake.env.push(("SQUIRE_FAULTS".to_owned(), faults));
     let first = start(&lake, None, &config);
-    lake.env.clear();
+    lake.env = environment;
     eventually("an attempt that stands", PATIENCE, || {
         let held = std::fs::read_to_string(&log).unwrap_or_default();
         held.contains("a.lance").then_some(()).ok_or(held)

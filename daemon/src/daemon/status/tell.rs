@@ -39,6 +39,7 @@ impl Status {
             status,
             kinds,
             left_alone,
+            resting,
             in_vain,
             work,
         } = verdict;
@@ -63,6 +64,13 @@ impl Status {
                 why,
                 "this work gets nowhere; it rests until the schema or the release changes, or someone asks for it"
             );
+        }
+        let key = (store.to_owned(), status.health.table.clone());
+        {
+            let mut seen = self.seen();
+            let began_ms = seen.began(self.clock.as_ref());
+            let rests = resting.into_iter().map(|rests| rests.shown(began_ms));
+            seen.rests.insert(key, rests.collect());
         }
         self.observe(store, status);
         work
@@ -89,16 +97,21 @@ impl Status {
             ("healed", &report.healed),
         ] {
             for op in ops {
-                tracing::info!(%op, outcome, "recovered an operation");
+                tracing::info!(place = store, %op, outcome, "recovered an operation");
                 self.metrics.recovered(store, outcome);
             }
         }
         for (op, bytes) in &report.reclaimed {
-            tracing::info!(%op, bytes, "reclaimed what a maintenance run rewrote for nothing");
+            tracing::info!(place = store, %op, bytes, "reclaimed what a maintenance run rewrote for nothing");
             self.metrics.reclaimed_stranded(store, *bytes);
         }
         for (op, error) in &report.failed {
-            tracing::warn!(op, error, "an operation could not be resolved");
+            tracing::warn!(
+                place = store,
+                op,
+                error,
+                "an operation could not be resolved"
+            );
             self.error(format!("recovery of {op}: {error}"));
         }
         let waiting = report.pending.len() + report.failed.len();

@@ -1,0 +1,135 @@
+//! What of a plan does not run now, and until when: what a running daemon says of it, and the windows of the configuration.
+
+use super::Context;
+use super::control::exchange;
+use crate::decide::gate::{Gate, Pause};
+use crate::decide::planning::TablePlan;
+use crate::decide::waits::Wait;
+use crate::decide::work::{Scope, WorkKey};
+use crate::place::{Place, same_place};
+use jiff::Timestamp;
+use serde::Deserialize;
+use squire_engine::maintenance::Target;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A daemon that lives answers from memory.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The status of some tens of thousands of tables.
+const MOST: u64 = 256 << 20;
+
+/// What is read of `/status`.
+#[derive(Debug, Deserialize)]
+struct Told {
+    daemon: String,
+    pauses: Vec<Pause>,
+    stores: Vec<OfStore>,
+}
+
+#[derive(Debug, Deserialize)]
+struct OfStore {
+    uri: String,
+    waits: Vec<Wait>,
+    tables: Vec<OfTable>,
+}
+
+#[derive(Debug, Deserialize)]
+struct OfTable {
+    table: String,
+    waits: Vec<Wait>,
+}
+
+/// What holds work of one location back.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// Who watches it, as the daemon calls itself.
+    pub(super) daemon: Option<String>,
+    location: Option<OfStore>,
+    gate: Gate,
+    /// Why nothing is known of a daemon that was named.
+    unknown: Option<String>,
+}
+
+impl Waiting {
+    /// Asks the daemon at `named`, or the one of the configuration, if there is one.
+    pub(super) async fn at(context: &Context, place: &Place, named: Option<SocketAddr>) -> Self {
+        let now_ms = i64::try_from(context.options.clock.now_ms()).unwrap_or(i64::MAX);
+        let now = Timestamp::from_millisecond(now_ms).unwrap_or(Timestamp::MAX);
+        let mut waiting = Self::default();
+        waiting.gate.turn(now, Arc::default());
+        let Some(address) = named.or(context.config.daemon.listen) else {
+            return waiting;
+        };
+        let unknown = match ask(address).await {
+            Err(why) => format!("no daemon answers on {address}: {why}"),
+            Ok(told) => {
+                let is_here =
+                    |uri: &str| same_place(uri, &place.uri) || same_place(uri, place.store.uri());
+                match told.stores.into_iter().find(|store| is_here(&store.uri)) {
+                    None => format!("the daemon on {address} does not watch {}", place.uri),
+                    location => {
+                        waiting.gate.turn(now, Arc::new(told.pauses));
+                        (waiting.daemon, waiting.location) = (Some(told.daemon), location);
+                        return waiting;
+                    }
+                }
+            }
+        };
+        waiting.unknown = named.is_some().then_some(unknown);
+        waiting
+    }
+
+    /// Lines about the location as a whole.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let unknown = self.unknown.iter();
+        let unknown = unknown.map(|why| format!("{why}; what is paused or rests is not known"));
+        let waits = self.location.iter().flat_map(|location| {
+            let told = |wait: &Wait| format!("{}: {wait}", location.uri);
+            location.waits.iter().map(told)
+        });
+        unknown.chain(waits).collect()
+    }
+
+    /// What of `plan` does not run now. A daemon knows best; what it has not seen yet is paused all the same.
+    pub(super) fn of(&mut self, context: &Context, target: &Target, plan: &TablePlan) -> Vec<Wait> {
+        let table = target.to_string();
+        let tables = self.location.iter().flat_map(|location| &location.tables);
+        let mut waits: Vec<Wait> = tables
+            .filter(|of| of.table == table)
+            .flat_map(|of| of.waits.clone())
+            .collect();
+        let windows = context
+            .config
+            .policy_for(Place::config_name(target))
+            .windows;
+        for spec in &plan.operations {
+            if waits.iter().any(|wait| wait.kind == spec.kind) {
+                continue;
+            }
+            let held = match &self.location {
+                None => self.gate.closed(&windows),
+                Some(location) => self.gate.paused(&WorkKey {
+                    location: location.uri.clone(),
+                    scope: Scope::Table(target.clone()),
+                    kind: spec.kind,
+                }),
+            };
+            waits.extend(held.map(|held| Wait::held(spec.kind, &held)));
+        }
+        waits
+    }
+}
+
+async fn ask(address: SocketAddr) -> Result<Told, String> {
+    let request = format!("GET /status HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let asked = tokio::time::timeout(PATIENCE, exchange(address, &request, MOST)).await;
+    let late = "it does not answer in time";
+    let (code, document) = asked.map_err(|_| late)?.map_err(|e| e.to_string())?;
+    match code {
+        200 => serde_json::from_value(document)
+            .map_err(|e| format!("its status is not understood: {e}")),
+        _ => Err(format!("it answers {code}")),
+    }
+}
