@@ -7,6 +7,7 @@
 pub mod chaos;
 mod child;
 pub mod disk;
+pub mod history;
 pub mod plain;
 pub mod requests;
 pub mod trace;

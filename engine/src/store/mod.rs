@@ -17,9 +17,11 @@ pub mod durability;
 pub mod faults;
 mod files;
 pub mod guard;
+mod heads;
 pub mod lease;
 pub mod location;
 mod manifest;
+mod newest;
 mod records;
 pub mod sidecar;
 pub mod state;
@@ -30,12 +32,14 @@ pub use claims::{Claim, Claimed};
 pub use durability::Durability;
 pub(crate) use files::{FileFacts, Width};
 pub use guard::{CommitCounters, GuardedCommitHandler, Slot};
+use heads::Heads;
 pub use lease::{Lease, StandingLease};
 pub use manifest::Snapshot;
 pub(crate) use records::{Records, is_denied, unless_denied};
 pub(crate) use sidecar::together;
 pub use sidecar::{Member, Sidecar, SidecarKind, SidecarTable};
 pub use state::{State, TableEntry, Updates};
+pub use tables::Gathered;
 pub(crate) use tables::{
     StrictCommit, data_files_of, marks, read_version, tags_of, transaction_id,
 };
@@ -141,6 +145,7 @@ pub struct Store {
     is_unrecorded: AtomicBool,
     manifest: Mutex<Option<Snapshot>>,
     tables: Mutex<HashMap<String, Arc<Dataset>>>,
+    heads: Heads,
     /// What cleanup found that tables here refer to elsewhere.
     pub(crate) reference_memo: ReferenceMemo,
     /// What is known of its tables from one observation to the next.
@@ -259,6 +264,7 @@ impl Store {
             probed: OnceCell::new(),
             manifest: Mutex::new(None),
             tables: Mutex::new(HashMap::new()),
+            heads: Heads::default(),
             reference_memo: ReferenceMemo::default(),
             memo: Memo::default(),
             ledger: Ledger::default(),
