@@ -157,6 +157,10 @@ pub(super) struct AgentSection {
     group_rows: usize,
     #[serde(deserialize_with = "units::size")]
     group_bytes: u64,
+    debt_fragments: u64,
+    debt_versions: u64,
+    #[serde(deserialize_with = "units::duration")]
+    debt_pause: Duration,
 }
 
 impl Default for AgentSection {
@@ -177,6 +181,9 @@ impl Default for AgentSection {
             group_batches: 256,
             group_rows: 1_000_000,
             group_bytes: 64 << 20,
+            debt_fragments: 5_000,
+            debt_versions: 50_000,
+            debt_pause: Duration::from_secs(1),
             poll_interval: Duration::from_secs(1),
             conflict_retries: 100,
             max_attempts: 5,
@@ -336,6 +343,9 @@ impl AgentSection {
             group_batches,
             group_rows,
             group_bytes,
+            debt_fragments,
+            debt_versions,
+            debt_pause,
         } = self;
         AgentConfig {
             poll_interval,
@@ -358,6 +368,9 @@ impl AgentSection {
             group_batches,
             group_rows,
             group_bytes,
+            debt_fragments,
+            debt_versions,
+            debt_pause,
         }
     }
 }
