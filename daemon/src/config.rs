@@ -188,6 +188,13 @@ pub(crate) struct AgentConfig {
     /// Their bytes, in their files as well as in memory; what has more is streamed.
     #[serde(serialize_with = "units::show_size")]
     pub(crate) group_bytes: u64,
+    /// Fragments of a table from which on commits to it rest.
+    pub(crate) debt_fragments: u64,
+    /// And versions.
+    pub(crate) debt_versions: u64,
+    /// How long they rest at most.
+    #[serde(serialize_with = "units::show_duration")]
+    pub(crate) debt_pause: Duration,
 }
 
 /// Why a configuration was refused. Its text names file, line and key, and what to write instead.

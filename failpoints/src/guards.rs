@@ -44,6 +44,8 @@ guards! {
     ReadSet, "read_set", "two operations each read what the other writes", "crash_matrix::guards::a_stale_read_is_refused";
     BatchId, "batch_id", "a batch is committed twice", "crash_matrix::guards::a_batch_is_committed_once";
     PublishFloor, "publish_floor", "a publish at a number that cleanup freed is acknowledged and lost", "crash_matrix::guards::a_publish_at_a_freed_number_is_lost";
+    CleanupMark, "cleanup_mark", "a publish at a number that cleanup freed is taken for the newest", "crash_matrix::guards::cleanup_marks_that_it_frees_numbers";
+    DirectoryTime, "directory_time", "a commit lands on a number that another client's cleanup freed", "crash_matrix::guards::a_commit_lands_on_no_number_that_others_freed";
     PublishHistory, "publish_history", "a commit into an unmounted directory is acknowledged", "crash_matrix::guards::a_publish_stands_on_its_history";
     TableFloor, "table_floor", "a version at a number that cleanup freed counts as committed", "crash_matrix::guards::a_version_below_the_floor_proves_nothing";
     FloorFirst, "floor_first", "a reader meets missing files instead of hearing that its snapshot expired", "crash_matrix::guards::a_reader_hears_expired";

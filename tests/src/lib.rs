@@ -8,6 +8,7 @@ pub mod chaos;
 mod child;
 pub mod disk;
 pub mod fleet;
+pub mod history;
 pub mod plain;
 pub mod requests;
 pub mod trace;

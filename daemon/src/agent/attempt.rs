@@ -40,8 +40,8 @@ pub(super) enum Origin {
 
 /// How an attempt came to its end; an error is a reason to wait.
 pub(super) enum Verdict {
-    /// Its rows are visible, as the files of each entry were read.
-    Committed(Vec<Contents>),
+    /// Its rows are visible in these tables, as the files of each entry were read.
+    Committed(Vec<Contents>, Vec<TableName>),
     /// Its rows were visible before; or nothing is in it, because a crash left nothing or all of it was parted.
     Finished,
     /// The input is wrong and will stay wrong.
@@ -280,7 +280,8 @@ impl Attempt<'_> {
                 Ok(Together::Committed(committed)) => {
                     hit(Seam::AgentAfterCommit)?;
                     self.tell(&committed, &group);
-                    return Ok(Verdict::Committed(group.into_contents()));
+                    let tables = committed.tables.into_iter().map(|t| t.table);
+                    return Ok(Verdict::Committed(group.into_contents(), tables.collect()));
                 }
                 Ok(Together::Repeated(repeated)) => repeated,
                 Err(e) => return self.lost(&group, e),

@@ -5,14 +5,16 @@
 //! any more, and a service manager starts the agent anew. *Ready* is one that has resumed what earlier ones left, and
 //! whose spool and store answer.
 
-use super::spool::{Named, shown};
+use super::held::{Hold, Why};
+use super::spool::{Lag, Named, shown};
 use super::waiting::{Cause, Wait, brief};
 use crate::http::{Ask, Refusal, StatusSource};
-use crate::metrics::Metrics;
+use crate::metrics::{BatchResult, Metrics};
 use serde_json::{Value, json};
 use squire_engine::clock::Clock;
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::store::Store;
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +29,9 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// How long such a look may take before it counts as no answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many of the entries that were rejected last `/status` names.
+const REJECTED: usize = 20;
 
 /// How many waiting entries `/status` names.
 const LISTED: usize = 100;
@@ -55,6 +60,10 @@ struct State {
     failures: u32,
     claims: Vec<(String, Wait)>,
     unclaimable: Vec<(String, Wait)>,
+    held: Vec<(String, Hold)>,
+    lag: Vec<Lag>,
+    /// When an entry was rejected, its name, and why; the last ones.
+    rejected: VecDeque<(u64, String, String)>,
     ignored: Vec<OsString>,
 }
 
@@ -173,6 +182,29 @@ impl Health {
         (state.claims, state.unclaimable) = (claims, unclaimable);
     }
 
+    /// Shows the tables of which nothing is taken for now.
+    pub(super) fn shows_held(&self, held: Vec<(String, Hold)>) {
+        for why in Why::ALL {
+            let left = held.iter().filter(|(_, hold)| hold.why == why);
+            let left = left.map(|(_, hold)| hold.entries).sum();
+            self.metrics.agent.held(why.as_str(), left);
+        }
+        self.state().held = held;
+    }
+
+    /// Shows what waits in `incoming`, by table.
+    pub(super) fn shows_lag(&self, lag: Vec<Lag>) {
+        self.state().lag = lag;
+    }
+
+    /// An entry was rejected.
+    pub(super) fn rejected(&self, entry: String, reason: String) {
+        let now = self.clock.now_ms();
+        let mut state = self.state();
+        state.rejected.truncate(REJECTED - 1);
+        state.rejected.push_front((now, entry, reason));
+    }
+
     /// Shows what stays in `incoming`, and names at INFO what was not there before.
     pub(super) fn shows_ignored(&self, ignored: Vec<(OsString, Named)>) {
         let unfinished = ignored.iter().filter(|i| i.1 == Named::Unfinished).count();
@@ -234,16 +266,46 @@ pub(super) async fn answer_of(store: &Store) -> Option<Result<()>> {
 
 fn named(waits: &[(String, Wait)]) -> Value {
     let named = waits.iter().take(LISTED).map(|(entry, wait)| {
-        json!({ "entry": entry, "cause": wait.cause.as_str(), "reason": wait.reason })
+        json!({ "entry": entry, "cause": wait.cause.as_str(), "reason": wait.reason, "tries": wait.tries })
     });
     named.collect()
+}
+
+fn last_rejected(rejected: &VecDeque<(u64, String, String)>) -> Value {
+    let rejected = rejected
+        .iter()
+        .map(|(at, entry, why)| json!({ "time_ms": at, "entry": entry, "reason": why }));
+    rejected.collect()
+}
+
+fn lag(lags: &[Lag]) -> Value {
+    let lags = lags.iter().take(LISTED).map(|lag| {
+        json!({ "table": lag.table, "entries": lag.entries, "oldest_seconds": lag.oldest.as_secs() })
+    });
+    lags.collect()
+}
+
+fn held(held: &[(String, Hold)]) -> Value {
+    let held = held.iter().take(LISTED).map(|(table, hold)| {
+        json!({ "table": table, "cause": hold.why.as_str(), "reason": hold.reason, "entries": hold.entries })
+    });
+    held.collect()
 }
 
 impl StatusSource for Health {
     fn status(&self) -> Value {
         let (ready, healthy) = (self.ready(), self.healthy());
+        let agent = &self.metrics.agent;
         let state = self.state();
         json!({
+            "commits": agent.commits.get(),
+            "conflicts": agent.conflicts.get(),
+            "committed": agent.finished(BatchResult::Committed),
+            "already_committed": agent.finished(BatchResult::AlreadyCommitted),
+            "rejected": agent.finished(BatchResult::Rejected),
+            "rows": agent.rows.get(),
+            "last_rejected": last_rejected(&state.rejected),
+            "lag": lag(&state.lag),
             "spool": self.root,
             "depth": self.metrics.agent.spool_depth.get(),
             "ready": ready,
@@ -254,6 +316,7 @@ impl StatusSource for Health {
             "consecutive_failures": state.failures,
             "waiting": named(&state.claims),
             "unclaimable": named(&state.unclaimable),
+            "held": held(&state.held),
             "ignored": state.ignored.iter().take(LISTED).map(shown).collect::<Vec<_>>(),
         })
     }

@@ -6,7 +6,8 @@
 //! 4. `attempt` is the work on one claim, which lies in the `hand` meanwhile; its batches are a `group`, which is one commit.
 //! 5. `followed` looks once more, later, at what was committed.
 //! 6. `retention` takes from `done` what has been there long enough.
-//! 7. `health` says whether all that works.
+//! 7. `held` are the tables of which nothing more is taken for now: in debt, or with batches that wait.
+//! 8. `health` says whether all that works.
 //!
 //! Exactly once rests on one rule: a claim is named by the operation that commits it, durably, before that operation
 //! puts anything. Whoever finds the claim asks the store what became of the operation.
@@ -34,6 +35,7 @@ mod followed;
 mod group;
 mod hand;
 mod health;
+mod held;
 pub(crate) mod load;
 mod ready;
 mod reason;

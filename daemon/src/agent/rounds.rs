@@ -4,6 +4,7 @@ use super::attempt::{Attempt, Origin, Verdict};
 use super::followed::Followed;
 use super::hand::Hand;
 use super::health::{Health, answer_of, why_ignored};
+use super::held::Held;
 use super::reason::{Reason, Rejection};
 use super::retention::Retention;
 use super::spool::{Claim, Claimed, EntryId, Found, Named, Spool, SpoolError, shown};
@@ -25,8 +26,8 @@ use tokio::sync::Notify;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
-/// How many claims are resumed before it is the turn of what is incoming: enough that orphans of a crash are not left
-/// behind, few enough that those which have to wait hold nobody up.
+/// How many claims are resumed before, and how many that have waited after what is incoming: enough that orphans of a crash are not
+/// left behind, few enough that those which have to wait hold nobody up.
 const RESUMED_PER_ROUND: usize = 16;
 
 /// What is said of an entry that the engine broke on so often that it is not read again.
@@ -47,8 +48,16 @@ pub(super) struct Agent {
 struct Memory {
     claims: Waiting,
     incoming: Waiting,
+    held: Held,
     followed: Followed,
     retention: Retention,
+}
+
+/// Which claims are resumed: what failed before comes after what is new.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Orphans,
+    Waited,
 }
 
 /// How a round went.
@@ -72,6 +81,7 @@ impl Agent {
             self.health.turned();
             self.health
                 .shows_waiting(memory.claims.list(), memory.incoming.list());
+            self.health.shows_held(memory.held.list());
             let (failures, news) = self.health.round(round.as_ref().map(|round| round.ended));
             match round {
                 Err(e) if e.kind() == ErrorKind::FormatTooNew => return Err(e),
@@ -98,13 +108,15 @@ impl Agent {
                         continue;
                     }
                     let tried = memory.claims.all_tried() && memory.incoming.all_tried();
-                    if self.options.until_empty && tried && !more {
+                    let paced = memory.held.rests(self.store.clock().monotonic()).is_some();
+                    if self.options.until_empty && tried && !more && !paced {
                         break;
                     }
                 }
             }
             let unit = self.options.config.poll_interval;
-            let nap = pause(unit, failures).min(MAX_PAUSE);
+            let rests = memory.held.rests(self.store.clock().monotonic());
+            let nap = pause(unit, failures).min(rests.unwrap_or(MAX_PAUSE));
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => {}
@@ -125,21 +137,40 @@ impl Agent {
                 .retention
                 .look(&self.spool, &self.options.config, now, clock);
         });
-        let mut round = self.resume_claims(memory, cancel).await?;
+        let mut round = self.resume_claims(memory, Turn::Orphans, cancel).await?;
+        self.take(memory, &mut round, cancel).await?;
+        let waited = self.resume_claims(memory, Turn::Waited, cancel).await?;
+        round.ended += waited.ended;
+        round.more |= waited.more;
+        Ok(round)
+    }
+
+    /// Claims what is incoming and works it off, but for what is for tables that are held.
+    async fn take(
+        &self,
+        memory: &mut Memory,
+        round: &mut Round,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
         let listing = block_in_place(|| self.spool.list_incoming()).map_err(spool_error)?;
         let clock = UNIX_EPOCH + Duration::from_millis(self.store.clock().now_ms());
         let oldest = listing.oldest_age(clock).unwrap_or_default();
         self.metrics
             .agent
             .spool(listing.entries.len(), oldest.as_secs_f64());
+        self.health.shows_lag(listing.lag(clock));
         self.health.shows_ignored(listing.ignored);
         let due = self.ready(&listing.entries, &mut memory.incoming, clock);
         for run in self.runs(&due) {
             // What was left behind comes before what reads rows; it is listed again.
             if cancel.is_cancelled() || (round.overtaken && run.is_alone) {
-                return Ok(round);
+                return Ok(());
             }
-            let claimed = self.claim(&run.names, &mut memory.incoming)?;
+            let names = self.not_held(run.names, &mut memory.held);
+            if names.is_empty() {
+                continue;
+            }
+            let claimed = self.claim(&names, &mut memory.incoming)?;
             round.overtaken |= claimed.overtaken;
             let Some(claim) = claimed.claim else {
                 continue;
@@ -147,20 +178,23 @@ impl Agent {
             hit(Seam::AgentAfterClaim)?;
             round.ended += self.work_off(claim, Origin::New, memory, cancel).await?;
         }
-        Ok(round)
+        Ok(())
     }
 
-    /// Resumes orphans and claims that have waited.
+    /// Resumes claims that nobody works on: orphans, or those that have waited.
     async fn resume_claims(
         &self,
         memory: &mut Memory,
+        turn: Turn,
         cancel: &CancellationToken,
     ) -> Result<Round> {
         let claims = block_in_place(|| self.spool.claims()).map_err(spool_error)?;
         let keys: Vec<Vec<EntryId>> = claims.iter().map(keys_of).collect();
-        memory
-            .claims
-            .keep(&keys.iter().flatten().cloned().collect());
+        let there = keys.iter().flatten().cloned().collect();
+        memory.claims.keep(&there);
+        if turn == Turn::Orphans {
+            memory.held.round(self.store.clock().monotonic(), &there);
+        }
         let (mut round, mut resumed) = (
             Round {
                 ended: 0,
@@ -172,7 +206,8 @@ impl Agent {
         for (found, keys) in claims.into_iter().zip(&keys) {
             let now = self.store.clock().monotonic();
             let due = keys.iter().all(|key| memory.claims.is_due(key, now));
-            if cancel.is_cancelled() || !due {
+            let waited = keys.iter().any(|key| memory.claims.has(key));
+            if cancel.is_cancelled() || !due || waited != (turn == Turn::Waited) {
                 continue;
             }
             if resumed == RESUMED_PER_ROUND {
@@ -194,7 +229,6 @@ impl Agent {
                 }
             };
             resumed += 1;
-            let waited = keys.iter().any(|key| memory.claims.has(key));
             let origin = Origin::Resumed { waited };
             round.ended += self.work_off(claim, origin, memory, cancel).await?;
         }
@@ -280,12 +314,15 @@ impl Agent {
             .cloned()
             .collect();
         let moved = match verdict {
-            Ok(Verdict::Committed(read)) => self.finish(claim).map(|done| {
-                let now = self.store.clock().monotonic();
-                for (path, read) in done.into_iter().zip(read) {
-                    memory.followed.add(path, read, now);
-                }
-            }),
+            Ok(Verdict::Committed(read, tables)) => {
+                self.pace(&tables, &mut memory.held).await;
+                self.finish(claim).map(|done| {
+                    let now = self.store.clock().monotonic();
+                    for (path, read) in done.into_iter().zip(read) {
+                        memory.followed.add(path, read, now);
+                    }
+                })
+            }
             Ok(Verdict::Finished) => self.finish(claim).map(drop),
             Ok(Verdict::Rejected(reason)) => match self.reject(&mut claim, &entry, &reason) {
                 Ok(()) => self.finish(claim).map(drop),
@@ -311,11 +348,14 @@ impl Agent {
                 );
                 return Ok(0);
             }
-            Err(error) => return self.let_go(claim, error, waiting).await,
+            Err(error) => return self.let_go(claim, error, memory).await,
         };
         match moved {
             Ok(()) => {
-                ended.iter().for_each(|key| waiting.remove(key));
+                for key in &ended {
+                    memory.claims.remove(key);
+                    memory.held.ended(key);
+                }
                 Ok(ended.len())
             }
             Err(e) => {
@@ -349,7 +389,7 @@ impl Agent {
     }
 
     /// Lets a claim go that has to wait. If it is the store that fails, so does the round.
-    async fn let_go(&self, mut claim: Claim, error: Error, waiting: &mut Waiting) -> Result<usize> {
+    async fn let_go(&self, mut claim: Claim, error: Error, memory: &mut Memory) -> Result<usize> {
         let cause = Cause::of(&error);
         let noted = block_in_place(|| {
             if cause == Cause::Unfinished {
@@ -363,8 +403,10 @@ impl Agent {
         if error.kind() == ErrorKind::FormatTooNew {
             return Err(error);
         }
+        let waiting = &mut memory.claims;
         let keys = claim.ids();
         self.has_to_wait(&keys, (cause, brief(&error)), waiting);
+        self.hold_blocked(&claim, (cause, &brief(&error)), &mut memory.held);
         let clock = self.store.clock();
         let record = keys
             .first()
@@ -408,6 +450,7 @@ impl Agent {
         })?;
         tracing::info!(entry = shown(entry), reason = told, "batch rejected");
         self.metrics.agent.batch_finished(BatchResult::Rejected);
+        self.health.rejected(shown(entry), told);
         Ok(())
     }
 
@@ -427,6 +470,14 @@ impl Agent {
         let listing = self.spool.list_incoming();
         if let Ok(listing) = &listing {
             left.extend(listing.ignored.iter().filter_map(left_by_name));
+        }
+        if let (None, Ok(listing)) = (&failed, &listing) {
+            left.extend(
+                listing
+                    .entries
+                    .iter()
+                    .filter_map(|e| self.left_for_its_table(&e.name, &memory.held)),
+            );
         }
         if let (Some(failed), Ok(listing)) = (&failed, &listing) {
             let names = listing.entries.iter().map(|entry| &entry.name);

@@ -80,7 +80,7 @@ use ulid::Ulid;
 use attempts::{ATTEMPTS_FILE, ATTEMPTS_TEMPORARY};
 pub(crate) use contents::{Contents, ContentsError};
 pub(crate) use identity::EntryId;
-pub(crate) use incoming::{Entry, Listing};
+pub(crate) use incoming::{Entry, Lag, Listing, tables_at};
 use moves::{move_to_free_name, release, reserve, sync_dir, with_suffix, write_durable};
 use names::shown_path;
 pub(crate) use names::{Named, printable, shown};

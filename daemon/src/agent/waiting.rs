@@ -98,7 +98,7 @@ impl Cause {
 pub(super) struct Wait {
     pub(super) cause: Cause,
     pub(super) reason: String,
-    tries: u32,
+    pub(super) tries: u32,
     next: Duration,
 }
 

@@ -159,6 +159,10 @@ pub(super) struct AgentSection {
     group_rows: usize,
     #[serde(deserialize_with = "units::size")]
     group_bytes: u64,
+    debt_fragments: u64,
+    debt_versions: u64,
+    #[serde(deserialize_with = "units::duration")]
+    debt_pause: Duration,
 }
 
 impl Default for AgentSection {
@@ -179,6 +183,9 @@ impl Default for AgentSection {
             group_batches: 256,
             group_rows: 1_000_000,
             group_bytes: 64 << 20,
+            debt_fragments: 5_000,
+            debt_versions: 50_000,
+            debt_pause: Duration::from_secs(1),
             poll_interval: Duration::from_secs(1),
             conflict_retries: 100,
             max_attempts: 5,
@@ -338,6 +345,9 @@ impl AgentSection {
             group_batches,
             group_rows,
             group_bytes,
+            debt_fragments,
+            debt_versions,
+            debt_pause,
         } = self;
         AgentConfig {
             poll_interval,
@@ -360,6 +370,9 @@ impl AgentSection {
             group_batches,
             group_rows,
             group_bytes,
+            debt_fragments,
+            debt_versions,
+            debt_pause,
         }
     }
 }

@@ -54,6 +54,7 @@ pub(crate) struct AgentMetrics {
     spool_oldest_age: Gauge,
     ignored: IntGaugeVec,
     waiting: IntGaugeVec,
+    held: IntGaugeVec,
     last_success: Gauge,
     batches: IntCounterVec,
 }
@@ -81,6 +82,8 @@ impl AgentMetrics {
         let ignored = gauges(r, "squire_agent_spool_ignored", help, &["reason"])?;
         let help = "Batches that were tried and have to wait, by cause.";
         let waiting = gauges(r, "squire_agent_waiting", help, &["cause"])?;
+        let help = "Batches left in incoming for the sake of their table, by cause.";
+        let held = gauges(r, "squire_agent_held", help, &["cause"])?;
         let help = "When the agent last ended a batch or had nothing to do; 0 before.";
         let name = "squire_agent_last_success_timestamp_seconds";
         let last_success = float_gauge(r, name, help)?;
@@ -96,6 +99,7 @@ impl AgentMetrics {
             spool_oldest_age,
             ignored,
             waiting,
+            held,
             last_success,
             batches,
         })
@@ -127,6 +131,13 @@ impl AgentMetrics {
     /// Shows how many batches wait for this cause.
     pub(crate) fn waiting(&self, cause: &str, count: usize) {
         self.waiting
+            .with_label_values(&[cause])
+            .set(integer(count as u64));
+    }
+
+    /// Shows how many batches stay in `incoming` because their table is held for this cause.
+    pub(crate) fn held(&self, cause: &str, count: usize) {
+        self.held
             .with_label_values(&[cause])
             .set(integer(count as u64));
     }

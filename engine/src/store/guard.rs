@@ -241,6 +241,23 @@ async fn rehearse(
     })
 }
 
+/// The latest version. On a local disk Lance reads the whole directory without a pause: off the runtime's threads, so that
+/// whatever goes on beside it does go on.
+async fn latest_of(
+    inner: &Arc<dyn CommitHandler>,
+    base: &Path,
+    objects: &ObjectStore,
+) -> lance::Result<ManifestLocation> {
+    if !objects.has_direct_local_paths() {
+        return inner.resolve_latest_location(base, objects).await;
+    }
+    let (inner, base, objects) = (inner.clone(), base.clone(), objects.clone());
+    let runtime = tokio::runtime::Handle::current();
+    let look = move || runtime.block_on(inner.resolve_latest_location(&base, &objects));
+    let looked = tokio::task::spawn_blocking(look).await;
+    looked.map_err(|e| LanceError::io(e.to_string()))?
+}
+
 fn gap_error(expected: u64, found: u64) -> LanceError {
     LanceError::retryable_commit_conflict_source(
         found,
@@ -264,10 +281,7 @@ impl CommitHandler for GuardedCommitHandler {
         object_store: &ObjectStore,
     ) -> lance::Result<ManifestLocation> {
         let objects = self.versions(object_store);
-        let found = self
-            .inner
-            .resolve_latest_location(base_path, objects)
-            .await?;
+        let found = latest_of(&self.inner, base_path, objects).await?;
         check_readable(objects, &found.path, found.size).await?;
         Ok(found)
     }

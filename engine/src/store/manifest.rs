@@ -5,6 +5,7 @@
 //! file beside the transaction that the version carries anyway.
 
 use super::guard::NAMING;
+use super::newest::Mark;
 use super::{GuardedCommitHandler, MANIFEST_PATH, Slot, State, Store, Updates};
 use crate::error::{Error, ErrorKind, Result};
 use futures::{StreamExt, TryStreamExt};
@@ -24,15 +25,23 @@ pub struct Snapshot {
     manifest: Arc<Manifest>,
     /// The facts that it holds.
     pub state: Arc<State>,
+    /// What stood as the mark before this version was looked for.
+    mark: Mark,
 }
 
 impl Snapshot {
-    fn new(manifest: Manifest) -> Result<Self> {
+    fn new(manifest: Manifest, mark: Mark) -> Result<Self> {
         let state = State::parse(manifest.version, &manifest.config)?;
         Ok(Self {
             manifest: Arc::new(manifest),
             state: Arc::new(state),
+            mark,
         })
+    }
+
+    /// What stood as the mark before this version was looked for.
+    pub(super) fn mark(&self) -> &Mark {
+        &self.mark
     }
 
     /// M, the manifest's version.
@@ -48,19 +57,28 @@ impl Store {
     }
 
     async fn load_latest(&self) -> Result<Snapshot> {
+        let cached = self.remembered().await;
+        if let Some(cached) = &cached
+            && let Some(snapshot) = self.followed(cached).await?
+        {
+            self.remember(&snapshot).await;
+            return Ok(snapshot);
+        }
+        let mark = self.mark().await?;
         let newest = self.newest_manifests(2).await?;
         let Some(latest) = newest.first() else {
             return Err(self.history_gone(1));
         };
-        let cached = self.remembered().await;
-        if let Some(cached) = cached.filter(|c| c.version() == latest.version) {
+        if let Some(mut cached) = cached.filter(|c| c.version() == latest.version) {
+            cached.mark = mark;
+            self.remember(&cached).await;
             return Ok(cached);
         }
         let manifest = match read_manifest(&self.objects, &latest.path, latest.size).await {
             Ok(manifest) => manifest,
             Err(e) => return Err(self.unless_torn(&latest.path, e.into()).await),
         };
-        let snapshot = Snapshot::new(manifest)?;
+        let snapshot = Snapshot::new(manifest, mark)?;
         // A version that another process published: it must stand on what was there before it.
         let before = latest.version - 1;
         if before > 0
@@ -69,7 +87,7 @@ impl Store {
         {
             return Err(self.history_gone(before));
         }
-        *self.manifest.lock().await = Some(snapshot.clone());
+        self.remember(&snapshot).await;
         Ok(snapshot)
     }
 
@@ -163,11 +181,15 @@ impl Store {
 
     /// The manifest at a version, held below the floor or not.
     pub(crate) async fn manifest_at(&self, version: u64) -> Result<Snapshot> {
+        self.read_manifest_at(version, Mark::default()).await
+    }
+
+    pub(super) async fn read_manifest_at(&self, version: u64, mark: Mark) -> Result<Snapshot> {
         let path = NAMING.manifest_path(&self.object_path(MANIFEST_PATH), version);
         let manifest = read_manifest(&self.objects, &path, None)
             .await
             .map_err(|e| Error::from(e).context(format!("manifest version {version}")))?;
-        Snapshot::new(manifest)
+        Snapshot::new(manifest, mark)
     }
 
     /// Puts version M+1 with `updates` on top of `on`, version M. An error does not say for certain that it did not land.
@@ -219,7 +241,7 @@ impl Store {
             )
             .await;
         let refused = match put {
-            Ok(_) => return Snapshot::new(manifest),
+            Ok(_) => return Snapshot::new(manifest, on.mark.clone()),
             Err(CommitError::CommitConflict) => {
                 Error::conflict(format!("manifest version {slot} was made by someone else"))
             }
@@ -228,7 +250,7 @@ impl Store {
         // The response may have been lost, and a client's own second try sees a conflict with its first.
         if self.is_manifest_of(slot, &transaction.uuid).await {
             self.sync_found().await?;
-            return Snapshot::new(manifest);
+            return Snapshot::new(manifest, on.mark.clone());
         }
         Err(refused)
     }

@@ -17,10 +17,12 @@ pub mod durability;
 pub mod faults;
 mod files;
 pub mod guard;
+mod heads;
 mod held;
 pub mod lease;
 pub mod location;
 mod manifest;
+mod newest;
 mod records;
 mod shelf;
 pub mod sidecar;
@@ -33,6 +35,7 @@ pub use durability::Durability;
 pub(crate) use files::{FileFacts, Width, fragment_bytes, own_file};
 pub use guard::{CommitCounters, GuardedCommitHandler, Slot};
 pub(crate) use held::check_floors;
+use heads::Heads;
 pub use lease::{Lease, StandingLease};
 pub use manifest::Snapshot;
 pub(crate) use records::{Records, is_denied, unless_denied};
@@ -40,6 +43,7 @@ use shelf::Shelf;
 pub(crate) use sidecar::together;
 pub use sidecar::{Member, Sidecar, SidecarKind, SidecarTable};
 pub use state::{State, TableEntry, Updates};
+pub use tables::Gathered;
 pub(crate) use tables::{
     StrictCommit, data_files_of, marks, read_version, tags_of, transaction_id,
 };
@@ -146,6 +150,7 @@ pub struct Store {
     tables: Mutex<HashMap<String, Arc<Dataset>>>,
     /// What rooms above know of it.
     pub(crate) shelf: Shelf,
+    heads: Heads,
     /// What planning looked up of data files.
     pub(crate) files: FileFacts,
     /// The maintenance runs that this process has under way.
@@ -272,6 +277,7 @@ impl Store {
             manifest: Mutex::new(None),
             tables: Mutex::new(HashMap::new()),
             shelf: Shelf::default(),
+            heads: Heads::default(),
             files: FileFacts::default(),
             at_work: AtWork::default(),
         })

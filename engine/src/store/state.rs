@@ -21,8 +21,9 @@ use std::collections::{BTreeMap, HashMap};
 /// Changes to the manifest: a key with its new value, or without one to remove it.
 pub type Updates = Vec<(String, Option<String>)>;
 
-/// The newest store format that this squire reads and writes.
-pub const FORMAT: u32 = 1;
+/// The newest store format that this squire reads, and that of stores which it makes. Since 2 each cleanup changes the mark
+/// (`newest`): one of an earlier release would not, so it may not open such a store.
+pub const FORMAT: u32 = 2;
 
 /// How many batch ids stand in the manifest. Older ones that the commit log holds are dropped from it; more would
 /// make every publish write more, fewer would make more look-ups read the log.
@@ -144,6 +145,8 @@ struct FormatKey {
 pub struct State {
     /// The manifest version.
     pub version: u64,
+    /// The format of the store's layout.
+    pub format: u32,
     /// The store's id, which every version of ours carries.
     pub store: OpId,
     /// Visible tables.
@@ -212,6 +215,7 @@ impl State {
         let head: FormatKey = decode("format", format)?;
         let mut state = Self {
             version,
+            format: head.format,
             store: head.store,
             tables: BTreeMap::new(),
             floors: BTreeMap::new(),

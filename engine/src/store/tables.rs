@@ -2,7 +2,7 @@
 
 use super::{GuardedCommitHandler, Slot, Store, state::TableEntry};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::OpId;
+use crate::ids::{OpId, TableName};
 use crate::protocol::{
     Chain, Class, Effect, Kind, Marks, PROP_KIND, PROP_OP, PROP_STORE, classify,
 };
@@ -27,6 +27,15 @@ pub(crate) struct StrictCommit {
     pub(crate) affected_rows: Option<RowAddrTreeMap>,
     /// The only version that it may become.
     pub(crate) slot: u64,
+}
+
+/// What a table has gathered since it was last maintained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gathered {
+    /// Its fragments.
+    pub fragments: u64,
+    /// The versions from its floor to its pin; others may have been removed in between.
+    pub versions: u64,
 }
 
 /// The properties that every version of ours carries.
@@ -230,6 +239,17 @@ impl Store {
         self.tables.lock().await.insert(path.to_owned(), dataset);
     }
 
+    /// What a table has gathered, as far as this process knows without asking; it does of one that it just committed to.
+    pub async fn gathered(&self, table: &TableName) -> Option<Gathered> {
+        let state = self.remembered().await?.state;
+        let entry = state.tables.get(table)?;
+        let handle = self.tables.lock().await.get(&entry.path)?.clone();
+        Some(Gathered {
+            fragments: handle.manifest().fragments.len() as u64,
+            versions: (entry.version + 1).saturating_sub(state.floor(table).max(1)),
+        })
+    }
+
     pub(crate) async fn forget_handle(&self, path: &str) {
         self.tables.lock().await.remove(path);
     }
@@ -333,6 +353,13 @@ impl Store {
                 classes: Vec::new(),
             });
         };
+        let naming = handle.manifest_location().naming_scheme;
+        if self.is_head(path, from, naming).await? {
+            return Ok(Chain {
+                from,
+                classes: Vec::new(),
+            });
+        }
         let head = match handle.latest_version_id().await {
             Ok(head) => head,
             Err(lance::Error::NotFound { .. } | lance::Error::DatasetNotFound { .. }) => 0,
@@ -417,6 +444,7 @@ impl Store {
             }
             Err(e) => return Err(e.into()),
         };
+        self.made_head(&commit.path, commit.slot).await;
         let made = transaction_id(dataset.manifest());
         // The next reader wants just this version, without the slot.
         if existing && let Ok(fresh) = self.reopen(&commit.path, &dataset, self.guard()).await {

@@ -27,12 +27,14 @@ pub enum At {
     Verify(Plan, u8),
     /// Deletes one version after the other, from either end.
     Delete(Plan),
+    /// Tells that versions of the manifest go.
+    Mark(Plan),
     DeleteManifest(Plan),
 }
 
 pub fn choices(model: &Squire, world: &World, at: &At) -> u8 {
     match at {
-        At::Load | At::Archive(_) | At::Verify(..) | At::DeleteManifest(_) => 1,
+        At::Load | At::Archive(_) | At::Verify(..) | At::Mark(_) | At::DeleteManifest(_) => 1,
         At::Plan(snapshot, _) => windows(world, snapshot).len() as u8,
         At::Floors(..) => Fault::ways(world),
         At::Delete(plan) => deletable(model, world, plan).len().clamp(1, 2) as u8,
@@ -124,17 +126,30 @@ pub fn step(model: &Squire, world: &mut World, config: Process, at: At, choice: 
                 {
                     return Proc::Clean(At::Archive(plan));
                 }
-                return Proc::Clean(At::DeleteManifest(plan));
+                return Proc::Clean(match model.lacks(Mutation::MarkAfter) {
+                    true => At::DeleteManifest(plan),
+                    false => At::Mark(plan),
+                });
             };
             world.tables[path as usize][usize::from(v) - 1].there = false;
             crate::invariants::check_readable(world);
             Proc::Clean(At::Delete(plan))
         }
+        At::Mark(plan) => {
+            world.mark += 1;
+            match model.lacks(Mutation::MarkAfter) {
+                true => Proc::Over,
+                false => Proc::Clean(At::DeleteManifest(plan)),
+            }
+        }
         At::DeleteManifest(plan) => {
             world.manifest_from = world.manifest_from.max(plan.manifest);
             let from = world.manifest_from;
             world.history.retain(|m| m.number >= from);
-            Proc::Over
+            match model.lacks(Mutation::MarkAfter) {
+                true => Proc::Clean(At::Mark(plan)),
+                false => Proc::Over,
+            }
         }
     }
 }

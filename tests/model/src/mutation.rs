@@ -25,6 +25,10 @@ pub enum Mutation {
     IgnoreChain,
     /// A publish is believed.
     BelievePublish,
+    /// Cleanup says that it removes manifest versions after it has.
+    MarkAfter,
+    /// A writer reads what cleanup says after it looked for the latest manifest version.
+    LateMark,
     /// A publish does not look at what was read.
     IgnoreReads,
     /// A publish does not look at its batch id.
@@ -137,6 +141,8 @@ pub const CASES: &[Case] = &[
         "history",
         Invariant::I4,
     ),
+    case("mark-after", &[M::MarkAfter], "history", Invariant::I4),
+    case("late-mark", &[M::LateMark], "history", Invariant::I4),
     case("ignore-reads", &[M::IgnoreReads], "skew", Invariant::I9),
     case("ignore-batch", &[M::IgnoreBatch], "batch", Invariant::Once),
     case("forget-batch", &[M::ForgetBatch], "batch", Invariant::Once),

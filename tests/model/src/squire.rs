@@ -147,6 +147,7 @@ impl Model for Squire {
         let world = World {
             history: vec![manifest],
             manifest_from: 1,
+            mark: 0,
             tables,
             sidecars: crate::world::Ops::default(),
             log: crate::world::Ops::default(),

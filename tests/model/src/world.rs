@@ -118,6 +118,8 @@ pub struct Manifest {
 pub struct Facts {
     /// The manifest version that it stands on.
     pub on: u8,
+    /// The mark of cleanup when that was looked for.
+    pub mark: u8,
     /// By name: the pin, of written and read tables.
     pub base: [u8; NAMES],
     /// By name: the dataset.
@@ -182,6 +184,8 @@ pub struct World {
     pub history: Vec<Manifest>,
     /// Manifest versions below this number are gone.
     pub manifest_from: u8,
+    /// Changed by a cleanup before it removes versions of the manifest.
+    pub mark: u8,
     pub tables: [Vec<Version>; PATHS],
     pub sidecars: Ops,
     /// Operations that `commits.lance` shows as published.

@@ -69,7 +69,12 @@ pub fn step(
         At::Rescan(i, slots, definite) => rescan(model, world, op, (i, slots), definite),
         At::Publish(versions) => publish(model, world, op, versions, choice),
         At::Verify => {
-            let slot = world.facts[op as usize].on + 1;
+            let Facts { on, mark, .. } = world.facts[op as usize];
+            let slot = on + 1;
+            if mark == world.mark {
+                // No number above the base was freed, so that nothing newer has to be looked for.
+                return Proc::Write(op, At::Retire(Told::Committed));
+            }
             let latest = world.latest();
             if latest.number == slot
                 || publish_counts(slot.into(), latest.floor.into())
@@ -122,6 +127,7 @@ fn load(model: &Squire, world: &mut World, op: u8) -> Proc {
     }
     let mut facts = Facts {
         on: base.number,
+        mark: world.mark,
         ..Facts::default()
     };
     for name in config.writes.iter().chain(config.reads) {
@@ -349,6 +355,9 @@ fn rescan(
 
 /// Everything was checked against the base, and the publish wins only on the base.
 fn publish(model: &Squire, world: &mut World, op: u8, versions: Slots, choice: u8) -> Proc {
+    if model.lacks(Mutation::LateMark) {
+        world.facts[op as usize].mark = world.mark;
+    }
     let on = world.facts[op as usize].on;
     let change = Change::Forward(op, versions);
     match Fault::take(world, choice) {

@@ -15,6 +15,7 @@ use squire_engine::events::{EventSink, ProtocolEvent};
 use squire_engine::maintenance::{CompactionLimits, Oversight, Target, Verify};
 use squire_engine::store::{Durability, Store, StoreOptions};
 use squire_tests::bounds;
+use squire_tests::history::measure;
 use squire_tests::requests::{Counter, Counting, Requests};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -386,6 +387,35 @@ fn print_requests(row: &Value) {
     );
 }
 
+/// One-row commits, with and without syncs, at growing ages of a store and its table. In between the table is overwritten
+/// time and again: how many fragments it has is another matter.
+async fn history(ages: &[u64]) -> Vec<Value> {
+    let dir = TempDir::new().expect("directory");
+    let uri = dir.path().join("lake").to_string_lossy().into_owned();
+    let store = store_at(&uri, as_lance()).await;
+    create(&store, "t").await;
+    let synced = Store::open(&uri, StoreOptions::default()).await;
+    let measured = [
+        ("process", store.clone()),
+        ("power", synced.expect("store")),
+    ];
+    let row = rows(0..1);
+    let (mut values, mut age) = (Vec::new(), 0);
+    for next in ages {
+        while age < *next {
+            let table = "t".parse().expect("name");
+            let write = Write::Overwrite(vec![row.clone()]);
+            let request = CommitRequest::new(vec![TableWrite { table, write }]);
+            store.commit(&request).await.expect("overwrite");
+            age += 1;
+        }
+        for (what, store) in &measured {
+            values.push(measure(what, age, async || append(store, &["t"], &row).await).await);
+        }
+    }
+    values
+}
+
 #[tokio::main]
 async fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -401,6 +431,10 @@ async fn main() {
         for tables in [1, 100, 1_000] {
             passes(tables).await;
         }
+        return;
+    }
+    if flag("--history") {
+        history(&[10, 1_000, 5_000, 10_000]).await;
         return;
     }
     let quick = flag("--quick");

@@ -286,6 +286,60 @@ async fn a_publish_at_a_freed_number_is_lost() {
 }
 
 #[tokio::test]
+async fn cleanup_marks_that_it_frees_numbers() {
+    let lake = lake();
+    let declare = stopped_declaration(&lake);
+    // What it loaded before it was stopped stays there, and the number after that is freed.
+    lake.run(&["keep", &lake.uri, "held"]).ok();
+    move_on_and_clean_up(&lake);
+    declare.resume().ok();
+    let state = lake.store().await.load().await.expect("snapshot").state;
+    let declared = ("a".parse().expect("name"), "declared".to_owned());
+    assert!(
+        state.indexes.contains_key(&declared),
+        "acknowledged and lost"
+    );
+    ends_well(Guard::CleanupMark, &lake).await;
+}
+
+/// A process that was the last to commit to a table lists its versions no more, unless others have changed something there.
+#[tokio::test]
+async fn a_commit_lands_on_no_number_that_others_freed() {
+    let lake = lake();
+    let store = lake.store().await;
+    let append = |id| {
+        let request = CommitRequest::new(vec![append("a", id..id + 1)]);
+        let store = store.clone();
+        async move { store.commit(&request).await }
+    };
+    append(10).await.expect("a commit");
+    let pin = lake.table_status("a", "pin").as_u64().expect("a version");
+    // Another client commits twice and removes the first of its versions; a tag keeps ours.
+    let mut foreign = Dataset::open(&format!("{}/a.lance", lake.uri))
+        .await
+        .expect("table");
+    foreign.tags().create("ours", pin).await.expect("a tag");
+    for value in ["else", "again"] {
+        let commit = foreign.update_config([("someone", value)]).await;
+        commit.expect("an external commit");
+    }
+    let policy = CleanupPolicyBuilder::default().versions(vec![pin + 1]);
+    let policy = policy
+        .expect("a policy")
+        .error_if_tagged_old_versions(false);
+    let removed = foreign.cleanup_with_policy(policy.build()).await;
+    assert_eq!(removed.expect("a cleanup").old_versions, 1);
+    let blocked = append(11)
+        .await
+        .expect_err("what others did stands above the pin");
+    assert_eq!(blocked.kind(), ErrorKind::Drift, "{blocked}");
+    lake.run(&["repair", &lake.uri, "--table", "a", "--discard"])
+        .ok();
+    append(11).await.expect("a commit");
+    ends_well(Guard::DirectoryTime, &lake).await;
+}
+
+#[tokio::test]
 async fn a_publish_stands_on_its_history() {
     let lake = lake();
     let declare = stopped_declaration(&lake);

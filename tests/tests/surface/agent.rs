@@ -5,6 +5,7 @@
 //! every batch carries its own name as its message.
 
 mod groups;
+mod held;
 mod producers;
 mod trouble;
 mod waits;

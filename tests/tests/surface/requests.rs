@@ -116,6 +116,43 @@ async fn versions_are_counted_without_a_listing() {
     assert_eq!(agrees().await, 1);
 }
 
+/// An agent that writes alone reads no directory of versions for a commit, so that its commits do not slow down with the history.
+#[tokio::test]
+async fn a_lone_agent_lists_no_versions() {
+    let lake = Lake::with_tables(&["a"]);
+    let spool = lake.path("spool");
+    let config = lake.path("alone.toml");
+    std::fs::write(&config, "[agent]\ngroup_batches = 1\n").expect("the configuration");
+    std::fs::create_dir_all(spool.join("incoming")).expect("spool");
+    let listed = |ids: std::ops::Range<i64>| {
+        for id in ids.clone() {
+            let file = lake.csv(&format!("a.{id:03}.csv"), [(id, "x".to_owned())]);
+            let name = format!("a.{id:03}.csv");
+            std::fs::rename(file, spool.join("incoming").join(name)).expect("rename");
+        }
+        let trace = lake.path("trace");
+        let mut strace = std::process::Command::new("strace");
+        strace
+            .args(["-f", "-y", "-e", "trace=getdents64", "-o"])
+            .arg(&trace);
+        strace
+            .arg(squire_tests::squire())
+            .args(["agent", &lake.uri, "--spool"])
+            .arg(&spool);
+        strace
+            .args(["--listen", "off", "--until-empty", "--config"])
+            .arg(&config);
+        let ended = strace.output().expect("strace runs");
+        assert!(ended.status.success(), "{ended:?}");
+        let trace = std::fs::read_to_string(trace).expect("the trace");
+        let looks = trace.lines().filter(|line| line.contains("/_versions>"));
+        looks.count()
+    };
+    let (few, many) = (listed(0..3), listed(3..33));
+    assert!(many <= few, "3 commits: {few}, 30 more: {many}");
+    assert_eq!(lake.ids("a").await, (0..33).collect::<Vec<_>>());
+}
+
 /// A blind append is staged on what the process remembers. A pin that another process moved meanwhile is not what the
 /// commit stands on, although only maintenance lies in between.
 #[tokio::test]

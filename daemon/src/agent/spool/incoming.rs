@@ -1,14 +1,15 @@
 //! What lies in `incoming`: entries that may be claimed, and what is left alone.
 
 use std::{
-    ffi::OsString,
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
     fs,
     io::ErrorKind,
     path::Path,
     time::{Duration, SystemTime},
 };
 
-use super::super::batch::BatchSpec;
+use super::super::batch::{BatchSpec, is_table_name};
 use super::{Contents, Named, Spool, SpoolError, names_in};
 
 /// Something in `incoming` that may be claimed.
@@ -33,7 +34,41 @@ pub(crate) struct Listing {
     pub(crate) ignored: Vec<(OsString, Named)>,
 }
 
+/// What waits in `incoming` for one table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lag {
+    /// The table; `None`: batches that are directories, which may be for several.
+    pub(crate) table: Option<String>,
+    /// How many entries.
+    pub(crate) entries: usize,
+    /// How long the oldest of them has waited.
+    pub(crate) oldest: Duration,
+}
+
 impl Listing {
+    /// What waits, by table, at `now`; those that wait longest come first. For display only.
+    pub(crate) fn lag(&self, now: SystemTime) -> Vec<Lag> {
+        let mut lags: BTreeMap<Option<String>, Lag> = BTreeMap::new();
+        for entry in &self.entries {
+            let table = if entry.is_dir {
+                None
+            } else {
+                table_named(&entry.name)
+            };
+            let age = now.duration_since(entry.modified).unwrap_or_default();
+            let lag = lags.entry(table.clone()).or_insert(Lag {
+                table,
+                entries: 0,
+                oldest: age,
+            });
+            lag.entries += 1;
+            lag.oldest = lag.oldest.max(age);
+        }
+        let mut lags: Vec<Lag> = lags.into_values().collect();
+        lags.sort_by_key(|lag| std::cmp::Reverse(lag.oldest));
+        lags
+    }
+
     /// How long the oldest waiting entry has been waiting at `now`; for display only.
     pub(crate) fn oldest_age(&self, now: SystemTime) -> Option<Duration> {
         let oldest = self.entries.iter().map(|entry| entry.modified).min();
@@ -80,6 +115,26 @@ impl Spool {
         // Not through links, which are refused once it is ours.
         Contents::of(&path).is_ok() && BatchSpec::parse(&path).is_ok_and(|b| b.only_appends())
     }
+}
+
+/// The tables that the entry at `path` is for, as far as its name or, of a directory, what lies in it tells. Not through links, which
+/// are refused once it is claimed.
+pub(crate) fn tables_at(path: &Path) -> Vec<String> {
+    if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
+        return match (Contents::of(path), BatchSpec::parse(path)) {
+            (Ok(_), Ok(batch)) => batch.tables.into_iter().map(|t| t.table).collect(),
+            _ => Vec::new(),
+        };
+    }
+    let table = path.file_name().and_then(table_named);
+    table.into_iter().collect()
+}
+
+/// The table that a file of this name is for.
+fn table_named(name: &OsStr) -> Option<String> {
+    let name = name.to_string_lossy();
+    let table = name.split('.').next()?;
+    is_table_name(table).then(|| table.to_owned())
 }
 
 /// Whether a file in this directory is being written, as far as its name says; false of one that cannot be listed.

@@ -91,6 +91,7 @@ impl Store {
                 .copied()
                 .filter(|v| *v < floor)
                 .collect();
+            self.mark_cleaned().await?;
             let dataset = self.manifest_dataset(&self.load().await?).await?;
             self.delete_versions(&dataset, versions, rate, &mut report)
                 .await?;
