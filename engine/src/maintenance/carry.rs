@@ -129,6 +129,46 @@ pub(super) fn carry(sources: &[Source], targets: &[u64]) -> Option<Vec<RoaringBi
     carried.iter().zip(targets).all(is_left).then_some(carried)
 }
 
+/// What comes after a try to land that was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Another try.
+    AtOnce,
+    /// Another try when the writers have had some time.
+    Later,
+    /// Nothing: it is not writers that it is lost to.
+    GiveUp,
+}
+
+/// Tries in a row that follow each other at once. A try takes a fraction of a second, so that a writer who comes first so
+/// often commits all the time.
+const HASTY: u32 = 12;
+
+/// The tries of one set of results. As long as it is writers who come first, what was rewritten holds, and waits.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    overtaken: u32,
+    failed: u32,
+}
+
+impl Patience {
+    /// A try was lost; `overtaken` says whether HEAD is another one since.
+    pub(super) fn next(&mut self, overtaken: bool) -> Next {
+        if overtaken {
+            self.overtaken += 1;
+        } else {
+            self.failed += 1;
+        }
+        if self.failed >= HASTY {
+            Next::GiveUp
+        } else if overtaken && self.overtaken >= HASTY {
+            Next::Later
+        } else {
+            Next::AtOnce
+        }
+    }
+}
+
 /// Deletions next to which rows are compared, in each fragment.
 const PICKS: u64 = 3;
 
