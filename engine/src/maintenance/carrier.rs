@@ -218,7 +218,9 @@ impl Carrier<'_> {
                 return Ok(None);
             };
             let change = compare(was, Some(is));
-            if change == Change::Other || rewritten.physical_rows != was.physical_rows {
+            let recounted =
+                was.physical_rows.is_some() && rewritten.physical_rows != was.physical_rows;
+            if change == Change::Other || recounted {
                 return Ok(None);
             }
             let before = deletions(self.base, was).await?;

@@ -6,6 +6,7 @@
 //!
 //! A rewrite keeps the order of rows: the row that was the n-th to survive in its sources is the n-th of its targets.
 
+use lance_io::utils::CachedFileSize;
 use lance_table::format::{Fragment, Manifest};
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,11 +22,19 @@ pub(super) enum Change {
     Other,
 }
 
-/// Compares the fragment as it was read with the one that HEAD has under its id.
+/// Compares the fragment as it was read with the one that HEAD has under its id. Older releases did not write down how long
+/// a file is, nor the oldest how many rows a fragment has: whatever is committed next, by us too, adds that.
 pub(super) fn compare(was: &Fragment, is: Option<&Fragment>) -> Change {
-    let apart_from_deletions = |fragment: &Fragment| Fragment {
-        deletion_file: None,
-        ..fragment.clone()
+    let apart_from_deletions = |fragment: &Fragment| {
+        let mut fragment = Fragment {
+            deletion_file: None,
+            physical_rows: was.physical_rows.and(fragment.physical_rows),
+            ..fragment.clone()
+        };
+        for file in &mut fragment.files {
+            file.file_size_bytes = CachedFileSize::default();
+        }
+        fragment
     };
     match is {
         Some(is)

@@ -3,6 +3,7 @@ use super::{
     same_coverage,
 };
 use arrow_schema::{DataType, Field, Schema};
+use lance_io::utils::CachedFileSize;
 use lance_table::feature_flags::FLAG_STABLE_ROW_IDS;
 use lance_table::format::overlay::{DataOverlayFile, OverlayCoverage};
 use lance_table::format::{
@@ -53,6 +54,20 @@ fn only_deletions_may_change() {
     let mut uncounted = fragment();
     uncounted.physical_rows = None;
     assert_eq!(compare(&uncounted, Some(&uncounted)), Change::Other);
+}
+
+/// A fragment of an older release is the same when a newer one has added what that did not write down.
+#[test]
+fn what_a_newer_release_adds_to_a_fragment_changes_nothing() {
+    let mut was = fragment();
+    was.physical_rows = None;
+    let mut is = fragment();
+    is.files[0].file_size_bytes = CachedFileSize::new(1_472);
+    assert_eq!(compare(&was, Some(&is)), Change::None);
+    is.deletion_file = deletion(1);
+    assert_eq!(compare(&was, Some(&is)), Change::Deletions);
+    is.files[0].path = String::from("b.lance");
+    assert_eq!(compare(&was, Some(&is)), Change::Other);
 }
 
 #[test]
