@@ -3,7 +3,7 @@
 use crate::{append_rows, rows_of};
 use arrow_array::{RecordBatch, RecordBatchIterator};
 use lance::Dataset;
-use lance::dataset::{WriteMode, WriteParams};
+use lance::dataset::{UpdateBuilder, WriteMode, WriteParams};
 use lance::index::DatasetIndexExt;
 use lance_index::IndexType;
 use lance_index::scalar::ScalarIndexParams;
@@ -11,6 +11,7 @@ use squire_engine::commit::Write;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The table below its directory.
 pub const TABLE: &str = "org/t.lance";
@@ -68,6 +69,16 @@ impl Plain {
         let deleted = self.open().await.delete(&format!("id = {id}")).await;
         deleted.expect("a delete");
         self.rows.remove(&id);
+    }
+
+    /// Someone changes the row with an id.
+    pub async fn update(&mut self, id: i64) {
+        let table = UpdateBuilder::new(Arc::new(self.open().await));
+        let table = table.update_where(&format!("id = {id}")).expect("where");
+        let table = table.set("value", "'updated'").expect("set");
+        let update = table.build().expect("an update").execute().await;
+        update.expect("an update");
+        self.rows.insert(id, String::from("updated"));
     }
 
     /// Someone indexes the ids.

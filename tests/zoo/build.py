@@ -75,9 +75,10 @@ def state(**options):
 class Db:
     """The directory that a builder fills."""
 
-    def __init__(self, root: Path, in_store: bool = False):
+    def __init__(self, root: Path, in_store: bool = False, stable: bool = False):
         self.root = root
         self.in_store = in_store
+        self.defaults = {"enable_stable_row_ids": True} if stable else {}
         self.rng = random.Random(root.name)
         self._begun: set[str] = set()
 
@@ -95,7 +96,7 @@ class Db:
         self._begun.add(name)
         there = os.path.exists(self.path(name))
         mode = ("overwrite" if self.in_store and there else "create") if first else "append"
-        lance.write_dataset(table, self.path(name), mode=mode, **options)
+        lance.write_dataset(table, self.path(name), mode=mode, **{**self.defaults, **options})
 
     def fill(self, make: Callable[[int], object], count: int = 20, name: str = "t", **options) -> None:
         """`count` fragments, each from `make(i)`."""
@@ -156,9 +157,9 @@ def load() -> dict[str, State]:
     return STATES
 
 
-def build(chosen: State, root: Path, publish: Callable[[], None] | None = None) -> None:
-    """Runs a builder in `root`. What follows its `yield` is done after `publish`."""
-    steps = chosen.make(Db(root, in_store=publish is not None))
+def build(chosen: State, root: Path, publish: Callable[[], None] | None = None, stable: bool = False) -> None:
+    """Runs a builder in `root`, where it says nothing else with stable row ids. What follows its `yield` is done after `publish`."""
+    steps = chosen.make(Db(root, publish is not None, stable))
     if inspect.isgenerator(steps):
         next(steps)
         (publish or (lambda: None))()

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from build import CURRENT, Db, State, age, build, ids  # isort: skip
@@ -17,6 +17,7 @@ import lance
 import pyarrow as pa
 
 from oracle import View, differences, files_below, garbage, observe, short, tables_below
+from under import rewrite
 
 NEIGHBOURS = ("aa", "zz")
 CONFIG = """[daemon]
@@ -61,6 +62,8 @@ class Result:
     verdict: str = "ok"
     codes: dict[str, list[int]] = field(default_factory=dict)
     """Command -> its exit codes, first and second run."""
+    carried: int | None = None
+    """Commits that were carried past a delete and an update; None when there was nothing to rewrite, or to delete."""
     faults: list[Fault] = field(default_factory=list)
     known: dict[str, str] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
@@ -204,6 +207,20 @@ class Keeper:
         self.check_neighbours("daemon")
         self.check_garbage("daemon")
 
+    def carry(self) -> None:
+        """A rewrite of each table, under which rows are deleted and changed; then another, under which none are."""
+        for path, view in self.before.items():
+            if view.error:
+                continue
+            with tempfile.TemporaryDirectory(dir=self.root.parent) as twins:
+                under = rewrite(self.squire, self.config, path, Path(twins) / path.name)
+            if under.code is not None:
+                self.check_answer("optimize", under.code, under.said)
+                self.result.carried = (self.result.carried or 0) + under.carried
+                self.result.faults += [Fault(check, f"{path.stem}: {detail}") for check, detail in under.faults]
+        self.before = {path: observe(path) for path in self.own_tables()}
+        self.until_settled("optimize", ROUNDS)
+
     def until_settled(self, command: str, rounds: int) -> None:
         """Runs `command` until it changes nothing; what it leaves must be what was there, each time."""
         for number in range(rounds):
@@ -286,7 +303,7 @@ def in_store(squire: Path, state: State, root: Path) -> None:
 
 
 def trial(squire: Path, state: State, place: str, templates: Path, python: Path | None) -> Result:
-    """One state in one place: the commands on one copy, the daemon on another."""
+    """One state in one place: the commands on one copy, the daemon on another, in a directory a rewrite under writers on a third."""
     result = Result(state.name, state.release, place, " ".join(state.about.split()))
     with tempfile.TemporaryDirectory(prefix=f"zoo-{state.name}-") as directory:
         base = Path(directory)
@@ -300,11 +317,22 @@ def trial(squire: Path, state: State, place: str, templates: Path, python: Path 
         else:
             age(root)
             # Base paths are absolute: a copy elsewhere would refer to the original, so each lane has its turn in place.
-            shutil.copytree(root, base / "kept", symlinks=True)
-            Keeper(squire, state, root, base / "squire.toml", result).commands()
-            shutil.rmtree(root)
-            (base / "kept").rename(root)
-            Keeper(squire, state, root, base / "squire.toml", result).daemon()
+            root.rename(base / "kept")
+            lanes = [Keeper.commands, Keeper.daemon]
+            if place == "directory":
+                lanes.append(Keeper.carry)
+            for lane in lanes:
+                shutil.copytree(base / "kept", root, symlinks=True)
+                lane(Keeper(squire, state, root, base / "squire.toml", result))
+                shutil.rmtree(root)
+            if place == "directory" and state.release == CURRENT:
+                shutil.copytree(templates / place, root, symlinks=True)
+                build(state, root, stable=True)
+                # Indexes that find what was deleted hold their fragments.
+                codes = state.expect.get("optimize", (0, ""))[0]
+                codes = (*(codes if isinstance(codes, tuple) else (codes,)), 3)
+                held = replace(state, expect={**state.expect, "optimize": (codes, "")})
+                Keeper(squire, held, root, base / "squire.toml", result).carry()
     judge(state, result)
     return result
 

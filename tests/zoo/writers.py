@@ -13,21 +13,25 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Callable
 
 os.environ.setdefault("LANCE_LOG", "ERROR")  # before Lance is imported: it warns of each query's columns
+os.environ["LANCE_ENABLE_UNSTABLE_DATA_OVERLAY_FILES"] = "1"  # which a release neither writes nor reads otherwise
 
 import lance
 import pyarrow as pa
+from lance.file import LanceFileWriter
+from lance.fragment import DataFile
 
-from oracle import differences, garbage, observe, scan, short
+from oracle import differences, garbage, is_blob, observe, scan, short
 from schemas import value
+from seams import run_stopped
 
 SEAMS = (
     "maintain.before_compact",
@@ -70,6 +74,32 @@ Write = Callable[[str], None]
 """A write to the table at a path, the same for the table and its twin."""
 
 
+def array_of(of: pa.Field, values: list) -> pa.Array:
+    return lance.blob_array(values) if "blob" in str(getattr(of.type, "extension_name", "")) else pa.array(values, of.type)
+
+
+def overlay(path: str, values: dict[int, int], version: str) -> None:
+    """Other values of n, by id, in files that lie over those of the fragments."""
+    dataset = lance.dataset(path)
+    listed = ", ".join(map(str, values))
+    found = dataset.to_table(columns=["id"], with_row_address=True, filter=f"id IN ({listed})").to_pylist()
+    field = next(f.id() for f in dataset.lance_schema.fields() if f.name() == "n")
+    groups = []
+    for fragment in sorted({row["_rowaddr"] >> 32 for row in found}):
+        rows = {row["_rowaddr"] & 0xFFFFFFFF: values[row["id"]] for row in found if row["_rowaddr"] >> 32 == fragment}
+        name = f"{uuid.uuid4()}.lance"
+        file = f"{path}/data/{name}"
+        schema = pa.schema([pa.field("n", pa.int32())])
+        with LanceFileWriter(file, schema, version=version) as writer:
+            writer.write_batch(pa.table([pa.array([rows[at] for at in sorted(rows)], pa.int32())], schema=schema))
+        major, minor = map(int, version.split("."))
+        data = DataFile(name, [field], [0], major, minor, os.path.getsize(file))
+        over = lance.LanceOperation.DataOverlayFile(data, sorted(rows))
+        groups.append(lance.LanceOperation.DataOverlayGroup(fragment, [over]))
+    if groups:
+        lance.LanceDataset.commit(path, lance.LanceOperation.DataOverlay(groups), read_version=dataset.version)
+
+
 class Case:
     """One table, its twin, and what is done to both."""
 
@@ -78,6 +108,7 @@ class Case:
         self.rng = random.Random(f"{seed}/{number}")
         self.table, self.twin = str(root / "t.lance"), str(root / "twin.lance")
         self.stable = self.rng.random() < 0.5
+        self.null_vectors = self.rng.random() < 0.3
         self.version = self.rng.choice(("2.0", "2.1", "2.2"))
         self.next_id, self.done, self.faults = 0, [], []
         self.foreign, self.outcome = False, Counter()
@@ -93,14 +124,20 @@ class Case:
         if of.name.startswith("labels"):
             return rng.sample(WORDS, rng.randint(0, 3))
         if of.name.startswith("vec"):
-            return [rng.random() for _ in range(DIMENSION)]
+            return None if self.null_vectors and rng.random() < 0.2 else [rng.random() for _ in range(DIMENSION)]
         if of.name.startswith("st"):
             return {"a": rng.randrange(50), "b": value(rng, pa.string())}
+        if pa.types.is_null(of.type):
+            return None
+        if is_blob(of):
+            # In the file, beside it, and in a file of its own.
+            return None if rng.random() < 0.2 else rng.randbytes(rng.choice((0, 40, 3_000, 70_000)))
         return value(rng, of.type)
 
     def rows(self, ids: list[int], schema: pa.Schema) -> pa.Table:
-        columns = [ids if f.name == "id" else [self.cell(f) for _ in ids] for f in schema]
-        return pa.table([pa.array(column, f.type) for column, f in zip(columns, schema)], schema=schema)
+        columns = [array_of(f, ids if f.name == "id" else [self.cell(f) for _ in ids]) for f in schema]
+        # A table's blobs are of another type than what is written to it.
+        return pa.table(columns, schema=pa.schema([f.with_type(c.type) for f, c in zip(schema, columns)]))
 
     def new_ids(self, count: int) -> list[int]:
         self.next_id += count
@@ -110,11 +147,17 @@ class Case:
         rng = self.rng
         kinds = [
             pa.dictionary(pa.int16(), pa.string()), pa.float16(), pa.timestamp("us", "UTC"), pa.decimal128(20, 4),
-            pa.large_binary(), pa.bool_(),
+            pa.large_binary(), pa.bool_(), pa.list_(pa.list_(pa.string())), pa.null(),
         ]  # fmt: skip
         if self.version > "2.0":  # which has no null structs
             kinds.append(pa.list_(pa.struct([("p", pa.int32()), ("q", pa.string())])))
+            kinds.append(pa.struct([("p", pa.struct([("q", pa.list_(pa.int16()))])), ("r", pa.float16())]))
+        if self.version > "2.1":
+            kinds.append(pa.map_(pa.string(), pa.int64()))
         extra = [pa.field(f"x{i}", kind) for i, kind in enumerate(rng.sample(kinds, 2))]
+        if rng.random() < 0.4:
+            # Version 2.2 makes it a blob of the second kind.
+            extra.append(pa.field("xb", pa.large_binary(), metadata={"lance-encoding:blob": "true"}))
         schema = pa.schema([
             pa.field("id", pa.int64()), pa.field("n", pa.int32()), pa.field("word", pa.string()),
             pa.field("text", pa.string()), pa.field("labels", pa.list_(pa.string())),
@@ -124,7 +167,8 @@ class Case:
         for _ in range(rng.randint(4, 9)):
             rows = self.rows(self.new_ids(rng.randint(5, 60)), schema)
             options = {"enable_stable_row_ids": self.stable, "data_storage_version": self.version}
-            lance.write_dataset(rows, self.table, mode="append" if os.path.exists(self.table) else "create", **options)
+            mode = "append" if os.path.exists(self.table) else "create"
+            schema = lance.write_dataset(rows, self.table, mode=mode, **options).schema
         for name in rng.sample(sorted(INDEXES), rng.randint(0, 3)):
             self.index(name)(self.table)
         if rng.random() < 0.7:
@@ -151,13 +195,16 @@ class Case:
     def draw(self) -> tuple[str, Write]:
         """One random write. What it depends on is drawn here, so that both tables get the same."""
         rng = self.rng
-        schema = lance.dataset(self.twin).schema
+        schema, described = lance.dataset(self.twin).schema, lance.dataset(self.table).describe_indices()
         some = sorted(rng.sample(range(self.next_id), min(self.next_id, rng.randint(1, 12))))
         listed = ", ".join(map(str, some))
         kind = rng.choices(
-            ["append", "delete", "update", "merge", "overwrite", "add", "drop", "rename", "compact", "index", "tag"],
-            [6, 6, 6, 6, 1, 1, 1, 1, 1, 1, 1],
-        )[0]
+            ["append", "delete", "update", "merge", "overlay", "overwrite", "add", "add nulls", "drop", "rename",
+             "compact", "index", "extend", "tag"],
+            [6, 6, 6, 6, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+        )[0]  # fmt: skip
+        if kind == "compact" and self.stable and any(i.name[:3] in ("INV", "IVF") for i in described):
+            kind = "tag"  # Lance's own compaction lets these find what was deleted
         if kind == "append":
             rows = self.rows(self.new_ids(rng.randint(1, 30)), schema)
             return kind, lambda path: lance.write_dataset(rows, path, mode="append")
@@ -173,11 +220,17 @@ class Case:
             rows = self.rows(some + self.new_ids(rng.randint(0, 1)), schema)
             merge = lambda path: lance.dataset(path).merge_insert("id").when_matched_update_all()  # noqa: E731
             return kind, lambda path: merge(path).when_not_matched_insert_all().execute(rows)
+        if kind == "overlay":
+            values = {row: rng.randrange(99) for row in some}
+            return kind, lambda path: overlay(path, values, self.version)
         if kind == "overwrite":
             rows = self.rows(self.new_ids(rng.randint(1, 40)), schema)
             return kind, lambda path: lance.write_dataset(rows, path, mode="overwrite")
         if kind == "add":
             column = {f"c{rng.randrange(10**6)}": "id * 2"}
+            return kind, lambda path: lance.dataset(path).add_columns(column)
+        if kind == "add nulls":
+            column = pa.field(f"c{rng.randrange(10**6)}", rng.choice((pa.string(), pa.list_(pa.int64()))))
             return kind, lambda path: lance.dataset(path).add_columns(column)
         if kind in ("drop", "rename"):
             column = rng.choice([name for name in schema.names if name[0] in "cx"] or ["x0"])
@@ -187,6 +240,8 @@ class Case:
             return f"rename {column}", lambda path: lance.dataset(path).alter_columns(change)
         if kind == "compact":
             return kind, lambda path: path == self.table and lance.dataset(path).optimize.compact_files()
+        if kind == "extend":
+            return kind, lambda path: lance.dataset(path).optimize.optimize_indices()
         if kind == "index":
             name = rng.choice(sorted(INDEXES))
             return f"index {name}", self.index(name)
@@ -202,6 +257,7 @@ class Case:
                 self.done.append(f"({said}: {short(error)[:60]})")
                 continue
             self.done.append(said)
+            self.outcome["writes"] += 1
             self.foreign |= said == "compact"
             try:
                 write(self.table)
@@ -216,23 +272,15 @@ class Case:
         fragments, verify = rng.choice((2, 3, 32)), rng.choice(("counts", "sample", "full"))
         config.write_text(CONFIG.format(fragments=fragments, verify=verify))
         stops = {seam: rng.choice((1, 1, 2, 3)) for seam in rng.sample(SEAMS, rng.randint(1, 4))}
-        armed = [f"{seam}={f'{nth - 1}*off->' if nth > 1 else ''}1*return(stop)" for seam, nth in stops.items()]
-        environment = os.environ | {"FAILPOINTS": ";".join(armed), "RUST_BACKTRACE": "0"}
         self.done.append(f"optimize stopped at {stops}, tasks of {fragments}")
         line = [str(self.squire), "optimize", self.table, "--json", "--config", str(config)]
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            process = subprocess.Popen(line, env=environment, stdout=out, stderr=err)
-            # One that hangs is ended, and says so by its exit code.
-            signal.signal(signal.SIGALRM, lambda *_: process.kill())
-            signal.alarm(LIMIT)
-            while os.WIFSTOPPED(status := os.waitpid(process.pid, os.WUNTRACED)[1]):
-                self.outcome["stopped"] += 1
-                self.write()
-                process.send_signal(signal.SIGCONT)
-            signal.alarm(0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            out.seek(0), err.seek(0)
-            self.answered("optimize", process.returncode, out.read(), err.read(), (0, 75))
+
+        def meanwhile() -> None:
+            self.outcome["stopped"] += 1
+            self.write()
+
+        code, out, err = run_stopped(line, stops, meanwhile, LIMIT)
+        self.answered("optimize", code, out, err, (0, 75))
 
     def run(self, verb: str) -> None:
         line = [str(self.squire), verb, self.table, "--json"]
@@ -243,6 +291,8 @@ class Case:
         if code == 3 and HELD in out:
             self.outcome["held"] += 1
             return
+        if code == 75:
+            self.outcome["given up"] += 1
         if code not in fine:
             self.faults.append(f"{verb} ended with {code}: {(out + err).decode(errors='replace')[:600]}")
             return

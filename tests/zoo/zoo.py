@@ -85,9 +85,8 @@ def one(squire: Path, name: str, place: str, templates: Path, seed: int, count: 
 
 
 def commands_of(result: Result) -> str:
-    return " ".join(
-        f"{command.replace(' --dry-run', '?')}={','.join(map(str, codes))}" for command, codes in result.codes.items()
-    )
+    said = [f"{command.replace(' --dry-run', '?')}={','.join(map(str, codes))}" for command, codes in result.codes.items()]
+    return " ".join(said + ([f"carried={result.carried}"] if result.carried is not None else []))
 
 
 def line(result: Result) -> str:
@@ -154,9 +153,10 @@ def main() -> int:
     write(results, args.out)
     verdicts = {v: sum(r.verdict == v for r in results) for v in ("ok", "known", "skip", "FAIL")}
     summary = ", ".join(f"{n} {v}" for v, n in verdicts.items() if n)
+    carried = sum(1 for r in results if r.carried)
     seeded = f", seed {seed}" if count else ""
     print(
-        f"{len(states)} states, {len(results)} trials: {summary} in {time.monotonic() - started:.0f} s{seeded}; {args.out}/zoo.tsv"
+        f"{len(states)} states, {len(results)} trials: {summary}, {carried} carried in {time.monotonic() - started:.0f} s{seeded}; {args.out}/zoo.tsv"
     )
     return 1 if verdicts["FAIL"] else 0
 

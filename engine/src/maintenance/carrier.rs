@@ -5,15 +5,17 @@
 //! 2. It rehearses the rewrite as if nothing had been deleted: fragments get their ids, and indexes follow.
 //! 3. It writes what was deleted meanwhile as deletion files of the new fragments, whose names hold those ids.
 //! 4. It rehearses that above HEAD, looks at it, and commits it at exactly the next version: nothing lands between what
-//!    was compared and what is committed. A slot that is lost leads back to 1, not to another rewrite.
+//!    was compared and what is committed. A slot that is lost leads back to 1, not to another rewrite; after many of them,
+//!    to 1 some time later.
 
 use super::carry::{
-    Change, Coverage, Source, carry, comparable, compare, neighbours, same_coverage,
+    Change, Coverage, Next, Patience, Source, carry, comparable, compare, neighbours, same_coverage,
 };
 use super::index_proof::prove_followers;
 use super::listed::{followers, ids_of};
 use super::plan::beyond_us;
 use super::run::Run;
+use crate::clock::Backoff;
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::proof::{Rewrite, Verify};
 use crate::store::{Slot, Store, fragment_bytes, own_file};
@@ -32,9 +34,7 @@ use lance_table::io::manifest::read_manifest_indexes;
 use roaring::{RoaringBitmap, RoaringTreemap};
 use squire_failpoints::{Seam, hit};
 use std::sync::Arc;
-
-/// How often the carrier looks at HEAD anew before it gives the results up.
-const TRIES: usize = 12;
+use std::time::Duration;
 
 /// What carries the results of one batch.
 pub(super) struct Carrier<'a> {
@@ -95,10 +95,11 @@ struct Prepared {
 }
 
 impl Carrier<'_> {
-    /// Lands what still holds of `results`, whose commit was `lost`; also gives the version that has it.
+    /// Lands what still holds of `results`, whose commit was `lost`; also gives the version that has it. While writers come
+    /// first again and again, it waits for them.
     ///
     /// # Errors
-    /// `lost`, or what was lost last, when nothing holds or HEAD does not rest.
+    /// `lost`, or what was lost last, when nothing holds; `Cancelled` when the run is asked to stop.
     pub(super) async fn land(
         &self,
         results: Vec<RewriteResult>,
@@ -108,8 +109,22 @@ impl Carrier<'_> {
         let mut results = results;
         let offered = results.len();
         let mut prepared = None;
-        for _ in 0..TRIES {
+        let mut patience = Patience::default();
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        // The version above which a commit was tried last.
+        let mut tried = None;
+        loop {
             let head = self.store.head_of(self.run).await?;
+            if let Some(version) = tried.take() {
+                match patience.next(head.manifest().version > version) {
+                    Next::AtOnce => {}
+                    Next::Later => {
+                        self.rest(&mut backoff).await?;
+                        continue;
+                    }
+                    Next::GiveUp => return Err(lost),
+                }
+            }
             let before = results.len();
             let carried = self.compare(&head, results).await?;
             results = carried.iter().map(|c| c.result.clone()).collect();
@@ -119,18 +134,19 @@ impl Carrier<'_> {
             if carried.len() < before {
                 prepared = None;
             }
-            let tried = match &prepared {
+            let Some(ready) = &prepared else {
                 // Ids are reserved by a version of their own: HEAD is another one afterwards.
-                None => match self.prepare(&head, &carried).await {
-                    Ok(made) => {
-                        prepared = Some(made);
-                        continue;
-                    }
-                    Err(e) => Err(e),
-                },
-                Some(prepared) => self.commit(&head, prepared, &carried).await,
+                match self.prepare(&head, &carried).await {
+                    Ok(made) => prepared = Some(made),
+                    Err(e) if e.disposition() != Disposition::Retry => return Err(e),
+                    Err(e) => match patience.next(false) {
+                        Next::GiveUp => return Err(e),
+                        Next::AtOnce | Next::Later => lost = e,
+                    },
+                }
+                continue;
             };
-            match tried {
+            match self.commit(&head, ready, &carried).await {
                 Ok(head) => {
                     let landed = Landed {
                         carried: true,
@@ -139,11 +155,26 @@ impl Carrier<'_> {
                     };
                     return Ok((landed, head));
                 }
-                Err(e) if e.disposition() == Disposition::Retry => lost = e,
+                Err(e) if e.disposition() == Disposition::Retry => {
+                    lost = e;
+                    tried = Some(head.manifest().version);
+                }
                 Err(e) => return Err(e),
             }
         }
-        Err(lost)
+    }
+
+    /// Waits before another try. A run that was taken for dead has nothing to wait for.
+    async fn rest(&self, backoff: &mut Backoff) -> Result<()> {
+        if !self.run.is_licensed().await? {
+            return Err(Error::conflict("the record of this run is gone"));
+        }
+        tracing::debug!(op = %self.run.op, target = %self.run.target, "what was rewritten waits for the writers");
+        let rest = async {
+            backoff.wait(self.store.clock(), &self.store.entropy).await;
+            Ok::<(), Error>(())
+        };
+        self.run.unless_cancelled(rest).await
     }
 
     /// Those of `results` that hold at `head`.
@@ -186,7 +217,9 @@ impl Carrier<'_> {
                 return Ok(None);
             };
             let change = compare(was, Some(is));
-            if change == Change::Other || rewritten.physical_rows != was.physical_rows {
+            let recounted =
+                was.physical_rows.is_some() && rewritten.physical_rows != was.physical_rows;
+            if change == Change::Other || recounted {
                 return Ok(None);
             }
             let before = deletions(self.base, was).await?;

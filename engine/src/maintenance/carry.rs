@@ -6,6 +6,7 @@
 //!
 //! A rewrite keeps the order of rows: the row that was the n-th to survive in its sources is the n-th of its targets.
 
+use lance_io::utils::CachedFileSize;
 use lance_table::format::{Fragment, Manifest};
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,11 +22,19 @@ pub(super) enum Change {
     Other,
 }
 
-/// Compares the fragment as it was read with the one that HEAD has under its id.
+/// Compares the fragment as it was read with the one that HEAD has under its id. Older releases did not write down how long
+/// a file is, nor the oldest how many rows a fragment has: whatever is committed next, by us too, adds that.
 pub(super) fn compare(was: &Fragment, is: Option<&Fragment>) -> Change {
-    let apart_from_deletions = |fragment: &Fragment| Fragment {
-        deletion_file: None,
-        ..fragment.clone()
+    let apart_from_deletions = |fragment: &Fragment| {
+        let mut fragment = Fragment {
+            deletion_file: None,
+            physical_rows: was.physical_rows.and(fragment.physical_rows),
+            ..fragment.clone()
+        };
+        for file in &mut fragment.files {
+            file.file_size_bytes = CachedFileSize::default();
+        }
+        fragment
     };
     match is {
         Some(is)
@@ -127,6 +136,46 @@ pub(super) fn carry(sources: &[Source], targets: &[u64]) -> Option<Vec<RoaringBi
     }
     let is_left = |(deleted, rows): (&RoaringBitmap, &u64)| deleted.len() < *rows;
     carried.iter().zip(targets).all(is_left).then_some(carried)
+}
+
+/// What comes after a try to land that was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Another try.
+    AtOnce,
+    /// Another try when the writers have had some time.
+    Later,
+    /// Nothing: it is not writers that it is lost to.
+    GiveUp,
+}
+
+/// Tries in a row that follow each other at once. A try takes a fraction of a second, so that a writer who comes first so
+/// often commits all the time.
+const HASTY: u32 = 12;
+
+/// The tries of one set of results. As long as it is writers who come first, what was rewritten holds, and waits.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    overtaken: u32,
+    failed: u32,
+}
+
+impl Patience {
+    /// A try was lost; `overtaken` says whether HEAD is another one since.
+    pub(super) fn next(&mut self, overtaken: bool) -> Next {
+        if overtaken {
+            self.overtaken += 1;
+        } else {
+            self.failed += 1;
+        }
+        if self.failed >= HASTY {
+            Next::GiveUp
+        } else if overtaken && self.overtaken >= HASTY {
+            Next::Later
+        } else {
+            Next::AtOnce
+        }
+    }
 }
 
 /// Deletions next to which rows are compared, in each fragment.

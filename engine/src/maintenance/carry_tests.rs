@@ -1,7 +1,9 @@
 use super::{
-    Change, Coverage, Source, carry, comparable, compare, holds, neighbours, same_coverage,
+    Change, Coverage, HASTY, Next, Patience, Source, carry, comparable, compare, holds, neighbours,
+    same_coverage,
 };
 use arrow_schema::{DataType, Field, Schema};
+use lance_io::utils::CachedFileSize;
 use lance_table::feature_flags::FLAG_STABLE_ROW_IDS;
 use lance_table::format::overlay::{DataOverlayFile, OverlayCoverage};
 use lance_table::format::{
@@ -52,6 +54,20 @@ fn only_deletions_may_change() {
     let mut uncounted = fragment();
     uncounted.physical_rows = None;
     assert_eq!(compare(&uncounted, Some(&uncounted)), Change::Other);
+}
+
+/// A fragment of an older release is the same when a newer one has added what that did not write down.
+#[test]
+fn what_a_newer_release_adds_to_a_fragment_changes_nothing() {
+    let mut was = fragment();
+    was.physical_rows = None;
+    let mut is = fragment();
+    is.files[0].file_size_bytes = CachedFileSize::new(1_472);
+    assert_eq!(compare(&was, Some(&is)), Change::None);
+    is.deletion_file = deletion(1);
+    assert_eq!(compare(&was, Some(&is)), Change::Deletions);
+    is.files[0].path = String::from("b.lance");
+    assert_eq!(compare(&was, Some(&is)), Change::Other);
 }
 
 #[test]
@@ -220,4 +236,18 @@ fn what_does_not_fit_is_not_carried() {
     assert_eq!(carry(&[outside, source(&[], &[])], &[8]), None);
     let nothing_left = source(&[1], &[0, 1, 2, 3]);
     assert_eq!(carry(&[nothing_left], &[3]), None);
+}
+
+/// A result that only writers keep from landing waits; one that is lost to a HEAD that rests is given up.
+#[test]
+fn only_writers_are_waited_for() {
+    let mut patience = Patience::default();
+    let tries: Vec<Next> = (0..1_000).map(|_| patience.next(true)).collect();
+    let (hasty, patient) = tries.split_at(HASTY as usize - 1);
+    assert!(hasty.iter().all(|next| *next == Next::AtOnce));
+    assert!(patient.iter().all(|next| *next == Next::Later));
+    let failures: Vec<Next> = (0..HASTY).map(|_| patience.next(false)).collect();
+    let (last, before) = failures.split_last().expect("several");
+    assert!(before.iter().all(|next| *next == Next::AtOnce));
+    assert_eq!(*last, Next::GiveUp);
 }

@@ -323,6 +323,7 @@ impl Rewriting<'_> {
             base: head,
         };
         let (landed, at) = carrier.land(results, lost).await?;
+        tracing::debug!(op = %self.run.op, target = %self.run.target, dropped = landed.dropped, "carried what was deleted meanwhile");
         *head = at;
         Ok(landed)
     }

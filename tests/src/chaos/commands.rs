@@ -8,6 +8,7 @@ use super::run::{Room, store_uri};
 use super::{Violations, now_us};
 use crate::squire;
 use rand::RngExt;
+use rand::rngs::StdRng;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,41 +18,80 @@ use std::process::{Command, Stdio};
 /// The exit codes that a command may end with here: done, failed, conflict or unknown.
 const CODES: [i32; 3] = [0, 1, 75];
 
-/// Runs commands until `stop` says so.
+/// Runs commands until the run is over.
 pub fn run(room: &Room, number: u32, processes: &Processes, violations: &Violations) {
-    let process = format!("c{number}.0");
-    let recorder = Recorder::open(&room.history().join(format!("{process}.jsonl")));
+    let mut commander = Commander::new(room, format!("c{number}.0"));
     let mut work = Workload::new(room.seed, 500 + number, 0);
-    let mut rng = rng(room.seed, &process);
-    let mut calls = 0;
     let mut repeat: Option<Begin> = None;
     while !room.is_over() {
-        calls += 1;
-        let call = format!("{process}/{calls:06}");
-        let mut begin = repeat.take().unwrap_or_else(|| Begin {
-            call: String::new(),
-            tag: call.clone(),
+        let begin = repeat
+            .take()
+            .unwrap_or_else(|| commander.begin(|tag| commandable(&mut work, tag)));
+        let (begin, answer) = commander.call(begin, processes, violations);
+        if answer == Answer::Unknown && commander.rng.random_bool(0.8) {
+            repeat = Some(begin);
+        }
+        std::thread::sleep(work.pause());
+    }
+}
+
+/// Someone who runs one command for each call.
+pub struct Commander<'a> {
+    room: &'a Room,
+    process: String,
+    recorder: Recorder,
+    rng: StdRng,
+    calls: u32,
+}
+
+impl<'a> Commander<'a> {
+    /// The one that the history calls `process`.
+    pub fn new(room: &'a Room, process: String) -> Self {
+        let recorder = Recorder::open(&room.history().join(format!("{process}.jsonl")));
+        let rng = rng(room.seed, &process);
+        Self {
+            room,
+            process,
+            recorder,
+            rng,
+            calls: 0,
+        }
+    }
+
+    /// A batch of its own of the changes that bear its tag.
+    pub fn begin(&self, changes: impl FnOnce(&str) -> BTreeMap<String, Change>) -> Begin {
+        let tag = format!("{}/{:06}", self.process, self.calls + 1);
+        Begin {
+            call: tag.clone(),
             at_us: 0,
-            changes: commandable(&mut work, &call),
+            changes: changes(&tag),
+            tag,
             reads: BTreeMap::new(),
             batched: true,
-        });
-        begin.call = call;
+        }
+    }
+
+    /// Records the next call, runs its command, records the answer.
+    pub fn call(
+        &mut self,
+        mut begin: Begin,
+        processes: &Processes,
+        violations: &Violations,
+    ) -> (Begin, Answer) {
+        self.calls += 1;
+        begin.call = format!("{}/{:06}", self.process, self.calls);
         begin.at_us = now_us();
-        recorder.record(&Event::Begin(begin.clone()));
-        let mischief = mischief(&mut rng, Part::Writer, &room.fault_log());
-        let (answer, op, error) = submit(room, &begin, &mischief, processes, violations);
-        recorder.record(&Event::End(End {
+        self.recorder.record(&Event::Begin(begin.clone()));
+        let mischief = mischief(&mut self.rng, Part::Writer, &self.room.fault_log());
+        let (answer, op, error) = submit(self.room, &begin, &mischief, processes, violations);
+        self.recorder.record(&Event::End(End {
             call: begin.call.clone(),
             at_us: now_us(),
             answer,
             op,
             error,
         }));
-        if answer == Answer::Unknown && rng.random_bool(0.8) {
-            repeat = Some(begin);
-        }
-        std::thread::sleep(work.pause());
+        (begin, answer)
     }
 }
 
@@ -118,9 +158,10 @@ fn submit(
     violations: &Violations,
 ) -> (Answer, Option<String>, Option<String>) {
     let directory = room.scratch().join(begin.call.replace('/', "-"));
+    let process = begin.call.split('.').next().unwrap_or("c");
+    let said = room.scratch().join(format!("{process}.json"));
     let mut arguments = arguments(&directory, &begin.changes);
     arguments.insert(1, store_uri(&room.store, mischief));
-    let said = room.scratch().join("said.json");
     let mut command = Command::new(squire());
     command
         .args(arguments)
@@ -128,7 +169,7 @@ fn submit(
         .args(["--batch-id", &begin.tag, "--message", &begin.tag])
         .stdin(Stdio::null())
         .stdout(File::create(&said).expect("a file"))
-        .stderr(room.log(begin.call.split('.').next().unwrap_or("c")));
+        .stderr(room.log(process));
     room.equip(&mut command, mischief);
     let id = processes.start(&begin.call, &mut command);
     let ended = processes.wait(id);

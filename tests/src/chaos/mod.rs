@@ -17,6 +17,7 @@
 pub mod check;
 pub mod commands;
 pub mod history;
+pub mod maintainer;
 pub mod model;
 pub mod observe;
 pub mod plan;

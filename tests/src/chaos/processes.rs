@@ -35,6 +35,8 @@ struct Victim {
     id: u64,
     name: String,
     child: Child,
+    /// Whether whoever started it wakes it at its seams.
+    led: bool,
     /// When it is woken, once it is stopped.
     wake: Option<Instant>,
     killed: bool,
@@ -75,6 +77,15 @@ pub struct Processes {
 impl Processes {
     /// Starts a child and gives its number.
     pub fn start(&self, name: &str, command: &mut Command) -> u64 {
+        self.begin(name, command, false)
+    }
+
+    /// The same for one that whoever starts it wakes at its seams.
+    pub fn lead(&self, name: &str, command: &mut Command) -> u64 {
+        self.begin(name, command, true)
+    }
+
+    fn begin(&self, name: &str, command: &mut Command, led: bool) -> u64 {
         let child = command.spawn().expect("a child starts");
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.counts.started.fetch_add(1, Ordering::Relaxed);
@@ -82,6 +93,7 @@ impl Processes {
             id,
             name: name.to_owned(),
             child,
+            led,
             wake: None,
             killed: false,
         };
@@ -100,6 +112,21 @@ impl Processes {
             self.counts.killed_at_seam.fetch_add(1, Ordering::Relaxed);
         }
         Some(Ended { status, killed })
+    }
+
+    /// Whether child `id` is stopped.
+    pub fn is_stopped(&self, id: u64) -> bool {
+        let running = self.running.lock().expect("children");
+        running.iter().any(|v| v.id == id && v.is_stopped())
+    }
+
+    /// Wakes child `id`.
+    pub fn wake(&self, id: u64) {
+        let running = self.running.lock().expect("children");
+        for victim in running.iter().filter(|v| v.id == id) {
+            self.counts.paused_at_seam.fetch_add(1, Ordering::Relaxed);
+            victim.signal(Signal::SIGCONT);
+        }
     }
 
     /// Waits for the end of child `id`.
@@ -138,7 +165,7 @@ impl Processes {
         let now = Instant::now();
         for victim in self.running.lock().expect("children").iter_mut() {
             match victim.wake {
-                None if victim.is_stopped() => {
+                None if !victim.led && victim.is_stopped() => {
                     self.counts.paused_at_seam.fetch_add(1, Ordering::Relaxed);
                     victim.wake = Some(now + millis(rng, 300..5_000));
                 }
@@ -158,8 +185,8 @@ impl Processes {
         }
         let chosen = rng.random_range(0..running.len());
         let victim = &mut running[chosen];
-        if victim.name.starts_with('d') && rng.random_bool(0.6) {
-            return; // Daemons need a few seconds to get anything done.
+        if victim.name.starts_with(['d', 'm']) && rng.random_bool(0.6) {
+            return; // Maintenance needs a few seconds to get anything done.
         }
         if rng.random_bool(0.45) {
             victim.killed = true;

@@ -158,6 +158,9 @@ fn faults(room: &Room) -> BTreeMap<String, u64> {
     faults
 }
 
+/// Lost commits of rewrites that landed all the same.
+pub const CARRIED: &str = "commits carried";
+
 /// What the processes said of themselves.
 #[derive(Debug, Default)]
 struct Said {
@@ -204,6 +207,8 @@ impl Said {
             ] {
                 *self.maintenance.entry(name).or_default() += count;
             }
+        } else if line.contains("carried what was deleted meanwhile") {
+            *self.maintenance.entry(CARRIED).or_default() += 1;
         } else if line.contains("stranded files reclaimed") {
             let bytes = field(line, "bytes").and_then(|n| n.parse::<u64>().ok());
             *self

@@ -5,11 +5,11 @@ use super::observe::{Counts as ReaderCounts, Desk, Observation, Told, ask_on, re
 use super::plan::{Mischief, Part, millis, mischief, rng};
 use super::processes::{ClockWatch, Processes, judge};
 use super::replay::Replay;
-use super::report::{Left, Report, alarms};
+use super::report::{CARRIED, Left, Report, alarms};
 use super::settle::settle;
 use super::spool::Producer;
 use super::writer::{NO_STORE, endow};
-use super::{TABLES, Violations, commands};
+use super::{TABLES, Violations, commands, maintainer};
 use crate::{Lake, squire};
 use rand::RngExt;
 use squire_engine::store::{Store, StoreOptions};
@@ -29,6 +29,8 @@ pub const DAEMONS: u32 = 2;
 pub const AGENTS: u32 = 2;
 /// Writers that run one command for each call.
 pub const COMMANDERS: u32 = 1;
+/// Maintainers that always carry.
+pub const MAINTAINERS: u32 = 1;
 /// Readers.
 const READERS: u32 = 2;
 
@@ -205,7 +207,12 @@ pub async fn run(settings: &Settings) -> Report {
         processes: &processes,
         readers: &readers,
     };
-    let report = Report::new(settings, tormented, left, verdict, violations.all());
+    let mut report = Report::new(settings, tormented, left, verdict, violations.all());
+    let carried = report.maintenance.get(CARRIED).copied().unwrap_or(0);
+    if report.violations.is_empty() && carried < settings.length.as_secs() / 60 {
+        let few = format!("only {carried} rewrites were carried");
+        report.violations.push(few);
+    }
     if report.violations.is_empty() && !settings.keep {
         std::fs::remove_dir_all(&room.directory).expect("the run's directory");
     } else {
@@ -333,6 +340,9 @@ fn keep_all(
     }
     for number in 0..COMMANDERS {
         start(Box::new(move |r, p, v| commands::run(r, number, p, v)));
+    }
+    for number in 0..MAINTAINERS {
+        start(Box::new(move |r, p, v| maintainer::run(r, number, p, v)));
     }
     start(Box::new(|room, processes, _| {
         processes.torment(room.seed, &|| room.is_over());

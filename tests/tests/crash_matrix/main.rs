@@ -3,6 +3,7 @@
 //!
 //! * [`crash_matrix`] is the data: for each operation the seams that it passes and what must come of it there. Each
 //!   cell is a test, `crash_matrix::<operation>::<action>::<seam>_<nth>`.
+//! * [`catalogue`] lists the operations, and the seams that are armed elsewhere.
 //! * [`subject`] says what each operation is: what stands before it, its command, what it does to the rows.
 //! * [`stories`] is what happens in a cell, one story for each action; [`plain`] the same for runs on plain tables.
 //! * [`ends`] is how every cell ends: the invariants that can be seen from outside, rows that are the committed
@@ -12,6 +13,7 @@
 //!
 //! The data is complete or a test is red: `passes_its_seams` runs each operation with all its seams logged and compares.
 
+mod catalogue;
 #[path = "matrix.rs"]
 mod crash_matrix;
 mod ends;

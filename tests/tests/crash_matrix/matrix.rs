@@ -216,6 +216,38 @@ operation! { compact of Compact {
     "maintain.inject_conflict" #1: "it can only report a conflict, and does in races::maintenance";
 } }
 
+// The same when others change and delete rows under the rewrite. ReserveFragments for a commit that is lost, and once more for the
+// one that is carried; the rewrite with its deletion files, the manifest.
+operation! { carry of Carry {
+    commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Failure Nothing;
+    commit_after_put_1: "commit.after_put" #1 killed Dropped, fails Success Done;
+    commit_before_put_2: "commit.before_put" #2 killed Dropped, fails Failure Nothing;
+    commit_after_put_2: "commit.after_put" #2 killed Dropped, fails Success Done;
+    maintain_before_journal_2: "maintain.before_journal" #2 killed Dropped, fails Failure Nothing;
+    maintain_after_journal_2: "maintain.after_journal" #2 killed Dropped, fails Failure Nothing;
+    maintain_after_carry_1: "maintain.after_carry" #1 killed Dropped, fails Failure Nothing;
+    commit_before_put_3: "commit.before_put" #3 killed Dropped, fails Failure Nothing;
+    commit_after_put_3: "commit.after_put" #3 killed Done, fails Success Done;
+    maintain_after_compact_1: "maintain.after_compact" #1 killed Done, fails Failure Done;
+    publish_after_load_1: "publish.after_load" #1 killed Done, fails Failure Done;
+    maintain_before_publish_1: "maintain.before_publish" #1 killed Done, fails Failure Done;
+    publish_before_commit_1: "publish.before_commit" #1 killed Done, fails Failure Done;
+    commit_before_put_4: "commit.before_put" #4 killed Done, fails Success Done;
+    commit_after_put_4: "commit.after_put" #4 killed Done, fails Success Done;
+    publish_after_commit_1: "publish.after_commit" #1 killed Done, fails Failure Done;
+    sidecar_before_delete_1: "sidecar.before_delete" #1 killed Done, fails Success Done;
+    sidecar_after_delete_1: "sidecar.after_delete" #1 killed Done, fails Success Done;
+} left out {
+    "sidecar.before_put" #1: "nothing was rewritten before: compact has it";
+    "sidecar.after_put" #1: "nothing was rewritten before: compact has it";
+    "maintain.before_compact" #1: "nothing was rewritten before: compact has it";
+    "maintain.after_plan" #1: "nothing was rewritten before: compact has it";
+    "maintain.before_journal" #1: "nothing was rewritten before: compact has it";
+    "maintain.after_journal" #1: "nothing was rewritten before: compact has it";
+    "maintain.after_rewrite" #1: "it stops there, for others to write: compact has it";
+    "maintain.inject_conflict" #1: "it can only report a conflict, and does in races::maintenance";
+} }
+
 // The index, the manifest. An index that cannot be built or extended is the run's failure.
 operation! { reindex of Reindex {
     sidecar_before_put_1: "sidecar.before_put" #1 killed Nothing, fails Failure Nothing;
@@ -252,6 +284,36 @@ operation! { plain_compact of Plain(Compact) {
     sidecar_before_delete_1: "sidecar.before_delete" #1 killed Done, fails Success Done;
     sidecar_after_delete_1: "sidecar.after_delete" #1 killed Done, fails Success Done;
 } left out {
+    "maintain.inject_conflict" #1: "it can only report a conflict, and does in races::maintenance";
+} }
+
+// The same again: an index follows for the commit that is lost, and once more. What it left then is reclaimed at the end.
+operation! { plain_carry of Plain(Carry) {
+    commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Failure Nothing;
+    commit_after_put_1: "commit.after_put" #1 killed Dropped, fails Success Done;
+    maintain_before_journal_2: "maintain.before_journal" #2 killed Dropped, fails Failure Nothing;
+    maintain_after_journal_2: "maintain.after_journal" #2 killed Dropped, fails Failure Nothing;
+    commit_before_put_2: "commit.before_put" #2 killed Dropped, fails Failure Nothing;
+    commit_after_put_2: "commit.after_put" #2 killed Dropped, fails Success Done;
+    maintain_before_journal_3: "maintain.before_journal" #3 killed Dropped, fails Failure Nothing;
+    maintain_after_journal_3: "maintain.after_journal" #3 killed Dropped, fails Failure Nothing;
+    maintain_before_journal_4: "maintain.before_journal" #4 killed Dropped, fails Failure Nothing;
+    maintain_after_journal_4: "maintain.after_journal" #4 killed Dropped, fails Failure Nothing;
+    maintain_after_carry_1: "maintain.after_carry" #1 killed Dropped, fails Failure Nothing;
+    commit_before_put_3: "commit.before_put" #3 killed Dropped, fails Failure Nothing;
+    commit_after_put_3: "commit.after_put" #3 killed Done, fails Success Done;
+    maintain_after_compact_1: "maintain.after_compact" #1 killed Done, fails Failure Done;
+    sidecar_before_delete_1: "sidecar.before_delete" #1 killed Done, fails Success Done;
+    sidecar_after_delete_1: "sidecar.after_delete" #1 killed Done, fails Success Done;
+    reclaim_before_delete_1: "reclaim.before_delete" #1 killed Done, fails Success Done;
+} left out {
+    "sidecar.before_put" #1: "nothing was rewritten before: plain_compact has it";
+    "sidecar.after_put" #1: "nothing was rewritten before: plain_compact has it";
+    "maintain.before_compact" #1: "nothing was rewritten before: plain_compact has it";
+    "maintain.after_plan" #1: "nothing was rewritten before: plain_compact has it";
+    "maintain.before_journal" #1: "nothing was rewritten before: plain_compact has it";
+    "maintain.after_journal" #1: "nothing was rewritten before: plain_compact has it";
+    "maintain.after_rewrite" #1: "it stops there, for others to write: plain_compact has it";
     "maintain.inject_conflict" #1: "it can only report a conflict, and does in races::maintenance";
 } }
 
@@ -417,76 +479,3 @@ mod two_tables_fail_for_good {
         resolve_before_settle_when_a_table_failed: "write.before_commit_table=1*off->1*return(error);resolve.before_settle=return(error)";
     }
 }
-
-/// The matrix.
-pub const OPERATIONS: &[&Operation] = &[
-    &append::OPERATION,
-    &two_tables::OPERATION,
-    &merge::OPERATION,
-    &delete::OPERATION,
-    &delete_by_key::OPERATION,
-    &overwrite::OPERATION,
-    &create::OPERATION,
-    &resolve_half::OPERATION,
-    &resolve_complete::OPERATION,
-    &resolve_create::OPERATION,
-    &reclaim::OPERATION,
-    &compact::OPERATION,
-    &reindex::OPERATION,
-    &plain_compact::OPERATION,
-    &plain_reindex::OPERATION,
-    &plain_reclaim::OPERATION,
-    &cleanup::OPERATION,
-    &repair_publish::OPERATION,
-    &repair_force::OPERATION,
-    &repair_discard::OPERATION,
-    &daemon_pass::OPERATION,
-];
-
-/// Seams that no operation of the matrix passes, and where they are armed.
-pub const ELSEWHERE: &[(&str, &str)] = &[
-    ("lease.before_put", "surface::holds kills holders there"),
-    ("lease.after_put", "surface::holds kills holders there"),
-    ("lease.before_delete", "surface::holds kills holders there"),
-    (
-        "cleanup.before_lease",
-        "surface::holds kills cleanups there",
-    ),
-    (
-        "agent.after_claim",
-        "surface::agent kills, stops and fails agents there",
-    ),
-    (
-        "maintain.after_carry",
-        "races::carry stops runs there, races::maintenance kills them and makes them fail",
-    ),
-    (
-        "claim.after_put",
-        "external::shared kills and stops daemons there; a single pass claims nothing",
-    ),
-    (
-        "claim.before_remove",
-        "external::shared kills daemons there; a single pass claims nothing",
-    ),
-    ("agent.after_count", "surface::agent kills agents there"),
-    (
-        "agent.while_claiming",
-        "surface::agent kills agents of a group there",
-    ),
-    (
-        "agent.while_parting",
-        "surface::agent kills agents of a group there",
-    ),
-    (
-        "agent.while_finishing",
-        "surface::agent kills agents of a group there",
-    ),
-    (
-        "agent.before_commit",
-        "surface::agent kills, stops and fails agents there",
-    ),
-    (
-        "agent.after_commit",
-        "surface::agent kills, stops and fails agents there",
-    ),
-];

@@ -2,6 +2,7 @@
 //! Lance alone.
 
 use crate::{Action, Fate, Operation, Row, Says, table};
+use nix::sys::signal::Signal;
 use squire_tests::plain::Plain;
 use squire_tests::{Child, Lake, armed, tree};
 
@@ -10,6 +11,8 @@ use squire_tests::{Child, Lake, armed, tree};
 pub enum PlainSubject {
     /// A compaction.
     Compact,
+    /// A compaction of an indexed table under which others change and delete rows, so that it has to carry.
+    Carry,
     /// The extension of an index.
     Reindex,
     /// The removal of what a compaction left that died before it committed.
@@ -33,6 +36,9 @@ impl Scene {
         }
         plain.append(10..13).await;
         plain.append(20..23).await;
+        if subject == PlainSubject::Carry {
+            plain.index().await;
+        }
         if subject == PlainSubject::Reclaim {
             let seam = "maintain.after_rewrite=1*return(kill)";
             lake.with_seam(seam, &["optimize", &plain.uri]).killed();
@@ -47,11 +53,25 @@ impl Scene {
     fn start(&self, failpoints: &str) -> Child {
         let uri = &self.plain.uri;
         let args: &[&str] = match self.subject {
-            PlainSubject::Compact => &["optimize", uri],
+            PlainSubject::Compact | PlainSubject::Carry => &["optimize", uri],
             PlainSubject::Reindex => &["reindex", uri],
             PlainSubject::Reclaim => &["recover", uri, "--force"],
         };
         self.lake.with_seam(failpoints, args)
+    }
+
+    /// Starts what goes wrong. What is to be carried happens on the way.
+    async fn begin(&mut self, failpoints: &str) -> Child {
+        if self.subject != PlainSubject::Carry {
+            return self.start(failpoints);
+        }
+        let rewritten = armed("maintain.after_rewrite", 1, "stop");
+        let mut child = self.start(&format!("{rewritten};{failpoints}"));
+        child.wait_stopped();
+        self.plain.update(11).await;
+        self.plain.delete(21).await;
+        child.signal(Signal::SIGCONT);
+        child
     }
 
     async fn others_write(&mut self, first: i64) {
@@ -79,6 +99,8 @@ impl Scene {
         let table = &status["tables"][0];
         match self.subject {
             PlainSubject::Compact => table["fragments"] == 1,
+            // And what was changed meanwhile.
+            PlainSubject::Carry => table["fragments"] == 2,
             PlainSubject::Reindex => table["indexes"][0]["unindexed_rows"] == 0,
             PlainSubject::Reclaim => status["stranded_bytes"] == 0,
         }
@@ -107,7 +129,7 @@ impl Scene {
     }
 
     async fn stopped(&mut self, row: &Row, action: Action) {
-        let mut child = self.start(&armed(row.seam, row.nth, "stop"));
+        let mut child = self.begin(&armed(row.seam, row.nth, "stop")).await;
         child.wait_stopped();
         self.assert_reached(row);
         let resolve_only = action == Action::StoppedWhileOthersResolve;
@@ -165,14 +187,16 @@ pub async fn play(subject: PlainSubject, operation: &Operation, action: Action, 
     let mut scene = Scene::new(subject).await;
     match action {
         Action::Killed => {
-            let done = scene.start(&armed(row.seam, row.nth, "kill")).wait();
+            let child = scene.begin(&armed(row.seam, row.nth, "kill")).await;
+            let done = child.wait();
             assert_eq!(done.code, None, "it was not killed: {done:?}");
             scene.assert_reached(row);
             scene.assert_fate(row.killed).await;
         }
         Action::Failed => {
             let (says, fate) = row.failed;
-            let done = scene.start(&armed(row.seam, row.nth, "error")).wait();
+            let child = scene.begin(&armed(row.seam, row.nth, "error")).await;
+            let done = child.wait();
             scene.assert_reached(row);
             assert_eq!(done.code == Some(0), says == Says::Success, "{done:?}");
             assert!(done.code.is_some_and(|c| c != 101), "{done:?}");
@@ -188,7 +212,7 @@ pub async fn play(subject: PlainSubject, operation: &Operation, action: Action, 
 
 /// The seams that it passes when nothing goes wrong.
 pub async fn seams_passed(subject: PlainSubject) -> Vec<String> {
-    let scene = Scene::new(subject).await;
-    scene.start("").wait().ok();
+    let mut scene = Scene::new(subject).await;
+    scene.begin("").await.wait().ok();
     scene.lake.seams_passed()
 }

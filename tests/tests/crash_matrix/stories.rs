@@ -87,7 +87,7 @@ async fn assert_fate(scene: &Scene, fate: Fate) {
         scene.lake.daemon_pass("0s").ok();
     } else if matches!(
         subject,
-        Subject::Compact | Subject::Reindex | Subject::Create
+        Subject::Compact | Subject::Carry | Subject::Reindex | Subject::Create
     ) {
         scene.others_recover();
     } else if subject != Subject::Cleanup {

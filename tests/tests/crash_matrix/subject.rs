@@ -7,8 +7,9 @@ use arrow_schema::{DataType, Field, Schema};
 use lance::Dataset;
 use lance::dataset::optimize::{CompactionOptions, compact_files};
 use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
+use nix::sys::signal::Signal;
 use serde_json::Value;
-use squire_tests::{Child, Done, Lake};
+use squire_tests::{Child, Done, Lake, armed};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -34,6 +35,8 @@ pub enum Subject {
     Create,
     /// A compaction.
     Compact,
+    /// A compaction under which others change and delete rows, so that it has to carry.
+    Carry,
     /// The building of a declared index.
     Reindex,
     /// The removal of old versions, of two tables and the manifest, with the archive before it.
@@ -64,6 +67,10 @@ const VICTIM: &str = "victim";
 const OTHER: &str = "other";
 /// And once more.
 const LATER: &str = "later";
+/// Who changes a row under a rewrite, and adds one.
+const CHANGER: &str = "changer";
+/// Who deletes a row under a rewrite.
+const DELETER: &str = "deleter";
 /// The table that [`Subject::Create`] makes.
 const MADE: &str = "made";
 /// Four fragments are enough for a compaction, and operations run one after the other.
@@ -121,7 +128,7 @@ impl Subject {
     /// How many commits stand before it, each of them a fragment of three rows in every table.
     fn commits(self) -> i64 {
         match self {
-            Self::Compact | Self::Reindex | Self::Reclaim | Self::Cleanup => 4,
+            Self::Compact | Self::Carry | Self::Reindex | Self::Reclaim | Self::Cleanup => 4,
             _ => 2,
         }
     }
@@ -149,7 +156,7 @@ impl Subject {
             }
             Self::Overwrite => vec!["write", uri, "a", &file, "--mode", "overwrite"],
             Self::Create => vec!["create", uri, MADE, "--schema", &schema, "--key", "id"],
-            Self::Compact => vec!["optimize", uri, "--table", "a"],
+            Self::Compact | Self::Carry => vec!["optimize", uri, "--table", "a"],
             Self::Reindex => vec!["reindex", uri, "--table", "a"],
             Self::Cleanup => return vec![uri.to_owned()],
             Self::DaemonPass => {
@@ -189,6 +196,8 @@ impl Subject {
                 rows.insert(1, format!("{OTHER}-1"));
             }
             (LATER, _) => rows.extend(named(LATER, 300..303)),
+            (CHANGER, _) => rows.extend([11, 400].map(|id| (id, format!("{CHANGER}-{id}")))),
+            (DELETER, _) => drop(rows.remove(&21)),
             (VICTIM, Self::Delete | Self::DeleteByKey) => drop(rows.remove(&1)),
             (VICTIM, Self::Merge) => {
                 rows.extend([1, 100, 101].map(|id| (id, format!("{VICTIM}-{id}"))))
@@ -310,8 +319,21 @@ impl Scene {
         assert_eq!(done.code, None, "{done:?}");
     }
 
-    /// Starts the operation that goes wrong.
+    /// Starts the operation that goes wrong. What is to be carried happens on the way.
     pub fn start(&self, failpoints: &str) -> Child {
+        if self.subject != Subject::Carry {
+            return self.start_undisturbed(failpoints);
+        }
+        let rewritten = armed("maintain.after_rewrite", 1, "stop");
+        let mut child = self.start_undisturbed(&format!("{rewritten};{failpoints}"));
+        child.wait_stopped();
+        self.write(CHANGER, "merge", [11, 400]);
+        self.write(DELETER, "delete", [21]);
+        child.signal(Signal::SIGCONT);
+        child
+    }
+
+    fn start_undisturbed(&self, failpoints: &str) -> Child {
         let command = self.subject.command(&self.lake);
         let mut args: Vec<&str> = command.iter().map(String::as_str).collect();
         if self.subject == Subject::Cleanup {
@@ -332,7 +354,7 @@ impl Scene {
     /// Runs it once more, as whoever finds it undone does. It must succeed now.
     pub fn repeat(&self) {
         if !self.subject.is_write() {
-            self.start("").wait().ok();
+            self.start_undisturbed("").wait().ok();
         }
     }
 
@@ -399,6 +421,8 @@ impl Scene {
         let status = || self.lake.status()["tables"][0].clone();
         match self.subject {
             Subject::Compact => status()["fragments"] == 1,
+            // And what was changed meanwhile.
+            Subject::Carry => status()["fragments"] == 2,
             Subject::Reindex => status()["indexes"][0]["missing"] == false,
             Subject::RepairPublish | Subject::RepairForce | Subject::RepairDiscard => {
                 let table = status();

@@ -1,6 +1,6 @@
 //! The matrix as a table, after a run: `make matrix`.
 
-use crate::crash_matrix::{ELSEWHERE, OPERATIONS};
+use crate::catalogue::{ELSEWHERE, OPERATIONS};
 use crate::{Action, Operation, Row};
 use squire_failpoints::{Guard, Seam};
 use std::collections::BTreeSet;

@@ -330,3 +330,60 @@ async fn what_was_overtaken_is_not_rewritten() {
     assert_eq!(report["reclaimed_bytes"], 0, "{report}");
     plain.assert_whole().await;
 }
+
+/// A writer comes first at every try, many times over: what was rewritten waits, and lands when the writer rests.
+#[tokio::test]
+async fn what_loses_every_slot_is_not_rewritten() {
+    const TRIES: i64 = 16;
+    let mut plain = Plain::new(false, true).await;
+    let every_try = format!("maintain.after_carry={TRIES}*return(stop)");
+    let rewritten = armed("maintain.after_rewrite", 1, "stop");
+    let mut child = plain.stop(&format!("{rewritten};{every_try}"));
+    plain.delete("id = 1").await;
+    let mut tries = 0;
+    child.signal(Signal::SIGCONT);
+    while child.stopped_or_ended() {
+        tries += 1;
+        plain.append(100 + tries..101 + tries).await;
+        if tries % 4 == 0 {
+            plain.delete(&format!("id = {}", 1 + tries)).await;
+        }
+        child.signal(Signal::SIGCONT);
+    }
+    let done = child.wait().ok().json();
+    assert_eq!(tries, TRIES);
+    let report = report(&done);
+    assert_eq!(report["conflicts"], 0, "{report}");
+    assert_eq!(report["carried"], 1, "{report}");
+    assert_eq!(report["fragments_removed"], 4, "{report}");
+    plain.assert_whole().await;
+    assert_eq!(plain.stray_deletions().await, Vec::<String>::new());
+}
+
+/// A run that waits for writers stops when it is asked to, and leaves nothing.
+#[tokio::test]
+async fn a_run_that_waits_for_writers_can_be_stopped() {
+    let mut plain = Plain::new(false, false).await;
+    let rewritten = armed("maintain.after_rewrite", 1, "stop");
+    let mut child = plain.stop(&format!("{rewritten};maintain.after_carry=return(stop)"));
+    plain.delete("id = 1").await;
+    let before = plain.open().await.count_fragments();
+    child.signal(Signal::SIGCONT);
+    let mut tries = 0;
+    while child.stopped_or_ended() {
+        tries += 1;
+        if tries == 20 {
+            child.signal(Signal::SIGINT);
+        }
+        assert!(tries < 40, "it goes on");
+        plain.append(100 + tries..101 + tries).await;
+        child.signal(Signal::SIGCONT);
+    }
+    let done = child.wait().json();
+    let report = report(&done);
+    assert_eq!(report["cancelled"], true, "{report}");
+    assert_eq!(report["carried"], 0, "{report}");
+    assert!(plain.open().await.count_fragments() > before);
+    plain.assert_whole().await;
+    assert_eq!(plain.stray_deletions().await, Vec::<String>::new());
+}
