@@ -47,8 +47,8 @@ mod verify;
 pub use archive::ArchiveReport;
 pub(crate) use cleanup::ReferenceMemo;
 pub use cleanup::{
-    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, Held, Hold, HoldKind, Holding,
-    Retention, Spare, TableCleanup,
+    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, DroppedCleanup, Held, Hold,
+    HoldKind, Holding, Retention, Spare, TableCleanup,
 };
 pub use compact::CompactionLimits;
 pub(crate) use health::own_file;

@@ -25,10 +25,27 @@ impl Store {
         head: &Dataset,
         slot: Option<Slot>,
     ) -> Result<Dataset> {
-        let registry = self.session().store_registry();
-        let session = Arc::new(Session::new(CACHE_BYTES, CACHE_BYTES, registry));
         let guard = self.guard_at(run, slot).rehearsing();
-        self.guarded(run, head, guard, session).await
+        self.guarded(run, head, guard, self.own_session()).await
+    }
+
+    /// A handle of `pinned`, the dataset at `path`, through which a write rehearses what it will commit right above it.
+    pub(crate) async fn rehearsal_of(&self, path: &str, pinned: &Dataset) -> Result<Dataset> {
+        let location = pinned.manifest_location().clone();
+        let slot = Slot {
+            version: location.version + 1,
+            naming: location.naming_scheme,
+        };
+        let builder = self.builder(path).with_version(location.version);
+        let guard = self.guard().at(slot).rehearsing().knowing(location);
+        let builder = builder.with_commit_handler(Arc::new(guard));
+        let opened = builder.with_session(self.own_session()).load().await?;
+        Ok(self.writing(&opened))
+    }
+
+    fn own_session(&self) -> Arc<Session> {
+        let registry = self.session().store_registry();
+        Arc::new(Session::new(CACHE_BYTES, CACHE_BYTES, registry))
     }
 
     /// The same, through which `run` commits.

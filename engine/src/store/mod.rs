@@ -26,6 +26,7 @@ pub mod state;
 mod tables;
 
 use at_work::AtWork;
+pub(crate) use beside::is_incarnation;
 pub use claims::{Claim, Claimed};
 pub use durability::Durability;
 pub(crate) use files::{FileFacts, Width};

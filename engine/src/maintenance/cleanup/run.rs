@@ -1,5 +1,6 @@
 //! Runs a plan: archives, publishes floors, deletes below them.
 
+use super::dropped::removal_update;
 use super::{CleanupPlan, CleanupReport, MAX_CLOCK_SKEW, TableCleanup};
 use crate::commit::publish::{Record, Rounds};
 use crate::error::{Disposition, Error, ErrorKind, Result, caught};
@@ -7,6 +8,7 @@ use crate::events::ProtocolEvent;
 use crate::ids::TableName;
 use crate::maintenance::tasks::TaskBounds;
 use crate::maintenance::{Amounts, CompactionLimits, Oversight, Target, Verify};
+use crate::store::state::Removal;
 use crate::store::{COMMITS_PATH, Store};
 use lance::Dataset;
 use lance::dataset::cleanup::CleanupPolicyBuilder;
@@ -81,6 +83,7 @@ impl Store {
             oversight.did(1);
             hit(Seam::CleanupAfterTable)?;
         }
+        self.remove_dropped(&plan, oversight, &mut report).await?;
         if let (Some(manifest), Some(floor)) = (&plan.manifest, manifest_floor) {
             let versions = manifest
                 .versions
@@ -150,6 +153,12 @@ impl Store {
             {
                 updates.push((format!("op/{decision}"), None));
             }
+            for dropped in plan.dropped.iter().filter(|dropped| dropped.goes()) {
+                updates.extend(removal_update(snapshot, &dropped.path, Removal::Expired)?);
+            }
+            let forgotten = plan.forgotten.iter();
+            let forgotten = forgotten.filter(|path| snapshot.state.dropped.contains_key(*path));
+            updates.extend(forgotten.map(|path| (format!("dropped/{path}"), None)));
             if updates.is_empty() {
                 return Ok(None);
             }
