@@ -46,7 +46,7 @@ use conform::Conformer;
 pub(crate) use conform::decoded_bytes;
 pub(crate) use error::{FormatError, Shown};
 pub(crate) use limits::InputLimits;
-pub(crate) use schema_file::read_schema_file;
+pub(crate) use schema_file::{parse_type, read_schema_file};
 pub(crate) use shape::{Coerced, Coercion, Given, Reading, Setting, Shape, check_coercions};
 pub(crate) use source::Input;
 use source::Source;

@@ -40,15 +40,16 @@ impl Store {
                 format!("table {table} was made again since; take a fresh snapshot"),
             ));
         }
-        let floor = latest.floor(table);
+        let floor = latest.floor_at(table, &entry.path);
         if entry.version < floor && !self.is_held(&latest, snapshot.version()).await? {
-            return Err(Error::new(
-                ErrorKind::Expired,
-                format!(
+            let why = match floor {
+                u64::MAX => format!("table {table} was dropped, and its files are removed"),
+                floor => format!(
                     "table {table}: version {} is below the floor {floor}; take a fresh snapshot",
                     entry.version
                 ),
-            ));
+            };
+            return Err(Error::new(ErrorKind::Expired, why));
         }
         self.open_pinned(entry).await
     }

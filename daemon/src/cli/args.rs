@@ -59,6 +59,20 @@ pub(crate) enum Command {
     ///
     /// Example: squire delete ./lake flights --where "dep_time IS NULL"
     Delete(DeleteArgs),
+    /// Change one column of a table: add, drop, rename or widen it.
+    ///
+    /// No row is written anew but for a widened column. Writers that read the older columns are retried, or refused with the column.
+    ///
+    /// Example: squire alter ./lake planes add owner utf8
+    #[command(subcommand_value_name = "CHANGE", subcommand_help_heading = "Changes")]
+    Alter(AlterArgs),
+    /// Drop a table: the store shows it no more.
+    ///
+    /// Snapshots from before show it until the retention has passed; then its files go with cleanup. A table that is created again under
+    /// its name is another one, in another folder.
+    ///
+    /// Example: squire drop ./lake planes
+    Drop(DropArgs),
     /// Commit a batch directory: several tables, one commit.
     ///
     /// Example: squire commit ./lake ./batch-2013-01-01 --batch-id 2013-01-01
@@ -244,6 +258,70 @@ pub(crate) struct IndexArgs {
     /// The index's name; COLUMN_idx by default.
     #[arg(long)]
     pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DropArgs {
+    pub(crate) store: String,
+    pub(crate) table: String,
+    /// Also when versions stand above what the store shows that something else committed: they go with it.
+    #[arg(long)]
+    pub(crate) discard_drift: bool,
+    /// The commit message.
+    #[arg(long, default_value = "")]
+    pub(crate) message: String,
+    /// Check everything, say what would be dropped, and drop nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AlterArgs {
+    pub(crate) store: String,
+    pub(crate) table: String,
+    #[command(subcommand)]
+    pub(crate) change: AlterCommand,
+}
+
+/// A column within others is named by its path: address.city.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AlterCommand {
+    /// Add a column that is null in every row.
+    ///
+    /// Example: squire alter ./lake planes add owner utf8
+    Add(AlterTypeArgs),
+    /// Take a column away; snapshots from before still show it.
+    ///
+    /// Example: squire alter ./lake planes drop owner
+    Drop {
+        column: String,
+        #[command(flatten)]
+        commit: CommitFlags,
+    },
+    /// Give a column another name.
+    ///
+    /// Example: squire alter ./lake planes rename owner operator
+    Rename {
+        column: String,
+        /// The new name, without the path to it.
+        name: String,
+        #[command(flatten)]
+        commit: CommitFlags,
+    },
+    /// Give a column a type that holds every value of the one it has. The column is written anew, and compared.
+    ///
+    /// Example: squire alter ./lake planes widen seats int64
+    Widen(AlterTypeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AlterTypeArgs {
+    pub(crate) column: String,
+    /// A type as in a schema file: int64, utf8, decimal128<18,2>, list<int32>, struct<lat:float64,lon:float64>, ...
+    #[arg(value_name = "TYPE")]
+    pub(crate) data_type: String,
+    #[command(flatten)]
+    pub(crate) commit: CommitFlags,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

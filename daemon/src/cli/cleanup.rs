@@ -10,7 +10,8 @@ use crate::run::{CLEANED_AS_A_WHOLE, cleanup_policies, neighbours};
 use serde_json::json;
 use squire_engine::error::{Error, Result};
 use squire_engine::maintenance::{
-    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, Holding, TableCleanup, Target,
+    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, DroppedCleanup, Holding,
+    TableCleanup, Target,
 };
 use std::process::ExitCode;
 use std::time::Duration;
@@ -218,10 +219,23 @@ fn ending(whole: bool) -> ExitCode {
 }
 
 fn removed(report: &CleanupReport) -> String {
+    let tables = match report.tables_removed.len() {
+        0 => String::new(),
+        tables => format!(", {tables} dropped tables"),
+    };
     format!(
-        "removed {} versions, {} bytes",
+        "removed {} versions{tables}, {} bytes",
         report.versions_removed, report.bytes_removed
     )
+}
+
+fn describe_dropped(dropped: &DroppedCleanup) -> String {
+    let (path, table) = (&dropped.path, &dropped.table);
+    if dropped.stays_for.is_empty() {
+        return format!("{path}: all files to remove: {table} was dropped");
+    }
+    let holders = dropped.stays_for.join(", ");
+    format!("{path}: stays, though {table} was dropped: {holders}")
 }
 
 /// Ascending versions as a person reads them: "1-297, 299".
@@ -302,6 +316,7 @@ fn describe(plan: &CleanupPlan) -> Vec<String> {
             in_runs(&t.versions)
         )
     }));
+    lines.extend(plan.dropped.iter().map(describe_dropped));
     lines.extend(plan.holds.iter().map(told));
     if !plan.decisions.is_empty() {
         lines.push(format!("decisions to forget: {}", plan.decisions.len()));

@@ -1,5 +1,6 @@
 //! The command line: arguments in, engine calls, one document or a few lines out, an exit code.
 
+mod alter;
 mod args;
 mod bugreport;
 mod check;
@@ -261,6 +262,8 @@ async fn dispatch(cli: Cli, context: Context) -> Result<ExitCode> {
         Command::Index(args) => index::index(&context, args).await,
         Command::Write(args) => write::write(&context, args).await,
         Command::Delete(args) => write::delete(&context, args).await,
+        Command::Alter(args) => alter::alter(&context, args).await,
+        Command::Drop(args) => alter::drop(&context, args).await,
         Command::Commit(args) => write::commit(&context, args).await,
         Command::Agent(args) => write::agent(&context, args).await,
         Command::Daemon(args) => maintain::daemon(context, args, cli.common.config).await,

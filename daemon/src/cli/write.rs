@@ -94,9 +94,10 @@ pub(super) async fn write(context: &Context, args: WriteArgs) -> Result<ExitCode
     let told = Told {
         coerced: vec![coerced],
         skipped: inputs.skipped,
+        ..Told::default()
     };
     let writes = vec![TableWrite { table, write }];
-    submit(context, &store, writes, args.commit, &told).await
+    submit(context, &store, writes, args.commit, told).await
 }
 
 /// What the options say of the columns.
@@ -151,7 +152,7 @@ pub(super) async fn delete(context: &Context, args: DeleteArgs) -> Result<ExitCo
             predicate: args.predicate,
         },
     };
-    submit(context, &store, vec![write], args.commit, &Told::default()).await
+    submit(context, &store, vec![write], args.commit, Told::default()).await
 }
 
 pub(super) async fn commit(context: &Context, args: CommitArgs) -> Result<ExitCode> {
@@ -160,22 +161,22 @@ pub(super) async fn commit(context: &Context, args: CommitArgs) -> Result<ExitCo
     let mut request = loaded.request;
     let told = Told {
         coerced: loaded.coerced,
-        skipped: Vec::new(),
+        ..Told::default()
     };
     request.batch = args.commit.batch_id.or(request.batch);
     if !args.commit.message.is_empty() {
         request.message = args.commit.message;
     }
     request.retries = args.commit.retries;
-    carry_out(context, &store, &request, args.commit.dry_run, &told).await
+    carry_out(context, &store, &request, args.commit.dry_run, told).await
 }
 
-async fn submit(
+pub(super) async fn submit(
     context: &Context,
     store: &Store,
     writes: Vec<TableWrite>,
     flags: CommitFlags,
-    told: &Told,
+    told: Told,
 ) -> Result<ExitCode> {
     let mut request = CommitRequest::new(writes);
     request.batch = flags.batch_id;
@@ -190,8 +191,14 @@ async fn carry_out(
     store: &Store,
     request: &CommitRequest,
     dry_run: bool,
-    told: &Told,
+    mut told: Told,
 ) -> Result<ExitCode> {
+    for TableWrite { table, write } in &request.writes {
+        let changes = write.alterations().iter();
+        told.columns
+            .extend(changes.map(|change| format!("{table}: {change}")));
+    }
+    let told = &told;
     if !dry_run {
         return report(context, &store.commit(request).await?, told);
     }
@@ -220,9 +227,11 @@ async fn carry_out(
 
 /// What there is to tell about the inputs of a write.
 #[derive(Debug, Default)]
-struct Told {
+pub(super) struct Told {
     coerced: Vec<Changes>,
     skipped: Vec<Skipped>,
+    /// What is done to columns.
+    pub(super) columns: Vec<String>,
 }
 
 impl Told {
@@ -232,7 +241,9 @@ impl Told {
 
     fn lines(&self) -> impl Iterator<Item = String> {
         let skipped = self.skipped.iter().map(ToString::to_string);
-        skipped.chain(self.coerced().into_iter().map(|c| c.to_string()))
+        let coerced = self.coerced().into_iter().map(|c| c.to_string());
+        let columns = self.columns.iter().cloned();
+        skipped.chain(coerced).chain(columns)
     }
 
     /// `document` with what was changed and passed over.
@@ -240,6 +251,9 @@ impl Told {
         if let Value::Object(fields) = &mut document {
             fields.insert("coerced".to_owned(), json!(self.coerced()));
             fields.insert("skipped".to_owned(), json!(self.skipped));
+            if !self.columns.is_empty() {
+                fields.insert("columns".to_owned(), json!(self.columns));
+            }
         }
         document
     }

@@ -18,6 +18,8 @@ use serde::Deserialize;
 
 use crate::text_file;
 
+pub(crate) use type_name::parse as parse_type;
+
 use super::{
     FormatError,
     error::{named, short},

@@ -212,7 +212,8 @@ async fn clean(
         }
         Scope::Store | Scope::Table(Target::Pinned(_)) => {
             let plan = place.store.plan_cleanup(policies).await?;
-            if !policies.default.enabled && plan.tables.is_empty() && plan.failed.is_empty() {
+            let due = !plan.tables.is_empty() || !plan.dropped.is_empty();
+            if !policies.default.enabled && !due && plan.failed.is_empty() {
                 return Ok(Done::Planned(off(&plan)));
             }
             let cleaned = place.store.cleanup(&plan, None, oversight).await?;

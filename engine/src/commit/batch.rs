@@ -15,6 +15,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch, make_array};
 use arrow_schema::DataType;
 use sha2::{Digest, Sha256};
 use squire_failpoints::{Guard, stands};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -88,7 +89,7 @@ pub(super) fn digest(writes: &[TableWrite]) -> Result<String> {
         text(&mut whole, table.as_str());
         let (mode, detail, rows) = parts(write);
         text(&mut whole, mode);
-        text(&mut whole, detail);
+        text(&mut whole, &detail);
         let mut columns = Columns::default();
         rows.iter().try_for_each(|batch| columns.add(batch))?;
         if let Write::Stream { source, .. } = write {
@@ -104,17 +105,18 @@ pub(super) fn digest(writes: &[TableWrite]) -> Result<String> {
     Ok(format!("{MAKE}{digits}"))
 }
 
-fn parts(write: &Write) -> (&'static str, &str, &[RecordBatch]) {
+fn parts(write: &Write) -> (&'static str, Cow<'_, str>, &[RecordBatch]) {
     match write {
-        Write::Append(rows) => ("append", "", rows),
-        Write::Merge { key, rows } => ("merge", key, rows),
-        Write::DeleteKeys { key, rows } => ("delete_keys", key, rows),
-        Write::Delete { predicate } => ("delete", predicate, &[]),
-        Write::Overwrite(rows) => ("overwrite", "", rows),
+        Write::Append(rows) => ("append", "".into(), rows),
+        Write::Merge { key, rows } => ("merge", key.into(), rows),
+        Write::DeleteKeys { key, rows } => ("delete_keys", key.into(), rows),
+        Write::Delete { predicate } => ("delete", predicate.into(), &[]),
+        Write::Overwrite(rows) => ("overwrite", "".into(), rows),
         // Whether its rows were held or not is nobody's concern.
-        Write::Stream { replaces: true, .. } => ("overwrite", "", &[]),
-        Write::Stream { .. } => ("append", "", &[]),
-        Write::Create { key, .. } => ("create", key.as_deref().unwrap_or_default(), &[]),
+        Write::Stream { replaces: true, .. } => ("overwrite", "".into(), &[]),
+        Write::Stream { .. } => ("append", "".into(), &[]),
+        Write::Alter(alteration) => ("alter", alteration.to_string().into(), &[]),
+        Write::Create { key, .. } => ("create", key.as_deref().unwrap_or_default().into(), &[]),
     }
 }
 

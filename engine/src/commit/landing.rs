@@ -166,11 +166,20 @@ impl Store {
                 Refused::Landed(version) => {
                     return Ok((version, self.made_by(&entry.path, version).await?));
                 }
+                Refused::Again(_) if stands_on_base(&staged.operation) => return Err(lost),
                 Refused::Again(next) => slot = next,
                 Refused::Lost => return Err(lost),
             }
         }
     }
+}
+
+/// Whether an operation says what fragments or columns there are, so that nothing may come between it and its base.
+fn stands_on_base(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::Merge { .. } | Operation::Project { .. }
+    )
 }
 
 /// Why an operation did not land.

@@ -8,9 +8,11 @@
 //! 4. C is one compare-and-swap of all pins: a reader sees all of them or none.
 //! 5. After phase A the outcome is what `resolve` reads from the manifest, never what a put returned.
 
+use super::alter::check_uses;
 use super::batch::Repeated;
 use super::joined::Joined;
-use super::stage::{RowCounts, Staged, Write, written};
+use super::kept::Kept;
+use super::stage::{RowCounts, Staged, Write};
 use crate::clock::Backoff;
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::events::{Answer, ProtocolEvent};
@@ -97,7 +99,7 @@ pub(super) fn is_blind(reads: &BTreeMap<TableName, u64>, writes: &[TableWrite]) 
     reads.is_empty() && writes.iter().all(|w| appends(&w.write))
 }
 
-fn appends(write: &Write) -> bool {
+pub(super) fn appends(write: &Write) -> bool {
     let is_stream = matches!(
         write,
         Write::Stream {
@@ -139,9 +141,6 @@ pub enum Together {
     Repeated(Vec<Repeated>),
 }
 
-/// What attempts of one request share: staged files of blind appends outlive a lost attempt.
-type Kept = BTreeMap<TableName, Staged>;
-
 /// What to do about something that stands on a table's HEAD.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum InTheWay {
@@ -152,10 +151,10 @@ enum InTheWay {
 }
 
 /// Where one write goes.
-struct Goal {
-    entry: SidecarTable,
+pub(super) struct Goal {
+    pub(super) entry: SidecarTable,
     /// The table as readers see it; `None` for one that is being created.
-    visible: Option<TableEntry>,
+    pub(super) visible: Option<TableEntry>,
 }
 
 /// One table's write, staged, with the version that it may become.
@@ -220,6 +219,9 @@ impl Store {
                 Ok(outcome) => return Ok(outcome),
                 Err(e) => e,
             };
+            if attempt > 1 && failed.kind() == ErrorKind::InvalidInput {
+                return Err(changed_meanwhile(failed));
+            }
             if failed.disposition() != Disposition::Retry || attempt > joined.retries {
                 return Err(failed);
             }
@@ -347,7 +349,8 @@ impl Store {
         on: InTheWay,
     ) -> Result<Vec<Prepared>> {
         let goals = self.goals(base, op, writes).await?;
-        let slots = goals.iter().map(|g| self.free_slot(base, &g.entry, on));
+        let slots = goals.iter().zip(writes);
+        let slots = slots.map(|(goal, w)| self.free_slot(base, &goal.entry, &w.write, on));
         // Not cut short by the first that fails: who has met an operation brings it to its end, its sidecar included.
         let slots = async {
             let slots = futures::future::join_all(slots).await;
@@ -379,55 +382,6 @@ impl Store {
         Ok(goals)
     }
 
-    async fn stage_all(
-        &self,
-        goals: &[Goal],
-        writes: &[TableWrite],
-        kept: &mut Kept,
-    ) -> Result<Vec<Staged>> {
-        let before = &*kept;
-        // All are checked before anything is put: a write that is refused leaves no files of the others.
-        let checks = goals.iter().zip(writes).map(|(goal, write)| async move {
-            if before.contains_key(&write.table) {
-                return Ok(None);
-            }
-            let (visible, path) = (goal.visible.as_ref(), goal.entry.path.as_str());
-            let checked = self.check(&write.table, visible, path, &write.write);
-            checked.await.map(Some)
-        });
-        let checked = futures::future::try_join_all(checks).await?;
-        let datasets: Vec<_> = checked
-            .iter()
-            .map(|c| c.as_ref().and_then(|c| c.dataset.clone()))
-            .collect();
-        let staging = checked
-            .into_iter()
-            .zip(writes)
-            .map(|(checked, write)| async move {
-                match (checked, before.get(&write.table)) {
-                    (_, Some(staged)) => Ok(staged.clone()),
-                    (Some(checked), None) => self.stage(checked).await,
-                    (None, None) => Err(Error::internal("a staged append is gone")),
-                }
-            });
-        let staged = futures::future::join_all(staging).await;
-        if staged.iter().any(Result::is_err) {
-            // What was staged before, and is kept, has no dataset here.
-            for (on, staged) in datasets.iter().zip(&staged) {
-                if let (Some(on), Ok(staged)) = (on, staged) {
-                    self.unstage(on, written(on, &staged.operation).1).await;
-                }
-            }
-        }
-        let staged = staged.into_iter().collect::<Result<Vec<_>>>()?;
-        for (write, staged) in writes.iter().zip(&staged) {
-            if appends(&write.write) {
-                kept.insert(write.table.clone(), staged.clone());
-            }
-        }
-        Ok(staged)
-    }
-
     /// Where a write goes: a visible table's path and pin, or a fresh path for a create.
     async fn goal(
         &self,
@@ -438,6 +392,7 @@ impl Store {
     ) -> Result<Goal> {
         let Write::Create { key, .. } = write else {
             let visible = base.state.table(table)?.clone();
+            check_uses(&base.state, table, write)?;
             let entry = SidecarTable {
                 table: table.clone(),
                 path: visible.path.clone(),
@@ -477,9 +432,19 @@ impl Store {
     }
 
     /// The slot after HEAD if everything since the base is content-preserving; otherwise meets what stands there.
-    async fn free_slot(&self, base: &Snapshot, entry: &SidecarTable, on: InTheWay) -> Result<u64> {
+    async fn free_slot(
+        &self,
+        base: &Snapshot,
+        entry: &SidecarTable,
+        write: &Write,
+        on: InTheWay,
+    ) -> Result<u64> {
         let chain = self.scan(base.state.store, &entry.path, entry.base).await?;
         match obstacle(&chain, entry.base).filter(|_| stands(Guard::CleanBase)) {
+            // The next attempt stands on it: it is published before.
+            None if write.changes_columns() && chain.head() > entry.base => Err(Error::conflict(
+                format!("table {} was maintained meanwhile", entry.table),
+            )),
             None => Ok(chain.head() + 1),
             Some(_) if on == InTheWay::GiveUp => {
                 Err(Error::conflict(format!("table {} is taken", entry.table)))
@@ -540,6 +505,12 @@ fn same_pins(guess: &Snapshot, now: &Snapshot, writes: &[TableWrite]) -> bool {
     writes
         .iter()
         .all(|w| entry(guess, &w.table) == entry(now, &w.table))
+}
+
+/// What fitted when the commit began does so no more: the table's columns were changed, and nothing is wrong with the input.
+fn changed_meanwhile(unfit: Error) -> Error {
+    Error::conflict("the columns changed while this was committed; read the input again")
+        .caused_by(unfit)
 }
 
 pub(super) fn drift_error(table: &TableName, version: u64) -> Error {

@@ -3,6 +3,7 @@
 //!
 //! What shows only in writing is not tried: rows that Lance cannot give back, storage that is full, a commit of others in between.
 
+use super::alter::check_uses;
 use super::joined::Joined;
 use super::logical::{CommitRequest, TableWrite, drift_error};
 use super::stage::{Checked, RowCounts, Write};
@@ -53,6 +54,7 @@ impl Store {
         let mut tables = Vec::with_capacity(joined.writes.len());
         for TableWrite { table, write } in &joined.writes {
             let entry = base.state.table(table)?;
+            check_uses(&base.state, table, write)?;
             self.check_drift(&base, table, entry).await?;
             let checked = self.check(table, Some(entry), &entry.path, write).await?;
             let told = |e: Error| e.context(format!("table {table}"));
@@ -139,7 +141,7 @@ async fn count(table: &TableName, checked: &Checked<'_>) -> Result<RowCounts> {
             deleted: matches(dataset, key, given).await?.0,
             ..none
         },
-        Write::Create { .. } => none,
+        Write::Alter(_) | Write::Create { .. } => none,
     })
 }
 

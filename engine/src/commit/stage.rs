@@ -1,5 +1,6 @@
 //! Staging: a write becomes data files and an uncommitted Lance transaction on the pinned version, once it was checked.
 
+use super::alter::{self, Alteration};
 use super::predicate;
 use super::streamed::{RowSource, insert_streamed, rows_of};
 use super::validate::{check_key, check_new, conform};
@@ -10,6 +11,7 @@ use crate::store::state::TableEntry;
 use crate::store::{Slot, Store, own_file};
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Schema, TimeUnit};
+use futures::FutureExt;
 use lance::dataset::transaction::{Operation, Transaction};
 use lance::dataset::write::merge_insert::UncommittedMergeInsert;
 use lance::dataset::{
@@ -20,6 +22,7 @@ use lance_select::RowAddrTreeMap;
 use lance_table::format::Fragment;
 use object_store::ObjectStoreExt;
 use serde::Serialize;
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -56,6 +59,8 @@ pub enum Write {
         /// Whether they replace what is there.
         replaces: bool,
     },
+    /// Changes a column.
+    Alter(Alteration),
     /// Makes an empty table.
     Create {
         /// Its columns.
@@ -73,8 +78,22 @@ impl Write {
             | Self::Overwrite(rows)
             | Self::Merge { rows, .. }
             | Self::DeleteKeys { rows, .. } => rows.iter().map(RecordBatch::num_rows).sum(),
-            Self::Stream { .. } | Self::Delete { .. } | Self::Create { .. } => 0,
+            Self::Stream { .. } | Self::Delete { .. } | Self::Alter(_) | Self::Create { .. } => 0,
         }
+    }
+
+    /// What it does to columns.
+    pub fn alterations(&self) -> &[Alteration] {
+        match self {
+            Self::Alter(alteration) => std::slice::from_ref(alteration),
+            _ => &[],
+        }
+    }
+
+    /// Whether the table has other columns afterwards. Such a version says what fragments there are, so nothing may come
+    /// between it and its base.
+    pub(super) fn changes_columns(&self) -> bool {
+        !self.alterations().is_empty()
     }
 
     /// How much memory its rows take.
@@ -86,7 +105,7 @@ impl Write {
             | Self::DeleteKeys { rows, .. } => {
                 rows.iter().map(RecordBatch::get_array_memory_size).sum()
             }
-            Self::Stream { .. } | Self::Delete { .. } | Self::Create { .. } => 0,
+            Self::Stream { .. } | Self::Delete { .. } | Self::Alter(_) | Self::Create { .. } => 0,
         }
     }
 }
@@ -200,6 +219,10 @@ impl Store {
                     predicate: runs.map_err(told)?,
                 }
             }
+            Write::Alter(alteration) => {
+                alter::check(&dataset, table, alteration).await?;
+                write.clone()
+            }
             // Its rows are checked as they are staged, and what was staged goes when they do not fit.
             Write::Stream { .. } => write.clone(),
             Write::Create { .. } => {
@@ -228,6 +251,10 @@ impl Store {
             (Some(on), Write::Merge { key, rows }) => merge(on, &key, rows).await,
             (Some(on), Write::DeleteKeys { key, rows }) => delete_keys(on, &key, &rows).await,
             (Some(on), Write::Delete { predicate }) => delete(on, predicate).await,
+            (Some(on), Write::Alter(alteration)) => {
+                let at = (checked.table, checked.path);
+                self.stage_alteration(at, &on, &alteration).boxed().await
+            }
             (None, Write::Create { schema, .. }) => self.stage_create(checked.path, schema).await,
             (Some(_), Write::Create { .. }) | (None, _) => {
                 Err(Error::internal("the write does not belong to the table"))
@@ -240,17 +267,25 @@ impl Store {
         if let Some(given) = given(&write, staged.rows, checked.table, &on) {
             let (schema, fragments) = written(&on, &staged.operation);
             if let Err(e) = read_back(&on, schema, fragments, given).await {
-                self.unstage(&on, fragments).await;
+                self.unstage(&on, &staged.operation).await;
                 return Err(told(unreadable(e)));
             }
         }
         Ok(staged)
     }
 
-    /// Takes the data files of a write away that no sidecar and no version names. Best effort: what stays is for cleanup.
-    pub(super) async fn unstage(&self, on: &Dataset, fragments: &[Fragment]) {
+    /// Takes the data files away that `operation` adds to `on` and that no sidecar and no version names. Best effort: what
+    /// stays is for cleanup.
+    pub(super) async fn unstage(&self, on: &Dataset, operation: &Operation) {
+        let fragments = match operation {
+            Operation::Merge { fragments, .. } => fragments,
+            _ => written(on, operation).1,
+        };
+        let old = on.manifest().fragments.iter().flat_map(|f| &f.files);
+        let old: HashSet<&str> = old.map(|file| file.path.as_str()).collect();
         let files = fragments.iter().flat_map(|fragment| &fragment.files);
-        for path in files.filter_map(|file| own_file(on, file)) {
+        let new = files.filter(|file| !old.contains(file.path.as_str()));
+        for path in new.filter_map(|file| own_file(on, file)) {
             if let Err(e) = self.objects.inner.delete(&path).await {
                 tracing::debug!(%path, error = %e, "a staged file is left for cleanup");
             }
@@ -295,7 +330,10 @@ fn given<'a>(
                 Some(Given::Rows(written))
             }
         }
-        Write::DeleteKeys { .. } | Write::Delete { .. } | Write::Create { .. } => None,
+        Write::DeleteKeys { .. }
+        | Write::Delete { .. }
+        | Write::Alter(_)
+        | Write::Create { .. } => None,
     }
 }
 

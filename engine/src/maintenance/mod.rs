@@ -40,8 +40,8 @@ pub use crate::oversight::{Headway, Oversight, Pace};
 pub use crate::proof::Verify;
 pub use crate::recovery::{RunFiles, Skipped};
 pub use cleanup::{
-    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, Held, Hold, HoldKind, Holding,
-    Matching, Retention, Spare, TableCleanup,
+    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, DroppedCleanup, Held, Hold,
+    HoldKind, Holding, Matching, Retention, Spare, TableCleanup,
 };
 pub use compact::CompactionLimits;
 pub use health::{IndexHealth, TableHealth};

@@ -13,9 +13,6 @@ use lance::dataset::CommitBuilder;
 use lance::session::Session;
 use std::sync::Arc;
 
-/// Bytes of the caches of a rehearsal. What it would commit lives in them alone, so nothing may be evicted.
-const CACHE_BYTES: usize = 4 << 30;
-
 impl Store {
     /// A handle of `head`'s version through which `run` rehearses: what is to be committed at `slot` alone, or wherever
     /// there is room.
@@ -25,10 +22,8 @@ impl Store {
         head: &Dataset,
         slot: Option<Slot>,
     ) -> Result<Dataset> {
-        let registry = self.session().store_registry();
-        let session = Arc::new(Session::new(CACHE_BYTES, CACHE_BYTES, registry));
         let guard = self.guard_at(run, slot).rehearsing();
-        self.guarded(run, head, guard, session).await
+        self.guarded(run, head, guard, self.own_session()).await
     }
 
     /// The same, through which `run` commits.

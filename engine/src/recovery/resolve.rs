@@ -174,7 +174,9 @@ impl Store {
         let mut pruned = false;
         for entry in &sidecar.writes {
             let visible = state.tables.get(&entry.table);
-            pruned |= state.floor(&entry.table) > entry.base + 1;
+            // Of a table that was dropped meanwhile only the log knows whether this was published before.
+            pruned |= state.floor(&entry.table) > entry.base + 1
+                || state.dropped.contains_key(&entry.path);
             writes.push(WrittenTable {
                 pin: visible.map(|v| v.version),
                 floor: if stands(Guard::TableFloor) {
@@ -336,10 +338,9 @@ impl Store {
     ) -> Result<Option<Error>> {
         hit(Seam::ResolveBeforeUndo)?;
         let entry = &sidecar.writes[table];
-        if !may_restore(
-            target,
-            self.load().await?.state.table(&entry.table)?.version,
-        ) {
+        let now = self.load().await?.state;
+        let visible = now.tables.get(&entry.table);
+        if visible.is_none_or(|visible| !may_restore(target, visible.version)) {
             return Ok(Some(Error::conflict("the pin moved past it")));
         }
         match self

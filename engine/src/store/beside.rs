@@ -24,8 +24,10 @@ impl Store {
         let may_be_others = tables.into_iter().filter(|path| !is_incarnation(path));
         let mut others: BTreeSet<String> = may_be_others.collect();
         let pinned = self.load().await?;
-        for entry in pinned.state.tables.values() {
-            others.remove(&entry.path);
+        let state = &pinned.state;
+        let pinned = state.tables.values().map(|entry| &entry.path);
+        for path in pinned.chain(state.dropped.keys()) {
+            others.remove(path);
         }
         if !others.is_empty() {
             for path in self.paths_under_way().await? {
@@ -60,7 +62,7 @@ impl Store {
 }
 
 /// Whether the store made this folder because the plain one was taken: `t~ULID.lance`.
-fn is_incarnation(path: &str) -> bool {
+pub(crate) fn is_incarnation(path: &str) -> bool {
     let name = path.strip_suffix(".lance");
     let op = name
         .and_then(|name| name.rsplit_once('~'))

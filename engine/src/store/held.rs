@@ -17,7 +17,7 @@ fn below_floor(latest: &State, shown: &State) -> Option<String> {
         ));
     }
     shown.tables.iter().find_map(|(table, entry)| {
-        let floor = latest.floor(table);
+        let floor = latest.floor_at(table, &entry.path);
         (entry.version < floor).then(|| {
             format!(
                 "table {table}: version {} is below the floor {floor}",

@@ -12,6 +12,7 @@
 //! Object stores list the newest versions in one request, whatever the history.
 
 use super::guard::NAMING;
+use super::state::MARKED;
 use super::{INTERNAL, MANIFEST_PATH, Snapshot, Store};
 use crate::error::Result;
 use object_store::ObjectStoreExt;
@@ -20,9 +21,6 @@ use std::sync::Arc;
 
 /// The name of the mark, beside the manifest.
 const MARK: &str = "cleaned";
-
-/// The first format of a store whose every cleanup changes the mark.
-const MARKED: u32 = 2;
 
 /// How many versions of others are looked for one by one. Beyond that a listing is cheaper.
 const FOLLOWED: u64 = 64;

@@ -5,6 +5,7 @@
 //! | `format` | format and the store's id |
 //! | `pin/<table>` | path, pinned version, the transaction that made it, key column |
 //! | `floor/<table>`, `floor/__manifest` | the lowest version that readers may ask for |
+//! | `dropped/<path>` | a table that was dropped, and how far its removal is |
 //! | `op/<ulid>` | the decision to abort, with the tables that the operation wrote |
 //! | `index/<table>/<name>` | a declared index |
 //! | `policy/<table>` | a table's policy |
@@ -21,9 +22,12 @@ use std::collections::{BTreeMap, HashMap};
 /// Changes to the manifest: a key with its new value, or without one to remove it.
 pub type Updates = Vec<(String, Option<String>)>;
 
-/// The newest store format that this squire reads, and that of stores which it makes. Since 2 each cleanup changes the mark
-/// (`newest`): one of an earlier release would not, so it may not open such a store.
-pub const FORMAT: u32 = 2;
+/// The newest store format that this squire reads: that of a store which dropped a table. An earlier release would use the dropped
+/// table's path again, or publish it once more, so it may not open one.
+pub const FORMAT: u32 = 3;
+
+/// The format of a store that is made. Since then each cleanup changes the mark (`newest`), and one of an earlier release would not.
+pub(super) const MARKED: u32 = 2;
 
 /// How many batch ids stand in the manifest. Older ones that the commit log holds are dropped from it; more would
 /// make every publish write more, fewer would make more look-ups read the log.
@@ -82,6 +86,36 @@ pub struct Decision {
     pub at_ms: u64,
     /// What the operation wrote, so that dead versions can be healed without its sidecar.
     pub writes: Vec<SidecarTable>,
+}
+
+/// How far the removal of a dropped table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Removal {
+    /// Older snapshots still show it.
+    Shown,
+    /// Readers are refused, and its files go.
+    Expired,
+    /// Its files are gone. The path stays burned.
+    Done,
+}
+
+/// A table that was dropped. What stands at its path is never the store's again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// What it was called.
+    pub table: TableName,
+    /// The operation that dropped it.
+    pub op: OpId,
+    /// When, milliseconds since the epoch.
+    pub at_ms: u64,
+    /// The last manifest version that shows it.
+    pub shown_until: u64,
+    /// Its floor then.
+    #[serde(default)]
+    pub floor: u64,
+    /// How far its removal is.
+    pub removal: Removal,
 }
 
 /// A declared index.
@@ -157,6 +191,8 @@ pub struct State {
     pub manifest_floor: u64,
     /// Operations decided to abort.
     pub aborted: BTreeMap<OpId, Decision>,
+    /// Tables that were dropped, by path.
+    pub dropped: BTreeMap<String, Dropped>,
     /// Declared indexes by table and name.
     pub indexes: BTreeMap<(TableName, String), IndexDeclaration>,
     /// Policies by table.
@@ -187,8 +223,12 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Result<String> {
 impl State {
     /// The config of a new manifest.
     pub(crate) fn initial(store: OpId) -> HashMap<String, String> {
-        let format = serde_json::json!({ "format": FORMAT, "store": store });
-        HashMap::from([("format".to_owned(), format.to_string())])
+        HashMap::from([Self::format_key(MARKED, store)])
+    }
+
+    fn format_key(format: u32, store: OpId) -> (String, String) {
+        let format = serde_json::json!({ "format": format, "store": store });
+        ("format".to_owned(), format.to_string())
     }
 
     /// Reads the state from a manifest version's config map.
@@ -221,6 +261,7 @@ impl State {
             floors: BTreeMap::new(),
             manifest_floor: 0,
             aborted: BTreeMap::new(),
+            dropped: BTreeMap::new(),
             indexes: BTreeMap::new(),
             policies: BTreeMap::new(),
             keeps: BTreeMap::new(),
@@ -247,6 +288,9 @@ impl State {
             }
             "op" => {
                 self.aborted.insert(OpId::parse(name)?, decode(key, value)?);
+            }
+            "dropped" => {
+                self.dropped.insert(name.to_owned(), decode(key, value)?);
             }
             "index" => {
                 let (table, index) = name.split_once('/').ok_or_else(|| {
@@ -283,6 +327,10 @@ impl State {
     /// `NotFound`, with the names that do exist.
     pub fn table(&self, table: &TableName) -> Result<&TableEntry> {
         self.tables.get(table).ok_or_else(|| {
+            if let Some(dropped) = self.dropped.values().rfind(|d| d.table == *table) {
+                let gone = format!("table {table} was dropped by operation {}", dropped.op);
+                return Error::new(ErrorKind::NotFound, gone);
+            }
             let known: Vec<&str> = self.tables.keys().map(TableName::as_str).collect();
             Error::new(
                 ErrorKind::NotFound,
@@ -298,8 +346,8 @@ impl State {
         })
     }
 
-    /// Whether an aborted operation other than `op` wrote to `path`. Such a path is never published: a resolver may be
-    /// deleting what is there.
+    /// Whether an aborted operation other than `op` wrote to `path`, or a table was dropped there. Such a path is never
+    /// published: a resolver or a cleanup may be deleting what is there.
     pub fn is_burned(&self, path: &str, op: OpId) -> bool {
         let written = self.aborted.iter().flat_map(|(other, decision)| {
             decision
@@ -307,12 +355,50 @@ impl State {
                 .iter()
                 .map(move |w| (*other, w.path.as_str()))
         });
-        crate::protocol::is_burned(written, path, op)
+        let dropped = self.dropped.iter().map(|(path, d)| (d.op, path.as_str()));
+        crate::protocol::is_burned(written.chain(dropped), path, op)
     }
 
     /// The floor of a table.
     pub fn floor(&self, table: &TableName) -> u64 {
         self.floors.get(table).copied().unwrap_or(0)
+    }
+
+    /// The floor of the table that stands, or stood, at `path`.
+    pub fn floor_at(&self, table: &TableName, path: &str) -> u64 {
+        match self.dropped.get(path) {
+            Some(dropped) if dropped.removal == Removal::Shown => dropped.floor,
+            Some(_) => u64::MAX,
+            None => self.floor(table),
+        }
+    }
+
+    /// The updates that take `table` out: nothing of it stays but that its path is burned.
+    pub(crate) fn drop_updates(&self, table: &TableName, op: OpId, at_ms: u64) -> Result<Updates> {
+        let entry = self.table(table)?;
+        let dropped = Dropped {
+            table: table.clone(),
+            op,
+            at_ms,
+            shown_until: self.version,
+            floor: self.floor(table),
+            removal: Removal::Shown,
+        };
+        let (key, format) = Self::format_key(FORMAT, self.store);
+        let mut updates = vec![
+            (key, Some(format)),
+            (format!("dropped/{}", entry.path), Some(encode(&dropped)?)),
+            (format!("pin/{table}"), None),
+        ];
+        if self.floors.contains_key(table) {
+            updates.push((format!("floor/{table}"), None));
+        }
+        if self.policies.contains_key(table) {
+            updates.push((format!("policy/{table}"), None));
+        }
+        let indexes = self.indexes_of(table);
+        updates.extend(indexes.map(|(name, _)| (format!("index/{table}/{name}"), None)));
+        Ok(updates)
     }
 
     /// The drift policy of a table.

@@ -73,12 +73,12 @@ fn effect_of(operation: &Operation) -> Effect {
     }
 }
 
-/// The data files, below the dataset, that a transaction adds.
+/// The data files, below the dataset, that a transaction names: those that it adds, and of one that changes columns all.
 pub(crate) fn data_files_of(operation: &Operation) -> Vec<String> {
     let fragments = match operation {
-        Operation::Append { fragments } | Operation::Overwrite { fragments, .. } => {
-            fragments.as_slice()
-        }
+        Operation::Append { fragments }
+        | Operation::Overwrite { fragments, .. }
+        | Operation::Merge { fragments, .. } => fragments.as_slice(),
         Operation::Update { new_fragments, .. } => new_fragments.as_slice(),
         _ => &[],
     };

@@ -67,10 +67,12 @@ pub enum Event {
     Carried,
     SlotOfCarryLost,
     CarriedPastGap,
+    Dropped,
+    DroppedUnderWay,
 }
 
 impl Event {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::HelperPublishes,
         Self::SelfUndo,
         Self::PrunedTablePut,
@@ -94,6 +96,8 @@ impl Event {
         Self::Carried,
         Self::SlotOfCarryLost,
         Self::CarriedPastGap,
+        Self::Dropped,
+        Self::DroppedUnderWay,
     ];
 
     pub fn name(self) -> &'static str {
@@ -121,6 +125,8 @@ impl Event {
             Self::Carried => "a rewrite is carried above an update",
             Self::SlotOfCarryLost => "a carried rewrite loses its slot",
             Self::CarriedPastGap => "a rewrite is carried past versions that are gone",
+            Self::Dropped => "a table is dropped",
+            Self::DroppedUnderWay => "an operation meets its dropped table",
         }
     }
 }
@@ -130,7 +136,8 @@ pub fn check_publish(world: &mut World, model: &Squire, before: &Manifest) {
     let now = world.latest();
     for name in 0..NAMES {
         let (old, new) = (before.pins[name], now.pins[name]);
-        if old.path == new.path && new.version < old.version {
+        let same = old.path == new.path && now.dropped == before.dropped;
+        if same && new.version < old.version {
             world.broke(Invariant::I2);
         }
         if now.floors[name] > new.version {
@@ -147,7 +154,14 @@ pub fn check_publish(world: &mut World, model: &Squire, before: &Manifest) {
             let pin = now.pins[*name as usize];
             world.content(pin.path, pin.version).has(op)
         };
-        let torn = config.writes.iter().any(shown) && !config.writes.iter().all(shown);
+        // A table that was dropped shows nothing, nor does one that was made again under its name.
+        let facts = world.facts[op as usize];
+        let there = |name: &&u8| {
+            let pin = now.pins[**name as usize];
+            pin.version > 0 && pin.path == facts.path[**name as usize]
+        };
+        let mut there = config.writes.iter().filter(there);
+        let torn = there.clone().any(shown) && !there.all(shown);
         if torn {
             world.broke(Invariant::I1);
         }

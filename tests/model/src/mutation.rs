@@ -53,6 +53,8 @@ pub enum Mutation {
     DoubtIsRefusal,
     /// A path that an aborted create wrote may be published.
     IgnoreBurned,
+    /// The path of a dropped table may be published.
+    IgnoreDropped,
     /// Decisions are forgotten while the sidecar stands.
     ForgetStanding,
     /// The pin is not looked at again before an undo.
@@ -192,6 +194,18 @@ pub const CASES: &[Case] = &[
         Invariant::I11,
     ),
     case(
+        "dropped-and-log",
+        &[M::IgnoreDropped, M::IgnoreLog],
+        "drop-create",
+        Invariant::I5,
+    ),
+    case(
+        "ignore-log-of-dropped",
+        &[M::IgnoreLog],
+        "drop",
+        Invariant::I3,
+    ),
+    case(
         "forget-standing",
         &[M::ForgetStanding],
         "forget",
@@ -220,6 +234,7 @@ pub const CASES: &[Case] = &[
     safe("no-contiguity", &[M::NoContiguity], "floor"),
     safe("ignore-roots", &[M::IgnoreRoots], "late"),
     safe("ignore-chain", &[M::IgnoreChain], "late"),
+    safe("ignore-dropped", &[M::IgnoreDropped], "drop-create"),
     safe("list-sidecars-first", &[M::ListFirst], "late"),
     safe("abort-without-grace", &[], "resolvers"),
     assumed("decision-forgotten", "forget", Invariant::I8),

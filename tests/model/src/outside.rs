@@ -56,6 +56,13 @@ pub fn publish(model: &Squire, world: &mut World) {
     world.publish(model, on, change);
 }
 
+/// Drops a table.
+pub fn drop_table(model: &Squire, world: &mut World, name: u8) {
+    model.reached(Event::Dropped);
+    let on = world.latest().number;
+    world.publish(model, on, Change::Drop(name));
+}
+
 /// A put that its process was told had failed.
 pub fn arrive(model: &Squire, world: &mut World, index: usize) {
     model.reached(Event::LateArrival);

@@ -23,6 +23,8 @@ pub enum Proc {
     /// This operation of another client.
     Client(u8),
     Sweep,
+    /// Drops the table of this name.
+    Drop(u8),
 }
 
 /// How a put fares.
@@ -69,6 +71,7 @@ pub fn begin(scenario: &Scenario, process: &Process) -> Proc {
         Process::Cleaner { .. } => Proc::Clean(cleaner::At::Load),
         Process::Client(op) => Proc::Client(*op),
         Process::Sweeper => Proc::Sweep,
+        Process::Dropper(name) => Proc::Drop(*name),
     }
 }
 
@@ -85,6 +88,7 @@ pub fn choices(model: &Squire, world: &World, index: u8, proc: &Proc) -> u8 {
             | Process::Maintainer { .. }
             | Process::Client(_)
             | Process::Sweeper
+            | Process::Dropper(_)
             | Process::Cleaner { .. } => 0,
         },
         Proc::Write(_, at) => writer::choices(world, at),
@@ -94,6 +98,7 @@ pub fn choices(model: &Squire, world: &World, index: u8, proc: &Proc) -> u8 {
         Proc::Clean(at) => cleaner::choices(model, world, at),
         Proc::Adopt(at) => adopter::choices(world, at),
         Proc::Client(_) | Proc::Sweep => 1,
+        Proc::Drop(name) => u8::from(world.latest().pins[*name as usize].version > 0),
     }
 }
 
@@ -123,6 +128,7 @@ fn one_step(model: &Squire, world: &mut World, index: u8, proc: &mut Proc, choic
             | Process::Maintainer { .. }
             | Process::Client(_)
             | Process::Sweeper
+            | Process::Dropper(_)
             | Process::Cleaner { .. } => resolver::tasks(model, world)
                 .get(choice as usize)
                 .cloned()
@@ -138,6 +144,10 @@ fn one_step(model: &Squire, world: &mut World, index: u8, proc: &mut Proc, choic
         Proc::Adopt(at) => adopter::step(model, world, config, *at, choice),
         Proc::Client(op) => {
             crate::outside::client_commit(world, *op);
+            Proc::Over
+        }
+        Proc::Drop(name) => {
+            crate::outside::drop_table(model, world, *name);
             Proc::Over
         }
         Proc::Sweep => {

@@ -123,7 +123,11 @@ fn view(
         .map(|name| {
             let pin = snapshot.pins[*name as usize];
             let path = facts.path[*name as usize];
-            pruned |= snapshot.floors[*name as usize] > facts.base[*name as usize] + 1;
+            let dropped = snapshot.dropped & (1 << path) != 0;
+            if dropped {
+                model.reached(Event::DroppedUnderWay);
+            }
+            pruned |= snapshot.floors[*name as usize] > facts.base[*name as usize] + 1 || dropped;
             let burned =
                 burned(model, world, snapshot, path, op) && !model.lacks(Mutation::IgnoreBurned);
             WrittenTable {
@@ -316,7 +320,10 @@ fn act(
             let path = written_path(model, world, op, table as u8);
             let name = model.scenario.ops[op as usize].writes[table];
             let pin = world.latest().pins[name as usize].version;
-            if !may_restore(target, pin.into()) && !model.lacks(Mutation::NoSecondLook) {
+            // A dropped table is not restored either.
+            if (pin == 0 || !may_restore(target, pin.into()))
+                && !model.lacks(Mutation::NoSecondLook)
+            {
                 model.reached(Event::PinMovedPast);
                 return then(At::Load);
             }

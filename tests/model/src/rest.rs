@@ -65,7 +65,10 @@ fn is_clean(world: &World, blocked: usize) -> bool {
         }
     }
     let strays = (0u8..).zip(&world.tables).any(|(path, versions)| {
-        !versions.is_empty() && !latest.pins.iter().any(|p| p.version > 0 && p.path == path)
+        let dropped = latest.dropped & (1 << path) != 0;
+        !versions.is_empty()
+            && !dropped
+            && !latest.pins.iter().any(|p| p.version > 0 && p.path == path)
     });
     !strays && (foreign_above || (blocked == 0 && world.sidecars.is_empty()))
 }

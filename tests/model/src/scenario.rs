@@ -54,6 +54,8 @@ pub enum Process {
     Sweeper,
     /// Cleans up once, keeping any window of snapshots.
     Cleaner { forgets: bool },
+    /// Drops this table once it is shown. One step: nothing but the swap of the manifest decides.
+    Dropper(u8),
     /// Publishes what others committed to this table, or takes it back.
     Adopter { name: u8, discard: bool },
 }
@@ -97,6 +99,12 @@ impl Scenario {
             .zip(self.procs)
             .find(|(_, p)| matches!(p, Process::Resolver));
         found.map_or(0, |(index, _)| index)
+    }
+
+    /// Whether older manifest versions are asked for anything.
+    pub fn keeps_history(&self) -> bool {
+        let drops = |p: &Process| matches!(p, Process::Dropper(_));
+        self.cleans() || self.procs.iter().any(drops)
     }
 
     pub fn cleans(&self) -> bool {
@@ -497,6 +505,31 @@ pub const SCENARIOS: &[Scenario] = &[
         procs: &[
             Process::Writer(&[0]),
             Process::Writer(&[1]),
+            Process::Resolver,
+        ],
+        tables: 0,
+        ..BASE
+    },
+    Scenario {
+        name: "drop",
+        about: "a writer of one table, a writer of two, a resolver, and one that drops the table",
+        ops: &[append(&[0]), append(&[0, 1])],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Writer(&[1]),
+            Process::Dropper(0),
+            Process::Resolver,
+        ],
+        ..BASE
+    },
+    Scenario {
+        name: "drop-create",
+        about: "two processes create one table, one drops it, a resolver",
+        ops: &[create(&[0]), create(&[0])],
+        procs: &[
+            Process::Writer(&[0]),
+            Process::Writer(&[1]),
+            Process::Dropper(0),
             Process::Resolver,
         ],
         tables: 0,

@@ -124,6 +124,7 @@ impl Model for Squire {
             floors: [0; 2],
             floor: 0,
             aborted: crate::world::Ops::default(),
+            dropped: 0,
             batches: [0; 2],
             evicted: false,
             through: 0,

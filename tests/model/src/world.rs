@@ -103,6 +103,8 @@ pub struct Manifest {
     pub floors: [u8; NAMES],
     pub floor: u8,
     pub aborted: Ops,
+    /// Paths whose table was dropped, a bit each.
+    pub dropped: u8,
     /// By batch id: the operation that committed it, plus one.
     pub batches: [u8; 2],
     /// Whether a batch id was dropped because the commit log holds it.
@@ -153,6 +155,8 @@ pub enum Change {
     Prefix(u8, u8),
     /// Reviewed drift of a table.
     Adopt(u8, u8),
+    /// A table, by name, is shown no more.
+    Drop(u8),
     /// Floors of tables and of the manifest; how far the log reaches; decisions to forget.
     Floors {
         floors: [u8; NAMES],
@@ -328,7 +332,7 @@ impl World {
         next.number = on + 1;
         next.record = 0;
         self.apply(model, &mut next, change);
-        if !model.scenario.cleans() {
+        if !model.scenario.keeps_history() {
             self.history.clear();
         }
         self.history.push(next);
@@ -374,6 +378,14 @@ impl World {
                     .iter()
                     .filter(|f| *f >= FOREIGN && !expected.has(*f))
                     .fold(*expected, Content::with);
+            }
+            Change::Drop(name) => {
+                let path = name;
+                let gone =
+                    std::mem::replace(&mut next.pins[name as usize], Pin { path, version: 0 });
+                next.dropped |= 1 << gone.path;
+                next.floors[name as usize] = 0;
+                self.expected[name as usize] = Content::default();
             }
             Change::Floors {
                 floors,

@@ -10,7 +10,9 @@ use crate::protocol::{
 use crate::resolver;
 use crate::scenario::{Process, Write};
 use crate::squire::Squire;
-use crate::world::{Change, Facts, Flight, Made, Manifest, NAMES, Told, Version, World};
+use crate::world::{
+    Change, Facts, Flight, Made, Manifest, NAMES, OPS, PATHS, Told, Version, World,
+};
 
 /// By position in the operation's writes: the slot, then the version that landed.
 pub type Slots = [u8; NAMES];
@@ -130,6 +132,10 @@ fn load(model: &Squire, world: &mut World, op: u8) -> Proc {
         mark: world.mark,
         ..Facts::default()
     };
+    let mut named = config.writes.iter().chain(config.reads);
+    if config.write != Write::Create && named.any(|n| base.pins[*n as usize].version == 0) {
+        return Proc::Over;
+    }
     for name in config.writes.iter().chain(config.reads) {
         let name = *name as usize;
         facts.base[name] = base.pins[name].version;
@@ -179,7 +185,11 @@ pub fn burned(model: &Squire, world: &World, snapshot: &Manifest, path: u8, op: 
             written.map(move |name| (OpId(o), world.facts[o as usize].path[*name as usize]))
         })
         .collect();
-    is_burned(written.iter().map(|(o, p)| (*o, p)), &path, OpId(op))
+    let dropped = (0..PATHS as u8)
+        .filter(|p| snapshot.dropped & (1 << p) != 0 && !model.lacks(Mutation::IgnoreDropped));
+    let dropped: Vec<(OpId, u8)> = dropped.map(|p| (OpId(OPS as u8), p)).collect();
+    let all = written.iter().chain(&dropped);
+    is_burned(all.map(|(o, p)| (*o, p)), &path, OpId(op))
 }
 
 fn scan(model: &Squire, world: &mut World, config: Process, op: u8) -> Proc {

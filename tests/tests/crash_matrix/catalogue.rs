@@ -2,9 +2,10 @@
 
 use crate::Operation;
 use crate::crash_matrix::{
-    append, carry, cleanup, compact, create, daemon_pass, delete, delete_by_key, merge, overwrite,
-    plain_carry, plain_compact, plain_reclaim, plain_reindex, reclaim, reindex, repair_discard,
-    repair_force, repair_publish, resolve_complete, resolve_create, resolve_half, two_tables,
+    alter_add, alter_drop, alter_widen, append, carry, cleanup, compact, create, daemon_pass,
+    delete, delete_by_key, drop_table, merge, overwrite, plain_carry, plain_compact, plain_reclaim,
+    plain_reindex, reclaim, reindex, repair_discard, repair_force, repair_publish,
+    resolve_complete, resolve_create, resolve_half, two_tables,
 };
 
 /// The matrix.
@@ -16,6 +17,10 @@ pub const OPERATIONS: &[&Operation] = &[
     &delete_by_key::OPERATION,
     &overwrite::OPERATION,
     &create::OPERATION,
+    &alter_add::OPERATION,
+    &alter_drop::OPERATION,
+    &alter_widen::OPERATION,
+    &drop_table::OPERATION,
     &resolve_half::OPERATION,
     &resolve_complete::OPERATION,
     &resolve_create::OPERATION,

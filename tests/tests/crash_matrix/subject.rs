@@ -33,6 +33,14 @@ pub enum Subject {
     Overwrite,
     /// A new table.
     Create,
+    /// A new column.
+    AlterAdd,
+    /// A column that goes.
+    AlterDrop,
+    /// A column that is written anew with a wider type.
+    AlterWiden,
+    /// A table that goes.
+    Drop,
     /// A compaction.
     Compact,
     /// A compaction under which others change and delete rows, so that it has to carry.
@@ -90,7 +98,15 @@ impl Subject {
                 | Self::DeleteByKey
                 | Self::Overwrite
                 | Self::Create
+                | Self::AlterAdd
+                | Self::AlterDrop
+                | Self::AlterWiden
         )
+    }
+
+    /// Whether the table has other columns afterwards.
+    fn changes_columns(self) -> bool {
+        matches!(self, Self::AlterAdd | Self::AlterDrop | Self::AlterWiden)
     }
 
     /// Whether it acts on external versions, which stand in every writer's way until it is done.
@@ -118,6 +134,7 @@ impl Subject {
         match self {
             Self::TwoTables
             | Self::Cleanup
+            | Self::Drop
             | Self::ResolveHalf
             | Self::ResolveComplete
             | Self::DaemonPass => &["a", "b"],
@@ -157,6 +174,10 @@ impl Subject {
             Self::Overwrite => vec!["write", uri, "a", &file, "--mode", "overwrite"],
             Self::Create => vec!["create", uri, MADE, "--schema", &schema, "--key", "id"],
             Self::Compact | Self::Carry => vec!["optimize", uri, "--table", "a"],
+            Self::AlterAdd => vec!["alter", uri, "a", "add", "note", "utf8"],
+            Self::AlterDrop => vec!["alter", uri, "a", "drop", "n"],
+            Self::AlterWiden => vec!["alter", uri, "a", "widen", "n", "int64"],
+            Self::Drop => vec!["drop", uri, "a"],
             Self::Reindex => vec!["reindex", uri, "--table", "a"],
             Self::Cleanup => return vec![uri.to_owned()],
             Self::DaemonPass => {
@@ -198,6 +219,7 @@ impl Subject {
             (LATER, _) => rows.extend(named(LATER, 300..303)),
             (CHANGER, _) => rows.extend([11, 400].map(|id| (id, format!("{CHANGER}-{id}")))),
             (DELETER, _) => drop(rows.remove(&21)),
+            (VICTIM, Self::AlterAdd | Self::AlterDrop | Self::AlterWiden) => {}
             (VICTIM, Self::Delete | Self::DeleteByKey) => drop(rows.remove(&1)),
             (VICTIM, Self::Merge) => {
                 rows.extend([1, 100, 101].map(|id| (id, format!("{VICTIM}-{id}"))))
@@ -212,6 +234,7 @@ impl Subject {
     pub fn written_by(self, actor: &str, visible: &[String]) -> Vec<String> {
         match (actor, self) {
             (VICTIM, Self::Create) => vec![MADE.to_owned()],
+            (VICTIM, Self::Drop) => vec!["a".to_owned()],
             (VICTIM, _) => self.tables().iter().map(|t| (*t).to_owned()).collect(),
             _ => visible.to_vec(),
         }
@@ -254,6 +277,10 @@ impl Scene {
         }
         if subject == Subject::Reindex {
             lake.run(&["index", &lake.uri, "a", "id", "--type", "btree"])
+                .ok();
+        }
+        if matches!(subject, Subject::AlterDrop | Subject::AlterWiden) {
+            lake.run(&["alter", &lake.uri, "a", "add", "n", "int32"])
                 .ok();
         }
         let reader = Reader::pin(&lake).await;
@@ -353,7 +380,8 @@ impl Scene {
 
     /// Runs it once more, as whoever finds it undone does. It must succeed now.
     pub fn repeat(&self) {
-        if !self.subject.is_write() {
+        // What was dropped cannot be dropped again.
+        if !self.subject.is_write() && self.subject != Subject::Drop {
             self.start_undisturbed("").wait().ok();
         }
     }
@@ -371,7 +399,13 @@ impl Scene {
         let batch = self.lake.path(name).to_string_lossy().into_owned();
         let args = ["commit", &self.lake.uri, &batch];
         let more = ["--actor", name, "--grace", "0s", "--json"];
-        let done = self.lake.run(&[args.as_slice(), &more].concat()).ok();
+        let all = [args.as_slice(), &more].concat();
+        let mut done = self.lake.run(&all);
+        if done.code == Some(75) && self.subject.changes_columns() {
+            // It completed what stood in its way, and had read its files for the columns from before.
+            done = self.lake.run(&all);
+        }
+        let done = done.ok();
         assert_eq!(done.json()["outcome"], "committed");
     }
 

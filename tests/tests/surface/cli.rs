@@ -8,9 +8,11 @@ use squire_tests::{Done, Lake, squire};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-const COMMANDS: [&str; 35] = [
+const COMMANDS: [&str; 37] = [
     "init",
     "create",
+    "alter",
+    "drop",
     "index",
     "write",
     "delete",

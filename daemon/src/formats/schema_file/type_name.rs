@@ -19,7 +19,7 @@ const NAMES: &str = "int8, int16, int32, int64, uint8, uint16, uint32, uint64, f
 const MOST_DEPTH: usize = 32;
 
 /// The type, or what is wrong with its name.
-pub(super) fn parse(name: &str) -> Result<DataType, String> {
+pub(crate) fn parse(name: &str) -> Result<DataType, String> {
     parse_within(name, MOST_DEPTH)
 }
 

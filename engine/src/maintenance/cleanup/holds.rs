@@ -6,6 +6,7 @@
 //! Both can come while a cleanup is under way. Whoever holds an older snapshot puts the hold first and asks for the floors
 //! then; cleanup publishes the floors first and asks for the holds then. So one of them sees the other.
 
+use super::dropped::hold_dropped;
 use super::{CleanupPlan, Spare};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::ids::TableName;
@@ -332,7 +333,9 @@ impl Store {
         }
         // After the removals: a holder that renewed before one of them has put its new lease by now.
         let state = self.load().await?.state;
-        Spared::of(&self.held_snapshots_at(&state, now).await?).shorten(plan);
+        let held = self.held_snapshots_at(&state, now).await?;
+        Spared::of(&held).shorten(plan);
+        hold_dropped(plan, &held);
         Ok(())
     }
 }

@@ -11,12 +11,14 @@
 //! 4. Only versions below the floor go, by exact list; unverified files are left to Lance's 7-day rule.
 //! 5. The manifest's own versions go last, and only archived ones: they say which tables' versions are pinned.
 //!
-//! `plan` decides, `holds`, `references` and `readable` are what it looks at, `run` does what the plan says.
+//! `plan` decides, `holds`, `references` and `readable` are what it looks at, `run` does what the plan says. `dropped` are tables
+//! that go as a whole.
 //!
 //! Retention is per table, and a snapshot spans tables. So the manifest is kept for the longest retention of all tables,
 //! and each table's floor says which of its versions a snapshot in there may still open: one below it is refused
 //! as expired, by name, while the others open. A table whose cleanup is off keeps every version and its floor.
 
+mod dropped;
 mod holdings;
 mod holds;
 mod plan;
@@ -24,6 +26,7 @@ mod readable;
 mod references;
 mod run;
 
+pub use dropped::DroppedCleanup;
 pub use holdings::Holding;
 pub use holds::{Hold, HoldKind};
 pub(super) use readable::{Referred, files_of, files_of_fragment, read_ends};
@@ -176,6 +179,10 @@ pub struct CleanupPlan {
     pub tables: Vec<TableCleanup>,
     /// The manifest's own floor and versions.
     pub manifest: Option<TableCleanup>,
+    /// Dropped tables that no snapshot of the retention shows any more.
+    pub dropped: Vec<DroppedCleanup>,
+    /// Paths of dropped tables that need not be remembered.
+    pub forgotten: Vec<String>,
     /// Decisions old enough to be forgotten.
     pub decisions: Vec<OpId>,
     /// What would be removed of tables whose cleanup is off.
@@ -191,6 +198,8 @@ pub struct CleanupPlan {
 pub struct CleanupReport {
     /// Versions removed.
     pub versions_removed: u64,
+    /// Dropped tables whose files were removed.
+    pub tables_removed: Vec<TableName>,
     /// Bytes removed.
     pub bytes_removed: u64,
     /// Tables that failed, those of the plan among them, and why; the others were cleaned.
@@ -212,6 +221,8 @@ impl CleanupPlan {
         self.tables.iter().all(|t| t.versions.is_empty())
             && self.manifest.iter().all(|m| m.versions.is_empty())
             && self.decisions.is_empty()
+            && self.forgotten.is_empty()
+            && !self.dropped.iter().any(DroppedCleanup::goes)
     }
 }
 

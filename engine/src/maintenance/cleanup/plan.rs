@@ -20,24 +20,26 @@ use std::time::Duration;
 const DECISION_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What all tables of a plan are held against.
-struct Look<'a> {
-    policies: &'a CleanupPolicies,
-    snapshot: Snapshot,
+pub(super) struct Look<'a> {
+    pub(super) policies: &'a CleanupPolicies,
+    pub(super) snapshot: Snapshot,
     windows: Vec<(Retention, Window)>,
     /// What keeps and leases hold.
-    held: Vec<HeldSnapshot>,
+    pub(super) held: Vec<HeldSnapshot>,
     undecided: BTreeMap<TableName, u64>,
+    /// The paths that undecided operations write or read.
+    pub(super) under_way: BTreeSet<String>,
 }
 
 /// The part of the manifest's history that stays readable.
 #[derive(Clone)]
-struct Window {
-    oldest: u64,
+pub(super) struct Window {
+    pub(super) oldest: u64,
     state: Arc<State>,
 }
 
 impl Look<'_> {
-    fn window(&self, retention: Retention) -> Result<&Window> {
+    pub(super) fn window(&self, retention: Retention) -> Result<&Window> {
         let found = self.windows.iter().find(|(r, _)| *r == retention);
         found
             .map(|(_, window)| window)
@@ -85,6 +87,7 @@ impl Store {
                 Err(e) => plan.failed.push((table.to_string(), e.to_string())),
             }
         }
+        self.plan_dropped(&look, &mut plan).await?;
         if policies.default.enabled {
             plan.manifest = self.plan_manifest(&look).await?;
         }
@@ -95,6 +98,7 @@ impl Store {
             .filter(|(op, d)| may_forget(d.at_ms < oldest, standing.contains(op)))
             .map(|(op, _)| *op)
             .collect();
+        plan.forgotten = self.forgettable(&look, oldest);
         Ok(plan)
     }
 
@@ -122,7 +126,9 @@ impl Store {
         let snapshot = self.load().await?;
         let tables = &snapshot.state.tables;
         let mut retentions: Vec<Retention> = vec![policies.longest(tables.keys())];
-        retentions.extend(tables.keys().map(|t| policies.of(t.as_str()).retention));
+        let dropped = snapshot.state.dropped.values().map(|d| &d.table);
+        let all = tables.keys().chain(dropped);
+        retentions.extend(all.map(|t| policies.of(t.as_str()).retention));
         let mut windows: Vec<(Retention, Window)> = Vec::new();
         for retention in retentions {
             if windows.iter().all(|(r, _)| *r != retention) {
@@ -130,11 +136,13 @@ impl Store {
             }
         }
         let held = self.held_snapshots(&snapshot.state).await?;
+        let (undecided, under_way) = self.undecided_roots(standing).await?;
         Ok(Look {
             policies,
             windows,
             held,
-            undecided: self.undecided_roots(standing).await?,
+            undecided,
+            under_way,
             snapshot,
         })
     }
@@ -260,8 +268,12 @@ impl Store {
         self.open_at(MANIFEST_PATH, snapshot.version()).await
     }
 
-    /// The base of every table that an undecided operation writes or reads.
-    async fn undecided_roots(&self, standing: &[OpId]) -> Result<BTreeMap<TableName, u64>> {
+    /// The base of every table that an undecided operation writes or reads, and their paths.
+    async fn undecided_roots(
+        &self,
+        standing: &[OpId],
+    ) -> Result<(BTreeMap<TableName, u64>, BTreeSet<String>)> {
+        let mut paths = BTreeSet::new();
         let mut roots: BTreeMap<TableName, u64> = BTreeMap::new();
         for op in standing {
             let Some(sidecar) = self.sidecar(*op).await? else {
@@ -270,9 +282,10 @@ impl Store {
             for entry in sidecar.writes.iter().chain(&sidecar.reads) {
                 let root = roots.entry(entry.table.clone()).or_insert(entry.base);
                 *root = (*root).min(entry.base);
+                paths.insert(entry.path.clone());
             }
         }
-        Ok(roots)
+        Ok((roots, paths))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Runs a plan: archives, publishes floors, deletes below them.
 
+use super::dropped::removal_update;
 use super::{CleanupPlan, CleanupReport, MAX_CLOCK_SKEW, TableCleanup};
 use crate::error::{Disposition, Error, ErrorKind, Result, caught};
 use crate::events::ProtocolEvent;
@@ -10,6 +11,7 @@ use crate::maintenance::{CompactionLimits, Target};
 use crate::oversight::Oversight;
 use crate::proof::Verify;
 use crate::publish::{Record, Rounds};
+use crate::store::state::Removal;
 use crate::store::{COMMITS_PATH, Store};
 use lance::Dataset;
 use lance::dataset::cleanup::CleanupPolicyBuilder;
@@ -84,6 +86,7 @@ impl Store {
             oversight.did(1);
             hit(Seam::CleanupAfterTable)?;
         }
+        self.remove_dropped(&plan, oversight, &mut report).await?;
         if let (Some(manifest), Some(floor)) = (&plan.manifest, manifest_floor) {
             let versions = manifest
                 .versions
@@ -154,6 +157,12 @@ impl Store {
             {
                 updates.push((format!("op/{decision}"), None));
             }
+            for dropped in plan.dropped.iter().filter(|dropped| dropped.goes()) {
+                updates.extend(removal_update(snapshot, &dropped.path, Removal::Expired)?);
+            }
+            let forgotten = plan.forgotten.iter();
+            let forgotten = forgotten.filter(|path| snapshot.state.dropped.contains_key(*path));
+            updates.extend(forgotten.map(|path| (format!("dropped/{path}"), None)));
             if updates.is_empty() {
                 return Ok(None);
             }

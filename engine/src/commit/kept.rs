@@ -1,0 +1,93 @@
+//! What the attempts of one request share: staged files of blind appends outlive a lost attempt.
+//!
+//! They fit the columns that they were staged on and no others: where those have changed meanwhile, the rows are checked and
+//! staged again. Committed all the same, a widened column would be null in them, and a value of a dropped one be gone.
+
+use super::logical::{Goal, TableWrite, appends};
+use super::stage::Staged;
+use crate::error::{Error, Result};
+use crate::ids::TableName;
+use crate::store::Store;
+use lance::datatypes::Schema;
+use std::collections::BTreeMap;
+
+/// The staged appends, by table.
+pub(super) type Kept = BTreeMap<TableName, KeptAppend>;
+
+/// A staged append.
+pub(super) struct KeptAppend {
+    staged: Staged,
+    /// The columns that it was staged on.
+    columns: Schema,
+}
+
+impl Store {
+    pub(super) async fn stage_all(
+        &self,
+        goals: &[Goal],
+        writes: &[TableWrite],
+        kept: &mut Kept,
+    ) -> Result<Vec<Staged>> {
+        self.forget_outdated(goals, kept).await?;
+        let before = &*kept;
+        // All are checked before anything is put: a write that is refused leaves no files of the others.
+        let checks = goals.iter().zip(writes).map(|(goal, write)| async move {
+            if before.contains_key(&write.table) {
+                return Ok(None);
+            }
+            let (visible, path) = (goal.visible.as_ref(), goal.entry.path.as_str());
+            let checked = self.check(&write.table, visible, path, &write.write);
+            checked.await.map(Some)
+        });
+        let checked = futures::future::try_join_all(checks).await?;
+        let datasets: Vec<_> = checked
+            .iter()
+            .map(|c| c.as_ref().and_then(|c| c.dataset.clone()))
+            .collect();
+        let staging = checked
+            .into_iter()
+            .zip(writes)
+            .map(|(checked, write)| async move {
+                match (checked, before.get(&write.table)) {
+                    (_, Some(kept)) => Ok(kept.staged.clone()),
+                    (Some(checked), None) => self.stage(checked).await,
+                    (None, None) => Err(Error::internal("a staged append is gone")),
+                }
+            });
+        let staged = futures::future::join_all(staging).await;
+        if staged.iter().any(Result::is_err) {
+            // What was staged before, and is kept, has no dataset here.
+            for (on, staged) in datasets.iter().zip(&staged) {
+                if let (Some(on), Ok(staged)) = (on, staged) {
+                    self.unstage(on, &staged.operation).await;
+                }
+            }
+        }
+        let staged = staged.into_iter().collect::<Result<Vec<_>>>()?;
+        for ((write, staged), on) in writes.iter().zip(&staged).zip(&datasets) {
+            if let Some(on) = on.as_ref().filter(|_| appends(&write.write)) {
+                let append = KeptAppend {
+                    staged: staged.clone(),
+                    columns: on.schema().clone(),
+                };
+                kept.insert(write.table.clone(), append);
+            }
+        }
+        Ok(staged)
+    }
+
+    /// Forgets what was staged on columns that are not the table's any more.
+    async fn forget_outdated(&self, goals: &[Goal], kept: &mut Kept) -> Result<()> {
+        for goal in goals {
+            let (Some(visible), Some(append)) = (&goal.visible, kept.get(&goal.entry.table)) else {
+                continue;
+            };
+            let now = self.open_pinned(visible).await?;
+            if *now.schema() != append.columns {
+                self.unstage(&now, &append.staged.operation).await;
+                kept.remove(&goal.entry.table);
+            }
+        }
+        Ok(())
+    }
+}
