@@ -163,7 +163,7 @@ impl Store {
         let bytes = listed.try_fold(0, |sum, file| async move { Ok(sum + file.size) });
         let bytes = bytes.await?;
         self.forget_handle(path).await;
-        self.memo.forget(path);
+        self.memo().forget(path);
         self.remove_dir(path).await?;
         Ok(bytes)
     }
