@@ -56,7 +56,7 @@ impl Reader {
                     .state
                     .tables
                     .iter()
-                    .any(|(table, entry)| entry.version < state.floor(table));
+                    .any(|(table, entry)| entry.version < state.floor_at(table, &entry.path));
                 assert!(raised, "expired above the floor");
             }
         }
@@ -179,6 +179,9 @@ fn replay(scene: &Scene, entry: &Value, content: &mut Content) {
         scene.subject.apply(entry, rows);
     }
     let creates = entry["tables"][0]["from"] == 0;
+    if entry["tables"][0]["to"] == 0 {
+        tables.iter().for_each(|table| drop(content.remove(table)));
+    }
     if entry["kind"] == "logical" && !creates {
         let visible: Vec<String> = content.keys().cloned().collect();
         let actor = entry["actor"].as_str().expect("actor");

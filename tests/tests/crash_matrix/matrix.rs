@@ -104,7 +104,19 @@ one_table_writes! {
     delete_by_key of DeleteByKey;
     overwrite of Overwrite;
     create of Create;
+    alter_add of AlterAdd;
+    alter_drop of AlterDrop;
+    alter_widen of AlterWiden;
 }
+
+// One publish, and nothing beside it that others would have to finish. A failed put is tried again.
+operation! { drop_table of Drop {
+    publish_after_load_1: "publish.after_load" #1 killed Nothing, fails Failure Nothing;
+    publish_before_commit_1: "publish.before_commit" #1 killed Nothing, fails Failure Nothing;
+    commit_before_put_1: "commit.before_put" #1 killed Nothing, fails Success Done;
+    commit_after_put_1: "commit.after_put" #1 killed Done, fails Success Done;
+    publish_after_commit_1: "publish.after_commit" #1 killed Done, fails Failure Done;
+} }
 
 // Table a, table b, the manifest. Complete, and so committed by whoever meets it, as soon as b has landed.
 operation! { two_tables of TwoTables {
@@ -427,6 +439,10 @@ pub const OPERATIONS: &[&Operation] = &[
     &delete_by_key::OPERATION,
     &overwrite::OPERATION,
     &create::OPERATION,
+    &alter_add::OPERATION,
+    &alter_drop::OPERATION,
+    &alter_widen::OPERATION,
+    &drop_table::OPERATION,
     &resolve_half::OPERATION,
     &resolve_complete::OPERATION,
     &resolve_create::OPERATION,

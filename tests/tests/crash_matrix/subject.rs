@@ -32,6 +32,14 @@ pub enum Subject {
     Overwrite,
     /// A new table.
     Create,
+    /// A new column.
+    AlterAdd,
+    /// A column that goes.
+    AlterDrop,
+    /// A column that is written anew with a wider type.
+    AlterWiden,
+    /// A table that goes.
+    Drop,
     /// A compaction.
     Compact,
     /// The building of a declared index.
@@ -83,7 +91,15 @@ impl Subject {
                 | Self::DeleteByKey
                 | Self::Overwrite
                 | Self::Create
+                | Self::AlterAdd
+                | Self::AlterDrop
+                | Self::AlterWiden
         )
+    }
+
+    /// Whether the table has other columns afterwards.
+    fn changes_columns(self) -> bool {
+        matches!(self, Self::AlterAdd | Self::AlterDrop | Self::AlterWiden)
     }
 
     /// Whether it acts on external versions, which stand in every writer's way until it is done.
@@ -111,6 +127,7 @@ impl Subject {
         match self {
             Self::TwoTables
             | Self::Cleanup
+            | Self::Drop
             | Self::ResolveHalf
             | Self::ResolveComplete
             | Self::DaemonPass => &["a", "b"],
@@ -149,6 +166,10 @@ impl Subject {
             }
             Self::Overwrite => vec!["write", uri, "a", &file, "--mode", "overwrite"],
             Self::Create => vec!["create", uri, MADE, "--schema", &schema, "--key", "id"],
+            Self::AlterAdd => vec!["alter", uri, "a", "add", "note", "utf8"],
+            Self::AlterDrop => vec!["alter", uri, "a", "drop", "n"],
+            Self::AlterWiden => vec!["alter", uri, "a", "widen", "n", "int64"],
+            Self::Drop => vec!["drop", uri, "a"],
             Self::Compact => vec!["optimize", uri, "--table", "a"],
             Self::Reindex => vec!["reindex", uri, "--table", "a"],
             Self::Cleanup => return vec![uri.to_owned()],
@@ -189,6 +210,7 @@ impl Subject {
                 rows.insert(1, format!("{OTHER}-1"));
             }
             (LATER, _) => rows.extend(named(LATER, 300..303)),
+            (VICTIM, Self::AlterAdd | Self::AlterDrop | Self::AlterWiden) => {}
             (VICTIM, Self::Delete | Self::DeleteByKey) => drop(rows.remove(&1)),
             (VICTIM, Self::Merge) => {
                 rows.extend([1, 100, 101].map(|id| (id, format!("{VICTIM}-{id}"))))
@@ -203,6 +225,7 @@ impl Subject {
     pub fn written_by(self, actor: &str, visible: &[String]) -> Vec<String> {
         match (actor, self) {
             (VICTIM, Self::Create) => vec![MADE.to_owned()],
+            (VICTIM, Self::Drop) => vec!["a".to_owned()],
             (VICTIM, _) => self.tables().iter().map(|t| (*t).to_owned()).collect(),
             _ => visible.to_vec(),
         }
@@ -245,6 +268,10 @@ impl Scene {
         }
         if subject == Subject::Reindex {
             lake.run(&["index", &lake.uri, "a", "id", "--type", "btree"])
+                .ok();
+        }
+        if matches!(subject, Subject::AlterDrop | Subject::AlterWiden) {
+            lake.run(&["alter", &lake.uri, "a", "add", "n", "int32"])
                 .ok();
         }
         let reader = Reader::pin(&lake).await;
@@ -331,7 +358,8 @@ impl Scene {
 
     /// Runs it once more, as whoever finds it undone does. It must succeed now.
     pub fn repeat(&self) {
-        if !self.subject.is_write() {
+        // What was dropped cannot be dropped again.
+        if !self.subject.is_write() && self.subject != Subject::Drop {
             self.start("").wait().ok();
         }
     }
@@ -349,7 +377,13 @@ impl Scene {
         let batch = self.lake.path(name).to_string_lossy().into_owned();
         let args = ["commit", &self.lake.uri, &batch];
         let more = ["--actor", name, "--grace", "0s", "--json"];
-        let done = self.lake.run(&[args.as_slice(), &more].concat()).ok();
+        let all = [args.as_slice(), &more].concat();
+        let mut done = self.lake.run(&all);
+        if done.code == Some(75) && self.subject.changes_columns() {
+            // It completed what stood in its way, and had read its files for the columns from before.
+            done = self.lake.run(&all);
+        }
+        let done = done.ok();
         assert_eq!(done.json()["outcome"], "committed");
     }
 

@@ -8,6 +8,7 @@ client.py index URI COLUMN              build a btree index with pylance
 client.py head URI                      the latest version and its tags
 client.py read < {"root": URI, "tables": {NAME: {"uri": URI, "version": V or null}}}
                                         the rows of every table, as pylance and as LanceDB see them
+client.py whole URI VERSION             every column with its type, and every row, at a version with pylance
 client.py bucket NAME                   make an S3 bucket
 """
 
@@ -91,6 +92,14 @@ def read():
     return seen
 
 
+def whole(uri, version):
+    import lance
+
+    table = lance.dataset(uri, version=int(version)).to_table()
+    columns = {field.name: str(field.type) for field in table.schema}
+    return {"columns": columns, "rows": sorted(table.to_pylist(), key=lambda row: row["id"])}
+
+
 def bucket(name):
     import boto3
 
@@ -98,7 +107,7 @@ def bucket(name):
     return {}
 
 
-COMMANDS = [create, append, compact, delete, index, head, read, bucket]
+COMMANDS = [create, append, compact, delete, index, head, read, whole, bucket]
 
 if __name__ == "__main__":
     command = next(c for c in COMMANDS if c.__name__ == sys.argv[1])

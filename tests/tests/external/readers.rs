@@ -194,3 +194,50 @@ async fn young_snapshots_stay_readable_after_daemon_passes() {
         assert_eq!(rows_at(&lake, at).await, rows);
     }
 }
+
+/// pylance sees the columns that each snapshot has, and what stands in them.
+#[tokio::test(flavor = "multi_thread")]
+async fn pylance_reads_what_was_altered_at_every_snapshot() {
+    let lake = Lake::with_tables(&["flights"]);
+    small_commits(&lake, &["flights"], 0, 1);
+    let whole = || {
+        let pinned = snapshot(&lake, None)["tables"]["flights"]["version"].clone();
+        let version = pinned.to_string();
+        let seen = client(&lake, &["whole", &uri(&lake, "flights"), &version]);
+        (pinned, seen)
+    };
+    let (first, before) = whole();
+    for change in [
+        vec!["add", "seats", "int32"],
+        vec!["rename", "value", "text"],
+        vec!["widen", "seats", "int64"],
+    ] {
+        let args = [vec!["alter", &lake.uri, "flights"], change].concat();
+        lake.run(&args).ok();
+    }
+    let rows = lake.path("more.ndjson");
+    let line = r#"{"id":7,"text":"more","seats":3000000000}"#;
+    std::fs::write(&rows, line).expect("file");
+    lake.run(&["write", &lake.uri, "flights", &rows.to_string_lossy()])
+        .ok();
+    let (_, now) = whole();
+    assert_eq!(
+        now["columns"],
+        json!({ "id": "int64", "text": "string", "seats": "int64" })
+    );
+    assert_eq!(
+        now["rows"],
+        json!([
+            { "id": 0, "text": "b0-0-0", "seats": null },
+            { "id": 1, "text": "b0-0-1", "seats": null },
+            { "id": 7, "text": "more", "seats": 3_000_000_000_i64 },
+        ])
+    );
+    let old = client(
+        &lake,
+        &["whole", &uri(&lake, "flights"), &first.to_string()],
+    );
+    assert_eq!(old, before, "an older snapshot is what it was");
+    assert_eq!(old["columns"], json!({ "id": "int64", "value": "string" }));
+    lake.assert_at_rest();
+}

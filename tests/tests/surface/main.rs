@@ -3,11 +3,13 @@
 //! * [`input`]: bad input and full disks: a clear error, nothing committed, nothing left behind.
 //! * [`writes`]: writes mean what was checked, and say what they did.
 //! * [`answers`]: what a writer was told stays true.
+//! * [`alter`]: columns that come, change and go.
 //! * [`agent`]: agents over a spool, killed, stopped and drained: each batch exactly once.
 //! * [`cli`]: help, JSON, exit codes, and the commands on stores, directories and single tables.
 //! * [`cleanup`]: every policy and every reference is obeyed.
 //! * [`holds`]: keeps and leases: what they hold stays readable, and is shown.
 //! * [`guard`]: the guarded commit handler alone.
+//! * [`drops`]: tables that are dropped, and made again.
 //! * [`durability`]: what a power cut leaves.
 //! * [`requests`]: what a commit asks of its storage.
 //! * [`indexes`]: an index that fails is named and stops nothing else.
@@ -23,10 +25,12 @@
 //! * [`history`]: archive and cleanup: what was said stays true after the versions are gone.
 
 mod agent;
+mod alter;
 mod answers;
 mod cleanup;
 mod cli;
 mod docs;
+mod drops;
 mod durability;
 mod guard;
 mod history;
