@@ -491,3 +491,83 @@ mod two_tables_fail_for_good {
         resolve_before_settle_when_a_table_failed: "write.before_commit_table=1*off->1*return(error);resolve.before_settle=return(error)";
     }
 }
+<<<<<<< HEAD
+=======
+
+/// The matrix.
+pub const OPERATIONS: &[&Operation] = &[
+    &append::OPERATION,
+    &two_tables::OPERATION,
+    &merge::OPERATION,
+    &delete::OPERATION,
+    &delete_by_key::OPERATION,
+    &overwrite::OPERATION,
+    &create::OPERATION,
+    &alter_add::OPERATION,
+    &alter_drop::OPERATION,
+    &alter_widen::OPERATION,
+    &drop_table::OPERATION,
+    &resolve_half::OPERATION,
+    &resolve_complete::OPERATION,
+    &resolve_create::OPERATION,
+    &reclaim::OPERATION,
+    &compact::OPERATION,
+    &reindex::OPERATION,
+    &plain_compact::OPERATION,
+    &plain_reindex::OPERATION,
+    &plain_reclaim::OPERATION,
+    &cleanup::OPERATION,
+    &repair_publish::OPERATION,
+    &repair_force::OPERATION,
+    &repair_discard::OPERATION,
+    &daemon_pass::OPERATION,
+];
+
+/// Seams that no operation of the matrix passes, and where they are armed.
+pub const ELSEWHERE: &[(&str, &str)] = &[
+    ("lease.before_put", "surface::holds kills holders there"),
+    ("lease.after_put", "surface::holds kills holders there"),
+    ("lease.before_delete", "surface::holds kills holders there"),
+    (
+        "cleanup.before_lease",
+        "surface::holds kills cleanups there",
+    ),
+    (
+        "agent.after_claim",
+        "surface::agent kills, stops and fails agents there",
+    ),
+    (
+        "maintain.after_carry",
+        "races::carry stops runs there, races::maintenance kills them and makes them fail",
+    ),
+    (
+        "claim.after_put",
+        "external::shared kills and stops daemons there; a single pass claims nothing",
+    ),
+    (
+        "claim.before_remove",
+        "external::shared kills daemons there; a single pass claims nothing",
+    ),
+    ("agent.after_count", "surface::agent kills agents there"),
+    (
+        "agent.while_claiming",
+        "surface::agent kills agents of a group there",
+    ),
+    (
+        "agent.while_parting",
+        "surface::agent kills agents of a group there",
+    ),
+    (
+        "agent.while_finishing",
+        "surface::agent kills agents of a group there",
+    ),
+    (
+        "agent.before_commit",
+        "surface::agent kills, stops and fails agents there",
+    ),
+    (
+        "agent.after_commit",
+        "surface::agent kills, stops and fails agents there",
+    ),
+];
+>>>>>>> alter
