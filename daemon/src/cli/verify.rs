@@ -1,9 +1,10 @@
 //! `squire verify`: whatever is referred to is there.
 
+use super::Context;
 use super::args::VerifyArgs;
 use super::maintain::cancel_on_signal;
 use super::results::Results;
-use super::{Context, code};
+use crate::exit::code;
 use crate::place::step;
 use serde_json::{Map, json};
 use squire_engine::error::{Error, ErrorKind, Result};

@@ -369,6 +369,7 @@ mod tests {
     #[test]
     fn all_that_maintenance_writes_counts() {
         let amounts = Amounts {
+            found: 0,
             written: 10,
             rewritten: 5,
             wasted: 10,

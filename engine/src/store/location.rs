@@ -1,9 +1,10 @@
 //! Which URIs a store may live at.
 
-use super::{INTERNAL, MANIFEST_PATH};
+use super::{INTERNAL, MANIFEST_PATH, StoreOptions};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use rustix::io::Errno;
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// Schemes whose commit handler uses conditional puts (fact 3); every other one would silently get an unsafe handler.
@@ -23,6 +24,27 @@ pub fn normalise(uri: &str, wrapped: bool) -> Result<String> {
     let place = place_of(uri, wrapped)?;
     check_not_internal(uri, &place)?;
     Ok(place)
+}
+
+/// A location as it is spelled from here on, as far as it can be checked without asking the storage.
+///
+/// # Errors
+/// `InvalidInput` for what is no location, or cannot be reached with such options.
+pub(super) async fn checked(uri: &str, options: &StoreOptions) -> Result<String> {
+    let uri = normalise(uri, options.wrapper.is_some())?;
+    check_options(&options.storage_options)?;
+    check_real(&uri).await?;
+    if !uri.contains("://") {
+        check_directory(&uri).await?;
+    }
+    if uri.starts_with("s3://") {
+        let text = |(name, value): (OsString, OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        let environment = std::env::vars_os().filter_map(text);
+        check_endpoint(&options.storage_options, environment)?;
+    }
+    Ok(uri)
 }
 
 fn place_of(uri: &str, wrapped: bool) -> Result<String> {

@@ -64,7 +64,6 @@ use lance_table::io::commit::{CommitHandler, commit_handler_from_url};
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode, PutOptions};
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -215,19 +214,7 @@ impl Store {
 
     /// Connects without requiring a store: for watched directories.
     pub async fn connect(uri: &str, options: StoreOptions) -> Result<Self> {
-        let uri = location::normalise(uri, options.wrapper.is_some())?;
-        location::check_options(&options.storage_options)?;
-        location::check_real(&uri).await?;
-        if !uri.contains("://") {
-            location::check_directory(&uri).await?;
-        }
-        if uri.starts_with("s3://") {
-            let text = |(name, value): (OsString, OsString)| {
-                Some((name.into_string().ok()?, value.into_string().ok()?))
-            };
-            let environment = std::env::vars_os().filter_map(text);
-            location::check_endpoint(&options.storage_options, environment)?;
-        }
+        let uri = location::checked(uri, &options).await?;
         let mut params = ObjectStoreParams {
             object_store_wrapper: durability::wrapper(
                 &uri,

@@ -173,18 +173,11 @@ impl Subject {
             }
             Self::Overwrite => vec!["write", uri, "a", &file, "--mode", "overwrite"],
             Self::Create => vec!["create", uri, MADE, "--schema", &schema, "--key", "id"],
-<<<<<<< HEAD
             Self::Compact | Self::Carry => vec!["optimize", uri, "--table", "a"],
-=======
->>>>>>> alter
             Self::AlterAdd => vec!["alter", uri, "a", "add", "note", "utf8"],
             Self::AlterDrop => vec!["alter", uri, "a", "drop", "n"],
             Self::AlterWiden => vec!["alter", uri, "a", "widen", "n", "int64"],
             Self::Drop => vec!["drop", uri, "a"],
-<<<<<<< HEAD
-=======
-            Self::Compact => vec!["optimize", uri, "--table", "a"],
->>>>>>> alter
             Self::Reindex => vec!["reindex", uri, "--table", "a"],
             Self::Cleanup => return vec![uri.to_owned()],
             Self::DaemonPass => {
@@ -224,11 +217,8 @@ impl Subject {
                 rows.insert(1, format!("{OTHER}-1"));
             }
             (LATER, _) => rows.extend(named(LATER, 300..303)),
-<<<<<<< HEAD
             (CHANGER, _) => rows.extend([11, 400].map(|id| (id, format!("{CHANGER}-{id}")))),
             (DELETER, _) => drop(rows.remove(&21)),
-=======
->>>>>>> alter
             (VICTIM, Self::AlterAdd | Self::AlterDrop | Self::AlterWiden) => {}
             (VICTIM, Self::Delete | Self::DeleteByKey) => drop(rows.remove(&1)),
             (VICTIM, Self::Merge) => {
@@ -392,11 +382,7 @@ impl Scene {
     pub fn repeat(&self) {
         // What was dropped cannot be dropped again.
         if !self.subject.is_write() && self.subject != Subject::Drop {
-<<<<<<< HEAD
             self.start_undisturbed("").wait().ok();
-=======
-            self.start("").wait().ok();
->>>>>>> alter
         }
     }
 

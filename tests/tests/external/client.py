@@ -102,11 +102,7 @@ def whole(uri, version):
     return {"columns": columns, "rows": sorted(table.to_pylist(), key=lambda row: row["id"])}
 
 
-<<<<<<< HEAD
 def s3():
-=======
-def bucket(name):
->>>>>>> alter
     import boto3
 
     return boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
@@ -117,7 +113,6 @@ def bucket(name):
     return {}
 
 
-<<<<<<< HEAD
 def objects(bucket, prefix):
     client, documents = s3(), []
     for found in client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", []):
@@ -140,9 +135,6 @@ def serve(port, late):
 
 
 COMMANDS = [create, append, compact, delete, index, head, read, whole, bucket, objects, serve]
-=======
-COMMANDS = [create, append, compact, delete, index, head, read, whole, bucket]
->>>>>>> alter
 
 if __name__ == "__main__":
     command = next(c for c in COMMANDS if c.__name__ == sys.argv[1])

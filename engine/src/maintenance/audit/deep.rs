@@ -99,13 +99,18 @@ impl Auditor<'_> {
         }
         audit.unreadable.sort();
         audit.unreadable.dedup();
+        self.ask_indexes(&fresh, audit).await
+    }
+
+    /// Asks each index for some of what is there.
+    async fn ask_indexes(&self, fresh: &Dataset, audit: &mut Audit) -> Result<()> {
         let indexes = fresh.load_indices().await?;
         let names = indexes.iter().filter(|index| !is_system_index(index));
         let names: BTreeSet<String> = names.map(|index| index.name.clone()).collect();
         for name in names {
             self.check_cancelled()?;
             audit.read += 1;
-            let proof = prove_answers(&fresh, &name);
+            let proof = prove_answers(fresh, &name);
             if let Err(e) = caught("asking the index", proof).await {
                 let version = fresh.manifest().version;
                 let mut found = unreadable(format!("index {name}"), version, None, &e.brief());
