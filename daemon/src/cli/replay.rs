@@ -41,11 +41,14 @@ fn plain(text: impl AsRef<str>) -> Span {
     Span::new(Tone::Plain, text)
 }
 
+/// How a figure is told.
+type Told<'a> = &'a dyn Fn(&Figures) -> String;
+
 /// The figures of both worlds beside each other.
 fn figures(replayed: &Replayed) -> Vec<Line> {
     let factor = |f: f64| format!("{f:.2}");
     let written = replayed.bytes_written.max(1) as f64;
-    let rows: [(&str, &dyn Fn(&Figures) -> String); 9] = [
+    let rows: [(&str, Told<'_>); 9] = [
         ("compactions", &|f| count(f.compactions)),
         ("fragments rewritten", &|f| count(f.fragments_rewritten)),
         ("bytes rewritten", &|f| size(f.bytes_rewritten)),
@@ -67,7 +70,7 @@ fn figures(replayed: &Replayed) -> Vec<Line> {
         }),
         ("versions now", &|f| count(f.versions_now)),
     ];
-    let row = |(name, value): (&str, &dyn Fn(&Figures) -> String)| {
+    let row = |(name, value): (&str, Told<'_>)| {
         vec![
             plain(name),
             plain(value(&replayed.happened)),

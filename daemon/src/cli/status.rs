@@ -211,6 +211,12 @@ fn below(target: &Target, looked: &Looked, unreferenced: Option<&Unreferenced>) 
     waits.chain(others.into_iter().flatten()).collect()
 }
 
+fn drifted(target: &Target, version: u64) -> Span {
+    let what = "was committed past the pin; see `squire repair`";
+    let line = format!("{target}: DRIFT: version {version} {what}");
+    Span::new(Tone::Bad, line)
+}
+
 /// Looks once and prints what it found.
 async fn once(context: &Context, args: &PlanArgs, again: bool) -> Result<ExitCode> {
     let PlanArgs {
@@ -246,13 +252,7 @@ async fn once(context: &Context, args: &PlanArgs, again: bool) -> Result<ExitCod
         match look(context, &place, &target).await {
             Ok(mut looked) => {
                 looked.waits = waiting.of(context, &target, &looked.plan);
-                let drifted = looked.drift.map(|version| {
-                    let what = "was committed past the pin; see `squire repair`";
-                    Span::new(
-                        Tone::Bad,
-                        format!("{target}: DRIFT: version {version} {what}"),
-                    )
-                });
+                let drifted = looked.drift.map(|version| drifted(&target, version));
                 // A table that can be looked at may have too much to list.
                 let looking = step("look", &target, place.unreferenced(&target)).await;
                 let unreferenced = looking.ok().flatten();

@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 use squire_engine::commit::{CommitRequest, TableWrite, Write};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -261,7 +261,7 @@ pub async fn run(mixed: Mixed, figures: &mut Figures) {
 }
 
 /// Two daemons, one of which is killed every so often, in turn, and started again.
-async fn torment(fleet: &Fleet, config: &PathBuf, mixed: Mixed) -> (Vec<Slot>, Seen) {
+async fn torment(fleet: &Fleet, config: &Path, mixed: Mixed) -> (Vec<Slot>, Seen) {
     let end = Instant::now() + Duration::from_secs_f64(mixed.minutes * 60.0);
     let mut slots: Vec<Slot> = ["a", "b"].map(|n| Slot::start(fleet, n, config)).into();
     let (mut seen, mut strike) = (Seen::default(), Instant::now() + mixed.kill_every);
