@@ -317,7 +317,7 @@ pub(crate) enum AlterCommand {
 #[derive(Debug, Args)]
 pub(crate) struct AlterTypeArgs {
     pub(crate) column: String,
-    /// A type as in a schema file: int64, utf8, decimal128<18,2>, list<int32>, struct<lat:float64,lon:float64>, ...
+    /// A type as in a schema file: `int64`, `utf8`, `decimal128<18,2>`, `list<int32>`, `struct<lat:float64,lon:float64>`, ...
     #[arg(value_name = "TYPE")]
     pub(crate) data_type: String,
     #[command(flatten)]
@@ -449,7 +449,7 @@ pub(crate) struct PlanArgs {
 pub(crate) struct ReplayArgs {
     #[command(flatten)]
     pub(crate) target: TargetArgs,
-    /// A configuration with the [policy] and [[table]] sections to play; those of --config by default, or the defaults.
+    /// A configuration with the `[policy]` and `[[table]]` sections to play; those of --config by default, or the defaults.
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
 }

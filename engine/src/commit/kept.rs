@@ -1,7 +1,7 @@
 //! What the attempts of one request share: staged files of blind appends outlive a lost attempt.
 //!
-//! They fit the columns that they were staged on and no others: where those have changed meanwhile, the rows are checked and
-//! staged again. Committed all the same, a widened column would be null in them, and a value of a dropped one be gone.
+//! They fit the table and the columns that they were staged on and no others: where those have changed meanwhile, the rows are
+//! checked and staged again. A table that was dropped and made again has a folder of its own, and the files lie in the other. Committed all the same, a widened column would be null in them, and a value of a dropped one be gone.
 
 use super::logical::{Goal, TableWrite, appends};
 use super::stage::Staged;
@@ -17,6 +17,8 @@ pub(super) type Kept = BTreeMap<TableName, KeptAppend>;
 /// A staged append.
 pub(super) struct KeptAppend {
     staged: Staged,
+    /// Where its files lie.
+    path: String,
     /// The columns that it was staged on.
     columns: Schema,
 }
@@ -64,10 +66,12 @@ impl Store {
             }
         }
         let staged = staged.into_iter().collect::<Result<Vec<_>>>()?;
-        for ((write, staged), on) in writes.iter().zip(&staged).zip(&datasets) {
+        let targets = goals.iter().zip(writes);
+        for (((goal, write), staged), on) in targets.zip(&staged).zip(&datasets) {
             if let Some(on) = on.as_ref().filter(|_| appends(&write.write)) {
                 let append = KeptAppend {
                     staged: staged.clone(),
+                    path: goal.entry.path.clone(),
                     columns: on.schema().clone(),
                 };
                 kept.insert(write.table.clone(), append);
@@ -76,12 +80,17 @@ impl Store {
         Ok(staged)
     }
 
-    /// Forgets what was staged on columns that are not the table's any more.
+    /// Forgets what was staged on a table or on columns that are not these any more.
     async fn forget_outdated(&self, goals: &[Goal], kept: &mut Kept) -> Result<()> {
         for goal in goals {
             let (Some(visible), Some(append)) = (&goal.visible, kept.get(&goal.entry.table)) else {
                 continue;
             };
+            if goal.entry.path != append.path {
+                // Cleanup takes the files with the folder.
+                kept.remove(&goal.entry.table);
+                continue;
+            }
             let now = self.open_pinned(visible).await?;
             if *now.schema() != append.columns {
                 self.unstage(&now, &append.staged.operation).await;

@@ -19,6 +19,12 @@ pub(super) fn check_new(table: &TableName, schema: &Schema, key: Option<&str>) -
         )));
     }
     for column in schema.fields() {
+        if lance_core::is_system_column(column.name()) {
+            return Err(Error::invalid(format!(
+                "table {table}: column {}: the name is Lance's own, and nobody could read the table; take another",
+                quoted(column.name())
+            )));
+        }
         let refused = Schema::new(vec![Arc::clone(column)])
             .flattened_fields()
             .into_iter()

@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub state: Arc<State>,
     /// What stood as the mark before this version was looked for.
     mark: Mark,
+    /// What tells its object from any other of its number; nothing until it was looked at again.
+    tag: Option<Arc<str>>,
 }
 
 impl Snapshot {
@@ -36,7 +38,20 @@ impl Snapshot {
             manifest: Arc::new(manifest),
             state: Arc::new(state),
             mark,
+            tag: None,
         })
+    }
+
+    /// The same, if `tag` is its object's: a store that was copied back has other versions at the numbers that are known.
+    pub(super) fn tagged(mut self, tag: Option<&str>) -> Option<Self> {
+        match (&self.tag, tag) {
+            (Some(known), Some(tag)) if **known != *tag => None,
+            (None, Some(tag)) => {
+                self.tag = Some(tag.into());
+                Some(self)
+            }
+            _ => Some(self),
+        }
     }
 
     /// What stood as the mark before this version was looked for.
@@ -69,7 +84,9 @@ impl Store {
         let Some(latest) = newest.first() else {
             return Err(self.history_gone(1));
         };
-        if let Some(mut cached) = cached.filter(|c| c.version() == latest.version) {
+        if let Some(cached) = cached.filter(|c| c.version() == latest.version)
+            && let Some(mut cached) = cached.tagged(self.tag_of(&latest).await?.as_deref())
+        {
             cached.mark = mark;
             self.remember(&cached).await;
             return Ok(cached);
@@ -89,6 +106,14 @@ impl Store {
         }
         self.remember(&snapshot).await;
         Ok(snapshot)
+    }
+
+    async fn tag_of(&self, listed: &ManifestLocation) -> Result<Option<String>> {
+        match self.objects.is_local() {
+            // Lance makes tags of its own for a local file.
+            true => self.manifest_tag(listed.version).await,
+            false => Ok(listed.e_tag.clone()),
+        }
     }
 
     /// The `count` newest versions of the manifest, newest first.

@@ -65,8 +65,8 @@ impl Store {
         }
         let mut newest = known.version();
         // Where the disk is not mounted any more, nothing is newer.
-        let (stands, mut follows) = futures::future::try_join(
-            self.has_manifest_version(newest),
+        let (tag, mut follows) = futures::future::try_join(
+            self.manifest_tag(newest),
             self.has_manifest_version(newest + 1),
         )
         .await?;
@@ -77,11 +77,15 @@ impl Store {
             }
             follows = self.has_manifest_version(newest + 1).await?;
         }
-        if !stands || self.mark().await? != *known.mark() {
+        let same = tag.and_then(|tag| known.clone().tagged(Some(&tag)));
+        let Some(known) = same else {
+            return Ok(None);
+        };
+        if self.mark().await? != *known.mark() {
             return Ok(None);
         }
         if newest == known.version() {
-            return Ok(Some(known.clone()));
+            return Ok(Some(known));
         }
         // One that cannot be read is told of by the listing.
         Ok(self
@@ -98,6 +102,16 @@ impl Store {
         // Asked after the put: a cleanup that freed the number came before it.
         let stands = self.has_manifest_version(published.version() - 1).await?;
         Ok(stands && self.mark().await? == *published.mark())
+    }
+
+    /// What tells the object of a manifest version from any other of its number; `None` for one that is not there.
+    pub(super) async fn manifest_tag(&self, version: u64) -> Result<Option<String>> {
+        let path = NAMING.manifest_path(&self.object_path(MANIFEST_PATH), version);
+        match self.objects.inner.head(&path).await {
+            Ok(found) => Ok(Some(found.e_tag.unwrap_or_default())),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
     async fn has_manifest_version(&self, version: u64) -> Result<bool> {

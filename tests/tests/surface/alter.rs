@@ -248,3 +248,21 @@ async fn a_writer_of_the_older_columns_is_told_the_column() {
         lake.assert_at_rest();
     }
 }
+
+#[test]
+fn names_that_are_lances_own_are_refused() {
+    let lake = lake();
+    for name in [
+        "_rowid",
+        "_rowaddr",
+        "_rowoffset",
+        "_row_created_at_version",
+    ] {
+        for change in [vec!["add", name, "int64"], vec!["rename", "n", name]] {
+            refused(&lake, &alter(&lake, &change), 2, &[name, "Lance's own"]);
+            let dry = [alter(&lake, &change), vec!["--dry-run"]].concat();
+            refused(&lake, &dry, 2, &[name]);
+        }
+    }
+    lake.assert_at_rest();
+}

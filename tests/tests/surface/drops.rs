@@ -259,3 +259,21 @@ async fn the_engine_refuses_a_table_that_was_dropped() {
     let refused = store.commit(&request).await.expect_err("it is gone");
     assert_eq!(refused.kind(), ErrorKind::NotFound);
 }
+
+/// An append that lost its slot is tried again, with the files that it has: but those lie in the folder of the table that was dropped.
+#[tokio::test]
+async fn rows_for_a_dropped_table_are_staged_again_for_the_one_of_its_name() {
+    let lake = lake();
+    let late = lake.csv("late.csv", [(7, "late".to_owned())]);
+    let taken = lake.csv("taken.csv", [(8, "taken".to_owned())]);
+    let write = ["write", &lake.uri, "t", &late, "--json"];
+    let mut writer = lake.with_seam("write.after_scan=1*return(stop)", &write);
+    writer.wait_stopped();
+    lake.run(&["write", &lake.uri, "t", &taken]).ok();
+    drop_t(&lake).ok();
+    lake.create_tables(&["t"]);
+    writer.resume().ok();
+    assert_eq!(lake.ids("t").await, [7]);
+    lake.run(&["verify", &lake.uri, "--deep"]).ok();
+    lake.assert_at_rest();
+}

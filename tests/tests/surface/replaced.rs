@@ -103,3 +103,39 @@ async fn a_table_made_again_is_reported_and_never_shown() {
         lake.assert_at_rest();
     }
 }
+
+/// A backup of the folder is copied back under a process that knows newer versions, and others commit up to the number that it knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_copied_back_is_read_anew() {
+    let lake = Lake::with_tables(&["t", "u"]);
+    let backup = lake.path("backup");
+    let copy = |from: &Path, to: &Path| {
+        let done = std::process::Command::new("cp")
+            .arg("-a")
+            .arg(from)
+            .arg(to)
+            .status();
+        assert!(done.expect("cp").success());
+    };
+    copy(Path::new(&lake.uri), &backup);
+    let commit = |table: &str, id: i64| {
+        let batch = lake.batch(&format!("{table}{id}"), &[table], id..id + 1);
+        lake.run(&["commit", &lake.uri, &batch]).ok();
+    };
+    commit("t", 1);
+    let store = lake.store().await;
+    let before = store.load().await.expect("before");
+    std::fs::remove_dir_all(&lake.uri).expect("the store goes");
+    copy(&backup, Path::new(&lake.uri));
+    commit("u", 2);
+    let after = store.load().await.expect("after");
+    assert_eq!(after.version(), before.version(), "by another history");
+    let pin = |of: &squire_engine::store::Snapshot, table: &str| {
+        of.state
+            .table(&table.parse().expect("name"))
+            .expect("table")
+            .version
+    };
+    assert_eq!((pin(&before, "t"), pin(&before, "u")), (2, 1));
+    assert_eq!((pin(&after, "t"), pin(&after, "u")), (1, 2));
+}
