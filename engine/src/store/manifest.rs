@@ -85,7 +85,7 @@ impl Store {
             return Err(self.history_gone(1));
         };
         if let Some(cached) = cached.filter(|c| c.version() == latest.version)
-            && let Some(mut cached) = cached.tagged(self.tag_of(&latest).await?.as_deref())
+            && let Some(mut cached) = cached.tagged(self.tag_of(latest).await?.as_deref())
         {
             cached.mark = mark;
             self.remember(&cached).await;
