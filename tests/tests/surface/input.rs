@@ -354,8 +354,8 @@ async fn upgrade(lake: &Lake) {
     let uri = format!("{}/_squire/manifest.lance", lake.uri);
     let mut manifest = Dataset::open(&uri).await.expect("manifest");
     let format = manifest.config()["format"].clone();
-    assert!(format.contains("\"format\":1"), "{format}");
-    let newer = format.replace("\"format\":1", "\"format\":99");
+    assert!(format.contains("\"format\":2"), "{format}");
+    let newer = format.replace("\"format\":2", "\"format\":99");
     manifest
         .update_config([("format", newer.as_str())])
         .await
