@@ -113,28 +113,7 @@ pub fn step(model: &Squire, world: &mut World, config: Process, at: At, choice: 
             }
             Proc::Clean(At::Archive(plan))
         }
-        At::Delete(plan) => {
-            let left = deletable(model, world, &plan);
-            let end = if choice == 0 {
-                left.first()
-            } else {
-                left.last()
-            };
-            let Some((path, v)) = end.copied() else {
-                if model.lacks(Mutation::DeleteFirst)
-                    && (0..NAMES).any(|n| plan.floors[n] > world.latest().floors[n])
-                {
-                    return Proc::Clean(At::Archive(plan));
-                }
-                return Proc::Clean(match model.lacks(Mutation::MarkAfter) {
-                    true => At::DeleteManifest(plan),
-                    false => At::Mark(plan),
-                });
-            };
-            world.tables[path as usize][usize::from(v) - 1].there = false;
-            crate::invariants::check_readable(world);
-            Proc::Clean(At::Delete(plan))
-        }
+        At::Delete(plan) => Proc::Clean(delete_one(model, world, plan, choice)),
         At::Mark(plan) => {
             world.mark += 1;
             match model.lacks(Mutation::MarkAfter) {
@@ -151,6 +130,30 @@ pub fn step(model: &Squire, world: &mut World, config: Process, at: At, choice: 
                 false => Proc::Over,
             }
         }
+    }
+}
+
+/// Takes one version away from an end of what is left, and stays; with nothing left goes on.
+fn delete_one(model: &Squire, world: &mut World, plan: Plan, choice: u8) -> At {
+    let left = deletable(model, world, &plan);
+    let end = if choice == 0 {
+        left.first()
+    } else {
+        left.last()
+    };
+    if let Some((path, v)) = end.copied() {
+        world.tables[path as usize][usize::from(v) - 1].there = false;
+        crate::invariants::check_readable(world);
+        return At::Delete(plan);
+    }
+    let floors = world.latest().floors;
+    let unpublished = || (0..NAMES).any(|n| plan.floors[n] > floors[n]);
+    if model.lacks(Mutation::DeleteFirst) && unpublished() {
+        At::Archive(plan)
+    } else if model.lacks(Mutation::MarkAfter) {
+        At::DeleteManifest(plan)
+    } else {
+        At::Mark(plan)
     }
 }
 
