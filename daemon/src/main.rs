@@ -13,6 +13,8 @@ mod daemon;
 mod decide;
 mod exit;
 mod formats;
+#[cfg(test)]
+mod fuzz_tests;
 mod http;
 mod metrics;
 mod place;

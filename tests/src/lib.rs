@@ -6,9 +6,11 @@
 
 pub mod chaos;
 mod child;
+pub mod cost;
 pub mod disk;
 pub mod fleet;
 pub mod history;
+pub mod loopback;
 pub mod plain;
 pub mod requests;
 pub mod trace;

@@ -1,6 +1,7 @@
 //! Configurations that are broken somewhere, each from its seed: one is taken, or refused in a few words that begin with its name.
 
 use super::{Config, SHIPPED, render};
+use crate::fuzz_tests::seeds;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 /// Longer than any message should be.
@@ -79,13 +80,8 @@ fn broken(whole: &str, rng: &mut StdRng) -> String {
 
 #[test]
 fn a_broken_configuration_is_taken_or_refused_in_a_few_words() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let (first, cases): (u64, u64) = (
-        number("SQUIRE_FUZZ_SEED").unwrap_or(1),
-        number("SQUIRE_FUZZ_CASES").unwrap_or(400),
-    );
-    let (whole, mut taken) = (whole(), 0_u64);
-    for seed in first..first + cases {
+    let (whole, mut taken, seeds) = (whole(), 0_u64, seeds(1, 400));
+    for seed in seeds.clone() {
         let text = broken(&whole, &mut StdRng::seed_from_u64(seed));
         let parsed = Config::parse_with(&text, "squire.toml", &|_| None);
         match parsed {
@@ -107,5 +103,8 @@ fn a_broken_configuration_is_taken_or_refused_in_a_few_words() {
             }
         }
     }
-    assert!(taken > 0, "all {cases} were refused: the whole is none");
+    assert!(
+        taken > 0,
+        "all of {seeds:?} were refused: the whole is none"
+    );
 }

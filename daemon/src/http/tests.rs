@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::fuzz_tests::seeds;
 
 #[derive(Default)]
 struct Fake {
@@ -393,14 +394,7 @@ async fn the_page_runs_its_own_script_and_no_other() {
 #[tokio::test]
 async fn broken_requests_ask_for_nothing_and_stop_nobody() {
     let running = start(Some("secret-token")).await;
-    let first = std::env::var("SQUIRE_FUZZ_SEED")
-        .ok()
-        .and_then(|s| s.parse().ok());
-    let cases = std::env::var("SQUIRE_FUZZ_CASES")
-        .ok()
-        .and_then(|s| s.parse().ok());
-    let (first, cases): (u64, u64) = (first.unwrap_or(7), cases.unwrap_or(300));
-    for seed in first..first + cases {
+    for seed in seeds(7, 300) {
         let request = broken(seed);
         let mut stream = TcpStream::connect(running.address).await.unwrap();
         // It may be refused before it is read to its end.

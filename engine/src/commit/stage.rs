@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::ids::TableName;
 use crate::proof::{Given, read_back};
 use crate::store::state::TableEntry;
-use crate::store::{Slot, Store, own_file};
+use crate::store::{Slot, Store, fragments_of, own_file};
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Schema, TimeUnit};
 use futures::FutureExt;
@@ -18,8 +18,8 @@ use lance::dataset::{
     Dataset, DeleteBuilder, InsertBuilder, MergeInsertBuilder, WhenMatched, WhenNotMatched,
     WriteMode, WriteParams,
 };
+use lance_core::{ROW_ADDR, ROW_ID, ROW_OFFSET};
 use lance_select::RowAddrTreeMap;
-use lance_table::format::Fragment;
 use object_store::ObjectStoreExt;
 use serde::Serialize;
 use std::collections::HashSet;
@@ -265,7 +265,11 @@ impl Store {
             return Ok(staged);
         };
         if let Some(given) = given(&write, staged.rows, checked.table, &on) {
-            let (schema, fragments) = written(&on, &staged.operation);
+            let schema = match &staged.operation {
+                Operation::Overwrite { schema, .. } => schema,
+                _ => on.schema(),
+            };
+            let fragments = fragments_of(&staged.operation);
             if let Err(e) = read_back(&on, schema, fragments, given).await {
                 self.unstage(&on, &staged.operation).await;
                 return Err(told(unreadable(e)));
@@ -277,13 +281,9 @@ impl Store {
     /// Takes the data files away that `operation` adds to `on` and that no sidecar and no version names. Best effort: what
     /// stays is for cleanup.
     pub(super) async fn unstage(&self, on: &Dataset, operation: &Operation) {
-        let fragments = match operation {
-            Operation::Merge { fragments, .. } => fragments,
-            _ => written(on, operation).1,
-        };
         let old = on.manifest().fragments.iter().flat_map(|f| &f.files);
         let old: HashSet<&str> = old.map(|file| file.path.as_str()).collect();
-        let files = fragments.iter().flat_map(|fragment| &fragment.files);
+        let files = fragments_of(operation).iter().flat_map(|f| &f.files);
         let new = files.filter(|file| !old.contains(file.path.as_str()));
         for path in new.filter_map(|file| own_file(on, file)) {
             if let Err(e) = self.objects.inner.delete(&path).await {
@@ -334,21 +334,6 @@ fn given<'a>(
         | Write::Delete { .. }
         | Write::Alter(_)
         | Write::Create { .. } => None,
-    }
-}
-
-/// What `operation` adds to `on`, and its columns.
-pub(super) fn written<'a>(
-    on: &'a Dataset,
-    operation: &'a Operation,
-) -> (&'a lance::datatypes::Schema, &'a [Fragment]) {
-    match operation {
-        Operation::Append { fragments } => (on.schema(), fragments),
-        Operation::Overwrite {
-            fragments, schema, ..
-        } => (schema, fragments),
-        Operation::Update { new_fragments, .. } => (on.schema(), new_fragments),
-        _ => (on.schema(), &[]),
     }
 }
 
@@ -434,7 +419,7 @@ async fn delete_keys(dataset: Arc<Dataset>, key: &str, rows: &[RecordBatch]) -> 
 }
 
 /// What Lance calls where a row lies: no column of anybody's, and another after each rewrite.
-const POSITIONS: [&str; 3] = ["_rowid", "_rowaddr", "_rowoffset"];
+const POSITIONS: [&str; 3] = [ROW_ID, ROW_ADDR, ROW_OFFSET];
 
 /// How values are written that Lance's planner does not take as they stand.
 const LITERALS: &str = "write a time as timestamp '2024-01-31T12:00:00', a day as date '2024-01-31', and a decimal as cast('1.24' as decimal(10, 2))";

@@ -10,19 +10,21 @@
 //! processes compact counts as written by users; a record that cannot be read is left alone, and counting begins anew.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Records, Store, fragment_bytes, unless_denied};
+use crate::store::{Lasting, Store, fragment_bytes};
 use lance::Dataset;
 use lance::dataset::optimize::RewriteResult;
-use object_store::ObjectStoreExt;
-use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OnceCell;
 
-/// The newest format of the record that this release reads. In the first what was found counted as written.
-const FORMAT: u32 = 2;
+/// The record of a location's ledger. In its first format what was found counted as written.
+const LEDGER: Lasting = Lasting {
+    name: "ledger.json",
+    format: 2,
+    to_begin: "count anew",
+};
 
 /// Tables of one location that are kept; beyond it those with the fewest bytes go.
 const MOST: usize = 10_000;
@@ -129,7 +131,6 @@ impl Entry {
 /// The record.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
-    format: u32,
     tables: BTreeMap<String, Entry>,
 }
 
@@ -214,53 +215,16 @@ fn is_lasting(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Internal | ErrorKind::FormatTooNew)
 }
 
-impl Records {
-    fn ledger_path(&self) -> Path {
-        self.area("ledger.json")
-    }
-
-    async fn ledger(&self) -> Result<Option<Record>> {
-        let got = match self.objects.inner.get(&self.ledger_path()).await {
-            Ok(got) => got.bytes().await?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(e) => return Err(e.into()),
-        };
-        let record: Record = serde_json::from_slice(&got).map_err(|e| {
-            let damaged = format!(
-                "/{} is damaged; remove it to count anew",
-                self.ledger_path()
-            );
-            Error::new(ErrorKind::Internal, damaged).caused_by(e)
-        })?;
-        if record.format > FORMAT {
-            let newer = format!(
-                "the ledger has format {}, this squire reads up to {FORMAT}; upgrade squire",
-                record.format
-            );
-            return Err(Error::new(ErrorKind::FormatTooNew, newer));
-        }
-        Ok(Some(record))
-    }
-}
-
 impl Store {
     /// What was written into the tables here, and why.
     pub(crate) fn ledger(&self) -> Arc<Ledger> {
         self.shelf.of()
     }
 
-    /// Where what lasts of this location may stand, the first that may be written first. A store has one place.
-    pub(crate) async fn lasting_records(&self) -> Result<Vec<&Records>> {
-        Ok(match self.has_manifest().await? {
-            true => vec![&self.records],
-            false => self.plain_records().await,
-        })
-    }
-
     /// Reads the ledger, once for each process. While that fails it is neither read nor written.
     pub(crate) async fn read_ledger(&self) {
         let read = async {
-            match self.kept_ledger().await {
+            match self.lasting::<Record>(&LEDGER).await {
                 Ok(record) => {
                     let ledger = self.ledger();
                     let mut books = ledger.books();
@@ -290,15 +254,6 @@ impl Store {
         }
     }
 
-    async fn kept_ledger(&self) -> Result<Option<Record>> {
-        for records in self.lasting_records().await? {
-            if let Some(Some(record)) = unless_denied(records.ledger().await)? {
-                return Ok(Some(record));
-            }
-        }
-        Ok(None)
-    }
-
     /// Keeps the ledger, if there is something new to keep.
     ///
     /// # Errors
@@ -318,17 +273,10 @@ impl Store {
             let least = by_size[MOST - 1];
             tables.retain(|_, entry| entry.size() >= least);
         }
-        let record = Record {
-            format: FORMAT,
-            tables,
-        };
-        let bytes = serde_json::to_vec(&record)
-            .map_err(|e| Error::internal("encoding the ledger").caused_by(e))?;
+        let record = Record { tables };
         let mut kept = Ok(());
         for records in self.lasting_records().await? {
-            let path = records.ledger_path();
-            let put = records.objects.inner.put(&path, bytes.clone().into());
-            kept = put.await.map(drop);
+            kept = records.put_lasting(&LEDGER, &record).await;
             if kept.is_ok() {
                 break;
             }
@@ -336,7 +284,7 @@ impl Store {
         if kept.is_err() {
             ledger.changed.store(true, Ordering::Relaxed);
         }
-        Ok(kept?)
+        kept
     }
 }
 

@@ -51,9 +51,6 @@ const KEPT: f64 = 0.5;
 /// Lance's column of row addresses.
 const ROW_ADDR: &str = "_rowaddr";
 
-/// Lance's column of row ids.
-const ROW_ID: &str = "_rowid";
-
 /// Checks that the index `name` answers in `after` as it did in `before`, and as a scan does. `before` is a version with
 /// the same rows; it need not have the index.
 ///

@@ -4,13 +4,16 @@
 //! nothing of reasons and effects; plain tables have no log. It is read and put anew for each run that changed
 //! something, so of two daemons on one location one may lose a line of the other. It decides about nothing.
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Records, Store, unless_denied};
-use object_store::ObjectStoreExt;
+use crate::error::Result;
+use crate::store::{Lasting, Records, Store};
 use serde::{Deserialize, Serialize};
 
-/// The newest format of the record that this release reads.
-const FORMAT: u32 = 1;
+/// The record of the runs of a location.
+const HISTORY: Lasting = Lasting {
+    name: "history.json",
+    format: 1,
+    to_begin: "begin a new history",
+};
 
 /// Runs of one location that are kept, about 300 kB; beyond it the oldest go.
 pub const MOST_RUNS: usize = 1_000;
@@ -51,9 +54,8 @@ pub struct NotedRun {
 }
 
 /// The record.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Record {
-    format: u32,
     /// The oldest first.
     runs: Vec<NotedRun>,
 }
@@ -63,40 +65,11 @@ struct Record {
 struct Noting(tokio::sync::Mutex<()>);
 
 impl Records {
-    async fn noted(&self) -> Result<Option<Record>> {
-        let path = self.area("history.json");
-        let got = match self.objects.inner.get(&path).await {
-            Ok(got) => got.bytes().await?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(e) => return Err(e.into()),
-        };
-        let record: Record = serde_json::from_slice(&got).map_err(|e| {
-            let damaged = format!("/{path} is damaged; remove it to begin a new history");
-            Error::new(ErrorKind::Internal, damaged).caused_by(e)
-        })?;
-        if record.format > FORMAT {
-            let newer = format!(
-                "/{path} has format {}, this squire reads up to {FORMAT}; upgrade squire",
-                record.format
-            );
-            return Err(Error::new(ErrorKind::FormatTooNew, newer));
-        }
-        Ok(Some(record))
-    }
-
     async fn note(&self, run: NotedRun) -> Result<()> {
-        let mut runs = self.noted().await?.map_or_else(Vec::new, |r| r.runs);
+        let Record { mut runs } = self.lasting(&HISTORY).await?.unwrap_or_default();
         runs.push(run);
         runs.drain(..runs.len().saturating_sub(MOST_RUNS));
-        let record = Record {
-            format: FORMAT,
-            runs,
-        };
-        let bytes = serde_json::to_vec(&record)
-            .map_err(|e| Error::internal("encoding the history").caused_by(e))?;
-        let path = self.area("history.json");
-        self.objects.inner.put(&path, bytes.into()).await?;
-        Ok(())
+        self.put_lasting(&HISTORY, Record { runs }).await
     }
 }
 
@@ -123,11 +96,7 @@ impl Store {
     /// # Errors
     /// Those of the storage; a record that is damaged, or of a newer release.
     pub async fn noted_runs(&self) -> Result<Vec<NotedRun>> {
-        for records in self.lasting_records().await? {
-            if let Some(Some(record)) = unless_denied(records.noted().await)? {
-                return Ok(record.runs.into_iter().rev().collect());
-            }
-        }
-        Ok(Vec::new())
+        let Record { runs } = self.lasting(&HISTORY).await?.unwrap_or_default();
+        Ok(runs.into_iter().rev().collect())
     }
 }

@@ -10,7 +10,6 @@ use crate::error::{Error, Result};
 use crate::store::{GuardedCommitHandler, Slot, Store};
 use lance::Dataset;
 use lance::dataset::CommitBuilder;
-use lance::session::Session;
 use std::sync::Arc;
 
 impl Store {
@@ -23,7 +22,8 @@ impl Store {
         slot: Option<Slot>,
     ) -> Result<Dataset> {
         let guard = self.guard_at(run, slot).rehearsing();
-        self.guarded(run, head, guard, self.own_session()).await
+        let opened = self.guarded(run.path(), head, guard, self.own_session());
+        self.written_through(&opened.await?, run).await
     }
 
     /// The same, through which `run` commits.
@@ -34,7 +34,8 @@ impl Store {
         slot: Option<Slot>,
     ) -> Result<Dataset> {
         let guard = self.guard_at(run, slot);
-        self.guarded(run, head, guard, self.session()).await
+        let opened = self.guarded(run.path(), head, guard, self.session());
+        self.written_through(&opened.await?, run).await
     }
 
     fn guard_at(&self, run: &Run<'_>, slot: Option<Slot>) -> GuardedCommitHandler {
@@ -43,20 +44,6 @@ impl Store {
             Some(slot) => guard.at(slot),
             None => guard,
         }
-    }
-
-    async fn guarded(
-        &self,
-        run: &Run<'_>,
-        head: &Dataset,
-        guard: GuardedCommitHandler,
-        session: Arc<Session>,
-    ) -> Result<Dataset> {
-        let location = head.manifest_location().clone();
-        let builder = self.builder(run.path()).with_version(location.version);
-        let builder = builder.with_commit_handler(Arc::new(guard.knowing(location)));
-        let opened = builder.with_session(session).load().await?;
-        self.written_through(&opened, run).await
     }
 }
 

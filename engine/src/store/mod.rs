@@ -19,6 +19,7 @@ mod files;
 pub mod guard;
 mod heads;
 mod held;
+mod lasting;
 pub mod lease;
 pub mod location;
 mod manifest;
@@ -38,6 +39,7 @@ pub(crate) use files::{FileFacts, Width, fragment_bytes, own_file};
 pub use guard::{CommitCounters, GuardedCommitHandler, Slot};
 use heads::Heads;
 pub(crate) use held::check_floors;
+pub(crate) use lasting::Lasting;
 pub use lease::{Lease, StandingLease};
 pub use manifest::Snapshot;
 pub(crate) use records::{Records, is_denied, unless_denied};
@@ -47,7 +49,7 @@ pub use sidecar::{Member, Sidecar, SidecarKind, SidecarTable};
 pub use state::{State, TableEntry, Updates};
 pub use tables::Gathered;
 pub(crate) use tables::{
-    StrictCommit, data_files_of, marks, read_version, tags_of, transaction_id,
+    StrictCommit, data_files_of, fragments_of, marks, read_version, tags_of, transaction_id,
 };
 
 use crate::clock::{Clock, Entropy, SystemClock};

@@ -115,11 +115,6 @@ impl Store {
     }
 
     async fn has_manifest_version(&self, version: u64) -> Result<bool> {
-        let base = self.object_path(MANIFEST_PATH);
-        let objects = self.objects.inner.as_ref();
-        let there = self
-            .inner_handler
-            .version_exists(&base, version, objects, NAMING);
-        Ok(there.await?)
+        Ok(self.manifest_tag(version).await?.is_some())
     }
 }

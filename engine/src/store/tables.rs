@@ -9,7 +9,7 @@ use crate::protocol::{
 use lance::dataset::transaction::{Operation, Transaction, TransactionBuilder};
 use lance::dataset::{CommitBuilder, Dataset, VersionTransaction};
 use lance_select::RowAddrTreeMap;
-use lance_table::format::Manifest;
+use lance_table::format::{Fragment, Manifest};
 use lance_table::io::manifest::read_manifest;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -73,16 +73,20 @@ fn effect_of(operation: &Operation) -> Effect {
     }
 }
 
-/// The data files, below the dataset, that a transaction names: those that it adds, and of one that changes columns all.
-pub(crate) fn data_files_of(operation: &Operation) -> Vec<String> {
-    let fragments = match operation {
+/// The fragments that a write names: those that it adds, and of one that changes columns all.
+pub(crate) fn fragments_of(operation: &Operation) -> &[Fragment] {
+    match operation {
         Operation::Append { fragments }
         | Operation::Overwrite { fragments, .. }
-        | Operation::Merge { fragments, .. } => fragments.as_slice(),
-        Operation::Update { new_fragments, .. } => new_fragments.as_slice(),
+        | Operation::Merge { fragments, .. } => fragments,
+        Operation::Update { new_fragments, .. } => new_fragments,
         _ => &[],
-    };
-    fragments
+    }
+}
+
+/// Their data files, below the dataset.
+pub(crate) fn data_files_of(operation: &Operation) -> Vec<String> {
+    fragments_of(operation)
         .iter()
         .flat_map(|f| {
             f.files

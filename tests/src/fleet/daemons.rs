@@ -2,22 +2,18 @@
 
 use super::lake::Fleet;
 use super::until;
-use crate::squire;
+use crate::cost::Cost;
+use crate::{loopback, squire};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// Enough for a debug build on a busy machine to look at ten thousand tables.
 const PATIENCE: Duration = Duration::from_secs(900);
-
-/// Ticks of a second in `/proc/PID/stat`, on every Linux.
-const TICKS: f64 = 100.0;
 
 /// A running daemon; killed when dropped.
 #[derive(Debug)]
@@ -27,25 +23,10 @@ pub struct Daemon {
     log: PathBuf,
 }
 
-/// What a daemon has cost since it was started.
-#[derive(Debug, Clone, Copy)]
-pub struct Cost {
-    /// Seconds of a core.
-    pub cpu: f64,
-    /// Bytes in memory now, and at most.
-    pub rss: u64,
-    /// The most that were in memory at one time.
-    pub peak: u64,
-    /// Bytes read and written by system calls.
-    pub moved: u64,
-}
-
 impl Daemon {
     /// Starts one on `fleet`.
     pub fn start(fleet: &Fleet, name: &str, config: &Path) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = free.local_addr().expect("its address").port();
-        drop(free);
+        let port = loopback::free_port();
         let log = fleet.path(&format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log);
         let mut command = Command::new(squire());
@@ -74,18 +55,7 @@ impl Daemon {
     }
 
     fn get(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        stream
-            .set_read_timeout(Some(Duration::from_secs(60)))
-            .ok()?;
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        let code = head.split(' ').nth(1)?.parse().ok()?;
-        Some((code, body.to_owned()))
+        loopback::ask(self.port, "GET", path, "").ok()
     }
 
     /// What it says; nothing while it starts.
@@ -107,35 +77,7 @@ impl Daemon {
 
     /// What it has cost so far.
     pub fn cost(&self) -> Cost {
-        let read = |file: &str| {
-            let path = format!("/proc/{}/{file}", self.child.id());
-            std::fs::read_to_string(path).unwrap_or_default()
-        };
-        let stat = read("stat");
-        let fields: Vec<&str> = stat
-            .rsplit(") ")
-            .next()
-            .unwrap_or_default()
-            .split(' ')
-            .collect();
-        let ticks = |n: usize| {
-            fields
-                .get(n)
-                .and_then(|f| f.parse::<f64>().ok())
-                .unwrap_or(0.0)
-        };
-        let number = |text: &str, key: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(key));
-            let number = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-            number.unwrap_or(0)
-        };
-        let (status, io) = (read("status"), read("io"));
-        Cost {
-            cpu: (ticks(11) + ticks(12)) / TICKS,
-            rss: number(&status, "VmRSS:") * 1_024,
-            peak: number(&status, "VmHWM:") * 1_024,
-            moved: number(&io, "rchar:") + number(&io, "wchar:"),
-        }
+        Cost::of(&self.child.id().to_string())
     }
 
     /// Kills it where it stands.

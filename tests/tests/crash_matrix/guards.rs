@@ -269,6 +269,16 @@ async fn a_batch_is_committed_once() {
     ends_well(Guard::BatchId, &lake).await;
 }
 
+/// What was acknowledged is there.
+async fn assert_declared(lake: &Lake) {
+    let state = lake.store().await.load().await.expect("snapshot").state;
+    let declared = ("a".parse().expect("name"), "declared".to_owned());
+    assert!(
+        state.indexes.contains_key(&declared),
+        "acknowledged and lost"
+    );
+}
+
 #[tokio::test]
 async fn a_publish_at_a_freed_number_is_lost() {
     let lake = lake();
@@ -276,12 +286,7 @@ async fn a_publish_at_a_freed_number_is_lost() {
     move_on_and_clean_up(&lake);
     // The put succeeds, at a number that is long past.
     declare.resume().ok();
-    let state = lake.store().await.load().await.expect("snapshot").state;
-    let declared = ("a".parse().expect("name"), "declared".to_owned());
-    assert!(
-        state.indexes.contains_key(&declared),
-        "acknowledged and lost"
-    );
+    assert_declared(&lake).await;
     ends_well(Guard::PublishFloor, &lake).await;
 }
 
@@ -293,12 +298,7 @@ async fn cleanup_marks_that_it_frees_numbers() {
     lake.run(&["keep", &lake.uri, "held"]).ok();
     move_on_and_clean_up(&lake);
     declare.resume().ok();
-    let state = lake.store().await.load().await.expect("snapshot").state;
-    let declared = ("a".parse().expect("name"), "declared".to_owned());
-    assert!(
-        state.indexes.contains_key(&declared),
-        "acknowledged and lost"
-    );
+    assert_declared(&lake).await;
     ends_well(Guard::CleanupMark, &lake).await;
 }
 

@@ -37,7 +37,6 @@ mod zoo;
 use serde_json::Value;
 use squire_tests::Lake;
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -117,12 +116,6 @@ fn small_commits(lake: &Lake, tables: &[&str], first: i64, count: i64) -> Vec<(i
         rows.extend(tagged(&tag, ids));
     }
     rows
-}
-
-/// A free port on loopback.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
 }
 
 /// Waits until `check` gives something, or fails with what it gave last.

@@ -1,12 +1,11 @@
 //! The daemon from outside: its HTTP endpoints, its metrics, its signals, its words to systemd.
 
-use crate::{cache, client, eventually, free_port, small_commits, tagged, uri};
+use crate::{cache, client, eventually, small_commits, tagged, uri};
 use lance::index::DatasetIndexExt;
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use squire_tests::{Child, Lake, PATIENCE, squire};
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use squire_tests::{Child, Lake, PATIENCE, loopback, squire};
+use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -25,7 +24,7 @@ pub(crate) struct Served {
 impl Served {
     /// Starts `squire ARGS --listen ADDR` and waits until it answers.
     pub(crate) fn start(lake: &Lake, failpoints: Option<&str>, args: &[&str]) -> Self {
-        let port = free_port();
+        let port = loopback::free_port();
         let listen = format!("127.0.0.1:{port}");
         let args = [args, &["--listen", &listen]].concat();
         let child = match failpoints {
@@ -65,17 +64,7 @@ impl Served {
         path: &str,
         headers: &str,
     ) -> std::io::Result<(u16, String)> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n{headers}\r\n"
-        );
-        stream.write_all(request.as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        Ok((code.expect("a status code"), body.to_owned()))
+        loopback::ask(self.port, method, path, headers)
     }
 
     pub(crate) fn request(&self, method: &str, path: &str, headers: &str) -> (u16, String) {
@@ -494,7 +483,7 @@ async fn crash_sigterm_during_a_compaction_drains() {
 impl Served {
     /// Starts it with a seam armed to stop it, and waits for that.
     fn start_stopped(lake: &Lake, failpoints: &str, args: &[&str]) -> Self {
-        let port = free_port();
+        let port = loopback::free_port();
         let listen = format!("127.0.0.1:{port}");
         let mut child = lake.with_seam(failpoints, &[args, &["--listen", &listen]].concat());
         child.wait_stopped();

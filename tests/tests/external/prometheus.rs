@@ -4,10 +4,10 @@
 
 use crate::metrics::Served;
 use crate::page::Scene;
-use crate::{cache, eventually, free_port};
+use crate::{cache, eventually};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use squire_tests::{Lake, PATIENCE};
+use squire_tests::{Lake, PATIENCE, loopback};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -49,7 +49,7 @@ impl Prometheus {
             "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [rules.yml]\nscrape_configs:\n{jobs}"
         );
         std::fs::write(path("prometheus.yml"), config).expect("config");
-        let port = free_port();
+        let port = loopback::free_port();
         let environment = std::env::var("PATH").unwrap_or_default();
         let process = Command::new("prometheus")
             .arg(format!(

@@ -1,9 +1,9 @@
 //! The end-to-end story on an S3-compatible server: moto, on loopback.
 
-use crate::{client, client_with, eventually, free_port, python, readers, small_commits, tagged};
+use crate::{client, client_with, eventually, python, readers, small_commits, tagged};
 use serde_json::json;
 use squire_engine::maintenance::Retention;
-use squire_tests::{Lake, PATIENCE, squire};
+use squire_tests::{Lake, PATIENCE, loopback, squire};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -24,7 +24,7 @@ impl Server {
 
     /// One whose clock is `late`.
     pub(crate) fn late(late: Duration) -> Self {
-        let port = free_port();
+        let port = loopback::free_port();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/external/client.py");
         let child = Command::new(python())
             .args([

@@ -16,6 +16,8 @@ use arrow::array::{Array, RecordBatch};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 
+use crate::fuzz_tests::seeds;
+
 use super::{
     Files, FormatError, InputLimits,
     by_hand::with_footer,
@@ -327,16 +329,8 @@ fn in_time(path: &Path) -> Result<(), String> {
     }
 }
 
-fn number(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |text| text.parse().expect(name))
-}
-
 #[test]
 fn mutated_files_are_read_or_refused() {
-    let (first, cases) = (
-        number("SQUIRE_FUZZ_SEED", 1),
-        number("SQUIRE_FUZZ_CASES", 1_000),
-    );
     let files = Files::new();
     let dir = std::env::var_os("SQUIRE_FUZZ_DIR").map_or(files.0.path().into(), PathBuf::from);
     let good = good();
@@ -349,7 +343,7 @@ fn mutated_files_are_read_or_refused() {
         }
         fs::remove_file(&path).expect("file");
     }
-    for seed in first..first.saturating_add(cases) {
+    for seed in seeds(1, 1_000) {
         let mut random = StdRng::seed_from_u64(seed);
         let (extension, mut bytes) = good[random.random_range(0..good.len())].clone();
         for _ in 0..random.random_range(1..5) {

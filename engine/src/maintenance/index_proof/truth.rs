@@ -5,7 +5,7 @@
 
 use super::vectors::finds_as_well;
 use super::words::longest_word;
-use super::{KEPT, ROW_ID, Subject, VALUES, kind_of, rows_of, texts_of, unfit};
+use super::{KEPT, Subject, VALUES, kind_of, rows_of, texts_of, unfit};
 use crate::error::Result;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, UInt64Type};
@@ -13,6 +13,7 @@ use arrow_array::{Array, ArrayRef, FixedSizeListArray, RecordBatch};
 use arrow_schema::DataType;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
+use lance_core::ROW_ID;
 use lance_table::format::Fragment;
 use serde_json::Value;
 use std::collections::BTreeSet;

@@ -1,10 +1,11 @@
 //! Words: how many rows each sampled one is found in. Parts of texts are asked for by the same words.
 
-use super::{ROW_ID, Subject, rows_of, texts_of, unfit};
+use super::{Subject, rows_of, texts_of, unfit};
 use crate::error::Result;
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
 use lance::Dataset;
+use lance_core::ROW_ID;
 use lance_index::scalar::FullTextSearchQuery;
 use std::collections::BTreeSet;
 
