@@ -110,6 +110,7 @@ pub(crate) async fn load_on(
         coerced.push(changes);
     }
     let mut request = CommitRequest::new(writes);
+    request.read_for = Some(snapshot.clone());
     request.batch = spec.batch_id;
     request.message = spec.message.unwrap_or(spec.name);
     let rows = request.writes.iter().map(|w| w.write.rows()).sum();

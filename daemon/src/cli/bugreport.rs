@@ -6,16 +6,15 @@
 use super::Context;
 use super::args::BugreportArgs;
 use super::check;
+use super::control::exchange;
 use crate::config::{Config, render};
 use crate::text_file;
 use serde_json::{Value, json};
 use squire_engine::error::Result;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A value shorter than this is no secret, and striking it out would make the text unreadable.
 const SHORTEST: usize = 4;
@@ -101,9 +100,10 @@ async fn last_errors(context: &Context) -> Vec<String> {
     let Some(address) = context.config.daemon.listen else {
         return vec![String::from("listen is off: a daemon cannot be asked")];
     };
-    let asked = tokio::time::timeout(PATIENCE, status_of(address)).await;
+    let ask = format!("GET /status HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let asked = tokio::time::timeout(PATIENCE, exchange(address, &ask, MOST)).await;
     let status = match asked {
-        Ok(Ok(status)) => status,
+        Ok(Ok((_, status))) => status,
         Ok(Err(e)) => return vec![format!("no daemon answers on {address}: {e}")],
         Err(_) => return vec![format!("{address} gave no answer in time")],
     };
@@ -114,22 +114,6 @@ async fn last_errors(context: &Context) -> Vec<String> {
         return vec![String::from("none")];
     }
     errors
-}
-
-async fn status_of(address: SocketAddr) -> std::io::Result<Value> {
-    let mut stream = tokio::net::TcpStream::connect(address).await?;
-    let ask = format!("GET /status HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(ask.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.take(MOST).read_to_end(&mut answer).await?;
-    let text = String::from_utf8_lossy(&answer);
-    let begin = text.find('{').unwrap_or(text.len());
-    let mut documents = serde_json::Deserializer::from_str(&text[begin..]).into_iter::<Value>();
-    let strange = || std::io::Error::other("what answers there is no squire daemon");
-    documents
-        .next()
-        .and_then(std::result::Result::ok)
-        .ok_or_else(strange)
 }
 
 /// Every secret that this process could have shown.

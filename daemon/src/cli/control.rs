@@ -173,7 +173,7 @@ pub(super) async fn exchange(
     let mut answer = Vec::new();
     stream.take(most).read_to_end(&mut answer).await?;
     let text = String::from_utf8_lossy(&answer);
-    let strange = || std::io::Error::other("what answers there is no squire daemon");
+    let strange = || std::io::Error::other("something else does");
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(strange)?;
     let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
     let document = serde_json::from_str(body).map_err(|_| strange())?;

@@ -17,8 +17,8 @@ use std::time::Duration;
 /// A daemon that lives answers from memory.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The status of some tens of thousands of tables.
-const MOST: u64 = 256 << 20;
+/// The status of ten thousand tables is a quarter of it.
+const MOST: u64 = 64 << 20;
 
 /// What is read of `/status`.
 #[derive(Debug, Deserialize)]

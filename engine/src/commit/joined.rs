@@ -9,7 +9,7 @@ use super::logical::{AttemptHook, CommitRequest, TableWrite};
 use super::stage::Write;
 use crate::error::{Error, Result};
 use crate::ids::TableName;
-use crate::store::Member;
+use crate::store::{Member, Snapshot};
 use std::collections::{BTreeMap, HashSet};
 
 pub(super) struct Joined<'a> {
@@ -21,6 +21,7 @@ pub(super) struct Joined<'a> {
     pub(super) batches: Vec<Member>,
     pub(super) retries: u32,
     pub(super) before_attempt: Option<&'a AttemptHook>,
+    pub(super) read_for: Option<&'a Snapshot>,
 }
 
 impl<'a> Joined<'a> {
@@ -75,6 +76,7 @@ impl<'a> Joined<'a> {
             batches,
             retries: first.retries,
             before_attempt: first.before_attempt.as_ref(),
+            read_for: first.read_for.as_ref(),
         })
     }
 }

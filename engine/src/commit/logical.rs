@@ -57,6 +57,8 @@ pub struct CommitRequest {
     pub retries: u32,
     /// Told of each attempt's ULID before it begins.
     pub before_attempt: Option<AttemptHook>,
+    /// For whose columns the rows were read: where those have changed since, what does not fit is a conflict.
+    pub read_for: Option<Snapshot>,
 }
 
 impl std::fmt::Debug for CommitRequest {
@@ -79,6 +81,7 @@ impl CommitRequest {
             message: String::new(),
             retries: 100,
             before_attempt: None,
+            read_for: None,
         }
     }
 
@@ -219,7 +222,8 @@ impl Store {
                 Ok(outcome) => return Ok(outcome),
                 Err(e) => e,
             };
-            if attempt > 1 && failed.kind() == ErrorKind::InvalidInput {
+            let unfit = failed.kind() == ErrorKind::InvalidInput;
+            if unfit && (attempt > 1 || self.has_other_columns(joined).await?) {
                 return Err(changed_meanwhile(failed));
             }
             if failed.disposition() != Disposition::Retry || attempt > joined.retries {
@@ -234,6 +238,34 @@ impl Store {
             attempt += 1;
             backoff.wait(self.clock(), &self.entropy).await;
         }
+    }
+
+    /// Whether a written table has other columns than those that its rows were read for.
+    async fn has_other_columns(&self, joined: &Joined<'_>) -> Result<bool> {
+        let Some(then) = joined.read_for else {
+            return Ok(false);
+        };
+        let now = self.load().await?;
+        for write in &joined.writes {
+            let entries = (
+                then.state.tables.get(&write.table),
+                now.state.tables.get(&write.table),
+            );
+            let (Some(then), Some(now)) = entries else {
+                continue;
+            };
+            if then == now {
+                continue;
+            }
+            // Of a version that is gone nothing is known.
+            let Ok(then) = self.open_pinned(then).await else {
+                return Ok(true);
+            };
+            if then.schema() != self.open_pinned(now).await?.schema() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What the caller read is given once, so a stale read is not retried here: the caller reads again.
@@ -507,7 +539,8 @@ fn same_pins(guess: &Snapshot, now: &Snapshot, writes: &[TableWrite]) -> bool {
         .all(|w| entry(guess, &w.table) == entry(now, &w.table))
 }
 
-/// What fitted when the commit began does so no more: the table's columns were changed, and nothing is wrong with the input.
+/// What fitted when it was read, or when the commit began, does so no more: the table's columns were changed, and nothing is wrong
+/// with the input.
 fn changed_meanwhile(unfit: Error) -> Error {
     Error::conflict("the columns changed while this was committed; read the input again")
         .caused_by(unfit)

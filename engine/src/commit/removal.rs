@@ -40,7 +40,7 @@ impl Store {
     ///
     /// # Errors
     /// `NotFound`; `Drift` when versions stand above the pin that the store does not know and that would go with it;
-    /// `Conflict` when another table of that name stands there now.
+    /// `Conflict` when another table of that name stands there now; `Unknown`: ask `outcome_of` with the error's operation.
     pub async fn drop_table(
         &self,
         table: &TableName,
@@ -52,7 +52,7 @@ impl Store {
         self.check_drop(&first, table, drift).await?;
         let entry = first.state.table(table)?;
         let at_ms = self.clock().now_ms();
-        let mut from = entry.version;
+        let (mut from, mut asked) = (entry.version, false);
         let published = self.publish_until(|snapshot| {
             let state = &snapshot.state;
             if state.dropped.get(&entry.path).is_some_and(|d| d.op == op) {
@@ -63,7 +63,7 @@ impl Store {
                 let other = format!("table {table} was dropped and made again meanwhile");
                 return Err(Error::conflict(other));
             }
-            from = now.version;
+            (from, asked) = (now.version, true);
             let (kind, actor) = (Kind::Logical.as_str(), &self.options().actor);
             let mut record = Record::new(op, kind, actor, message);
             record.tables = vec![Change {
@@ -73,7 +73,14 @@ impl Store {
             }];
             Ok(Some((state.drop_updates(table, op, at_ms)?, record)))
         });
-        published.await.map_err(|e| e.of(op))?;
+        published.await.map_err(|e| match e.kind() {
+            // A swap was asked for, and may have landed.
+            ErrorKind::Storage if asked => {
+                let unknown = "whether the table was dropped could not be read back";
+                Error::new(ErrorKind::Unknown, unknown).caused_by(e).of(op)
+            }
+            _ => e.of(op),
+        })?;
         self.forget_handle(&entry.path).await;
         let answer = Answer::Committed;
         self.tell(|| ProtocolEvent::Answered { op, answer });

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
 use crate::oversight::{Oversight, Paced};
-use crate::store::{GuardedCommitHandler, Records, Store, put_new};
+use crate::store::{GuardedCommitHandler, Records, Store, content_of, put_new};
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -350,11 +350,10 @@ impl Records {
         let objects = self.journal_objects(op).await?.into_iter();
         let names = objects.map(|meta| meta.location).filter(is_name);
         let entries = futures::stream::iter(names.map(|at| async move {
-            match self.objects.inner.get(&at).await {
-                Ok(got) => Entry::parse(&got.bytes().await?, &at),
+            match content_of(&self.objects, &at).await? {
+                Some(bytes) => Entry::parse(&bytes, &at),
                 // Another process settled this run meanwhile.
-                Err(object_store::Error::NotFound { .. }) => Ok(None),
-                Err(e) => Err(e.into()),
+                None => Ok(None),
             }
         }));
         let entries = entries.buffer_unordered(AT_ONCE);

@@ -10,7 +10,7 @@
 //! storage alone. A daemon that ends removes its claims; those of one that was killed expire.
 
 use super::Store;
-use super::records::{Records, is_denied};
+use super::records::{Records, content_of, is_denied};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::OpId;
 use chrono::{DateTime, Utc};
@@ -118,10 +118,8 @@ impl Records {
 
     /// The claim at `meta`; `None` when it is gone.
     async fn read_claim(&self, meta: &ObjectMeta, expiry: Duration) -> Result<Option<Record>> {
-        let bytes = match self.objects.inner.get(&meta.location).await {
-            Ok(got) => got.bytes().await?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(e) => return Err(e.into()),
+        let Some(bytes) = content_of(&self.objects, &meta.location).await? else {
+            return Ok(None);
         };
         let unknown = || Record {
             format: FORMAT,

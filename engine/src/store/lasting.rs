@@ -1,7 +1,7 @@
 //! Records that last: JSON beside the records of operations, each with its format, put anew as a whole. Of two processes the last to
 //! put one wins, so nothing may depend on it.
 
-use super::{Records, Store, unless_denied};
+use super::{Records, Store, content_of, unless_denied};
 use crate::error::{Error, ErrorKind, Result};
 use object_store::ObjectStoreExt;
 use serde::de::DeserializeOwned;
@@ -32,12 +32,10 @@ impl Records {
     /// `Internal` for a damaged one, `FormatTooNew`, and those of the storage.
     pub(crate) async fn lasting<T: DeserializeOwned>(&self, of: &Lasting) -> Result<Option<T>> {
         let path = self.area(of.name);
-        let got = match self.objects.inner.get(&path).await {
-            Ok(got) => got.bytes().await?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(e) => return Err(e.into()),
+        let Some(bytes) = content_of(&self.objects, &path).await? else {
+            return Ok(None);
         };
-        let formatted: Formatted<T> = serde_json::from_slice(&got).map_err(|e| {
+        let formatted: Formatted<T> = serde_json::from_slice(&bytes).map_err(|e| {
             let damaged = format!("/{path} is damaged; remove it to {}", of.to_begin);
             Error::new(ErrorKind::Internal, damaged).caused_by(e)
         })?;

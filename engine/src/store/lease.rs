@@ -8,7 +8,7 @@
 //! A lease has expired when its ttl has passed since the storage took the record, by the storage's own clock where cleanup
 //! has measured that, and by the local one where it only plans.
 
-use super::{INTERNAL, Store};
+use super::{INTERNAL, Store, content_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::OpId;
 use futures::TryStreamExt;
@@ -102,10 +102,8 @@ impl Store {
             if !matches!(id, Some(Ok(_))) {
                 continue;
             }
-            let bytes = match self.objects.inner.get(&meta.location).await {
-                Ok(got) => got.bytes().await?,
-                Err(object_store::Error::NotFound { .. }) => continue,
-                Err(e) => return Err(e.into()),
+            let Some(bytes) = content_of(&self.objects, &meta.location).await? else {
+                continue;
             };
             leases.push(StandingLease {
                 lease: parse(&bytes, &meta.location)?,

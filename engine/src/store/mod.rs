@@ -42,7 +42,7 @@ pub(crate) use held::check_floors;
 pub(crate) use lasting::Lasting;
 pub use lease::{Lease, StandingLease};
 pub use manifest::Snapshot;
-pub(crate) use records::{Records, is_denied, unless_denied};
+pub(crate) use records::{Records, content_of, is_denied, unless_denied};
 use shelf::Shelf;
 pub(crate) use sidecar::together;
 pub use sidecar::{Member, Sidecar, SidecarKind, SidecarTable};

@@ -13,7 +13,7 @@
 
 use super::guard::NAMING;
 use super::state::MARKED;
-use super::{INTERNAL, MANIFEST_PATH, Snapshot, Store};
+use super::{INTERNAL, MANIFEST_PATH, Snapshot, Store, content_of};
 use crate::error::Result;
 use object_store::ObjectStoreExt;
 use squire_failpoints::{Guard, stands};
@@ -40,11 +40,8 @@ impl Store {
             return Ok(None);
         }
         let path = self.object_path(&format!("{INTERNAL}/{MARK}"));
-        match self.objects.inner.get(&path).await {
-            Ok(found) => Ok(Some(found.bytes().await?.as_ref().into())),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
+        let mark = content_of(&self.objects, &path).await?;
+        Ok(mark.map(Into::into))
     }
 
     /// Changes the mark. Comes after the manifest's floor is published, and before a version below it is removed.

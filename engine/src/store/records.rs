@@ -11,6 +11,7 @@
 //!
 //! Which one it is changes nothing else: the record is the run's licence wherever it stands.
 
+use super::guard::check_readable;
 use super::{INTERNAL, Store, durability, put_absent};
 use crate::error::{Error, Result};
 use crate::ids::OpId;
@@ -115,6 +116,19 @@ impl Records {
             // Fails while something is in it, which is what is asked.
             tokio::fs::remove_dir(folder).await.ok();
         }
+    }
+}
+
+/// What the object at `path` holds; `None` where there is none.
+///
+/// # Errors
+/// Those of the storage; what is no regular file is damaged, since a pipe would never end.
+pub(crate) async fn content_of(objects: &ObjectStore, path: &Path) -> Result<Option<Vec<u8>>> {
+    check_readable(objects, path, None).await?;
+    match objects.inner.get(path).await {
+        Ok(got) => Ok(Some(got.bytes().await?.into())),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(e) => Err(e.into()),
     }
 }
 

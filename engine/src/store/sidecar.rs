@@ -1,6 +1,6 @@
 //! Sidecars: the recovery record of one operation, put if absent and never changed.
 
-use super::{Records, Store};
+use super::{Records, Store, content_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{At, ProtocolEvent};
 use crate::ids::{OpId, TableName};
@@ -234,17 +234,10 @@ impl Records {
     /// The sidecar of `op`, if it stands. One that is torn was never written.
     pub(crate) async fn sidecar(&self, op: OpId) -> Result<Option<Sidecar>> {
         let path = self.sidecar_path(op);
-        let bytes = match self
-            .objects
-            .inner
-            .get_opts(&path, object_store::GetOptions::default())
-            .await
-        {
-            Ok(got) => got.bytes().await?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(e) => return Err(e.into()),
-        };
-        Sidecar::parse(&bytes, path.as_ref())
+        match content_of(&self.objects, &path).await? {
+            Some(bytes) => Sidecar::parse(&bytes, path.as_ref()),
+            None => Ok(None),
+        }
     }
 
     /// Whether the sidecar of `op` stands.

@@ -1,7 +1,7 @@
 //! Tables that are dropped, and made again.
 
 use crate::input::refused;
-use crate::one_document;
+use crate::{error_message, one_document};
 use lance::Dataset;
 use serde_json::Value;
 use squire_engine::error::ErrorKind;
@@ -194,6 +194,23 @@ async fn whoever_resolves_an_operation_on_a_dropped_table_brings_nothing_back() 
         assert_eq!(lake.sidecars(), Vec::<String>::new());
         lake.assert_at_rest();
     }
+}
+
+/// The swap landed, its answer was lost, and then the storage went away.
+#[tokio::test]
+async fn a_drop_whose_outcome_is_not_known_says_so() {
+    let lake = lake();
+    let seams = "publish.after_commit=1*return(error);publish.after_load=1*off->1*return(error)";
+    let dropped = lake
+        .with_seam(seams, &["drop", &lake.uri, "t", "--json"])
+        .wait();
+    assert_eq!(dropped.code, Some(75), "{dropped:?}");
+    let told = error_message(&dropped);
+    assert!(told.contains("could not be read back"), "{told}");
+    let document = one_document(&dropped);
+    let op = document["error"]["op"].as_str().expect("the operation");
+    assert_eq!(lake.outcome_of(op), "committed");
+    lake.assert_at_rest();
 }
 
 /// A commit of two tables that is half done when one of them is dropped.

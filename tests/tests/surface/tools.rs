@@ -1,5 +1,7 @@
 //! What people look at: `status` as a table, `check`, and what else explains a store without changing it.
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::Value;
 use squire_tests::{Done, Lake, squire};
 use std::io::{BufRead, BufReader};
@@ -264,6 +266,9 @@ fn history_says_why_the_daemon_ran_and_what_came_of_it() {
         lake.run(&["daemon", &plain, "--once"]).ok();
         assert_eq!(std::fs::read_to_string(&record).expect("there"), text);
     }
+    std::fs::remove_file(&record).expect("removed");
+    mkfifo(&record, Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe");
+    lake.run(&["history", &plain]).failed(1, "no regular file");
 }
 
 #[test]

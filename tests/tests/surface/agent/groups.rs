@@ -363,3 +363,29 @@ fn a_group_says_that_it_is_one() {
     spool.start(&["--until-empty", "--grace", "0s"]).wait().ok();
     spool.assert_all_done();
 }
+
+/// Rows that were read for the older columns fit no more, and nothing is wrong with their file: it is read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_read_again_when_the_columns_change_under_it() {
+    for files in [1, 3] {
+        let mut spool = Spool::new(&["a"]);
+        let uri = spool.lake.uri.clone();
+        let alter = ["alter", &uri, "a"];
+        let add = [&alter[..], &["add", "n", "int32"]].concat();
+        spool.lake.run(&add).ok();
+        for id in 0..files {
+            let content = format!("id,value,n\n{id},x,{id}\n");
+            spool.put(&format!("a.{id}.csv"), &[("", content)]);
+        }
+        let seam = "agent.before_commit=1*return(stop)";
+        let mut agent = spool.with_seam(seam, &["--until-empty"]);
+        agent.wait_stopped();
+        let widen = [&alter[..], &["widen", "n", "int64"]].concat();
+        spool.lake.run(&widen).ok();
+        agent.resume().ok();
+        assert_eq!(spool.names("rejected"), BTreeSet::new());
+        assert_eq!(spool.lake.ids("a").await, (0..files).collect::<Vec<_>>());
+        spool.assert_all_done();
+        spool.assert_at_rest();
+    }
+}

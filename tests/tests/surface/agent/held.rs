@@ -116,6 +116,9 @@ async fn what_failed_before_comes_after_what_is_new() {
     spool.wait_for("the claim waits", |s| due(s).is_some());
     spool.put("b.0.csv", &one(&csv([0], "x")));
     spool.wait_for("the other table's commit", |s| s.names("done").len() == 1);
+    // What has waited comes last in a round, so then the next round is what sees both.
+    let next = due(&spool);
+    spool.wait_for("another attempt on the claim", |s| due(s) > next);
     spool.wait_for("the agent is between two attempts", |s| {
         agent.signal(Signal::SIGSTOP);
         let lock = waits(s, ".lock").map(fs::File::open);
