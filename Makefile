@@ -4,6 +4,7 @@
 #   make test             SQUIRE_SKIP_LINT=1 leaves out clippy and rustdoc
 #   make chaos            SEED=... MINUTES=...; processes killed, paused and lied to, every answer checked
 #   make bench            ratios against bare Lance, release build
+#   make race             ARGS="--rates 1,10 --indexes none,btree --seconds 60"; a writer beside Squire, LanceDB and compact_files, release build
 #   make fleet            ARGS="backlog|idle|mixed --help"; figures of daemons over many tables, release build
 #   make matrix           the crash matrix alone, and its table
 #   make zoo              SEED=... ARGS="STATE..."; table states of many releases through every command, and their table
@@ -21,10 +22,10 @@ CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/target
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos matrix zoo writers fuzz simulate fleet model bench docs setup fmt lint seams
+.PHONY: help run test chaos matrix zoo writers fuzz simulate race fleet model bench docs setup fmt lint seams
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 14
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 15
 
 # Always the whole workspace: with -p cargo resolves other features and compiles Lance again.
 # One dev build serves both commands: its dependencies are optimised, see [profile.dev] in Cargo.toml.
@@ -44,6 +45,12 @@ chaos: setup
 bench: setup
 	cargo build --release --workspace --bins
 	$(CARGO_TARGET_DIR)/release/squire-bench $(ARGS)
+
+# All maintainers meet the same table and the same writes, in one run; python3 tests/race/race.py --help.
+race:
+	ops/setup.sh --test
+	cargo build --release --workspace --bins
+	$(or $(SQUIRE_PYTHON),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/venv/bin/python) tests/race/race.py --squire $(CARGO_TARGET_DIR)/release/squire $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 # ARGS="mixed --minutes 60" is an hour of writers and two daemons, one killed every few minutes; without ARGS each of the three once.
 fleet: setup
