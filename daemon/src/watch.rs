@@ -1,6 +1,7 @@
 //! Wake, don't tell: file events only wake a loop; the loop reads the state again.
 
-use notify::{Config, RecommendedWatcher, RecursiveMode, Watcher};
+pub(crate) use notify::RecursiveMode as Depth;
+use notify::{Config, RecommendedWatcher, Watcher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -11,10 +12,11 @@ pub(crate) struct FileWatch {
     _watcher: Option<RecommendedWatcher>,
 }
 
-/// Wakes `wake` when a path that `wanted` accepts appears below one of `roots`. Places that are not local, or that
+/// Wakes `wake` when a path that `wanted` accepts appears in one of `roots`, or below it. Places that are not local, or that
 /// cannot be watched, are left to the caller's periodic scan.
 pub(crate) fn watch_local(
     roots: &[PathBuf],
+    depth: Depth,
     wanted: impl Fn(&Path) -> bool + Send + 'static,
     wake: Arc<Notify>,
 ) -> FileWatch {
@@ -34,7 +36,7 @@ pub(crate) fn watch_local(
         }
     };
     for root in roots {
-        if let Err(error) = watcher.watch(root, RecursiveMode::Recursive) {
+        if let Err(error) = watcher.watch(root, depth) {
             let root = root.display();
             tracing::info!(%root, %error, "this directory cannot be watched; the periodic scan finds changes");
         }

@@ -12,7 +12,7 @@ use super::waiting::{Cause, MAX_PAUSE, Waiting, brief, gives_up, pause};
 use super::{Left, Options, Summary, spool_error};
 use crate::metrics::{BatchResult, Metrics};
 use crate::systemd;
-use crate::watch::watch_local;
+use crate::watch::{Depth, watch_local};
 use squire_engine::error::{Error, ErrorKind, Result, caught};
 use squire_engine::store::Store;
 use squire_failpoints::{Seam, hit};
@@ -74,7 +74,7 @@ impl Agent {
     pub(super) async fn work(&self, cancel: &CancellationToken) -> Result<Summary> {
         let wake = Arc::new(Notify::new());
         let incoming = [self.spool.incoming_dir().to_path_buf()];
-        let _files = watch_local(&incoming, |_| true, wake.clone());
+        let _files = watch_local(&incoming, Depth::Recursive, |_| true, wake.clone());
         let mut memory = Memory::default();
         while !cancel.is_cancelled() {
             let round = self.round(&mut memory, cancel).await;

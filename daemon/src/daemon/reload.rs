@@ -4,7 +4,7 @@ use super::status::Status;
 use crate::config::{Config, DaemonConfig};
 use crate::http::Token;
 use crate::systemd;
-use crate::watch::{FileWatch, watch_local};
+use crate::watch::{Depth, FileWatch, watch_local};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -197,7 +197,9 @@ pub(super) fn watch_config(
         }
         edited
     };
-    Some(watch_local(&[directory], edited, wake))
+    // What lies deeper is not asked for: the folder of credentials is root's alone.
+    let depth = Depth::NonRecursive;
+    Some(watch_local(&[directory], depth, edited, wake))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! File events, as the locations and folders that they are about.
 
 use crate::place::Place;
-use crate::watch::{FileWatch, watch_local};
+use crate::watch::{Depth, FileWatch, watch_local};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,7 +42,7 @@ impl Wakes {
             let folder = versions.and_then(Path::parent);
             folder.inspect(|folder| wakes.add(folder)).is_some()
         };
-        watch_local(&roots, is_version, self.notify.clone())
+        watch_local(&roots, Depth::Recursive, is_version, self.notify.clone())
     }
 }
 

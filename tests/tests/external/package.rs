@@ -25,7 +25,7 @@ fn is_root() -> bool {
     root
 }
 
-fn built(folder: &Path, version: &str) -> PathBuf {
+pub(super) fn built(folder: &Path, version: &str) -> PathBuf {
     let made = script("package/build.sh")
         .args([squire(), folder.to_path_buf()])
         .arg(version)
