@@ -73,8 +73,11 @@ struct Round {
 impl Agent {
     pub(super) async fn work(&self, cancel: &CancellationToken) -> Result<Summary> {
         let wake = Arc::new(Notify::new());
-        let incoming = [self.spool.incoming_dir().to_path_buf()];
-        let _files = watch_local(&incoming, Depth::Recursive, |_| true, wake.clone());
+        let watch = || {
+            let incoming = [self.spool.incoming_dir().to_path_buf()];
+            watch_local(&incoming, Depth::Recursive, |_| true, wake.clone())
+        };
+        let mut files = watch();
         let mut memory = Memory::default();
         while !cancel.is_cancelled() {
             let round = self.round(&mut memory, cancel).await;
@@ -93,6 +96,10 @@ impl Agent {
                     if self.options.until_empty && gives_up(failures) {
                         memory.followed.look(Duration::MAX);
                         return self.summary(&memory, Some(error));
+                    }
+                    // The others are the agent's to make; a spool that is not there at all may not be mounted.
+                    if self.spool.is_in_part() && Spool::open(self.health.root()).is_ok() {
+                        drop(std::mem::replace(&mut files, watch()));
                     }
                 }
                 Ok(Round {

@@ -104,10 +104,7 @@ const CREATE_ATTEMPTS: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpoolError {
     /// A file operation failed.
-    #[error(
-        "cannot {action} {}: {source}; check its permissions and the free space",
-        shown_path(path)
-    )]
+    #[error("cannot {action} {}: {source}; {}", shown_path(path), advice(source))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -170,6 +167,13 @@ pub(crate) enum SpoolError {
         /// The name.
         name: OsString,
     },
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::NotFound => "bring it back, or mount it",
+        _ => "check its permissions and the free space",
+    }
 }
 
 impl SpoolError {

@@ -154,6 +154,15 @@ pub(super) async fn check(on: &Dataset, table: &TableName, alteration: &Alterati
         }
         Alteration::Drop { column } => {
             let field = find(schema, table, column)?;
+            let (parents, _) = split(table, column)?;
+            let parent = schema.field(&path_of(&parents));
+            if parent.is_some_and(|parent| parent.children.len() == 1) {
+                return Err(Error::invalid(format!(
+                    "table {table}: column {} is all that {} has; drop that one",
+                    quoted(column),
+                    quoted(&parents.join("."))
+                )));
+            }
             let told = |e| Error::from(e).context(format!("table {table}: {}", quoted(column)));
             on.plan_drop_columns(&[column.as_str()]).map_err(told)?;
             check_unindexed(on, table, field, alteration).await

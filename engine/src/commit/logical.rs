@@ -381,11 +381,24 @@ impl Store {
         on: InTheWay,
     ) -> Result<Vec<Prepared>> {
         let goals = self.goals(base, op, writes).await?;
+        let is_local = self.objects.has_direct_local_paths();
+        if is_local {
+            // The files of a write would make a folder anew that is gone, and a local disk answers at once.
+            self.check_pins(&goals).await?;
+        }
+        let pins = async {
+            match is_local {
+                true => Ok(()),
+                false => self.check_pins(&goals).await,
+            }
+        };
         let slots = goals.iter().zip(writes);
         let slots = slots.map(|(goal, w)| self.free_slot(base, &goal.entry, &w.write, on));
         // Not cut short by the first that fails: who has met an operation brings it to its end, its sidecar included.
         let slots = async {
-            let slots = futures::future::join_all(slots).await;
+            let slots = futures::future::join_all(slots);
+            let (pins, slots) = futures::future::join(pins, slots).await;
+            pins?;
             slots.into_iter().collect::<Result<Vec<_>>>()
         };
         let staging = self.stage_all(&goals, writes, kept);
@@ -404,6 +417,12 @@ impl Store {
                 slot,
             })
             .collect())
+    }
+
+    async fn check_pins(&self, goals: &[Goal]) -> Result<()> {
+        let visible = goals.iter().filter_map(|goal| goal.visible.as_ref());
+        let checks = visible.map(|entry| self.check_pin(entry));
+        futures::future::try_join_all(checks).await.map(drop)
     }
 
     async fn goals(&self, base: &Snapshot, op: OpId, writes: &[TableWrite]) -> Result<Vec<Goal>> {

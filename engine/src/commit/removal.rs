@@ -12,7 +12,7 @@ use crate::events::{Answer, ProtocolEvent};
 use crate::ids::TableName;
 use crate::protocol::{Kind, Obstacle, obstacle};
 use crate::publish::{Change, Record};
-use crate::store::{Snapshot, Store};
+use crate::store::{Snapshot, Store, is_denied};
 use std::collections::BTreeMap;
 
 /// What may be lost with a table.
@@ -75,7 +75,7 @@ impl Store {
         });
         published.await.map_err(|e| match e.kind() {
             // A swap was asked for, and may have landed.
-            ErrorKind::Storage if asked => {
+            ErrorKind::Storage if asked && !is_denied(&e) => {
                 let unknown = "whether the table was dropped could not be read back";
                 Error::new(ErrorKind::Unknown, unknown).caused_by(e).of(op)
             }

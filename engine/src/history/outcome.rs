@@ -4,11 +4,15 @@ use super::LogEntry;
 use super::archive::{decode, publishes_of};
 use crate::error::Result;
 use crate::ids::OpId;
+use crate::protocol::Kind;
 use crate::publish::Record;
 use crate::store::{MANIFEST_PATH, Snapshot, Store, read_version};
 use futures::TryStreamExt;
 use serde::Serialize;
 use std::collections::HashMap;
+
+/// The kinds of publishes that carry the ULID of an operation and are not what it did: the decision against it, and its undo.
+const NOT_ITS_OWN: [&str; 2] = ["abort", Kind::Undo.as_str()];
 
 /// The answer of `squire op`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,16 +76,15 @@ impl Store {
             let Some(entry) = self.log_entry(version).await? else {
                 continue;
             };
-            if entry.record.op == op
-                && matches!(entry.record.kind.as_str(), "logical" | "maintenance")
-            {
+            if entry.record.op == op && !NOT_ITS_OWN.contains(&entry.record.kind.as_str()) {
                 return Ok(Some(entry));
             }
         }
         if through == 0 {
             return Ok(None);
         }
-        let filter = format!("op = '{op}' AND kind IN ('logical', 'maintenance')");
+        let others = NOT_ITS_OWN.join("', '");
+        let filter = format!("op = '{op}' AND kind NOT IN ('{others}')");
         let publishes = publishes_of(self.archived(&filter).await?);
         Ok(publishes.into_iter().next())
     }

@@ -343,6 +343,37 @@ impl Store {
         }
     }
 
+    /// Refuses to build on a pin that the storage does not show any more, however well it is remembered here.
+    ///
+    /// # Errors
+    /// That of a table that is gone, cut short, or somebody else's.
+    pub(crate) async fn check_pin(&self, entry: &TableEntry) -> Result<()> {
+        let Some(handle) = self.any_handle(&entry.path).await? else {
+            return Err(self.without_version(&entry.path));
+        };
+        let naming = handle.manifest_location().naming_scheme;
+        // Nothing has changed since this process committed it.
+        if self.is_head(&entry.path, entry.version, naming).await? {
+            return Ok(());
+        }
+        let path = naming.manifest_path(&self.object_path(&entry.path), entry.version);
+        // With the size that is remembered it is one request; another one's manifest of another size cannot be read by it.
+        let known = Some(handle.manifest_location()).filter(|known| known.version == entry.version);
+        let size = known.and_then(|known| known.size);
+        match read_manifest(&self.objects, &path, size).await {
+            Ok(manifest) if entry.stands_on(transaction_id(&manifest).as_deref()) => Ok(()),
+            Ok(_) => Err(entry.replaced(self.uri_of(&entry.path))),
+            Err(e) => {
+                // Who opens it anew can say more.
+                self.forget_handle(&entry.path).await;
+                match self.any_handle(&entry.path).await? {
+                    None => Err(self.without_version(&entry.path)),
+                    Some(_) => self.open_pinned(entry).await.and(Err(e.into())),
+                }
+            }
+        }
+    }
+
     /// The transaction that made `version` of the dataset at `path`.
     pub(crate) async fn made_by(&self, path: &str, version: u64) -> Result<Option<String>> {
         let dataset = self.open_at(path, version).await?;

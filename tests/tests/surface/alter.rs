@@ -125,6 +125,10 @@ async fn a_column_is_added_dropped_and_renamed_without_a_row_being_written() {
     assert_eq!(count(&lake, "value IS NULL").await, 5);
     lake.run(&["optimize", &lake.uri]).ok();
     assert_eq!(count(&lake, "value IS NULL AND at.east = n + 0.5").await, 5);
+    // A struct of nothing is no column: Lance would let it go with its last one.
+    lake.run(&alter(&lake, &["drop", "at.z"])).ok();
+    let last = alter(&lake, &["drop", "at.east"]);
+    refused(&lake, &last, 2, &["\"at.east\" is all that \"at\" has"]);
     lake.assert_at_rest();
 }
 

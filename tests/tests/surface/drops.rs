@@ -7,6 +7,7 @@ use serde_json::Value;
 use squire_engine::error::ErrorKind;
 use squire_engine::store::Snapshot;
 use squire_tests::{Done, Lake, append, rows_of, tree};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 fn lake() -> Lake {
@@ -210,6 +211,24 @@ async fn a_drop_whose_outcome_is_not_known_says_so() {
     let document = one_document(&dropped);
     let op = document["error"]["op"].as_str().expect("the operation");
     assert_eq!(lake.outcome_of(op), "committed");
+    lake.assert_at_rest();
+}
+
+/// What may not be put was not put: nothing is unknown then.
+#[test]
+fn a_drop_that_is_denied_did_not_happen() {
+    let mut lake = lake();
+    lake.is_bound = true;
+    let versions = Path::new(&lake.uri).join("_squire/manifest.lance/_versions");
+    let permit = |mode| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&versions, mode).expect("permissions");
+    };
+    permit(0o555);
+    let denied = drop_t(&lake);
+    permit(0o755);
+    assert_eq!(denied.code, Some(1), "{denied:?}");
+    lake.run(&["drop", &lake.uri, "t"]).ok();
     lake.assert_at_rest();
 }
 

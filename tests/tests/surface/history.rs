@@ -538,3 +538,35 @@ async fn what_is_damaged_or_missing_is_named_with_what_helps() {
     let name = data.file_name().expect("name").to_string_lossy();
     named(&lake, &["optimize", &uri], &[&name]);
 }
+
+/// Whatever the log shows was done; what it shows against an operation, and its undo, was not it.
+#[test]
+fn an_operation_of_the_log_is_known_by_its_ulid() {
+    let lake = Lake::with_tables(&["t", "u"]);
+    let seam = "write.after_commit_table=1*return(kill)";
+    let batch = lake.batch("doomed", &["t", "u"], 0..1);
+    lake.with_seam(seam, &["commit", &lake.uri, &batch]).wait();
+    lake.run(&["recover", &lake.uri, "--force"]).ok();
+    let uri = lake.uri.as_str();
+    for command in [
+        vec!["index", uri, "t", "id", "--type", "btree"],
+        vec!["index", uri, "t", "id", "--withdraw"],
+        vec!["keep", uri, "here"],
+        vec!["unkeep", uri, "here"],
+        vec!["drop", uri, "u"],
+    ] {
+        lake.run(&command).ok();
+    }
+    let mut kinds = BTreeSet::new();
+    for entry in lake.log() {
+        let (kind, op) = (entry["kind"].as_str().expect("kind"), &entry["op"]);
+        let outcome = lake.outcome_of(op.as_str().expect("op"));
+        let expected = match kind {
+            "abort" | "undo" => "aborted",
+            _ => "committed",
+        };
+        assert_eq!(outcome, expected, "{entry}");
+        kinds.insert(kind.to_owned());
+    }
+    assert_eq!(kinds.len(), 7, "{kinds:?}");
+}

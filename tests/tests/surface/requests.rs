@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// Neither the commits before it nor the tables that it does not touch show in the requests of a commit.
 #[tokio::test]
-async fn a_commit_takes_ten_requests_and_five_for_each_further_table() {
+async fn a_commit_takes_eleven_requests_and_six_for_each_further_table() {
     let counter = Arc::new(Counter::default());
     let options = StoreOptions {
         wrapper: Some(Arc::new(Counting(counter.clone()))),
@@ -38,7 +38,7 @@ async fn a_commit_takes_ten_requests_and_five_for_each_further_table() {
     }
     // The first commit of a process meets each table for the first time.
     for (one, two) in counted[2..].chunks(2).map(|c| (c[0], c[1])) {
-        assert_eq!((one, two), (10, 15), "{counted:?}");
+        assert_eq!((one, two), (11, 17), "{counted:?}");
     }
 }
 

@@ -103,6 +103,11 @@ impl Spool {
         }
         Ok(listing)
     }
+
+    /// Whether `incoming` was made without the other folders, after somebody removed the spool.
+    pub(crate) fn is_in_part(&self) -> bool {
+        self.incoming.is_dir() && !self.dirs().into_iter().all(|dir| dir.is_dir())
+    }
 }
 
 impl Spool {

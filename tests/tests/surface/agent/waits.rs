@@ -112,3 +112,60 @@ async fn what_may_not_be_read_any_more_waits_in_its_claim() {
     spool.assert_all_done();
     assert_eq!(spool.lake.ids("a").await, [1, 2]);
 }
+
+/// However well an agent remembers a table: what was removed under it, moved away or made again is not written to.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_committed_to_a_table_that_went_away_under_a_running_agent() {
+    for away in ["gone", "made again"] {
+        let mut spool = Spool::new(&["a", "b"]);
+        let config = spool.config("group_batches = 1");
+        let mut served = Served::start(&spool, &["--config", &config]);
+        spool.put("a.0.csv", &one(&csv([0], "x")));
+        spool.wait_for("a commit", |s| s.names("done").contains("a.0.csv"));
+        let table = Path::new(&spool.lake.uri).join("a.lance");
+        let kept = spool.lake.path("kept");
+        fs::rename(&table, &kept).expect("moved away");
+        if away == "made again" {
+            // With just as many versions.
+            let other = Lake::with_tables(&["a"]);
+            let rows = other.csv("a.csv", [(9, "theirs".to_owned())]);
+            other.run(&["write", &other.uri, "a", &rows]).ok();
+            fs::rename(Path::new(&other.uri).join("a.lance"), &table).expect("made again");
+        }
+        let before = tree(&table);
+        spool.put("a.1.csv", &one(&csv([1], "x")));
+        spool.put("b.1.csv", &one(&csv([1], "x")));
+        spool.wait_for("the other table", |s| s.names("done").contains("b.1.csv"));
+        let cause = match away {
+            "gone" => "storage",
+            _ => "drift",
+        };
+        served.wait_for(&spool, "/metrics", 200, &waiting(cause, 1));
+        assert_eq!(tree(&table), before, "{away}");
+        // It goes on when the table is back.
+        drop(fs::remove_dir_all(&table));
+        fs::rename(&kept, &table).expect("brought back");
+        spool.wait_for("all of it", |s| s.names("done").len() == 3);
+        served.agent.signal(Signal::SIGTERM);
+        served.agent.wait().ok();
+        assert_eq!(spool.lake.ids("a").await, [0, 1], "{away}");
+        spool.assert_all_done();
+    }
+}
+
+/// A producer made `incoming` anew, after somebody had removed the spool of a running agent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_was_removed_and_made_again_is_served() {
+    let mut spool = Spool::new(&["a"]);
+    let mut served = Served::start(&spool, &["--config", &spool.config("")]);
+    spool.put("a.0.csv", &one(&csv([0], "x")));
+    spool.wait_for("a commit", |s| s.names("done").contains("a.0.csv"));
+    fs::remove_dir_all(&spool.dir).expect("removed");
+    served.wait_for(&spool, "/status", 200, "bring it back, or mount it");
+    fs::create_dir_all(spool.path("incoming")).expect("made again");
+    spool.put("a.1.csv", &one(&csv([1], "x")));
+    spool.wait_for("another", |s| s.names("done").contains("a.1.csv"));
+    served.agent.signal(Signal::SIGTERM);
+    served.agent.wait().ok();
+    assert_eq!(spool.lake.ids("a").await, [0, 1]);
+}
