@@ -8,6 +8,8 @@ import re
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import lance
@@ -162,6 +164,12 @@ def literal(value: object) -> str | None:
         return str(value)
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
+    if isinstance(value, datetime):
+        return f"timestamp '{value.isoformat()}'"
+    if isinstance(value, date):
+        return f"date '{value.isoformat()}'"
+    if isinstance(value, Decimal):
+        return f"cast({value} as decimal(38, {-value.as_tuple().exponent}))"
     return None
 
 

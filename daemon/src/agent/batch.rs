@@ -37,7 +37,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::spool::{Named, shown};
+use super::spool::{Named, is_log, shown};
 use crate::formats::{Format, FormatError, Shape};
 use settings::Settings;
 
@@ -301,6 +301,11 @@ fn table_of(path: &Path, kind: &fs::Metadata) -> Result<String, BatchError> {
             detail,
         })
     };
+    if kind.is_dir() && path.file_name().is_some_and(is_log) {
+        return layout(
+            "is the log of a table in another format, which alone says what files beside it count; put the rows of the table, as files of their own, into a batch",
+        );
+    }
     if kind.is_dir() {
         return layout("is a directory inside a batch; put its files into the batch itself");
     }

@@ -83,7 +83,7 @@ pub(crate) use identity::EntryId;
 pub(crate) use incoming::{Entry, Lag, Listing, tables_at};
 use moves::{move_to_free_name, release, reserve, sync_dir, with_suffix, write_durable};
 use names::shown_path;
-pub(crate) use names::{Named, printable, shown};
+pub(crate) use names::{Named, is_log, printable, shown};
 use state::WAITING_FILE;
 pub(crate) use state::{ClaimState, Owner, Rejected, WaitRecord};
 

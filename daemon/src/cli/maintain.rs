@@ -19,10 +19,10 @@ use serde_json::{Map, Value, json};
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::maintenance::tasks::Task;
 use squire_engine::maintenance::{
-    CompactionPlan, MaintenanceReport, Oversight, Pace, TableHealth, Target,
+    CompactionPlan, IndexHealth, MaintenanceReport, Oversight, Pace, Reindexing, TableHealth,
+    Target,
 };
 use squire_engine::recovery::Watch as RecoveryWatch;
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -268,15 +268,24 @@ async fn reindex_dry(context: &Context, place: &Place, names: &[String]) -> Resu
         match step("look", &target, place.store.health(&target, &bounds)).await {
             Ok(health) => {
                 let mut due = health.indexes;
-                due.retain(|i| i.missing || i.unindexed_rows > 0);
-                let names: Vec<&str> = due.iter().map(|i| i.name.as_str()).collect();
+                due.retain(|i| i.missing || i.unindexed_rows > 0 || i.damaged.is_some());
+                let whole = due.iter().filter(|i| i.damaged.is_none());
+                let names: Vec<&str> = whole.map(|i| i.name.as_str()).collect();
                 let named = match names.is_empty() {
                     true => "none".to_owned(),
                     false => names.join(", "),
                 };
-                let line = format!("{target}: would extend or build: {named}");
+                let mut lines = vec![format!("{target}: would extend or build: {named}")];
+                let why = |i: &IndexHealth| {
+                    Some(format!(
+                        "{target}: index {}: {}",
+                        i.name,
+                        i.damaged.as_ref()?
+                    ))
+                };
+                lines.extend(due.iter().filter_map(why));
                 let table = target.to_string();
-                results.add(json!({ "table": table, "indexes": due }), [line]);
+                results.add(json!({ "table": table, "indexes": due }), lines);
             }
             Err(e) => results.fail(&target.to_string(), &e, json!({ "indexes": [] })),
         }
@@ -294,13 +303,13 @@ pub(super) async fn reindex(context: &Context, args: OptimizeArgs) -> Result<Exi
     let selection = place.select(&args.target.tables).await?;
     place.reclaim_first().await;
     let mut results = Results::of(&selection);
-    let all = BTreeSet::new();
+    let how = Reindexing {
+        asks_all: true,
+        ..Reindexing::default()
+    };
     for target in selection {
-        let work = step(
-            "reindex",
-            &target,
-            place.store.reindex(&target, &all, &cancel),
-        );
+        let work = place.store.reindex(&target, &how, &cancel);
+        let work = step("reindex", &target, work);
         let done = shown(context, &format!("indexing {target}"), &cancel, work).await;
         report(&mut results, &target, done, |r| {
             let of = |what: &str, indexes: &[(String, String)]| {

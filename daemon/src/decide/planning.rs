@@ -204,6 +204,10 @@ fn plan_reindex(health: &TableHealth, policy: &Policy) -> Option<OperationSpec> 
                 1.0,
             );
         }
+        // It cannot be extended; that it is tried says so, once.
+        if let Some(why) = &index.damaged {
+            return worst(format!("index {}: {why}", index.name), 1.0);
+        }
         let ratio = rows as f64 / health.rows.max(1) as f64;
         if rows >= policy.max_unindexed_rows {
             return worst(
@@ -316,6 +320,7 @@ mod tests {
                 unindexed_rows,
                 stale_seconds,
                 missing,
+                damaged: None,
                 fingerprint: 0,
             }],
             ..health()
@@ -333,6 +338,10 @@ mod tests {
             vec![OperationKind::Reindex]
         );
         assert_eq!(kinds(&index(1, Some(10), false), 0), vec![]);
+        let mut damaged = index(0, None, false);
+        damaged.indexes[0].damaged = Some("its file is gone".into());
+        let planned = plan(&damaged, &rewrites(0), &Policy::default());
+        assert_eq!(planned.operations[0].reason, "index i: its file is gone");
     }
 
     /// Users wrote a gigabyte; each further one of maintenance counts.

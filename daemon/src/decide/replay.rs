@@ -335,6 +335,7 @@ impl Replay<'_> {
                 unindexed_rows,
                 stale_seconds: Some(age).filter(|_| unindexed_rows > 0),
                 missing: false,
+                damaged: None,
                 fingerprint: 0,
             }
         });

@@ -512,6 +512,7 @@ impl Stored {
             unindexed_rows: self.unindexed,
             stale_seconds: Some(0),
             missing: false,
+            damaged: None,
             fingerprint: 0,
         };
         Observation {

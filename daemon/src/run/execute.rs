@@ -4,12 +4,12 @@ use super::claimed::Claims;
 use super::report::OperationReport;
 use crate::config::{Config, Policy};
 use crate::decide::planning::{OperationKind, limits};
-use crate::decide::work::{Scope, WorkItem};
+use crate::decide::work::{Scope, Trigger, WorkItem};
 use crate::place::{Place, step};
 use squire_engine::error::{Error, ErrorKind, Result, caught};
 use squire_engine::maintenance::{
     CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, MaintenanceReport, Matching,
-    Oversight, Retention, Target,
+    Oversight, Reindexing, Retention, Target,
 };
 use squire_engine::store::Store;
 use std::sync::Arc;
@@ -133,7 +133,11 @@ pub(super) async fn execute(
                 done.map(Done::Maintained)
             }
             (Scope::Table(target), OperationKind::Reindex) => {
-                let done = store.reindex(target, &item.resting, oversight).await;
+                let how = Reindexing {
+                    except: item.resting.clone(),
+                    asks_all: item.trigger == Trigger::Asked,
+                };
+                let done = store.reindex(target, &how, oversight).await;
                 done.map(Done::Maintained)
             }
             (scope, _) => cleanup(around, scope, oversight).await,

@@ -336,17 +336,23 @@ mod tests {
     fn every_difference_shows() {
         let base = || rows(&[Some(1), Some(2)], &["ab", "c"], &[1.0, 2.0]);
         let key = || "id".to_owned();
+        let keyed = |key: &str, rows| Write::Merge {
+            key: key.to_owned(),
+            rows: vec![rows],
+        };
+        let delete_keys = |rows| Write::DeleteKeys {
+            key: key(),
+            rows: vec![rows],
+        };
         let different = [
             of("t", Write::Append(vec![base()])),
             of("u", Write::Append(vec![base()])),
             of("t", Write::Overwrite(vec![base()])),
-            of(
-                "t",
-                Write::Merge {
-                    key: key(),
-                    rows: vec![base()],
-                },
-            ),
+            of("t", keyed("id", base())),
+            of("t", keyed("name", base())),
+            of("t", keyed("id", base().slice(0, 1))),
+            of("t", delete_keys(base())),
+            of("t", delete_keys(base().slice(0, 1))),
             of("t", Write::Append(vec![base().slice(0, 1)])),
             of(
                 "t",

@@ -2,9 +2,10 @@
 
 use super::alter::{self, Alteration};
 use super::predicate;
+use super::refusal::{unkept, unless_it_cannot_run, unreadable};
 use super::streamed::{RowSource, insert_streamed, rows_of};
 use super::validate::{check_key, check_new, conform};
-use crate::error::{Error, ErrorKind, Result, quoted};
+use crate::error::{Error, ErrorKind, Result, caught, quoted};
 use crate::ids::TableName;
 use crate::proof::{Given, read_back};
 use crate::store::state::TableEntry;
@@ -79,6 +80,21 @@ impl Write {
             | Self::Merge { rows, .. }
             | Self::DeleteKeys { rows, .. } => rows.iter().map(RecordBatch::num_rows).sum(),
             Self::Stream { .. } | Self::Delete { .. } | Self::Alter(_) | Self::Create { .. } => 0,
+        }
+    }
+
+    /// What is done, for people.
+    fn doing(&self) -> &'static str {
+        match self {
+            Self::Append(_)
+            | Self::Stream {
+                replaces: false, ..
+            } => "appending rows",
+            Self::Overwrite(_) | Self::Stream { .. } => "overwriting its rows",
+            Self::Merge { .. } => "merging rows",
+            Self::DeleteKeys { .. } | Self::Delete { .. } => "deleting rows",
+            Self::Alter(_) => "changing a column",
+            Self::Create { .. } => "creating it",
         }
     }
 
@@ -240,9 +256,30 @@ impl Store {
 
     /// Stages what was checked, and reads it back.
     pub(super) async fn stage(&self, checked: Checked<'_>) -> Result<Staged> {
-        let told = |e: Error| e.context(format!("table {}", checked.table));
-        let write = checked.write.clone();
-        let staged = match (checked.dataset.clone(), checked.write) {
+        let table = checked.table;
+        let told = |e: Error| e.context(format!("table {table}"));
+        let (write, dataset) = (checked.write.clone(), checked.dataset.clone());
+        let staged = caught(write.doing(), self.stage_unread(checked)).await;
+        let staged = staged.map_err(|e| told(unkept(e, &write)))?;
+        let Some(on) = dataset else {
+            return Ok(staged);
+        };
+        if let Some(given) = given(&write, staged.rows, table, &on) {
+            let schema = match &staged.operation {
+                Operation::Overwrite { schema, .. } => schema,
+                _ => on.schema(),
+            };
+            let fragments = fragments_of(&staged.operation);
+            if let Err(e) = read_back(&on, schema, fragments, given).await {
+                self.unstage(&on, &staged.operation).await;
+                return Err(told(unreadable(e)));
+            }
+        }
+        Ok(staged)
+    }
+
+    async fn stage_unread(&self, checked: Checked<'_>) -> Result<Staged> {
+        match (checked.dataset, checked.write) {
             (Some(on), Write::Append(rows)) => insert(on, rows, WriteMode::Append).await,
             (Some(on), Write::Overwrite(rows)) => insert(on, rows, WriteMode::Overwrite).await,
             (Some(on), Write::Stream { source, replaces }) => {
@@ -259,23 +296,7 @@ impl Store {
             (Some(_), Write::Create { .. }) | (None, _) => {
                 Err(Error::internal("the write does not belong to the table"))
             }
-        };
-        let staged = staged.map_err(told)?;
-        let Some(on) = checked.dataset else {
-            return Ok(staged);
-        };
-        if let Some(given) = given(&write, staged.rows, checked.table, &on) {
-            let schema = match &staged.operation {
-                Operation::Overwrite { schema, .. } => schema,
-                _ => on.schema(),
-            };
-            let fragments = fragments_of(&staged.operation);
-            if let Err(e) = read_back(&on, schema, fragments, given).await {
-                self.unstage(&on, &staged.operation).await;
-                return Err(told(unreadable(e)));
-            }
         }
-        Ok(staged)
     }
 
     /// Takes the data files away that `operation` adds to `on` and that no sidecar and no version names. Best effort: what
@@ -322,10 +343,10 @@ fn given<'a>(
             Some(Given::Streamed(rows))
         }
         Write::Append(rows) | Write::Overwrite(rows) => Some(Given::InOrder(rows)),
-        Write::Merge { rows, .. } => {
+        Write::Merge { key, rows } => {
             let written = counts.inserted + counts.updated;
             if written == write.rows() as u64 {
-                Some(Given::InAnyOrder(rows))
+                Some(Given::InAnyOrder { rows, key })
             } else {
                 Some(Given::Rows(written))
             }
@@ -334,17 +355,6 @@ fn given<'a>(
         | Write::Delete { .. }
         | Write::Alter(_)
         | Write::Create { .. } => None,
-    }
-}
-
-/// Rows that Lance cannot give back are bad input, not a bad table.
-fn unreadable(e: Error) -> Error {
-    match e.kind() {
-        ErrorKind::Unfit | ErrorKind::Internal => Error::invalid(format!(
-            "these rows cannot be kept: {}; nothing was committed",
-            e.brief()
-        )),
-        _ => e,
     }
 }
 
@@ -488,38 +498,6 @@ fn check_times(dataset: &Dataset, predicate: &str, columns: &[String]) -> Result
         }
     }
     Ok(())
-}
-
-/// Length to which a predicate is cut where it is told why it cannot run, in characters.
-const PREDICATE_CHARS: usize = 200;
-
-/// A predicate that fits may still fail over the rows, or be nothing that a delete can run: a cast of a text that is no
-/// number, a division by zero, a pattern that is none, an aggregate. That is the predicate's fault, and no storage's.
-fn unless_it_cannot_run(e: lance::Error, predicate: &str) -> Error {
-    if !is_of_evaluation(&e) {
-        return e.into();
-    }
-    let told = match predicate.char_indices().nth(PREDICATE_CHARS) {
-        Some((cut, _)) => format!("{}...", &predicate[..cut]),
-        None => predicate.to_owned(),
-    };
-    Error::invalid(format!(
-        "the predicate {told} cannot be evaluated over the rows"
-    ))
-    .caused_by(e)
-}
-
-fn is_of_evaluation(e: &lance::Error) -> bool {
-    use lance::Error as L;
-    match e {
-        L::Execution { .. }
-        | L::Arrow { .. }
-        | L::NotSupported { .. }
-        | L::InvalidInput { .. }
-        | L::Schema { .. } => true,
-        L::Shared { source } => is_of_evaluation(source),
-        _ => false,
-    }
 }
 
 async fn delete(dataset: Arc<Dataset>, runnable: String) -> Result<Staged> {

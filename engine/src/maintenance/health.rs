@@ -1,7 +1,7 @@
 //! Observation: the health of one table, from manifests and listings alone.
 
 use super::Target;
-use super::listed::{Listed, covered_by, listed_indexes};
+use super::listed::{Listed, covered_by, listed_indexes, look_at_files};
 use super::settings::{TableSettings, auto_cleanup};
 use super::tasks::{FragmentFacts, TaskBounds, candidates};
 use crate::error::Result;
@@ -31,7 +31,9 @@ pub struct IndexHealth {
     pub stale_seconds: Option<u64>,
     /// Declared but not built yet.
     pub missing: bool,
-    /// A fingerprint of its files or its declaration, and of the table's schema, for this process: what cannot be done
+    /// What is wrong with its files: one is gone, or has another size than was written.
+    pub damaged: Option<String>,
+    /// A fingerprint of its files and their damage, or its declaration, and of the table's schema, for this process: what cannot be done
     /// to it rests until this changes.
     #[serde(skip)]
     pub fingerprint: u64,
@@ -189,7 +191,8 @@ impl Store {
             head: refs.iter().map(|r| r.version).max().unwrap_or(0),
             count: refs.len() as u64,
         };
-        let listed = listed_indexes(&dataset).await?;
+        let mut listed = listed_indexes(&dataset).await?;
+        look_at_files(self, &dataset, &mut listed, &[]).await?;
         self.read_ledger().await;
         let seen = (dataset.as_ref(), listed.as_slice(), stored);
         self.health_of(snapshot.as_ref(), target, seen, bounds)
@@ -261,7 +264,11 @@ impl Store {
                         .map(|age| u64::try_from(age).unwrap_or(0))
                         .filter(|_| unindexed_rows > 0),
                     missing: false,
-                    fingerprint: index_fingerprint(schema, index.segments.iter().map(|s| s.uuid)),
+                    damaged: index.damaged.clone(),
+                    fingerprint: index_fingerprint(
+                        schema,
+                        index.segments.iter().map(|s| (s.uuid, &index.damaged)),
+                    ),
                 }
             })
             .collect();
@@ -277,6 +284,7 @@ impl Store {
                     unindexed_rows: rows,
                     stale_seconds: None,
                     missing: true,
+                    damaged: None,
                     fingerprint: index_fingerprint(schema, std::iter::once(declared)),
                 });
             }

@@ -27,6 +27,8 @@ pub(crate) struct Listed {
     pub(crate) segments: Vec<IndexMetadata>,
     /// Why this release of Lance can read none of it, if so.
     pub(crate) unreadable: Option<String>,
+    /// What is wrong with its files; nothing until [`look_at_files`].
+    pub(crate) damaged: Option<String>,
 }
 
 /// What `dataset`'s version lists, in name order; also what Lance hides because it cannot read it.
@@ -42,6 +44,7 @@ pub(crate) async fn listed_indexes(dataset: &Dataset) -> Result<Vec<Listed>> {
             name: segment.name.clone(),
             segments: Vec::new(),
             unreadable: None,
+            damaged: None,
         });
         match usable.iter().find(|usable| usable.uuid == segment.uuid) {
             Some(usable) => listed.segments.push(usable.clone()),
@@ -52,6 +55,32 @@ pub(crate) async fn listed_indexes(dataset: &Dataset) -> Result<Vec<Listed>> {
         }
     }
     Ok(by_name.into_values().collect())
+}
+
+/// Says of each of `listed` what is wrong with its files, by a listing of each segment. Those of `before`, as an earlier look
+/// found them, are not listed again if they were sound.
+///
+/// # Errors
+/// Those of the storage.
+pub(crate) async fn look_at_files(
+    store: &Store,
+    dataset: &Dataset,
+    listed: &mut [Listed],
+    before: &[Listed],
+) -> Result<()> {
+    let uuids = |of: &Listed| of.segments.iter().map(|s| s.uuid).collect::<Vec<_>>();
+    for index in listed {
+        let sound = before.iter().filter(|known| known.damaged.is_none());
+        if sound.into_iter().any(|known| uuids(known) == uuids(index)) {
+            continue;
+        }
+        index.damaged = match index.check_files(store, dataset).await {
+            Ok(_) => None,
+            Err(e) if e.kind() == ErrorKind::Unfit => Some(e.to_string()),
+            Err(e) => return Err(e),
+        };
+    }
+    Ok(())
 }
 
 /// The indexes of `dataset` that cover some of `fragments`: they have to follow when those are rewritten.
@@ -225,20 +254,18 @@ impl Listed {
 
     /// Asks how large the partitions of a vector index are, where they may be too large to be moved.
     async fn check_quantised(&self, dataset: &Dataset) -> Result<()> {
-        let of = |field| dataset.schema().field_by_id(field);
+        let of = |field| Some(dataset.schema().field_by_id(field)?.data_type());
         let mut fields = self.segments.iter().flat_map(|s| &s.fields).copied();
-        let Some(DataType::FixedSizeList(_, dimension)) =
-            fields.find_map(of).map(|f| f.data_type())
+        let Some((dimension, is_one_a_row)) = fields.find_map(|field| dimension_of(&of(field)?))
         else {
             return Ok(());
         };
-        let dimension = u64::from(dimension.unsigned_abs());
         let covered = covered_by(&self.segments);
         let fragments = dataset.fragments().iter();
         let covered =
             fragments.filter(|f| u32::try_from(f.id).is_ok_and(|id| covered.contains(id)));
         let rows: usize = covered.filter_map(|f| f.physical_rows).sum();
-        if (rows as u64).saturating_mul(dimension) <= MOST_QUANTISED {
+        if is_one_a_row && (rows as u64).saturating_mul(dimension) <= MOST_QUANTISED {
             return Ok(());
         }
         match overflowing(&dataset.index_statistics(&self.name).await?, dimension) {
@@ -251,6 +278,15 @@ impl Listed {
                 ),
             )),
         }
+    }
+}
+
+/// How many values a vector of a column has, and whether each row has one vector rather than several.
+fn dimension_of(column: &DataType) -> Option<(u64, bool)> {
+    match column {
+        DataType::FixedSizeList(_, dimension) => Some((u64::from(dimension.unsigned_abs()), true)),
+        DataType::List(item) => Some((dimension_of(item.data_type())?.0, false)),
+        _ => None,
     }
 }
 
@@ -284,8 +320,19 @@ pub(super) async fn new_index_bytes(before: &Dataset, after: &Dataset) -> Result
 
 #[cfg(test)]
 mod tests {
-    use super::overflowing;
+    use super::{dimension_of, overflowing};
+    use arrow_schema::{DataType, Field};
     use serde_json::json;
+
+    #[test]
+    fn a_row_has_one_vector_or_several() {
+        let float = Field::new_list_field(DataType::Float32, true);
+        let one = DataType::FixedSizeList(float.into(), 16);
+        let several = DataType::new_list(one.clone(), true);
+        assert_eq!(dimension_of(&one), Some((16, true)));
+        assert_eq!(dimension_of(&several), Some((16, false)));
+        assert_eq!(dimension_of(&DataType::Utf8), None);
+    }
 
     #[test]
     fn a_partition_of_scalar_quantised_vectors_may_be_too_large() {

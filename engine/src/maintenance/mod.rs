@@ -49,6 +49,7 @@ pub use noted::{MOST_RUNS, NotedRun};
 pub use observe::{Looking, Observed};
 pub use past::{Change, Past, PastIndex, PastVersion};
 pub use plan::CompactionPlan;
+pub use reindex::Reindexing;
 pub use run::MaintenanceReport;
 pub use unreferenced::{Files, Unreferenced};
 

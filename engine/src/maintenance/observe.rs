@@ -5,7 +5,7 @@
 //! again when it is old, since others clean up as well.
 
 use super::health::StoredVersions;
-use super::listed::{Listed, listed_indexes};
+use super::listed::{Listed, listed_indexes, look_at_files};
 use super::plan::CompactionPlan;
 use super::tasks::TaskBounds;
 use super::{TableHealth, Target};
@@ -203,16 +203,18 @@ impl Store {
         })
     }
 
+    /// The indexes of this version, once for each; their files are looked at once for each index.
     async fn indexes_of(&self, path: &str, dataset: &Dataset) -> Result<Arc<Vec<Listed>>> {
         let identity = Identity::of(dataset);
-        let known = self.memo().of(path, |known| {
-            let (of, listed) = known.indexes.as_ref()?;
-            (*of == identity).then(|| listed.clone())
-        });
-        if let Some(listed) = known {
-            return Ok(listed);
-        }
-        let listed = Arc::new(listed_indexes(dataset).await?);
+        let known = self.memo().of(path, |known| known.indexes.clone());
+        let before = match known {
+            Some((of, listed)) if of == identity => return Ok(listed),
+            Some((_, listed)) => listed,
+            None => Arc::default(),
+        };
+        let mut listed = listed_indexes(dataset).await?;
+        look_at_files(self, dataset, &mut listed, &before).await?;
+        let listed = Arc::new(listed);
         let now = self.clock().monotonic();
         let kept = (identity, listed.clone());
         self.memo()

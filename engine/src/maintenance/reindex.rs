@@ -2,7 +2,7 @@
 
 use super::Target;
 use super::declare::{MIN_VECTOR_ROWS, index_params};
-use super::index_proof::{prove_extended, prove_index};
+use super::index_proof::{prove_answers, prove_extended, prove_index};
 use super::listed::{Listed, covered_by, ids_of, is_vector, listed_indexes, new_index_bytes};
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Work};
@@ -21,18 +21,27 @@ use std::collections::BTreeSet;
 use std::future::IntoFuture;
 use std::sync::Arc;
 
+/// Which indexes of a table are looked after, and how closely.
+#[derive(Debug, Clone, Default)]
+pub struct Reindexing {
+    /// Those that are left alone.
+    pub except: BTreeSet<String>,
+    /// Asks those that cover all rows for a sample of them, too: a rewrite of another client may have cost them some.
+    pub asks_all: bool,
+}
+
 struct Reindex<'a> {
     declared: Vec<(String, IndexDeclaration)>,
-    except: &'a BTreeSet<String>,
+    how: &'a Reindexing,
 }
 
 impl Store {
-    /// Extends every index of `target` that does not cover all rows and builds declared ones, `except` those that are
-    /// named. An index that cannot be built yet is reported as pending, one that fails as failed; neither stops a sibling.
+    /// Extends every index of `target` that does not cover all rows and builds declared ones. An index that cannot be built
+    /// yet is reported as pending, one that fails as failed; neither stops a sibling.
     pub async fn reindex(
         &self,
         target: &Target,
-        except: &BTreeSet<String>,
+        how: &Reindexing,
         oversight: &Oversight,
     ) -> Result<MaintenanceReport> {
         let declared = match target {
@@ -46,7 +55,7 @@ impl Store {
                     .collect()
             }
         };
-        self.maintain(target, &Reindex { declared, except }, oversight)
+        self.maintain(target, &Reindex { declared, how }, oversight)
             .await
     }
 }
@@ -69,15 +78,16 @@ impl Work for Reindex<'_> {
         report.unfit_indexes.clear();
         let listed = listed_indexes(&head).await?;
         let missing = |name: &String| listed.iter().all(|index| index.name != *name);
-        let due = |name: &String| missing(name) && !self.except.contains(name);
-        let extended = || listed.iter().filter(|i| !self.except.contains(&i.name));
+        let due = |name: &String| missing(name) && !self.how.except.contains(name);
+        let extended = || listed.iter().filter(|i| !self.how.except.contains(&i.name));
         let built = || self.declared.iter().filter(|(name, _)| due(name));
         let ahead = extended().count() + built().count();
         run.oversight.planned("indexes", ahead as u64);
         let before = head.clone();
         for index in extended() {
             run.check_cancelled()?;
-            let done = caught("extending it", extend(&mut head, index, run, store)).await;
+            let extended = extend(&mut head, index, self.how.asks_all, run, store);
+            let done = caught("extending it", extended).await;
             settle_one(&index.name, done, run, report).await?;
         }
         for (name, declaration) in built() {
@@ -154,17 +164,22 @@ async fn settle_one(
     }
 }
 
-/// Extends `index` over the fragments that it does not cover, as one version above `head`.
+/// Extends `index` over the fragments that it does not cover, as one version above `head`. One that covers them all is asked
+/// for some of them, if it `is_asked`.
 async fn extend(
     head: &mut Dataset,
     index: &Listed,
+    is_asked: bool,
     run: &Run<'_>,
     store: &Store,
 ) -> Result<Outcome> {
     index.check_files(store, head).await?;
     let fragments = ids_of(head.fragments().iter());
     if index.uncovered(&fragments).is_empty() {
-        return Ok(Outcome::Complete);
+        return match is_asked {
+            true => ask(head, index, run, store).await,
+            false => Ok(Outcome::Complete),
+        };
     }
     index.check_extensible(head)?;
     let staged = match stage(head, index, merged_with(head, index), run, store).await {
@@ -191,6 +206,16 @@ async fn extend(
     // It has lost rows, or Lance would lose them: by dot product, vectors that were there are not found any more beside
     // added ones. Built from the rows it has them all.
     anew(head, index, &unfit, run, store).await
+}
+
+/// Asks `index`, which covers all rows, for some of them, and builds it anew if it has lost some.
+async fn ask(head: &mut Dataset, index: &Listed, run: &Run<'_>, store: &Store) -> Result<Outcome> {
+    index.check_extensible(head)?;
+    match prove_answers(head, &index.name).await {
+        Ok(()) => Ok(Outcome::Complete),
+        Err(e) if e.kind() == ErrorKind::Unfit => anew(head, index, &e, run, store).await,
+        Err(e) => Err(e),
+    }
 }
 
 /// How `index` is extended: merged with its last segment. With stable row ids an updated row keeps its id, and an older

@@ -11,12 +11,14 @@
 //! 4. What a write staged is read back the same way, beside the rows that were given ([`read_back`]).
 //! 5. A batch of the default size must fit: 32-bit offsets hold 2 GiB of text.
 
+mod keyed;
 mod side;
 mod tally;
 
 pub(crate) use side::READER_ROWS;
 pub(crate) use tally::Tally;
 
+use self::keyed::Keyed;
 use self::side::{Reading, Side, Wide};
 use crate::error::{Error, ErrorKind, Result, caught};
 use crate::oversight::Oversight;
@@ -49,7 +51,7 @@ pub enum Verify {
     Full,
 }
 
-/// Rows of a new fragment that are compared by value, besides its first and its last.
+/// Rows of a new fragment that are compared by value, besides its first and its last; of rows with keys, all that are.
 const SAMPLE: usize = 8;
 
 /// A view's version is nobody's: caches that go by versions must not take it for one.
@@ -120,7 +122,7 @@ impl Rewrite<'_> {
             };
             let old = Side::of_old(self.dataset.clone(), self.old.to_vec(), &reading);
             let new = Side::of_old(after.clone(), self.new.to_vec(), &reading);
-            compare_sides(old, new, &Picks::All, &moved).await?;
+            compare_sides(old, new, &mut Picks::All, &moved).await?;
         }
         Ok(())
     }
@@ -168,13 +170,13 @@ impl Rewrite<'_> {
     ) -> Result<Option<Wide>> {
         let old = Side::of_old(self.dataset.clone(), self.old.to_vec(), reading);
         let new = Side::of_new(view.clone(), reading);
-        let picks = match self.verify {
+        let mut picks = match self.verify {
             Verify::Counts => Picks::None,
             _ if reading.only.is_some() => Picks::All,
             Verify::Sample => Picks::These(sampled(self.new)),
             Verify::Full => Picks::All,
         };
-        compare_sides(old, new, &picks, moved).await
+        compare_sides(old, new, &mut picks, moved).await
     }
 }
 
@@ -184,8 +186,11 @@ pub(crate) enum Given<'a> {
     InOrder(&'a [RecordBatch]),
     /// These rows, in this order, too many to be held.
     Streamed(BoxStream<'static, Result<RecordBatch>>),
-    /// These rows, in an order of the write's own.
-    InAnyOrder(&'a [RecordBatch]),
+    /// These rows, in an order of the write's own, each with a key of its own in the column `key`.
+    InAnyOrder {
+        rows: &'a [RecordBatch],
+        key: &'a str,
+    },
     /// So many rows.
     Rows(u64),
 }
@@ -209,10 +214,10 @@ pub(crate) async fn read_back(
         ..Reading::default()
     };
     let mut written = Side::of_new(view(base, schema, fragments), &reading);
-    let (rows, picks) = match given {
+    let (rows, mut picks) = match given {
         Given::InOrder(rows) => (held(rows), Picks::These(sampled(fragments))),
         Given::Streamed(rows) => (rows, Picks::These(sampled(fragments))),
-        Given::InAnyOrder(rows) => (held(rows), Picks::None),
+        Given::InAnyOrder { rows, key } => (held(rows), Picks::Keyed(Keyed::of(rows, key)?)),
         Given::Rows(rows) => {
             while written.fill().await? {
                 written.advance(written.left());
@@ -220,19 +225,10 @@ pub(crate) async fn read_back(
             return same_rows(rows, written.tally.rows);
         }
     };
-    let elsewhere = stored_otherwise(schema);
-    let comparable = move |batch: RecordBatch| {
-        let fields = batch.schema();
-        let names = fields.fields().iter().map(|field| field.name());
-        let kept = names.enumerate().filter(|(_, n)| !elsewhere.contains(*n));
-        let kept = batch.project(&kept.map(|(at, _)| at).collect::<Vec<_>>());
-        kept.map_err(|e| Error::internal("the rows that were written").caused_by(e))
-    };
-    let rows = rows.map(move |batch| batch.and_then(&comparable)).boxed();
     let given = Side::of_given(base.clone(), rows, &reading);
     // A batch that is too wide for a default scan is what was given; a compaction will choose narrower fragments.
-    let none = BTreeSet::new();
-    let compared = compare_sides(given, written, &picks, &none);
+    let elsewhere = stored_otherwise(schema);
+    let compared = compare_sides(given, written, &mut picks, &elsewhere);
     caught("comparing what was written", compared)
         .await
         .map(|_| ())
@@ -247,6 +243,8 @@ fn held(rows: &[RecordBatch]) -> BoxStream<'static, Result<RecordBatch>> {
 enum Picks {
     None,
     These(BTreeSet<u64>),
+    /// Some that stand anywhere.
+    Keyed(Keyed),
     All,
 }
 
@@ -254,7 +252,7 @@ impl Picks {
     /// Those from `row` on, below `row + step`: where they begin after `row`, and how many follow each other.
     fn within(&self, row: u64, step: usize) -> Vec<(usize, usize)> {
         match self {
-            Self::None => Vec::new(),
+            Self::None | Self::Keyed(_) => Vec::new(),
             Self::All => vec![(0, step)],
             Self::These(picks) => {
                 let picked = picks.range(row..row + step as u64);
@@ -291,12 +289,16 @@ fn sampled(fragments: &[Fragment]) -> BTreeSet<u64> {
 async fn compare_sides(
     mut old: Side,
     mut new: Side,
-    picks: &Picks,
+    picks: &mut Picks,
     moved: &BTreeSet<String>,
 ) -> Result<Option<Wide>> {
     let mut row = 0;
     loop {
-        match (old.fill().await?, new.fill().await?) {
+        let filled = (old.fill().await?, new.fill().await?);
+        if let (Picks::Keyed(sample), Some(batch)) = (&mut *picks, new.begun()) {
+            sample.see(batch, moved)?;
+        }
+        match filled {
             (false, false) => break,
             (true, false) => old.advance(old.left()),
             (false, true) => new.advance(new.left()),
@@ -314,6 +316,9 @@ async fn compare_sides(
     }
     same_rows(old.tally.rows, new.tally.rows)?;
     same_nulls(&old.tally, &new.tally, moved)?;
+    if let Picks::Keyed(sample) = picks {
+        sample.end()?;
+    }
     Ok(new.wide)
 }
 
@@ -405,6 +410,7 @@ fn without_dictionaries(data_type: &DataType) -> Option<DataType> {
         DataType::List(item) => DataType::List(of_field(item)?),
         DataType::LargeList(item) => DataType::LargeList(of_field(item)?),
         DataType::FixedSizeList(item, size) => DataType::FixedSizeList(of_field(item)?, *size),
+        DataType::Map(entries, sorted) => DataType::Map(of_field(entries)?, *sorted),
         DataType::Struct(fields) => {
             let plain: Vec<_> = fields.iter().map(of_field).collect();
             if plain.iter().all(Option::is_none) {

@@ -12,6 +12,7 @@ use lance::dataset::scanner::{DatasetRecordBatchStream, Scanner};
 use lance::datatypes::BlobHandling;
 use lance_table::format::Fragment;
 use std::error::Error as StdError;
+use std::io;
 use std::sync::Arc;
 
 /// Rows in a batch of a default scan: 8,192 on local disks, 16,384 on object stores.
@@ -111,6 +112,11 @@ impl Side {
     /// Rows of the batch that are not done.
     pub(super) fn left(&self) -> usize {
         self.batch.num_rows() - self.at
+    }
+
+    /// The batch, if none of its rows is done.
+    pub(super) fn begun(&self) -> Option<&RecordBatch> {
+        (self.at == 0 && self.batch.num_rows() > 0).then_some(&self.batch)
     }
 
     /// Rows from `offset` after those that are done.
@@ -254,16 +260,32 @@ impl Side {
     }
 }
 
-/// Whether a storage is behind an error.
-fn is_storage(e: &Error) -> bool {
+/// Whether a storage is behind an error. What unpacks compressed pages says that it cannot as an I/O error, too; no
+/// system stands behind that one.
+pub(super) fn is_storage(e: &Error) -> bool {
     let mut cause: Option<&(dyn StdError + 'static)> = e.source();
     while let Some(error) = cause {
-        if error.is::<object_store::Error>() || error.is::<std::io::Error>() {
+        let io = error.downcast_ref::<io::Error>();
+        if error.is::<object_store::Error>() || io.is_some_and(is_of_system) {
             return true;
         }
-        cause = error.source();
+        // What an I/O error wraps is not its source, but itself.
+        let wrapped = io.and_then(io::Error::get_ref);
+        cause = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
     }
     false
+}
+
+fn is_of_system(e: &io::Error) -> bool {
+    use io::ErrorKind as Io;
+    let is_of_content = matches!(
+        e.kind(),
+        Io::InvalidData | Io::InvalidInput | Io::UnexpectedEof | Io::Other
+    );
+    e.raw_os_error().is_some() || !is_of_content
 }
 
 /// The innermost of what is said, without where in Lance's source that was, shortened.

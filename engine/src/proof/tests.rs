@@ -1,6 +1,9 @@
 use super::*;
+use arrow_array::builder::{Int8Builder, ListBuilder};
 use arrow_array::types::Int8Type;
-use arrow_array::{DictionaryArray, Float64Array, Int8Array, Int32Array, StringArray, StructArray};
+use arrow_array::{
+    DictionaryArray, Float64Array, Int8Array, Int32Array, MapArray, StringArray, StructArray,
+};
 use arrow_schema::Field;
 
 fn batch(column: impl Array + 'static) -> RecordBatch {
@@ -27,6 +30,28 @@ fn values_are_compared_bit_by_bit_and_dictionaries_by_value() {
         &batch(Float64Array::from(vec![f64::NAN, -0.0]))
     ));
     assert!(same(&batch(dictionary(true)), &batch(dictionary(false))));
+    let mapped = |null_is_a_key| {
+        let keys: ArrayRef = Arc::new(StringArray::from(vec!["a", "b", "c"]));
+        let values: ArrayRef = Arc::new(dictionary(null_is_a_key));
+        let fields = vec![
+            Arc::new(Field::new("keys", DataType::Utf8, false)),
+            Arc::new(Field::new("values", values.data_type().clone(), true)),
+        ];
+        let entries = StructArray::new(fields.clone().into(), vec![keys, values], None);
+        let entry = Field::new("entries", DataType::Struct(fields.into()), false);
+        let mut lists = ListBuilder::new(Int8Builder::new());
+        lists.append_value([None, None]);
+        lists.append_value([None]);
+        let offsets = lists.finish().offsets().clone();
+        batch(MapArray::new(
+            Arc::new(entry),
+            offsets,
+            entries,
+            None,
+            false,
+        ))
+    };
+    assert!(same(&mapped(true), &mapped(false)));
     let inside = |null_is_a_key| {
         let child: ArrayRef = Arc::new(dictionary(null_is_a_key));
         let field = Field::new("d", child.data_type().clone(), true);
@@ -36,6 +61,65 @@ fn values_are_compared_bit_by_bit_and_dictionaries_by_value() {
     assert!(same(&inside(true), &inside(false)));
     let narrow = batch(Int32Array::from(vec![1]));
     assert!(!same(&narrow, &batch(Int8Array::from(vec![1]))));
+}
+
+#[test]
+fn what_cannot_be_unpacked_is_no_fault_of_the_storage() {
+    use super::side::is_storage;
+    use std::io;
+    let behind = |e: io::Error| is_storage(&Error::from(lance::Error::from(e)));
+    for of_content in [
+        io::Error::other("Unknown frame descriptor"),
+        io::Error::new(io::ErrorKind::InvalidData, "lz4"),
+        io::Error::new(io::ErrorKind::UnexpectedEof, "incomplete frame"),
+    ] {
+        assert!(!behind(of_content));
+    }
+    let away = || object_store::Error::Generic {
+        store: "s3",
+        source: "away".into(),
+    };
+    for of_storage in [
+        io::Error::from_raw_os_error(5),
+        io::Error::from(io::ErrorKind::TimedOut),
+        io::Error::other(away()),
+    ] {
+        assert!(behind(of_storage));
+    }
+    assert!(is_storage(&Error::from(away())));
+}
+
+#[test]
+fn rows_in_another_order_are_compared_by_their_keys() {
+    let rows = |pairs: &[(i32, &str)]| {
+        let keys = Int32Array::from_iter_values(pairs.iter().map(|(key, _)| *key));
+        let texts = StringArray::from_iter_values(pairs.iter().map(|(_, text)| *text));
+        let columns: [(&str, ArrayRef); 2] = [("k", Arc::new(keys)), ("v", Arc::new(texts))];
+        RecordBatch::try_from_iter(columns).expect("a batch")
+    };
+    let given = rows(&[(1, "a"), (2, "b"), (3, "c")]);
+    let compared = |written: &[RecordBatch]| {
+        let mut sample = Keyed::of(std::slice::from_ref(&given), "k")?;
+        for batch in written {
+            sample.see(batch, &BTreeSet::new())?;
+        }
+        sample.end()
+    };
+    let apart = [rows(&[(3, "c")]), rows(&[(2, "b"), (1, "a")])];
+    assert!(compared(&apart).is_ok());
+    for (written, why) in [
+        (
+            rows(&[(3, "c"), (2, "a"), (1, "b")]),
+            "column v has other values",
+        ),
+        (
+            rows(&[(3, "c"), (2, "b"), (9, "a")]),
+            "1 of 3 rows are not read back under their keys",
+        ),
+    ] {
+        let refused = compared(&[written]).expect_err("another row").to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Cleanup obeys every policy and every reference, and what cannot be cleaned stops nothing else.
 
 use crate::version_files;
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, RecordBatchIterator};
 use lance::Dataset;
 use lance::dataset::{WriteMode, WriteParams};
 use serde_json::{Value, json};
@@ -11,6 +12,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything but the latest version is old, and table `off` is not to be touched.
@@ -186,6 +188,36 @@ fn a_version_that_cannot_be_read_replaces_nothing() {
     assert_eq!(left(), [1, 4, 4]);
 }
 
+/// A reader asks each fragment which rows are deleted. No version says how long the file is that knows.
+#[tokio::test]
+async fn no_deletion_file_that_cannot_be_read_replaces_anything() {
+    let (lake, config) = aged(&["fine"]);
+    let uri = lake.path("plain/t.lance").to_string_lossy().into_owned();
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..600));
+    let rows = RecordBatch::try_from_iter([("id", ids)]).expect("rows");
+    let reader = RecordBatchIterator::new([Ok(rows.clone())], rows.schema());
+    let params = WriteParams {
+        max_rows_per_file: 2,
+        ..WriteParams::default()
+    };
+    let table = Dataset::write(reader, &uri, Some(params)).await;
+    let deleted = table.expect("a table").delete("id % 2 = 1").await;
+    deleted.expect("a delete");
+    let files = std::fs::read_dir(Path::new(&uri).join("_deletions")).expect("deletions");
+    let files: Vec<PathBuf> = files.map(|f| f.expect("file").path()).collect();
+    assert_eq!(files.len(), 300);
+    // Of the fragments whose rows are read it is the last.
+    let of_first = |f: &&PathBuf| {
+        f.file_name()
+            .is_some_and(|n| n.to_string_lossy().starts_with("0-"))
+    };
+    zero(files.iter().find(of_first).expect("that of the first"), 8);
+    let plain = lake.path("plain").to_string_lossy().into_owned();
+    let cleanup = ["cleanup", &plain, "--config", &config];
+    lake.run(&cleanup).failed(1, "refers to _deletions/0-");
+    assert_eq!(version_files(Path::new(&uri)).len(), 2);
+}
+
 /// A folder that leads to itself, of which Lance asks for seconds at each look.
 #[test]
 fn a_folder_that_leads_to_itself_stops_nothing_else() {
@@ -218,7 +250,7 @@ async fn cloned(lake: &Lake, source: &Path, spelled: &str, clone: &Path) -> Vec<
     made.expect("clone");
     let batch = dataset.scan().try_into_batch().await.expect("rows");
     let schema = batch.schema();
-    let reader = arrow_array::RecordBatchIterator::new([Ok(batch)], schema);
+    let reader = RecordBatchIterator::new([Ok(batch)], schema);
     let over = WriteParams {
         mode: WriteMode::Overwrite,
         ..WriteParams::default()
@@ -361,7 +393,7 @@ async fn plain_tables_keep_what_a_clone_refers_to() {
     // What HEAD holds is rewritten, so the old files are only the clone's.
     let batch = source.scan().try_into_batch().await.expect("rows");
     let schema = batch.schema();
-    let reader = arrow_array::RecordBatchIterator::new([Ok(batch)], schema);
+    let reader = RecordBatchIterator::new([Ok(batch)], schema);
     let over = WriteParams {
         mode: WriteMode::Overwrite,
         ..WriteParams::default()

@@ -91,6 +91,39 @@ async fn an_index_whose_files_are_gone_fails_by_name_and_its_sibling_is_extended
     assert_eq!(folders(&lake), before);
 }
 
+/// Of an index that covers all rows nothing is asked for; that it can answer nobody has to be told all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_is_damaged_fails_by_name_although_it_covers_everything() {
+    let lake = lake();
+    lake.run(&["reindex", &lake.uri]).ok();
+    let damaged = folder_of(&lake, "value_idx").await;
+    let file = std::fs::read_dir(&damaged).expect("its files").next();
+    let file = file.expect("one").expect("entry").path();
+    let bytes = std::fs::metadata(&file).expect("a file").len();
+    let cut = std::fs::OpenOptions::new().write(true).open(&file);
+    cut.expect("open").set_len(bytes / 2).expect("cut");
+    let name = file.file_name().expect("name").to_string_lossy();
+    let what = format!("{name} has {} bytes, not {bytes}", bytes / 2);
+
+    let done = lake.run(&["reindex", &lake.uri, "--json"]);
+    assert_eq!(done.code, Some(1), "{done:?}");
+    let failed = &report(&done)["failed_indexes"][0];
+    assert_eq!(failed[0], "value_idx");
+    assert!(failed[1].as_str().expect("why").contains(&what), "{failed}");
+
+    let (before, version) = (folders(&lake), lake.table_status("t", "head"));
+    lake.run(&["daemon", &lake.uri, "--once"])
+        .failed(1, "value_idx");
+    for command in [&["plan", &lake.uri][..], &["status", &lake.uri]] {
+        let told = lake.run(command).ok().stdout;
+        assert!(told.contains("index value_idx: "), "{told}");
+    }
+    let dry = lake.run(&["reindex", &lake.uri, "--dry-run"]).ok().stdout;
+    assert!(dry.contains(&what), "{dry}");
+    assert_eq!(lake.table_status("t", "head"), version);
+    assert_eq!(folders(&lake), before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_while_one_index_is_extended_leaves_the_others_alone() {
     let lake = lake();
@@ -208,18 +241,27 @@ async fn lossy(uri: &str, kept: Kept) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_lost_rows_is_built_anew_and_nothing_is_left_of_what_was_unfit() {
     for kept in [Kept::Column, Kept::Struct, Kept::Json] {
-        is_built_anew(kept).await;
+        is_built_anew(kept, true).await;
     }
 }
 
-async fn is_built_anew(kept: Kept) {
+/// A compaction of another client's leaves nothing to be indexed, and an index that finds nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_lost_rows_is_built_anew_although_it_covers_everything() {
+    is_built_anew(Kept::Column, false).await;
+}
+
+/// `waits`: there are also rows that the index does not cover.
+async fn is_built_anew(kept: Kept, waits: bool) {
     let lake = Lake::new();
     let uri = lake.path("plain/t.lance").to_string_lossy().into_owned();
     let few = format!("{} < 10", kept.value());
     lossy(&uri, kept).await;
     assert_eq!(found(&uri, &few, false).await, 8);
     assert_eq!(found(&uri, &few, true).await, 0, "Lance mended it");
-    append(&uri, kept.rows(100..150)).await;
+    if waits {
+        append(&uri, kept.rows(100..150)).await;
+    }
     let indices = Path::new(&uri).join("_indices");
     let before = std::fs::read_dir(&indices).expect("indexes").count();
 
@@ -382,6 +424,20 @@ async fn an_index_that_lance_extends_badly_is_built_anew() {
     assert!(after >= before * 3 / 4, "{after} of {before}");
     let again = lake.run(&["reindex", &uri, "--json"]).ok();
     assert_eq!(report(&again)["indexes"], json!([]));
+}
+
+/// Of stop words a text index keeps nothing. It has not lost them.
+#[test]
+fn an_index_is_built_over_what_it_leaves_out() {
+    let lake = Lake::with_tables(&["t"]);
+    lake.run(&["index", &lake.uri, "t", "value", "--type", "inverted"])
+        .ok();
+    let rows = lake.csv("rows.csv", (0..100).map(|id| (id, "the".to_owned())));
+    lake.run(&["write", &lake.uri, "t", &rows]).ok();
+    let done = lake.run(&["reindex", &lake.uri, "--json"]).ok();
+    assert_eq!(report(&done)["indexes"], json!(["value_idx"]));
+    let again = lake.run(&["reindex", &lake.uri, "--json"]).ok();
+    assert_eq!(report(&again)["rebuilt_indexes"], json!([]));
 }
 
 /// Declared, each would fail at every reindex; the store is as it was.

@@ -3,10 +3,9 @@
 use crate::cli::{lake, plain_directory};
 use crate::version_files;
 use squire_engine::error::ErrorKind;
-use squire_engine::maintenance::{CleanupPolicies, Oversight, Retention, Target};
+use squire_engine::maintenance::{CleanupPolicies, Oversight, Reindexing, Retention, Target};
 use squire_engine::store::{Store, StoreOptions};
 use squire_tests::Lake;
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -121,7 +120,9 @@ async fn a_stores_tables_are_never_maintained_as_plain_ones() {
         let planned = store.plan_plain_cleanup(path, &everything).await;
         assert_eq!(planned.err().map(|e| e.kind()), Some(ErrorKind::Refused));
         let (target, unwatched) = (Target::Plain(path.to_owned()), Oversight::default());
-        let run = store.reindex(&target, &BTreeSet::new(), &unwatched).await;
+        let run = store
+            .reindex(&target, &Reindexing::default(), &unwatched)
+            .await;
         let refused = run.expect_err("a store's table");
         assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
         assert!(refused.to_string().contains(&lake.uri), "{refused}");

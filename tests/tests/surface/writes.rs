@@ -163,6 +163,43 @@ async fn a_batch_id_stands_for_one_content() {
     let args = ["write", &lake.uri, "t", &other, "--batch-id", "b"];
     refused(&lake, &args, 2, &["batch id \"b\"", "other content"]);
     assert_eq!(lake.ids("t").await, [1, 2, 3, 10]);
+
+    let merge = |file: &str, mode: &str, id: &str| {
+        let args = [
+            "write",
+            &lake.uri,
+            "t",
+            file,
+            "--mode",
+            mode,
+            "--batch-id",
+            id,
+        ];
+        lake.run(&args)
+    };
+    merge(&first, "merge", "m").ok();
+    let again = merge(&first, "merge", "m").ok().stdout;
+    assert!(again.contains("already committed"), "{again}");
+    merge(&other, "merge", "m").failed(2, "other content");
+    merge(&first, "append", "m").failed(2, "other content");
+
+    let delete = |predicate: &str| {
+        let args = [
+            "delete",
+            &lake.uri,
+            "t",
+            "--where",
+            predicate,
+            "--batch-id",
+            "d",
+        ];
+        lake.run(&args)
+    };
+    delete("id = 10").ok();
+    let again = delete("id = 10").ok().stdout;
+    assert!(again.contains("already committed"), "{again}");
+    delete("id = 1").failed(2, "other content");
+    assert_eq!(lake.ids("t").await, [1, 2, 3]);
 }
 
 #[tokio::test]

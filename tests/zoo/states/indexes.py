@@ -175,7 +175,7 @@ def index_truncated(db: Db):
             os.truncate(file, file.stat().st_size // 2)
 
 
-@state(broken_index=True, expect={**HELD, "reindex": (1, "vec_idx"), "daemon": (0, "vec_idx")})
+@state(broken_index=True, expect={**HELD, "reindex": (1, "vec_idx"), "daemon": (1, "vec_idx")})
 def index_vector_gone(db: Db):
     """The files of a vector index are gone."""
     db.fill(lambda i: vectors(60, seed=i))
@@ -185,7 +185,7 @@ def index_vector_gone(db: Db):
     shutil.rmtree(db.dir() / "_indices")
 
 
-@state(broken_index=True, expect={**HELD, "reindex": (1, "v_idx"), "daemon": (0, "v_idx")})
+@state(broken_index=True, expect={**HELD, "reindex": (1, "v_idx"), "daemon": (1, "v_idx")})
 def index_text_gone(db: Db):
     """The files of a text index are gone."""
     db.fill(words)
@@ -193,6 +193,26 @@ def index_text_gone(db: Db):
     db.put(words(20))
     yield
     shutil.rmtree(db.dir() / "_indices")
+
+
+@state(broken_index=True, expect={**HELD, "reindex": (1, "v_idx"), "daemon": (1, "v_idx")})
+def index_damaged_covered(db: Db):
+    """A file of an index was cut short, and nothing waits to be indexed."""
+    db.fill(words)
+    db.open().create_scalar_index("v", "BITMAP")
+    yield
+    for file in (db.dir() / "_indices").glob("*/*"):
+        os.truncate(file, file.stat().st_size - 1)
+
+
+@state(broken_index=True)
+def index_lost_covered(db: Db):
+    """An index that another client's compactions made lose its rows, and nothing waits to be indexed."""
+    db.fill(words)
+    db.open().create_scalar_index("id", "BTREE")
+    db.open().optimize.compact_files(defer_index_remap=True)
+    db.open().delete("id % 5 = 1")
+    db.open().optimize.compact_files()
 
 
 @state(broken_index=True, expect={**HELD, "reindex": (1, "v_idx"), "daemon": (0, "v_idx")})
@@ -203,6 +223,126 @@ def index_unknown_type(db: Db):
     db.put(words(20))
     for manifest in (db.dir() / "_versions").glob("*.manifest"):
         manifest.write_bytes(manifest.read_bytes().replace(b"BitmapIndexDetails", b"FutureIndexDetails"))
+
+
+def several(i: int) -> pa.Table:
+    """Three vectors a row."""
+    plain = vectors(180, seed=i)["vec"].combine_chunks()
+    return pa.table({"id": range(60), "vec": pa.ListArray.from_arrays(pa.array(range(0, 181, 3), pa.int32()), plain)})
+
+
+@state()
+def index_several_vectors(db: Db):
+    """An index of several vectors a row."""
+    db.fill(several)
+    db.open().create_index("vec", "IVF_FLAT", metric="cosine", num_partitions=2)
+    db.open().delete("id % 10 = 3")
+    db.fill(lambda i: several(20 + i), 3)
+
+
+@state(broken_index=True)
+def index_zero_vectors(db: Db):
+    """An index by cosine, and more vectors without a direction than with one: it does not hold those."""
+    import numpy as np
+
+    def batch(i):
+        values = np.random.default_rng(i).random((60, 16), dtype=np.float32)
+        values[:50:2], values[1:50:2] = 0, np.nan
+        return pa.table({"id": range(60), "vec": pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 16)})
+
+    db.fill(batch)
+    db.open().create_index("vec", "IVF_FLAT", metric="cosine", num_partitions=2)
+    db.open().delete("id % 10 = 3")
+    db.fill(lambda i: batch(20 + i), 3)
+
+
+@state()
+def index_likes(db: Db):
+    """An index of texts that are alike."""
+    from lance.indices import IndexConfig
+
+    def batch(i):
+        return pa.table({"id": range(10), "v": [f"the fox {i * 10 + j} jumps over the lazy dog {j}" for j in range(10)]})
+
+    db.fill(batch)
+    db.open().create_scalar_index("v", IndexConfig(index_type="minhashlsh", parameters={}))
+    db.open().delete("id = 3")
+    db.fill(lambda i: batch(20 + i), 3)
+
+
+@state()
+def index_substrings(db: Db):
+    """An index of all parts of texts."""
+    from lance.indices import IndexConfig
+
+    db.fill(words)
+    db.open().create_scalar_index("v", IndexConfig(index_type="fm", parameters={}))
+    db.open().delete("id % 10 = 3")
+    db.fill(lambda i: words(20 + i), 3)
+
+
+def texts(values: list, kind: str = "INVERTED", **options):
+    """Few different texts, an index over them, deletions, and a tail that it lacks."""
+
+    def build(db: Db):
+        def batch(i):
+            v = pa.array([values[(i + j) % len(values)] for j in range(50)])
+            return pa.table({"id": range(i * 50, i * 50 + 50), "v": v})
+
+        db.fill(batch)
+        db.open().create_scalar_index("v", kind, **options)
+        db.open().delete("id % 10 = 3")
+        db.fill(lambda i: batch(20 + i), 3)
+
+    return build
+
+
+TEXTS = {
+    "index_text_stop_words": (texts(["it", "the"]), "A text index over stop words alone."),
+    "index_ngram_short": (texts(["no", "it", "a"], "NGRAM"), "N-grams of texts that are shorter."),
+    "index_text_scripts": (texts(["北京大学", "東京 都", "Übersicht", "ü", ""]), "A text index over other scripts."),
+    "index_text_icu": (texts(["北京大学", "東京都", "한국어"], base_tokenizer="icu"), "The same, split by a dictionary."),
+    "index_text_raw": (texts(["two-words", "one"], base_tokenizer="raw", stem=False), "A text index of whole texts."),
+    "index_ngram_scripts": (texts(["北京大学", "東京 都", "Übersicht"], "NGRAM"), "N-grams of other scripts."),
+    "index_text_lists": (texts([["w1", "two words"], ["w2"], []]), "A text index over lists of texts."),
+}
+for name, (make, about) in TEXTS.items():
+    make.__name__, make.__doc__ = name, about
+    # Of what is left out on purpose an index finds nothing.
+    state(broken_index=name == "index_text_stop_words")(make)
+
+
+def labels(array):
+    """Labels of one type, an index over them, deletions, and a tail that it lacks."""
+
+    def build(db: Db):
+        def batch(i):
+            return pa.table({"id": range(i * 50, i * 50 + 50), "l": array([[j % 9 + 1, i % 5 + 10] for j in range(50)])})
+
+        db.fill(batch)
+        db.open().create_scalar_index("l", "LABEL_LIST")
+        db.open().delete("id % 10 = 3")
+        db.fill(lambda i: batch(20 + i), 3)
+
+    return build
+
+
+def as_dictionary(lists: list) -> pa.ListArray:
+    items = pa.array([f"w{n}" for row in lists for n in row]).dictionary_encode()
+    return pa.ListArray.from_arrays(pa.array(range(0, len(items) + 1, 2), pa.int32()), items)
+
+
+LABELS = {
+    "index_labels_days": lambda lists: pa.array(lists, pa.list_(pa.date32())),
+    "index_labels_instants": lambda lists: pa.array(lists, pa.list_(pa.timestamp("us", "UTC"))),
+    "index_labels_views": lambda lists: pa.array([[f"w{n}" for n in row] for row in lists], pa.list_(pa.string_view())),
+    "index_labels_dictionary": as_dictionary,
+    "index_labels_decimals": lambda lists: pa.array(lists, pa.list_(pa.decimal128(10, 2))),
+}
+for name, array in LABELS.items():
+    make = labels(array)
+    make.__name__, make.__doc__ = name, "A label list of another type."
+    state()(make)
 
 
 def deferred(kind: str, column: str, make=words):

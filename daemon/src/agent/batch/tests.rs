@@ -344,3 +344,14 @@ fn what_a_batch_says_of_columns_must_have_files_and_be_known() {
         of(&settings, &["batch.toml:5", "tables.b.", "is about files"]);
     }
 }
+
+/// Of Delta, Spark or Hudi: its log says which of the files are rows of it.
+#[test]
+fn a_table_of_another_format_is_no_batch() {
+    for log in ["_delta_log", "_spark_metadata", ".hoodie"] {
+        let dir = directory(&["a.parquet"], None);
+        fs::create_dir(dir.path().join(log)).unwrap();
+        let refused = BatchSpec::parse(dir.path()).unwrap_err().to_string();
+        assert!(refused.contains("which alone says"), "{refused}");
+    }
+}

@@ -10,15 +10,19 @@ use std::{
 use crate::formats::Format;
 
 /// What producers and their tools put behind a name while they write the file: downloads, uploads, editors, copies.
-const UNFINISHED: [&str; 24] = [
+const UNFINISHED: [&str; 28] = [
     "~",
+    ".!qb",
     ".!ut",
     ".aria2",
+    ".bc!",
     ".copying",
     ".crdownload",
+    ".dctmp",
     ".download",
     ".downloading",
     ".filepart",
+    ".kate-swp",
     ".in-progress",
     ".incomplete",
     ".inprogress",
@@ -48,6 +52,9 @@ const BESIDE: [&str; 8] = [
     "lost+found",
     "thumbs.db",
 ];
+
+/// Where tables of other formats say which of the files beside it count. It is their writers', who fail when it is moved.
+const LOGS: [&str; 3] = [".hoodie", "_delta_log", "_spark_metadata"];
 
 /// Checksums that tools put beside each file.
 const CHECKSUMS: [&str; 5] = [".crc", ".md5", ".sha1", ".sha256", ".sha512"];
@@ -82,7 +89,7 @@ impl Named {
     /// What `name` says; nothing is opened.
     pub(crate) fn of(name: &OsStr, is_dir: bool) -> Self {
         let lower = name.to_string_lossy().to_lowercase();
-        if BESIDE.contains(&lower.as_str()) || lower.starts_with("~$") {
+        if BESIDE.contains(&lower.as_str()) || lower.starts_with("~$") || (is_dir && is_log(name)) {
             return Self::Beside;
         }
         // `_temporary` is where Hadoop and Spark write until their job is done.
@@ -115,11 +122,20 @@ impl Named {
         let name = path.file_name().unwrap_or_default().as_bytes();
         let original = name.strip_suffix(b"~").map(OsStr::from_bytes);
         let is_copy = original.is_some_and(|name| path.with_file_name(name).is_file());
+        // It must not be passed over: not all of the files beside it are rows of its table.
+        if is_dir && is_log(OsStr::from_bytes(name)) {
+            return Self::Data;
+        }
         if name.starts_with(b".") || is_copy {
             return Self::Beside;
         }
         Self::of(OsStr::from_bytes(name), is_dir)
     }
+}
+
+/// Whether a directory of this name is the log of a table in another format.
+pub(crate) fn is_log(name: &OsStr) -> bool {
+    LOGS.iter().any(|log| name == *log)
 }
 
 /// A name that is safe in a log, a reason or a terminal: what is no printable text is escaped.
@@ -168,6 +184,8 @@ mod tests {
             "t.csv.TMP",
             "t.csv.filepart",
             "t.csv.CRDOWNLOAD",
+            "t.csv.!qB",
+            "t.csv.bc!",
             "t.csv._COPYING_",
             "t.csv~",
             "t.1.partial",
@@ -211,10 +229,14 @@ mod tests {
             ("batch.tmp", Named::Unfinished),
             ("_temporary", Named::Unfinished),
             ("__MACOSX", Named::Beside),
+            ("_delta_log", Named::Beside),
+            ("_spark_metadata", Named::Beside),
+            ("_batch", Named::Data),
         ] {
             assert_eq!(Named::of(OsStr::new(name), true), is, "{name}");
         }
         assert_eq!(Named::inside(Path::new("b/.keep"), false), Named::Beside);
+        assert_eq!(Named::inside(Path::new("b/_delta_log"), true), Named::Data);
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //!
 //! 1. The files that it refers to are there, with the sizes that they were written with: one listing of each directory.
 //! 2. Those that are newer than what goes are read from. A power cut leaves files of full length without their bytes,
-//!    and then what was replaced is all that is left.
+//!    and then what was replaced is all that is left. Of a file that says which rows are deleted no version says the size: all
+//!    of them are read.
 
 use crate::error::{Error, ErrorKind, Result, caught};
 use crate::store::Store;
 use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
+use lance::dataset::fragment::FileFragment;
 use lance::session::Session;
 use lance_table::format::{Fragment, Manifest};
 use lance_table::io::deletion::relative_deletion_file_path;
@@ -16,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Fragments that are read from at one cleanup of a table, the newest first: what a compaction wrote, which replaces the
-/// most, is among them. Each costs some requests, once per process; those beyond are taken to be as good as their sizes.
+/// most, is among them. Each costs some requests, once per process; data files beyond are taken to be as good as their sizes.
 const FRAGMENTS: usize = 256;
 
 /// Rows that are read from each end of a fragment.
@@ -74,10 +76,36 @@ pub(in crate::maintenance) fn files_of_fragment<'a>(
 /// A fragment to be read from, because of these of its files.
 struct Unread {
     fragment: Fragment,
+    /// Whether only the deleted rows are read.
+    only_deletions: bool,
     /// Paths below the table's root.
     files: Vec<String>,
     /// The same as they are remembered, with their sizes.
     remembered: Vec<(String, u64)>,
+}
+
+impl Unread {
+    /// The same, if it is also about which rows are deleted, for that alone.
+    fn of_deletions(self) -> Option<Self> {
+        let deletion = self.fragment.deletion_file.as_ref()?;
+        let path = relative_deletion_file_path(self.fragment.id, deletion);
+        let at = self.files.iter().position(|file| *file == path)?;
+        Some(Self {
+            only_deletions: true,
+            files: vec![path],
+            remembered: self.remembered.into_iter().skip(at).take(1).collect(),
+            fragment: self.fragment,
+        })
+    }
+
+    async fn read(&self, dataset: &Arc<Dataset>) -> Result<()> {
+        if !self.only_deletions {
+            return read_ends(dataset, &self.fragment, None).await;
+        }
+        let fragment = FileFragment::new(dataset.clone(), self.fragment.clone());
+        fragment.get_deletion_vector().await?;
+        Ok(())
+    }
 }
 
 /// Reads the first rows of a fragment and the last, as a reader would: all columns, or these, and of blobs where they stand.
@@ -143,7 +171,7 @@ impl Store {
 
     /// Refuses a version of the table at `path` that refers to a file which cannot be read, and which is newer than
     /// `oldest`, the oldest version to be removed. What that one refers to as well is in all that goes, so nothing that
-    /// goes could take its place. At most [`FRAGMENTS`] are read from.
+    /// goes could take its place. Rows of at most [`FRAGMENTS`] are read.
     ///
     /// # Errors
     /// `Refused`, with the file.
@@ -162,6 +190,7 @@ impl Store {
         for fragment in manifest.fragments.iter() {
             let mut of_fragment = Unread {
                 fragment: fragment.clone(),
+                only_deletions: false,
                 files: Vec::new(),
                 remembered: Vec::new(),
             };
@@ -181,9 +210,10 @@ impl Store {
             return Ok(());
         }
         unread.sort_by_key(|unread| Reverse(unread.fragment.id));
-        unread.truncate(FRAGMENTS);
-        let fresh = self.without_caches(dataset, path).await?;
-        futures::stream::iter(unread)
+        let beyond = unread.split_off(unread.len().min(FRAGMENTS));
+        let deletions = beyond.into_iter().filter_map(Unread::of_deletions);
+        let fresh = Arc::new(self.without_caches(dataset, path).await?);
+        futures::stream::iter(unread.into_iter().chain(deletions))
             .map(|unread| self.read_from(&fresh, unread))
             .buffer_unordered(AT_ONCE)
             .try_collect::<Vec<()>>()
@@ -204,9 +234,8 @@ impl Store {
         Ok(builder.with_version(version).load().await?)
     }
 
-    async fn read_from(&self, dataset: &Dataset, unread: Unread) -> Result<()> {
-        let read = caught("reading", read_ends(dataset, &unread.fragment, None)).await;
-        match read {
+    async fn read_from(&self, dataset: &Arc<Dataset>, unread: Unread) -> Result<()> {
+        match caught("reading", unread.read(dataset)).await {
             Ok(()) => self.files.readable(unread.remembered),
             Err(e) => {
                 let files = unread.files.join(" and ");

@@ -3,23 +3,19 @@
 //! Keys, labels and the like are held against a scan anyway. A row's own vector, and a word that stands in it, must lead to
 //! that row; nothing else has to be read for that.
 
-use super::vectors::finds_as_well;
-use super::words::longest_word;
-use super::{KEPT, Subject, VALUES, kind_of, rows_of, texts_of, unfit};
+use super::vectors::{finds_as_well, squares, vectors_of};
+use super::words::{Tokenizer, texts_of};
+use super::{KEPT, Subject, VALUES, kind_of, rows_of, unfit};
 use crate::error::Result;
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, UInt64Type};
-use arrow_array::{Array, ArrayRef, FixedSizeListArray, RecordBatch};
-use arrow_schema::DataType;
+use arrow_array::types::UInt64Type;
+use arrow_array::{ArrayRef, RecordBatch};
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
 use lance_core::ROW_ID;
 use lance_table::format::Fragment;
 use serde_json::Value;
 use std::collections::BTreeSet;
-
-/// Words that are shorter may be left out of an index on purpose, as the most frequent ones of a language.
-const MIN_WORD: usize = 5;
 
 /// How many of what was asked was found, in one fragment or in all.
 #[derive(Default)]
@@ -34,7 +30,7 @@ impl Score {
         self.kept += usize::from(is_found);
     }
 
-    /// What is found by approximation, or left out on purpose, is never all of a fragment.
+    /// What is found by approximation is never nothing of a fragment.
     fn is_of_a_lost_fragment(&self) -> bool {
         self.asked > 1 && self.kept == 0
     }
@@ -70,13 +66,16 @@ pub(super) async fn prove(dataset: &Dataset, name: &str) -> Result<()> {
     let Some(subject) = Subject::of(dataset, dataset, &segments, segment) else {
         return Ok(());
     };
+    if kind == "Inverted" {
+        return match Tokenizer::of(dataset, name).await? {
+            Some(tokenizer) => subject.finds_words(tokenizer).await,
+            None => Ok(()),
+        };
+    }
     let statistics = dataset.index_statistics(name).await?;
     let statistics: Value = serde_json::from_str(&statistics).unwrap_or_default();
-    let of_segment = &statistics["indices"][0];
-    match kind.as_str() {
-        "Vector" => subject.finds_vectors(&of_segment["metric_type"]).await,
-        _ => subject.finds_words(&of_segment["params"]).await,
-    }
+    let metric = &statistics["indices"][0]["metric_type"];
+    subject.finds_vectors(metric).await
 }
 
 impl Subject<'_> {
@@ -101,8 +100,7 @@ impl Subject<'_> {
             let mut here = Score::default();
             for batch in self.rows(fragment).await? {
                 let values = batch.column_by_name("value");
-                let vectors = values.and_then(|v| v.as_any().downcast_ref::<FixedSizeListArray>());
-                for vector in vectors.iter().flat_map(|vectors| vectors.iter()).flatten() {
+                for vector in values.iter().flat_map(|values| vectors_of(values)) {
                     let Some(nearest) = to_itself(&vector, metric) else {
                         continue;
                     };
@@ -119,14 +117,7 @@ impl Subject<'_> {
         all.check("vectors")
     }
 
-    async fn finds_words(&self, tokens: &Value) -> Result<()> {
-        // Others may split a text where we would not.
-        let splits = ["simple", "whitespace"].map(Value::from);
-        if !splits.contains(&tokens["base_tokenizer"]) || tokens["lance_tokenizer"] == "json" {
-            return Ok(());
-        }
-        let longest = tokens["max_token_length"].as_u64().unwrap_or(u64::MAX);
-        let is_kept = |word: &String| word.len() >= MIN_WORD && (word.len() as u64) < longest;
+    async fn finds_words(&self, mut tokenizer: Tokenizer) -> Result<()> {
         let mut all = Score::default();
         for fragment in &self.sampled[0] {
             let mut here = Score::default();
@@ -137,13 +128,10 @@ impl Subject<'_> {
                     continue;
                 };
                 for (row, id) in ids.as_primitive::<UInt64Type>().values().iter().enumerate() {
-                    let text = texts_of(&values.slice(row, 1));
-                    let Some(word) = text.first().and_then(|text| longest_word(text)) else {
+                    let texts = texts_of(&values.slice(row, 1));
+                    let Some(word) = tokenizer.longest(&texts) else {
                         continue;
                     };
-                    if !is_kept(&word) {
-                        continue;
-                    }
                     let found = self.rows_with(self.after, &word).await?;
                     if !found.is_empty() && !found.contains(id) {
                         return Err(unfit(format!(
@@ -163,18 +151,13 @@ impl Subject<'_> {
     }
 }
 
-/// How far a vector is from itself; `None` where that is not known, or where none is near.
+/// How far a vector, or several of one row, are from themselves; `None` where that is not known, or where none is near.
 fn to_itself(vector: &ArrayRef, metric: &Value) -> Option<f32> {
-    let numbers = arrow_cast::cast(vector, &DataType::Float32).ok()?;
-    let numbers = numbers.as_primitive::<Float32Type>().values();
-    let square: f32 = numbers.iter().map(|number| number * number).sum();
-    if !square.is_finite() || square == 0.0 {
-        return None;
-    }
+    let squares = squares(vector)?;
     match metric.as_str()? {
         "l2" | "cosine" | "hamming" => Some(0.0),
         // The furthest that may be found first: others may be nearer.
-        "dot" => Some(1.0 - square),
+        "dot" => Some(squares.iter().map(|square| 1.0 - square).sum()),
         _ => None,
     }
 }

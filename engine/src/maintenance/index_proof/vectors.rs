@@ -1,37 +1,30 @@
 //! Vectors: what is found nearest to each sampled one.
 
-use super::{KEPT, Subject, rows_of, unfit};
+use super::labels::items_of;
+use super::{KEPT, NEIGHBOURS, Subject, distances_of, rows_of, unfit};
 use crate::error::Result;
-use arrow_array::{Array, ArrayRef, Float32Array};
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float32Type;
+use arrow_array::{Array, ArrayRef};
+use arrow_schema::DataType;
 use lance::Dataset;
 
 /// How much further a vector's nearest may be: the arithmetic of two searches differs in the last digits.
 const SLACK: f32 = 1e-3;
 
-/// Neighbours that are asked for, and how many times as many the index may look at.
-const NEIGHBOURS: usize = 10;
-
 impl Subject<'_> {
     pub(super) async fn prove_vectors(&self) -> Result<()> {
         for (fragments, which) in self.sampled.iter().zip(["indexed before", "new"]) {
             let (mut asked, mut kept) = (0_usize, 0_usize);
-            for values in self.values(fragments).await? {
-                let Some(vectors) = values
-                    .as_any()
-                    .downcast_ref::<arrow_array::FixedSizeListArray>()
-                else {
-                    return Ok(());
+            for vector in self.values(fragments).await?.iter().flat_map(vectors_of) {
+                let before = match self.is_old {
+                    true => self.nearest(self.before, &vector).await?,
+                    // A new index is of a metric by which a vector is the nearest to itself.
+                    false => vec![0.0],
                 };
-                for vector in vectors.iter().flatten() {
-                    let before = match self.is_old {
-                        true => self.nearest(self.before, &vector).await?,
-                        // A new index is of a metric by which a vector is the nearest to itself.
-                        false => vec![0.0],
-                    };
-                    asked += 1;
-                    let after = self.nearest(self.after, &vector).await?;
-                    kept += usize::from(finds_as_well(&before, &after));
-                }
+                asked += 1;
+                let after = self.nearest(self.after, &vector).await?;
+                kept += usize::from(finds_as_well(&before, &after));
             }
             if (kept as f64) < asked as f64 * KEPT {
                 return Err(unfit(format!(
@@ -48,15 +41,32 @@ impl Subject<'_> {
         scan.project(&["_distance"])?
             .nearest(&self.column.path(), vector.as_ref(), NEIGHBOURS)?
             .refine(u32::try_from(NEIGHBOURS).unwrap_or(1));
-        let mut nearest = Vec::new();
-        for batch in rows_of(&scan).await? {
-            let distances = batch.column_by_name("_distance");
-            let distances = distances.and_then(|d| d.as_any().downcast_ref::<Float32Array>());
-            nearest.extend(distances.into_iter().flatten().flatten());
-        }
-        nearest.sort_by(f32::total_cmp);
-        Ok(nearest)
+        Ok(distances_of(&rows_of(&scan).await?))
     }
+}
+
+/// The vectors of the rows of `values`, or of one row the several that it has, each as it is asked for. Left out is what is
+/// near to nothing by some metric, not even to itself: an index by that metric does not hold it.
+pub(super) fn vectors_of(values: &ArrayRef) -> Vec<ArrayRef> {
+    let single = values.as_fixed_size_list_opt();
+    let rows = match single {
+        Some(vectors) => vectors.iter().collect(),
+        None => items_of(values),
+    };
+    let is_near_itself = |row: &ArrayRef| !row.is_empty() && squares(row).is_some();
+    rows.into_iter().flatten().filter(is_near_itself).collect()
+}
+
+/// The squares of the lengths of a vector, or of each of several; `None` where one is not finite, or 0.
+pub(super) fn squares(vector: &ArrayRef) -> Option<Vec<f32>> {
+    if let Some(several) = vector.as_fixed_size_list_opt() {
+        let all = several.iter().map(|vector| squares(&vector?));
+        return Some(all.collect::<Option<Vec<_>>>()?.concat());
+    }
+    let numbers = arrow_cast::cast(vector, &DataType::Float32).ok()?;
+    let numbers = numbers.as_primitive::<Float32Type>().values();
+    let square: f32 = numbers.iter().map(|number| number * number).sum();
+    (square.is_finite() && square > 0.0).then(|| vec![square])
 }
 
 /// Whether a search that found `after` is as good as one that found `before`, by their distances in order. Where a vector
@@ -80,7 +90,10 @@ pub(super) fn finds_as_well(before: &[f32], after: &[f32]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::finds_as_well;
+    use super::{finds_as_well, vectors_of};
+    use arrow_array::builder::{FixedSizeListBuilder, Float32Builder, ListBuilder};
+    use arrow_array::{Array, ArrayRef};
+    use std::sync::Arc;
 
     #[test]
     fn a_search_is_as_good_when_it_finds_itself_or_half_of_what_is_near() {
@@ -97,5 +110,36 @@ mod tests {
         assert!(!finds_as_well(&[0.0, 0.4], &[0.0]));
         assert!(!finds_as_well(&[0.0], &[]));
         assert!(finds_as_well(&[], &[]));
+    }
+
+    #[test]
+    fn vectors_without_a_direction_are_not_asked_for() {
+        let mut vectors = FixedSizeListBuilder::new(Float32Builder::new(), 2);
+        for pair in [[1.0, 2.0], [0.0, 0.0], [f32::NAN, 1.0], [3.0, 0.0]] {
+            vectors.values().append_slice(&pair);
+            vectors.append(true);
+        }
+        vectors.values().append_nulls(2);
+        vectors.append(false);
+        assert_eq!(
+            vectors_of(&(Arc::new(vectors.finish()) as ArrayRef)).len(),
+            2
+        );
+
+        let several = FixedSizeListBuilder::new(Float32Builder::new(), 2);
+        let mut rows = ListBuilder::new(several);
+        for row in [
+            &[[1.0, 2.0], [3.0, 4.0]][..],
+            &[[1.0, 0.0], [0.0, 0.0]],
+            &[],
+        ] {
+            for pair in row {
+                rows.values().values().append_slice(pair);
+                rows.values().append(true);
+            }
+            rows.append(true);
+        }
+        let rows = vectors_of(&(Arc::new(rows.finish()) as ArrayRef));
+        assert_eq!(rows.iter().map(Array::len).collect::<Vec<_>>(), [2]);
     }
 }
