@@ -16,7 +16,9 @@
 //! 14. `shared`: several daemons on one store.
 //! 15. `waits`: what does not run now, why, and until when.
 //! 16. `log`: one line for each attempt, and on each line what it is about.
+//! 17. `asked`: what people ask is about the store that they name.
 
+mod asked;
 mod building;
 mod differential;
 mod drift;
