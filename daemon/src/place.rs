@@ -460,3 +460,35 @@ pub(crate) fn check_outside(store: &Store, directory: &Path) -> Result<()> {
 pub(crate) fn table_name(name: &str) -> Result<TableName> {
     TableName::new(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::step;
+    use squire_engine::maintenance::Target;
+
+    #[tokio::test]
+    async fn a_panic_is_told_with_the_table_what_was_done_and_what_helps() {
+        let target = Target::Plain("org/t.lance".to_owned());
+        for (doing, helps) in [
+            ("reindex", "drop that index and build it anew"),
+            (
+                "compact",
+                "the table is as it was; if it stays, please report it",
+            ),
+            (
+                "look",
+                "the table is as it was; if it stays, please report it",
+            ),
+        ] {
+            let work = async {
+                match doing {
+                    "" => Ok(()),
+                    _ => panic!("not for this table"),
+                }
+            };
+            let told = step(doing, &target, work).await.unwrap_err().to_string();
+            let began = format!("{doing} of org/t.lance: panicked: not for this table");
+            assert!(told.starts_with(&began) && told.contains(helps), "{told}");
+        }
+    }
+}

@@ -1,6 +1,6 @@
 """How a state is declared and built. Runs under every release of pylance, so it imports nothing newer than Lance.
 
-build.py NAME DIR     builds one state in DIR (how states of older releases are made)
+build.py NAME DIR [in-store]     builds one state in DIR (how states of older releases are made)
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class State:
     known: dict[str, str] = field(default_factory=dict)
     """Check ("optimize rows", "cleanup", ...) -> why it is known to fail. It must fail, or the declaration is stale."""
     store: bool = True
-    """Also in a store: what is built before `yield` is published there by `squire repair --force`."""
+    """Also in a store: what is built before `yield` is published there by `squire repair --force`. Not by default where an old
+    release makes it."""
     plain: bool = True
     """Also in a plain directory."""
     broken_index: bool = False
@@ -170,4 +171,4 @@ def build(chosen: State, root: Path, publish: Callable[[], None] | None = None, 
 
 if __name__ == "__main__":
     sys.modules["build"] = sys.modules["__main__"]
-    build(load()[sys.argv[1]], Path(sys.argv[2]))
+    build(load()[sys.argv[1]], Path(sys.argv[2]), (lambda: None) if sys.argv[3:] else None)

@@ -286,12 +286,14 @@ def put_in(state: State, root: Path, python: Path | None, publish=None) -> None:
         build(state, root, publish)
         return
     script = Path(__file__).with_name("build.py")
-    done = subprocess.run([str(python), str(script), state.name, str(root)], capture_output=True, text=True)
+    where = [str(root), "in-store"] if publish else [str(root)]
+    done = subprocess.run([str(python), str(script), state.name, *where], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"building with pylance {state.release}: {done.stderr.strip()[-300:]}")
+    (publish or (lambda: None))()
 
 
-def in_store(squire: Path, state: State, root: Path) -> None:
+def in_store(squire: Path, state: State, root: Path, python: Path | None) -> None:
     """Makes the state's table in a store: an empty one of ours, what its builder commits, and a forced repair."""
     call(squire, "create", root, "t", "--schema", root.parent / "ids.json")
 
@@ -299,7 +301,11 @@ def in_store(squire: Path, state: State, root: Path) -> None:
         head = lance.dataset(str(root / "t.lance")).version
         call(squire, "repair", root, "--table", "t", "--force", "--head", head)
 
-    put_in(state, root, None, publish)
+    if state.release != CURRENT:
+        # An old release writes into no table of a newer format.
+        empty = pa.table({"id": pa.array([], pa.int64())})
+        lance.write_dataset(empty, str(root / "t.lance"), mode="overwrite", data_storage_version="2.0")
+    put_in(state, root, python, publish)
 
 
 def trial(squire: Path, state: State, place: str, templates: Path, python: Path | None) -> Result:
@@ -311,7 +317,7 @@ def trial(squire: Path, state: State, place: str, templates: Path, python: Path 
         shutil.copytree(templates / place, root, symlinks=True)
         (base / "made" / "ids.json").write_text((templates / "ids.json").read_text())
         try:
-            in_store(squire, state, root) if place == "store" else put_in(state, root, python)
+            in_store(squire, state, root, python) if place == "store" else put_in(state, root, python)
         except Exception as error:
             result.faults.append(Fault("state", f"cannot be built: {short(error)}"))
         else:

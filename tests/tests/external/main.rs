@@ -17,7 +17,9 @@
 //! 15. `waits`: what does not run now, why, and until when.
 //! 16. `log`: one line for each attempt, and on each line what it is about.
 //! 17. `booted`: the package in a running systemd.
+//! 18. `asked`: what people ask is about the store that they name.
 
+mod asked;
 mod booted;
 mod building;
 mod differential;

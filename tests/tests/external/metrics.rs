@@ -359,6 +359,9 @@ fn systemd_analyze_accepts_the_units() {
             text.contains("ExecStart=/usr/bin/squire "),
             "{unit} starts the packaged binary"
         );
+        // An address in use is a failure like others, and may be free later; what is refused as wrong stays wrong.
+        let says = |line: &str| text.lines().any(|said| said == line);
+        assert!(says("Restart=on-failure") && says("RestartPreventExitStatus=2"));
         let copy = lake.path(instance);
         std::fs::write(&copy, text.replace("/usr/bin/squire", &binary)).expect("a copy");
         let verify = Command::new("systemd-analyze")

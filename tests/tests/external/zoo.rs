@@ -40,6 +40,17 @@ fn processes_of_the_zoo_second_half() {
     quick("2/2");
 }
 
+/// Each seed is other tables; `make zoo` takes a new one.
+#[test]
+fn processes_of_the_zoo_random_tables() {
+    let out = tempfile::TempDir::new().expect("a temporary directory");
+    let out = out.path().to_string_lossy();
+    let arguments = [
+        "--seed", "1", "--random", "2", "--jobs", "1", "--out", &out, "random",
+    ];
+    run("zoo.py", &arguments);
+}
+
 #[test]
 fn processes_of_lance_clients_write_under_a_rewrite() {
     run("writers.py", &["--seed", "1", "--cases", "8"]);

@@ -32,14 +32,20 @@ fn data_files(lake: &Lake) -> BTreeSet<String> {
         .collect()
 }
 
-/// The names in all journals.
-fn journalled(lake: &Lake) -> Vec<String> {
+/// The entries of all journals.
+fn entries(lake: &Lake) -> Vec<PathBuf> {
     let recovery = lake.path("lake/_squire/recovery");
     let entries = squire_tests::tree(&recovery).into_iter();
     let entries = entries.filter(|p| p.to_string_lossy().contains(".files/"));
-    entries
+    entries.map(|path| recovery.join(path)).collect()
+}
+
+/// The names in all journals.
+fn journalled(lake: &Lake) -> Vec<String> {
+    entries(lake)
+        .into_iter()
         .map(|path| {
-            let text = std::fs::read_to_string(recovery.join(path)).expect("an entry");
+            let text = std::fs::read_to_string(path).expect("an entry");
             let entry: serde_json::Value = serde_json::from_str(&text).expect("JSON");
             entry["name"].as_str().expect("a name").to_owned()
         })
@@ -69,6 +75,29 @@ async fn a_crashed_run_is_reclaimed_by_one_daemon_pass() {
     assert_eq!(data_files(&lake), before);
     assert_rows(&lake, &batches.iter().collect::<Vec<_>>()).await;
     lake.assert_at_rest();
+}
+
+/// A power cut tore the name, so what it was to name was not begun: it stands for nothing and stops nobody.
+#[tokio::test]
+async fn a_torn_name_of_a_journal_is_none() {
+    for length in [0, 20] {
+        let (lake, batches) = scene();
+        let before = data_files(&lake);
+        let seam = "maintain.after_journal=return(kill)";
+        lake.with_seam(seam, &["optimize", &lake.uri]).killed();
+        let entries = entries(&lake);
+        assert!(!entries.is_empty());
+        for entry in entries {
+            let file = std::fs::OpenOptions::new().write(true).open(entry);
+            file.expect("an entry").set_len(length).expect("torn");
+        }
+        lake.daemon_pass("0s").ok();
+        assert_eq!((stranded(&lake), data_files(&lake)), (0, before));
+        assert_rows(&lake, &batches.iter().collect::<Vec<_>>()).await;
+        lake.assert_at_rest();
+        lake.run(&["optimize", &lake.uri]).ok();
+        lake.assert_at_rest();
+    }
 }
 
 /// Its name is durable before its first byte: whatever the run wrote of it goes, a part that an upload leaves on a local

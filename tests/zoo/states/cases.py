@@ -40,7 +40,7 @@ def vectors(rows: int, dimension: int = 16, seed: int = 0) -> pa.Table:
     return pa.table({"id": range(rows), "vec": pa.FixedSizeListArray.from_arrays(pa.array(values), dimension)})
 
 
-@state(release="0.21.0", broken_index=True, expect={"reindex": (1, "vec_idx"), "daemon": (1, "vec_idx")})
+@state(store=True, release="0.21.0", broken_index=True, expect={"reindex": (1, "vec_idx"), "daemon": (1, "vec_idx")})
 def old_vector_index(db: Db):
     """A vector index of an old release, whose extension panics inside Lance."""
     db.put(vectors(300))

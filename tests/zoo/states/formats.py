@@ -40,7 +40,7 @@ def legacy_strings(db: Db):
     db.fill(batch)
 
 
-@state(release="0.21.0")
+@state(store=True, release="0.21.0")
 def release_0_21(db: Db):
     """V1 manifest paths, 2.0 files, btree and bitmap, a tag, deletions."""
     db.fill(words)
@@ -51,7 +51,7 @@ def release_0_21(db: Db):
     db.put(words(20))
 
 
-@state(release="0.21.0", expect={**HELD, "daemon": (0, "v_idx")})
+@state(store=True, release="0.21.0", expect={**HELD, "daemon": (0, "v_idx")})
 def release_0_21_text(db: Db):
     """A text index of an old release, and rows that it lacks."""
     db.fill(words)
@@ -59,7 +59,7 @@ def release_0_21_text(db: Db):
     db.put(words(20))
 
 
-@state(release="0.30.0")
+@state(store=True, release="0.30.0")
 def release_0_30(db: Db):
     """Btree and text index, a tag, deletions."""
     db.fill(words)
@@ -79,7 +79,7 @@ def release_0_30_stable(db: Db):
     db.put(words(20))
 
 
-@state(release="0.30.0")
+@state(store=True, release="0.30.0")
 def release_0_30_vector(db: Db):
     """IVF_PQ of a middle release, and rows that it lacks."""
     db.put(vectors(300))
@@ -87,7 +87,7 @@ def release_0_30_vector(db: Db):
     db.put(vectors(300, seed=1))
 
 
-@state(release="1.0.4")
+@state(store=True, release="1.0.4")
 def release_1_0(db: Db):
     """IVF_HNSW_SQ, btree and bitmap of release 1."""
     db.fill(lambda i: vectors(60, seed=i))
@@ -96,7 +96,7 @@ def release_1_0(db: Db):
     db.put(vectors(60, seed=99))
 
 
-@state(release="1.0.4")
+@state(store=True, release="1.0.4")
 def release_1_0_text(db: Db):
     """Text index with positions of release 1, deletions."""
     db.fill(words)

@@ -40,6 +40,16 @@ fn location(uri: &str, names: &[&str]) -> Location {
 }
 
 fn look(location: &mut Location, name: &str, small: u64, now: Duration) -> Verdict {
+    look_at(location, name, (small, 0), now)
+}
+
+/// The same of a table with another `schema`.
+fn look_at(
+    location: &mut Location,
+    name: &str,
+    (small, schema): (u64, u64),
+    now: Duration,
+) -> Verdict {
     let mut rewrites = CompactionPlan::default();
     rewrites.tasks = vec![Task {
         fragments: vec![0, 1],
@@ -58,6 +68,7 @@ fn look(location: &mut Location, name: &str, small: u64, now: Duration) -> Verdi
         deleted_rows: 0,
         bytes: 10,
         indexes: Vec::new(),
+        schema,
         ..TableHealth::default()
     };
     let seen = Observation {
@@ -171,6 +182,41 @@ fn what_changed_nothing_rests_and_is_looked_at_again_by_itself() {
     location.to_look.clear();
     let rested = location.jobs(2 * MINUTE, MINUTE);
     assert!(rested.contains(&Job::Look(target("t"))), "{rested:?}");
+}
+
+/// It came out otherwise than what it should replace, and would again.
+#[test]
+fn an_unfit_compaction_is_told_once_and_rests_until_its_schema_changes_or_a_person_asks() {
+    let mut location = location("lake", &["t"]);
+    let fails = |location: &mut Location, verdict: Verdict| {
+        let [item] = verdict.work.expect("decided").try_into().expect("work");
+        location.started(&item);
+        let lesson = Lesson {
+            unfit: Some("rows are missing".into()),
+            ..Lesson::default()
+        };
+        location.ended(&item, lesson, (MINUTE, MINUTE))
+    };
+    let rests = |verdict: Verdict| {
+        assert_eq!(verdict.work.map(|work| work.len()), Some(0));
+        assert_eq!(verdict.status.state, "quarantined");
+        assert!(verdict.status.reason.contains("rows are missing"));
+        assert!(verdict.kinds.contains(&(Compact, true, true)));
+    };
+    let due = look(&mut location, "t", 20, MINUTE);
+    let told = fails(&mut location, due);
+    assert_eq!(told, [(None, "rows are missing".to_owned())]);
+    for minutes in 2..5 {
+        rests(look(&mut location, "t", 20, minutes * MINUTE));
+    }
+
+    location.ask(Compact, |_| true, &Config::default());
+    let asked = look(&mut location, "t", 20, MINUTE);
+    assert_eq!(fails(&mut location, asked).len(), 1, "who asked is told");
+    rests(look(&mut location, "t", 20, MINUTE));
+
+    let changed = look_at(&mut location, "t", (20, 1), MINUTE);
+    assert_eq!(changed.work.map(|work| work.len()), Some(1));
 }
 
 /// A reload takes a location away, and another one is watched: it has tables of the same names.
