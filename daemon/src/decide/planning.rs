@@ -104,7 +104,7 @@ pub(crate) fn plan(health: &TableHealth, rewrites: &CompactionPlan, policy: &Pol
     };
     let compaction = compaction.ok().filter(|_| !stuck);
     operations.extend(compaction);
-    operations.extend(plan_reindex(health, policy));
+    operations.extend(plan_reindex(health, policy, slower.as_ref()));
     operations.extend(plan_cleanup(health, policy));
     TablePlan {
         table: health.table.clone(),
@@ -117,14 +117,35 @@ pub(crate) fn plan(health: &TableHealth, rewrites: &CompactionPlan, policy: &Pol
 /// Below so many bytes of maintenance nobody feels how often they were written.
 const SMALL: u64 = 256 << 20;
 
-/// A table waits at most so many times as long for its next compaction.
+/// A table waits at most so many times as long for its next compaction or reindex.
 const SLOWEST: f64 = 64.0;
 
-/// That a table waits longer for its compaction.
+/// However slow a table is, so large a share of its rows is past any threshold.
+const MOST_OF_ALL: f64 = 0.9;
+
+/// That a table waits longer for its compaction and its reindex.
 struct Slower {
     /// How many times the threshold.
     times: f64,
     why: String,
+}
+
+/// How many times its thresholds a table waits for.
+fn times(slower: Option<&Slower>) -> f64 {
+    slower.map_or(1.0, |slower| slower.times)
+}
+
+/// A threshold of a share of the rows, for a table that waits so many `times` as long.
+fn share(threshold: f64, times: f64) -> f64 {
+    (threshold * times).min(threshold.max(MOST_OF_ALL))
+}
+
+/// `reason`, and why it took so long.
+fn because(reason: String, slower: Option<&Slower>) -> String {
+    match slower {
+        Some(slower) => format!("{reason}, {}", slower.why),
+        None => reason,
+    }
 }
 
 /// Whether maintenance has lately written more for `health` than `policy` allows for what users wrote.
@@ -148,14 +169,10 @@ fn compaction_due(
     policy: &Policy,
     slower: Option<&Slower>,
 ) -> Result<OperationSpec, String> {
-    let because = |reason: String| match slower {
-        Some(slower) => format!("{reason}, {}", slower.why),
-        None => reason,
-    };
-    let times = slower.map_or(1.0, |slower| slower.times);
+    let times = times(slower);
     let candidates = health.candidate_fragments;
     let threshold = (policy.min_candidate_fragments as f64 * times) as u64;
-    let most_deleted = (policy.max_deleted_ratio * times).min(policy.max_deleted_ratio.max(0.9));
+    let most_deleted = share(policy.max_deleted_ratio, times);
     let stored = health.rows + health.deleted_rows;
     let deleted = if stored == 0 {
         0.0
@@ -177,18 +194,22 @@ fn compaction_due(
             deleted / most_deleted,
         )
     } else {
-        return Err(because(format!(
-            "{candidates} candidate fragments, threshold {threshold}"
-        )));
+        let candidates = format!("{candidates} candidate fragments, threshold {threshold}");
+        return Err(because(candidates, slower));
     };
     Ok(OperationSpec {
         kind: OperationKind::Compact,
-        reason: because(reason),
+        reason: because(reason, slower),
         debt,
     })
 }
 
-fn plan_reindex(health: &TableHealth, policy: &Policy) -> Option<OperationSpec> {
+/// The reindex that an index asks for. One that is not built yet costs nothing for being there, so it waits no longer.
+fn plan_reindex(
+    health: &TableHealth,
+    policy: &Policy,
+    slower: Option<&Slower>,
+) -> Option<OperationSpec> {
     let worst = |reason: String, debt: f64| {
         Some(OperationSpec {
             kind: OperationKind::Reindex,
@@ -196,6 +217,10 @@ fn plan_reindex(health: &TableHealth, policy: &Policy) -> Option<OperationSpec> 
             debt,
         })
     };
+    let times = times(slower);
+    let most_rows = policy.max_unindexed_rows as f64 * times;
+    let most = share(policy.max_unindexed_ratio, times);
+    let oldest = policy.max_index_age.as_secs() as f64 * times;
     for index in &health.indexes {
         let rows = index.unindexed_rows;
         if index.missing {
@@ -205,27 +230,23 @@ fn plan_reindex(health: &TableHealth, policy: &Policy) -> Option<OperationSpec> 
             );
         }
         let ratio = rows as f64 / health.rows.max(1) as f64;
-        if rows >= policy.max_unindexed_rows {
-            return worst(
-                format!("index {}: {rows} unindexed rows", index.name),
-                rows as f64 / policy.max_unindexed_rows as f64,
+        let late = |reason: String, debt: f64| {
+            let reason = format!("index {}: {reason}", index.name);
+            worst(because(reason, slower), debt)
+        };
+        if rows as f64 >= most_rows {
+            return late(format!("{rows} unindexed rows"), rows as f64 / most_rows);
+        }
+        if rows > 0 && ratio >= most {
+            return late(
+                format!("{:.0} % unindexed rows", ratio * 100.0),
+                ratio / most,
             );
         }
-        if rows > 0 && ratio >= policy.max_unindexed_ratio {
-            return worst(
-                format!(
-                    "index {}: {:.0} % unindexed rows",
-                    index.name,
-                    ratio * 100.0
-                ),
-                ratio / policy.max_unindexed_ratio,
-            );
-        }
-        let limit = policy.max_index_age.as_secs();
-        if let Some(age) = index.stale_seconds.filter(|age| *age >= limit) {
-            return worst(
-                format!("index {}: {rows} unindexed rows for {age} s", index.name),
-                age as f64 / limit.max(1) as f64,
+        if let Some(age) = index.stale_seconds.filter(|age| *age as f64 >= oldest) {
+            return late(
+                format!("{rows} unindexed rows for {age} s"),
+                age as f64 / oldest.max(1.0),
             );
         }
     }
@@ -366,6 +387,21 @@ mod tests {
         );
         let late = plan(&costing(25, 48), &rewrites(1), &Policy::default());
         assert!(late.operations[0].reason.contains("slowed 3 times"));
+        let indexed = |gigabytes, unindexed_rows, missing| {
+            let mut health = costing(gigabytes, 3);
+            health.indexes = vec![IndexHealth {
+                name: "i".into(),
+                unindexed_rows,
+                stale_seconds: Some(3_600),
+                missing,
+                fingerprint: 0,
+            }];
+            kinds(&health, 0)
+        };
+        assert_eq!(indexed(0, 100, false), [OperationKind::Reindex]);
+        assert_eq!(indexed(25, 100, false), [], "its reindex waits, too");
+        assert_eq!(indexed(25, 400, false), [OperationKind::Reindex]);
+        assert_eq!(indexed(25, 0, true), [OperationKind::Reindex]);
         let mut small = costing(25, 16);
         small.ledger.as_mut().expect("a ledger").recent = Amounts {
             written: 1,

@@ -112,7 +112,9 @@ async fn versions_are_counted_without_a_listing() {
     let plan = store.plan_plain_cleanup(TABLE, &everything).await;
     let plan = plan.expect("a plan");
     assert_eq!(plan.versions.len(), 3);
-    store.cleanup_plain(&plan, None).await.expect("a cleanup");
+    let oversight = Default::default();
+    let cleaned = store.cleanup_plain(&plan, None, &oversight).await;
+    cleaned.expect("a cleanup");
     assert_eq!(agrees().await, 1);
 }
 
