@@ -2,7 +2,7 @@
 
 use crate::config::Policy;
 use serde::{Deserialize, Serialize};
-use squire_engine::maintenance::tasks::TaskBounds;
+use squire_engine::maintenance::tasks::{Task, TaskBounds};
 use squire_engine::maintenance::{CompactionLimits, CompactionPlan, TableHealth};
 
 /// Tasks per compaction commit: a lost race costs at most eight rewrites, and an index is remapped once per eight.
@@ -44,6 +44,8 @@ pub(crate) struct OperationSpec {
     pub(crate) reason: String,
     /// How far past its threshold the table is; 1.0 is just there.
     pub(crate) debt: f64,
+    /// Bytes that it may write before a cleanup frees what they replace.
+    pub(crate) needs: u64,
 }
 
 /// The decision about one table.
@@ -88,6 +90,30 @@ pub(crate) fn memory_estimate(kind: OperationKind, table_bytes: u64, policy: &Po
     }
 }
 
+/// Bytes that an attempt of `kind` may write: a compaction what it rewrites, and the indexes that follow once for each
+/// commit; a reindex the indexes that it extends, each anew. What an index will take that is not built yet is not known.
+pub(crate) fn disk_estimate(
+    kind: OperationKind,
+    health: &TableHealth,
+    rewrites: &CompactionPlan,
+) -> u64 {
+    match kind {
+        OperationKind::Compact => {
+            let commits = rewrites.tasks.chunks(TASKS_PER_COMMIT);
+            let of = |tasks: &[Task]| {
+                let remapped = tasks.iter().map(|task| task.remapped).max();
+                tasks.iter().map(|task| task.written).sum::<u64>() + remapped.unwrap_or(0)
+            };
+            commits.map(of).sum()
+        }
+        OperationKind::Reindex => {
+            let behind = health.indexes.iter().filter(|i| i.unindexed_rows > 0);
+            behind.map(|index| index.bytes).sum()
+        }
+        OperationKind::Cleanup => 0,
+    }
+}
+
 /// Decides what `health` needs under `policy`. `rewrites` is what a compaction would do: a table that is over a threshold
 /// but has no task that leaves the candidate set is left alone, or it would be rewritten for ever.
 pub(crate) fn plan(health: &TableHealth, rewrites: &CompactionPlan, policy: &Policy) -> TablePlan {
@@ -106,6 +132,9 @@ pub(crate) fn plan(health: &TableHealth, rewrites: &CompactionPlan, policy: &Pol
     operations.extend(compaction);
     operations.extend(plan_reindex(health, policy, slower.as_ref()));
     operations.extend(plan_cleanup(health, policy));
+    for spec in &mut operations {
+        spec.needs = disk_estimate(spec.kind, health, rewrites);
+    }
     TablePlan {
         table: health.table.clone(),
         operations,
@@ -201,6 +230,7 @@ fn compaction_due(
         kind: OperationKind::Compact,
         reason: because(reason, slower),
         debt,
+        needs: 0,
     })
 }
 
@@ -215,6 +245,7 @@ fn plan_reindex(
             kind: OperationKind::Reindex,
             reason,
             debt,
+            needs: 0,
         })
     };
     let times = times(slower);
@@ -262,13 +293,13 @@ fn plan_cleanup(health: &TableHealth, policy: &Policy) -> Option<OperationSpec> 
             health.versions, policy.max_versions
         ),
         debt: health.versions as f64 / policy.max_versions.max(1) as f64,
+        needs: 0,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use squire_engine::maintenance::tasks::Task;
     use squire_engine::maintenance::{Account, Amounts, IndexHealth};
 
     fn health() -> TableHealth {
@@ -337,6 +368,7 @@ mod tests {
                 unindexed_rows,
                 stale_seconds,
                 missing,
+                bytes: 0,
                 fingerprint: 0,
             }],
             ..health()
@@ -394,6 +426,7 @@ mod tests {
                 unindexed_rows,
                 stale_seconds: Some(3_600),
                 missing,
+                bytes: 0,
                 fingerprint: 0,
             }];
             kinds(&health, 0)
@@ -409,6 +442,34 @@ mod tests {
             ..Amounts::default()
         };
         assert_eq!(kinds(&small, 1), [OperationKind::Compact]);
+    }
+
+    #[test]
+    fn what_it_writes_is_known_before() {
+        let mut large = rewrites(9);
+        for task in &mut large.tasks {
+            (task.written, task.remapped) = (100, 7);
+        }
+        let mut health = health();
+        health.candidate_fragments = 16;
+        health.indexes = [(200, 30), (0, 50)]
+            .map(|(unindexed_rows, bytes)| IndexHealth {
+                name: "i".into(),
+                unindexed_rows,
+                stale_seconds: None,
+                missing: false,
+                bytes,
+                fingerprint: 0,
+            })
+            .to_vec();
+        let planned = plan(&health, &large, &Policy::default());
+        let needs: Vec<_> = planned
+            .operations
+            .iter()
+            .map(|o| (o.kind, o.needs))
+            .collect();
+        let (compact, reindex) = (OperationKind::Compact, OperationKind::Reindex);
+        assert_eq!(needs, [(compact, 9 * 100 + 2 * 7), (reindex, 30)]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Observation: the health of one table, from manifests and listings alone.
 
 use super::Target;
-use super::listed::{Listed, covered_by, listed_indexes};
+use super::listed::{Listed, covered_by, listed_indexes, segment_bytes};
 use super::settings::{TableSettings, auto_cleanup};
 use super::tasks::{FragmentFacts, TaskBounds, candidates};
 use crate::error::Result;
@@ -31,6 +31,8 @@ pub struct IndexHealth {
     pub stale_seconds: Option<u64>,
     /// Declared but not built yet.
     pub missing: bool,
+    /// Bytes of its segments, as far as its version says.
+    pub bytes: u64,
     /// A fingerprint of its files or its declaration, and of the table's schema, for this process: what cannot be done
     /// to it rests until this changes.
     #[serde(skip)]
@@ -261,6 +263,7 @@ impl Store {
                         .map(|age| u64::try_from(age).unwrap_or(0))
                         .filter(|_| unindexed_rows > 0),
                     missing: false,
+                    bytes: index.segments.iter().map(segment_bytes).sum(),
                     fingerprint: index_fingerprint(schema, index.segments.iter().map(|s| s.uuid)),
                 }
             })
@@ -277,6 +280,7 @@ impl Store {
                     unindexed_rows: rows,
                     stale_seconds: None,
                     missing: true,
+                    bytes: 0,
                     fingerprint: index_fingerprint(schema, std::iter::once(declared)),
                 });
             }
