@@ -212,6 +212,11 @@ impl Metrics {
         self.maintenance.removed(store, table, removed);
     }
 
+    /// Counts what was written into an index, named by store, table and index.
+    pub(crate) fn index_written(&self, index: [&str; 3], bytes: u64) {
+        self.maintenance.index_written(index, bytes);
+    }
+
     /// Counts a resolved operation, for example `forward` or `aborted`.
     pub(crate) fn recovered(&self, store: &str, outcome: &str) {
         self.maintenance.recovered(store, outcome);

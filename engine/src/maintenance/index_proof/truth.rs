@@ -164,7 +164,7 @@ impl Subject<'_> {
 }
 
 /// How far a vector is from itself; `None` where that is not known, or where none is near.
-fn to_itself(vector: &ArrayRef, metric: &Value) -> Option<f32> {
+pub(super) fn to_itself(vector: &ArrayRef, metric: &Value) -> Option<f32> {
     let numbers = arrow_cast::cast(vector, &DataType::Float32).ok()?;
     let numbers = numbers.as_primitive::<Float32Type>().values();
     let square: f32 = numbers.iter().map(|number| number * number).sum();

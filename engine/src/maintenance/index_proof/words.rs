@@ -29,15 +29,21 @@ impl Subject<'_> {
         let words = self.words().await?;
         let mut found_any = words.is_empty();
         for word in &words {
-            let found = self.matches(self.after, word).await?;
-            found_any |= found > 0;
+            let found = self.rows_with(self.after, word).await?;
+            found_any |= !found.is_empty();
             if !self.is_old {
                 continue;
             }
-            let expected = self.matches(self.before, word).await?;
-            if found < expected || (extended && found > expected) {
+            let expected = self.rows_with(self.before, word).await?;
+            let kept = match self.same_ids {
+                true => found.intersection(&expected).count(),
+                false => found.len().min(expected.len()),
+            };
+            if kept < expected.len() || (extended && found.len() > kept) {
                 return Err(unfit(format!(
-                    "asked for a word, it finds {found} rows instead of {expected}"
+                    "asked for a word, it finds {} rows instead of {} ({kept} of them)",
+                    found.len(),
+                    expected.len()
                 )));
             }
         }
@@ -48,11 +54,6 @@ impl Subject<'_> {
                 words.len()
             ))),
         }
-    }
-
-    /// How many rows hold `word`.
-    async fn matches(&self, dataset: &Dataset, word: &str) -> Result<usize> {
-        Ok(self.rows_with(dataset, word).await?.len())
     }
 
     /// The ids of the rows that hold `word`.
