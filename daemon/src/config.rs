@@ -18,6 +18,7 @@ mod file;
 #[cfg(test)]
 mod fuzz_tests;
 mod locate;
+mod min_free;
 pub(crate) mod nested;
 mod pattern;
 mod policy;
@@ -45,6 +46,7 @@ use crate::text_file;
 use file::Refused;
 pub(crate) use file::{ConfigFile, WatchKind};
 use locate::Locator;
+pub(crate) use min_free::MinFree;
 pub(crate) use pattern::TablePattern;
 pub(crate) use policy::{DriftPolicy, Policy};
 pub(crate) use show::render;
@@ -146,6 +148,9 @@ pub(crate) struct Budget {
     /// Bytes read and written by maintenance per second; `None` is unlimited.
     #[serde(serialize_with = "units::show_size_or_off")]
     pub(crate) bytes_per_second: Option<u64>,
+    /// Room of a local disk that maintenance leaves free; `None` for no limit.
+    #[serde(serialize_with = "min_free::show_min_free")]
+    pub(crate) min_free: Option<MinFree>,
 }
 
 /// The write agent.

@@ -5,10 +5,11 @@
 //! vanished table out: a stale gauge would keep an alert firing. What happened (counters) stays, as
 //! counters must.
 //!
-//! Parts: `grouped` (bounds what a scrape holds), `tables`, `maintenance`, `agent`, and `register` (short ways to make a metric). Names are
+//! Parts: `grouped` (bounds what a scrape holds), `tables`, `maintenance`, `agent`, `disk`, and `register` (short ways to make a metric). Names are
 //! part of the operator's interface: the rules and the dashboard in `ops/` use them.
 
 mod agent;
+mod disk;
 mod grouped;
 mod maintenance;
 mod register;
@@ -27,6 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub(crate) use agent::{AgentMetrics, BatchResult};
+use disk::DiskGauges;
 use maintenance::MaintenanceMetrics;
 pub(crate) use maintenance::{Ending, Removed};
 use register::{counter, counters, float_gauge, gauge, gauges, histogram, integer};
@@ -64,6 +66,7 @@ pub(crate) struct Metrics {
     sidecars: IntGaugeVec,
     stranded: IntGaugeVec,
     stranded_reclaimed: IntCounterVec,
+    disks: DiskGauges,
     loop_turned: Gauge,
     running: IntGauge,
     waiting: IntGauge,
@@ -144,6 +147,7 @@ impl Metrics {
             sidecars,
             stranded,
             stranded_reclaimed,
+            disks: DiskGauges::new(r)?,
             loop_turned,
             running,
             waiting,
@@ -208,6 +212,11 @@ impl Metrics {
         self.maintenance.removed(store, table, removed);
     }
 
+    /// Counts what was written into an index, named by store, table and index.
+    pub(crate) fn index_written(&self, index: [&str; 3], bytes: u64) {
+        self.maintenance.index_written(index, bytes);
+    }
+
     /// Counts a resolved operation, for example `forward` or `aborted`.
     pub(crate) fn recovered(&self, store: &str, outcome: &str) {
         self.maintenance.recovered(store, outcome);
@@ -225,6 +234,11 @@ impl Metrics {
         self.stranded
             .with_label_values(&[store])
             .set(integer(bytes));
+    }
+
+    /// Shows what is free on the disk of a store, and how much of it should be, as far as either is known.
+    pub(crate) fn set_disk(&self, store: &str, free: Option<u64>, least: Option<u64>) {
+        self.disks.set(store, free, least);
     }
 
     /// Counts stranded bytes that were deleted.

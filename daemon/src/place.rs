@@ -7,6 +7,7 @@
 //! 5. `trend` remembers how many fragments a table had.
 //! 6. `unreferenced` counts what no version refers to, rarely.
 
+mod disk;
 pub(crate) mod location;
 pub(crate) mod observe;
 pub(crate) mod table;

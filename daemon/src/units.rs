@@ -95,6 +95,20 @@ pub(crate) fn format_size(bytes: u64) -> String {
     format!("{bytes}B")
 }
 
+/// A size to three digits, for people; documents hold the bytes.
+pub(crate) fn rough_size(bytes: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    for (unit, shift) in units {
+        let whole = 1_u64 << shift;
+        if bytes >= whole {
+            let value = bytes as f64 / whole as f64;
+            let digits = if value < 10.0 { 1 } else { 0 };
+            return format!("{value:.digits$} {unit}");
+        }
+    }
+    format!("{bytes} B")
+}
+
 /// Deserializes a duration.
 pub(crate) fn duration<'de, D: Deserializer<'de>>(de: D) -> Result<Duration, D::Error> {
     parse_duration(&text(de, "a duration such as \"7d\"")?).map_err(Error::custom)

@@ -4,7 +4,8 @@ use super::Context;
 use super::args::CheckArgs;
 use super::status::{Looked, look};
 use super::table::{Line, Span, Tone, age, size};
-use crate::config::Watch;
+use crate::config::{MinFree, Watch};
+use crate::decide::room::Room;
 use crate::exit::exit_code;
 use crate::place::{Place, watch_of};
 use serde::Serialize;
@@ -19,10 +20,8 @@ const BEHIND: f64 = 4.0;
 /// How many publishes are searched for the last maintenance.
 const SEARCHED: usize = 200;
 
-/// Less of a disk free than this, in hundredths, hinders maintenance, which writes before it deletes; and less than that
-/// hinders everyone.
-const LOW_PERCENT: u64 = 5;
-const FULL_PERCENT: u64 = 1;
+/// Less free than `min_free` hinders maintenance, which writes before it deletes; and less than this hinders everyone.
+const FULL: MinFree = MinFree::Percent(1);
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -150,7 +149,7 @@ async fn location(context: &Context, watch: &Watch) -> Report {
     {
         report.find(Level::Critical, None, e.to_string());
     }
-    disk(&place, &mut report);
+    disk(context, &place, &mut report);
     report
 }
 
@@ -207,12 +206,10 @@ async fn records(context: &Context, place: &Place, report: &mut Report) -> Resul
 }
 
 /// The room on a local disk. A bucket has no end to tell.
-fn disk(place: &Place, report: &mut Report) {
-    if place.uri.contains("://") {
-        return;
-    }
-    let room = match rustix::fs::statvfs(place.uri.as_str()) {
-        Ok(room) => room,
+fn disk(context: &Context, place: &Place, report: &mut Report) {
+    let room = match place.room() {
+        Ok(None) => return,
+        Ok(Some(room)) => room,
         Err(e) => {
             report.find(
                 Level::Warning,
@@ -222,21 +219,22 @@ fn disk(place: &Place, report: &mut Report) {
             return;
         }
     };
-    let free = room.f_bavail.saturating_mul(room.f_frsize);
-    report.free_bytes = Some(free);
-    if let Some((level, percent)) = scarce(room.f_bavail, room.f_blocks) {
-        let text = format!("{} ({percent} %) of its disk are free", size(free));
+    report.free_bytes = Some(room.free);
+    if let Some(level) = scarce(room, context.config.budget.min_free) {
+        let percent = room.free.saturating_mul(100) / room.all.max(1);
+        let text = format!("{} ({percent} %) of its disk are free", size(room.free));
         report.find(level, None, text);
     }
 }
 
-/// What share of a disk is free, in hundredths, if that is too little.
-fn scarce(free: u64, all: u64) -> Option<(Level, u64)> {
-    let percent = free.saturating_mul(100).checked_div(all)?;
-    match percent {
-        p if p < FULL_PERCENT => Some((Level::Critical, p)),
-        p if p < LOW_PERCENT => Some((Level::Warning, p)),
-        _ => None,
+/// How bad it is that no more is free, if it is.
+fn scarce(room: Room, least: Option<MinFree>) -> Option<Level> {
+    match room {
+        Room { all: 0, .. } => None,
+        room if room.is_short(FULL) => Some(Level::Critical),
+        room => least
+            .is_some_and(|least| room.is_short(least))
+            .then_some(Level::Warning),
     }
 }
 
@@ -353,11 +351,15 @@ mod tests {
 
     #[test]
     fn a_disk_that_fills_is_told_in_time() {
-        let told = [50, 5, 4, 1, 0].map(|free| scarce(free, 100).map(|(level, _)| level));
+        let room = |free| Room { free, all: 100 };
+        let least = Some(MinFree::Percent(5));
+        let told = [50, 5, 4, 1, 0].map(|free| scarce(room(free), least));
         let (low, full) = (Some(Level::Warning), Some(Level::Critical));
         assert_eq!(told, [None, None, low, low, full]);
+        assert_eq!([4, 0].map(|free| scarce(room(free), None)), [None, full]);
+        let empty = Room { free: 0, all: 0 };
         assert_eq!(
-            scarce(0, 0),
+            scarce(empty, least),
             None,
             "a file system without blocks tells nothing"
         );

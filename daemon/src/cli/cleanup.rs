@@ -10,7 +10,7 @@ use crate::run::{CLEANED_AS_A_WHOLE, cleanup_policies, neighbours};
 use serde_json::json;
 use squire_engine::error::{Error, Result};
 use squire_engine::maintenance::{
-    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, DroppedCleanup, Holding,
+    CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, DroppedCleanup, Holding, Oversight,
     TableCleanup, Target,
 };
 use std::process::ExitCode;
@@ -152,11 +152,12 @@ async fn cleanup_plain(
     let mut lines: Vec<String> = skipped.iter().map(ToString::to_string).collect();
     let mut whole = true;
     let mut removes = false;
+    let oversight = cancel_on_signal();
     for target in selection {
         let Target::Plain(path) = &target else {
             continue;
         };
-        let work = clean_plain(place, path, args, policies);
+        let work = clean_plain(place, path, args, policies, &oversight);
         let (document, said, went) = match step("cleanup", &target, work).await {
             Ok((plan, holdings, report)) => {
                 removes |= !plan.versions.is_empty();
@@ -198,13 +199,15 @@ async fn clean_plain(
     path: &str,
     args: &CleanupArgs,
     policies: &CleanupPolicies,
+    oversight: &Oversight,
 ) -> Result<(TableCleanup, Vec<Holding>, Option<CleanupReport>)> {
     let plan = place.store.plan_plain_cleanup(path, policies).await?;
     if args.dry_run || !policies.of(path).enabled {
         let holdings = place.store.table_holdings(path, &plan).await?;
         return Ok((plan, holdings, None));
     }
-    let report = place.store.cleanup_plain(&plan, args.rate).await?;
+    let cleaned = place.store.cleanup_plain(&plan, args.rate, oversight);
+    let report = cleaned.await?;
     Ok((plan, Vec::new(), Some(report)))
 }
 

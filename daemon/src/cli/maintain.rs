@@ -170,7 +170,7 @@ pub(super) async fn plan(context: &Context, args: PlanArgs) -> Result<ExitCode> 
                 {
                     lines.extend(told(&target, &rewrites));
                 }
-                let waits = waiting.of(context, &target, &plan);
+                let waits = waiting.of(context, (&place, &target), &plan);
                 lines.extend(waits.iter().map(|wait| format!("{target}: {wait}")));
                 let not_followed = rewrites.not_followed.iter();
                 lines.extend(not_followed.map(|what| format!("{target}: {what}")));

@@ -251,7 +251,7 @@ async fn once(context: &Context, args: &PlanArgs, again: bool) -> Result<ExitCod
     for target in selection {
         match look(context, &place, &target).await {
             Ok(mut looked) => {
-                looked.waits = waiting.of(context, &target, &looked.plan);
+                looked.waits = waiting.of(context, (&place, &target), &looked.plan);
                 let drifted = looked.drift.map(|version| drifted(&target, version));
                 // A table that can be looked at may have too much to list.
                 let looking = step("look", &target, place.unreferenced(&target)).await;

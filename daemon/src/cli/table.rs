@@ -2,6 +2,7 @@
 //! shown is the writer's business.
 
 use crate::agent::printable;
+pub(crate) use crate::units::rough_size as size;
 
 /// What a text means to whoever looks for problems.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,20 +118,6 @@ pub(crate) fn count(number: u64) -> String {
         text.push(digit);
     }
     text
-}
-
-/// A size to three digits, for people; documents hold the bytes.
-pub(crate) fn size(bytes: u64) -> String {
-    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    for (unit, shift) in units {
-        let whole = 1_u64 << shift;
-        if bytes >= whole {
-            let value = bytes as f64 / whole as f64;
-            let digits = if value < 10.0 { 1 } else { 0 };
-            return format!("{value:.digits$} {unit}");
-        }
-    }
-    format!("{bytes} B")
 }
 
 /// An age in its largest unit, for people.

@@ -1,4 +1,5 @@
-//! What of a plan does not run now, and until when: what a running daemon says of it, and the windows of the configuration.
+//! What of a plan does not run now, and until when: what a running daemon says of it, the windows of the configuration, and the
+//! room on the disk.
 
 use super::Context;
 use super::control::exchange;
@@ -59,6 +60,9 @@ impl Waiting {
         let now = Timestamp::from_millisecond(now_ms).unwrap_or(Timestamp::MAX);
         let mut waiting = Self::default();
         waiting.gate.turn(now, Arc::default());
+        waiting.gate.keep_free(context.config.budget.min_free);
+        let room = place.clone().measure().await;
+        waiting.gate.measured(&place.uri, room);
         let Some(address) = named.or(context.config.daemon.listen) else {
             return waiting;
         };
@@ -92,8 +96,14 @@ impl Waiting {
         unknown.chain(waits).collect()
     }
 
-    /// What of `plan` does not run now. A daemon knows best; what it has not seen yet is paused all the same.
-    pub(super) fn of(&mut self, context: &Context, target: &Target, plan: &TablePlan) -> Vec<Wait> {
+    /// What of `plan` of a table of `place` does not run now. A daemon knows best; what it has not seen yet is paused all the
+    /// same, or has no room.
+    pub(super) fn of(
+        &mut self,
+        context: &Context,
+        (place, target): (&Place, &Target),
+        plan: &TablePlan,
+    ) -> Vec<Wait> {
         let table = target.to_string();
         let tables = self.location.iter().flat_map(|location| &location.tables);
         let mut waits: Vec<Wait> = tables
@@ -116,6 +126,8 @@ impl Waiting {
                     kind: spec.kind,
                 }),
             };
+            let no_room = || self.gate.no_room(&place.uri, spec.kind, spec.needs);
+            let held = held.or_else(no_room);
             waits.extend(held.map(|held| Wait::held(spec.kind, &held)));
         }
         waits

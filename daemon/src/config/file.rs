@@ -13,6 +13,7 @@ use crate::formats::{Coercion, InputLimits};
 
 use super::checks::{check_budget_and_agent, check_daemon};
 use super::locate::{Locator, label_of};
+use super::min_free::{MinFree, min_free_or_off};
 use super::nested::clash;
 use super::policy::{Policy, PolicySection, TableSection};
 use super::{
@@ -115,6 +116,8 @@ pub(super) struct BudgetSection {
     memory: u64,
     #[serde(deserialize_with = "units::size_or_off")]
     bytes_per_second: Option<u64>,
+    #[serde(deserialize_with = "min_free_or_off")]
+    min_free: Option<MinFree>,
 }
 
 impl Default for BudgetSection {
@@ -123,6 +126,7 @@ impl Default for BudgetSection {
             max_concurrent: 1,
             memory: 4 << 30,
             bytes_per_second: None,
+            min_free: Some(MinFree::Percent(5)),
         }
     }
 }
@@ -315,11 +319,13 @@ impl BudgetSection {
             max_concurrent,
             memory,
             bytes_per_second,
+            min_free,
         } = self;
         Budget {
             max_concurrent,
             memory,
             bytes_per_second,
+            min_free,
         }
     }
 }

@@ -17,6 +17,8 @@ pub(super) enum Stop {
     Asked,
     /// Its maintenance window ended.
     Window,
+    /// Its disk is almost full.
+    Room,
     /// Its location is watched no more, or the daemon is stopped or drained.
     Ending,
 }
@@ -27,6 +29,7 @@ impl Stop {
             Self::Hung => "it did not move",
             Self::Asked => "someone asked for it",
             Self::Window => "its maintenance window ended",
+            Self::Room => "its disk is almost full",
             Self::Ending => "it is handed back",
         }
     }
@@ -198,6 +201,7 @@ mod tests {
             kind: OperationKind::Cleanup,
             reason: String::new(),
             debt: 1.0,
+            needs: 0,
         };
         let as_asked = (Trigger::Regular, Policy::default());
         let item = cleanup_item("lake", Scope::Store, spec, as_asked);

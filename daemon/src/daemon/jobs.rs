@@ -2,6 +2,7 @@
 
 use super::service::Options;
 use crate::config::{Config, Watch};
+use crate::decide::room::Room;
 use crate::place::location::{Found, Job, Location};
 use crate::place::table::Observation;
 use crate::place::{Place, observe};
@@ -23,6 +24,7 @@ pub(super) enum Done {
     Recovered(String, Box<Recovered>),
     Scanned(String, Result<(Found, Vec<PassedOver>)>),
     Looked(String, Target, Box<Result<Observation>>),
+    Measured(String, Option<Room>),
     Attempted(u64, Box<OperationReport>),
 }
 
@@ -114,8 +116,13 @@ impl Watched {
                 };
                 tasks.start("look", job.instrument(span));
             }
+            (Job::Measure, Some(place)) => {
+                let span = error_span!("measure", location = uri);
+                let job = async move { tell(Done::Measured(uri, place.measure().await)) };
+                tasks.start("measure", job.instrument(span));
+            }
             // Jobs other than to open it are asked for of an open location only.
-            (Job::Recover { .. } | Job::Scan | Job::Look(_), None) => {}
+            (Job::Recover { .. } | Job::Scan | Job::Look(_) | Job::Measure, None) => {}
         }
     }
 }

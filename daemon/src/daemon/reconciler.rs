@@ -10,7 +10,8 @@ use crate::config::Config;
 use crate::decide::board::Board;
 use crate::decide::gate::Gate;
 use crate::decide::planning::OperationKind;
-use crate::decide::work::{Scope, Trigger, WorkItem, WorkKey};
+use crate::decide::room::Room;
+use crate::decide::work::{Scope, WorkItem, WorkKey};
 use crate::http::{ControlVerb, What};
 use crate::metrics::Ending;
 use crate::place::Place;
@@ -110,6 +111,7 @@ impl Reconciler {
             draining: false,
         };
         reconciler.bound_metrics();
+        reconciler.gate.keep_free(reconciler.config.budget.min_free);
         reconciler.follow_watches();
         reconciler
     }
@@ -124,6 +126,7 @@ impl Reconciler {
         self.config = Arc::new(config);
         self.bound_metrics();
         self.board.set_budget(&self.config.budget);
+        self.gate.keep_free(self.config.budget.min_free);
         self.pace.set(self.config.budget.bytes_per_second);
         self.follow_watches();
     }
@@ -142,6 +145,7 @@ impl Reconciler {
             .watches(wanted.iter().map(|w| w.uri.clone()).collect());
         for uri in gone {
             self.locations.remove(&uri);
+            self.gate.measured(&uri, None);
             self.attempts
                 .cancel(Stop::Ending, |_, item| item.key.location == uri);
             self.status.forget(&uri);
@@ -234,8 +238,10 @@ impl Reconciler {
                 Some(table) => config.policy_for(table).windows,
                 None => config.policy.windows.clone(),
             };
-            item.trigger != Trigger::Asked && gate.is_closed(&windows)
+            item.trigger.keeps_windows() && gate.is_closed(&windows)
         });
+        self.attempts
+            .cancel(Stop::Room, |_, item| gate.ends_for_room(item));
         self.show_waiting(now);
     }
 
@@ -304,7 +310,9 @@ impl Reconciler {
             let Some(watched) = self.locations.get_mut(&uri) else {
                 continue;
             };
-            let (items, first) = watched.location.regular_cleanups(now, &self.config);
+            let short = self.gate.short(&uri).is_some();
+            let cleanups = watched.location.regular_cleanups(now, &self.config, short);
+            let (items, first) = cleanups;
             if first {
                 tracing::warn!(place = uri, "before the first cleanup: {CLONES_ELSEWHERE}");
             }
@@ -463,6 +471,7 @@ impl Reconciler {
             Done::Recovered(uri, recovered) => self.recovered(&uri, *recovered),
             Done::Scanned(uri, scanned) => self.scanned(&uri, scanned, now),
             Done::Looked(uri, target, seen) => self.looked(&uri, &target, *seen, now),
+            Done::Measured(uri, room) => self.measured(&uri, room),
         }
     }
 
@@ -518,6 +527,20 @@ impl Reconciler {
                 self.status.error(format!("recovery of {uri}: {e}"));
                 watched.location.recovered(1, false);
             }
+        }
+    }
+
+    /// While there is too little room on a disk, its cleanups need no round to be decided.
+    fn measured(&mut self, uri: &str, room: Option<Room>) {
+        let Some(watched) = self.locations.get_mut(uri) else {
+            return;
+        };
+        watched.location.measured();
+        self.gate.measured(uri, room);
+        let least = self.config.budget.min_free;
+        self.status.measured(uri, room, least);
+        if self.gate.short(uri).is_some() && watched.location.is_known() {
+            self.rounds.insert(uri.to_owned());
         }
     }
 

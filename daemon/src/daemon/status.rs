@@ -2,8 +2,10 @@
 
 use super::pauses::Pauses;
 use super::reload::ReloadOutcome;
+use crate::config::MinFree;
 use crate::decide::gate::{Pause, Paused};
 use crate::decide::planning::OperationKind;
+use crate::decide::room::Room;
 use crate::decide::waits::{Resting, Wait, Waits};
 use crate::decide::work::Trigger;
 use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
@@ -67,6 +69,16 @@ struct OfLocation {
     sidecars: Option<u64>,
     /// The cleanup of a store, while it rests.
     rests: Option<Wait>,
+    /// Its disk, and how much of that stays free, in bytes; of a bucket there is nothing to tell.
+    disk: Option<Disk>,
+}
+
+/// A local disk.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Disk {
+    free: u64,
+    all: u64,
+    min_free: Option<u64>,
 }
 
 /// A table that could not be observed.
@@ -288,6 +300,20 @@ impl Status {
             .stranded_bytes = Some(bytes);
     }
 
+    /// Shows the disk of the location at `uri`, of which `least` stays free.
+    pub(crate) fn measured(&self, uri: &str, room: Option<Room>, least: Option<MinFree>) {
+        let disk = room.map(|Room { free, all }| Disk {
+            free,
+            all,
+            min_free: least.map(|least| least.of(all)),
+        });
+        let of = |what: fn(Disk) -> Option<u64>| disk.and_then(what);
+        self.metrics
+            .set_disk(uri, of(|disk| Some(disk.free)), of(|disk| disk.min_free));
+        let mut seen = self.seen();
+        seen.locations.entry(uri.to_owned()).or_default().disk = disk;
+    }
+
     /// What is watched from now on.
     pub(crate) fn watches(&self, places: Vec<String>) {
         self.seen().places = places;
@@ -302,6 +328,7 @@ impl Status {
         seen.stores.remove(uri);
         self.metrics.set_unreadable(uri, "", false);
         self.metrics.forget_object_store(uri);
+        self.metrics.set_disk(uri, None, None);
     }
 
     /// The place at `uri` is a store: its tables are cleaned together.

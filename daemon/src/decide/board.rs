@@ -350,6 +350,7 @@ mod tests {
             max_concurrent,
             memory,
             bytes_per_second: None,
+            min_free: None,
         }
     }
 
@@ -362,6 +363,7 @@ mod tests {
             kind,
             reason: String::new(),
             debt: 1.0,
+            needs: 0,
         }
     }
 
@@ -376,6 +378,7 @@ mod tests {
             reason: String::new(),
             score: score(&spec(kind), Trigger::Threshold),
             memory,
+            needs: 0,
             policy: Policy::default(),
             fingerprints: Fingerprints::default(),
             resting: Default::default(),

@@ -1,13 +1,16 @@
-//! What is kept from running for now: by a person, or outside of its maintenance windows. Pure.
+//! What is kept from running for now: by a person, outside of its maintenance windows, or for want of room on its disk. Pure.
 //!
-//! What a person asked for runs outside of windows, too; a pause holds that as well, until it is lifted.
+//! What a person asked for runs outside of windows, too; a pause holds that as well, until it is lifted, and so does a disk
+//! on which it would leave too little. What runs already is not set apart: it shows in the next reading as it is written.
 
 use super::planning::OperationKind;
+use super::room::Room;
 use super::waits::Held;
-use super::work::{Scope, Trigger, WorkItem, WorkKey};
-use crate::config::{Opening, Windows};
+use super::work::{Scope, WorkItem, WorkKey};
+use crate::config::{MinFree, Opening, Windows};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -107,6 +110,9 @@ pub(crate) struct Gate {
     now: Timestamp,
     /// What the windows that were met say; there are few different ones.
     openings: Vec<(Windows, Opening)>,
+    /// The disks of local locations, as last measured, and what stays free of each.
+    rooms: BTreeMap<String, Room>,
+    min_free: Option<MinFree>,
 }
 
 impl Gate {
@@ -117,6 +123,43 @@ impl Gate {
         self.openings.retain(|(_, says)| !back && says.holds(now));
         self.now = now;
         self.pauses = pauses;
+    }
+
+    /// So much of each disk stays free from now on.
+    pub(crate) fn keep_free(&mut self, least: Option<MinFree>) {
+        self.min_free = least;
+    }
+
+    /// What the disk of `location` has now, where that is known.
+    pub(crate) fn measured(&mut self, location: &str, room: Option<Room>) {
+        match room {
+            Some(room) => self.rooms.insert(location.to_owned(), room),
+            None => self.rooms.remove(location),
+        };
+    }
+
+    /// The disk of `location` and what stays free of it, where both are known.
+    fn room(&self, location: &str) -> Option<(Room, MinFree)> {
+        Some((*self.rooms.get(location)?, self.min_free?))
+    }
+
+    /// The disk of `location`, if it has less free than it should.
+    pub(crate) fn short(&self, location: &str) -> Option<Room> {
+        let (room, least) = self.room(location)?;
+        room.is_short(least).then_some(room)
+    }
+
+    /// Whether `item`, which runs, has to end for the room that it takes.
+    pub(crate) fn ends_for_room(&self, item: &WorkItem) -> bool {
+        let writes = item.key.kind != OperationKind::Cleanup;
+        let room = self.room(&item.key.location);
+        writes && room.is_some_and(|(room, least)| room.is_ending(least))
+    }
+
+    /// That work of `kind` on `location` which may write `needs` would leave too little.
+    pub(crate) fn no_room(&self, location: &str, kind: OperationKind, needs: u64) -> Option<Held> {
+        let (room, least) = self.room(location)?;
+        room.holds(least, kind, needs)
     }
 
     fn opening(&mut self, windows: &Windows) -> Opening {
@@ -139,11 +182,14 @@ impl Gate {
 
     /// Why `item` may not run now.
     pub(crate) fn held(&mut self, item: &WorkItem) -> Option<Held> {
-        let closed = |gate: &mut Self| match item.trigger {
-            Trigger::Asked => None,
-            Trigger::Threshold | Trigger::Regular => gate.closed(&item.policy.windows),
+        let WorkKey { location, kind, .. } = &item.key;
+        let closed = |gate: &mut Self| match item.trigger.keeps_windows() {
+            true => gate.closed(&item.policy.windows),
+            false => None,
         };
-        self.paused(&item.key).or_else(|| closed(self))
+        self.paused(&item.key)
+            .or_else(|| closed(self))
+            .or_else(|| self.no_room(location, *kind, item.needs))
     }
 
     /// The pause that work of `key` is part of.
@@ -177,6 +223,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::decide::planning::OperationSpec;
+    use crate::decide::work::Trigger;
     use crate::place::table::cleanup_item;
     use squire_engine::maintenance::Target;
 
@@ -194,6 +241,7 @@ mod tests {
             kind: OperationKind::Cleanup,
             reason: String::new(),
             debt: 1.0,
+            needs: 0,
         };
         let policy = Config::parse(config, "squire.toml").unwrap().policy;
         cleanup_item("/lake", scope, spec, (trigger, policy))
@@ -257,13 +305,57 @@ mod tests {
     }
 
     #[test]
+    fn what_would_leave_too_little_of_its_disk_waits_and_a_cleanup_does_not() {
+        use OperationKind::{Cleanup, Compact, Reindex};
+        let least = |text: &str| Config::parse(text, "squire.toml").unwrap().budget.min_free;
+        let mut gate = gate(&[], NOON);
+        let room = |free| Some(Room { free, all: 1_000 });
+        for (min_free, free, needs, held) in [
+            ("min_free = \"10%\"", 150, 50, false),
+            ("min_free = \"10%\"", 150, 51, true),
+            ("min_free = \"10%\"", 99, 0, true),
+            ("min_free = \"20B\"", 20, 0, false),
+            ("min_free = \"20B\"", 30, 11, true),
+            ("min_free = \"off\"", 0, 1 << 40, false),
+            ("", 50, 0, false),
+            ("", 49, 0, true),
+        ] {
+            gate.keep_free(least(&format!("[budget]\n{min_free}\n")));
+            gate.measured("/lake", room(free));
+            for (kind, trigger) in [(Compact, Trigger::Threshold), (Reindex, Trigger::Asked)] {
+                let mut item = item(Some("t"), trigger, "");
+                (item.key.kind, item.needs) = (kind, needs);
+                let told = gate.held(&item);
+                assert_eq!(told.is_some(), held, "{min_free} {free} {needs}: {told:?}");
+            }
+            assert_eq!(
+                gate.held(&item(None, Trigger::Regular, "")),
+                None,
+                "{Cleanup:?}"
+            );
+        }
+        gate.keep_free(least("[budget]\nmin_free = \"100B\"\n"));
+        let mut item = item(Some("t"), Trigger::Threshold, "");
+        item.key.kind = Compact;
+        for (free, short, ends) in [(100, false, false), (99, true, false), (49, true, true)] {
+            gate.measured("/lake", room(free));
+            assert_eq!(gate.short("/lake").is_some(), short, "{free}");
+            assert_eq!(gate.ends_for_room(&item), ends, "{free}");
+        }
+        item.key.location = "s3://bucket".into();
+        assert_eq!(gate.held(&item), None, "a bucket has no end");
+    }
+
+    #[test]
     fn windows_hold_back_what_nobody_asked_for() {
         let nights = "[policy]\nwindows = [\"22:00-06:00\"]\n";
         let mut gate = gate(&[], NOON);
         let held = gate.held(&item(Some("t"), Trigger::Threshold, nights));
         let told = held.unwrap().to_string();
         assert_eq!(told, "its maintenance window opens at 2026-11-26T22:00:00Z");
-        assert_eq!(gate.held(&item(Some("t"), Trigger::Asked, nights)), None);
+        for trigger in [Trigger::Asked, Trigger::Room] {
+            assert_eq!(gate.held(&item(Some("t"), trigger, nights)), None);
+        }
         assert_eq!(gate.held(&item(Some("t"), Trigger::Regular, "")), None);
         for (now, is_held) in [
             ("2026-11-26T21:59:59Z", true),

@@ -2,7 +2,7 @@
 
 use crate::config::Policy;
 use serde::{Deserialize, Serialize};
-use squire_engine::maintenance::tasks::TaskBounds;
+use squire_engine::maintenance::tasks::{Task, TaskBounds};
 use squire_engine::maintenance::{CompactionLimits, CompactionPlan, TableHealth};
 
 /// Tasks per compaction commit: a lost race costs at most eight rewrites, and an index is remapped once per eight.
@@ -44,6 +44,8 @@ pub(crate) struct OperationSpec {
     pub(crate) reason: String,
     /// How far past its threshold the table is; 1.0 is just there.
     pub(crate) debt: f64,
+    /// Bytes that it may write before a cleanup frees what they replace.
+    pub(crate) needs: u64,
 }
 
 /// The decision about one table.
@@ -88,6 +90,30 @@ pub(crate) fn memory_estimate(kind: OperationKind, table_bytes: u64, policy: &Po
     }
 }
 
+/// Bytes that an attempt of `kind` may write: a compaction what it rewrites, and the indexes that follow once for each
+/// commit; a reindex the indexes that it extends, each anew. What an index will take that is not built yet is not known.
+pub(crate) fn disk_estimate(
+    kind: OperationKind,
+    health: &TableHealth,
+    rewrites: &CompactionPlan,
+) -> u64 {
+    match kind {
+        OperationKind::Compact => {
+            let commits = rewrites.tasks.chunks(TASKS_PER_COMMIT);
+            let of = |tasks: &[Task]| {
+                let remapped = tasks.iter().map(|task| task.remapped).max();
+                tasks.iter().map(|task| task.written).sum::<u64>() + remapped.unwrap_or(0)
+            };
+            commits.map(of).sum()
+        }
+        OperationKind::Reindex => {
+            let behind = health.indexes.iter().filter(|i| i.unindexed_rows > 0);
+            behind.map(|index| index.bytes).sum()
+        }
+        OperationKind::Cleanup => 0,
+    }
+}
+
 /// Decides what `health` needs under `policy`. `rewrites` is what a compaction would do: a table that is over a threshold
 /// but has no task that leaves the candidate set is left alone, or it would be rewritten for ever.
 pub(crate) fn plan(health: &TableHealth, rewrites: &CompactionPlan, policy: &Policy) -> TablePlan {
@@ -104,8 +130,11 @@ pub(crate) fn plan(health: &TableHealth, rewrites: &CompactionPlan, policy: &Pol
     };
     let compaction = compaction.ok().filter(|_| !stuck);
     operations.extend(compaction);
-    operations.extend(plan_reindex(health, policy));
+    operations.extend(plan_reindex(health, policy, slower.as_ref()));
     operations.extend(plan_cleanup(health, policy));
+    for spec in &mut operations {
+        spec.needs = disk_estimate(spec.kind, health, rewrites);
+    }
     TablePlan {
         table: health.table.clone(),
         operations,
@@ -117,14 +146,35 @@ pub(crate) fn plan(health: &TableHealth, rewrites: &CompactionPlan, policy: &Pol
 /// Below so many bytes of maintenance nobody feels how often they were written.
 const SMALL: u64 = 256 << 20;
 
-/// A table waits at most so many times as long for its next compaction.
+/// A table waits at most so many times as long for its next compaction or reindex.
 const SLOWEST: f64 = 64.0;
 
-/// That a table waits longer for its compaction.
+/// However slow a table is, so large a share of its rows is past any threshold.
+const MOST_OF_ALL: f64 = 0.9;
+
+/// That a table waits longer for its compaction and its reindex.
 struct Slower {
     /// How many times the threshold.
     times: f64,
     why: String,
+}
+
+/// How many times its thresholds a table waits for.
+fn times(slower: Option<&Slower>) -> f64 {
+    slower.map_or(1.0, |slower| slower.times)
+}
+
+/// A threshold of a share of the rows, for a table that waits so many `times` as long.
+fn share(threshold: f64, times: f64) -> f64 {
+    (threshold * times).min(threshold.max(MOST_OF_ALL))
+}
+
+/// `reason`, and why it took so long.
+fn because(reason: String, slower: Option<&Slower>) -> String {
+    match slower {
+        Some(slower) => format!("{reason}, {}", slower.why),
+        None => reason,
+    }
 }
 
 /// Whether maintenance has lately written more for `health` than `policy` allows for what users wrote.
@@ -148,14 +198,10 @@ fn compaction_due(
     policy: &Policy,
     slower: Option<&Slower>,
 ) -> Result<OperationSpec, String> {
-    let because = |reason: String| match slower {
-        Some(slower) => format!("{reason}, {}", slower.why),
-        None => reason,
-    };
-    let times = slower.map_or(1.0, |slower| slower.times);
+    let times = times(slower);
     let candidates = health.candidate_fragments;
     let threshold = (policy.min_candidate_fragments as f64 * times) as u64;
-    let most_deleted = (policy.max_deleted_ratio * times).min(policy.max_deleted_ratio.max(0.9));
+    let most_deleted = share(policy.max_deleted_ratio, times);
     let stored = health.rows + health.deleted_rows;
     let deleted = if stored == 0 {
         0.0
@@ -177,25 +223,35 @@ fn compaction_due(
             deleted / most_deleted,
         )
     } else {
-        return Err(because(format!(
-            "{candidates} candidate fragments, threshold {threshold}"
-        )));
+        let candidates = format!("{candidates} candidate fragments, threshold {threshold}");
+        return Err(because(candidates, slower));
     };
     Ok(OperationSpec {
         kind: OperationKind::Compact,
-        reason: because(reason),
+        reason: because(reason, slower),
         debt,
+        needs: 0,
     })
 }
 
-fn plan_reindex(health: &TableHealth, policy: &Policy) -> Option<OperationSpec> {
+/// The reindex that an index asks for. One that is not built yet costs nothing for being there, so it waits no longer.
+fn plan_reindex(
+    health: &TableHealth,
+    policy: &Policy,
+    slower: Option<&Slower>,
+) -> Option<OperationSpec> {
     let worst = |reason: String, debt: f64| {
         Some(OperationSpec {
             kind: OperationKind::Reindex,
             reason,
             debt,
+            needs: 0,
         })
     };
+    let times = times(slower);
+    let most_rows = policy.max_unindexed_rows as f64 * times;
+    let most = share(policy.max_unindexed_ratio, times);
+    let oldest = policy.max_index_age.as_secs() as f64 * times;
     for index in &health.indexes {
         let rows = index.unindexed_rows;
         if index.missing {
@@ -209,27 +265,23 @@ fn plan_reindex(health: &TableHealth, policy: &Policy) -> Option<OperationSpec> 
             return worst(format!("index {}: {why}", index.name), 1.0);
         }
         let ratio = rows as f64 / health.rows.max(1) as f64;
-        if rows >= policy.max_unindexed_rows {
-            return worst(
-                format!("index {}: {rows} unindexed rows", index.name),
-                rows as f64 / policy.max_unindexed_rows as f64,
+        let late = |reason: String, debt: f64| {
+            let reason = format!("index {}: {reason}", index.name);
+            worst(because(reason, slower), debt)
+        };
+        if rows as f64 >= most_rows {
+            return late(format!("{rows} unindexed rows"), rows as f64 / most_rows);
+        }
+        if rows > 0 && ratio >= most {
+            return late(
+                format!("{:.0} % unindexed rows", ratio * 100.0),
+                ratio / most,
             );
         }
-        if rows > 0 && ratio >= policy.max_unindexed_ratio {
-            return worst(
-                format!(
-                    "index {}: {:.0} % unindexed rows",
-                    index.name,
-                    ratio * 100.0
-                ),
-                ratio / policy.max_unindexed_ratio,
-            );
-        }
-        let limit = policy.max_index_age.as_secs();
-        if let Some(age) = index.stale_seconds.filter(|age| *age >= limit) {
-            return worst(
-                format!("index {}: {rows} unindexed rows for {age} s", index.name),
-                age as f64 / limit.max(1) as f64,
+        if let Some(age) = index.stale_seconds.filter(|age| *age as f64 >= oldest) {
+            return late(
+                format!("{rows} unindexed rows for {age} s"),
+                age as f64 / oldest.max(1.0),
             );
         }
     }
@@ -245,13 +297,13 @@ fn plan_cleanup(health: &TableHealth, policy: &Policy) -> Option<OperationSpec> 
             health.versions, policy.max_versions
         ),
         debt: health.versions as f64 / policy.max_versions.max(1) as f64,
+        needs: 0,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use squire_engine::maintenance::tasks::Task;
     use squire_engine::maintenance::{Account, Amounts, IndexHealth};
 
     fn health() -> TableHealth {
@@ -321,6 +373,7 @@ mod tests {
                 stale_seconds,
                 missing,
                 damaged: None,
+                bytes: 0,
                 fingerprint: 0,
             }],
             ..health()
@@ -375,6 +428,22 @@ mod tests {
         );
         let late = plan(&costing(25, 48), &rewrites(1), &Policy::default());
         assert!(late.operations[0].reason.contains("slowed 3 times"));
+        let indexed = |gigabytes, unindexed_rows, missing| {
+            let mut health = costing(gigabytes, 3);
+            health.indexes = vec![IndexHealth {
+                name: "i".into(),
+                unindexed_rows,
+                stale_seconds: Some(3_600),
+                missing,
+                bytes: 0,
+                fingerprint: 0,
+            }];
+            kinds(&health, 0)
+        };
+        assert_eq!(indexed(0, 100, false), [OperationKind::Reindex]);
+        assert_eq!(indexed(25, 100, false), [], "its reindex waits, too");
+        assert_eq!(indexed(25, 400, false), [OperationKind::Reindex]);
+        assert_eq!(indexed(25, 0, true), [OperationKind::Reindex]);
         let mut small = costing(25, 16);
         small.ledger.as_mut().expect("a ledger").recent = Amounts {
             written: 1,
@@ -382,6 +451,34 @@ mod tests {
             ..Amounts::default()
         };
         assert_eq!(kinds(&small, 1), [OperationKind::Compact]);
+    }
+
+    #[test]
+    fn what_it_writes_is_known_before() {
+        let mut large = rewrites(9);
+        for task in &mut large.tasks {
+            (task.written, task.remapped) = (100, 7);
+        }
+        let mut health = health();
+        health.candidate_fragments = 16;
+        health.indexes = [(200, 30), (0, 50)]
+            .map(|(unindexed_rows, bytes)| IndexHealth {
+                name: "i".into(),
+                unindexed_rows,
+                stale_seconds: None,
+                missing: false,
+                bytes,
+                fingerprint: 0,
+            })
+            .to_vec();
+        let planned = plan(&health, &large, &Policy::default());
+        let needs: Vec<_> = planned
+            .operations
+            .iter()
+            .map(|o| (o.kind, o.needs))
+            .collect();
+        let (compact, reindex) = (OperationKind::Compact, OperationKind::Reindex);
+        assert_eq!(needs, [(compact, 9 * 100 + 2 * 7), (reindex, 30)]);
     }
 
     #[test]

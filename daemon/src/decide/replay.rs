@@ -331,6 +331,7 @@ impl Replay<'_> {
             let unindexed_rows = lacks.map(FragmentFacts::live).sum();
             let age = self.now_ms.saturating_sub(index.built_ms) / 1_000;
             IndexHealth {
+                bytes: 0,
                 name: name.clone(),
                 unindexed_rows,
                 stale_seconds: Some(age).filter(|_| unindexed_rows > 0),

@@ -2,12 +2,13 @@
 //! tables, the gate and the board. `SQUIRE_SIMULATION_SEED` is the seed; it is printed, and every failure names it.
 //!
 //! Of each location the first tables have a window, and the next are paused for some hours; the day is one on which the clocks of
-//! the window's zone are put back. People ask for compactions now and then.
+//! the window's zone are put back. People ask for compactions now and then, and for some hours the disk of one location is full.
 
 use super::board::{Board, LIGHT_AT_ONCE};
 use super::gate::{Gate, Pause, Paused};
 use super::planning::OperationKind;
 use super::rest::Outcome;
+use super::room::Room;
 use super::work::{Scope, Trigger, WorkItem};
 use crate::config::Config;
 use crate::place::location::{Found, Job, Location};
@@ -27,6 +28,10 @@ const LOCATIONS: usize = 3;
 const WINDOWED: usize = 5;
 const PAUSED: std::ops::Range<usize> = 5..8;
 const PAUSE: std::ops::Range<u64> = 6 * 3_600..12 * 3_600;
+
+/// While the disk of the first location is all but full, and how long it may take until that is known.
+const FULL: std::ops::Range<u64> = 14 * 3_600..16 * 3_600;
+const KNOWN_AFTER: Duration = Duration::from_secs(15);
 
 /// The beginning of the day: in its night Berlin's clocks are put back.
 const BEGIN: &str = "2026-10-24T22:00:00Z";
@@ -95,6 +100,7 @@ enum Done {
     Recovered,
     Scanned,
     Looked(usize),
+    Measured,
 }
 
 struct World {
@@ -114,6 +120,8 @@ struct World {
     board: Board,
     running: BTreeMap<u64, WorkItem>,
     attempts: u64,
+    /// Cleanups that began because the disk was full.
+    for_room: u64,
     queue: BinaryHeap<Reverse<(Duration, u64, Happening)>>,
     queued: u64,
 }
@@ -146,10 +154,12 @@ impl World {
             ..Stored::default()
         };
         let mut tables = || (0..each).map(|_| table()).collect();
+        let mut gate = Gate::default();
+        gate.keep_free(config.budget.min_free);
         Self {
             seed,
             each,
-            gate: Gate::default(),
+            gate,
             ticked: Duration::ZERO,
             asked: BTreeMap::new(),
             stored: (0..LOCATIONS).map(|_| tables()).collect(),
@@ -162,6 +172,7 @@ impl World {
             config,
             running: BTreeMap::new(),
             attempts: 0,
+            for_room: 0,
             queue: BinaryHeap::new(),
             queued: 0,
         }
@@ -251,7 +262,8 @@ impl World {
     fn is_free(&self, location: usize, table: usize) -> bool {
         let phase = self.locations[location].phase(&target(table));
         let paused = PAUSED.contains(&table) && self.paused(self.now + ASKED_PATIENCE);
-        phase != Some(Phase::Running) && !paused && !self.paused(self.now)
+        let full = location == 0 && (is_full(self.now) || is_full(self.now + ASKED_PATIENCE));
+        phase != Some(Phase::Running) && !paused && !self.paused(self.now) && !full
     }
 
     /// Whether the pause is in force at `now`.
@@ -288,7 +300,8 @@ impl World {
         self.board.look_again();
         let gate = &mut self.gate;
         let mut ends = |item: &WorkItem| {
-            item.trigger != Trigger::Asked && gate.is_closed(&item.policy.windows)
+            let closed = item.trigger.keeps_windows() && gate.is_closed(&item.policy.windows);
+            closed || gate.ends_for_room(item)
         };
         let ended = self.running.iter().filter(|(_, item)| ends(item));
         let ended: Vec<u64> = ended.map(|(attempt, _)| *attempt).collect();
@@ -307,6 +320,14 @@ impl World {
         match done {
             Done::Opened => location.opened(false),
             Done::Recovered => location.recovered(0, false),
+            Done::Measured => {
+                location.measured();
+                let room = Room {
+                    free: if is_full(now) { 1 } else { 50 },
+                    all: 100,
+                };
+                self.gate.measured(&uri(at), (at == 0).then_some(room));
+            }
             Done::Scanned => {
                 let tables = (0..self.each).map(target);
                 let tables = tables.map(|t| (t.clone(), (t.to_string(), 0)));
@@ -325,7 +346,8 @@ impl World {
             }
         }
         if location.end_round().is_some() {
-            let (items, _) = location.regular_cleanups(now, config);
+            let short = self.gate.short(&uri(at)).is_some();
+            let (items, _) = location.regular_cleanups(now, config, short);
             items.into_iter().for_each(|item| self.board.add(item, now));
         }
     }
@@ -372,6 +394,7 @@ impl World {
                     Job::Scan => (0.05, Done::Scanned),
                     Job::Look(target) => (0.03, Done::Looked(number(&target))),
                     Job::Recover { .. } => (0.02, Done::Recovered),
+                    Job::Measure => (0.01, Done::Measured),
                 };
                 self.after(seconds, Happening::Did(at, done));
             }
@@ -394,7 +417,9 @@ impl World {
         };
         let (seed, table) = (self.seed, number(&target));
         let paused = PAUSED.contains(&table) && self.paused(self.ticked);
-        let held = self.is_held(table) && (paused || item.trigger != Trigger::Asked);
+        let closed = self.is_held(table) && item.trigger.keeps_windows();
+        let full = at == 0 && !is_cleanup(&item) && is_known_full(self.now);
+        let held = closed || paused || full;
         assert!(!held, "seed {seed}: {item} of {at} at {}", self.wall());
         if item.key.kind == OperationKind::Compact {
             self.asked.remove(&(at, table));
@@ -412,6 +437,7 @@ impl World {
             stored.attempts += 1;
             stored.due_since.remove(&item.key.kind);
         }
+        self.for_room += u64::from(item.trigger == Trigger::Room);
         self.attempts += 1;
         self.running.insert(self.attempts, item);
         self.after(seconds, Happening::Ended(self.attempts, small, rows));
@@ -462,15 +488,16 @@ impl World {
             );
         }
         for (at, tables) in self.stored.iter_mut().enumerate() {
+            let full = at == 0 && is_full(now);
             for (table, stored) in tables.iter_mut().enumerate() {
-                let due = stored.due();
+                let (due, held) = (stored.due(), held[table] || full);
                 if due.is_empty() && stored.due_since.is_empty() {
                     continue;
                 }
                 stored
                     .due_since
-                    .retain(|kind, _| due.contains(kind) && !held[table]);
-                for kind in due.into_iter().filter(|_| !stored.broken && !held[table]) {
+                    .retain(|kind, _| due.contains(kind) && !held);
+                for kind in due.into_iter().filter(|_| !stored.broken && !held) {
                     let since = *stored.due_since.entry(kind).or_insert(now);
                     assert!(
                         now - since <= PATIENCE,
@@ -480,6 +507,14 @@ impl World {
             }
         }
     }
+}
+
+fn is_full(now: Duration) -> bool {
+    FULL.contains(&now.as_secs())
+}
+
+fn is_known_full(now: Duration) -> bool {
+    is_full(now) && is_full(now.saturating_sub(KNOWN_AFTER))
 }
 
 fn is_cleanup(item: &WorkItem) -> bool {
@@ -508,6 +543,7 @@ impl Stored {
             }];
         }
         let index = IndexHealth {
+            bytes: 0,
             name: "i".into(),
             unindexed_rows: self.unindexed,
             stale_seconds: Some(0),
@@ -578,6 +614,11 @@ fn play(each: usize) {
             );
         }
     }
+    assert!(
+        world.for_room >= each as u64,
+        "seed {seed}: {} cleanups",
+        world.for_room
+    );
     let worked: u64 = world.stored.iter().flatten().map(|s| s.attempts).sum();
     let least = 3 * each as u64;
     assert!(worked > least, "seed {seed}: {worked} attempts");

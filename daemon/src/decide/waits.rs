@@ -2,6 +2,7 @@
 
 use super::planning::OperationKind;
 use super::work::Trigger;
+use crate::units::rough_size;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -15,12 +16,18 @@ pub(crate) enum Held {
     Closed(Option<Timestamp>),
     /// After what became of it; without an end it would come out the same again.
     Rests(String, Option<Timestamp>),
+    /// Its disk has so much free, it may need so much of it, and so much stays free.
+    NoRoom {
+        free: u64,
+        needs: u64,
+        least: u64,
+    },
 }
 
 impl Held {
     fn until(&self) -> Option<Timestamp> {
         match self {
-            Self::Paused(_) => None,
+            Self::Paused(_) | Self::NoRoom { .. } => None,
             Self::Closed(until) | Self::Rests(_, until) => *until,
         }
     }
@@ -32,6 +39,13 @@ impl fmt::Display for Held {
             Self::Paused(what) => f.write_str(what),
             Self::Closed(Some(opens)) => write!(f, "its maintenance window opens at {opens}"),
             Self::Closed(None) => f.write_str("its maintenance window does not open"),
+            Self::NoRoom { free, needs, least } => write!(
+                f,
+                "room on its disk: {} are free, it may write {}, and {} stay free (min_free)",
+                rough_size(*free),
+                rough_size(*needs),
+                rough_size(*least)
+            ),
             Self::Rests(why, Some(until)) => write!(f, "{why}; it rests until {until}"),
             Self::Rests(why, None) => write!(
                 f,
@@ -136,6 +150,15 @@ mod tests {
                 Held::Rests("it failed 3 times".into(), Some(at)),
                 "it failed 3 times; it rests until 2026-11-26T22:00:00Z",
                 Some(1_795_730_400_000),
+            ),
+            (
+                Held::NoRoom {
+                    free: 5 << 30,
+                    needs: 3 << 20,
+                    least: 5 << 30,
+                },
+                "room on its disk: 5.0 GiB are free, it may write 3.0 MiB, and 5.0 GiB stay free (min_free)",
+                None,
             ),
             (
                 Held::Rests("rows are missing".into(), None),

@@ -36,6 +36,18 @@ pub(crate) enum Trigger {
     Regular,
     /// A person asked for it: it goes first, and no cool-down holds it back.
     Asked,
+    /// Its disk is short of room: a cleanup goes before all else.
+    Room,
+}
+
+impl Trigger {
+    /// Whether it waits for the windows of its policy. Neither people nor a disk that fills wait for the night.
+    pub(crate) fn keeps_windows(self) -> bool {
+        match self {
+            Self::Threshold | Self::Regular => true,
+            Self::Asked | Self::Room => false,
+        }
+    }
 }
 
 /// What names work, from one look to the next. By the location's URI: its number changes with a reload.
@@ -55,6 +67,8 @@ pub(crate) struct WorkItem {
     pub(crate) score: u64,
     /// Estimated bytes of memory.
     pub(crate) memory: u64,
+    /// Bytes that it may write before a cleanup frees what they replace.
+    pub(crate) needs: u64,
     pub(crate) policy: Policy,
     /// What the table looked like when it was decided.
     pub(crate) fingerprints: Fingerprints,
@@ -80,11 +94,12 @@ const AGING: u64 = CLASS / 1_800;
 
 /// The priority of a piece of work, larger first.
 ///
-/// What a person asked for goes first, before all that has waited for less than four hours. Then cleanup: it is short and frees space that the others need. Then compaction
+/// The cleanup of a disk that is short of room goes first. Then what a person asked for, before all that has waited for less than four hours. Then cleanup: it is short and frees space that the others need. Then compaction
 /// before reindexing, because a rewritten fragment would have to be indexed again. Within a kind, the table that is
 /// furthest past its threshold.
 pub(crate) fn score(spec: &OperationSpec, trigger: Trigger) -> u64 {
     let class = match (trigger, spec.kind) {
+        (Trigger::Room, _) => 4 + ASKED,
         (Trigger::Asked, _) => 3 + ASKED,
         (_, OperationKind::Cleanup) => 3,
         (_, OperationKind::Compact) => 2,
@@ -114,13 +129,21 @@ mod tests {
 
     fn of(kind: OperationKind, debt: f64, trigger: Trigger) -> u64 {
         let reason = String::new();
-        score(&OperationSpec { kind, reason, debt }, trigger)
+        let needs = 0;
+        let spec = OperationSpec {
+            kind,
+            reason,
+            debt,
+            needs,
+        };
+        score(&spec, trigger)
     }
 
     #[test]
     fn what_was_asked_for_goes_first_then_cleanup_and_then_the_largest_debt() {
         use OperationKind::{Cleanup, Compact, Reindex};
         let due = |kind, debt| of(kind, debt, Trigger::Threshold);
+        assert!(of(Cleanup, 1.0, Trigger::Room) > of(Cleanup, 900.0, Trigger::Asked));
         assert!(of(Reindex, 1.0, Trigger::Asked) > due(Cleanup, 900.0));
         assert!(due(Cleanup, 1.0) > due(Compact, 900.0));
         assert!(due(Compact, 1.0) > due(Reindex, 900.0));

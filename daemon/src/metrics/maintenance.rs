@@ -3,9 +3,9 @@
 use prometheus::{Error, GaugeVec, IntCounterVec, IntGaugeVec, Registry};
 use serde::Serialize;
 
-use super::TABLE;
 use super::register::{counters, float_gauges, gauges};
 use super::tables::forget;
+use super::{INDEX, TABLE};
 use crate::decide::planning::OperationKind;
 
 const RUN: [&str; 3] = ["store", "table", "kind"];
@@ -64,6 +64,7 @@ pub(super) struct MaintenanceMetrics {
     bytes_reclaimed: IntCounterVec,
     versions_removed: IntCounterVec,
     recoveries: IntCounterVec,
+    index_bytes: IntCounterVec,
 }
 
 impl MaintenanceMetrics {
@@ -87,6 +88,9 @@ impl MaintenanceMetrics {
             ["store", "outcome"],
         );
         let recoveries = counters(r, "squire_recovery_operations_total", help, &labels)?;
+        let help =
+            "Bytes that maintenance wrote into an index: built, extended, or moved with its rows.";
+        let index_bytes = counters(r, "squire_index_bytes_total", help, &INDEX)?;
         Ok(Self {
             runs,
             retries,
@@ -96,6 +100,7 @@ impl MaintenanceMetrics {
             bytes_reclaimed,
             versions_removed,
             recoveries,
+            index_bytes,
         })
     }
 
@@ -138,6 +143,10 @@ impl MaintenanceMetrics {
         self.versions_removed
             .with_label_values(&[store, table])
             .inc_by(versions);
+    }
+
+    pub(super) fn index_written(&self, index: [&str; 3], bytes: u64) {
+        self.index_bytes.with_label_values(&index).inc_by(bytes);
     }
 
     pub(super) fn recovered(&self, store: &str, outcome: &str) {

@@ -28,6 +28,15 @@ mod tests;
 /// Tables of one location that are looked at side by side: a look waits for storage most of the time.
 const LOOKS_AT_ONCE: usize = 8;
 
+/// How often its disk is asked how much is free: at a gigabyte per second, what fills meanwhile is part of what stays free.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
+
+/// While its disk is short of room, cleanups come so many times as often as usual: what has aged meanwhile is all that they find.
+const OFTENER: u32 = 10;
+
+/// The reason of a cleanup that comes early.
+const SHORT_OF_ROOM: &str = "its disk is short of room";
+
 /// How often it is looked whether a table has rested.
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -43,6 +52,8 @@ pub(crate) enum Job {
     /// List its tables.
     Scan,
     Look(Target),
+    /// Ask its disk how much is free.
+    Measure,
 }
 
 /// What one scan found.
@@ -117,6 +128,9 @@ pub(crate) struct Location {
     rests: crate::decide::rest::Rests,
     /// Until when ended rests were looked for.
     last_rested: Duration,
+    /// When its disk was asked last, and whether it has not answered yet.
+    last_measured: Option<Duration>,
+    measuring: bool,
     /// How much failed: opening, recoveries, looks.
     pub(crate) failed: usize,
 }
@@ -153,6 +167,7 @@ impl Location {
     pub(crate) fn is_quiet(&self) -> bool {
         !self.opening
             && !self.recovering
+            && !self.measuring
             && self.scan.is_none()
             && self.scanning.is_none()
             && self.to_look.is_empty()
@@ -202,6 +217,12 @@ impl Location {
         {
             self.recovering = true;
             jobs.push(Job::Recover { force });
+        }
+        let is_due = |last: Duration| !self.one_pass && now.saturating_sub(last) >= MEASURE_EVERY;
+        if !self.measuring && self.last_measured.is_none_or(is_due) {
+            self.measuring = true;
+            self.last_measured = Some(now);
+            jobs.push(Job::Measure);
         }
         let waits = self.one_pass && self.recovering;
         if self.scanning.is_none()
@@ -253,6 +274,11 @@ impl Location {
         if changed {
             self.scan = self.scan.max(Some(Reach::Changes));
         }
+    }
+
+    /// Its disk has answered.
+    pub(crate) fn measured(&mut self) {
+        self.measuring = false;
     }
 
     pub(crate) fn is_one_pass(&self) -> bool {
@@ -421,14 +447,19 @@ impl Location {
         }
     }
 
-    /// The cleanups of a round: regular, whatever compaction does; of a store it covers all tables at once. The second
-    /// answer is whether these are the first.
+    /// The cleanups of a round: regular, whatever compaction does, and urgent while its disk is `short` of room; of a store it
+    /// covers all tables at once. The second answer is whether these are the first.
     pub(crate) fn regular_cleanups(
         &mut self,
         now: Duration,
         config: &Config,
+        short: bool,
     ) -> (Vec<WorkItem>, bool) {
         let interval = config.daemon.full_scan_interval;
+        let (interval, trigger) = match short {
+            true => (interval / OFTENER, Trigger::Room),
+            false => (interval, Trigger::Regular),
+        };
         let is_due = |last: Duration| now.saturating_sub(last) >= interval;
         if self.is_stopped() {
             return (Vec::new(), false);
@@ -450,8 +481,8 @@ impl Location {
                 .collect();
             self.to_clean.retain(|scope| !again.contains(scope));
             let again = again.into_iter().filter(|scope| self.wants(scope, kind));
-            let regular = |scope| self.cleanup(scope, Trigger::Regular, config);
-            return (again.map(regular).collect(), false);
+            let again = again.map(|scope| self.cleanup(scope, trigger, config));
+            return (again.collect(), false);
         }
         self.to_clean.clear();
         let is_first = self.last_cleanup.replace(now).is_none();
@@ -466,8 +497,9 @@ impl Location {
                 rested.map(|(t, _)| Scope::Table(t.clone())).collect()
             }
         };
-        let regular = |scope| self.cleanup(scope, Trigger::Regular, config);
-        (scopes.into_iter().map(regular).collect(), is_first)
+        let due = scopes.into_iter();
+        let due = due.map(|scope| self.cleanup(scope, trigger, config));
+        (due.collect(), is_first)
     }
 
     fn cleanup(&self, scope: Scope, trigger: Trigger, config: &Config) -> WorkItem {
@@ -476,17 +508,18 @@ impl Location {
             Scope::Store => self.tables.values().find_map(over),
             Scope::Table(target) => self.tables.get(target).and_then(over),
         };
+        let because = |reason: &str, debt| OperationSpec {
+            kind: OperationKind::Cleanup,
+            reason: reason.to_owned(),
+            debt,
+            needs: 0,
+        };
         let spec = match trigger {
-            Trigger::Asked => OperationSpec {
-                kind: OperationKind::Cleanup,
-                reason: String::from(table::ASKED_FOR),
-                debt: 1.0,
-            },
-            Trigger::Threshold | Trigger::Regular => over.unwrap_or_else(|| OperationSpec {
-                kind: OperationKind::Cleanup,
-                reason: String::from("regular"),
-                debt: 0.0,
-            }),
+            Trigger::Asked => because(table::ASKED_FOR, 1.0),
+            Trigger::Room => because(SHORT_OF_ROOM, 1.0),
+            Trigger::Threshold | Trigger::Regular => {
+                over.unwrap_or_else(|| because("regular", 0.0))
+            }
         };
         let policy = match table::config_name(&scope) {
             Some(name) => config.policy_for(name),

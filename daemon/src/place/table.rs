@@ -7,7 +7,9 @@ pub(crate) use phase::Phase;
 use super::Place;
 use super::trend::Trend;
 use crate::config::Policy;
-use crate::decide::planning::{OperationKind, OperationSpec, TablePlan, memory_estimate, plan};
+use crate::decide::planning::{
+    OperationKind, OperationSpec, TablePlan, disk_estimate, memory_estimate, plan,
+};
 use crate::decide::quarantine::{Convergence, Fingerprints, Part, Quarantine};
 use crate::decide::rest::{Outcome, Rests};
 use crate::decide::waits::Resting;
@@ -221,7 +223,9 @@ impl TableState {
             .retain(|i| !resting.contains_key(&i.name));
         let ideal_fragments = ideal(&health, &rewrites);
         let mut planned = plan(&considered, &rewrites, policy);
-        self.add_asked(&mut planned);
+        self.add_asked(&mut planned, |kind| {
+            disk_estimate(kind, &considered, &rewrites)
+        });
         let is_cleanup = |o: &&OperationSpec| o.kind == OperationKind::Cleanup;
         self.cleanup = planned.operations.iter().find(is_cleanup).cloned();
         if stopped.is_some() {
@@ -311,6 +315,7 @@ impl TableState {
                     trigger,
                     score: score(&spec, trigger),
                     memory: memory_estimate(spec.kind, bytes, policy),
+                    needs: spec.needs,
                     reason: spec.reason,
                     policy: policy.clone(),
                     fingerprints: fingerprints.clone(),
@@ -343,7 +348,7 @@ impl TableState {
         resting
     }
 
-    fn add_asked(&self, plan: &mut TablePlan) {
+    fn add_asked(&self, plan: &mut TablePlan, needs: impl Fn(OperationKind) -> u64) {
         for kind in self.asked.iter().copied() {
             let reason = String::from(ASKED_FOR);
             match plan.operations.iter_mut().find(|o| o.kind == kind) {
@@ -352,6 +357,7 @@ impl TableState {
                     kind,
                     reason,
                     debt: 1.0,
+                    needs: needs(kind),
                 }),
             }
         }
@@ -402,6 +408,7 @@ pub(crate) fn cleanup_item(
         score: score(&spec, trigger),
         reason: spec.reason,
         memory: 0,
+        needs: 0,
         policy,
         fingerprints: Fingerprints::default(),
         resting: BTreeSet::new(),

@@ -242,7 +242,7 @@ async fn clean(
             if plan.versions.is_empty() {
                 return Ok(Done::Planned(NOTHING_TO_REMOVE.to_owned()));
             }
-            let cleaned = place.store.cleanup_plain(&plan, None).await?;
+            let cleaned = place.store.cleanup_plain(&plan, None, oversight).await?;
             Ok(Done::Cleaned(cleaned, Vec::new()))
         }
     }

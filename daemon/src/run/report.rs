@@ -53,6 +53,8 @@ pub(crate) struct OperationReport {
     pub(crate) versions_removed: u64,
     /// Indexes that were built or extended.
     pub(crate) indexes: Vec<String>,
+    /// Bytes that were written into each index.
+    pub(crate) index_bytes: BTreeMap<String, u64>,
     /// The version that was published, of a table of a store.
     pub(crate) pin: Option<u64>,
     pub(crate) detail: Option<String>,
@@ -99,6 +101,7 @@ impl OperationReport {
             bytes_removed: 0,
             versions_removed: 0,
             indexes: Vec::new(),
+            index_bytes: BTreeMap::new(),
             pin: None,
             detail: None,
             effective: false,
@@ -173,6 +176,7 @@ impl OperationReport {
         self.bytes_rewritten = m.bytes_rewritten;
         let rebuilt = m.rebuilt_indexes.into_iter().map(|(name, _)| name);
         self.indexes = m.indexes.into_iter().chain(rebuilt).collect();
+        self.index_bytes = m.index_bytes;
         self.pin = m.pin;
         self.effective = m.fragments_removed > 0 || !self.indexes.is_empty();
         if m.cancelled {
@@ -213,6 +217,7 @@ impl OperationReport {
             fragments_added: self.fragments_added,
             bytes_rewritten: self.bytes_rewritten,
             indexes: self.indexes.clone(),
+            index_bytes: self.index_bytes.clone(),
             versions_removed: self.versions_removed,
             bytes_removed: self.bytes_removed,
         })
@@ -279,6 +284,7 @@ mod tests {
             bytes_removed: 0,
             versions_removed: 0,
             indexes: Vec::new(),
+            index_bytes: BTreeMap::new(),
             pin: None,
             detail: None,
             effective: false,

@@ -128,7 +128,7 @@ impl Work for Compaction<'_> {
                 interrupted?;
                 continue;
             }
-            let landed = match rewriting.land(&mut head, results).await {
+            let landed = match rewriting.land(&mut head, results, report).await {
                 Ok(landed) => landed,
                 Err(e) if e.kind() == ErrorKind::Unfit => {
                     report.unfit.push(format!("{}: {e}", run.target));
@@ -288,14 +288,19 @@ impl Rewriting<'_> {
     }
 
     /// Commits `results`, moves `head` there, and counts what that wrote.
-    async fn land(&self, head: &mut Dataset, results: Vec<RewriteResult>) -> Result<Landed> {
+    async fn land(
+        &self,
+        head: &mut Dataset,
+        results: Vec<RewriteResult>,
+        report: &mut MaintenanceReport,
+    ) -> Result<Landed> {
         let (ledger, path) = (self.store.ledger(), self.run.path());
         ledger.expect(path, &results);
         let before = head.clone();
         let landed = self.commit(head, results).await?;
         let amounts = Amounts {
             rewritten: landed.written,
-            indexed: new_index_bytes(&before, head).await?,
+            indexed: report.wrote(new_index_bytes(&before, head).await?),
             ..Amounts::default()
         };
         let now = self.store.clock().now_ms();

@@ -1,6 +1,7 @@
 //! Declared indexes: what maintenance builds and keeps, until it is withdrawn.
 
 use super::Target;
+use super::listed::{Listed, is_vector};
 use super::run::{MaintenanceReport, Run, Work};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::ids::TableName;
@@ -17,6 +18,7 @@ use lance::index::vector::VectorIndexParams;
 use lance_index::scalar::{InvertedIndexParams, ScalarIndexParams};
 use lance_index::{IndexParams, IndexType};
 use lance_linalg::distance::MetricType;
+use serde_json::Value;
 use std::sync::Arc;
 
 /// Rows that an IVF_PQ index needs to train: 256 centroids per sub-vector.
@@ -265,6 +267,45 @@ fn sub_vectors(column: Option<&DataType>) -> usize {
         .unwrap_or(1)
 }
 
+/// Partitions of an index of vectors: one of about 4,096 rows keeps a probe short without many empty ones.
+fn partitions(rows: usize) -> usize {
+    rows.div_ceil(4_096).clamp(1, 4_096)
+}
+
+/// An index of vectors whose number of partitions is so many times too small or too large for its table is built anew: each
+/// probe reads too much, or finds too little. By then most of its rows came after it was trained, or have gone.
+const OUTGROWN: usize = 4;
+
+/// Why `index` is to be trained anew, if it should be. Only what is declared here has partitions that we chose.
+pub(super) async fn outgrown(
+    head: &Dataset,
+    index: &Listed,
+    declaration: &IndexDeclaration,
+) -> Result<Option<String>> {
+    let is_trained = !index.is_definition() && index.segments.iter().all(is_vector);
+    if !is_trained || !declaration.kind.starts_with("ivf_") {
+        return Ok(None);
+    }
+    let statistics = head.index_statistics(&index.name).await?;
+    let statistics: Value = serde_json::from_str(&statistics).unwrap_or_default();
+    let segments = statistics["indices"].as_array().into_iter().flatten();
+    let has = segments
+        .filter_map(|of| of["num_partitions"].as_u64())
+        .max();
+    let Some(has) = has.and_then(|has| usize::try_from(has).ok()) else {
+        return Ok(None);
+    };
+    let rows = head.count_rows(None).await?;
+    let wanted = partitions(rows);
+    let is_outgrown = rows >= MIN_VECTOR_ROWS
+        && (wanted >= has.saturating_mul(OUTGROWN) || has >= wanted.saturating_mul(OUTGROWN));
+    Ok(is_outgrown.then(|| {
+        format!(
+            "it was trained with {has} partitions, and the {rows} rows of the table need {wanted}"
+        )
+    }))
+}
+
 /// What Lance needs to build an index of `kind` over `rows` rows of a column of type `column`.
 pub(super) fn index_params(
     kind: &str,
@@ -277,8 +318,7 @@ pub(super) fn index_params(
             Box::new(ScalarIndexParams::default()) as Box<dyn IndexParams>,
         )
     };
-    // A partition of about 4,096 rows keeps a probe short without many empty partitions.
-    let partitions = rows.div_ceil(4_096).clamp(1, 4_096);
+    let partitions = partitions(rows);
     Ok(match kind {
         "btree" => scalar(IndexType::BTree),
         "bitmap" => scalar(IndexType::Bitmap),

@@ -1,7 +1,7 @@
 //! Observation: the health of one table, from manifests and listings alone.
 
 use super::Target;
-use super::listed::{Listed, covered_by, listed_indexes, look_at_files};
+use super::listed::{Listed, covered_by, listed_indexes, look_at_files, segment_bytes};
 use super::settings::{TableSettings, auto_cleanup};
 use super::tasks::{FragmentFacts, TaskBounds, candidates};
 use crate::error::Result;
@@ -33,6 +33,8 @@ pub struct IndexHealth {
     pub missing: bool,
     /// What is wrong with its files: one is gone, or has another size than was written.
     pub damaged: Option<String>,
+    /// Bytes of its segments, as far as its version says.
+    pub bytes: u64,
     /// A fingerprint of its files and their damage, or its declaration, and of the table's schema, for this process: what cannot be done
     /// to it rests until this changes.
     #[serde(skip)]
@@ -265,6 +267,7 @@ impl Store {
                         .filter(|_| unindexed_rows > 0),
                     missing: false,
                     damaged: index.damaged.clone(),
+                    bytes: index.segments.iter().map(segment_bytes).sum(),
                     fingerprint: index_fingerprint(
                         schema,
                         index.segments.iter().map(|s| (s.uuid, &index.damaged)),
@@ -285,6 +288,7 @@ impl Store {
                     stale_seconds: None,
                     missing: true,
                     damaged: None,
+                    bytes: 0,
                     fingerprint: index_fingerprint(schema, std::iter::once(declared)),
                 });
             }

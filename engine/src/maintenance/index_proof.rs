@@ -5,12 +5,13 @@
 //!
 //! * keys (and nulls), parts of texts, labels of lists, values in JSON: the rows that the index finds in the sampled fragments are
 //!   those that a scan finds, of each key, label and value alone.
-//! * words that the index keeps: no fewer rows than before, in the whole table; extended, no more either; of a new index, some.
+//! * words that the index keeps: the rows that were found before, in the whole table; extended, no others; of a new index, some. Where rows
+//!   have got other addresses, no fewer and no more.
 //! * vectors, one or several of a row, and texts that are alike: what is found nearest to each sampled one is as near as before;
 //!   of a new index, the sampled one itself.
 //!
-//! Vector indexes approximate, so half of the vectors suffice, of old and of new rows alike. An index of a type that is not
-//! listed here is not believed.
+//! Vector indexes approximate, so half of the vectors suffice, of old and of new rows alike. Where an index answered before as well, no more
+//! than one sampled vector may be lost. An index of a type that is not listed here is not believed.
 
 mod json;
 mod labels;
@@ -20,7 +21,7 @@ mod truth;
 mod vectors;
 mod words;
 
-use super::listed::{Listed, kind_of};
+use super::listed::{Listed, covered_by, ids_of, kind_of};
 use crate::error::{Error, ErrorKind, Result};
 use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, UInt64Array};
 use arrow_schema::DataType;
@@ -101,7 +102,7 @@ async fn prove(before: &Dataset, after: &Dataset, name: &str, extended: bool) ->
         "Json" => subject.prove_json(segment).await,
         "NGram" | "FM" => subject.prove_parts().await,
         "Inverted" => subject.prove_words(name, extended).await,
-        "Vector" => subject.prove_vectors().await,
+        "Vector" => subject.prove_vectors(name).await,
         "MinHashLsh" => subject.prove_likes().await,
         kind => Err(unfit(format!(
             "nothing says how an index of its type ({kind}) is asked, so what it holds cannot be proved"
@@ -146,8 +147,11 @@ fn unfit(why: String) -> Error {
 struct Subject<'a> {
     before: &'a Dataset,
     after: &'a Dataset,
-    /// Whether `before` has the index.
+    /// Whether `before` has the index, and whether it covered all rows there.
     is_old: bool,
+    was_complete: bool,
+    /// Whether rows have the ids in both versions by which an index finds them.
+    same_ids: bool,
     column: Place,
     /// Sampled fragments that the index covered before, and others.
     sampled: [Vec<Fragment>; 2],
@@ -175,6 +179,9 @@ impl<'a> Subject<'a> {
             before,
             after,
             is_old: !was.is_empty(),
+            was_complete: ids_of(before.fragments().iter()).is_subset(&covered_by(was)),
+            same_ids: after.manifest().uses_stable_row_ids()
+                || ids_of(before.fragments().iter()) == ids_of(after.fragments().iter()),
             column,
             sampled,
         })

@@ -309,13 +309,20 @@ pub(super) fn segment_bytes(segment: &IndexMetadata) -> u64 {
     files.map(|file| file.size_bytes).sum()
 }
 
-/// Bytes of the index segments that `after` has and `before` has not.
-pub(super) async fn new_index_bytes(before: &Dataset, after: &Dataset) -> Result<u64> {
+/// Bytes of the index segments that `after` has and `before` has not, by index.
+pub(super) async fn new_index_bytes(
+    before: &Dataset,
+    after: &Dataset,
+) -> Result<BTreeMap<String, u64>> {
     let had = before.load_indices().await?;
     let has = after.load_indices().await?;
     let is_new = |s: &&IndexMetadata| had.iter().all(|h| h.uuid != s.uuid);
-    let new = has.iter().filter(is_new);
-    Ok(new.map(segment_bytes).sum())
+    let of_rows = |s: &&IndexMetadata| !is_system_index(s);
+    let mut bytes = BTreeMap::new();
+    for segment in has.iter().filter(is_new).filter(of_rows) {
+        *bytes.entry(segment.name.clone()).or_default() += segment_bytes(segment);
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

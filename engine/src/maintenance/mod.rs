@@ -4,7 +4,7 @@
 //! 2. `tasks` groups fragments into bounded tasks: a pure function. `plan` feeds it: `decoded` samples how wide rows are,
 //!    `settings` is what the table says itself.
 //! 3. `run` is the frame of every maintenance run: sidecar, bounded attempts and, where the table is pinned, clean prefix.
-//! 4. `compact` and `reindex` are what runs inside it. `rehearsal` builds a version without committing it, and `index_proof` asks it a
+//! 4. `compact` and `reindex` are what runs inside it; `deltas` says how an index grows. `rehearsal` builds a version without committing it, and `index_proof` asks it a
 //!    sample of what its indexes should find. `declare` says which indexes there should be. `carrier` lands a rewrite above
 //!    writers that deleted some of its rows meanwhile; `carry` says which.
 //! 5. `cleanup` publishes floors, then deletes below them. `audit` proves that what stands has all that it refers to.
@@ -20,6 +20,7 @@ pub mod cleanup;
 mod compact;
 mod declare;
 mod decoded;
+mod deltas;
 mod health;
 mod index_proof;
 mod listed;

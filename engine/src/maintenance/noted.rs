@@ -7,6 +7,7 @@
 use crate::error::Result;
 use crate::store::{Lasting, Records, Store};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The record of the runs of a location.
 const HISTORY: Lasting = Lasting {
@@ -47,6 +48,9 @@ pub struct NotedRun {
     pub bytes_rewritten: u64,
     /// Indexes that were built or extended.
     pub indexes: Vec<String>,
+    /// Bytes that were written into each index.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub index_bytes: BTreeMap<String, u64>,
     /// Versions that were removed...
     pub versions_removed: u64,
     /// ...and the bytes that became free.

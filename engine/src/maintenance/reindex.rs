@@ -1,9 +1,13 @@
 //! Reindexing: extends existing indexes over new rows and builds declared ones, each independently.
 
 use super::Target;
-use super::declare::{MIN_VECTOR_ROWS, index_params};
+use super::declare::{MIN_VECTOR_ROWS, index_params, outgrown};
+use super::deltas::merges;
 use super::index_proof::{prove_answers, prove_extended, prove_index};
-use super::listed::{Listed, covered_by, ids_of, is_vector, listed_indexes, new_index_bytes};
+use super::listed::{
+    Listed, covered_by, ids_of, is_vector, listed_indexes, new_index_bytes, segment_bytes,
+};
+use super::plan::beyond_us;
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Work};
 use crate::error::{Disposition, Error, ErrorKind, Result, caught};
@@ -13,9 +17,10 @@ use crate::store::Store;
 use crate::store::state::IndexDeclaration;
 use lance::Dataset;
 use lance::index::{DatasetIndexExt, DatasetIndexInternalExt};
-use lance_index::IndexType;
 use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::optimize::OptimizeOptions;
+use lance_index::{IndexParams, IndexType};
+use lance_table::format::Fragment;
 use squire_failpoints::{Seam, hit};
 use std::collections::BTreeSet;
 use std::future::IntoFuture;
@@ -44,19 +49,79 @@ impl Store {
         how: &Reindexing,
         oversight: &Oversight,
     ) -> Result<MaintenanceReport> {
-        let declared = match target {
-            Target::Plain(_) => Vec::new(),
+        let (path, pin, declared) = match target {
+            Target::Plain(path) => {
+                self.check_plain(path).await?;
+                (path.clone(), None, Vec::new())
+            }
             Target::Pinned(table) => {
                 let snapshot = self.load().await?;
-                snapshot
-                    .state
-                    .indexes_of(table)
-                    .map(|(n, d)| (n.to_owned(), d.clone()))
-                    .collect()
+                let entry = snapshot.state.table(table)?;
+                let declared = snapshot.state.indexes_of(table);
+                let declared = declared.map(|(n, d)| (n.to_owned(), d.clone())).collect();
+                (entry.path.clone(), Some(entry.version), declared)
             }
         };
-        self.maintain(target, &Reindex { declared, how }, oversight)
-            .await
+        let reindex = Reindex { declared, how };
+        // A run is recorded before it looks, and publishes when it ends. Where there is nothing to do, to look is enough;
+        // what cannot be looked at is for the run to tell.
+        if !how.asks_all && self.is_indexed(&path, pin, &reindex).await.unwrap_or(false) {
+            return Ok(MaintenanceReport {
+                pin,
+                ..MaintenanceReport::default()
+            });
+        }
+        self.maintain(target, &reindex, oversight).await
+    }
+
+    /// Whether all that `reindex` asks for is there, whole, in the latest version of the table at `path`, which is the one at
+    /// `pin` if it has one.
+    async fn is_indexed(
+        &self,
+        path: &str,
+        pin: Option<u64>,
+        reindex: &Reindex<'_>,
+    ) -> Result<bool> {
+        let head = self.latest(path).await?;
+        let is_drifted = pin.is_some_and(|pin| pin != head.manifest().version);
+        let listed = listed_indexes(&head).await?;
+        if is_drifted
+            || beyond_us(head.manifest()).is_some()
+            || reindex.missing(&listed).next().is_some()
+        {
+            return Ok(false);
+        }
+        let fragments = ids_of(head.fragments().iter());
+        for index in reindex.extended(&listed) {
+            if !index.uncovered(&fragments).is_empty() {
+                return Ok(false);
+            }
+            index.check_files(self, &head).await?;
+        }
+        Ok(true)
+    }
+}
+
+impl Reindex<'_> {
+    /// What is declared and not there.
+    fn missing<'a>(
+        &'a self,
+        listed: &'a [Listed],
+    ) -> impl Iterator<Item = &'a (String, IndexDeclaration)> {
+        let is_due = |name: &String| {
+            listed.iter().all(|index| index.name != *name) && !self.how.except.contains(name)
+        };
+        self.declared.iter().filter(move |(name, _)| is_due(name))
+    }
+
+    /// What is there.
+    fn extended<'a>(&'a self, listed: &'a [Listed]) -> impl Iterator<Item = &'a Listed> {
+        listed.iter().filter(|i| !self.how.except.contains(&i.name))
+    }
+
+    fn declaration(&self, name: &str) -> Option<&IndexDeclaration> {
+        let declared = self.declared.iter().find(|(declared, _)| declared == name);
+        declared.map(|(_, declaration)| declaration)
     }
 }
 
@@ -77,37 +142,43 @@ impl Work for Reindex<'_> {
         report.failed_indexes.clear();
         report.unfit_indexes.clear();
         let listed = listed_indexes(&head).await?;
-        let missing = |name: &String| listed.iter().all(|index| index.name != *name);
-        let due = |name: &String| missing(name) && !self.how.except.contains(name);
-        let extended = || listed.iter().filter(|i| !self.how.except.contains(&i.name));
-        let built = || self.declared.iter().filter(|(name, _)| due(name));
-        let ahead = extended().count() + built().count();
+        let ahead = self.extended(&listed).count() + self.missing(&listed).count();
         run.oversight.planned("indexes", ahead as u64);
-        let before = head.clone();
-        for index in extended() {
+        for index in self.extended(&listed) {
             run.check_cancelled()?;
-            let extended = extend(&mut head, index, self.how.asks_all, run, store);
-            let done = caught("extending it", extended).await;
+            let before = head.clone();
+            let declared = self.declaration(&index.name);
+            let extending = extend(&mut head, (index, declared), self.how.asks_all, run, store);
+            let done = caught("extending it", extending).await;
+            count_written(&before, &head, (run, store), report).await?;
             settle_one(&index.name, done, run, report).await?;
         }
-        for (name, declaration) in built() {
+        for (name, declaration) in self.missing(&listed) {
             run.check_cancelled()?;
-            let done = caught(
-                "building it",
-                build(&mut head, name, declaration, run, store),
-            )
-            .await;
+            let before = head.clone();
+            let building = build(&mut head, name, declaration, run, store);
+            let done = caught("building it", building).await;
+            count_written(&before, &head, (run, store), report).await?;
             settle_one(name, done, run, report).await?;
         }
-        let amounts = Amounts {
-            indexed: new_index_bytes(&before, &head).await?,
-            ..Amounts::default()
-        };
-        store
-            .ledger()
-            .add(run.path(), amounts, store.clock().now_ms());
         Ok(())
     }
+}
+
+/// Counts what was written into indexes between two versions.
+async fn count_written(
+    before: &Dataset,
+    head: &Dataset,
+    (run, store): (&Run<'_>, &Store),
+    report: &mut MaintenanceReport,
+) -> Result<()> {
+    let amounts = Amounts {
+        indexed: report.wrote(new_index_bytes(before, head).await?),
+        ..Amounts::default()
+    };
+    let now = store.clock().now_ms();
+    store.ledger().add(run.path(), amounts, now);
+    Ok(())
 }
 
 /// What became of one index.
@@ -116,7 +187,9 @@ enum Outcome {
     Complete,
     /// It was built, or extended over what it did not cover.
     Covered,
-    /// It was built anew, since extended it would have lost rows.
+    /// It was extended at the second try; what the first one wrote is left over.
+    Retried,
+    /// It was built anew: extended it would have lost rows, or it had been trained on a table of another size.
     Rebuilt(String),
     /// It cannot be built yet.
     Pending(String),
@@ -132,7 +205,8 @@ async fn settle_one(
     run.oversight.did(1);
     match done {
         Ok(Outcome::Complete) => Ok(()),
-        Ok(Outcome::Covered) => {
+        Ok(done @ (Outcome::Covered | Outcome::Retried)) => {
+            report.retried |= matches!(done, Outcome::Retried);
             report.indexes.push(name.to_owned());
             Ok(hit(Seam::MaintainAfterReindex)?)
         }
@@ -168,7 +242,7 @@ async fn settle_one(
 /// for some of them, if it `is_asked`.
 async fn extend(
     head: &mut Dataset,
-    index: &Listed,
+    (index, declared): (&Listed, Option<&IndexDeclaration>),
     is_asked: bool,
     run: &Run<'_>,
     store: &Store,
@@ -182,7 +256,12 @@ async fn extend(
         };
     }
     index.check_extensible(head)?;
-    let staged = match stage(head, index, merged_with(head, index), run, store).await {
+    if let Some(declaration) = declared
+        && let Some(why) = outgrown(head, index, declaration).await?
+    {
+        return retrain(head, index, declaration, why, run, store).await;
+    }
+    let (staged, retried) = match stage_extended(head, index, run, store).await {
         // Of a field of a struct, Lance extends them no more once their fragments were rewritten; they are cheap to build.
         Err(e) if e.disposition() == Disposition::Fail && index.is_of_zones() => {
             return anew(head, index, &e, run, store).await;
@@ -198,7 +277,10 @@ async fn extend(
     let base = base_of(&staged, head).await?;
     let Err(unfit) = prove_extended(&base, &staged, &index.name).await else {
         commit_rehearsed(head, &staged).await?;
-        return Ok(Outcome::Covered);
+        return Ok(match retried {
+            true => Outcome::Retried,
+            false => Outcome::Covered,
+        });
     };
     if unfit.kind() != ErrorKind::Unfit {
         return Err(unfit);
@@ -218,15 +300,93 @@ async fn ask(head: &mut Dataset, index: &Listed, run: &Run<'_>, store: &Store) -
     }
 }
 
-/// How `index` is extended: merged with its last segment. With stable row ids an updated row keeps its id, and an older
-/// segment that is left as it is still has it under its old value; only the deletion, which a compaction takes away, hid
-/// that. There all segments become one.
-fn merged_with(head: &Dataset, index: &Listed) -> OptimizeOptions {
-    let all = match head.manifest().uses_stable_row_ids() {
-        true => index.segments.len(),
-        false => 1,
-    };
-    OptimizeOptions::merge(all.max(1))
+/// A rehearsal in which `index` was extended, and whether it took a second try. Segments that others built by themselves may
+/// not merge: then the last is merged alone.
+async fn stage_extended(
+    head: &Dataset,
+    index: &Listed,
+    run: &Run<'_>,
+    store: &Store,
+) -> Result<(Dataset, bool)> {
+    let merged = merged_with(head, index, store.options().whole_index);
+    let staged = stage(head, index, OptimizeOptions::merge(merged), run, store).await;
+    match staged {
+        Err(e) if e.disposition() == Disposition::Fail && merged != 1 => {
+            tracing::debug!(index = index.name, merged, error = %e, "its segments do not merge");
+            let staged = stage(head, index, OptimizeOptions::merge(1), run, store).await;
+            Ok((staged?, true))
+        }
+        staged => Ok((staged?, false)),
+    }
+}
+
+/// How many of the last segments of `index` are merged when it is extended. With stable row ids an updated row keeps its
+/// id, and an older segment that is left as it is still has it under its old value; only the deletion, which a compaction takes
+/// away, hid that. There all segments become one.
+fn merged_with(head: &Dataset, index: &Listed, whole: u64) -> usize {
+    let all = index.segments.len();
+    if head.manifest().uses_stable_row_ids() {
+        return all.max(1);
+    }
+    let covered = covered_by(&index.segments);
+    let is_covered = |f: &&Fragment| u32::try_from(f.id).is_ok_and(|id| covered.contains(id));
+    let (old, new): (Vec<&Fragment>, Vec<&Fragment>) =
+        head.manifest().fragments.iter().partition(is_covered);
+    let rows = |of: &[&Fragment]| of.iter().filter_map(|f| f.physical_rows).sum::<usize>() as u128;
+    let newest_first: Vec<u64> = index.segments.iter().rev().map(segment_bytes).collect();
+    let bytes: u64 = newest_first.iter().sum();
+    match rows(&old) {
+        // What it is of is gone.
+        0 => all.max(1),
+        old => {
+            let added = u128::from(bytes) * rows(&new) / old;
+            let added = u64::try_from(added).unwrap_or(u64::MAX);
+            merges(&newest_first, added, whole)
+        }
+    }
+}
+
+/// Builds `index` from the rows as it is declared, because of `why`.
+async fn retrain(
+    head: &mut Dataset,
+    index: &Listed,
+    declaration: &IndexDeclaration,
+    why: String,
+    run: &Run<'_>,
+    store: &Store,
+) -> Result<Outcome> {
+    let rows = head.count_rows(None).await?;
+    let column = declaration.column.as_str();
+    let field = head.schema().field(column).map(|field| field.data_type());
+    let (kind, params) = index_params(&declaration.kind, rows, field.as_ref())?;
+    let built = (column, kind, params.as_ref());
+    let staged = stage_built(head, &index.name, built, run, store).await?;
+    let segments = staged.load_indices_by_name(&index.name).await?;
+    index.check_coverage(&ids_of(head.fragments().iter()), &segments)?;
+    prove_built(head, &staged, &index.name).await?;
+    commit_rehearsed(head, &staged).await?;
+    Ok(Outcome::Rebuilt(why))
+}
+
+/// A rehearsal in which the index `name` was built from the rows, in place of what there is of it.
+async fn stage_built(
+    head: &Dataset,
+    name: &str,
+    (column, kind, params): (&str, IndexType, &dyn IndexParams),
+    run: &Run<'_>,
+    store: &Store,
+) -> Result<Dataset> {
+    let mut staged = store.rehearsal(run, head, None).await?;
+    let columns = [column];
+    let built = staged
+        .create_index_builder(&columns, kind, params)
+        .name(name.to_owned())
+        .replace(true)
+        .transaction_properties(run.properties.clone())
+        .progress(Arc::new(run.oversight.clone()))
+        .into_future();
+    run.unless_cancelled(built).await?;
+    Ok(staged)
 }
 
 /// Whether there is nothing of `index` yet, or any more, and too few rows to train it.
@@ -291,17 +451,12 @@ async fn stage_anew(
         .open_scalar_index_for_maintenance(&column, &segment.uuid, &NoOpMetricsCollector)
         .await?;
     let params = built.derive_index_params()?;
-    let mut staged = store.rehearsal(run, head, None).await?;
-    let columns = [column.as_str()];
-    let built = staged
-        .create_index_builder(&columns, IndexType::Scalar, &params)
-        .name(index.name.clone())
-        .replace(true)
-        .transaction_properties(run.properties.clone())
-        .progress(Arc::new(run.oversight.clone()))
-        .into_future();
-    run.unless_cancelled(built).await?;
-    Ok(staged)
+    let built = (
+        column.as_str(),
+        IndexType::Scalar,
+        &params as &dyn IndexParams,
+    );
+    stage_built(head, &index.name, built, run, store).await
 }
 
 /// Checks that the index `name`, built from the rows, answers in `staged` as it should.
@@ -325,15 +480,8 @@ async fn build(
             "a vector index needs {MIN_VECTOR_ROWS} rows to train and the table has {rows}"
         )));
     }
-    let mut staged = store.rehearsal(run, head, None).await?;
-    let columns = [column];
-    let built = staged
-        .create_index_builder(&columns, kind, params.as_ref())
-        .name(name.to_owned())
-        .transaction_properties(run.properties.clone())
-        .progress(Arc::new(run.oversight.clone()))
-        .into_future();
-    run.unless_cancelled(built).await?;
+    let built = (column, kind, params.as_ref());
+    let staged = stage_built(head, name, built, run, store).await?;
     let segments = staged.load_indices_by_name(name).await?;
     if kind.is_vector() && covered_by(&segments).is_empty() {
         let nulls = format!("column {column} has too few vectors to train it");

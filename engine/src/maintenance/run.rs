@@ -16,7 +16,7 @@ use crate::store::{
 use lance::Dataset;
 use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +44,8 @@ pub struct MaintenanceReport {
     pub carried: u32,
     /// Indexes built or extended.
     pub indexes: Vec<String>,
+    /// Bytes of the segments that were built, extended or moved, by index.
+    pub index_bytes: BTreeMap<String, u64>,
     /// Indexes built anew, and what they would have lost if they had been extended.
     pub rebuilt_indexes: Vec<(String, String)>,
     /// Indexes that cannot be built yet, and why: a vector index of a table without enough rows.
@@ -54,6 +56,9 @@ pub struct MaintenanceReport {
     pub unfit_indexes: Vec<String>,
     /// Rewrites that were not what they should replace, and what was seen. They were not committed.
     pub unfit: Vec<String>,
+    /// Whether something was done at the second try, and what the first one wrote is left over.
+    #[serde(skip)]
+    pub(crate) retried: bool,
     /// Bytes rewritten for nothing and deleted again.
     pub reclaimed_bytes: u64,
     /// The pin afterwards.
@@ -61,6 +66,15 @@ pub struct MaintenanceReport {
 }
 
 impl MaintenanceReport {
+    /// Counts what was written into indexes, and gives the sum.
+    pub(super) fn wrote(&mut self, indexes: BTreeMap<String, u64>) -> u64 {
+        let sum = indexes.values().sum();
+        for (index, bytes) in indexes {
+            *self.index_bytes.entry(index).or_default() += bytes;
+        }
+        sum
+    }
+
     /// Whether everything that was written was committed.
     fn all_landed(&self) -> bool {
         // Each lost commit has left files of its own.
@@ -69,6 +83,7 @@ impl MaintenanceReport {
             && self.carried == 0
             && self.failed_indexes.is_empty()
             && self.rebuilt_indexes.is_empty()
+            && !self.retried
             && self.unfit.is_empty()
     }
 }
@@ -402,5 +417,18 @@ impl Store {
         };
         self.commit_strict(commit).await?;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MaintenanceReport;
+
+    #[test]
+    fn what_a_first_try_left_is_settled() {
+        let mut report = MaintenanceReport::default();
+        assert!(report.all_landed());
+        report.retried = true;
+        assert!(!report.all_landed());
     }
 }

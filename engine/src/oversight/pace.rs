@@ -3,6 +3,7 @@
 
 use super::Oversight;
 use crate::clock::Clock;
+use futures::StreamExt;
 use futures::stream::BoxStream;
 use lance_io::object_store::WrappingObjectStore;
 use object_store::list::PaginatedListStore;
@@ -190,11 +191,15 @@ impl ObjectStore for PacedStore {
         &self,
         paths: BoxStream<'static, StorageResult<Path>>,
     ) -> BoxStream<'static, StorageResult<Path>> {
-        self.inner.delete_stream(paths)
+        let oversight = self.oversight.clone();
+        let deleted = self.inner.delete_stream(paths);
+        deleted.inspect(move |_| oversight.step()).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, StorageResult<ObjectMeta>> {
-        self.inner.list(prefix)
+        let oversight = self.oversight.clone();
+        let listed = self.inner.list(prefix);
+        listed.inspect(move |_| oversight.step()).boxed()
     }
 
     fn list_with_offset(

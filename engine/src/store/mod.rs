@@ -108,6 +108,9 @@ pub struct StoreOptions {
     pub events: Option<Arc<dyn EventSink>>,
     /// Where runs on plain tables are recorded that may write no record beside them.
     pub state_dir: Option<PathBuf>,
+    /// Bytes up to which an index is written whole when rows come to it: that costs little more than its requests, and
+    /// fragments that one segment covers can be merged.
+    pub whole_index: u64,
 }
 
 impl Default for StoreOptions {
@@ -122,6 +125,7 @@ impl Default for StoreOptions {
             wrapper: None,
             events: None,
             state_dir: None,
+            whole_index: 4 << 20,
         }
     }
 }

@@ -195,6 +195,9 @@ fn the_page_works_in_a_browser_for_everyone() {
     let tables = texts(&report, "tables");
     assert!(any(&tables, &["broken.lance", "unreadable"]), "{tables:#?}");
     assert!(any(&tables, &["small", "healthy"]), "{tables:#?}");
+    let written = &daemon.status()["stores"][0]["tables"][0]["ledger"]["total"];
+    assert!(written["found"].as_u64() > Some(0), "{written}");
+    assert!(any(&tables, &["big", "iB + "]), "{tables:#?}");
     assert!(any(
         &texts(&report, "problems"),
         &["broken.lance", "unreadable"]

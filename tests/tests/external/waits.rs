@@ -5,6 +5,8 @@ use crate::metrics::{Served, write_config};
 use crate::{eventually, small_commits};
 use serde_json::Value;
 use squire_tests::{Lake, PATIENCE};
+use std::path::PathBuf;
+use std::process::Command;
 
 /// What waits of `table` in a document of tables: kind, words, and whether an end is known.
 fn waits(tables: &Value, table: &str) -> Vec<(String, String, bool)> {
@@ -111,4 +113,98 @@ fn without_a_daemon_windows_are_known() {
         let told = lake.run(&nowhere).ok().stdout;
         assert!(told.contains("no daemon answers on 127.0.0.1:1"), "{told}");
     }
+}
+
+/// A small file system of its own.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None`, and a word about it, where none may be mounted.
+    fn mounted(at: PathBuf) -> Option<Self> {
+        std::fs::create_dir_all(&at).expect("a directory");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]);
+        match mount.arg(&at).output() {
+            Ok(done) if done.status.success() => Some(Self(at)),
+            refused => {
+                eprintln!("SKIPPED: no file system may be mounted here: {refused:?}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // What still has a file open there holds it for a moment.
+        Command::new("umount").arg("-l").arg(&self.0).status().ok();
+    }
+}
+
+/// What would leave too little of its disk waits, cleanup goes first, and all of it ends with the shortage.
+#[test]
+fn on_a_disk_that_fills_compaction_waits_and_cleanup_goes_first() {
+    let outside = Lake::new();
+    let Some(disk) = SmallDisk::mounted(outside.path("disk")) else {
+        return;
+    };
+    let uri = disk.0.join("lake").to_string_lossy().into_owned();
+    let retention = ("SQUIRE_RETENTION".to_owned(), "0".to_owned());
+    let lake = Lake::at(&uri, vec![retention]);
+    lake.create_tables(&["small"]);
+    small_commits(&lake, &["small"], 0, 12);
+    let config = "[daemon]\nscan_interval = \"1s\"\n[budget]\nmin_free = \"50%\"\n\
+                  [policy]\nmin_candidate_fragments = 6\nmin_versions = 1\n";
+    let config = write_config(&lake, config);
+    let filler = disk.0.join("of somebody else");
+    std::fs::write(&filler, vec![0; 48 << 20]).expect("it fits");
+
+    let daemon = Served::start(&lake, None, &["daemon", &lake.uri, "--config", &config]);
+    let words = "room on its disk: ";
+    let status = eventually("a compaction that waits", PATIENCE, || {
+        let status = daemon.status();
+        let of = waits(&status["stores"][0]["tables"], "small");
+        let waits = of
+            .iter()
+            .any(|w| w.0 == "compact" && w.1.starts_with(words));
+        let history = status["history"].as_array().cloned().unwrap_or_default();
+        let cleaned = history.iter().any(|done| {
+            (&done["kind"], &done["trigger"]) == (&"cleanup".into(), &"room".into())
+                && done["versions_removed"].as_u64() > Some(0)
+        });
+        (waits && cleaned)
+            .then_some(status.clone())
+            .ok_or(status.to_string())
+    });
+    let disk_of = &status["stores"][0]["disk"];
+    assert!(
+        disk_of["free"].as_u64() < disk_of["min_free"].as_u64(),
+        "{disk_of}"
+    );
+    let fragments = |status: &Value| status["stores"][0]["tables"][0]["fragments"].as_u64();
+    assert_eq!(fragments(&status), Some(12));
+    let (_, metrics) = daemon.get("/metrics");
+    for name in ["squire_disk_free_bytes", "squire_disk_min_free_bytes"] {
+        assert!(metrics.contains(&format!("{name}{{store=")), "{metrics}");
+    }
+    let at = daemon.address();
+    for asked in [
+        vec!["plan", &uri, "--daemon", &at],
+        vec!["plan", &uri, "--config", &config],
+        vec!["status", &uri, "--config", &config],
+    ] {
+        let told = lake.run(&asked).ok().stdout;
+        let line = format!("small: compact waits: {words}");
+        assert!(told.contains(&line), "{asked:?}: {told}");
+    }
+    let checked = lake.run(&["check", &uri, "--config", &config]);
+    assert!(
+        checked.stdout.contains("of its disk are free"),
+        "{checked:?}"
+    );
+
+    std::fs::remove_file(filler).expect("it stands");
+    daemon.wait_fragments_at_most("small", 2);
+    daemon.stop();
+    lake.run(&["verify", &uri]).ok();
 }

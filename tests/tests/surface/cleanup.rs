@@ -4,10 +4,16 @@ use crate::version_files;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, RecordBatchIterator};
 use lance::Dataset;
 use lance::dataset::{WriteMode, WriteParams};
+use lance::index::DatasetIndexExt;
 use serde_json::{Value, json};
 use squire_engine::error::ErrorKind;
-use squire_engine::maintenance::{CleanupPolicies, Retention};
-use squire_tests::{Lake, rows_of};
+use squire_engine::maintenance::{
+    CleanupPolicies, Oversight, Reindexing, Retention, TableCleanup, Target,
+};
+use squire_engine::store::{Store, StoreOptions};
+use squire_tests::plain::{Plain, TABLE};
+use squire_tests::{Lake, rows_of, tree};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
@@ -423,4 +429,88 @@ async fn plain_tables_keep_what_a_clone_refers_to() {
     let left = ["t.lance", "holed.lance", "off.lance"];
     let left = left.map(|table| version_files(&directory.join(table)).len());
     assert_eq!(left, [2, 4, 4]);
+}
+
+async fn connected(plain: &Plain) -> Store {
+    let store = Store::connect(&plain.uri, StoreOptions::default());
+    store.await.expect("the directory")
+}
+
+/// What a cleanup removes that keeps the latest version alone.
+async fn all_but_the_latest(store: &Store) -> TableCleanup {
+    let latest = CleanupPolicies::from(Retention {
+        age: Duration::ZERO,
+        versions: 1,
+    });
+    let plan = store.plan_plain_cleanup(TABLE, &latest).await;
+    plan.expect("a plan")
+}
+
+/// A local disk keeps the folders of segments whose files have gone; each extension leaves one.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_empty_folder_of_an_index_stays() {
+    let lake = Lake::with_tables(&[]);
+    let mut plain = Plain::new(&lake.path("plain"));
+    plain.append(0..10).await;
+    plain.index().await;
+    let store = connected(&plain).await;
+    let target = Target::Plain(TABLE.to_owned());
+    let (all, oversight) = (Reindexing::default(), Oversight::default());
+    for id in 10..14 {
+        plain.append(id..id + 1).await;
+        let extended = store.reindex(&target, &all, &oversight).await;
+        assert_eq!(extended.expect("a reindex").indexes, ["id_idx"]);
+    }
+    let folders = || -> BTreeSet<String> {
+        let folders = std::fs::read_dir(plain.path(TABLE).join("_indices")).expect("indexes");
+        let names = folders.map(|folder| folder.expect("a folder").file_name());
+        names
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect()
+    };
+    let before = folders().len();
+    let plan = all_but_the_latest(&store).await;
+    let cleaned = store.cleanup_plain(&plan, None, &oversight).await;
+    cleaned.expect("a cleanup");
+    let listed = plain.open().await.load_indices().await.expect("indexes");
+    let listed: BTreeSet<String> = listed.iter().map(|index| index.uuid.to_string()).collect();
+    assert_eq!(folders(), listed, "of {before}");
+    assert!(listed.len() < before);
+    plain.assert_whole().await;
+}
+
+/// A cleanup that is asked to stop does so between two files, as a crash would, and the next one removes the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cleanup_stops_within_a_table_and_the_next_one_ends_it() {
+    let lake = Lake::with_tables(&[]);
+    let mut plain = Plain::new(&lake.path("plain"));
+    for id in 0..12 {
+        plain.append(id..id + 1).await;
+    }
+    let store = connected(&plain).await;
+    let (plan, oversight) = (all_but_the_latest(&store).await, Oversight::default());
+    assert_eq!(plan.versions.len(), 11);
+    let files = || tree(&plain.path(TABLE)).len();
+    let before = files();
+    let stopping = async {
+        while files() == before {
+            tokio::task::yield_now().await;
+        }
+        oversight.cancel();
+    };
+    // One file a second.
+    let (cleaned, ()) = tokio::join!(store.cleanup_plain(&plan, Some(1), &oversight), stopping);
+    assert_eq!(cleaned.expect_err("stopped").kind(), ErrorKind::Cancelled);
+    assert!(files() > before - 11, "{} of {before} files", files());
+    assert!(
+        oversight.steps() > 12,
+        "each answer of the storage is a step"
+    );
+    plain.assert_whole().await;
+
+    let (again, oversight) = (all_but_the_latest(&store).await, Oversight::default());
+    let cleaned = store.cleanup_plain(&again, None, &oversight).await;
+    cleaned.expect("a cleanup");
+    assert_eq!(version_files(&plain.path(TABLE)).len(), 1);
+    plain.assert_whole().await;
 }

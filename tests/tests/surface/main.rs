@@ -8,6 +8,7 @@
 //! * [`cli`]: help, JSON, exit codes, and the commands on stores, directories and single tables.
 //! * [`cleanup`]: every policy and every reference is obeyed.
 //! * [`holds`]: keeps and leases: what they hold stays readable, and is shown.
+//! * [`growing`]: how an index grows, and at what price.
 //! * [`guard`]: the guarded commit handler alone.
 //! * [`drops`]: tables that are dropped, and made again.
 //! * [`durability`]: what a power cut leaves.
@@ -35,6 +36,7 @@ mod cli;
 mod docs;
 mod drops;
 mod durability;
+mod growing;
 mod guard;
 mod history;
 mod holds;

@@ -1,7 +1,10 @@
 //! What a commit asks of its storage, and that what it does not ask for is still true.
 
 use squire_engine::commit::{CommitRequest, Outcome};
-use squire_engine::maintenance::{CleanupPolicies, Looking, Retention, Target};
+use squire_engine::maintenance::{
+    CleanupPolicies, Looking, Oversight, Reindexing, Retention, Target,
+};
+use squire_engine::store::state::IndexDeclaration;
 use squire_engine::store::{Store, StoreOptions};
 use squire_tests::plain::{Plain, TABLE};
 use squire_tests::requests::{Counter, Counting, pass};
@@ -112,8 +115,62 @@ async fn versions_are_counted_without_a_listing() {
     let plan = store.plan_plain_cleanup(TABLE, &everything).await;
     let plan = plan.expect("a plan");
     assert_eq!(plan.versions.len(), 3);
-    store.cleanup_plain(&plan, None).await.expect("a cleanup");
+    let oversight = Default::default();
+    let cleaned = store.cleanup_plain(&plan, None, &oversight).await;
+    cleaned.expect("a cleanup");
     assert_eq!(agrees().await, 1);
+}
+
+/// A reindex that finds nothing to do only looks: nothing is put, not even a record of the run, and there is nothing to take away.
+#[tokio::test]
+async fn a_reindex_without_work_puts_nothing() {
+    let lake = Lake::with_tables(&[]);
+    let counter = Arc::new(Counter::default());
+    let uri = format!("file-object-store://{}", lake.path("idle").display());
+    let mut plain = Plain::new(&lake.path("plain"));
+    plain.append(0..10).await;
+    plain.index().await;
+    let options = || StoreOptions {
+        wrapper: Some(Arc::new(Counting(counter.clone()))),
+        ..StoreOptions::default()
+    };
+    let store = Store::init(&uri, options()).await.expect("store");
+    for write in [create("a"), append("a", 0..10)] {
+        let request = CommitRequest::new(vec![write]);
+        store.commit(&request).await.expect("a commit");
+    }
+    let table = "a".parse().expect("a name");
+    let declaration = IndexDeclaration {
+        column: String::from("id"),
+        kind: String::from("btree"),
+    };
+    let declared = store.declare_index(&table, "ids", declaration).await;
+    declared.expect("declared");
+    let directory = format!("file-object-store://{}", plain.uri);
+    let directory = Store::connect(&directory, options()).await;
+    let directory = directory.expect("the directory");
+    let pinned = (&*store, Target::Pinned(table));
+    for (store, target) in [pinned, (&directory, Target::Plain(TABLE.to_owned()))] {
+        let reindex = async || {
+            let (all, oversight) = (Reindexing::default(), Oversight::default());
+            let done = store.reindex(&target, &all, &oversight).await;
+            done.expect("a reindex").indexes
+        };
+        reindex().await;
+        counter.take();
+        assert_eq!(reindex().await, [""; 0]);
+        let asked = counter.log();
+        let only_looks = |line: &&String| {
+            let mut words = line.split(' ').skip(1);
+            matches!(words.next(), Some("get" | "get_ranges" | "head" | "list"))
+        };
+        assert_eq!(
+            asked.iter().find(|line| !only_looks(line)),
+            None,
+            "{asked:#?}"
+        );
+        assert!(asked.len() <= 8, "{asked:#?}");
+    }
 }
 
 /// An agent that writes alone reads no directory of versions for a commit, so that its commits do not slow down with the history.

@@ -104,6 +104,7 @@ impl Seen {
                 "unreadable": of_location.unreadable,
                 "stranded_bytes": of_location.stranded_bytes,
                 "sidecars": of_location.sidecars,
+                "disk": of_location.disk,
                 "waits": of(&waits, uri, WHOLE),
                 "tables": tables,
                 "skipped": self.skipped.get(uri),

@@ -253,6 +253,10 @@ impl Status {
             versions: report.versions_removed,
         };
         self.metrics.removed(&report.place, &report.table, removed);
+        for (index, bytes) in &report.index_bytes {
+            let index = [report.place.as_str(), report.table.as_str(), index];
+            self.metrics.index_written(index, *bytes);
+        }
         let failed = report.ending.is_bad();
         let mut seen = self.seen();
         let counted = if failed { "failures" } else { kind };

@@ -25,8 +25,9 @@ fn location(uri: &str, names: &[&str]) -> Location {
     let mut location = Location::new(uri, false);
     assert_eq!(location.jobs(Duration::ZERO, MINUTE), [Job::Open]);
     location.opened(false);
-    let both = [Job::Recover { force: false }, Job::Scan];
-    assert_eq!(location.jobs(Duration::ZERO, MINUTE), both);
+    let all = [Job::Recover { force: false }, Job::Measure, Job::Scan];
+    assert_eq!(location.jobs(Duration::ZERO, MINUTE), all);
+
     location.recovered(0, false);
     location.scanned(found(names), Duration::ZERO);
     while let [Job::Look(target), ..] = location.jobs(Duration::ZERO, MINUTE).as_slice() {
@@ -110,8 +111,8 @@ fn a_publish_looks_at_what_it_moved() {
     let mut location = Location::new("lake", false);
     location.jobs(Duration::ZERO, MINUTE);
     location.opened(true);
-    let both = [Job::Recover { force: false }, Job::Scan];
-    assert_eq!(location.jobs(Duration::ZERO, MINUTE), both);
+    let all = [Job::Recover { force: false }, Job::Measure, Job::Scan];
+    assert_eq!(location.jobs(Duration::ZERO, MINUTE), all);
     location.scanned(found(&["a", "b"]), Duration::ZERO);
     assert_eq!(location.jobs(Duration::ZERO, MINUTE).len(), 2);
     look(&mut location, "a", 0, Duration::ZERO);
@@ -242,11 +243,31 @@ fn another_location_inherits_no_cooldown() {
 fn cleanup_is_regular_or_asked_for_and_never_of_a_broken_location() {
     let config = Config::default();
     let mut location = location("lake", &["a", "b"]);
-    let (first, is_first) = location.regular_cleanups(MINUTE, &config);
+    let (first, is_first) = location.regular_cleanups(MINUTE, &config, false);
     assert_eq!((first.len(), is_first), (2, true));
-    assert!(location.regular_cleanups(2 * MINUTE, &config).0.is_empty());
-    let (second, is_first) = location.regular_cleanups(12 * MINUTE, &config);
-    assert_eq!((second.len(), is_first), (2, false));
+    let at = |minutes, short| (minutes * MINUTE, short);
+    for ((now, short), cleanups) in [
+        (at(2, false), 0),
+        (at(12, false), 2),
+        (at(13, false), 0),
+        // While its disk is short of room.
+        (at(13, true), 2),
+        (at(13, true), 0),
+        (at(14, true), 2),
+    ] {
+        let (items, is_first) = location.regular_cleanups(now, &config, short);
+        assert_eq!(
+            (items.len(), is_first),
+            (cleanups, false),
+            "{now:?} {short}"
+        );
+        let trigger = if short {
+            Trigger::Room
+        } else {
+            Trigger::Regular
+        };
+        assert!(items.iter().all(|item| item.trigger == trigger));
+    }
     let asked = location.ask(Cleanup, |t| *t == target("a"), &config);
     assert_eq!(asked[0].trigger, Trigger::Asked);
     let table = TableName::new("a").expect("a name");
@@ -255,7 +276,12 @@ fn cleanup_is_regular_or_asked_for_and_never_of_a_broken_location() {
         .entry(table)
         .or_default()
         .insert("I7", String::new());
-    assert!(location.regular_cleanups(MINUTE * 60, &config).0.is_empty());
+    assert!(
+        location
+            .regular_cleanups(MINUTE * 60, &config, true)
+            .0
+            .is_empty()
+    );
     assert!(location.ask(Cleanup, |_| true, &config).is_empty());
     assert!(!location.wants(&first[0].key.scope, Cleanup));
 }

@@ -301,12 +301,12 @@ async fn removable(
     let refs = dataset.version_refs().await?;
     let stored: BTreeSet<u64> = refs.iter().map(|r| r.version).collect();
     spared.retain(|spare| spare.version < floor && stored.contains(&spare.version));
-    let stays = |version: &u64| spared.iter().any(|spare| spare.version == *version);
+    let staying: BTreeSet<u64> = spared.iter().map(|spare| spare.version).collect();
     let old = stored.range(..floor).copied();
     Ok(TableCleanup {
         table,
         floor,
-        versions: old.filter(|version| !stays(version)).collect(),
+        versions: old.filter(|version| !staying.contains(version)).collect(),
         held: Vec::new(),
         spared,
     })

@@ -146,9 +146,10 @@ impl Store {
         let mut stored: Vec<u64> = refs.iter().map(|r| r.version).collect();
         // The newest first: they hold the most, so the fewest old ones are needed.
         stored.sort_unstable_by_key(|version| std::cmp::Reverse(*version));
+        let going: BTreeSet<u64> = cleanup.versions.iter().copied().collect();
         for version in stored {
             if needed.is_empty() {
-                return Ok(());
+                break;
             }
             let dataset = head.checkout_version(version).await?;
             let indexes = dataset.load_indices().await?;
@@ -157,11 +158,12 @@ impl Store {
             for file in own.filter(|file| file.base.is_none()) {
                 held = needed.remove(&file.path).or(held);
             }
-            if let Some(by) = held.filter(|_| cleanup.versions.contains(&version)) {
-                cleanup.versions.retain(|v| *v != version);
+            if let Some(by) = held.filter(|_| going.contains(&version)) {
                 cleanup.held.push(Held { version, by });
             }
         }
+        let held: BTreeSet<u64> = cleanup.held.iter().map(|held| held.version).collect();
+        cleanup.versions.retain(|version| !held.contains(version));
         self.check_unclaimed(path, &needed).await
     }
 

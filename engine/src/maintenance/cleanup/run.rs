@@ -8,7 +8,7 @@ use crate::ids::TableName;
 use crate::journal::Amounts;
 use crate::maintenance::tasks::TaskBounds;
 use crate::maintenance::{CompactionLimits, Target};
-use crate::oversight::Oversight;
+use crate::oversight::{Oversight, Paced};
 use crate::proof::Verify;
 use crate::publish::{Record, Rounds};
 use crate::store::state::Removal;
@@ -17,7 +17,8 @@ use lance::Dataset;
 use lance::dataset::cleanup::CleanupPolicyBuilder;
 use object_store::ObjectStoreExt;
 use squire_failpoints::{Guard, Seam, hit, stands};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The commit log's rows are short: a million of them are some 200 MB, read by filter only.
@@ -71,17 +72,12 @@ impl Store {
         let due = || plan.tables.iter().filter(|t| !t.versions.is_empty());
         oversight.planned("tables", due().count() as u64);
         for cleanup in due() {
-            oversight.step();
-            if oversight.is_cancelled() {
-                return Err(Error::new(
-                    ErrorKind::Cancelled,
-                    "cleanup: cancelled between tables",
-                ));
-            }
             hit(Seam::CleanupBeforeTable)?;
-            let clean = self.clean_pinned(cleanup, rate, &mut report);
-            if let Err(e) = caught(&format!("table {}", cleanup.table), clean).await {
-                report.failed.push((cleanup.table.clone(), e.to_string()));
+            let clean = self.clean_pinned(cleanup, rate, oversight, &mut report);
+            match caught(&format!("table {}", cleanup.table), clean).await {
+                Ok(()) => {}
+                Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
+                Err(e) => report.failed.push((cleanup.table.clone(), e.to_string())),
             }
             oversight.did(1);
             hit(Seam::CleanupAfterTable)?;
@@ -96,7 +92,7 @@ impl Store {
                 .collect();
             self.mark_cleaned().await?;
             let dataset = self.manifest_dataset(&self.load().await?).await?;
-            self.delete_versions(&dataset, versions, rate, &mut report)
+            self.delete_versions(&dataset, versions, rate, oversight, &mut report)
                 .await?;
         }
         if has_log {
@@ -110,15 +106,19 @@ impl Store {
         &self,
         plan: &TableCleanup,
         rate: Option<u64>,
+        oversight: &Oversight,
     ) -> Result<CleanupReport> {
         let mut report = CleanupReport::default();
+        oversight.planned("tables", 1);
         let clean = async {
             self.check_plain(&plan.table).await?;
             let dataset = self.latest(&plan.table).await?;
-            self.delete_versions(&dataset, plan.versions.clone(), rate, &mut report)
+            let versions = plan.versions.clone();
+            self.delete_versions(&dataset, versions, rate, oversight, &mut report)
                 .await
         };
         let cleaned = caught(&plan.table, clean).await;
+        oversight.did(1);
         self.memo().forget(&plan.table);
         cleaned.map(|()| report)
     }
@@ -179,6 +179,7 @@ impl Store {
         &self,
         cleanup: &TableCleanup,
         rate: Option<u64>,
+        oversight: &Oversight,
         report: &mut CleanupReport,
     ) -> Result<()> {
         let snapshot = self.load().await?;
@@ -201,7 +202,9 @@ impl Store {
             versions: versions.clone(),
         });
         let dataset = self.latest(&entry.path).await?;
-        let deleted = self.delete_versions(&dataset, versions, rate, report).await;
+        let deleted = self
+            .delete_versions(&dataset, versions, rate, oversight, report)
+            .await;
         self.memo().forget(&entry.path);
         deleted
     }
@@ -235,24 +238,31 @@ impl Store {
             .map(|r| r.version)
             .filter(|v| v + 1 < latest)
             .collect();
-        self.delete_versions(&log, old, rate, report).await
+        self.delete_versions(&log, old, rate, oversight, report)
+            .await
     }
 
-    /// Deletes those of `versions` that are still there, whoever else deletes them at the same time.
+    /// Deletes those of `versions` that are still there, whoever else deletes them at the same time. Asked to stop, it drops
+    /// Lance's cleanup where it stands, as a crash does: the next one finds what is left by listing.
     async fn delete_versions(
         &self,
         dataset: &Dataset,
         versions: Vec<u64>,
         rate: Option<u64>,
+        oversight: &Oversight,
         report: &mut CleanupReport,
     ) -> Result<()> {
+        let mut objects = dataset.object_store(None).await?.as_ref().clone();
+        objects.apply_wrapper(&Paced(oversight.clone()));
+        let counted = dataset.with_object_store(Arc::new(objects), None);
         let mut rounds = Rounds::new();
         loop {
-            let stored = dataset.version_refs().await?;
+            let refs = dataset.version_refs().await?;
+            let stored: HashSet<u64> = refs.iter().map(|r| r.version).collect();
             let left: Vec<u64> = versions
                 .iter()
                 .copied()
-                .filter(|v| stored.iter().any(|r| r.version == *v))
+                .filter(|v| stored.contains(v))
                 .collect();
             if left.is_empty() {
                 return Ok(());
@@ -263,11 +273,15 @@ impl Store {
             if let Some(rate) = rate {
                 builder = builder.delete_rate_limit(rate)?;
             }
-            match dataset
-                .cleanup_with_policy(builder.build())
-                .await
-                .map_err(Error::from)
-            {
+            let removed = tokio::select! {
+                biased;
+                () = oversight.cancelled() => Err(Error::new(
+                    ErrorKind::Cancelled,
+                    "cleanup: cancelled; what is left goes with the next one",
+                )),
+                removed = counted.cleanup_with_policy(builder.build()) => removed.map_err(Error::from),
+            };
+            match removed {
                 Ok(removed) => {
                     let amounts = Amounts {
                         deleted: removed.bytes_removed,

@@ -152,7 +152,7 @@ impl Subject<'_> {
 }
 
 /// How far a vector, or several of one row, are from themselves; `None` where that is not known, or where none is near.
-fn to_itself(vector: &ArrayRef, metric: &Value) -> Option<f32> {
+pub(super) fn to_itself(vector: &ArrayRef, metric: &Value) -> Option<f32> {
     let squares = squares(vector)?;
     match metric.as_str()? {
         "l2" | "cosine" | "hamming" => Some(0.0),

@@ -1,6 +1,7 @@
 //! Vectors: what is found nearest to each sampled one.
 
 use super::labels::items_of;
+use super::truth::to_itself;
 use super::{KEPT, NEIGHBOURS, Subject, distances_of, rows_of, unfit};
 use crate::error::Result;
 use arrow_array::cast::AsArray;
@@ -8,31 +9,83 @@ use arrow_array::types::Float32Type;
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 use lance::Dataset;
+use lance::index::DatasetIndexExt;
+use serde_json::Value;
 
 /// How much further a vector's nearest may be: the arithmetic of two searches differs in the last digits.
 const SLACK: f32 = 1e-3;
 
+/// How many of some vectors are found, before and after.
+#[derive(Debug, Default, Clone, Copy)]
+struct Found {
+    asked: usize,
+    /// As well as before.
+    kept: usize,
+    /// Those of which the nearest is known without a search, a vector's own row: how many had it before, and have it after.
+    before: usize,
+    after: usize,
+}
+
+impl Found {
+    /// # Errors
+    /// `Unfit`: fewer than half are found as well; or, where an index answered `before`, too, their own rows are not found of
+    /// more than one that were. To miss one or another is what an approximation may do.
+    fn check(self, which: &str, indexed_before: bool) -> Result<()> {
+        let Self {
+            asked,
+            kept,
+            before,
+            after,
+        } = self;
+        if (kept as f64) < asked as f64 * KEPT {
+            return Err(unfit(format!(
+                "of {asked} vectors that were {which} it finds the nearest of {kept} alone"
+            )));
+        }
+        if indexed_before && after + 1 < before {
+            return Err(unfit(format!(
+                "of {asked} vectors that were {which} it finds the rows of {after}, and found those of {before} before"
+            )));
+        }
+        Ok(())
+    }
+}
+
 impl Subject<'_> {
-    pub(super) async fn prove_vectors(&self) -> Result<()> {
-        for (fragments, which) in self.sampled.iter().zip(["indexed before", "new"]) {
-            let (mut asked, mut kept) = (0_usize, 0_usize);
+    pub(super) async fn prove_vectors(&self, name: &str) -> Result<()> {
+        let metric = self.metric(name).await?;
+        // What was not indexed before was found by a scan, which misses nothing.
+        let kinds = [
+            ("indexed before", self.is_old),
+            ("new", self.is_old && self.was_complete),
+        ];
+        for (fragments, (which, indexed_before)) in self.sampled.iter().zip(kinds) {
+            let mut found = Found::default();
             for vector in self.values(fragments).await?.iter().flat_map(vectors_of) {
                 let before = match self.is_old {
                     true => self.nearest(self.before, &vector).await?,
                     // A new index is of a metric by which a vector is the nearest to itself.
                     false => vec![0.0],
                 };
-                asked += 1;
                 let after = self.nearest(self.after, &vector).await?;
-                kept += usize::from(finds_as_well(&before, &after));
+                let own = to_itself(&vector, &metric);
+                let has_own =
+                    |nearest: &[f32]| own.is_some_and(|own| finds_as_well(&[own], nearest));
+                found.asked += 1;
+                found.kept += usize::from(finds_as_well(&before, &after));
+                found.before += usize::from(has_own(&before));
+                found.after += usize::from(has_own(&after));
             }
-            if (kept as f64) < asked as f64 * KEPT {
-                return Err(unfit(format!(
-                    "of {asked} vectors that were {which} it finds the nearest of {kept} alone"
-                )));
-            }
+            found.check(which, indexed_before)?;
         }
         Ok(())
+    }
+
+    /// The metric of the index `name`, as Lance's statistics say it.
+    pub(super) async fn metric(&self, name: &str) -> Result<Value> {
+        let statistics = self.after.index_statistics(name).await?;
+        let statistics: Value = serde_json::from_str(&statistics).unwrap_or_default();
+        Ok(statistics["indices"][0]["metric_type"].clone())
     }
 
     /// How far the nearest rows are, in order.
@@ -90,10 +143,31 @@ pub(super) fn finds_as_well(before: &[f32], after: &[f32]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{finds_as_well, vectors_of};
+    use super::{Found, finds_as_well, vectors_of};
     use arrow_array::builder::{FixedSizeListBuilder, Float32Builder, ListBuilder};
     use arrow_array::{Array, ArrayRef};
     use std::sync::Arc;
+
+    #[test]
+    fn fewer_are_found_than_before_when_it_is_more_than_one() {
+        let of = |kept, before, after| Found {
+            asked: 16,
+            kept,
+            before,
+            after,
+        };
+        for (found, indexed_before, holds) in [
+            (of(16, 16, 16), true, true),
+            (of(15, 16, 15), true, true),
+            (of(14, 16, 14), true, false),
+            (of(14, 16, 14), false, true),
+            (of(7, 7, 7), true, false),
+            (of(9, 2, 16), true, true),
+        ] {
+            let checked = found.check("new", indexed_before);
+            assert_eq!(checked.is_ok(), holds, "{found:?}");
+        }
+    }
 
     #[test]
     fn a_search_is_as_good_when_it_finds_itself_or_half_of_what_is_near() {

@@ -79,15 +79,21 @@ impl Subject<'_> {
         }
         let mut kept = 0;
         for word in &words {
-            let found = self.matches(self.after, word).await?;
-            kept += usize::from(found > 0);
+            let found = self.rows_with(self.after, word).await?;
+            kept += usize::from(!found.is_empty());
             if !self.is_old {
                 continue;
             }
-            let expected = self.matches(self.before, word).await?;
-            if found < expected || (extended && found > expected) {
+            let expected = self.rows_with(self.before, word).await?;
+            let same = match self.same_ids {
+                true => found.intersection(&expected).count(),
+                false => found.len().min(expected.len()),
+            };
+            if same < expected.len() || (extended && found.len() > same) {
                 return Err(unfit(format!(
-                    "asked for a word, it finds {found} rows instead of {expected}"
+                    "asked for a word, it finds {} rows instead of {} ({same} of them)",
+                    found.len(),
+                    expected.len()
                 )));
             }
         }
@@ -98,11 +104,6 @@ impl Subject<'_> {
                 "asked for {asked} words of the table, it finds {kept}"
             ))),
         }
-    }
-
-    /// How many rows hold `word`.
-    async fn matches(&self, dataset: &Dataset, word: &str) -> Result<usize> {
-        Ok(self.rows_with(dataset, word).await?.len())
     }
 
     /// The ids of the rows that hold `word`.
