@@ -15,7 +15,7 @@ use lance::index::DatasetIndexExt;
 use lance::index::vector::VectorIndexParams;
 use lance_index::IndexType;
 use lance_index::optimize::OptimizeOptions;
-use lance_index::scalar::ScalarIndexParams;
+use lance_index::scalar::{FullTextSearchQuery, InvertedIndexParams, ScalarIndexParams};
 use lance_linalg::distance::MetricType;
 use serde_json::{Value, json};
 use squire_tests::{Done, Lake, tree};
@@ -165,6 +165,8 @@ enum Kept {
     Column,
     Struct,
     Json,
+    /// As a word, behind one that is in each row.
+    Words,
 }
 
 impl Kept {
@@ -177,6 +179,13 @@ impl Kept {
                 let kept = StructArray::from(vec![(Arc::new(plain), numbers)]);
                 let kind = kept.data_type().clone();
                 (Field::new("kept", kind, false), Arc::new(kept))
+            }
+            Self::Words => {
+                let texts = ids.map(|id| format!("北京 第{id}"));
+                let texts: ArrayRef = Arc::new(StringArray::from_iter_values(texts));
+                let words = Field::new("words", DataType::Utf8, false);
+                let schema = Arc::new(Schema::new(vec![plain, words]));
+                return RecordBatch::try_new(schema, vec![numbers, texts]).expect("rows");
             }
             Self::Json => {
                 let texts = ids.map(|id| format!("{{\"id\": {id}}}"));
@@ -192,15 +201,21 @@ impl Kept {
     /// The number, as a query names it.
     fn value(self) -> &'static str {
         match self {
-            Self::Column => "id",
+            Self::Column | Self::Words => "id",
             Self::Struct => "kept.id",
             Self::Json => "json_get_int(kept, 'id')",
         }
     }
 
     async fn index(self, table: &mut Dataset) {
+        if matches!(self, Self::Words) {
+            let params = InvertedIndexParams::default();
+            let build = table.create_index(&["words"], IndexType::Inverted, None, &params, false);
+            build.await.expect("index");
+            return;
+        }
         let (column, kind, params) = match self {
-            Self::Column => ("id", IndexType::BTree, ScalarIndexParams::default()),
+            Self::Column | Self::Words => ("id", IndexType::BTree, ScalarIndexParams::default()),
             Self::Struct => ("kept.id", IndexType::BTree, ScalarIndexParams::default()),
             Self::Json => {
                 let path = json!({ "target_index_type": "btree", "path": "id" });
@@ -273,6 +288,29 @@ async fn is_built_anew(kept: Kept, waits: bool) {
     assert_eq!(found(&uri, &few, true).await, 8);
     let after = std::fs::read_dir(&indices).expect("indexes").count();
     assert_eq!(after, before + 1);
+}
+
+/// How many rows a text index finds that hold `word`.
+async fn holding(uri: &str, word: &str) -> usize {
+    let query = FullTextSearchQuery::new(word.to_owned());
+    let query = query.with_column("words".to_owned()).expect("a query");
+    let mut scan = Dataset::open(uri).await.expect("table").scan();
+    scan.full_text_search(query).expect("a query");
+    scan.try_into_batch().await.expect("rows").num_rows()
+}
+
+/// Extended, it finds what it found before, and no one looks for the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_index_that_had_lost_rows_is_built_anew_when_it_is_extended() {
+    let lake = Lake::new();
+    let uri = lake.path("plain/t.lance").to_string_lossy().into_owned();
+    lossy(&uri, Kept::Words).await;
+    append(&uri, Kept::Words.rows(100..150)).await;
+    assert_eq!(holding(&uri, "北京").await, 50, "Lance mended it");
+    let done = lake.run(&["reindex", &uri, "--json"]).ok();
+    let rebuilt = report(&done)["rebuilt_indexes"].clone();
+    assert_eq!(rebuilt[0][0], "words_idx", "{done:?}");
+    assert_eq!(holding(&uri, "北京").await, 130);
 }
 
 /// A disk that is full or does not let write has said that the version is not there.

@@ -50,17 +50,17 @@ impl Score {
     }
 }
 
-/// Checks the index `name` of `dataset`, if it finds what is nearest or holds words.
+/// Checks the index `name` of `dataset`, if it is of one of `kinds`: one that holds words, or finds what is nearest.
 ///
 /// # Errors
 /// `Unfit`: rows that it covers are not found.
-pub(super) async fn prove(dataset: &Dataset, name: &str) -> Result<()> {
+pub(super) async fn prove(dataset: &Dataset, name: &str, kinds: &[&str]) -> Result<()> {
     let segments = dataset.load_indices_by_name(name).await?;
     let Some(segment) = segments.first() else {
         return Ok(());
     };
     let kind = kind_of(segment);
-    if !matches!(kind.as_str(), "Vector" | "Inverted") {
+    if !kinds.contains(&kind.as_str()) {
         return Ok(());
     }
     let Some(subject) = Subject::of(dataset, dataset, &segments, segment) else {
