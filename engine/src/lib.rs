@@ -21,8 +21,8 @@
 //! // Both tables show the hour, or neither does.
 //! store
 //!     .commit(&CommitRequest::new(vec![
-//!         TableWrite { table: "flights".parse()?, write: Write::Append(vec![flights]) },
-//!         TableWrite { table: "weather".parse()?, write: Write::Append(vec![weather]) },
+//!         TableWrite { table: "flights".parse()?, write: Write::Append(vec![flights].into()) },
+//!         TableWrite { table: "weather".parse()?, write: Write::Append(vec![weather].into()) },
 //!     ]))
 //!     .await?;
 //! let snapshot = store.load().await?;

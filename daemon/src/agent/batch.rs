@@ -9,8 +9,8 @@
 //! batch_id = "2026-10-01"
 //!
 //! [tables.orders]
-//! mode = "merge"          # append (default) | merge | delete | overwrite
-//! key = "id"              # merge, delete: the column; may be left out if the table has one
+//! mode = "merge"          # append (default) | merge | insert | update | delete | overwrite | replace
+//! key = "id"              # merge, insert, update, delete: the column, or several: ["region", "id"]; not if the table has one
 //!
 //! coerce = ["trim"]       # what may be changed of values: trim, null, whole, dates-dmy, dates-mdy
 //! [tables.orders.columns]
@@ -24,8 +24,18 @@
 //!
 //! [tables.prices]
 //! mode = "overwrite"
-//! allow_empty = true      # overwrite: also by files without rows, which empties the table
+//! allow_empty = true      # overwrite, replace: also by files without rows
+//!
+//! [tables.days]
+//! mode = "replace"        # the rows of the files come for those that `where` selects, and lie in that slice themselves
+//! where = "day = '2026-01-01'"
+//!
+//! [require]
+//! orders = 812            # only if this table is what it was in the snapshot at manifest version 812
 //! ```
+//!
+//! A merge replaces the rows whose key is there and adds the others; an insert only adds, an update only replaces. A delete with
+//! files deletes the rows with their keys.
 
 mod settings;
 #[cfg(test)]
@@ -40,6 +50,8 @@ use std::{
 use super::spool::{Named, shown};
 use crate::formats::{Format, FormatError, Shape};
 use settings::Settings;
+use squire_engine::commit::When;
+use squire_engine::ids::Key;
 
 /// The file of a batch directory that says what to do with the others.
 pub(crate) const BATCH_FILE: &str = "batch.toml";
@@ -61,6 +73,8 @@ pub(crate) struct BatchSpec {
     pub(crate) message: Option<String>,
     /// The producer's own id of this batch, under which the store accepts it at most once.
     pub(crate) batch_id: Option<String>,
+    /// Tables that must be what they were in the snapshot at this manifest version.
+    pub(crate) require: BTreeMap<String, u64>,
 }
 
 /// What a batch does to one table.
@@ -83,15 +97,17 @@ pub(crate) struct TableInput {
 pub(crate) enum Mode {
     /// Adds the rows.
     Append,
-    /// Replaces the rows with the same key and adds the others.
+    /// Replaces the rows with the same key, adds the others, or both.
     Merge {
-        /// The key column; `None` = the table's own.
-        key: Option<String>,
+        /// The key; `None` = the table's own.
+        key: Option<Key>,
+        /// Which of the rows count.
+        when: When,
     },
     /// Deletes the rows whose key is among those of the files.
     DeleteByKey {
-        /// The key column; `None` = the table's own.
-        key: Option<String>,
+        /// The key; `None` = the table's own.
+        key: Option<Key>,
     },
     /// Deletes the rows for which the predicate holds.
     DeleteWhere {
@@ -100,6 +116,13 @@ pub(crate) enum Mode {
     },
     /// Replaces all rows.
     Overwrite {
+        /// Also by none.
+        allow_empty: bool,
+    },
+    /// Replaces the rows for which the predicate holds, by others for which it does.
+    Replace {
+        /// A SQL expression over the table's columns.
+        predicate: String,
         /// Also by none.
         allow_empty: bool,
     },
@@ -192,9 +215,9 @@ impl TableInput {
 }
 
 impl BatchSpec {
-    /// Whether it only appends: such batches may be committed together.
+    /// Whether it only appends and reads nothing: such batches may be committed together.
     pub(crate) fn only_appends(&self) -> bool {
-        self.tables.iter().all(|t| t.mode == Mode::Append)
+        self.require.is_empty() && self.tables.iter().all(|t| t.mode == Mode::Append)
     }
 
     /// Reads the entry at `path`: a data file, or a directory of them.
@@ -215,6 +238,7 @@ impl BatchSpec {
             tables: vec![input],
             message: None,
             batch_id: None,
+            require: BTreeMap::new(),
         })
     }
 }
@@ -251,7 +275,7 @@ fn parse_directory(name: String, dir: &Path) -> Result<BatchSpec, BatchError> {
     }
 
     let mut tables = Vec::new();
-    let (mut message, mut batch_id) = (None, None);
+    let (mut message, mut batch_id, mut require) = (None, None, BTreeMap::new());
     if let Some(settings) = settings {
         (message, batch_id) = (
             settings.text("message", &settings.file.message)?,
@@ -263,6 +287,7 @@ fn parse_directory(name: String, dir: &Path) -> Result<BatchSpec, BatchError> {
             let detail = format!("is longer than {LONGEST_MESSAGE} bytes; shorten it");
             return settings.refuse(message.span(), "message".to_owned(), detail);
         }
+        require = settings.require()?;
         for (table, setting) in &settings.file.tables {
             let files = files.remove(table.as_ref()).unwrap_or_default();
             let mode = settings.mode(table, setting, &files)?;
@@ -290,6 +315,7 @@ fn parse_directory(name: String, dir: &Path) -> Result<BatchSpec, BatchError> {
         tables,
         message,
         batch_id,
+        require,
     })
 }
 

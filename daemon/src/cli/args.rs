@@ -3,6 +3,7 @@
 use crate::config::parse_duration;
 use crate::formats::{Coercion, Format};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use squire_engine::ids::{Key, TableName};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,6 +46,9 @@ pub(crate) enum Command {
     Init { store: String },
     /// Make an empty table.
     ///
+    /// With --if-missing a table that is there already is fine, if its columns and its key are the same; otherwise the difference is
+    /// told, exit code 2.
+    ///
     /// Example: squire create ./lake flights --like flights.parquet --key id
     Create(CreateArgs),
     /// Declare an index; maintenance builds it and keeps it up.
@@ -52,6 +56,9 @@ pub(crate) enum Command {
     /// Example: squire index ./lake planes tailnum --type btree
     Index(IndexArgs),
     /// Write files to one table in one commit.
+    ///
+    /// append adds the rows. merge replaces the rows whose key the table has and adds the others; insert adds these alone, update
+    /// replaces those alone. overwrite replaces all rows, replace those that --where selects, by rows that it selects too.
     ///
     /// Example: squire write ./lake planes planes.csv --mode merge --key tailnum
     Write(WriteArgs),
@@ -234,9 +241,12 @@ pub(crate) struct CreateArgs {
     /// Take the columns from this schema file.
     #[arg(long, value_name = "FILE")]
     pub(crate) schema: Option<PathBuf>,
-    /// The key column, for merge and delete by key.
-    #[arg(long, value_name = "COLUMN")]
-    pub(crate) key: Option<String>,
+    /// The key, for merge and delete by key: a column, or several with commas between them.
+    #[arg(long, value_name = "COLUMN[,COLUMN...]")]
+    pub(crate) key: Option<Key>,
+    /// Do nothing if there is a table of that name with these columns and this key.
+    #[arg(long)]
+    pub(crate) if_missing: bool,
 }
 
 #[derive(Debug, Args)]
@@ -328,7 +338,10 @@ pub(crate) struct AlterTypeArgs {
 pub(crate) enum WriteMode {
     Append,
     Merge,
+    Insert,
+    Update,
     Overwrite,
+    Replace,
 }
 
 #[derive(Debug, Args)]
@@ -342,9 +355,21 @@ pub(crate) struct CommitFlags {
     /// How many conflicts are retried from a fresh snapshot.
     #[arg(long, default_value_t = 100)]
     pub(crate) retries: u32,
+    /// Commit only if TABLE is what it was in the snapshot at manifest version M, as `squire snapshot --json` prints it; otherwise
+    /// exit code 2. Maintenance does not change a table. May be repeated.
+    #[arg(long, value_name = "TABLE@M", value_parser = parse_requirement, action = ArgAction::Append)]
+    pub(crate) require: Vec<(TableName, u64)>,
     /// Read and check everything, say what would be committed, and write nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// A table and the manifest version of a snapshot, of `TABLE@M`.
+fn parse_requirement(text: &str) -> Result<(TableName, u64), String> {
+    let (table, snapshot) = text.split_once('@').unwrap_or((text, ""));
+    let table = TableName::new(table).map_err(|e| e.to_string())?;
+    let no_version = |_| "write TABLE@M, M a manifest version".to_owned();
+    Ok((table, snapshot.parse().map_err(no_version)?))
 }
 
 #[derive(Debug, Args)]
@@ -369,10 +394,17 @@ pub(crate) struct WriteArgs {
     pub(crate) coerce: Vec<Coercion>,
     #[arg(long, value_enum, default_value_t = WriteMode::Append)]
     pub(crate) mode: WriteMode,
-    /// The key column of a merge, when the table declares none.
-    #[arg(long, value_name = "COLUMN")]
-    pub(crate) key: Option<String>,
-    /// Let --mode overwrite empty the table when the files have no rows.
+    /// The key of a merge, an insert or an update, when the table declares none: a column, or several with commas between them.
+    #[arg(long, value_name = "COLUMN[,COLUMN...]")]
+    pub(crate) key: Option<Key>,
+    /// The slice that --mode replace replaces: a SQL predicate, as for `squire delete`.
+    #[arg(
+        long = "where",
+        value_name = "PREDICATE",
+        required_if_eq("mode", "replace")
+    )]
+    pub(crate) predicate: Option<String>,
+    /// Let --mode overwrite empty the table, and --mode replace the slice, when the files have no rows.
     #[arg(long)]
     pub(crate) allow_empty: bool,
     #[command(flatten)]

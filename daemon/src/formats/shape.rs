@@ -232,10 +232,10 @@ impl Reading {
         (!has_default).then(|| self.input.field(index).name().as_str())
     }
 
-    /// What an input of these columns is read as where it need not have the others: the key, and what it has.
-    pub(crate) fn of_what_is_in(&self, names: &[String], key: &str) -> Self {
+    /// What an input of these columns is read as where it need not have the others: the columns of the key, and what it has.
+    pub(crate) fn of_what_is_in(&self, names: &[String], key: &[String]) -> Self {
         let kept = |index: &usize| {
-            self.target.field(*index).name() == key
+            key.contains(self.target.field(*index).name())
                 || names.contains(self.input.field(*index).name())
         };
         let kept: Vec<usize> = (0..self.target.fields().len()).filter(kept).collect();

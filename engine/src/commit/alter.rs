@@ -10,7 +10,7 @@
 use super::stage::{RowCounts, Staged, Write};
 use super::validate::check_new;
 use crate::error::{Error, ErrorKind, Result, quoted};
-use crate::ids::TableName;
+use crate::ids::{Key, TableName};
 use crate::store::{State, Store};
 use arrow_array::ArrayRef;
 use arrow_cast::cast;
@@ -96,12 +96,12 @@ pub(super) fn check_uses(state: &State, table: &TableName, write: &Write) -> Res
 
 fn check_use(state: &State, table: &TableName, alteration: &Alteration) -> Result<()> {
     let (column, verb) = (alteration.column(), alteration.verb());
-    let key = state.table(table)?.key.as_deref();
-    if key.is_some_and(|key| overlap(key, column)) {
+    let mut key = state.table(table)?.key.iter().flat_map(Key::columns);
+    if key.any(|key| overlap(key, column)) {
         return Err(Error::new(
             ErrorKind::Refused,
             format!(
-                "table {table}: column {} is its key, by which rows are merged, and cannot be {verb}",
+                "table {table}: column {} is its key, or in it, by which rows are merged, and cannot be {verb}",
                 quoted(column)
             ),
         ));

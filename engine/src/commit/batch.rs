@@ -8,7 +8,7 @@ use super::joined::Joined;
 use super::logical::TableWrite;
 use super::stage::Write;
 use crate::error::{Error, Result};
-use crate::ids::OpId;
+use crate::ids::{Key, OpId};
 use crate::store::{Member, Snapshot, Store};
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, make_array};
@@ -87,13 +87,17 @@ pub(super) fn digest(writes: &[TableWrite]) -> Result<String> {
     let mut whole = Sha256::new();
     for TableWrite { table, write } in writes {
         text(&mut whole, table.as_str());
-        let (mode, detail, rows) = parts(write);
+        let (mode, detail) = parts(write);
         text(&mut whole, mode);
         text(&mut whole, &detail);
         let mut columns = Columns::default();
-        rows.iter().try_for_each(|batch| columns.add(batch))?;
-        if let Write::Stream { source, .. } = write {
-            source.read(&mut |batch| columns.add(&batch))?;
+        match write.added() {
+            // Whether its rows were held or not is nobody's concern.
+            Some(rows) => rows.read(&mut |batch| columns.add(&batch))?,
+            None => write
+                .held()
+                .iter()
+                .try_for_each(|batch| columns.add(batch))?,
         }
         for (column, hash) in columns.0 {
             text(&mut whole, &column);
@@ -105,18 +109,21 @@ pub(super) fn digest(writes: &[TableWrite]) -> Result<String> {
     Ok(format!("{MAKE}{digits}"))
 }
 
-fn parts(write: &Write) -> (&'static str, Cow<'_, str>, &[RecordBatch]) {
+fn parts(write: &Write) -> (&'static str, Cow<'_, str>) {
+    // No column's name holds U+0000.
+    let columns = |key: &Key| key.columns().join("\0");
     match write {
-        Write::Append(rows) => ("append", "".into(), rows),
-        Write::Merge { key, rows } => ("merge", key.into(), rows),
-        Write::DeleteKeys { key, rows } => ("delete_keys", key.into(), rows),
-        Write::Delete { predicate } => ("delete", predicate.into(), &[]),
-        Write::Overwrite(rows) => ("overwrite", "".into(), rows),
-        // Whether its rows were held or not is nobody's concern.
-        Write::Stream { replaces: true, .. } => ("overwrite", "".into(), &[]),
-        Write::Stream { .. } => ("append", "".into(), &[]),
-        Write::Alter(alteration) => ("alter", alteration.to_string().into(), &[]),
-        Write::Create { key, .. } => ("create", key.as_deref().unwrap_or_default().into(), &[]),
+        Write::Append(_) => ("append", "".into()),
+        Write::Overwrite(_) => ("overwrite", "".into()),
+        Write::Replace { predicate, .. } => ("replace", predicate.into()),
+        Write::Merge { key, when, .. } => (when.as_str(), columns(key).into()),
+        Write::DeleteKeys { key, .. } => ("delete_keys", columns(key).into()),
+        Write::Delete { predicate } => ("delete", predicate.into()),
+        Write::Alter(alteration) => ("alter", alteration.to_string().into()),
+        Write::Create { key, .. } => {
+            let columns = key.as_ref().map(columns);
+            ("create", columns.unwrap_or_default().into())
+        }
     }
 }
 
@@ -245,6 +252,7 @@ fn bytes(hash: &mut Sha256, bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commit::When;
     use arrow_array::builder::{ListBuilder, StringBuilder};
     use arrow_array::types::{Float32Type, Int8Type};
     use arrow_array::{
@@ -274,8 +282,8 @@ mod tests {
         let whole = rows(&[Some(1), None, Some(3)], &["a", "b", ""], &[1.0, 2.0, 3.0]);
         let cut = vec![whole.slice(0, 1), whole.slice(1, 2)];
         assert_eq!(
-            of("t", Write::Append(vec![whole])),
-            of("t", Write::Append(cut))
+            of("t", Write::Append(vec![whole].into())),
+            of("t", Write::Append(cut.into()))
         );
     }
 
@@ -318,7 +326,7 @@ mod tests {
         ];
         let digests = columns.map(|column| {
             let rows = RecordBatch::try_from_iter([("c", column)]).unwrap();
-            of("t", Write::Append(vec![rows]))
+            of("t", Write::Append(vec![rows].into()))
         });
         let distinct: std::collections::BTreeSet<_> = digests.iter().collect();
         assert_eq!(distinct.len(), digests.len());
@@ -334,44 +342,37 @@ mod tests {
 
     #[test]
     fn every_difference_shows() {
-        let base = || rows(&[Some(1), Some(2)], &["ab", "c"], &[1.0, 2.0]);
-        let key = || "id".to_owned();
+        let base = || vec![rows(&[Some(1), Some(2)], &["ab", "c"], &[1.0, 2.0])];
+        let append = |rows: RecordBatch| of("t", Write::Append(vec![rows].into()));
+        let merge = |key: &str, when| {
+            let (key, rows) = (key.parse().unwrap(), base());
+            of("t", Write::Merge { key, when, rows })
+        };
+        let delete = |predicate: &str| {
+            let predicate = predicate.to_owned();
+            of("t", Write::Delete { predicate })
+        };
+        let replace = |predicate: &str| {
+            let (predicate, rows) = (predicate.to_owned(), base().into());
+            of("t", Write::Replace { predicate, rows })
+        };
         let different = [
-            of("t", Write::Append(vec![base()])),
-            of("u", Write::Append(vec![base()])),
-            of("t", Write::Overwrite(vec![base()])),
-            of(
-                "t",
-                Write::Merge {
-                    key: key(),
-                    rows: vec![base()],
-                },
-            ),
-            of("t", Write::Append(vec![base().slice(0, 1)])),
-            of(
-                "t",
-                Write::Append(vec![rows(&[Some(1), None], &["ab", "c"], &[1.0, 2.0])]),
-            ),
-            of(
-                "t",
-                Write::Append(vec![rows(&[Some(1), Some(2)], &["a", "bc"], &[1.0, 2.0])]),
-            ),
-            of(
-                "t",
-                Write::Append(vec![rows(&[Some(1), Some(2)], &["ab", "c"], &[1.0, 2.5])]),
-            ),
-            of(
-                "t",
-                Write::Delete {
-                    predicate: "a".into(),
-                },
-            ),
-            of(
-                "t",
-                Write::Delete {
-                    predicate: "b".into(),
-                },
-            ),
+            of("t", Write::Append(base().into())),
+            of("u", Write::Append(base().into())),
+            of("t", Write::Overwrite(base().into())),
+            replace("a"),
+            replace("b"),
+            merge("id", When::Upsert),
+            merge("id", When::Insert),
+            merge("id", When::Update),
+            merge("id,name", When::Upsert),
+            merge("name,id", When::Upsert),
+            append(base()[0].slice(0, 1)),
+            append(rows(&[Some(1), None], &["ab", "c"], &[1.0, 2.0])),
+            append(rows(&[Some(1), Some(2)], &["a", "bc"], &[1.0, 2.0])),
+            append(rows(&[Some(1), Some(2)], &["ab", "c"], &[1.0, 2.5])),
+            delete("a"),
+            delete("b"),
         ];
         let distinct: std::collections::BTreeSet<_> = different.iter().collect();
         assert_eq!(distinct.len(), different.len());

@@ -103,6 +103,7 @@ one_table_writes! {
     delete of Delete;
     delete_by_key of DeleteByKey;
     overwrite of Overwrite;
+    replace of Replace;
     create of Create;
     alter_add of AlterAdd;
     alter_drop of AlterDrop;

@@ -31,6 +31,8 @@ pub enum Subject {
     DeleteByKey,
     /// The replacement of all rows.
     Overwrite,
+    /// The replacement of a slice: one row goes, three come.
+    Replace,
     /// A new table.
     Create,
     /// A new column.
@@ -97,6 +99,7 @@ impl Subject {
                 | Self::Delete
                 | Self::DeleteByKey
                 | Self::Overwrite
+                | Self::Replace
                 | Self::Create
                 | Self::AlterAdd
                 | Self::AlterDrop
@@ -161,8 +164,7 @@ impl Subject {
             Self::Append => vec!["write", uri, "a", &file],
             Self::TwoTables => vec!["commit", uri, &files],
             Self::Merge => {
-                let rows = [1, 100, 101].map(|id| (id, format!("{VICTIM}-{id}")));
-                lake.csv("victim/a.csv", rows);
+                lake.csv("victim/a.csv", [1, 100, 101].map(victims));
                 vec!["write", uri, "a", &file, "--mode", "merge"]
             }
             Self::Delete => vec!["delete", uri, "a", "--where", "id = 1"],
@@ -172,6 +174,13 @@ impl Subject {
                 vec!["commit", uri, &files]
             }
             Self::Overwrite => vec!["write", uri, "a", &file, "--mode", "overwrite"],
+            Self::Replace => {
+                lake.csv("victim/a.csv", [1, 100, 101].map(victims));
+                let slice = "id = 1 OR id BETWEEN 100 AND 110";
+                vec![
+                    "write", uri, "a", &file, "--mode", "replace", "--where", slice,
+                ]
+            }
             Self::Create => vec!["create", uri, MADE, "--schema", &schema, "--key", "id"],
             Self::Compact | Self::Carry => vec!["optimize", uri, "--table", "a"],
             Self::AlterAdd => vec!["alter", uri, "a", "add", "note", "utf8"],
@@ -221,9 +230,7 @@ impl Subject {
             (DELETER, _) => drop(rows.remove(&21)),
             (VICTIM, Self::AlterAdd | Self::AlterDrop | Self::AlterWiden) => {}
             (VICTIM, Self::Delete | Self::DeleteByKey) => drop(rows.remove(&1)),
-            (VICTIM, Self::Merge) => {
-                rows.extend([1, 100, 101].map(|id| (id, format!("{VICTIM}-{id}"))))
-            }
+            (VICTIM, Self::Merge | Self::Replace) => rows.extend([1, 100, 101].map(victims)),
             (VICTIM, Self::Overwrite) => *rows = named(VICTIM, 100..103),
             (VICTIM, _) => rows.extend(named(VICTIM, 100..103)),
             _ => panic!("nobody is called {actor}: {entry}"),
@@ -239,6 +246,10 @@ impl Subject {
             _ => visible.to_vec(),
         }
     }
+}
+
+fn victims(id: i64) -> (i64, String) {
+    (id, format!("{VICTIM}-{id}"))
 }
 
 fn named(name: &str, ids: std::ops::Range<i64>) -> Rows {

@@ -1,6 +1,7 @@
 //! What a user touches: input files, the spool, the command line, and a history that outlives its versions.
 //!
 //! * [`input`]: bad input and full disks: a clear error, nothing committed, nothing left behind.
+//! * [`modes`]: what a write does to the rows that are there.
 //! * [`writes`]: writes mean what was checked, and say what they did.
 //! * [`answers`]: what a writer was told stays true.
 //! * [`alter`]: columns that come, change and go.
@@ -41,6 +42,7 @@ mod holds;
 mod indexes;
 mod input;
 mod isolation;
+mod modes;
 mod places;
 mod plans;
 mod replaced;
