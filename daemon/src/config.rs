@@ -35,7 +35,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize, Serializer};
 use squire_engine::store::Durability;
 
 use crate::formats::{Coercion, InputLimits};
@@ -148,6 +149,19 @@ pub(crate) struct Budget {
     pub(crate) bytes_per_second: Option<u64>,
 }
 
+/// What of a table's columns may change for rows that need it, in one commit with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SchemaChange {
+    /// Nothing: such rows are refused.
+    #[default]
+    Strict,
+    /// Columns are added; they are null in the rows that are there.
+    Add,
+    /// Columns are added, and widened to a type that holds every value of the one they have.
+    Widen,
+}
+
 /// The write agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct AgentConfig {
@@ -169,6 +183,8 @@ pub(crate) struct AgentConfig {
     pub(crate) listen: Option<SocketAddr>,
     /// What may be changed of the values of an input, where its batch says nothing; of the command line too.
     pub(crate) coerce: Vec<Coercion>,
+    /// What may be changed of a table's columns for rows that need it, where their batch says nothing; of the command line too.
+    pub(crate) schema: SchemaChange,
     /// How long the files of an entry must have rested before it is taken.
     #[serde(serialize_with = "units::show_duration")]
     pub(crate) settle: Duration,

@@ -12,6 +12,7 @@
 //! mode = "merge"          # append (default) | merge | insert | update | delete | overwrite | replace
 //! key = "id"              # merge, insert, update, delete: the column, or several: ["region", "id"]; not if the table has one
 //!
+//! schema = "add"          # append, merge, insert, update: strict (default) | add | widen the table's columns with the rows
 //! coerce = ["trim"]       # what may be changed of values: trim, null, whole, dates-dmy, dates-mdy
 //! [tables.orders.columns]
 //! id = "Order No."        # what a column of the table is called in the files
@@ -48,6 +49,7 @@ use std::{
 };
 
 use super::spool::{Named, shown};
+use crate::config::SchemaChange;
 use crate::formats::{Format, FormatError, Shape};
 use settings::Settings;
 use squire_engine::commit::When;
@@ -90,6 +92,8 @@ pub(crate) struct TableInput {
     pub(crate) shape: Shape,
     /// Whether the batch says what may be changed of values; otherwise the agent's setting does.
     pub(crate) says_coerce: bool,
+    /// What may be changed of the table's columns; `None`: what the agent's setting says.
+    pub(crate) schema: Option<SchemaChange>,
 }
 
 /// How the rows of a batch change a table.
@@ -210,6 +214,7 @@ impl TableInput {
             files,
             shape: Shape::default(),
             says_coerce: false,
+            schema: None,
         }
     }
 }
@@ -296,6 +301,7 @@ fn parse_directory(name: String, dir: &Path) -> Result<BatchSpec, BatchError> {
                 mode,
                 shape: settings.shape(table, setting, &files)?,
                 says_coerce: setting.coerce.is_some(),
+                schema: settings.schema(table, setting)?,
                 files,
             });
         }

@@ -1,9 +1,10 @@
 //! Loading: an entry of the spool, or a file or directory of the command line, becomes a commit request.
 
 use super::batch::{BatchError, BatchSpec, Mode, TableInput};
+use super::evolution::Evolution;
 use super::reason::Place;
 use super::streamed::{Changes, Standing, Streamed};
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, SchemaChange};
 use crate::formats::{self, Coerced, FormatError, Input, InputLimits, Reading, Shape};
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::Schema;
@@ -145,11 +146,12 @@ fn check_any(table: &TableName, rows: &Rows, allow_empty: bool, what: &str) -> R
     Ok(())
 }
 
-/// What is done to `table` in `mode` with the rows of `inputs`, and what is changed of their values.
+/// What is done to `table` in `mode` with the rows of `inputs`, and what is changed of their values. Its columns change as far
+/// as `schema` says.
 pub(crate) async fn write_of(
     (store, snapshot): (&Store, &Snapshot),
     table: &TableName,
-    mode: Mode,
+    (mode, schema): (Mode, SchemaChange),
     (inputs, shape): (&[Input], &Shape),
     config: &AgentConfig,
 ) -> Result<(Write, Changes)> {
@@ -160,7 +162,7 @@ pub(crate) async fn write_of(
         config,
         standing: None,
     };
-    source.write(table, mode, inputs, shape).await
+    source.write(table, (mode, schema), (inputs, shape)).await
 }
 
 /// What files are read for and within.
@@ -179,18 +181,40 @@ impl Source<'_> {
     async fn table(&self, input: TableInput) -> Result<(TableWrite, Changes)> {
         let table = TableName::new(input.table)?;
         let inputs: Vec<Input> = input.files.into_iter().map(Input::file).collect();
-        let written = self.write(&table, input.mode, &inputs, &input.shape).await;
+        let change = (input.mode, input.schema.unwrap_or(self.config.schema));
+        let written = self.write(&table, change, (&inputs, &input.shape)).await;
         let (write, coerced) = written?;
         Ok((TableWrite { table, write }, coerced))
     }
 
+    /// Reads the inputs for the table as it is, and again for what it becomes where they need other columns.
     async fn write(
         &self,
         table: &TableName,
-        mode: Mode,
-        inputs: &[Input],
-        shape: &Shape,
+        (mode, schema): (Mode, SchemaChange),
+        read: (&[Input], &Shape),
     ) -> Result<(Write, Changes)> {
+        let allowed = match mode {
+            Mode::Append | Mode::Merge { .. } => schema,
+            _ => SchemaChange::Strict,
+        };
+        let mut evolution = Evolution::of(self.schema(table).await?, allowed);
+        loop {
+            match self.write_as(table, mode.clone(), &evolution, read) {
+                Ok((write, coerced)) => return Ok((evolution.then(write), coerced)),
+                Err(refused) => evolution.follow(refused, read, self.limits())?,
+            }
+        }
+    }
+
+    fn write_as(
+        &self,
+        table: &TableName,
+        mode: Mode,
+        evolution: &Evolution,
+        (inputs, shape): (&[Input], &Shape),
+    ) -> Result<(Write, Changes)> {
+        let read = (evolution, inputs, shape);
         let declared = &self.snapshot.state.table(table)?.key;
         let key_of = |key: Option<Key>| {
             key.or_else(|| declared.clone()).ok_or_else(|| {
@@ -202,11 +226,11 @@ impl Source<'_> {
         Ok(match mode {
             Mode::DeleteWhere { predicate } => (Write::Delete { predicate }, Changes::default()),
             Mode::Append => {
-                let (rows, coerced) = self.incoming(table, inputs, shape).await?;
+                let (rows, coerced) = self.incoming(table, read)?;
                 (Write::Append(rows), coerced)
             }
             Mode::Overwrite { allow_empty } => {
-                let (rows, coerced) = self.incoming(table, inputs, shape).await?;
+                let (rows, coerced) = self.incoming(table, read)?;
                 check_any(
                     table,
                     &rows,
@@ -219,7 +243,7 @@ impl Source<'_> {
                 predicate,
                 allow_empty,
             } => {
-                let (rows, coerced) = self.incoming(table, inputs, shape).await?;
+                let (rows, coerced) = self.incoming(table, read)?;
                 check_any(
                     table,
                     &rows,
@@ -230,12 +254,12 @@ impl Source<'_> {
             }
             Mode::Merge { key, when } => {
                 let key = key_of(key)?;
-                let (rows, coerced) = self.keyed(table, &key, inputs, shape).await?;
+                let (rows, coerced) = self.keyed(table, &key, read)?;
                 (Write::Merge { key, when, rows }, coerced)
             }
             Mode::DeleteByKey { key } => {
                 let key = key_of(key)?;
-                let rows = self.keys(table, &key, inputs, shape).await?;
+                let rows = self.keys(table, &key, read)?;
                 let (rows, coerced) = (rows.batches, Changes::of(rows.coerced));
                 (Write::DeleteKeys { key, rows }, coerced)
             }
@@ -251,15 +275,13 @@ impl Source<'_> {
     }
 
     /// Reads rows that are merged by `key`: they are held, whatever they take.
-    async fn keyed(
+    fn keyed(
         &self,
         table: &TableName,
         key: &Key,
-        inputs: &[Input],
-        shape: &Shape,
+        (evolution, inputs, shape): (&Evolution, &[Input], &Shape),
     ) -> Result<(Vec<RecordBatch>, Changes)> {
-        let schema = self.schema(table).await?;
-        let reading = shape.reading(&schema).map_err(format_error)?;
+        let reading = shape.reading(&evolution.target()).map_err(format_error)?;
         let mut rows = Read::default();
         for input in inputs {
             self.read(table, input, &reading, &mut rows)?;
@@ -278,21 +300,20 @@ impl Source<'_> {
         Ok((rows.batches, Changes::of(rows.coerced)))
     }
 
-    /// Reads inputs until they take more than a group of batches may; then they are left to be streamed.
-    async fn incoming(
+    /// Reads inputs until they take more than a group of batches may; then they are left to be streamed, and only read on for
+    /// what they need of the table.
+    fn incoming(
         &self,
         table: &TableName,
-        inputs: &[Input],
-        shape: &Shape,
+        (evolution, inputs, shape): (&Evolution, &[Input], &Shape),
     ) -> Result<(Rows, Changes)> {
-        let schema = self.schema(table).await?;
         let put_aside = |input: &Input| input.clone().put_aside(self.limits());
         let inputs = block_in_place(|| inputs.iter().map(put_aside).collect::<Result<_, _>>());
         let coerced = Changes::default();
         let streamed = Streamed {
             table: table.clone(),
             inputs: inputs.map_err(format_error)?,
-            reading: shape.reading(&schema).map_err(format_error)?,
+            reading: shape.reading(&evolution.target()).map_err(format_error)?,
             limits: self.limits().clone(),
             standing: self.standing.clone(),
             coerced: coerced.clone(),
@@ -301,6 +322,10 @@ impl Source<'_> {
         let read = streamed.read(&mut |batch| {
             bytes = bytes.saturating_add(formats::decoded_bytes(&batch));
             is_more = bytes > self.config.group_bytes;
+            if is_more && evolution.is_open() {
+                rows.clear();
+                return Ok(());
+            }
             if is_more {
                 return Err(Error::new(ErrorKind::Cancelled, "more than can be held"));
             }
@@ -308,20 +333,22 @@ impl Source<'_> {
             Ok(())
         });
         if is_more {
+            if evolution.is_open() {
+                read?;
+            }
             return Ok((Rows::Streamed(Arc::new(streamed)), coerced));
         }
         read.map(|()| (Rows::Held(rows), coerced))
     }
 
     /// Reads files of which only the key counts.
-    async fn keys(
+    fn keys(
         &self,
         table: &TableName,
         key: &Key,
-        inputs: &[Input],
-        shape: &Shape,
+        (evolution, inputs, shape): (&Evolution, &[Input], &Shape),
     ) -> Result<Read> {
-        let schema = self.schema(table).await?;
+        let schema = evolution.target();
         for column in key.columns() {
             schema.field_with_name(column).map_err(|_| {
                 Error::invalid(format!("table {table} has no key column {column:?}"))

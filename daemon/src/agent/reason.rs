@@ -27,6 +27,11 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// The column that it is about, as the file calls it.
+    pub(super) fn names_column(&self) -> Option<&str> {
+        self.column.as_deref()
+    }
+
     /// Agents died over it.
     pub(super) fn killed() -> Self {
         Self {

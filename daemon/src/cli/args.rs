@@ -1,6 +1,6 @@
 //! The arguments of every command.
 
-use crate::config::parse_duration;
+use crate::config::{SchemaChange, parse_duration};
 use crate::formats::{Coercion, Format};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use squire_engine::ids::{Key, TableName};
@@ -392,6 +392,10 @@ pub(crate) struct WriteArgs {
     /// What may be changed of values, and is then reported; without it every value is stored exactly, or the file refused.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) coerce: Vec<Coercion>,
+    /// What of the table's columns may change for rows that need it, in the same commit: add columns, or also widen them. Only what
+    /// has to be is changed, and told. For append, merge, insert and update.
+    #[arg(long, value_enum, value_name = "CHANGE")]
+    pub(crate) schema_change: Option<SchemaChange>,
     #[arg(long, value_enum, default_value_t = WriteMode::Append)]
     pub(crate) mode: WriteMode,
     /// The key of a merge, an insert or an update, when the table declares none: a column, or several with commas between them.

@@ -92,7 +92,13 @@ pub(super) async fn write(context: &Context, args: WriteArgs) -> Result<ExitCode
     let (on, config) = ((store.as_ref(), &snapshot), &context.config.agent);
     let read = (inputs.inputs.as_slice(), &shape);
     let mode = mode_of(args.mode, args.key, args.predicate, args.allow_empty)?;
-    let (write, coerced) = load::write_of(on, &table, mode, read, config).await?;
+    let schema = args.schema_change.unwrap_or(config.schema);
+    if args.schema_change.is_some() && !matches!(mode, Mode::Append | Mode::Merge { .. }) {
+        return Err(Error::invalid(
+            "--schema-change is only for the modes append, merge, insert and update",
+        ));
+    }
+    let (write, coerced) = load::write_of(on, &table, (mode, schema), read, config).await?;
     let told = Told {
         coerced: vec![coerced],
         skipped: inputs.skipped,

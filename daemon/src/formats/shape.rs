@@ -225,6 +225,12 @@ impl Reading {
         self.target.field(index).is_nullable() || self.defaults[index].is_some()
     }
 
+    /// The table's column that an input calls `source`; `None` for one that the table does not have.
+    pub(crate) fn column_of(&self, source: &str) -> Option<&Field> {
+        let index = self.input.index_of(source).ok()?;
+        Some(self.target.field(index))
+    }
+
     /// What an input calls the column `name`; `None` where a default stands in for it.
     pub(crate) fn source_of(&self, name: &str) -> Option<&str> {
         let index = self.target.index_of(name).ok()?;

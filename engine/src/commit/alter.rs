@@ -18,9 +18,11 @@ use arrow_schema::{DataType, Field as ArrowField, Schema as ArrowSchema};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
+use lance::dataset::transaction::Operation;
 use lance::dataset::{ColumnAlteration, NewColumnTransform};
 use lance::datatypes::{Field, Schema, format_field_path, parse_field_path};
 use lance::index::DatasetIndexExt;
+use lance::session::Session;
 use std::fmt;
 use std::sync::Arc;
 
@@ -257,7 +259,7 @@ async fn check_unindexed(
 }
 
 /// Whether `to` is another type than `from` and holds each of its values.
-fn is_wider(from: &DataType, to: &DataType) -> bool {
+pub fn is_wider(from: &DataType, to: &DataType) -> bool {
     use DataType as T;
     let bits = |data_type: &DataType| data_type.primitive_width().unwrap_or(0);
     match (from, to) {
@@ -284,7 +286,24 @@ impl Store {
         on: &Dataset,
         alteration: &Alteration,
     ) -> Result<Staged> {
-        let mut next = self.rehearsal_of(path, on).await?;
+        let above = (table, path, self.own_session());
+        let (_, operation) = self.rehearse(above, on, alteration).await?;
+        Ok(Staged {
+            operation,
+            affected_rows: None,
+            rows: RowCounts::default(),
+        })
+    }
+
+    /// A handle on which `alteration` was made to `on`, the dataset at `path`, and the operation that does it there. What a
+    /// rehearsal below made lives in its session.
+    pub(super) async fn rehearse(
+        &self,
+        (table, path, session): (&TableName, &str, Arc<Session>),
+        on: &Dataset,
+        alteration: &Alteration,
+    ) -> Result<(Dataset, Operation)> {
+        let mut next = self.rehearsal_of(path, on, session).await?;
         match alteration {
             Alteration::Add { column, data_type } => {
                 let columns = Arc::new(addition(table, column, data_type)?);
@@ -304,14 +323,14 @@ impl Store {
         let transaction = next.read_transaction().await?;
         let transaction =
             transaction.ok_or_else(|| Error::internal("what was rehearsed has no transaction"))?;
-        let staged = Staged::new(transaction, RowCounts::default());
+        let operation = transaction.operation;
         if let Alteration::Widen { column, .. } = alteration
             && let Err(e) = compare(on, &next, column).await
         {
-            self.unstage(on, &staged.operation).await;
+            self.unstage(on, &operation).await;
             return Err(e);
         }
-        Ok(staged)
+        Ok((next, operation))
     }
 }
 

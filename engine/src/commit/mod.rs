@@ -1,7 +1,7 @@
 //! Commits: logical commits of one or several tables.
 //!
 //! 1. `stage` turns a `Write` into an uncommitted Lance transaction on the pinned version: `streamed` adds rows, held or not,
-//!    `merge` and `delete` change those that are there, `replace` a slice of them, `alter` the columns; `created` makes tables. `predicate` says which
+//!    `merge` and `delete` change those that are there, `replace` a slice of them, `alter` the columns, `evolve` columns with rows; `created` makes tables. `predicate` says which
 //!    predicates may delete. `kept` is what outlives a lost attempt.
 //! 2. `joined` is what one operation commits: one batch, or several that append. `logical` is the retry loop: base, staging,
 //!    scan, phase A. `required` is what must be as its caller read it. `landing` is phases B to D. `batch` says whether a batch id was committed before, and for the same content.
@@ -11,6 +11,7 @@ mod alter;
 mod batch;
 mod created;
 mod delete;
+mod evolve;
 mod joined;
 mod kept;
 mod landing;
@@ -26,8 +27,9 @@ mod streamed;
 mod validate;
 
 pub use crate::publish::{Change, Record};
-pub use alter::Alteration;
+pub use alter::{Alteration, is_wider};
 pub use batch::Repeated;
+pub use evolve::evolved;
 pub use logical::{AttemptHook, CommitRequest, Committed, Outcome, TableWrite, Together};
 pub use merge::When;
 pub use preview::{Preview, TablePreview};

@@ -4,6 +4,7 @@
 //! What shows only in writing is not tried: rows that Lance cannot give back, storage that is full, a commit of others in between.
 
 use super::alter::check_uses;
+use super::evolve::evolved;
 use super::joined::Joined;
 use super::logical::{CommitRequest, TableWrite, drift_error};
 use super::stage::{Checked, RowCounts, Write};
@@ -102,10 +103,16 @@ async fn count(table: &TableName, checked: &Checked<'_>) -> Result<RowCounts> {
     let Some(dataset) = &checked.dataset else {
         return Ok(counts);
     };
-    if let Some(rows) = checked.write.added() {
-        counts.inserted = count_of(rows, table, dataset).await?;
+    let write = match &checked.write {
+        Write::Evolve { then, .. } => &**then,
+        write => write,
+    };
+    if let Some(rows) = write.added() {
+        let schema = Schema::from(dataset.schema());
+        let schema = evolved(&schema, checked.write.alterations());
+        counts.inserted = count_of(rows, table, schema).await?;
     }
-    match &checked.write {
+    match write {
         Write::Overwrite(_) => counts.deleted = dataset.count_rows(None).await? as u64,
         Write::Delete { predicate } | Write::Replace { predicate, .. } => {
             counts.deleted = dataset.count_rows(Some(predicate.clone())).await? as u64;
@@ -113,24 +120,24 @@ async fn count(table: &TableName, checked: &Checked<'_>) -> Result<RowCounts> {
         Write::Merge { key, when, rows } => {
             let (matched, keys) = matches(dataset, key, rows).await?;
             if when.inserts() {
-                counts.inserted = checked.write.rows() as u64 - keys;
+                counts.inserted = write.rows() as u64 - keys;
             }
             if when.updates() {
                 counts.updated = matched;
             }
         }
         Write::DeleteKeys { key, rows } => counts.deleted = matches(dataset, key, rows).await?.0,
-        Write::Append(_) | Write::Alter(_) | Write::Create { .. } => {}
+        Write::Append(_) | Write::Alter(_) | Write::Evolve { .. } | Write::Create { .. } => {}
     }
     Ok(counts)
 }
 
-async fn count_of(rows: &Rows, table: &TableName, dataset: &Dataset) -> Result<u64> {
+async fn count_of(rows: &Rows, table: &TableName, schema: Schema) -> Result<u64> {
     let source = match rows {
         Rows::Held(rows) => return Ok(rows.iter().map(|batch| batch.num_rows() as u64).sum()),
         Rows::Streamed(source) => source.clone(),
     };
-    let mut rows = rows_of(source, table, Schema::from(dataset.schema()));
+    let mut rows = rows_of(source, table, schema);
     let mut count = 0;
     while let Some(batch) = rows.try_next().await? {
         count += batch.num_rows() as u64;

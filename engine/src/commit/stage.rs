@@ -3,6 +3,7 @@
 use super::alter::{self, Alteration};
 use super::created::check_create;
 use super::delete::{delete, runnable};
+use super::evolve;
 use super::merge::{When, delete_keys, merge};
 use super::replace;
 use super::streamed::{Rows, insert};
@@ -61,6 +62,13 @@ pub enum Write {
     },
     /// Changes a column.
     Alter(Alteration),
+    /// Adds or widens columns, and writes rows that have them.
+    Evolve {
+        /// What the rows need; what is done already is passed over.
+        alterations: Vec<Alteration>,
+        /// An append or a merge.
+        then: Box<Write>,
+    },
     /// Makes an empty table.
     Create {
         /// Its columns.
@@ -75,6 +83,7 @@ impl Write {
     pub(super) fn added(&self) -> Option<&Rows> {
         match self {
             Self::Append(rows) | Self::Overwrite(rows) | Self::Replace { rows, .. } => Some(rows),
+            Self::Evolve { then, .. } => then.added(),
             Self::Merge { .. }
             | Self::DeleteKeys { .. }
             | Self::Delete { .. }
@@ -87,6 +96,7 @@ impl Write {
     pub(super) fn held(&self) -> &[RecordBatch] {
         match self {
             Self::Merge { rows, .. } | Self::DeleteKeys { rows, .. } => rows,
+            Self::Evolve { then, .. } => then.held(),
             other => other.added().map_or(&[], Rows::held),
         }
     }
@@ -106,6 +116,7 @@ impl Write {
     pub fn alterations(&self) -> &[Alteration] {
         match self {
             Self::Alter(alteration) => std::slice::from_ref(alteration),
+            Self::Evolve { alterations, .. } => alterations,
             _ => &[],
         }
     }
@@ -130,8 +141,8 @@ pub struct RowCounts {
 
 /// A write that fits its table: the rows have its columns, the predicate is what will run. Nothing is put yet.
 pub(super) struct Checked<'a> {
-    table: &'a TableName,
-    path: &'a str,
+    pub(super) table: &'a TableName,
+    pub(super) path: &'a str,
     /// The pinned version; `None` for a table that is being created.
     pub(super) dataset: Option<Arc<Dataset>>,
     pub(super) write: Write,
@@ -230,6 +241,9 @@ impl Store {
                 alter::check(&dataset, table, alteration).await?;
                 write.clone()
             }
+            Write::Evolve { alterations, then } => {
+                evolve::check(table, &dataset, alterations, then).await?
+            }
             Write::Create { .. } => {
                 let exists = format!("table {table} exists already");
                 return Err(Error::new(ErrorKind::Refused, exists));
@@ -263,6 +277,10 @@ impl Store {
             (Some(on), Write::Alter(alteration)) => {
                 let at = (checked.table, checked.path);
                 self.stage_alteration(at, &on, &alteration).boxed().await
+            }
+            (Some(on), Write::Evolve { alterations, then }) => {
+                let at = (checked.table, checked.path);
+                self.stage_evolution(at, &on, &alterations, &then).await
             }
             (None, Write::Create { schema, .. }) => self.stage_create(checked.path, schema).await,
             (Some(_), Write::Create { .. }) | (None, _) => {
@@ -311,6 +329,8 @@ fn given<'a>(
     on: &Dataset,
 ) -> Option<Given<'a>> {
     match write {
+        // Read back when its rows were staged.
+        Write::Evolve { .. } => None,
         Write::Merge { rows, .. } => {
             let written = counts.inserted + counts.updated;
             if written == write.rows() as u64 {

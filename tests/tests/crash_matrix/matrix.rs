@@ -108,6 +108,7 @@ one_table_writes! {
     alter_add of AlterAdd;
     alter_drop of AlterDrop;
     alter_widen of AlterWiden;
+    evolve of Evolve;
 }
 
 // One publish, and nothing beside it that others would have to finish. A failed put is tried again.

@@ -41,6 +41,8 @@ pub enum Subject {
     AlterDrop,
     /// A column that is written anew with a wider type.
     AlterWiden,
+    /// An append that brings a column.
+    Evolve,
     /// A table that goes.
     Drop,
     /// A compaction.
@@ -104,12 +106,16 @@ impl Subject {
                 | Self::AlterAdd
                 | Self::AlterDrop
                 | Self::AlterWiden
+                | Self::Evolve
         )
     }
 
     /// Whether the table has other columns afterwards.
     fn changes_columns(self) -> bool {
-        matches!(self, Self::AlterAdd | Self::AlterDrop | Self::AlterWiden)
+        matches!(
+            self,
+            Self::AlterAdd | Self::AlterDrop | Self::AlterWiden | Self::Evolve
+        )
     }
 
     /// Whether it acts on external versions, which stand in every writer's way until it is done.
@@ -186,6 +192,12 @@ impl Subject {
             Self::AlterAdd => vec!["alter", uri, "a", "add", "note", "utf8"],
             Self::AlterDrop => vec!["alter", uri, "a", "drop", "n"],
             Self::AlterWiden => vec!["alter", uri, "a", "widen", "n", "int64"],
+            Self::Evolve => {
+                let rows = (100..103).map(|id| format!("{id},{VICTIM}-{id},{id}\n"));
+                let rows = format!("id,value,note\n{}", rows.collect::<String>());
+                std::fs::write(lake.path("victim/a.csv"), rows).expect("rows");
+                vec!["write", uri, "a", &file, "--schema-change", "add"]
+            }
             Self::Drop => vec!["drop", uri, "a"],
             Self::Reindex => vec!["reindex", uri, "--table", "a"],
             Self::Cleanup => return vec![uri.to_owned()],

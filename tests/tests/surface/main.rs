@@ -6,6 +6,7 @@
 //! * [`answers`]: what a writer was told stays true.
 //! * [`alter`]: columns that come, change and go.
 //! * [`agent`]: agents over a spool, killed, stopped and drained: each batch exactly once.
+//! * [`evolve`]: columns that come with rows.
 //! * [`cli`]: help, JSON, exit codes, and the commands on stores, directories and single tables.
 //! * [`cleanup`]: every policy and every reference is obeyed.
 //! * [`holds`]: keeps and leases: what they hold stays readable, and is shown.
@@ -36,6 +37,7 @@ mod cli;
 mod docs;
 mod drops;
 mod durability;
+mod evolve;
 mod guard;
 mod history;
 mod holds;

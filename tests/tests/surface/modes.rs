@@ -226,7 +226,7 @@ fn a_table_is_made_if_it_is_missing() {
         assert_eq!(there["outcome"], "exists", "{there}");
     }
     for (columns, key, told) in [
-        (format!("[{id}]"), "id", "v\\\" besides"),
+        (format!("[{id}]"), "id", " besides"),
         (
             format!(r#"[{id},{{"name":"v","type":"int32"}}]"#),
             "id",

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{BatchError, Mode, TABLE_NAME_RULE, io_error, is_table_name, shown};
+use crate::config::SchemaChange;
 use crate::formats::{Coercion, Setting, Shape, check_coercions};
 use squire_engine::commit::When;
 use squire_engine::ids::Key;
@@ -40,6 +41,7 @@ pub(super) struct TableSetting {
     key: Option<Spanned<KeySetting>>,
     r#where: Option<Spanned<String>>,
     allow_empty: Option<Spanned<bool>>,
+    schema: Option<Spanned<SchemaChange>>,
     pub(super) coerce: Option<Spanned<Vec<Coercion>>>,
     #[serde(default)]
     columns: BTreeMap<Spanned<String>, Spanned<String>>,
@@ -70,6 +72,13 @@ impl ModeName {
 
     fn uses_where(self) -> bool {
         matches!(self, Self::Delete | Self::Replace)
+    }
+
+    fn changes_schema(self) -> bool {
+        matches!(
+            self,
+            Self::Append | Self::Merge | Self::Insert | Self::Update
+        )
     }
 
     fn allows_empty(self) -> bool {
@@ -223,6 +232,22 @@ impl Settings {
         match Key::new(columns) {
             Ok(key) => Ok(Some(key)),
             Err(e) => self.refuse(given.span(), at, e.to_string()),
+        }
+    }
+
+    /// What may be changed of a table's columns.
+    pub(super) fn schema(
+        &self,
+        table: &Spanned<String>,
+        setting: &TableSetting,
+    ) -> Result<Option<SchemaChange>, BatchError> {
+        match &setting.schema {
+            Some(schema) if !setting.mode.changes_schema() => self.refuse(
+                schema.span(),
+                format!("tables.{}.schema", table.as_ref()),
+                "is only for the modes append, merge, insert and update; remove it",
+            ),
+            schema => Ok(schema.as_ref().map(|schema| *schema.as_ref())),
         }
     }
 

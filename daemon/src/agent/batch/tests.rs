@@ -269,6 +269,19 @@ fn senseless_settings_name_the_key() {
     );
     refused(
         &["t.csv"],
+        "[tables.t]\nmode = \"overwrite\"\nschema = \"add\"\n",
+        &[
+            &at(3, "tables.t.schema"),
+            "append, merge, insert and update",
+        ],
+    );
+    refused(
+        &["t.csv"],
+        "[tables.t]\nschema = \"grow\"\n",
+        &["batch.toml:2", "grow", "widen"],
+    );
+    refused(
+        &["t.csv"],
         "[require]\n\"a b\" = 1\n",
         &[&at(2, "require.a b"), "is no table name"],
     );
