@@ -22,7 +22,6 @@ use lance::dataset::transaction::Operation;
 use lance::dataset::{ColumnAlteration, NewColumnTransform};
 use lance::datatypes::{Field, Schema, format_field_path, parse_field_path};
 use lance::index::DatasetIndexExt;
-use lance::session::Session;
 use std::fmt;
 use std::sync::Arc;
 
@@ -286,8 +285,8 @@ impl Store {
         on: &Dataset,
         alteration: &Alteration,
     ) -> Result<Staged> {
-        let above = (table, path, self.own_session());
-        let (_, operation) = self.rehearse(above, on, alteration).await?;
+        let mut next = self.rehearsal_of(path, on).await?;
+        let operation = self.rehearse(table, &mut next, alteration).await?;
         Ok(Staged {
             operation,
             affected_rows: None,
@@ -295,15 +294,14 @@ impl Store {
         })
     }
 
-    /// A handle on which `alteration` was made to `on`, the dataset at `path`, and the operation that does it there. What a
-    /// rehearsal below made lives in its session.
+    /// Makes `alteration` to a rehearsal, which may be above another one, and gives the operation that does it.
     pub(super) async fn rehearse(
         &self,
-        (table, path, session): (&TableName, &str, Arc<Session>),
-        on: &Dataset,
+        table: &TableName,
+        next: &mut Dataset,
         alteration: &Alteration,
-    ) -> Result<(Dataset, Operation)> {
-        let mut next = self.rehearsal_of(path, on, session).await?;
+    ) -> Result<Operation> {
+        let before = next.clone();
         match alteration {
             Alteration::Add { column, data_type } => {
                 let columns = Arc::new(addition(table, column, data_type)?);
@@ -325,12 +323,12 @@ impl Store {
             transaction.ok_or_else(|| Error::internal("what was rehearsed has no transaction"))?;
         let operation = transaction.operation;
         if let Alteration::Widen { column, .. } = alteration
-            && let Err(e) = compare(on, &next, column).await
+            && let Err(e) = compare(&before, next, column).await
         {
-            self.unstage(on, &operation).await;
+            self.unstage(&before, &operation).await;
             return Err(e);
         }
-        Ok((next, operation))
+        Ok(operation)
     }
 }
 

@@ -16,7 +16,10 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use lance::dataset::Dataset;
 use lance::dataset::transaction::Operation;
+use lance_core::utils::deletion::DeletionVector;
 use lance_table::format::Fragment;
+use lance_table::io::deletion::write_deletion_file;
+use roaring::RoaringBitmap;
 use std::sync::Arc;
 
 /// Those of `alterations` that a table of the columns `schema` still needs.
@@ -137,17 +140,11 @@ impl Store {
         alterations: &[Alteration],
         then: &Write,
     ) -> Result<Staged> {
-        let mut next = on.clone();
-        let mut session = self.own_session();
+        let mut next = self.rehearsal_of(path, on).await?;
         let mut rehearsed = None;
         for alteration in alterations {
-            let above = (table, path, session.clone());
-            match self.rehearse(above, &next, alteration).await {
-                Ok((altered, operation)) => {
-                    session = altered.session();
-                    next = altered;
-                    rehearsed = Some(operation);
-                }
+            match self.rehearse(table, &mut next, alteration).await {
+                Ok(operation) => rehearsed = Some(operation),
                 Err(e) => {
                     if let Some(rehearsed) = &rehearsed {
                         self.unstage(on, rehearsed).await;
@@ -171,28 +168,40 @@ impl Store {
             }
             Err(e) => Err(e),
         };
-        match staged {
-            Ok(staged) => together(on, rehearsed, staged),
-            Err(e) => {
-                self.unstage(on, &rehearsed).await;
-                Err(e)
-            }
-        }
+        let failed = match staged {
+            Ok(staged) => match together(on, &rehearsed, &staged).await {
+                Ok(operation) => {
+                    return Ok(Staged {
+                        operation,
+                        affected_rows: None,
+                        rows: staged.rows,
+                    });
+                }
+                Err(e) => {
+                    self.unstage(on, &staged.operation).await;
+                    e
+                }
+            },
+            Err(e) => e,
+        };
+        self.unstage(on, &rehearsed).await;
+        Err(failed)
     }
 }
 
 /// The rehearsed columns and the rows that were staged on them, as one merge.
-fn together(on: &Dataset, rehearsed: Operation, staged: Staged) -> Result<Staged> {
+async fn together(on: &Dataset, rehearsed: &Operation, staged: &Staged) -> Result<Operation> {
     let unlike = || Error::internal("what was rehearsed is no merge of columns");
     let Operation::Merge {
-        mut fragments,
+        fragments,
         schema,
         preserves_nullability,
     } = rehearsed
     else {
         return Err(unlike());
     };
-    let new = match staged.operation {
+    let mut fragments = fragments.clone();
+    let new = match &staged.operation {
         Operation::Append { fragments } => fragments,
         Operation::Update {
             removed_fragment_ids,
@@ -200,33 +209,44 @@ fn together(on: &Dataset, rehearsed: Operation, staged: Staged) -> Result<Staged
             new_fragments,
             ..
         } => {
-            fragments.retain(|fragment| !removed_fragment_ids.contains(&fragment.id));
             for fragment in &mut fragments {
                 let updated = updated_fragments.iter().find(|u| u.id == fragment.id);
                 if let Some(updated) = updated {
                     fragment.clone_from(updated);
+                }
+                if removed_fragment_ids.contains(&fragment.id) {
+                    emptied(on, fragment).await?;
                 }
             }
             new_fragments
         }
         _ => return Err(unlike()),
     };
-    // Numbered here: a new one that is called 0 would be taken for fragment 0 where that has gone (fact 18).
+    // Numbered here: a new one that is called 0 would be taken for fragment 0 (fact 18).
     let free = on
         .manifest()
         .max_fragment_id
         .map_or(0, |id| u64::from(id) + 1);
-    let numbered = new.into_iter().zip(free..);
+    let numbered = new.iter().cloned().zip(free..);
     fragments.extend(numbered.map(|(fragment, id)| Fragment { id, ..fragment }));
-    Ok(Staged {
-        operation: Operation::Merge {
-            fragments,
-            schema,
-            preserves_nullability,
-        },
-        affected_rows: None,
-        rows: staged.rows,
+    Ok(Operation::Merge {
+        fragments,
+        schema: schema.clone(),
+        preserves_nullability: *preserves_nullability,
     })
+}
+
+/// Deletes every row of `fragment`: a merge of columns leaves no fragment out. The next compaction does.
+async fn emptied(on: &Dataset, fragment: &mut Fragment) -> Result<()> {
+    let unknown = || Error::internal(format!("fragment {} has no number of rows", fragment.id));
+    let rows = fragment.physical_rows.ok_or_else(unknown)?;
+    let rows = u32::try_from(rows).map_err(|e| unknown().caused_by(e))?;
+    let all: DeletionVector = (0..rows).collect::<RoaringBitmap>().into();
+    let (objects, version) = (on.object_store(None).await?, on.manifest().version);
+    let base = on.branch_location().path;
+    fragment.deletion_file =
+        write_deletion_file(&base, fragment.id, version, &all, &objects).await?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -10,21 +10,15 @@ use std::sync::Arc;
 const CACHE_BYTES: usize = 4 << 30;
 
 impl Store {
-    /// A handle of `below`, the dataset at `path` as it is pinned or as `session` rehearsed it, through which a write rehearses
-    /// what it will commit right above it.
-    pub(crate) async fn rehearsal_of(
-        &self,
-        path: &str,
-        below: &Dataset,
-        session: Arc<Session>,
-    ) -> Result<Dataset> {
-        let location = below.manifest_location();
+    /// A handle of `pinned`, the dataset at `path`, through which a write rehearses what it will commit right above it.
+    pub(crate) async fn rehearsal_of(&self, path: &str, pinned: &Dataset) -> Result<Dataset> {
+        let location = pinned.manifest_location();
         let slot = Slot {
             version: location.version + 1,
             naming: location.naming_scheme,
         };
         let guard = self.guard().at(slot).rehearsing();
-        let opened = self.guarded(path, below, guard, session);
+        let opened = self.guarded(path, pinned, guard, self.own_session());
         Ok(self.writing(&opened.await?))
     }
 

@@ -10,7 +10,8 @@ use lance_table::format::Fragment;
 use std::collections::BTreeSet;
 
 /// Relied on: rows that bring columns are committed as one merge, their fragments behind those that are there, under the
-/// next numbers. On a table with stable row ids they get ids of their own.
+/// next numbers. On a table with stable row ids they get ids of their own. No fragment may be left out, so one whose rows
+/// are all replaced keeps its place with every row deleted.
 #[tokio::test]
 async fn fact_18_a_merge_of_columns_takes_new_fragments_under_the_numbers_they_bring() {
     for stable in [false, true] {
@@ -53,5 +54,14 @@ async fn fact_18_a_merge_of_columns_takes_new_fragments_under_the_numbers_they_b
         );
         let nulls = merged.count_rows(Some("more IS NULL".to_owned())).await;
         assert_eq!(nulls.unwrap(), 9);
+        let fewer = Operation::Merge {
+            fragments: merged.manifest().fragments[1..].to_vec(),
+            schema: merged.schema().clone(),
+            preserves_nullability: true,
+        };
+        let version = merged.manifest().version;
+        let fewer = commit(&merged, TransactionBuilder::new(version, fewer).build()).await;
+        let told = fewer.unwrap_err().to_string();
+        assert!(told.contains("Merge operations should"), "{told}");
     }
 }

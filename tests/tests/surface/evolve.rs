@@ -203,3 +203,46 @@ async fn a_column_that_came_meanwhile_is_no_conflict() {
     assert_eq!(count(&lake, "note = 'x'").await, 2);
     lake.assert_at_rest();
 }
+
+/// A batch that brings a column goes alone among those that wait, and one that was computed from an older table is rejected.
+#[tokio::test]
+async fn an_agent_lets_columns_come_and_rejects_what_is_stale() {
+    let lake = lake();
+    let read = lake.run(&["snapshot", &lake.uri, "--json"]).ok().json();
+    let read = &read["manifest_version"];
+    let config = file(&lake, "squire.toml", "[agent]\nschema = \"add\"\n");
+    for (name, content) in [
+        ("t.1.ndjson", "{\"id\":4,\"n\":4}\n"),
+        ("t.2.ndjson", "{\"id\":5,\"note\":\"five\"}\n"),
+        ("t.3.ndjson", "{\"id\":6,\"n\":6}\n"),
+        ("u/t.csv", "id,n\n7,7\n"),
+        ("v/t.csv", "id,note\n8,x\n"),
+    ] {
+        file(&lake, &format!("spool/incoming/{name}"), content);
+    }
+    let stale = format!("[require]\nt = {read}\n");
+    file(&lake, "spool/incoming/u/batch.toml", &stale);
+    let strict = "[tables.t]\nschema = \"strict\"\n[tables.t.columns]\nn = \"note\"\n";
+    file(&lake, "spool/incoming/v/batch.toml", strict);
+    let spool = lake.path("spool").to_string_lossy().into_owned();
+    let agent = [
+        "agent",
+        &lake.uri,
+        "--spool",
+        &spool,
+        "--until-empty",
+        "--config",
+        &config,
+    ];
+    let done = lake.run(&[&agent[..], &["--json"]].concat()).ok().json();
+    assert_eq!(
+        (&done["committed"], &done["rejected"]),
+        (&json!(3), &json!(2)),
+        "{done}"
+    );
+    assert_eq!(count(&lake, "id = 5 AND note = 'five'").await, 1);
+    assert_eq!(count(&lake, "id IN (4, 6) AND note IS NULL").await, 2);
+    let reason = std::fs::read_to_string(lake.path("spool/rejected/u.reason.json"));
+    assert!(reason.expect("a reason").contains("\"cause\": \"stale\""));
+    lake.assert_at_rest();
+}

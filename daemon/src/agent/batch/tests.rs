@@ -253,6 +253,21 @@ fn senseless_settings_name_the_key() {
         "[tables.t]\nmode = \"delete\"\nkey = \"id\"\nwhere = \"a\"\n",
         &[&at(4, "tables.t.where"), "by itself"],
     );
+    refused(
+        &["t.csv"],
+        "\n\n[tables.u]\nmode = \"merge\"\n",
+        &[&at(3, "tables.u"), "no data file"],
+    );
+    refused(
+        &["t.csv"],
+        "[tables.\"a b\"]\n",
+        &[&at(1, "tables.a b"), "is no table name"],
+    );
+}
+
+#[test]
+fn keys_slices_and_changes_that_make_no_sense_are_named() {
+    let at = |line: usize, key: &str| format!("batch.toml:{line}: {key}: ");
     for (key, detail) in [("[]", "a key is"), ("[\"a\", \"a\"]", "stands twice")] {
         let settings = format!("[tables.t]\nmode = \"update\"\nkey = {key}\n");
         refused(&["t.csv"], &settings, &[&at(3, "tables.t.key"), detail]);
@@ -284,16 +299,6 @@ fn senseless_settings_name_the_key() {
         &["t.csv"],
         "[require]\n\"a b\" = 1\n",
         &[&at(2, "require.a b"), "is no table name"],
-    );
-    refused(
-        &["t.csv"],
-        "\n\n[tables.u]\nmode = \"merge\"\n",
-        &[&at(3, "tables.u"), "no data file"],
-    );
-    refused(
-        &["t.csv"],
-        "[tables.\"a b\"]\n",
-        &[&at(1, "tables.a b"), "is no table name"],
     );
 }
 
