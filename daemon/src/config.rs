@@ -50,7 +50,7 @@ pub(crate) use pattern::TablePattern;
 pub(crate) use policy::{DriftPolicy, Policy};
 pub(crate) use show::render;
 pub(crate) use storage::location_of;
-pub(crate) use units::{log_filter, parse_duration, parse_listen};
+pub(crate) use units::{log_filter, parse_duration, parse_listen, parse_size};
 pub(crate) use windows::{Opening, Windows};
 
 /// The file that packages ship and `squire config init` writes: every setting as a comment, with its default.

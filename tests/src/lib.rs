@@ -222,6 +222,13 @@ impl Lake {
         child.wait()
     }
 
+    /// Starts `squire ARGS`, to be fed on its standard input, with `FAILPOINTS=failpoints`.
+    pub fn start_fed(&self, failpoints: &str, args: &[&str]) -> Child {
+        let mut command = self.command(args);
+        command.env("FAILPOINTS", failpoints);
+        self.spawn(command.stdin(Stdio::piped()))
+    }
+
     /// Starts `squire ARGS`.
     pub fn start(&self, args: &[&str]) -> Child {
         self.spawn(&mut self.command(args))

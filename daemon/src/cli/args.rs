@@ -1,6 +1,6 @@
 //! The arguments of every command.
 
-use crate::config::{SchemaChange, parse_duration};
+use crate::config::{SchemaChange, parse_duration, parse_size};
 use crate::formats::{Coercion, Format};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use squire_engine::ids::{Key, TableName};
@@ -62,6 +62,15 @@ pub(crate) enum Command {
     ///
     /// Example: squire write ./lake planes planes.csv --mode merge --key tailnum
     Write(WriteArgs),
+    /// Append a stream from standard input to one table, committed piece by piece, each row once.
+    ///
+    /// Prints one JSON document a line: first {"resume":N}, the offset up to which the producer's rows are committed, then
+    /// {"offset":N,"op":"..."} after each commit. Offsets count rows. Whoever starts again sends the same rows again, all of them or (--from)
+    /// those from an offset on, and what is committed is passed over. SIGTERM and the end of the input commit what has come. A row that the
+    /// table does not take ends it with exit code 2, and nothing behind the last acknowledgement is committed.
+    ///
+    /// Example: tail -F app.ndjson | squire ingest ./lake events --producer app-1
+    Ingest(IngestArgs),
     /// Delete rows by a SQL predicate.
     ///
     /// Example: squire delete ./lake flights --where "dep_time IS NULL"
@@ -413,6 +422,40 @@ pub(crate) struct WriteArgs {
     pub(crate) allow_empty: bool,
     #[command(flatten)]
     pub(crate) commit: CommitFlags,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StreamFormat {
+    /// One JSON object a line; empty lines are no rows.
+    Ndjson,
+    /// An Arrow IPC stream.
+    Arrow,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IngestArgs {
+    pub(crate) store: String,
+    pub(crate) table: String,
+    /// Whose rows these are: one name for each stream of rows. The store keeps its offset.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) producer: String,
+    #[arg(long, value_enum, default_value_t = StreamFormat::Ndjson)]
+    pub(crate) format: StreamFormat,
+    /// The offset of the first row on standard input.
+    #[arg(long, default_value_t = 0, value_name = "OFFSET")]
+    pub(crate) from: u64,
+    /// Commit when so many rows have come.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rows: u64,
+    /// Commit when so many bytes have come.
+    #[arg(long, default_value = "16MiB", value_parser = parse_size, value_name = "SIZE")]
+    pub(crate) bytes: u64,
+    /// Commit when a row has waited so long.
+    #[arg(long, default_value = "1s", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) age: Duration,
+    /// What of the table's columns may change for rows that need it, as for `squire write`.
+    #[arg(long, value_enum, value_name = "CHANGE")]
+    pub(crate) schema_change: Option<SchemaChange>,
 }
 
 #[derive(Debug, Args)]

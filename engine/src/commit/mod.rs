@@ -1,11 +1,13 @@
 //! Commits: logical commits of one or several tables.
 //!
 //! 1. `stage` turns a `Write` into an uncommitted Lance transaction on the pinned version: `streamed` adds rows, held or not,
-//!    `merge` and `delete` change those that are there, `replace` a slice of them, `alter` the columns, `evolve` columns with rows; `created` makes tables. `predicate` says which
-//!    predicates may delete. `kept` is what outlives a lost attempt.
+//!    `merge` and `delete` change those that are there, `replace` a slice of them; `alter` changes columns, `evolve` columns
+//!    with rows; `created` makes tables. `predicate` says which predicates may delete. `kept` is what outlives a lost attempt.
 //! 2. `joined` is what one operation commits: one batch, or several that append. `logical` is the retry loop: base, staging,
-//!    scan, phase A. `required` is what must be as its caller read it. `landing` is phases B to D. `batch` says whether a batch id was committed before, and for the same content.
-//! 3. `removal` drops a table. `preview` says what a commit would do, and puts nothing.
+//!    scan, phase A. `required` is what must be as its caller read it. `landing` is phases B to D. `batch` says whether a
+//!    batch id was committed before, and for the same content.
+//! 3. `transaction` is how programs write one down. `removal` drops a table. `preview` says what a commit would do, and puts
+//!    nothing.
 
 mod alter;
 mod batch;
@@ -24,6 +26,7 @@ mod replace;
 mod required;
 mod stage;
 mod streamed;
+mod transaction;
 mod validate;
 
 pub use crate::publish::{Change, Record};
@@ -36,3 +39,4 @@ pub use preview::{Preview, TablePreview};
 pub use removal::Drift;
 pub use stage::{RowCounts, Write};
 pub use streamed::{RowSource, Rows};
+pub use transaction::{Ending, Transaction};

@@ -17,7 +17,9 @@
 //! * [`indexes`]: an index that fails is named and stops nothing else.
 //! * [`places`]: what is whose, in stores and beside them.
 //! * [`plans`]: what a plan says, what a table has a say in, and that others go first.
+//! * [`programs`]: what programs write and read through the engine.
 //! * [`replaced`]: a table that was dropped and made again under its pin.
+//! * [`ingest`]: streams from standard input.
 //! * [`isolation`]: one bad table, folder, location or setting stops only itself.
 //! * [`verify`]: what is missing or torn is named, with what needs it and what to do.
 //! * [`replay`]: what a policy would have done, against what happened.
@@ -42,11 +44,13 @@ mod guard;
 mod history;
 mod holds;
 mod indexes;
+mod ingest;
 mod input;
 mod isolation;
 mod modes;
 mod places;
 mod plans;
+mod programs;
 mod replaced;
 mod replay;
 mod requests;
