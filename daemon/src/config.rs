@@ -36,7 +36,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize, Serializer};
 use squire_engine::store::Durability;
 
 use crate::formats::{Coercion, InputLimits};
@@ -51,7 +52,7 @@ pub(crate) use pattern::TablePattern;
 pub(crate) use policy::{DriftPolicy, Policy};
 pub(crate) use show::render;
 pub(crate) use storage::location_of;
-pub(crate) use units::{log_filter, parse_duration, parse_listen};
+pub(crate) use units::{log_filter, parse_duration, parse_listen, parse_size};
 pub(crate) use windows::{Opening, Windows};
 
 /// The file that packages ship and `squire config init` writes: every setting as a comment, with its default.
@@ -153,6 +154,19 @@ pub(crate) struct Budget {
     pub(crate) min_free: Option<MinFree>,
 }
 
+/// What of a table's columns may change for rows that need it, in one commit with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SchemaChange {
+    /// Nothing: such rows are refused.
+    #[default]
+    Strict,
+    /// Columns are added; they are null in the rows that are there.
+    Add,
+    /// Columns are added, and widened to a type that holds every value of the one they have.
+    Widen,
+}
+
 /// The write agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct AgentConfig {
@@ -174,6 +188,8 @@ pub(crate) struct AgentConfig {
     pub(crate) listen: Option<SocketAddr>,
     /// What may be changed of the values of an input, where its batch says nothing; of the command line too.
     pub(crate) coerce: Vec<Coercion>,
+    /// What may be changed of a table's columns for rows that need it, where their batch says nothing; of the command line too.
+    pub(crate) schema: SchemaChange,
     /// How long the files of an entry must have rested before it is taken.
     #[serde(serialize_with = "units::show_duration")]
     pub(crate) settle: Duration,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 /// The exit code of an error, as in the design: 0 done, 1 failed, 2 bad usage, 3 refused, 75 try again.
 pub(crate) fn code(kind: ErrorKind) -> u8 {
     match kind {
-        ErrorKind::InvalidInput => 2,
+        ErrorKind::InvalidInput | ErrorKind::Stale => 2,
         ErrorKind::Drift | ErrorKind::Refused | ErrorKind::Unfit => 3,
         ErrorKind::Conflict | ErrorKind::Unknown => 75,
         _ => 1,

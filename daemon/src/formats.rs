@@ -193,6 +193,18 @@ pub(crate) fn schema_of(input: &Input, limits: &InputLimits) -> Result<SchemaRef
     })
 }
 
+/// The same, where a column of CSV or NDJSON without any value is null: what it holds is not known.
+pub(crate) fn columns_of(input: &Input, limits: &InputLimits) -> Result<SchemaRef, FormatError> {
+    caught(input.path(), || {
+        let source = Source::open(input, limits)?;
+        match source.format {
+            Format::Parquet => parquet::schema_of(source, limits),
+            Format::ArrowFile | Format::ArrowStream => ipc::schema_of(source, limits),
+            Format::Csv | Format::Ndjson => text::columns_of(source, limits),
+        }
+    })
+}
+
 /// Runs a parser. It reads what anyone may have put there, and a panic on it is one more way to refuse it.
 fn caught<T>(
     path: &Path,

@@ -18,6 +18,8 @@ pub enum ErrorKind {
     NotFound,
     /// Someone else committed first; nothing of this operation is visible. Safe to retry from a fresh snapshot.
     Conflict,
+    /// What the request was computed from has changed since; nothing of it is visible. Read again, and compute it anew.
+    Stale,
     /// It is not known whether the operation is committed; ask again by its ULID before retrying.
     Unknown,
     /// The table has versions that no operation of ours explains; see `squire repair`.
@@ -165,6 +167,7 @@ impl Error {
             ErrorKind::Unknown => Disposition::Look,
             ErrorKind::InvalidInput
             | ErrorKind::NotFound
+            | ErrorKind::Stale
             | ErrorKind::Drift
             | ErrorKind::Refused
             | ErrorKind::Expired

@@ -1,4 +1,4 @@
-//! Names: operations and tables.
+//! Names: operations, tables and their keys.
 
 pub use crate::op::OpId;
 
@@ -95,9 +95,101 @@ impl std::str::FromStr for TableName {
     }
 }
 
+/// The columns whose values together tell one row of a table from every other. In records it is a text, or a list of
+/// several.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Columns", into = "Columns")]
+pub struct Key(Vec<String>);
+
+/// How a key stands in records.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Columns {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Key {
+    /// Checks and takes columns.
+    ///
+    /// # Errors
+    /// `InvalidInput` when there is none, one has no name, or one stands twice.
+    pub fn new(columns: Vec<String>) -> Result<Self> {
+        let repeated = |at: &usize| columns[..*at].contains(&columns[*at]);
+        if let Some(twice) = (0..columns.len()).find(repeated) {
+            let twice = quoted(&columns[twice]);
+            return Err(Error::invalid(format!(
+                "column {twice} stands twice in a key"
+            )));
+        }
+        if columns.is_empty() || columns.iter().any(String::is_empty) {
+            return Err(Error::invalid(
+                "a key is the name of a column, or of several with commas between them",
+            ));
+        }
+        Ok(Self(columns))
+    }
+
+    /// The columns, at least one.
+    pub fn columns(&self) -> &[String] {
+        &self.0
+    }
+
+    /// Whether it has more than one column.
+    pub fn has_several(&self) -> bool {
+        self.0.len() > 1
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join(", "))
+    }
+}
+
+impl std::str::FromStr for Key {
+    type Err = Error;
+    /// Of a command line: a comma ends a column's name.
+    fn from_str(text: &str) -> Result<Self> {
+        Self::new(text.split(',').map(str::to_owned).collect())
+    }
+}
+
+impl From<Key> for Columns {
+    fn from(key: Key) -> Self {
+        match <[String; 1]>::try_from(key.0) {
+            Ok([column]) => Self::One(column),
+            Err(columns) => Self::Several(columns),
+        }
+    }
+}
+
+impl TryFrom<Columns> for Key {
+    type Error = Error;
+    fn try_from(columns: Columns) -> Result<Self> {
+        match columns {
+            Columns::One(column) => Self::new(vec![column]),
+            Columns::Several(columns) => Self::new(columns),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::TableName;
+    use super::{Key, TableName};
+
+    #[test]
+    fn a_key_of_one_column_is_a_text_in_records() {
+        for (text, record) in [("id", r#""id""#), ("b,a", r#"["b","a"]"#)] {
+            let key: Key = text.parse().unwrap();
+            assert_eq!(serde_json::to_string(&key).unwrap(), record);
+            assert_eq!(serde_json::from_str::<Key>(record).unwrap(), key);
+        }
+        for bad in ["", "a,", ",", "a,b,a"] {
+            assert!(bad.parse::<Key>().is_err(), "{bad}");
+        }
+        assert!(serde_json::from_str::<Key>("[]").is_err());
+    }
 
     #[test]
     fn reserved_names_are_none_for_new_tables() {

@@ -14,16 +14,15 @@
 //! 8. `read`: snapshots. `trace`: the events of a process as a file.
 //!
 //! ```no_run
-//! use squire_engine::commit::{CommitRequest, TableWrite, Write};
 //! use squire_engine::store::{Store, StoreOptions};
 //! # async fn example(flights: arrow_array::RecordBatch, weather: arrow_array::RecordBatch) -> squire_engine::error::Result<()> {
 //! let store = Store::open("/srv/lake", StoreOptions::default()).await?;
 //! // Both tables show the hour, or neither does.
 //! store
-//!     .commit(&CommitRequest::new(vec![
-//!         TableWrite { table: "flights".parse()?, write: Write::Append(vec![flights]) },
-//!         TableWrite { table: "weather".parse()?, write: Write::Append(vec![weather]) },
-//!     ]))
+//!     .transaction()
+//!     .append(&"flights".parse()?, vec![flights])
+//!     .append(&"weather".parse()?, vec![weather])
+//!     .commit()
 //!     .await?;
 //! let snapshot = store.load().await?;
 //! let rows = store.read(&snapshot, &"flights".parse()?).await?.count_rows(None).await?;

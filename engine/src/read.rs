@@ -4,6 +4,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TableName;
 use crate::store::{Snapshot, Store};
 use lance::Dataset;
+use lance::datafusion::LanceTableProvider;
+use lance::deps::datafusion::common::TableReference;
+use lance::deps::datafusion::prelude::SessionContext;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,6 +55,35 @@ impl Store {
             return Err(Error::new(ErrorKind::Expired, why));
         }
         self.open_pinned(entry).await
+    }
+
+    /// Registers every table of `snapshot` with DataFusion, under its name: a query over several of them reads what belongs
+    /// together.
+    ///
+    /// ```no_run
+    /// # use lance::deps::datafusion::prelude::SessionContext;
+    /// # async fn example(store: &squire_engine::store::Store) -> Result<(), Box<dyn std::error::Error>> {
+    /// let context = SessionContext::new();
+    /// store.register(&store.load().await?, &context).await?;
+    /// let joined = context.sql("SELECT * FROM flights JOIN weather USING (origin, time_hour)");
+    /// joined.await?.show().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// That of the first table that cannot be read; `Refused` when a table of that name is registered already.
+    pub async fn register(&self, snapshot: &Snapshot, context: &SessionContext) -> Result<()> {
+        for table in snapshot.state.tables.keys() {
+            let dataset = self.read(snapshot, table).await?;
+            let provider = LanceTableProvider::new(dataset, false, false);
+            let name = TableReference::bare(table.as_str());
+            let registered = context.register_table(name, Arc::new(provider));
+            registered.map_err(|e| {
+                let taken = format!("table {table} cannot be registered");
+                Error::new(ErrorKind::Refused, taken).caused_by(e)
+            })?;
+        }
+        Ok(())
     }
 
     /// Describes `table` as `snapshot` shows it.

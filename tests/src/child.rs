@@ -4,7 +4,7 @@ use crate::PATIENCE;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use std::process::Output;
+use std::process::{ChildStdin, Output};
 use std::time::{Duration, Instant};
 
 /// What a finished command said.
@@ -99,6 +99,13 @@ impl Child {
     pub fn say(&mut self, input: &[u8]) {
         let mut pipe = self.inner().stdin.take().expect("a pipe");
         drop(std::io::Write::write_all(&mut pipe, input));
+    }
+
+    /// Writes to its standard input, which ends when what is given back is dropped.
+    pub fn tell(&mut self, input: &[u8]) -> ChildStdin {
+        let mut pipe = self.inner().stdin.take().expect("a pipe");
+        std::io::Write::write_all(&mut pipe, input).expect("it reads");
+        pipe
     }
 
     /// Sends it a signal.

@@ -222,6 +222,13 @@ impl Lake {
         child.wait()
     }
 
+    /// Starts `squire ARGS`, to be fed on its standard input, with `FAILPOINTS=failpoints`.
+    pub fn start_fed(&self, failpoints: &str, args: &[&str]) -> Child {
+        let mut command = self.command(args);
+        command.env("FAILPOINTS", failpoints);
+        self.spawn(command.stdin(Stdio::piped()))
+    }
+
     /// Starts `squire ARGS`.
     pub fn start(&self, args: &[&str]) -> Child {
         self.spawn(&mut self.command(args))
@@ -430,16 +437,20 @@ pub fn append(table: &str, ids: std::ops::Range<i64>) -> TableWrite {
 
 /// A write that appends these rows to a table of (id, value).
 pub fn append_rows(table: &str, rows: Vec<(i64, String)>) -> TableWrite {
+    TableWrite {
+        table: table.parse().expect("name"),
+        write: Write::Append(vec![batch_of(rows)].into()),
+    }
+}
+
+/// Rows of (id, value).
+pub fn batch_of(rows: Vec<(i64, String)>) -> RecordBatch {
     let (ids, values): (Vec<i64>, Vec<String>) = rows.into_iter().unzip();
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from(ids)),
         Arc::new(StringArray::from(values)),
     ];
-    let rows = RecordBatch::try_new(schema(), columns).expect("rows");
-    TableWrite {
-        table: table.parse().expect("name"),
-        write: Write::Append(vec![rows]),
-    }
+    RecordBatch::try_new(schema(), columns).expect("rows")
 }
 
 /// The bounds that a policy without settings gives.

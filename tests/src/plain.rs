@@ -1,13 +1,12 @@
 //! A watched directory with one plain table of (id, value), which other Lance clients write.
 
-use crate::{append_rows, rows_of};
-use arrow_array::{RecordBatch, RecordBatchIterator};
+use crate::{batch_of, rows_of};
+use arrow_array::RecordBatchIterator;
 use lance::Dataset;
 use lance::dataset::{UpdateBuilder, WriteMode, WriteParams};
 use lance::index::DatasetIndexExt;
 use lance_index::IndexType;
 use lance_index::scalar::ScalarIndexParams;
-use squire_engine::commit::Write;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -49,12 +48,9 @@ impl Plain {
     pub async fn append(&mut self, ids: Range<i64>) {
         let rows: Vec<(i64, String)> = ids.map(|id| (id, format!("row-{id}"))).collect();
         self.rows.extend(rows.iter().cloned());
-        let Write::Append(batches) = append_rows("t", rows).write else {
-            unreachable!("an append is one")
-        };
-        let rows: Vec<RecordBatch> = batches;
-        let schema = rows[0].schema();
-        let reader = RecordBatchIterator::new(rows.into_iter().map(Ok), schema);
+        let rows = batch_of(rows);
+        let schema = rows.schema();
+        let reader = RecordBatchIterator::new([Ok(rows)], schema);
         let params = WriteParams {
             mode: WriteMode::Append,
             ..WriteParams::default()

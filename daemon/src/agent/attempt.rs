@@ -11,7 +11,7 @@ use super::streamed::{Changes, Standing};
 use super::waiting::{Cause, QUIET, brief};
 use crate::config::AgentConfig;
 use crate::metrics::{BatchResult, Metrics};
-use squire_engine::commit::{AttemptHook, Committed, Repeated, Together};
+use squire_engine::commit::{AttemptHook, Committed, Repeated, TableWrite, Together};
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::ids::{OpId, TableName};
 use squire_engine::recovery::OperationOutcome;
@@ -392,6 +392,11 @@ impl Attempt<'_> {
             let tables = versions.collect::<Vec<_>>().join(" ");
             let (entry, operation) = (shown(&member.entry), committed.op);
             tracing::info!(entry, tables, rows, %operation, batches, "batch committed");
+            for TableWrite { table, write } in &member.request.writes {
+                for alteration in write.alterations() {
+                    tracing::info!(%table, %alteration, "the table's columns changed with a batch");
+                }
+            }
             for change in member.coerced.iter().flat_map(Changes::all) {
                 let (table, file) = (change.table.as_str(), change.file);
                 tracing::info!(table, file, "{}", change.what);

@@ -9,9 +9,10 @@
 //! batch_id = "2026-10-01"
 //!
 //! [tables.orders]
-//! mode = "merge"          # append (default) | merge | delete | overwrite
-//! key = "id"              # merge, delete: the column; may be left out if the table has one
+//! mode = "merge"          # append (default) | merge | insert | update | delete | overwrite | replace
+//! key = "id"              # merge, insert, update, delete: the column, or several: ["region", "id"]; not if the table has one
 //!
+//! schema = "add"          # append, merge, insert, update: strict (default) | add | widen the table's columns with the rows
 //! coerce = ["trim"]       # what may be changed of values: trim, null, whole, dates-dmy, dates-mdy
 //! [tables.orders.columns]
 //! id = "Order No."        # what a column of the table is called in the files
@@ -24,8 +25,18 @@
 //!
 //! [tables.prices]
 //! mode = "overwrite"
-//! allow_empty = true      # overwrite: also by files without rows, which empties the table
+//! allow_empty = true      # overwrite, replace: also by files without rows
+//!
+//! [tables.days]
+//! mode = "replace"        # the rows of the files come for those that `where` selects, and lie in that slice themselves
+//! where = "day = '2026-01-01'"
+//!
+//! [require]
+//! orders = 812            # only if this table is what it was in the snapshot at manifest version 812
 //! ```
+//!
+//! A merge replaces the rows whose key is there and adds the others; an insert only adds, an update only replaces. A delete with
+//! files deletes the rows with their keys.
 
 mod settings;
 #[cfg(test)]
@@ -38,8 +49,11 @@ use std::{
 };
 
 use super::spool::{Named, is_log, shown};
+use crate::config::SchemaChange;
 use crate::formats::{Format, FormatError, Shape};
 use settings::Settings;
+use squire_engine::commit::When;
+use squire_engine::ids::Key;
 
 /// The file of a batch directory that says what to do with the others.
 pub(crate) const BATCH_FILE: &str = "batch.toml";
@@ -61,6 +75,8 @@ pub(crate) struct BatchSpec {
     pub(crate) message: Option<String>,
     /// The producer's own id of this batch, under which the store accepts it at most once.
     pub(crate) batch_id: Option<String>,
+    /// Tables that must be what they were in the snapshot at this manifest version.
+    pub(crate) require: BTreeMap<String, u64>,
 }
 
 /// What a batch does to one table.
@@ -76,6 +92,8 @@ pub(crate) struct TableInput {
     pub(crate) shape: Shape,
     /// Whether the batch says what may be changed of values; otherwise the agent's setting does.
     pub(crate) says_coerce: bool,
+    /// What may be changed of the table's columns; `None`: what the agent's setting says.
+    pub(crate) schema: Option<SchemaChange>,
 }
 
 /// How the rows of a batch change a table.
@@ -83,15 +101,17 @@ pub(crate) struct TableInput {
 pub(crate) enum Mode {
     /// Adds the rows.
     Append,
-    /// Replaces the rows with the same key and adds the others.
+    /// Replaces the rows with the same key, adds the others, or both.
     Merge {
-        /// The key column; `None` = the table's own.
-        key: Option<String>,
+        /// The key; `None` = the table's own.
+        key: Option<Key>,
+        /// Which of the rows count.
+        when: When,
     },
     /// Deletes the rows whose key is among those of the files.
     DeleteByKey {
-        /// The key column; `None` = the table's own.
-        key: Option<String>,
+        /// The key; `None` = the table's own.
+        key: Option<Key>,
     },
     /// Deletes the rows for which the predicate holds.
     DeleteWhere {
@@ -100,6 +120,13 @@ pub(crate) enum Mode {
     },
     /// Replaces all rows.
     Overwrite {
+        /// Also by none.
+        allow_empty: bool,
+    },
+    /// Replaces the rows for which the predicate holds, by others for which it does.
+    Replace {
+        /// A SQL expression over the table's columns.
+        predicate: String,
         /// Also by none.
         allow_empty: bool,
     },
@@ -187,14 +214,15 @@ impl TableInput {
             files,
             shape: Shape::default(),
             says_coerce: false,
+            schema: None,
         }
     }
 }
 
 impl BatchSpec {
-    /// Whether it only appends: such batches may be committed together.
+    /// Whether it only appends and reads nothing: such batches may be committed together.
     pub(crate) fn only_appends(&self) -> bool {
-        self.tables.iter().all(|t| t.mode == Mode::Append)
+        self.require.is_empty() && self.tables.iter().all(|t| t.mode == Mode::Append)
     }
 
     /// Reads the entry at `path`: a data file, or a directory of them.
@@ -215,6 +243,7 @@ impl BatchSpec {
             tables: vec![input],
             message: None,
             batch_id: None,
+            require: BTreeMap::new(),
         })
     }
 }
@@ -251,7 +280,7 @@ fn parse_directory(name: String, dir: &Path) -> Result<BatchSpec, BatchError> {
     }
 
     let mut tables = Vec::new();
-    let (mut message, mut batch_id) = (None, None);
+    let (mut message, mut batch_id, mut require) = (None, None, BTreeMap::new());
     if let Some(settings) = settings {
         (message, batch_id) = (
             settings.text("message", &settings.file.message)?,
@@ -263,6 +292,7 @@ fn parse_directory(name: String, dir: &Path) -> Result<BatchSpec, BatchError> {
             let detail = format!("is longer than {LONGEST_MESSAGE} bytes; shorten it");
             return settings.refuse(message.span(), "message".to_owned(), detail);
         }
+        require = settings.require()?;
         for (table, setting) in &settings.file.tables {
             let files = files.remove(table.as_ref()).unwrap_or_default();
             let mode = settings.mode(table, setting, &files)?;
@@ -271,6 +301,7 @@ fn parse_directory(name: String, dir: &Path) -> Result<BatchSpec, BatchError> {
                 mode,
                 shape: settings.shape(table, setting, &files)?,
                 says_coerce: setting.coerce.is_some(),
+                schema: settings.schema(table, setting)?,
                 files,
             });
         }
@@ -290,6 +321,7 @@ fn parse_directory(name: String, dir: &Path) -> Result<BatchSpec, BatchError> {
         tables,
         message,
         batch_id,
+        require,
     })
 }
 

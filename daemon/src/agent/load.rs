@@ -1,16 +1,17 @@
 //! Loading: an entry of the spool, or a file or directory of the command line, becomes a commit request.
 
 use super::batch::{BatchError, BatchSpec, Mode, TableInput};
+use super::evolution::Evolution;
 use super::reason::Place;
 use super::streamed::{Changes, Standing, Streamed};
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, SchemaChange};
 use crate::formats::{self, Coerced, FormatError, Input, InputLimits, Reading, Shape};
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::Schema;
 use serde::Serialize;
-use squire_engine::commit::{CommitRequest, RowSource, TableWrite, Write};
+use squire_engine::commit::{CommitRequest, RowSource, Rows, TableWrite, Write};
 use squire_engine::error::{Error, ErrorKind, Result};
-use squire_engine::ids::TableName;
+use squire_engine::ids::{Key, TableName};
 use squire_engine::store::{Snapshot, Store};
 use std::path::Path;
 use std::sync::Arc;
@@ -53,11 +54,11 @@ impl std::fmt::Display for Change {
     }
 }
 
-/// Rows of one table, and what was changed of them.
+/// Rows that were read, and what was changed of them.
 #[derive(Debug, Default)]
-pub(crate) struct Rows {
-    pub(crate) batches: Vec<RecordBatch>,
-    pub(crate) coerced: Vec<Change>,
+struct Read {
+    batches: Vec<RecordBatch>,
+    coerced: Vec<Change>,
 }
 
 /// Loads the entry at `path`: one file or a batch directory.
@@ -113,6 +114,9 @@ pub(crate) async fn load_on(
     request.read_for = Some(snapshot.clone());
     request.batch = spec.batch_id;
     request.message = spec.message.unwrap_or(spec.name);
+    for (table, snapshot) in spec.require {
+        request.reads.insert(TableName::new(table)?, snapshot);
+    }
     let rows = request.writes.iter().map(|w| w.write.rows()).sum();
     Ok(Loaded {
         request,
@@ -130,68 +134,36 @@ fn name_source(error: Error, named: &str) -> Error {
     }
 }
 
-/// Rows that are added, or replace all others.
-pub(crate) enum Incoming {
-    /// They are held.
-    Held(Vec<RecordBatch>),
-    /// They are too many.
-    Streamed(Arc<Streamed>),
-}
-
-impl Incoming {
-    pub(crate) fn append(self) -> Write {
-        match self {
-            Self::Held(rows) => Write::Append(rows),
-            Self::Streamed(source) => Write::Stream {
-                source,
-                replaces: false,
-            },
-        }
-    }
-
-    /// Replaces all of `table` by them. To replace it by nothing is more often an export that failed than a wish.
-    pub(crate) fn overwrite(self, table: &TableName, allow_empty: bool) -> Result<Write> {
-        match self {
-            Self::Held(rows) => overwrite(table, rows, allow_empty),
-            Self::Streamed(source) => Ok(Write::Stream {
-                source,
-                replaces: true,
-            }),
-        }
-    }
-}
-
-fn overwrite(table: &TableName, rows: Vec<RecordBatch>, allow_empty: bool) -> Result<Write> {
-    if !allow_empty && rows.iter().all(|batch| batch.num_rows() == 0) {
+/// Refuses to take away rows for none: that is more often an export that failed than a wish.
+fn check_any(table: &TableName, rows: &Rows, allow_empty: bool, what: &str) -> Result<()> {
+    let Rows::Held(held) = rows else {
+        return Ok(());
+    };
+    if !allow_empty && held.iter().all(|batch| batch.num_rows() == 0) {
         return Err(Error::invalid(format!(
-            "table {table}: the input has no rows, so overwriting would empty the table; if that is meant, say --allow-empty, or allow_empty = true in batch.toml"
+            "table {table}: the input has no rows, so {what}; if that is meant, say --allow-empty, or allow_empty = true in batch.toml"
         )));
     }
-    Ok(Write::Overwrite(rows))
+    Ok(())
 }
 
-/// Reads inputs as rows of `table`, which are held whatever they take.
-pub(crate) async fn rows(
+/// What is done to `table` in `mode` with the rows of `inputs`, and what is changed of their values. Its columns change as far
+/// as `schema` says.
+pub(crate) async fn write_of(
     (store, snapshot): (&Store, &Snapshot),
     table: &TableName,
+    (mode, schema): (Mode, SchemaChange),
     (inputs, shape): (&[Input], &Shape),
     config: &AgentConfig,
-) -> Result<Rows> {
-    Source::of(store, snapshot, config)
-        .rows(table, inputs, shape)
-        .await
-}
-
-/// The same for rows that are added or replace all others; gives what is changed of their values besides.
-pub(crate) async fn incoming(
-    (store, snapshot): (&Store, &Snapshot),
-    table: &TableName,
-    (inputs, shape): (&[Input], &Shape),
-    config: &AgentConfig,
-) -> Result<(Incoming, Changes)> {
-    Source::of(store, snapshot, config)
-        .incoming(table, inputs, shape)
-        .await
+) -> Result<(Write, Changes)> {
+    // Files that nobody else writes to.
+    let source = Source {
+        store,
+        snapshot,
+        config,
+        standing: None,
+    };
+    source.write(table, (mode, schema), (inputs, shape)).await
 }
 
 /// What files are read for and within.
@@ -202,66 +174,97 @@ struct Source<'a> {
     standing: Option<Standing>,
 }
 
-impl<'a> Source<'a> {
-    /// Of files that nobody else writes to.
-    fn of(store: &'a Store, snapshot: &'a Snapshot, config: &'a AgentConfig) -> Self {
-        Self {
-            store,
-            snapshot,
-            config,
-            standing: None,
-        }
-    }
-
+impl Source<'_> {
     fn limits(&self) -> &InputLimits {
         &self.config.input
     }
 
     async fn table(&self, input: TableInput) -> Result<(TableWrite, Changes)> {
         let table = TableName::new(input.table)?;
-        let declared = self.snapshot.state.table(&table)?.key.clone();
-        let key_of = |key: Option<String>| {
+        let inputs: Vec<Input> = input.files.into_iter().map(Input::file).collect();
+        let change = (input.mode, input.schema.unwrap_or(self.config.schema));
+        let written = self.write(&table, change, (&inputs, &input.shape)).await;
+        let (write, coerced) = written?;
+        Ok((TableWrite { table, write }, coerced))
+    }
+
+    /// Reads the inputs for the table as it is, and again for what it becomes where they need other columns.
+    async fn write(
+        &self,
+        table: &TableName,
+        (mode, schema): (Mode, SchemaChange),
+        read: (&[Input], &Shape),
+    ) -> Result<(Write, Changes)> {
+        let allowed = match mode {
+            Mode::Append | Mode::Merge { .. } => schema,
+            _ => SchemaChange::Strict,
+        };
+        let mut evolution = Evolution::of(self.schema(table).await?, allowed);
+        loop {
+            match self.write_as(table, mode.clone(), &evolution, read) {
+                Ok((write, coerced)) => return Ok((evolution.then(write), coerced)),
+                Err(refused) => evolution.follow(refused, read, self.limits())?,
+            }
+        }
+    }
+
+    fn write_as(
+        &self,
+        table: &TableName,
+        mode: Mode,
+        evolution: &Evolution,
+        (inputs, shape): (&[Input], &Shape),
+    ) -> Result<(Write, Changes)> {
+        let read = (evolution, inputs, shape);
+        let declared = &self.snapshot.state.table(table)?.key;
+        let key_of = |key: Option<Key>| {
             key.or_else(|| declared.clone()).ok_or_else(|| {
                 Error::invalid(format!(
                     "table {table} declares no key; name one with --key or key = \"...\" in batch.toml"
                 ))
             })
         };
-        let inputs: Vec<Input> = input.files.into_iter().map(Input::file).collect();
-        let (inputs, shape) = (inputs.as_slice(), &input.shape);
-        let (write, coerced) = match input.mode {
+        Ok(match mode {
             Mode::DeleteWhere { predicate } => (Write::Delete { predicate }, Changes::default()),
             Mode::Append => {
-                let (rows, coerced) = self.incoming(&table, inputs, shape).await?;
-                (rows.append(), coerced)
+                let (rows, coerced) = self.incoming(table, read)?;
+                (Write::Append(rows), coerced)
             }
             Mode::Overwrite { allow_empty } => {
-                let (rows, coerced) = self.incoming(&table, inputs, shape).await?;
-                (rows.overwrite(&table, allow_empty)?, coerced)
+                let (rows, coerced) = self.incoming(table, read)?;
+                check_any(
+                    table,
+                    &rows,
+                    allow_empty,
+                    "overwriting would empty the table",
+                )?;
+                (Write::Overwrite(rows), coerced)
             }
-            Mode::Merge { key } => {
+            Mode::Replace {
+                predicate,
+                allow_empty,
+            } => {
+                let (rows, coerced) = self.incoming(table, read)?;
+                check_any(
+                    table,
+                    &rows,
+                    allow_empty,
+                    "replacing would only delete the slice",
+                )?;
+                (Write::Replace { predicate, rows }, coerced)
+            }
+            Mode::Merge { key, when } => {
                 let key = key_of(key)?;
-                let rows = self.rows(&table, inputs, shape).await?;
-                let (rows, coerced) = (rows.batches, rows.coerced);
-                let keys = rows.iter().filter_map(|rows| rows.column_by_name(&key));
-                if keys.map(|keys| keys.null_count()).any(|nulls| nulls > 0) {
-                    // None of the rows has a key if the file has none.
-                    let reading = shape.reading(&self.schema(&table).await?);
-                    let reading = reading.map_err(format_error)?;
-                    inputs
-                        .iter()
-                        .try_for_each(|input| self.names(input, &reading, &key).map(drop))?;
-                }
-                (Write::Merge { key, rows }, Changes::of(coerced))
+                let (rows, coerced) = self.keyed(table, &key, read)?;
+                (Write::Merge { key, when, rows }, coerced)
             }
             Mode::DeleteByKey { key } => {
                 let key = key_of(key)?;
-                let rows = self.keys(&table, &key, inputs, shape).await?;
-                let (rows, coerced) = (rows.batches, rows.coerced);
-                (Write::DeleteKeys { key, rows }, Changes::of(coerced))
+                let rows = self.keys(table, &key, read)?;
+                let (rows, coerced) = (rows.batches, Changes::of(rows.coerced));
+                (Write::DeleteKeys { key, rows }, coerced)
             }
-        };
-        Ok((TableWrite { table, write }, coerced))
+        })
     }
 
     async fn schema(&self, table: &TableName) -> Result<Schema> {
@@ -272,31 +275,46 @@ impl<'a> Source<'a> {
         Ok(Schema::from(dataset.schema()))
     }
 
-    async fn rows(&self, table: &TableName, inputs: &[Input], shape: &Shape) -> Result<Rows> {
-        let schema = self.schema(table).await?;
-        let reading = shape.reading(&schema).map_err(format_error)?;
-        let mut rows = Rows::default();
+    /// Reads rows that are merged by `key`: they are held, whatever they take.
+    fn keyed(
+        &self,
+        table: &TableName,
+        key: &Key,
+        (evolution, inputs, shape): (&Evolution, &[Input], &Shape),
+    ) -> Result<(Vec<RecordBatch>, Changes)> {
+        let reading = shape.reading(&evolution.target()).map_err(format_error)?;
+        let mut rows = Read::default();
         for input in inputs {
             self.read(table, input, &reading, &mut rows)?;
         }
-        Ok(rows)
+        let of_key = |rows: &RecordBatch| {
+            let columns = key.columns().iter();
+            let mut columns = columns.filter_map(|column| rows.column_by_name(column));
+            columns.any(|column| column.null_count() > 0)
+        };
+        if rows.batches.iter().any(of_key) {
+            // None of the rows has a key if the file has none.
+            for input in inputs {
+                self.names(input, &reading, key)?;
+            }
+        }
+        Ok((rows.batches, Changes::of(rows.coerced)))
     }
 
-    /// Reads inputs until they take more than a group of batches may; then they are left to be streamed.
-    async fn incoming(
+    /// Reads inputs until they take more than a group of batches may; then they are left to be streamed, and only read on for
+    /// what they need of the table.
+    fn incoming(
         &self,
         table: &TableName,
-        inputs: &[Input],
-        shape: &Shape,
-    ) -> Result<(Incoming, Changes)> {
-        let schema = self.schema(table).await?;
+        (evolution, inputs, shape): (&Evolution, &[Input], &Shape),
+    ) -> Result<(Rows, Changes)> {
         let put_aside = |input: &Input| input.clone().put_aside(self.limits());
         let inputs = block_in_place(|| inputs.iter().map(put_aside).collect::<Result<_, _>>());
         let coerced = Changes::default();
         let streamed = Streamed {
             table: table.clone(),
             inputs: inputs.map_err(format_error)?,
-            reading: shape.reading(&schema).map_err(format_error)?,
+            reading: shape.reading(&evolution.target()).map_err(format_error)?,
             limits: self.limits().clone(),
             standing: self.standing.clone(),
             coerced: coerced.clone(),
@@ -305,6 +323,10 @@ impl<'a> Source<'a> {
         let read = streamed.read(&mut |batch| {
             bytes = bytes.saturating_add(formats::decoded_bytes(&batch));
             is_more = bytes > self.config.group_bytes;
+            if is_more && evolution.is_open() {
+                rows.clear();
+                return Ok(());
+            }
             if is_more {
                 return Err(Error::new(ErrorKind::Cancelled, "more than can be held"));
             }
@@ -312,46 +334,54 @@ impl<'a> Source<'a> {
             Ok(())
         });
         if is_more {
-            return Ok((Incoming::Streamed(Arc::new(streamed)), coerced));
+            if evolution.is_open() {
+                read?;
+            }
+            return Ok((Rows::Streamed(Arc::new(streamed)), coerced));
         }
-        read.map(|()| (Incoming::Held(rows), coerced))
+        read.map(|()| (Rows::Held(rows), coerced))
     }
 
-    /// Reads files of which only the key column counts.
-    async fn keys(
+    /// Reads files of which only the key counts.
+    fn keys(
         &self,
         table: &TableName,
-        key: &str,
-        inputs: &[Input],
-        shape: &Shape,
-    ) -> Result<Rows> {
-        let schema = self.schema(table).await?;
-        schema
-            .field_with_name(key)
-            .map_err(|_| Error::invalid(format!("table {table} has no key column {key:?}")))?;
+        key: &Key,
+        (evolution, inputs, shape): (&Evolution, &[Input], &Shape),
+    ) -> Result<Read> {
+        let schema = evolution.target();
+        for column in key.columns() {
+            schema.field_with_name(column).map_err(|_| {
+                Error::invalid(format!("table {table} has no key column {column:?}"))
+            })?;
+        }
         let reading = shape.reading(&schema).map_err(format_error)?;
-        let mut rows = Rows::default();
+        let mut rows = Read::default();
         for input in inputs {
             // Whatever other columns of the table the file has may be there; the key must.
             let given = self.names(input, &reading, key)?;
-            let reading = reading.of_what_is_in(&given, key);
+            let reading = reading.of_what_is_in(&given, key.columns());
             self.read(table, input, &reading, &mut rows)?;
         }
         Ok(rows)
     }
 
-    /// The columns of a file, of which the key is one, unless a default stands in for it.
-    fn names(&self, input: &Input, reading: &Reading, key: &str) -> Result<Vec<String>> {
+    /// The columns of a file, with those of the key among them, unless a default stands in for one.
+    fn names(&self, input: &Input, reading: &Reading, key: &Key) -> Result<Vec<String>> {
         let names = block_in_place(|| formats::names_of(input, self.limits()));
         let names = names.map_err(format_error)?;
-        match reading.source_of(key) {
-            Some(source) if !names.iter().any(|name| name == source) => {
+        let mut sources = key
+            .columns()
+            .iter()
+            .filter_map(|key| reading.source_of(key));
+        match sources.find(|source| !names.iter().any(|name| name == source)) {
+            Some(source) => {
                 let shown = formats::Shown(input.path());
                 Err(Error::invalid(format!(
                     "{shown}: the key column {source:?} is missing; add it"
                 )))
             }
-            _ => Ok(names),
+            None => Ok(names),
         }
     }
 
@@ -360,7 +390,7 @@ impl<'a> Source<'a> {
         table: &TableName,
         input: &Input,
         reading: &Reading,
-        rows: &mut Rows,
+        rows: &mut Read,
     ) -> Result<()> {
         let coerced = block_in_place(|| {
             formats::read_into(input, Some(reading), self.limits(), &mut |batch| {
@@ -376,7 +406,8 @@ impl<'a> Source<'a> {
 
 /// Whether the input itself is wrong, so that trying again cannot help.
 pub(crate) fn is_bad_input(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound)
+    use ErrorKind::{InvalidInput, NotFound, Stale};
+    matches!(error.kind(), InvalidInput | NotFound | Stale)
 }
 
 /// Whether no later look can go better. One that is not permitted may, when somebody mends the permissions.

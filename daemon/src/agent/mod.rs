@@ -31,6 +31,7 @@
 
 mod attempt;
 pub(crate) mod batch;
+mod evolution;
 mod followed;
 mod group;
 mod hand;

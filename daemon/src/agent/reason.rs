@@ -27,6 +27,11 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// The column that it is about, as the file calls it.
+    pub(super) fn names_column(&self) -> Option<&str> {
+        self.column.as_deref()
+    }
+
     /// Agents died over it.
     pub(super) fn killed() -> Self {
         Self {
@@ -150,7 +155,7 @@ pub(crate) struct Reason {
     pub(crate) format_version: u32,
     /// The name that the entry had in `incoming`.
     pub(crate) entry: String,
-    /// In one word: format, unreadable, empty, limit, damaged, value, columns, settings, name, layout, table, killed or refused.
+    /// In one word: format, unreadable, empty, limit, damaged, value, columns, settings, name, layout, table, stale, killed or refused.
     pub(crate) cause: String,
     /// In words, as the text beside it.
     pub(crate) reason: String,
@@ -197,6 +202,7 @@ impl Reason {
         } = place;
         let cause = cause.unwrap_or(match error.kind() {
             ErrorKind::NotFound => "table",
+            ErrorKind::Stale => "stale",
             _ => "refused",
         });
         Self {

@@ -1,8 +1,9 @@
 //! The arguments of every command.
 
-use crate::config::parse_duration;
+use crate::config::{SchemaChange, parse_duration, parse_size};
 use crate::formats::{Coercion, Format};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use squire_engine::ids::{Key, TableName};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,6 +46,9 @@ pub(crate) enum Command {
     Init { store: String },
     /// Make an empty table.
     ///
+    /// With --if-missing a table that is there already is fine, if its columns and its key are the same; otherwise the difference is
+    /// told, exit code 2.
+    ///
     /// Example: squire create ./lake flights --like flights.parquet --key id
     Create(CreateArgs),
     /// Declare an index; maintenance builds it and keeps it up.
@@ -53,8 +57,20 @@ pub(crate) enum Command {
     Index(IndexArgs),
     /// Write files to one table in one commit.
     ///
+    /// append adds the rows. merge replaces the rows whose key the table has and adds the others; insert adds these alone, update
+    /// replaces those alone. overwrite replaces all rows, replace those that --where selects, by rows that it selects too.
+    ///
     /// Example: squire write ./lake planes planes.csv --mode merge --key tailnum
     Write(WriteArgs),
+    /// Append a stream from standard input to one table, committed piece by piece, each row once.
+    ///
+    /// Prints one JSON document a line: first {"resume":N}, the offset up to which the producer's rows are committed, then
+    /// {"offset":N,"op":"..."} after each commit. Offsets count rows. Whoever starts again sends the same rows again, all of them or (--from)
+    /// those from an offset on, and what is committed is passed over. SIGTERM and the end of the input commit what has come. A row that the
+    /// table does not take ends it with exit code 2, and nothing behind the last acknowledgement is committed.
+    ///
+    /// Example: tail -F app.ndjson | squire ingest ./lake events --producer app-1
+    Ingest(IngestArgs),
     /// Delete rows by a SQL predicate.
     ///
     /// Example: squire delete ./lake flights --where "dep_time IS NULL"
@@ -234,9 +250,12 @@ pub(crate) struct CreateArgs {
     /// Take the columns from this schema file.
     #[arg(long, value_name = "FILE")]
     pub(crate) schema: Option<PathBuf>,
-    /// The key column, for merge and delete by key.
-    #[arg(long, value_name = "COLUMN")]
-    pub(crate) key: Option<String>,
+    /// The key, for merge and delete by key: a column, or several with commas between them.
+    #[arg(long, value_name = "COLUMN[,COLUMN...]")]
+    pub(crate) key: Option<Key>,
+    /// Do nothing if there is a table of that name with these columns and this key.
+    #[arg(long)]
+    pub(crate) if_missing: bool,
 }
 
 #[derive(Debug, Args)]
@@ -328,7 +347,10 @@ pub(crate) struct AlterTypeArgs {
 pub(crate) enum WriteMode {
     Append,
     Merge,
+    Insert,
+    Update,
     Overwrite,
+    Replace,
 }
 
 #[derive(Debug, Args)]
@@ -342,9 +364,21 @@ pub(crate) struct CommitFlags {
     /// How many conflicts are retried from a fresh snapshot.
     #[arg(long, default_value_t = 100)]
     pub(crate) retries: u32,
+    /// Commit only if TABLE is what it was in the snapshot at manifest version M, as `squire snapshot --json` prints it; otherwise
+    /// exit code 2. Maintenance does not change a table. May be repeated.
+    #[arg(long, value_name = "TABLE@M", value_parser = parse_requirement, action = ArgAction::Append)]
+    pub(crate) require: Vec<(TableName, u64)>,
     /// Read and check everything, say what would be committed, and write nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// A table and the manifest version of a snapshot, of `TABLE@M`.
+fn parse_requirement(text: &str) -> Result<(TableName, u64), String> {
+    let (table, snapshot) = text.split_once('@').unwrap_or((text, ""));
+    let table = TableName::new(table).map_err(|e| e.to_string())?;
+    let no_version = |_| "write TABLE@M, M a manifest version".to_owned();
+    Ok((table, snapshot.parse().map_err(no_version)?))
 }
 
 #[derive(Debug, Args)]
@@ -367,16 +401,61 @@ pub(crate) struct WriteArgs {
     /// What may be changed of values, and is then reported; without it every value is stored exactly, or the file refused.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) coerce: Vec<Coercion>,
+    /// What of the table's columns may change for rows that need it, in the same commit: add columns, or also widen them. Only what
+    /// has to be is changed, and told. For append, merge, insert and update.
+    #[arg(long, value_enum, value_name = "CHANGE")]
+    pub(crate) schema_change: Option<SchemaChange>,
     #[arg(long, value_enum, default_value_t = WriteMode::Append)]
     pub(crate) mode: WriteMode,
-    /// The key column of a merge, when the table declares none.
-    #[arg(long, value_name = "COLUMN")]
-    pub(crate) key: Option<String>,
-    /// Let --mode overwrite empty the table when the files have no rows.
+    /// The key of a merge, an insert or an update, when the table declares none: a column, or several with commas between them.
+    #[arg(long, value_name = "COLUMN[,COLUMN...]")]
+    pub(crate) key: Option<Key>,
+    /// The slice that --mode replace replaces: a SQL predicate, as for `squire delete`.
+    #[arg(
+        long = "where",
+        value_name = "PREDICATE",
+        required_if_eq("mode", "replace")
+    )]
+    pub(crate) predicate: Option<String>,
+    /// Let --mode overwrite empty the table, and --mode replace the slice, when the files have no rows.
     #[arg(long)]
     pub(crate) allow_empty: bool,
     #[command(flatten)]
     pub(crate) commit: CommitFlags,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StreamFormat {
+    /// One JSON object a line; empty lines are no rows.
+    Ndjson,
+    /// An Arrow IPC stream.
+    Arrow,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IngestArgs {
+    pub(crate) store: String,
+    pub(crate) table: String,
+    /// Whose rows these are: one name for each stream of rows. The store keeps its offset.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) producer: String,
+    #[arg(long, value_enum, default_value_t = StreamFormat::Ndjson)]
+    pub(crate) format: StreamFormat,
+    /// The offset of the first row on standard input.
+    #[arg(long, default_value_t = 0, value_name = "OFFSET")]
+    pub(crate) from: u64,
+    /// Commit when so many rows have come.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rows: u64,
+    /// Commit when so many bytes have come.
+    #[arg(long, default_value = "16MiB", value_parser = parse_size, value_name = "SIZE")]
+    pub(crate) bytes: u64,
+    /// Commit when a row has waited so long.
+    #[arg(long, default_value = "1s", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) age: Duration,
+    /// What of the table's columns may change for rows that need it, as for `squire write`.
+    #[arg(long, value_enum, value_name = "CHANGE")]
+    pub(crate) schema_change: Option<SchemaChange>,
 }
 
 #[derive(Debug, Args)]

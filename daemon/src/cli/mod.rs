@@ -11,6 +11,7 @@ mod debug;
 mod generate;
 mod history;
 mod index;
+mod ingest;
 mod inputs;
 mod inspect;
 mod keep;
@@ -261,6 +262,7 @@ async fn dispatch(cli: Cli, context: Context) -> Result<ExitCode> {
         Command::Create(args) => write::create(&context, args).await,
         Command::Index(args) => index::index(&context, args).await,
         Command::Write(args) => write::write(&context, args).await,
+        Command::Ingest(args) => ingest::ingest(&context, args).await,
         Command::Delete(args) => write::delete(&context, args).await,
         Command::Alter(args) => alter::alter(&context, args).await,
         Command::Drop(args) => alter::drop(&context, args).await,

@@ -43,6 +43,11 @@ impl Output {
         self.line(&text);
     }
 
+    /// Prints a document of one line, in whatever form answers are wanted: one of many, for a program that reads along.
+    pub(crate) fn say(self, document: &Value) {
+        self.line(&document.to_string());
+    }
+
     /// Prints `document`, or a whole text of ours whose lines are meant to be lines.
     pub(crate) fn print_text(self, document: &impl Serialize, text: &str) {
         if self.json {

@@ -5,15 +5,16 @@ use super::args::{
     AgentArgs, CommitArgs, CommitFlags, CreateArgs, DeleteArgs, WriteArgs, WriteMode,
 };
 use super::inputs::{Inputs, Skipped};
+use crate::agent::batch::Mode;
 use crate::agent::streamed::Changes;
 use crate::agent::{self, load};
 use crate::config::parse_listen;
 use crate::formats::{self, Coercion, Given, Input, Setting, Shape, check_coercions};
 use crate::place::{beside, check_outside, table_name, watch_of};
 use serde_json::{Value, json};
-use squire_engine::commit::{Change, CommitRequest, Outcome, RowCounts, TableWrite, Write};
-use squire_engine::error::{Error, Result};
-use squire_engine::ids::TableName;
+use squire_engine::commit::{Change, CommitRequest, Outcome, RowCounts, TableWrite, When, Write};
+use squire_engine::error::{Error, ErrorKind, Result};
+use squire_engine::ids::{Key, TableName};
 use squire_engine::recovery::Watch as RecoveryWatch;
 use squire_engine::store::Store;
 use squire_engine::store::location::check_lasting;
@@ -52,45 +53,52 @@ pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<ExitCo
         (None, None) => return Err(Error::invalid("give --like FILE or --schema FILE")),
     }
     .map_err(load::format_error)?;
+    let key = args.key;
     let request = CommitRequest::new(vec![TableWrite {
-        table,
+        table: table.clone(),
         write: Write::Create {
-            schema,
-            key: args.key,
+            schema: schema.clone(),
+            key: key.clone(),
         },
     }]);
-    report(context, &store.commit(&request).await?, &Told::default())
+    let exists = match store.commit(&request).await {
+        Ok(outcome) => return report(context, &outcome, &Told::default()),
+        Err(e) if args.if_missing && e.kind() == ErrorKind::Refused => e,
+        Err(e) => return Err(e),
+    };
+    let snapshot = store.load().await?;
+    let Some(entry) = snapshot.state.tables.get(&table) else {
+        return Err(exists);
+    };
+    let compared = store.differences(&snapshot, &table, &schema, key.as_ref());
+    let differences = compared.await?;
+    if !differences.is_empty() {
+        let differences = differences.join("; ");
+        let other = format!("table {table} is there already, and another one: {differences}");
+        return Err(Error::invalid(other));
+    }
+    let document = json!({ "outcome": "exists", "table": table, "version": entry.version });
+    let line = format!("table {table} is there already, with these columns and this key");
+    context.out.print(&document, &[line]);
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn write(context: &Context, args: WriteArgs) -> Result<ExitCode> {
     let store = context.store(&args.store).await?;
     let table = table_name(&args.table)?;
     let snapshot = store.load().await?;
-    let declared = snapshot.state.table(&table)?.key.clone();
     let shape = shape_of(&args, &context.config.agent.coerce)?;
     let inputs = Inputs::of(&args.files, args.format)?;
     let (on, config) = ((store.as_ref(), &snapshot), &context.config.agent);
     let read = (inputs.inputs.as_slice(), &shape);
-    let (write, coerced) = match args.mode {
-        WriteMode::Append => {
-            let (rows, coerced) = load::incoming(on, &table, read, config).await?;
-            (rows.append(), coerced)
-        }
-        WriteMode::Overwrite => {
-            let (rows, coerced) = load::incoming(on, &table, read, config).await?;
-            (rows.overwrite(&table, args.allow_empty)?, coerced)
-        }
-        WriteMode::Merge => {
-            let key = args.key.or(declared).ok_or_else(|| {
-                Error::invalid(format!(
-                    "table {table} declares no key; name one with --key COLUMN"
-                ))
-            })?;
-            let rows = load::rows(on, &table, read, config).await?;
-            let (rows, coerced) = (rows.batches, Changes::of(rows.coerced));
-            (Write::Merge { key, rows }, coerced)
-        }
-    };
+    let mode = mode_of(args.mode, args.key, args.predicate, args.allow_empty)?;
+    let schema = args.schema_change.unwrap_or(config.schema);
+    if args.schema_change.is_some() && !matches!(mode, Mode::Append | Mode::Merge { .. }) {
+        return Err(Error::invalid(
+            "--schema-change is only for the modes append, merge, insert and update",
+        ));
+    }
+    let (write, coerced) = load::write_of(on, &table, (mode, schema), read, config).await?;
     let told = Told {
         coerced: vec![coerced],
         skipped: inputs.skipped,
@@ -98,6 +106,40 @@ pub(super) async fn write(context: &Context, args: WriteArgs) -> Result<ExitCode
     };
     let writes = vec![TableWrite { table, write }];
     submit(context, &store, writes, args.commit, told).await
+}
+
+/// What the options say of the rows that are there.
+fn mode_of(
+    mode: WriteMode,
+    key: Option<Key>,
+    predicate: Option<String>,
+    allow_empty: bool,
+) -> Result<Mode> {
+    let merge = |when| Mode::Merge {
+        key: key.clone(),
+        when,
+    };
+    if predicate.is_some() && mode != WriteMode::Replace {
+        return Err(Error::invalid(
+            "--where is only for --mode replace; see also `squire delete`",
+        ));
+    }
+    Ok(match (mode, predicate) {
+        (WriteMode::Append, _) => Mode::Append,
+        (WriteMode::Merge, _) => merge(When::Upsert),
+        (WriteMode::Insert, _) => merge(When::Insert),
+        (WriteMode::Update, _) => merge(When::Update),
+        (WriteMode::Overwrite, _) => Mode::Overwrite { allow_empty },
+        (WriteMode::Replace, Some(predicate)) => Mode::Replace {
+            predicate,
+            allow_empty,
+        },
+        (WriteMode::Replace, None) => {
+            return Err(Error::invalid(
+                "--mode replace needs --where, the slice that the rows replace",
+            ));
+        }
+    })
 }
 
 /// What the options say of the columns.
@@ -168,6 +210,7 @@ pub(super) async fn commit(context: &Context, args: CommitArgs) -> Result<ExitCo
         request.message = args.commit.message;
     }
     request.retries = args.commit.retries;
+    request.reads.extend(args.commit.require);
     carry_out(context, &store, &request, args.commit.dry_run, told).await
 }
 
@@ -182,6 +225,7 @@ pub(super) async fn submit(
     request.batch = flags.batch_id;
     request.message = flags.message;
     request.retries = flags.retries;
+    request.reads.extend(flags.require);
     carry_out(context, store, &request, flags.dry_run, told).await
 }
 

@@ -17,8 +17,8 @@ use super::min_free::{MinFree, min_free_or_off};
 use super::nested::clash;
 use super::policy::{Policy, PolicySection, TableSection};
 use super::{
-    AgentConfig, Budget, Config, ConfigError, DaemonConfig, TablePattern, Tables, Watch, bare,
-    secrets, storage,
+    AgentConfig, Budget, Config, ConfigError, DaemonConfig, SchemaChange, TablePattern, Tables,
+    Watch, bare, secrets, storage,
 };
 use crate::units;
 
@@ -146,6 +146,7 @@ pub(super) struct AgentSection {
     #[serde(deserialize_with = "units::listen")]
     listen: Option<SocketAddr>,
     coerce: Vec<Coercion>,
+    schema: SchemaChange,
     #[serde(deserialize_with = "units::duration")]
     settle: Duration,
     #[serde(deserialize_with = "units::duration_or_off")]
@@ -197,6 +198,7 @@ impl Default for AgentSection {
             drain: Duration::from_secs(30),
             listen: None,
             coerce: Vec::new(),
+            schema: SchemaChange::Strict,
             settle: Duration::ZERO,
             done_age: None,
             done_bytes: None,
@@ -340,6 +342,7 @@ impl AgentSection {
             drain,
             listen,
             coerce,
+            schema,
             settle,
             done_age,
             done_bytes,
@@ -363,6 +366,7 @@ impl AgentSection {
             drain,
             listen,
             coerce,
+            schema,
             settle,
             done_age,
             done_bytes,

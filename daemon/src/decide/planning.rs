@@ -431,6 +431,7 @@ mod tests {
         let indexed = |gigabytes, unindexed_rows, missing| {
             let mut health = costing(gigabytes, 3);
             health.indexes = vec![IndexHealth {
+                damaged: None,
                 name: "i".into(),
                 unindexed_rows,
                 stale_seconds: Some(3_600),
@@ -463,6 +464,7 @@ mod tests {
         health.candidate_fragments = 16;
         health.indexes = [(200, 30), (0, 50)]
             .map(|(unindexed_rows, bytes)| IndexHealth {
+                damaged: None,
                 name: "i".into(),
                 unindexed_rows,
                 stale_seconds: None,

@@ -225,6 +225,12 @@ impl Reading {
         self.target.field(index).is_nullable() || self.defaults[index].is_some()
     }
 
+    /// The table's column that an input calls `source`; `None` for one that the table does not have.
+    pub(crate) fn column_of(&self, source: &str) -> Option<&Field> {
+        let index = self.input.index_of(source).ok()?;
+        Some(self.target.field(index))
+    }
+
     /// What an input calls the column `name`; `None` where a default stands in for it.
     pub(crate) fn source_of(&self, name: &str) -> Option<&str> {
         let index = self.target.index_of(name).ok()?;
@@ -232,10 +238,10 @@ impl Reading {
         (!has_default).then(|| self.input.field(index).name().as_str())
     }
 
-    /// What an input of these columns is read as where it need not have the others: the key, and what it has.
-    pub(crate) fn of_what_is_in(&self, names: &[String], key: &str) -> Self {
+    /// What an input of these columns is read as where it need not have the others: the columns of the key, and what it has.
+    pub(crate) fn of_what_is_in(&self, names: &[String], key: &[String]) -> Self {
         let kept = |index: &usize| {
-            self.target.field(*index).name() == key
+            key.contains(self.target.field(*index).name())
                 || names.contains(self.input.field(*index).name())
         };
         let kept: Vec<usize> = (0..self.target.fields().len()).filter(kept).collect();

@@ -66,6 +66,15 @@ impl Input {
         }
     }
 
+    /// A piece of standard input that lies in `file`, under a name of its own.
+    pub(crate) fn piece(name: impl Into<PathBuf>, file: File) -> Self {
+        Self {
+            path: name.into(),
+            aside: Some(Arc::new(file)),
+            ..Self::stdin()
+        }
+    }
+
     /// The same in `format`, whatever its name says.
     pub(crate) fn in_format(self, format: Option<Format>) -> Self {
         Self { format, ..self }

@@ -38,7 +38,7 @@ pub(super) use cell::Value;
 use coerce::Coercer;
 use column::{Reason, Refusal, Slot};
 use csv::Records;
-pub(super) use infer::schema_of;
+pub(super) use infer::{columns_of, schema_of};
 use lines::Lines;
 use ndjson::Objects;
 use nested::Members;

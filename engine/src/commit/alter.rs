@@ -10,7 +10,7 @@
 use super::stage::{RowCounts, Staged, Write};
 use super::validate::check_new;
 use crate::error::{Error, ErrorKind, Result, quoted};
-use crate::ids::TableName;
+use crate::ids::{Key, TableName};
 use crate::store::{State, Store};
 use arrow_array::ArrayRef;
 use arrow_cast::cast;
@@ -18,6 +18,7 @@ use arrow_schema::{DataType, Field as ArrowField, Schema as ArrowSchema};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
+use lance::dataset::transaction::Operation;
 use lance::dataset::{ColumnAlteration, NewColumnTransform};
 use lance::datatypes::{Field, Schema, format_field_path, parse_field_path};
 use lance::index::DatasetIndexExt;
@@ -96,12 +97,12 @@ pub(super) fn check_uses(state: &State, table: &TableName, write: &Write) -> Res
 
 fn check_use(state: &State, table: &TableName, alteration: &Alteration) -> Result<()> {
     let (column, verb) = (alteration.column(), alteration.verb());
-    let key = state.table(table)?.key.as_deref();
-    if key.is_some_and(|key| overlap(key, column)) {
+    let mut key = state.table(table)?.key.iter().flat_map(Key::columns);
+    if key.any(|key| overlap(key, column)) {
         return Err(Error::new(
             ErrorKind::Refused,
             format!(
-                "table {table}: column {} is its key, by which rows are merged, and cannot be {verb}",
+                "table {table}: column {} is its key, or in it, by which rows are merged, and cannot be {verb}",
                 quoted(column)
             ),
         ));
@@ -266,7 +267,7 @@ async fn check_unindexed(
 }
 
 /// Whether `to` is another type than `from` and holds each of its values.
-fn is_wider(from: &DataType, to: &DataType) -> bool {
+pub fn is_wider(from: &DataType, to: &DataType) -> bool {
     use DataType as T;
     let bits = |data_type: &DataType| data_type.primitive_width().unwrap_or(0);
     match (from, to) {
@@ -294,6 +295,22 @@ impl Store {
         alteration: &Alteration,
     ) -> Result<Staged> {
         let mut next = self.rehearsal_of(path, on).await?;
+        let operation = self.rehearse(table, &mut next, alteration).await?;
+        Ok(Staged {
+            operation,
+            affected_rows: None,
+            rows: RowCounts::default(),
+        })
+    }
+
+    /// Makes `alteration` to a rehearsal, which may be above another one, and gives the operation that does it.
+    pub(super) async fn rehearse(
+        &self,
+        table: &TableName,
+        next: &mut Dataset,
+        alteration: &Alteration,
+    ) -> Result<Operation> {
+        let before = next.clone();
         match alteration {
             Alteration::Add { column, data_type } => {
                 let columns = Arc::new(addition(table, column, data_type)?);
@@ -313,14 +330,14 @@ impl Store {
         let transaction = next.read_transaction().await?;
         let transaction =
             transaction.ok_or_else(|| Error::internal("what was rehearsed has no transaction"))?;
-        let staged = Staged::new(transaction, RowCounts::default());
+        let operation = transaction.operation;
         if let Alteration::Widen { column, .. } = alteration
-            && let Err(e) = compare(on, &next, column).await
+            && let Err(e) = compare(&before, next, column).await
         {
-            self.unstage(on, &staged.operation).await;
+            self.unstage(&before, &operation).await;
             return Err(e);
         }
-        Ok(staged)
+        Ok(operation)
     }
 }
 

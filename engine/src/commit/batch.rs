@@ -8,7 +8,7 @@ use super::joined::Joined;
 use super::logical::TableWrite;
 use super::stage::Write;
 use crate::error::{Error, Result};
-use crate::ids::OpId;
+use crate::ids::{Key, OpId};
 use crate::store::{Member, Snapshot, Store};
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, make_array};
@@ -23,7 +23,9 @@ use std::sync::Arc;
 const KEPT_BYTES: usize = 16;
 
 /// How digests are made; the first one took nested values by their words, in which different ones may be the same.
-const MAKE: &str = "2.";
+/// The second took a column of nothing but nulls for more than none: a batch that came again after a column had been added was
+/// another one.
+const MAKE: &str = "3.";
 
 /// A batch whose id was committed before.
 #[derive(Debug)]
@@ -87,15 +89,20 @@ pub(super) fn digest(writes: &[TableWrite]) -> Result<String> {
     let mut whole = Sha256::new();
     for TableWrite { table, write } in writes {
         text(&mut whole, table.as_str());
-        let (mode, detail, rows) = parts(write);
+        let (mode, detail) = parts(write);
         text(&mut whole, mode);
         text(&mut whole, &detail);
         let mut columns = Columns::default();
-        rows.iter().try_for_each(|batch| columns.add(batch))?;
-        if let Write::Stream { source, .. } = write {
-            source.read(&mut |batch| columns.add(&batch))?;
+        match write.added() {
+            // Whether its rows were held or not is nobody's concern.
+            Some(rows) => rows.read(&mut |batch| columns.add(&batch))?,
+            None => write
+                .held()
+                .iter()
+                .try_for_each(|batch| columns.add(batch))?,
         }
-        for (column, hash) in columns.0 {
+        whole.update(columns.rows.to_le_bytes());
+        for (column, (hash, _)) in columns.hashes.into_iter().filter(|(_, (_, has))| *has) {
             text(&mut whole, &column);
             whole.update(hash.finalize());
         }
@@ -105,35 +112,46 @@ pub(super) fn digest(writes: &[TableWrite]) -> Result<String> {
     Ok(format!("{MAKE}{digits}"))
 }
 
-fn parts(write: &Write) -> (&'static str, Cow<'_, str>, &[RecordBatch]) {
+fn parts(write: &Write) -> (&'static str, Cow<'_, str>) {
+    // No column's name holds U+0000.
+    let columns = |key: &Key| key.columns().join("\0");
     match write {
-        Write::Append(rows) => ("append", "".into(), rows),
-        Write::Merge { key, rows } => ("merge", key.into(), rows),
-        Write::DeleteKeys { key, rows } => ("delete_keys", key.into(), rows),
-        Write::Delete { predicate } => ("delete", predicate.into(), &[]),
-        Write::Overwrite(rows) => ("overwrite", "".into(), rows),
-        // Whether its rows were held or not is nobody's concern.
-        Write::Stream { replaces: true, .. } => ("overwrite", "".into(), &[]),
-        Write::Stream { .. } => ("append", "".into(), &[]),
-        Write::Alter(alteration) => ("alter", alteration.to_string().into(), &[]),
-        Write::Create { key, .. } => ("create", key.as_deref().unwrap_or_default().into(), &[]),
+        Write::Append(_) => ("append", "".into()),
+        Write::Overwrite(_) => ("overwrite", "".into()),
+        Write::Replace { predicate, .. } => ("replace", predicate.into()),
+        Write::Merge { key, when, .. } => (when.as_str(), columns(key).into()),
+        Write::DeleteKeys { key, .. } => ("delete_keys", columns(key).into()),
+        Write::Delete { predicate } => ("delete", predicate.into()),
+        Write::Alter(alteration) => ("alter", alteration.to_string().into()),
+        // When it is sent again, its columns are there.
+        Write::Evolve { then, .. } => parts(then),
+        Write::Create { key, .. } => {
+            let columns = key.as_ref().map(columns);
+            ("create", columns.unwrap_or_default().into())
+        }
     }
 }
 
-/// A hash per column, by name.
+/// A hash per column, by name, and whether it has any value.
 #[derive(Default)]
-struct Columns(BTreeMap<String, Sha256>);
+struct Columns {
+    rows: u64,
+    hashes: BTreeMap<String, (Sha256, bool)>,
+}
 
 impl Columns {
     fn add(&mut self, batch: &RecordBatch) -> Result<()> {
         for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-            let hash = self.0.entry(field.name().clone()).or_insert_with(|| {
+            let entry = self.hashes.entry(field.name().clone());
+            let (hash, has_any) = entry.or_insert_with(|| {
                 let mut hash = Sha256::new();
                 text(&mut hash, &field.data_type().to_string());
-                hash
+                (hash, false)
             });
             values(hash, column.as_ref())?;
+            *has_any |= column.logical_null_count() < column.len();
         }
+        self.rows += batch.num_rows() as u64;
         Ok(())
     }
 }
@@ -245,6 +263,7 @@ fn bytes(hash: &mut Sha256, bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commit::When;
     use arrow_array::builder::{ListBuilder, StringBuilder};
     use arrow_array::types::{Float32Type, Int8Type};
     use arrow_array::{
@@ -274,8 +293,8 @@ mod tests {
         let whole = rows(&[Some(1), None, Some(3)], &["a", "b", ""], &[1.0, 2.0, 3.0]);
         let cut = vec![whole.slice(0, 1), whole.slice(1, 2)];
         assert_eq!(
-            of("t", Write::Append(vec![whole])),
-            of("t", Write::Append(cut))
+            of("t", Write::Append(vec![whole].into())),
+            of("t", Write::Append(cut.into()))
         );
     }
 
@@ -318,66 +337,83 @@ mod tests {
         ];
         let digests = columns.map(|column| {
             let rows = RecordBatch::try_from_iter([("c", column)]).unwrap();
-            of("t", Write::Append(vec![rows]))
+            of("t", Write::Append(vec![rows].into()))
         });
         let distinct: std::collections::BTreeSet<_> = digests.iter().collect();
         assert_eq!(distinct.len(), digests.len());
     }
 
+    /// A column that was added when the batch came again is null in all of its rows.
+    #[test]
+    fn a_column_without_a_value_is_none() {
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+        let more = |values: Vec<Option<&str>>| {
+            let more: ArrayRef = Arc::new(StringArray::from(values));
+            let columns = [("id", ids.clone()), ("more", more)];
+            of(
+                "t",
+                Write::Append(vec![RecordBatch::try_from_iter(columns).unwrap()].into()),
+            )
+        };
+        let without = RecordBatch::try_from_iter([("id", ids.clone())]).unwrap();
+        let without = of("t", Write::Append(vec![without].into()));
+        assert_eq!(more(vec![None, None]), without);
+        assert_ne!(more(vec![None, Some("")]), without);
+    }
+
     #[test]
     fn a_digest_that_was_made_otherwise_tells_nothing() {
-        assert!(!is_other(None, Some("2.ab")));
-        assert!(!is_other(Some("ab"), Some("2.ab")));
-        assert!(!is_other(Some("2.ab"), Some("2.ab")));
-        assert!(is_other(Some("2.ab"), Some("2.ac")));
+        assert!(!is_other(None, Some("3.ab")));
+        assert!(!is_other(Some("2.ab"), Some("3.ab")));
+        assert!(!is_other(Some("3.ab"), Some("3.ab")));
+        assert!(is_other(Some("3.ab"), Some("3.ac")));
     }
 
     #[test]
     fn every_difference_shows() {
-        let base = || rows(&[Some(1), Some(2)], &["ab", "c"], &[1.0, 2.0]);
-        let key = || "id".to_owned();
-        let keyed = |key: &str, rows| Write::Merge {
-            key: key.to_owned(),
-            rows: vec![rows],
+        let base = || vec![rows(&[Some(1), Some(2)], &["ab", "c"], &[1.0, 2.0])];
+        let append = |rows: RecordBatch| of("t", Write::Append(vec![rows].into()));
+        let merge = |key: &str, when| {
+            let (key, rows) = (key.parse().unwrap(), base());
+            of("t", Write::Merge { key, when, rows })
         };
-        let delete_keys = |rows| Write::DeleteKeys {
-            key: key(),
-            rows: vec![rows],
+        let delete = |predicate: &str| {
+            let predicate = predicate.to_owned();
+            of("t", Write::Delete { predicate })
+        };
+        let replace = |predicate: &str| {
+            let (predicate, rows) = (predicate.to_owned(), base().into());
+            of("t", Write::Replace { predicate, rows })
+        };
+        let part_of_merge = || {
+            let (key, rows) = ("id".parse().unwrap(), vec![base()[0].slice(0, 1)]);
+            let when = When::Upsert;
+            of("t", Write::Merge { key, when, rows })
+        };
+        let delete_keys = |rows| {
+            let key = "id".parse().unwrap();
+            of("t", Write::DeleteKeys { key, rows })
         };
         let different = [
-            of("t", Write::Append(vec![base()])),
-            of("u", Write::Append(vec![base()])),
-            of("t", Write::Overwrite(vec![base()])),
-            of("t", keyed("id", base())),
-            of("t", keyed("name", base())),
-            of("t", keyed("id", base().slice(0, 1))),
-            of("t", delete_keys(base())),
-            of("t", delete_keys(base().slice(0, 1))),
-            of("t", Write::Append(vec![base().slice(0, 1)])),
-            of(
-                "t",
-                Write::Append(vec![rows(&[Some(1), None], &["ab", "c"], &[1.0, 2.0])]),
-            ),
-            of(
-                "t",
-                Write::Append(vec![rows(&[Some(1), Some(2)], &["a", "bc"], &[1.0, 2.0])]),
-            ),
-            of(
-                "t",
-                Write::Append(vec![rows(&[Some(1), Some(2)], &["ab", "c"], &[1.0, 2.5])]),
-            ),
-            of(
-                "t",
-                Write::Delete {
-                    predicate: "a".into(),
-                },
-            ),
-            of(
-                "t",
-                Write::Delete {
-                    predicate: "b".into(),
-                },
-            ),
+            of("t", Write::Append(base().into())),
+            of("u", Write::Append(base().into())),
+            of("t", Write::Overwrite(base().into())),
+            replace("a"),
+            replace("b"),
+            merge("id", When::Upsert),
+            merge("id", When::Insert),
+            merge("id", When::Update),
+            merge("id,name", When::Upsert),
+            merge("name,id", When::Upsert),
+            part_of_merge(),
+            delete_keys(base()),
+            delete_keys(vec![base()[0].slice(0, 1)]),
+            append(base()[0].slice(0, 1)),
+            append(rows(&[Some(1), None], &["ab", "c"], &[1.0, 2.0])),
+            append(rows(&[Some(1), Some(2)], &["a", "bc"], &[1.0, 2.0])),
+            append(rows(&[Some(1), Some(2)], &["ab", "c"], &[1.0, 2.5])),
+            delete("a"),
+            delete("b"),
         ];
         let distinct: std::collections::BTreeSet<_> = different.iter().collect();
         assert_eq!(distinct.len(), different.len());

@@ -7,6 +7,7 @@
 use super::batch::digest;
 use super::logical::{AttemptHook, CommitRequest, TableWrite};
 use super::stage::Write;
+use super::streamed::Rows;
 use crate::error::{Error, Result};
 use crate::ids::TableName;
 use crate::store::{Member, Snapshot};
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, HashSet};
 pub(super) struct Joined<'a> {
     /// The writes, sorted by table; each table once.
     pub(super) writes: Vec<TableWrite>,
-    /// Tables that must not have changed since.
+    /// Tables that must not have changed since the snapshot at this manifest version.
     pub(super) reads: &'a BTreeMap<TableName, u64>,
     /// The batches; at least one.
     pub(super) batches: Vec<Member>,
@@ -59,8 +60,8 @@ impl<'a> Joined<'a> {
             });
             for TableWrite { table, write } in &request.writes {
                 match (writes.get_mut(table), write) {
-                    (Some(Write::Append(rows)), Write::Append(more)) => {
-                        rows.extend(more.iter().cloned());
+                    (Some(Write::Append(Rows::Held(rows))), Write::Append(more)) => {
+                        rows.extend(more.held().iter().cloned());
                     }
                     _ => drop(writes.insert(table, write.clone())),
                 }
@@ -120,7 +121,7 @@ mod tests {
         let rows = RecordBatch::try_from_iter([("id", column)]).unwrap();
         let writes = tables.iter().map(|table| TableWrite {
             table: table.parse().unwrap(),
-            write: Write::Append(vec![rows.clone()]),
+            write: Write::Append(vec![rows.clone()].into()),
         });
         let mut request = CommitRequest::new(writes.collect());
         request.batch = id.map(str::to_owned);

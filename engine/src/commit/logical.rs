@@ -13,6 +13,7 @@ use super::batch::Repeated;
 use super::joined::Joined;
 use super::kept::Kept;
 use super::stage::{RowCounts, Staged, Write};
+use super::streamed::Rows;
 use crate::clock::Backoff;
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::events::{Answer, ProtocolEvent};
@@ -45,7 +46,7 @@ pub type AttemptHook = Arc<dyn Fn(OpId) -> Result<()> + Send + Sync>;
 pub struct CommitRequest {
     /// The writes; each table at most once.
     pub writes: Vec<TableWrite>,
-    /// Tables that must not have changed since the snapshot that the caller read.
+    /// Tables that must not have changed since the snapshot that the caller read: its manifest version.
     pub reads: BTreeMap<TableName, u64>,
     /// An id that makes the batch committed at most once, whoever sends it.
     pub batch: Option<String>,
@@ -92,7 +93,7 @@ impl CommitRequest {
 
     /// Whether rows of it are too many to be held.
     pub fn streams(&self) -> bool {
-        let streams = |w: &TableWrite| matches!(w.write, Write::Stream { .. });
+        let streams = |w: &TableWrite| matches!(w.write.added(), Some(Rows::Streamed(_)));
         self.writes.iter().any(streams)
     }
 }
@@ -103,14 +104,7 @@ pub(super) fn is_blind(reads: &BTreeMap<TableName, u64>, writes: &[TableWrite]) 
 }
 
 pub(super) fn appends(write: &Write) -> bool {
-    let is_stream = matches!(
-        write,
-        Write::Stream {
-            replaces: false,
-            ..
-        }
-    );
-    is_stream || matches!(write, Write::Append(_))
+    matches!(write, Write::Append(_))
 }
 
 /// A commit that the manifest shows.
@@ -217,7 +211,6 @@ impl Store {
         let mut kept = Kept::default();
         let mut attempt = 1;
         loop {
-            self.check_reads(joined.reads).await?;
             let failed = match self.attempt(joined, attempt, &mut kept).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(e) => e,
@@ -266,29 +259,6 @@ impl Store {
             }
         }
         Ok(false)
-    }
-
-    /// What the caller read is given once, so a stale read is not retried here: the caller reads again.
-    async fn check_reads(&self, reads: &BTreeMap<TableName, u64>) -> Result<()> {
-        if reads.is_empty() || !stands(Guard::ReadSet) {
-            return Ok(());
-        }
-        let snapshot = self.load().await?;
-        for (table, version) in reads {
-            let entry = snapshot.state.table(table)?;
-            let read = SidecarTable {
-                table: table.clone(),
-                path: entry.path.clone(),
-                base: *version,
-                create: None,
-            };
-            if !self.unchanged(&snapshot, &read).await? {
-                return Err(Error::conflict(format!(
-                    "table {table} changed since version {version}; read it again"
-                )));
-            }
-        }
-        Ok(())
     }
 
     /// Publishes the clean prefix of every table whose rows a write reads: staged on a pin below an unpublished
@@ -343,6 +313,8 @@ impl Store {
                 return Ok(Together::Repeated(repeated));
             }
         }
+        // What was committed before has moved what it read itself.
+        let reads = self.standing_reads(&base, joined.reads).await?;
         let prepared = match guessed {
             Some(prepared) => prepared,
             None => {
@@ -352,7 +324,7 @@ impl Store {
         };
         hit(Seam::WriteAfterStage)?;
         hit(Seam::WriteAfterScan)?;
-        let sidecar = sidecar_of(joined, &base, op, &prepared)?;
+        let sidecar = sidecar_of(joined, op, &prepared, reads);
         if stands(Guard::Sidecar) {
             self.put_sidecar(&sidecar).await?;
         }
@@ -530,23 +502,15 @@ impl Store {
 
 fn sidecar_of(
     joined: &Joined<'_>,
-    base: &Snapshot,
     op: OpId,
     prepared: &[Prepared],
-) -> Result<Sidecar> {
+    reads: Vec<SidecarTable>,
+) -> Sidecar {
     let started_ms = ulid::Ulid::from(op).timestamp_ms();
     let mut sidecar = Sidecar::of_batches(op, &joined.batches, started_ms);
-    sidecar.writes = prepared.iter().map(|p| p.entry.clone()).collect();
-    for (table, version) in joined.reads.iter().filter(|_| stands(Guard::ReadSet)) {
-        let entry = base.state.table(table)?;
-        sidecar.reads.push(SidecarTable {
-            table: table.clone(),
-            path: entry.path.clone(),
-            base: *version,
-            create: None,
-        });
-    }
-    Ok(sidecar)
+    sidecar.set_writes(prepared.iter().map(|p| p.entry.clone()).collect());
+    sidecar.reads = reads;
+    sidecar
 }
 
 /// Whether the written tables are in `now` what they were in `guess`. Pins only go up, so then they were that at every

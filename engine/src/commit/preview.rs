@@ -4,12 +4,13 @@
 //! What shows only in writing is not tried: rows that Lance cannot give back, storage that is full, a commit of others in between.
 
 use super::alter::check_uses;
+use super::evolve::evolved;
 use super::joined::Joined;
 use super::logical::{CommitRequest, TableWrite, drift_error};
 use super::stage::{Checked, RowCounts, Write};
-use super::streamed::rows_of;
-use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{OpId, TableName};
+use super::streamed::{Rows, rows_of};
+use crate::error::{Error, Result};
+use crate::ids::{Key, OpId, TableName};
 use crate::protocol::{Obstacle, obstacle};
 use crate::store::state::TableEntry;
 use crate::store::{Snapshot, Store};
@@ -51,6 +52,9 @@ impl Store {
         let base = self.load().await?;
         let repeated = self.repeated(&base, &joined).await?.into_iter().next();
         let already_committed = repeated.map(|repeated| repeated.answer).transpose()?;
+        if already_committed.is_none() {
+            self.standing_reads(&base, joined.reads).await?;
+        }
         let mut tables = Vec::with_capacity(joined.writes.len());
         for TableWrite { table, write } in &joined.writes {
             let entry = base.state.table(table)?;
@@ -95,58 +99,54 @@ impl Store {
 }
 
 async fn count(table: &TableName, checked: &Checked<'_>) -> Result<RowCounts> {
-    let none = RowCounts::default();
-    let (Some(dataset), rows) = (&checked.dataset, checked.write.rows() as u64) else {
-        return Ok(none);
+    let mut counts = RowCounts::default();
+    let Some(dataset) = &checked.dataset else {
+        return Ok(counts);
     };
-    Ok(match &checked.write {
-        Write::Append(_) => RowCounts {
-            inserted: rows,
-            ..none
-        },
-        Write::Overwrite(_) => RowCounts {
-            inserted: rows,
-            deleted: dataset.count_rows(None).await? as u64,
-            ..none
-        },
-        Write::Stream { source, replaces } => {
-            let mut rows = rows_of(source.clone(), table, Schema::from(dataset.schema()));
-            let mut inserted = 0;
-            while let Some(batch) = rows.try_next().await? {
-                inserted += batch.num_rows() as u64;
+    let write = match &checked.write {
+        Write::Evolve { then, .. } => &**then,
+        write => write,
+    };
+    if let Some(rows) = write.added() {
+        let schema = Schema::from(dataset.schema());
+        let schema = evolved(&schema, checked.write.alterations());
+        counts.inserted = count_of(rows, table, schema).await?;
+    }
+    match write {
+        Write::Overwrite(_) => counts.deleted = dataset.count_rows(None).await? as u64,
+        Write::Delete { predicate } | Write::Replace { predicate, .. } => {
+            counts.deleted = dataset.count_rows(Some(predicate.clone())).await? as u64;
+        }
+        Write::Merge { key, when, rows } => {
+            let (matched, keys) = matches(dataset, key, rows).await?;
+            if when.inserts() {
+                counts.inserted = write.rows() as u64 - keys;
             }
-            let deleted = match replaces {
-                true => dataset.count_rows(None).await? as u64,
-                false => 0,
-            };
-            RowCounts {
-                inserted,
-                deleted,
-                ..none
+            if when.updates() {
+                counts.updated = matched;
             }
         }
-        Write::Delete { predicate } => RowCounts {
-            deleted: dataset.count_rows(Some(predicate.clone())).await? as u64,
-            ..none
-        },
-        Write::Merge { key, rows: given } => {
-            let (matched, keys) = matches(dataset, key, given).await?;
-            RowCounts {
-                inserted: rows - keys,
-                updated: matched,
-                ..none
-            }
-        }
-        Write::DeleteKeys { key, rows: given } => RowCounts {
-            deleted: matches(dataset, key, given).await?.0,
-            ..none
-        },
-        Write::Alter(_) | Write::Create { .. } => none,
-    })
+        Write::DeleteKeys { key, rows } => counts.deleted = matches(dataset, key, rows).await?.0,
+        Write::Append(_) | Write::Alter(_) | Write::Evolve { .. } | Write::Create { .. } => {}
+    }
+    Ok(counts)
+}
+
+async fn count_of(rows: &Rows, table: &TableName, schema: Schema) -> Result<u64> {
+    let source = match rows {
+        Rows::Held(rows) => return Ok(rows.iter().map(|batch| batch.num_rows() as u64).sum()),
+        Rows::Streamed(source) => source.clone(),
+    };
+    let mut rows = rows_of(source, table, schema);
+    let mut count = 0;
+    while let Some(batch) = rows.try_next().await? {
+        count += batch.num_rows() as u64;
+    }
+    Ok(count)
 }
 
 /// The rows of the table whose key is among those of `given`, and how many of these keys it has.
-async fn matches(dataset: &Dataset, key: &str, given: &[RecordBatch]) -> Result<(u64, u64)> {
+async fn matches(dataset: &Dataset, key: &Key, given: &[RecordBatch]) -> Result<(u64, u64)> {
     let mut keys = HashSet::new();
     for batch in given {
         each_key(batch, key, |value| {
@@ -155,7 +155,7 @@ async fn matches(dataset: &Dataset, key: &str, given: &[RecordBatch]) -> Result<
     }
     let (mut rows, mut found) = (0, HashSet::new());
     let mut scan = dataset.scan();
-    scan.project(&[key])?;
+    scan.project(key.columns())?;
     let mut batches = scan.try_into_stream().await?;
     while let Some(batch) = batches.try_next().await? {
         each_key(&batch, key, |value| {
@@ -169,15 +169,21 @@ async fn matches(dataset: &Dataset, key: &str, given: &[RecordBatch]) -> Result<
 }
 
 /// The keys of a batch in words, as they are told apart when they are checked; nulls match nothing.
-fn each_key(batch: &RecordBatch, key: &str, mut each: impl FnMut(String)) -> Result<()> {
-    let column = batch.column_by_name(key);
-    let column =
-        column.ok_or_else(|| Error::internal(format!("the key column {key:?} is gone")))?;
+fn each_key(batch: &RecordBatch, key: &Key, mut each: impl FnMut(Vec<String>)) -> Result<()> {
+    let columns = key.columns().iter().map(|name| {
+        let gone = || Error::internal(format!("the key column {name:?} is gone"));
+        batch.column_by_name(name).ok_or_else(gone)
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
     let options = FormatOptions::default();
-    let words = ArrayFormatter::try_new(column.as_ref(), &options)
-        .map_err(|e| Error::new(ErrorKind::InvalidInput, "the key column").caused_by(e))?;
-    for row in (0..column.len()).filter(|row| column.is_valid(*row)) {
-        each(words.value(row).to_string());
+    let words = columns.iter().map(|column| {
+        ArrayFormatter::try_new(column.as_ref(), &options)
+            .map_err(|e| Error::invalid("the key's columns").caused_by(e))
+    });
+    let words = words.collect::<Result<Vec<_>>>()?;
+    let has_key = |row: &usize| columns.iter().all(|column| column.is_valid(*row));
+    for row in (0..batch.num_rows()).filter(has_key) {
+        each(words.iter().map(|of| of.value(row).to_string()).collect());
     }
     Ok(())
 }

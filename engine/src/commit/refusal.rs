@@ -24,8 +24,10 @@ fn bad_rows(why: &Error) -> Error {
 pub(super) fn unkept(e: Error, write: &Write) -> Error {
     let of_rows = || matches!(e.kind(), ErrorKind::Unfit | ErrorKind::Internal) || computed(&e);
     match write {
-        Write::Append(_) | Write::Overwrite(_) | Write::Stream { .. } if of_rows() => bad_rows(&e),
-        Write::Merge { .. } | Write::DeleteKeys { .. } if e.kind() == ErrorKind::Unfit => {
+        Write::Append(_) | Write::Overwrite(_) if of_rows() => bad_rows(&e),
+        Write::Merge { .. } | Write::Replace { .. } | Write::DeleteKeys { .. }
+            if e.kind() == ErrorKind::Unfit =>
+        {
             bad_rows(&e)
         }
         _ if e.kind() == ErrorKind::Internal => {
@@ -76,14 +78,15 @@ fn is_of_evaluation(e: &lance::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::unkept;
-    use crate::commit::Write;
+    use crate::commit::{When, Write};
     use crate::error::{Error, ErrorKind};
 
     #[test]
     fn rows_that_lance_cannot_stage_do_not_wait_for_the_storage() {
-        let append = || Write::Append(Vec::new());
+        let append = || Write::Append(Vec::new().into());
         let merge = || Write::Merge {
-            key: "id".to_owned(),
+            key: "id".parse().unwrap(),
+            when: When::default(),
             rows: Vec::new(),
         };
         let away = object_store::Error::Generic {

@@ -1,49 +1,59 @@
 //! Staging: a write becomes data files and an uncommitted Lance transaction on the pinned version, once it was checked.
 
 use super::alter::{self, Alteration};
-use super::predicate;
-use super::refusal::{unkept, unless_it_cannot_run, unreadable};
-use super::streamed::{RowSource, insert_streamed, rows_of};
-use super::validate::{check_key, check_new, conform};
+use super::created::check_create;
+use super::delete::{delete, runnable};
+use super::evolve;
+use super::merge::{When, delete_keys, merge};
+use super::refusal::{unkept, unreadable};
+use super::replace;
+use super::streamed::{Rows, insert};
+use super::validate::{check_key, conform};
 use crate::error::{Error, ErrorKind, Result, caught, quoted};
-use crate::ids::TableName;
+use crate::ids::{Key, TableName};
 use crate::proof::{Given, read_back};
 use crate::store::state::TableEntry;
-use crate::store::{Slot, Store, fragments_of, own_file};
+use crate::store::{Store, fragments_of, own_file};
 use arrow_array::RecordBatch;
-use arrow_schema::{DataType, Schema, TimeUnit};
+use arrow_schema::Schema;
 use futures::FutureExt;
 use lance::dataset::transaction::{Operation, Transaction};
 use lance::dataset::write::merge_insert::UncommittedMergeInsert;
-use lance::dataset::{
-    Dataset, DeleteBuilder, InsertBuilder, MergeInsertBuilder, WhenMatched, WhenNotMatched,
-    WriteMode, WriteParams,
-};
-use lance_core::{ROW_ADDR, ROW_ID, ROW_OFFSET};
+use lance::dataset::{Dataset, WriteMode, WriteParams};
 use lance_select::RowAddrTreeMap;
 use object_store::ObjectStoreExt;
 use serde::Serialize;
 use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// One table's part of a logical commit.
 #[derive(Debug, Clone)]
 pub enum Write {
     /// Adds rows.
-    Append(Vec<RecordBatch>),
-    /// Replaces rows whose key exists, adds the others.
+    Append(Rows),
+    /// Replaces the whole content.
+    Overwrite(Rows),
+    /// Replaces the rows that a SQL predicate selects by others that it selects too.
+    Replace {
+        /// The predicate.
+        predicate: String,
+        /// The rows.
+        rows: Rows,
+    },
+    /// Adds rows, replaces those with the same key, or both.
     Merge {
-        /// The key column.
-        key: String,
+        /// The key.
+        key: Key,
+        /// Which rows count.
+        when: When,
         /// The rows.
         rows: Vec<RecordBatch>,
     },
     /// Deletes the rows whose key is among these.
     DeleteKeys {
-        /// The key column.
-        key: String,
-        /// Rows with at least the key column.
+        /// The key.
+        key: Key,
+        /// Rows with at least the key's columns.
         rows: Vec<RecordBatch>,
     },
     /// Deletes the rows that a SQL predicate selects.
@@ -51,49 +61,68 @@ pub enum Write {
         /// The predicate.
         predicate: String,
     },
-    /// Replaces the whole content.
-    Overwrite(Vec<RecordBatch>),
-    /// Adds rows that are too many to be held, or replaces the whole content by them.
-    Stream {
-        /// The rows.
-        source: Arc<dyn RowSource>,
-        /// Whether they replace what is there.
-        replaces: bool,
-    },
     /// Changes a column.
     Alter(Alteration),
+    /// Adds or widens columns, and writes rows that have them.
+    Evolve {
+        /// What the rows need; what is done already is passed over.
+        alterations: Vec<Alteration>,
+        /// An append or a merge.
+        then: Box<Write>,
+    },
     /// Makes an empty table.
     Create {
         /// Its columns.
         schema: Arc<Schema>,
-        /// Its key column.
-        key: Option<String>,
+        /// Its key.
+        key: Option<Key>,
     },
 }
 
 impl Write {
+    /// The rows that it adds as they come.
+    pub(super) fn added(&self) -> Option<&Rows> {
+        match self {
+            Self::Append(rows) | Self::Overwrite(rows) | Self::Replace { rows, .. } => Some(rows),
+            Self::Evolve { then, .. } => then.added(),
+            Self::Merge { .. }
+            | Self::DeleteKeys { .. }
+            | Self::Delete { .. }
+            | Self::Alter(_)
+            | Self::Create { .. } => None,
+        }
+    }
+
+    /// The rows that it holds.
+    pub(super) fn held(&self) -> &[RecordBatch] {
+        match self {
+            Self::Merge { rows, .. } | Self::DeleteKeys { rows, .. } => rows,
+            Self::Evolve { then, .. } => then.held(),
+            other => other.added().map_or(&[], Rows::held),
+        }
+    }
+
     /// How many rows it carries. Those of a stream are not known before it is staged.
     pub fn rows(&self) -> usize {
-        match self {
-            Self::Append(rows)
-            | Self::Overwrite(rows)
-            | Self::Merge { rows, .. }
-            | Self::DeleteKeys { rows, .. } => rows.iter().map(RecordBatch::num_rows).sum(),
-            Self::Stream { .. } | Self::Delete { .. } | Self::Alter(_) | Self::Create { .. } => 0,
-        }
+        self.held().iter().map(RecordBatch::num_rows).sum()
+    }
+
+    /// How much memory its rows take.
+    pub fn bytes(&self) -> usize {
+        let held = self.held().iter();
+        held.map(RecordBatch::get_array_memory_size).sum()
     }
 
     /// What is done, for people.
     fn doing(&self) -> &'static str {
         match self {
-            Self::Append(_)
-            | Self::Stream {
-                replaces: false, ..
-            } => "appending rows",
-            Self::Overwrite(_) | Self::Stream { .. } => "overwriting its rows",
+            Self::Append(_) => "appending rows",
+            Self::Overwrite(_) => "overwriting its rows",
+            Self::Replace { .. } => "replacing rows",
             Self::Merge { .. } => "merging rows",
             Self::DeleteKeys { .. } | Self::Delete { .. } => "deleting rows",
             Self::Alter(_) => "changing a column",
+            Self::Evolve { .. } => "changing columns and writing rows",
             Self::Create { .. } => "creating it",
         }
     }
@@ -102,6 +131,7 @@ impl Write {
     pub fn alterations(&self) -> &[Alteration] {
         match self {
             Self::Alter(alteration) => std::slice::from_ref(alteration),
+            Self::Evolve { alterations, .. } => alterations,
             _ => &[],
         }
     }
@@ -110,19 +140,6 @@ impl Write {
     /// between it and its base.
     pub(super) fn changes_columns(&self) -> bool {
         !self.alterations().is_empty()
-    }
-
-    /// How much memory its rows take.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Append(rows)
-            | Self::Overwrite(rows)
-            | Self::Merge { rows, .. }
-            | Self::DeleteKeys { rows, .. } => {
-                rows.iter().map(RecordBatch::get_array_memory_size).sum()
-            }
-            Self::Stream { .. } | Self::Delete { .. } | Self::Alter(_) | Self::Create { .. } => 0,
-        }
     }
 }
 
@@ -139,8 +156,8 @@ pub struct RowCounts {
 
 /// A write that fits its table: the rows have its columns, the predicate is what will run. Nothing is put yet.
 pub(super) struct Checked<'a> {
-    table: &'a TableName,
-    path: &'a str,
+    pub(super) table: &'a TableName,
+    pub(super) path: &'a str,
     /// The pinned version; `None` for a table that is being created.
     pub(super) dataset: Option<Arc<Dataset>>,
     pub(super) write: Write,
@@ -178,10 +195,6 @@ impl From<UncommittedMergeInsert> for Staged {
     }
 }
 
-fn empty_batch(schema: Arc<Schema>) -> Vec<RecordBatch> {
-    vec![RecordBatch::new_empty(schema)]
-}
-
 pub(super) fn write_params(mode: WriteMode) -> WriteParams {
     WriteParams {
         mode,
@@ -213,13 +226,22 @@ impl Store {
         let dataset = Arc::new(self.writing(opened.as_ref()));
         let schema = Schema::from(dataset.schema());
         let write = match write {
-            Write::Append(rows) => Write::Append(conform(table, &schema, rows)?),
-            Write::Overwrite(rows) => Write::Overwrite(conform(table, &schema, rows)?),
-            Write::Merge { key, rows } => {
+            Write::Append(rows) => Write::Append(rows.conform(table, &schema)?),
+            Write::Overwrite(rows) => Write::Overwrite(rows.conform(table, &schema)?),
+            Write::Replace { predicate, rows } => {
+                let whole = checked_predicate(table, &dataset, predicate)?;
+                let rows = replace::check(table, &dataset, (predicate, &whole), rows)?;
+                Write::Replace {
+                    predicate: whole,
+                    rows,
+                }
+            }
+            Write::Merge { key, when, rows } => {
                 let rows = conform(table, &schema, rows)?;
                 check_key(table, key, &rows)?;
                 Write::Merge {
                     key: key.clone(),
+                    when: *when,
                     rows,
                 }
             }
@@ -227,20 +249,16 @@ impl Store {
                 check_key(table, key, rows)?;
                 write.clone()
             }
-            Write::Delete { predicate } => {
-                let runs = runnable(&dataset, predicate);
-                let told =
-                    |e: Error| e.context(format!("table {table}: predicate {}", quoted(predicate)));
-                Write::Delete {
-                    predicate: runs.map_err(told)?,
-                }
-            }
+            Write::Delete { predicate } => Write::Delete {
+                predicate: checked_predicate(table, &dataset, predicate)?,
+            },
             Write::Alter(alteration) => {
                 alter::check(&dataset, table, alteration).await?;
                 write.clone()
             }
-            // Its rows are checked as they are staged, and what was staged goes when they do not fit.
-            Write::Stream { .. } => write.clone(),
+            Write::Evolve { alterations, then } => {
+                evolve::check(table, &dataset, alterations, then).await?
+            }
             Write::Create { .. } => {
                 let exists = format!("table {table} exists already");
                 return Err(Error::new(ErrorKind::Refused, exists));
@@ -280,17 +298,25 @@ impl Store {
 
     async fn stage_unread(&self, checked: Checked<'_>) -> Result<Staged> {
         match (checked.dataset, checked.write) {
-            (Some(on), Write::Append(rows)) => insert(on, rows, WriteMode::Append).await,
-            (Some(on), Write::Overwrite(rows)) => insert(on, rows, WriteMode::Overwrite).await,
-            (Some(on), Write::Stream { source, replaces }) => {
-                insert_streamed(on, checked.table, source, replaces).await
+            (Some(on), Write::Append(rows)) => {
+                insert(on, checked.table, rows, WriteMode::Append).await
             }
-            (Some(on), Write::Merge { key, rows }) => merge(on, &key, rows).await,
+            (Some(on), Write::Overwrite(rows)) => {
+                insert(on, checked.table, rows, WriteMode::Overwrite).await
+            }
+            (Some(on), Write::Replace { predicate, rows }) => {
+                self.replace(on, checked.table, predicate, rows).await
+            }
+            (Some(on), Write::Merge { key, when, rows }) => merge(on, &key, when, rows).await,
             (Some(on), Write::DeleteKeys { key, rows }) => delete_keys(on, &key, &rows).await,
             (Some(on), Write::Delete { predicate }) => delete(on, predicate).await,
             (Some(on), Write::Alter(alteration)) => {
                 let at = (checked.table, checked.path);
                 self.stage_alteration(at, &on, &alteration).boxed().await
+            }
+            (Some(on), Write::Evolve { alterations, then }) => {
+                let at = (checked.table, checked.path);
+                self.stage_evolution(at, &on, &alterations, &then).await
             }
             (None, Write::Create { schema, .. }) => self.stage_create(checked.path, schema).await,
             (Some(_), Write::Create { .. }) | (None, _) => {
@@ -312,25 +338,10 @@ impl Store {
             }
         }
     }
-
-    async fn stage_create(&self, path: &str, schema: Arc<Schema>) -> Result<Staged> {
-        let params = WriteParams {
-            store_params: Some(self.params().clone()),
-            commit_handler: Some(Arc::new(self.guard().at(Slot::ours(1)))),
-            session: Some(self.session()),
-            ..write_params(WriteMode::Create)
-        };
-        let uri = self.writing_uri(path)?;
-        let transaction = InsertBuilder::new(uri.as_str())
-            .with_params(&params)
-            .execute_uncommitted(empty_batch(schema))
-            .await?;
-        Ok(Staged::new(transaction, RowCounts::default()))
-    }
 }
 
 /// What a write that did `counts` was given to stage. A merge writes a row for each that it replaces, so where a key stands
-/// twice in the table, more rows than it was given.
+/// twice in the table, more rows than it was given; one that only inserts or updates passes over the others.
 fn given<'a>(
     write: &'a Write,
     counts: RowCounts,
@@ -338,180 +349,24 @@ fn given<'a>(
     on: &Dataset,
 ) -> Option<Given<'a>> {
     match write {
-        Write::Stream { source, .. } => {
-            let rows = rows_of(source.clone(), table, Schema::from(on.schema()));
-            Some(Given::Streamed(rows))
-        }
-        Write::Append(rows) | Write::Overwrite(rows) => Some(Given::InOrder(rows)),
-        Write::Merge { key, rows } => {
+        // Read back when its rows were staged.
+        Write::Evolve { .. } => None,
+        Write::Merge { key, rows, .. } => {
             let written = counts.inserted + counts.updated;
             if written == write.rows() as u64 {
-                Some(Given::InAnyOrder { rows, key })
+                Some(Given::InAnyOrder {
+                    rows,
+                    key: key.columns(),
+                })
             } else {
                 Some(Given::Rows(written))
             }
         }
-        Write::DeleteKeys { .. }
-        | Write::Delete { .. }
-        | Write::Alter(_)
-        | Write::Create { .. } => None,
+        other => other.added().map(|rows| rows.given(table, on)),
     }
 }
 
-fn check_create(table: &TableName, write: &Write) -> Result<()> {
-    let Write::Create { schema, key } = write else {
-        return Err(Error::internal(format!(
-            "table {table} is not visible and not being created"
-        )));
-    };
-    check_new(table, schema, key.as_deref())
-}
-
-async fn insert(
-    dataset: Arc<Dataset>,
-    mut rows: Vec<RecordBatch>,
-    mode: WriteMode,
-) -> Result<Staged> {
-    let inserted = rows.iter().map(|batch| batch.num_rows() as u64).sum();
-    let deleted = match mode {
-        WriteMode::Overwrite => dataset.count_rows(None).await? as u64,
-        WriteMode::Append | WriteMode::Create => 0,
-    };
-    if rows.is_empty() {
-        rows = empty_batch(Arc::new(Schema::from(dataset.schema())));
-    }
-    let transaction = InsertBuilder::new(dataset)
-        .with_params(&write_params(mode))
-        .execute_uncommitted(rows)
-        .await?;
-    let rows = RowCounts {
-        inserted,
-        deleted,
-        ..RowCounts::default()
-    };
-    Ok(Staged::new(transaction, rows))
-}
-
-async fn merge(dataset: Arc<Dataset>, key: &str, rows: Vec<RecordBatch>) -> Result<Staged> {
-    let merged = MergeInsertBuilder::try_new(dataset, vec![key.to_owned()])?
-        .when_matched(WhenMatched::UpdateAll)
-        .when_not_matched(WhenNotMatched::InsertAll)
-        .conflict_retries(0)
-        .skip_auto_cleanup(true)
-        .try_build()?
-        .execute_uncommitted_batches(rows)
-        .await?;
-    Ok(merged.into())
-}
-
-async fn delete_keys(dataset: Arc<Dataset>, key: &str, rows: &[RecordBatch]) -> Result<Staged> {
-    let keys: Vec<RecordBatch> = rows
-        .iter()
-        .map(|batch| {
-            let index = batch
-                .schema()
-                .index_of(key)
-                .map_err(|e| Error::invalid("key column").caused_by(e))?;
-            batch
-                .project(&[index])
-                .map_err(|e| Error::invalid("key column").caused_by(e))
-        })
-        .collect::<Result<_>>()?;
-    let merged = MergeInsertBuilder::try_new(dataset, vec![key.to_owned()])?
-        .when_matched(WhenMatched::Delete)
-        .when_not_matched(WhenNotMatched::DoNothing)
-        .conflict_retries(0)
-        .skip_auto_cleanup(true)
-        .try_build()?
-        .execute_uncommitted_batches(keys)
-        .await?;
-    Ok(merged.into())
-}
-
-/// What Lance calls where a row lies: no column of anybody's, and another after each rewrite.
-const POSITIONS: [&str; 3] = [ROW_ID, ROW_ADDR, ROW_OFFSET];
-
-/// How values are written that Lance's planner does not take as they stand.
-const LITERALS: &str = "write a time as timestamp '2024-01-31T12:00:00', a day as date '2024-01-31', and a decimal as cast('1.24' as decimal(10, 2))";
-
-/// `predicate` as it runs on `dataset`. Lance reports one that does not parse as an execution error; asking the planner
-/// first tells bad input from bad storage.
-fn runnable(dataset: &Dataset, predicate: &str) -> Result<String> {
-    let whole = predicate::whole(predicate)?;
-    let unfit = || Error::invalid("the predicate does not fit the table");
-    let planned = catch_unwind(AssertUnwindSafe(|| {
-        let mut scan = dataset.scan();
-        scan.filter(&whole)?.get_expr_filter()
-    }));
-    let expression = match planned {
-        Ok(planned) => planned.map_err(|e| match e.to_string().contains("Received literal") {
-            true => unfit().advice(LITERALS).caused_by(e),
-            false => unfit().caused_by(e),
-        })?,
-        // Lance has not written out every kind of literal.
-        Err(_) => {
-            return Err(
-                unfit().context("placeholders and literals with a prefix are not supported")
-            );
-        }
-    };
-    let columns: Vec<String> = expression
-        .iter()
-        .flat_map(|e| {
-            let columns = e.column_refs().into_iter();
-            columns.map(|column| column.name.clone())
-        })
-        .collect();
-    check_times(dataset, predicate, &columns)?;
-    let reads = columns
-        .iter()
-        .any(|column| !POSITIONS.contains(&column.as_str()));
-    if !reads && !predicate::means_every_row(predicate) {
-        return Err(Error::invalid(
-            "it reads no column of the table, so it means every row, none, or whatever stands at a place now; name a column, or write true to delete every row",
-        ));
-    }
-    Ok(whole)
-}
-
-/// Refuses a point in time that is finer than one of `columns` keeps: cut off, it would be another.
-fn check_times(dataset: &Dataset, predicate: &str, columns: &[String]) -> Result<()> {
-    let digits = predicate::digits_of_second(predicate);
-    for column in columns {
-        let kept = match dataset
-            .schema()
-            .field(column)
-            .map(|field| field.data_type())
-        {
-            Some(DataType::Timestamp(unit, _)) => match unit {
-                TimeUnit::Second => 0,
-                TimeUnit::Millisecond => 3,
-                TimeUnit::Microsecond => 6,
-                TimeUnit::Nanosecond => 9,
-            },
-            _ => continue,
-        };
-        if digits > kept {
-            return Err(Error::invalid(format!(
-                "a time in the predicate has {digits} digits behind the second, and column {column} keeps {kept}: no row is at that time; write a time that the column can hold"
-            )));
-        }
-    }
-    Ok(())
-}
-
-async fn delete(dataset: Arc<Dataset>, runnable: String) -> Result<Staged> {
-    let deleted = DeleteBuilder::new(dataset, runnable.as_str())
-        .conflict_retries(0)
-        .execute_uncommitted()
-        .await
-        .map_err(|e| unless_it_cannot_run(e, &runnable))?;
-    let rows = RowCounts {
-        deleted: deleted.num_deleted_rows,
-        ..RowCounts::default()
-    };
-    Ok(Staged {
-        affected_rows: deleted.affected_rows,
-        ..Staged::new(deleted.transaction, rows)
-    })
+fn checked_predicate(table: &TableName, dataset: &Dataset, predicate: &str) -> Result<String> {
+    runnable(dataset, predicate)
+        .map_err(|e| e.context(format!("table {table}: predicate {}", quoted(predicate))))
 }

@@ -1,12 +1,13 @@
-//! Rows that are too many to be held: a source of them is read batch by batch, as often as they are needed.
+//! Rows that a write adds: held, or too many for that. A source of these is read batch by batch, as often as they are needed.
 //!
-//! They are read to be staged, once more to compare what was staged with them, and for the digest of a batch that has an id.
+//! It is read to be staged, once more to compare what was staged with them, and for the digest of a batch that has an id.
 //! Between the reader, which blocks, and who takes the batches there is room for one.
 
 use super::stage::{RowCounts, Staged, write_params};
 use super::validate::conform;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TableName;
+use crate::proof::Given;
 use arrow_array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
 use futures::stream::BoxStream;
@@ -27,6 +28,61 @@ pub trait RowSource: Debug + Send + Sync {
     /// # Errors
     /// The first one, be it of the rows or of `sink`; nothing of what was given before is committed then.
     fn read(&self, sink: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()>;
+}
+
+/// Rows that a write adds, whether they replace others or not.
+#[derive(Debug, Clone)]
+pub enum Rows {
+    /// They are held.
+    Held(Vec<RecordBatch>),
+    /// They are too many to be held.
+    Streamed(Arc<dyn RowSource>),
+}
+
+impl From<Vec<RecordBatch>> for Rows {
+    fn from(rows: Vec<RecordBatch>) -> Self {
+        Self::Held(rows)
+    }
+}
+
+impl Rows {
+    /// Those that are held.
+    pub fn held(&self) -> &[RecordBatch] {
+        match self {
+            Self::Held(rows) => rows,
+            Self::Streamed(_) => &[],
+        }
+    }
+
+    /// Gives each batch to `sink`, in order.
+    ///
+    /// # Errors
+    /// The first one, be it of the rows or of `sink`.
+    pub fn read(&self, sink: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+        match self {
+            Self::Held(rows) => rows.iter().cloned().try_for_each(sink),
+            Self::Streamed(source) => source.read(sink),
+        }
+    }
+
+    /// The same as rows of `table`, which has the columns of `schema`; a source's are checked as they are read.
+    pub(super) fn conform(&self, table: &TableName, schema: &Schema) -> Result<Self> {
+        Ok(match self {
+            Self::Held(rows) => Self::Held(conform(table, schema, rows)?),
+            Self::Streamed(_) => self.clone(),
+        })
+    }
+
+    /// What was given to be staged.
+    pub(super) fn given(&self, table: &TableName, on: &Dataset) -> Given<'_> {
+        match self {
+            Self::Held(rows) => Given::InOrder(rows),
+            Self::Streamed(source) => {
+                let rows = rows_of(source.clone(), table, Schema::from(on.schema()));
+                Given::Streamed(rows)
+            }
+        }
+    }
 }
 
 /// Batches that lie between the reader and who takes them.
@@ -104,32 +160,44 @@ impl Passed {
 /// Bytes of a data file of a stream, after which the next one begins: as large as what a compaction makes at most.
 const STREAMED_FILE_BYTES: usize = 1 << 30;
 
-/// Stages rows of `source`. Lance takes away what it has written of a stream that fails.
-pub(super) async fn insert_streamed(
+/// Stages rows, which are added to those of `dataset` or replace them. Of a stream that fails, Lance takes away what it has
+/// written.
+pub(super) async fn insert(
     dataset: Arc<Dataset>,
     table: &TableName,
-    source: Arc<dyn RowSource>,
-    replaces: bool,
+    rows: Rows,
+    mode: WriteMode,
 ) -> Result<Staged> {
-    let (mode, deleted) = if replaces {
-        (WriteMode::Overwrite, dataset.count_rows(None).await? as u64)
-    } else {
-        (WriteMode::Append, 0)
+    let deleted = match mode {
+        WriteMode::Overwrite => dataset.count_rows(None).await? as u64,
+        WriteMode::Append | WriteMode::Create => 0,
     };
     let schema = Schema::from(dataset.schema());
-    let passed = Passed::default();
-    let rows = rows_of(source, table, schema.clone());
-    let params = WriteParams {
-        max_bytes_per_file: STREAMED_FILE_BYTES,
-        ..write_params(mode)
+    let (transaction, inserted) = match rows {
+        Rows::Held(mut rows) => {
+            let inserted = rows.iter().map(|batch| batch.num_rows() as u64).sum();
+            if rows.is_empty() {
+                rows = vec![RecordBatch::new_empty(Arc::new(schema))];
+            }
+            let params = write_params(mode);
+            let builder = InsertBuilder::new(dataset).with_params(&params);
+            (builder.execute_uncommitted(rows).await?, inserted)
+        }
+        Rows::Streamed(source) => {
+            let passed = Passed::default();
+            let rows = passed.stream(rows_of(source, table, schema.clone()), Arc::new(schema));
+            let params = WriteParams {
+                max_bytes_per_file: STREAMED_FILE_BYTES,
+                ..write_params(mode)
+            };
+            let builder = InsertBuilder::new(dataset).with_params(&params);
+            let staged = builder.execute_uncommitted_stream(rows).await;
+            let transaction = staged.map_err(|e| passed.failed().unwrap_or_else(|| e.into()))?;
+            (transaction, passed.rows())
+        }
     };
-    let staged = InsertBuilder::new(dataset)
-        .with_params(&params)
-        .execute_uncommitted_stream(passed.stream(rows, Arc::new(schema)))
-        .await;
-    let transaction = staged.map_err(|e| passed.failed().unwrap_or_else(|| e.into()))?;
     let rows = RowCounts {
-        inserted: passed.rows(),
+        inserted,
         deleted,
         ..RowCounts::default()
     };

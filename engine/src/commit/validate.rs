@@ -1,7 +1,7 @@
 //! Checks of incoming rows against the table, before anything is written.
 
 use crate::error::{Error, Result, quoted};
-use crate::ids::TableName;
+use crate::ids::{Key, TableName};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type, Float64Type};
 use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, RecordBatch};
@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 /// A new table must have columns that Lance can keep and its readers can name, the key among them.
-pub(super) fn check_new(table: &TableName, schema: &Schema, key: Option<&str>) -> Result<()> {
+pub(super) fn check_new(table: &TableName, schema: &Schema, key: Option<&Key>) -> Result<()> {
     if schema.fields().is_empty() {
         return Err(Error::invalid(format!(
             "table {table} would have no columns"
@@ -41,11 +41,12 @@ pub(super) fn check_new(table: &TableName, schema: &Schema, key: Option<&str>) -
             quoted(column.name())
         )));
     }
-    match key {
-        Some(key) if schema.field_with_name(key).is_err() => Err(Error::invalid(format!(
+    let mut keys = key.into_iter().flat_map(Key::columns);
+    match keys.find(|key| schema.field_with_name(key).is_err()) {
+        Some(key) => Err(Error::invalid(format!(
             "table {table}: the schema has no key column {key:?}"
         ))),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -141,45 +142,33 @@ pub(super) fn conform(
         .collect()
 }
 
-/// A key column must exist, and hold no null, no value twice, and nothing that equals what it is not.
-pub(super) fn check_key(table: &TableName, key: &str, batches: &[RecordBatch]) -> Result<()> {
+/// The key's columns must exist, and hold no null, no values twice, and nothing that equals what it is not.
+pub(super) fn check_key(table: &TableName, key: &Key, batches: &[RecordBatch]) -> Result<()> {
     let mut seen: HashSet<OwnedRow> = HashSet::new();
     let mut converter = None;
     for batch in batches {
-        let column = batch.column_by_name(key).ok_or_else(|| {
-            Error::invalid(format!(
-                "table {table}: the rows have no key column {key:?}"
-            ))
-        })?;
-        // Those behind a dictionary's keys, and of a column of nothing else, too.
-        let nulls = column.logical_null_count();
-        if nulls > 0 {
-            return Err(Error::invalid(format!(
-                "table {table}: key column {key:?} is null in {nulls} rows"
-            )));
-        }
-        if let Some(float) = odd_float(column.as_ref()) {
-            return Err(Error::invalid(format!(
-                "table {table}: key column {key:?} holds {float}; write 0 for -0, and give rows without a number another key"
-            )));
-        }
-        let unfit = |e| {
-            Error::invalid(format!("table {table}: column {key:?} cannot be a key")).caused_by(e)
-        };
+        let columns = key.columns().iter();
+        let columns = columns.map(|name| key_column(table, name, batch));
+        let columns: Vec<ArrayRef> = columns.collect::<Result<_>>()?;
+        let unfit =
+            |e| Error::invalid(format!("table {table}: {key} cannot be a key")).caused_by(e);
         let converter = match &mut converter {
             Some(converter) => converter,
             none => {
-                let fields = vec![SortField::new(column.data_type().clone())];
+                let types = columns.iter().map(|column| column.data_type().clone());
+                let fields = types.map(SortField::new).collect();
                 none.insert(RowConverter::new(fields).map_err(unfit)?)
             }
         };
-        let columns = [column.clone()];
         let rows = converter.convert_columns(&columns).map_err(unfit)?;
         for (index, row) in rows.iter().enumerate() {
             if !seen.insert(row.owned()) {
+                let pairs = key.columns().iter().zip(&columns);
+                let pairs =
+                    pairs.map(|(name, values)| format!("{name} = {}", shown(values, index)));
                 return Err(Error::invalid(format!(
-                    "table {table}: key {key} = {} stands twice in one batch",
-                    shown(column, index)
+                    "table {table}: key {} stands twice in one batch",
+                    pairs.collect::<Vec<_>>().join(", ")
                 )));
             }
         }
@@ -187,8 +176,30 @@ pub(super) fn check_key(table: &TableName, key: &str, batches: &[RecordBatch]) -
     Ok(())
 }
 
-/// One key, for people.
-fn shown(column: &ArrayRef, row: usize) -> String {
+/// A column of a key, which may tell rows apart.
+fn key_column(table: &TableName, name: &str, batch: &RecordBatch) -> Result<ArrayRef> {
+    let column = batch.column_by_name(name).ok_or_else(|| {
+        Error::invalid(format!(
+            "table {table}: the rows have no key column {name:?}"
+        ))
+    })?;
+    // Those behind a dictionary's keys, and of a column of nothing else, too.
+    let nulls = column.logical_null_count();
+    if nulls > 0 {
+        return Err(Error::invalid(format!(
+            "table {table}: key column {name:?} is null in {nulls} rows"
+        )));
+    }
+    if let Some(float) = odd_float(column.as_ref()) {
+        return Err(Error::invalid(format!(
+            "table {table}: key column {name:?} holds {float}; write 0 for -0, and give rows without a number another key"
+        )));
+    }
+    Ok(column.clone())
+}
+
+/// One value, for people.
+pub(super) fn shown(column: &ArrayRef, row: usize) -> String {
     let text = array_value_to_string(column, row).unwrap_or_default();
     match column.data_type().is_string() || column.data_type().is_binary() {
         true => quoted(&text),
@@ -248,7 +259,11 @@ mod tests {
 
     fn refusal(key: ArrayRef) -> Option<String> {
         let batch = RecordBatch::try_from_iter_with_nullable([("k", key, true)]).unwrap();
-        let checked = check_key(&TableName::new("t").unwrap(), "k", &[batch]);
+        let checked = check_key(
+            &TableName::new("t").unwrap(),
+            &"k".parse().unwrap(),
+            &[batch],
+        );
         checked.err().map(|e| e.to_string())
     }
 
@@ -288,6 +303,25 @@ mod tests {
         assert!(twice.contains("\"a\" stands twice"), "{twice}");
     }
 
+    #[test]
+    fn columns_of_a_key_tell_rows_apart_together() {
+        let batch = |a: &[i32], b: Vec<Option<&str>>| {
+            let a: ArrayRef = Arc::new(Int32Array::from(a.to_vec()));
+            let b: ArrayRef = Arc::new(StringArray::from(b));
+            RecordBatch::try_from_iter_with_nullable([("a", a, true), ("b", b, true)]).unwrap()
+        };
+        let told = |rows: RecordBatch| {
+            let table = TableName::new("t").unwrap();
+            let checked = check_key(&table, &"a,b".parse().unwrap(), &[rows]);
+            checked.err().map(|e| e.to_string()).unwrap_or_default()
+        };
+        assert_eq!(told(batch(&[1, 1], vec![Some("x"), Some("y")])), "");
+        let twice = told(batch(&[1, 1], vec![Some("x"), Some("x")]));
+        assert!(twice.contains("a = 1, b = \"x\" stands twice"), "{twice}");
+        let null = told(batch(&[1, 1], vec![Some("x"), None]));
+        assert!(null.contains("\"b\" is null in 1"), "{null}");
+    }
+
     /// At the top, in a struct, in a list.
     #[test]
     fn a_column_that_could_not_be_written_is_refused_by_name_when_it_is_created() {
@@ -323,7 +357,13 @@ mod tests {
             }
         }
         let schema = Schema::new(vec![good]);
-        assert!(check_new(&table, &schema, Some("id")).is_ok());
-        assert!(check_new(&table, &schema, Some("x")).is_err());
+        for (key, is_good) in [("id", true), ("x", false), ("id,x", false)] {
+            let key = key.parse().unwrap();
+            assert_eq!(
+                check_new(&table, &schema, Some(&key)).is_ok(),
+                is_good,
+                "{key}"
+            );
+        }
     }
 }

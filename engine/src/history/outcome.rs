@@ -2,7 +2,7 @@
 
 use super::LogEntry;
 use super::archive::{decode, publishes_of};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::OpId;
 use crate::protocol::Kind;
 use crate::publish::Record;
@@ -115,6 +115,37 @@ impl Store {
             }
         }
         Ok(committed)
+    }
+
+    /// The latest of the batches that are called `prefix` and a number, by that number, with the record of its commit.
+    pub async fn last_numbered(&self, prefix: &str) -> Result<Option<(u64, Record)>> {
+        let number = |id: &str| {
+            let rest = id.strip_prefix(prefix)?;
+            let number: u64 = rest.parse().ok()?;
+            (number.to_string() == rest).then_some(number)
+        };
+        let snapshot = self.load().await?;
+        let recent = snapshot.state.batches.iter();
+        let recent = recent.filter_map(|(id, entry)| Some((number(id)?, entry.op)));
+        if let Some((number, op)) = recent.max() {
+            let found = self.find_publish(&snapshot, op).await?;
+            let gone = || Error::internal(format!("the commit of batch {prefix}{number} is gone"));
+            return Ok(Some((number, found.ok_or_else(gone)?.record)));
+        }
+        let mut above = prefix.to_owned();
+        let last = above.pop().filter(|_| snapshot.state.archive.evicted);
+        let Some(next) = last.and_then(|last| char::from_u32(u32::from(last) + 1)) else {
+            return Ok(None);
+        };
+        above.push(next);
+        let [from, below] = [prefix, &above].map(|text| text.replace('\'', "''"));
+        let filter = format!("batch >= '{from}' AND batch < '{below}' AND kind = 'logical'");
+        let older = self.archived(&filter).await?.into_iter();
+        let older = older.filter_map(|LogEntry { record, .. }| {
+            let id = record.batch.as_deref()?;
+            Some((number(id)?, record))
+        });
+        Ok(older.max_by_key(|(number, _)| *number))
     }
 
     /// The publish that made manifest version `version`; `None` for the first version and ones that are gone.

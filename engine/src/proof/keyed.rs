@@ -9,9 +9,8 @@ use std::collections::{BTreeSet, HashMap};
 
 /// Rows that were given, by their keys.
 pub(super) struct Keyed {
-    key: String,
-    /// Of the keys: what a dictionary refers to, where they are in one.
-    plain: DataType,
+    /// The columns of the key, each as what its dictionary refers to, if it is in one.
+    key: Vec<(String, DataType)>,
     converter: RowConverter,
     asked: usize,
     missing: HashMap<OwnedRow, RecordBatch>,
@@ -22,15 +21,21 @@ fn not_comparable(e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Err
 }
 
 impl Keyed {
-    /// Rows spread over `rows`, the first and the last among them, by the column `key`.
-    pub(super) fn of(rows: &[RecordBatch], key: &str) -> Result<Self> {
-        let column = rows.first().and_then(|batch| batch.column_by_name(key));
-        let stored = column.map_or(DataType::Null, |column| column.data_type().clone());
-        let plain = without_dictionaries(&stored).unwrap_or(stored);
-        let converter = RowConverter::new(vec![SortField::new(plain.clone())]);
+    /// Rows spread over `rows`, the first and the last among them, by the columns `key`.
+    pub(super) fn of(rows: &[RecordBatch], key: &[String]) -> Result<Self> {
+        let plain = |name: &String| {
+            let column = rows.first().and_then(|batch| batch.column_by_name(name));
+            let stored = column.map_or(DataType::Null, |column| column.data_type().clone());
+            (
+                name.clone(),
+                without_dictionaries(&stored).unwrap_or(stored),
+            )
+        };
+        let key: Vec<(String, DataType)> = key.iter().map(plain).collect();
+        let fields = key.iter().map(|(_, plain)| SortField::new(plain.clone()));
+        let converter = RowConverter::new(fields.collect());
         let mut sample = Self {
-            key: key.to_owned(),
-            plain,
+            key,
             converter: converter.map_err(not_comparable)?,
             asked: 0,
             missing: HashMap::new(),
@@ -53,10 +58,13 @@ impl Keyed {
     }
 
     fn keys(&self, batch: &RecordBatch) -> Result<Rows> {
-        let column = batch.column_by_name(&self.key);
-        let column = column.ok_or_else(|| unfit(format!("column {} is not there", self.key)))?;
-        let plain = arrow_cast::cast(column, &self.plain).map_err(not_comparable)?;
-        let keys = self.converter.convert_columns(&[plain]);
+        let columns = self.key.iter().map(|(name, plain)| {
+            let column = batch.column_by_name(name);
+            let column = column.ok_or_else(|| unfit(format!("column {name} is not there")))?;
+            arrow_cast::cast(column, plain).map_err(not_comparable)
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let keys = self.converter.convert_columns(&columns);
         keys.map_err(not_comparable)
     }
 

@@ -186,10 +186,10 @@ pub(crate) enum Given<'a> {
     InOrder(&'a [RecordBatch]),
     /// These rows, in this order, too many to be held.
     Streamed(BoxStream<'static, Result<RecordBatch>>),
-    /// These rows, in an order of the write's own, each with a key of its own in the column `key`.
+    /// These rows, in an order of the write's own, each with a key of its own in the columns `key`.
     InAnyOrder {
         rows: &'a [RecordBatch],
-        key: &'a str,
+        key: &'a [String],
     },
     /// So many rows.
     Rows(u64),

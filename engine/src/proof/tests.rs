@@ -99,7 +99,7 @@ fn rows_in_another_order_are_compared_by_their_keys() {
     };
     let given = rows(&[(1, "a"), (2, "b"), (3, "c")]);
     let compared = |written: &[RecordBatch]| {
-        let mut sample = Keyed::of(std::slice::from_ref(&given), "k")?;
+        let mut sample = Keyed::of(std::slice::from_ref(&given), &["k".to_owned()])?;
         for batch in written {
             sample.see(batch, &BTreeSet::new())?;
         }

@@ -259,8 +259,8 @@ pub(crate) fn forward_updates(
 ) -> Result<Updates> {
     let mut updates = Vec::new();
     for ((entry, change), transaction) in sidecar.writes.iter().zip(changes).zip(made) {
-        updates.push(match &entry.create {
-            None => on.state.pin_update(&entry.table, change.to, transaction)?,
+        match &entry.create {
+            None => updates.push(on.state.pin_update(&entry.table, change.to, transaction)?),
             Some(facts) => {
                 let created = TableEntry {
                     path: entry.path.clone(),
@@ -269,9 +269,9 @@ pub(crate) fn forward_updates(
                     transaction,
                     incarnation: 0,
                 };
-                (format!("pin/{}", entry.table), Some(encode(&created)?))
+                updates.extend(on.state.create_updates(&entry.table, &created)?);
             }
-        });
+        }
     }
     updates.extend(on.state.batch_updates(sidecar)?);
     Ok(updates)

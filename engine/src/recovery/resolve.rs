@@ -316,7 +316,11 @@ impl Store {
         hit(Seam::ResolveBeforeDecide)?;
         let decision = Decision {
             at_ms: self.clock().now_ms(),
-            writes: sidecar.writes.clone(),
+            writes: sidecar
+                .writes
+                .iter()
+                .map(SidecarTable::without_key)
+                .collect(),
         };
         let updates = vec![(format!("op/{}", sidecar.op), Some(encode(&decision)?))];
         let lost = self

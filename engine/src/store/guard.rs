@@ -396,11 +396,12 @@ impl CommitHandler for GuardedCommitHandler {
         naming_scheme: ManifestNamingScheme,
         transaction: Option<Transaction>,
     ) -> Result<ManifestLocation, CommitError> {
-        if stands(Guard::Slot)
-            && self
-                .slot
-                .is_some_and(|slot| slot.version != manifest.version)
-        {
+        // What is rehearsed above a rehearsal comes behind the slot, and is put as little.
+        let is_another = |slot: Slot| match self.is_rehearsal {
+            true => manifest.version < slot.version,
+            false => manifest.version != slot.version,
+        };
+        if stands(Guard::Slot) && self.slot.is_some_and(is_another) {
             self.counters.refused_slots.fetch_add(1, Ordering::Relaxed);
             return Err(CommitError::CommitConflict);
         }

@@ -3,17 +3,22 @@
 use super::{Records, Store, content_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{At, ProtocolEvent};
-use crate::ids::{OpId, TableName};
+use crate::ids::{Key, OpId, TableName};
 use object_store::ObjectStoreExt;
 use serde::{Deserialize, Serialize};
 use squire_failpoints::{Seam, hit};
 
 /// The newest sidecar format that this squire reads.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = SEVERAL_KEYS;
 
-/// The format of a sidecar without members. One with members has the newest, so that an earlier release, which would publish
-/// the operation without their batch ids, refuses it.
-const WITHOUT_MEMBERS: u32 = 1;
+/// The format of a sidecar without anything that came later.
+const PLAIN: u32 = 1;
+
+/// The format of one with members: an earlier release, which would publish the operation without their batch ids, refuses it.
+const MEMBERS: u32 = 2;
+
+/// The format of one that creates a table whose key is more than one column, which an earlier release cannot read.
+const SEVERAL_KEYS: u32 = 3;
 
 /// What a sidecar's operation does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,12 +39,22 @@ pub struct SidecarTable {
     pub path: String,
     /// The pin that the operation was staged on; 0 for a create.
     pub base: u64,
-    /// The key column that a create declares.
+    /// What a create declares.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub create: Option<CreateFacts>,
 }
 
 impl SidecarTable {
+    /// The same without the key that a create declares: who heals what it left asks for none, and an earlier release could
+    /// not read every key.
+    pub(crate) fn without_key(&self) -> Self {
+        let create = self.create.as_ref().map(|_| CreateFacts::default());
+        Self {
+            create,
+            ..self.clone()
+        }
+    }
+
     fn at(&self) -> At {
         At {
             table: self.table.clone(),
@@ -51,9 +66,9 @@ impl SidecarTable {
 /// What a create declares besides its schema.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateFacts {
-    /// The key column, for merge and delete by key.
+    /// The key, for merge and delete by key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
+    pub key: Option<Key>,
 }
 
 /// One of several batches that an operation commits together, as its sidecar, its publish and the commit log name it.
@@ -116,7 +131,7 @@ impl Sidecar {
     /// A sidecar of the current format.
     pub fn new(op: OpId, kind: SidecarKind, actor: &str, message: &str, started_ms: u64) -> Self {
         Self {
-            format: WITHOUT_MEMBERS,
+            format: PLAIN,
             op,
             kind,
             writes: Vec::new(),
@@ -139,7 +154,7 @@ impl Sidecar {
         if batches.len() > 1 {
             let mut sidecar = Self::new(op, kind, actor, &together(batches.len()), started_ms);
             sidecar.members = batches.to_vec();
-            sidecar.format = FORMAT;
+            sidecar.format = MEMBERS;
             return sidecar;
         }
         let message = first.map_or("", |first| &first.message);
@@ -147,6 +162,17 @@ impl Sidecar {
         sidecar.batch = first.and_then(|first| first.batch.clone());
         sidecar.digest = first.and_then(|first| first.digest.clone());
         sidecar
+    }
+
+    /// Says what it writes.
+    pub(crate) fn set_writes(&mut self, writes: Vec<SidecarTable>) {
+        let mut keys = writes
+            .iter()
+            .filter_map(|w| w.create.as_ref()?.key.as_ref());
+        if keys.any(Key::has_several) {
+            self.format = SEVERAL_KEYS;
+        }
+        self.writes = writes;
     }
 
     /// The batch ids that it commits, each with the digest of what its batch does.

@@ -3,7 +3,7 @@
 //! | key | value (JSON) |
 //! |---|---|
 //! | `format` | format and the store's id |
-//! | `pin/<table>` | path, pinned version, the transaction that made it, key column |
+//! | `pin/<table>` | path, pinned version, the transaction that made it, key |
 //! | `floor/<table>`, `floor/__manifest` | the lowest version that readers may ask for |
 //! | `dropped/<path>` | a table that was dropped, and how far its removal is |
 //! | `op/<ulid>` | the decision to abort, with the tables that the operation wrote |
@@ -15,16 +15,22 @@
 
 use super::sidecar::{Sidecar, SidecarTable};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{OpId, TableName};
+use crate::ids::{Key, OpId, TableName};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::{BTreeMap, HashMap};
 
 /// Changes to the manifest: a key with its new value, or without one to remove it.
 pub type Updates = Vec<(String, Option<String>)>;
 
-/// The newest store format that this squire reads: that of a store which dropped a table. An earlier release would use the dropped
-/// table's path again, or publish it once more, so it may not open one.
-pub const FORMAT: u32 = 3;
+/// The newest store format that this squire reads.
+pub const FORMAT: u32 = SEVERAL_KEYS;
+
+/// The format of a store that has a table whose key is more than one column: an earlier release cannot read such a key.
+const SEVERAL_KEYS: u32 = 4;
+
+/// The format of a store that dropped a table. An earlier release would use the dropped table's path again, or publish it once
+/// more, so it may not open one.
+const DROPPED: u32 = 3;
 
 /// The format of a store that is made. Since then each cleanup changes the mark (`newest`), and one of an earlier release would not.
 pub(super) const MARKED: u32 = 2;
@@ -40,9 +46,9 @@ pub struct TableEntry {
     pub path: String,
     /// The visible version.
     pub version: u64,
-    /// The key column, if one is declared.
+    /// The key, if one is declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
+    pub key: Option<Key>,
     /// The transaction that made the visible version: a number alone would fit a table that was dropped and made again
     /// at the same path. Pins of earlier releases have none.
     #[serde(default, rename = "txn", skip_serializing_if = "Option::is_none")]
@@ -231,6 +237,21 @@ impl State {
         ("format".to_owned(), format.to_string())
     }
 
+    /// The update that keeps releases out which do not know `format`.
+    fn format_update(&self, format: u32) -> (String, Option<String>) {
+        let (key, value) = Self::format_key(self.format.max(format), self.store);
+        (key, Some(value))
+    }
+
+    /// The updates that show the table `name`, which was made just now.
+    pub(crate) fn create_updates(&self, name: &TableName, created: &TableEntry) -> Result<Updates> {
+        let mut updates = vec![(format!("pin/{name}"), Some(encode(created)?))];
+        if created.key.as_ref().is_some_and(Key::has_several) {
+            updates.push(self.format_update(SEVERAL_KEYS));
+        }
+        Ok(updates)
+    }
+
     /// Reads the state from a manifest version's config map.
     pub fn parse(version: u64, config: &HashMap<String, String>) -> Result<Self> {
         let format = config.get("format").ok_or_else(|| {
@@ -384,9 +405,8 @@ impl State {
             floor: self.floor(table),
             removal: Removal::Shown,
         };
-        let (key, format) = Self::format_key(FORMAT, self.store);
         let mut updates = vec![
-            (key, Some(format)),
+            self.format_update(DROPPED),
             (format!("dropped/{}", entry.path), Some(encode(&dropped)?)),
             (format!("pin/{table}"), None),
         ];

@@ -69,7 +69,7 @@ async fn append(store: &Store, tables: &[&str], batch: &RecordBatch) {
         .iter()
         .map(|table| TableWrite {
             table: table.parse().expect("name"),
-            write: Write::Append(vec![batch.clone()]),
+            write: Write::Append(vec![batch.clone()].into()),
         })
         .collect();
     store
@@ -404,7 +404,7 @@ async fn history(ages: &[u64]) -> Vec<Value> {
     for next in ages {
         while age < *next {
             let table = "t".parse().expect("name");
-            let write = Write::Overwrite(vec![row.clone()]);
+            let write = Write::Overwrite(vec![row.clone()].into());
             let request = CommitRequest::new(vec![TableWrite { table, write }]);
             store.commit(&request).await.expect("overwrite");
             age += 1;

@@ -8,7 +8,7 @@ use crate::read_rows;
 use arrow_array::{Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 use squire_engine::clock::{Clock, SystemClock};
-use squire_engine::commit::{AttemptHook, CommitRequest, Outcome, TableWrite, Write};
+use squire_engine::commit::{AttemptHook, CommitRequest, Outcome, TableWrite, When, Write};
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::ids::TableName;
 use squire_engine::store::{Store, StoreOptions};
@@ -194,8 +194,7 @@ impl Writer {
             let table: TableName = table.parse()?;
             let dataset = self.store.read(&snapshot, &table).await?;
             *rows = read_rows(&dataset).await?;
-            let entry = snapshot.state.table(&table)?;
-            versions.insert(table, entry.version);
+            versions.insert(table, snapshot.version());
         }
         Ok((versions, tables))
     }
@@ -311,11 +310,12 @@ fn batch(rows: &[Row]) -> Vec<RecordBatch> {
 }
 
 fn writes(changes: &BTreeMap<String, Change>) -> Vec<TableWrite> {
-    let key = || "id".to_owned();
+    let key = || "id".parse().expect("a key");
     let write = |change: &Change| match change {
-        Change::Append(rows) => Write::Append(batch(rows)),
+        Change::Append(rows) => Write::Append(batch(rows).into()),
         Change::Merge(rows) => Write::Merge {
             key: key(),
+            when: When::Upsert,
             rows: batch(rows),
         },
         Change::DeleteKeys(ids) => Write::DeleteKeys {
@@ -329,7 +329,7 @@ fn writes(changes: &BTreeMap<String, Change>) -> Vec<TableWrite> {
         Change::DeleteRange(from, until) => Write::Delete {
             predicate: format!("id >= {from} AND id < {until}"),
         },
-        Change::Overwrite(rows) => Write::Overwrite(batch(rows)),
+        Change::Overwrite(rows) => Write::Overwrite(batch(rows).into()),
     };
     let named = changes.iter().map(|(table, change)| TableWrite {
         table: table.parse().expect("a table's name"),

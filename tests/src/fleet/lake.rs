@@ -36,7 +36,7 @@ fn options() -> StoreOptions {
 fn keyed(table: &str) -> TableWrite {
     let mut write = create(table);
     if let Write::Create { key, .. } = &mut write.write {
-        *key = Some(String::from("id"));
+        *key = Some("id".parse().expect("a key"));
     }
     write
 }

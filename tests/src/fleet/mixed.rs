@@ -4,11 +4,11 @@
 use super::daemons::{Daemon, tables};
 use super::lake::Fleet;
 use super::{Figures, until};
-use crate::{append_rows, read_rows};
+use crate::{batch_of, read_rows};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
-use squire_engine::commit::{CommitRequest, TableWrite, Write};
+use squire_engine::commit::{CommitRequest, TableWrite, When, Write};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -98,28 +98,24 @@ impl Writer {
         let (version, name) = (self.commits, table.parse().expect("a name"));
         let value = |id: i64| (id, format!("{id} of {version}"));
         let of = self.content.get_mut(table).expect("a table");
-        let batches = |rows: Vec<(i64, String)>| match append_rows(table, rows).write {
-            Write::Append(batches) => batches,
-            _ => Vec::new(),
-        };
-        let key = String::from("id");
+        let key = "id".parse().expect("a key");
         let write = match kind {
             0 if !known.is_empty() => {
                 of.retain(|id, _| !known.contains(id));
-                let rows = batches(known.into_iter().map(value).collect());
+                let rows = vec![batch_of(known.into_iter().map(value).collect())];
                 Write::DeleteKeys { key, rows }
             }
             1 | 2 if !known.is_empty() => {
                 let rows: Vec<_> = known.into_iter().map(value).collect();
                 of.extend(rows.iter().cloned());
-                let rows = batches(rows);
-                Write::Merge { key, rows }
+                let (when, rows) = (When::Upsert, vec![batch_of(rows)]);
+                Write::Merge { key, when, rows }
             }
             _ => {
                 let rows: Vec<_> = (self.next..self.next + count).map(value).collect();
                 self.next += count;
                 of.extend(rows.iter().cloned());
-                Write::Append(batches(rows))
+                Write::Append(vec![batch_of(rows)].into())
             }
         };
         TableWrite { table: name, write }

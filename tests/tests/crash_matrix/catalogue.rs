@@ -3,9 +3,9 @@
 use crate::Operation;
 use crate::crash_matrix::{
     alter_add, alter_drop, alter_widen, append, carry, cleanup, compact, create, daemon_pass,
-    delete, delete_by_key, drop_table, merge, overwrite, plain_carry, plain_compact, plain_reclaim,
-    plain_reindex, reclaim, reindex, repair_discard, repair_force, repair_publish,
-    resolve_complete, resolve_create, resolve_half, two_tables,
+    delete, delete_by_key, drop_table, evolve, merge, overwrite, plain_carry, plain_compact,
+    plain_reclaim, plain_reindex, reclaim, reindex, repair_discard, repair_force, repair_publish,
+    replace, resolve_complete, resolve_create, resolve_half, two_tables,
 };
 
 /// The matrix.
@@ -16,10 +16,12 @@ pub const OPERATIONS: &[&Operation] = &[
     &delete::OPERATION,
     &delete_by_key::OPERATION,
     &overwrite::OPERATION,
+    &replace::OPERATION,
     &create::OPERATION,
     &alter_add::OPERATION,
     &alter_drop::OPERATION,
     &alter_widen::OPERATION,
+    &evolve::OPERATION,
     &drop_table::OPERATION,
     &resolve_half::OPERATION,
     &resolve_complete::OPERATION,

@@ -241,17 +241,18 @@ async fn a_stale_read_is_refused() {
     let lake = lake();
     let store = lake.store().await;
     let read = store.load().await.expect("snapshot");
-    let version = |table: &str| read.state.tables[&table.parse().expect("name")].version;
     // Each reads what the other writes; both at once would be a write skew.
     let mut first = CommitRequest::new(vec![append("a", 50..51)]);
-    first.reads.insert("b".parse().expect("name"), version("b"));
+    first
+        .reads
+        .insert("b".parse().expect("name"), read.version());
     let mut second = CommitRequest::new(vec![append("b", 51..52)]);
     second
         .reads
-        .insert("a".parse().expect("name"), version("a"));
+        .insert("a".parse().expect("name"), read.version());
     store.commit(&first).await.expect("the first");
     let refused = store.commit(&second).await.expect_err("its read is stale");
-    assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
+    assert_eq!(refused.kind(), ErrorKind::Stale, "{refused}");
     assert_eq!(ids(&lake).await, [vec![0, 1, 2, 50], vec![0, 1, 2]]);
     ends_well(Guard::ReadSet, &lake).await;
 }

@@ -103,10 +103,12 @@ one_table_writes! {
     delete of Delete;
     delete_by_key of DeleteByKey;
     overwrite of Overwrite;
+    replace of Replace;
     create of Create;
     alter_add of AlterAdd;
     alter_drop of AlterDrop;
     alter_widen of AlterWiden;
+    evolve of Evolve;
 }
 
 // One publish, and nothing beside it that others would have to finish. A failed put is tried again.

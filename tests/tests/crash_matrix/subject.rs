@@ -31,6 +31,8 @@ pub enum Subject {
     DeleteByKey,
     /// The replacement of all rows.
     Overwrite,
+    /// The replacement of a slice: one row goes, three come.
+    Replace,
     /// A new table.
     Create,
     /// A new column.
@@ -39,6 +41,8 @@ pub enum Subject {
     AlterDrop,
     /// A column that is written anew with a wider type.
     AlterWiden,
+    /// An append that brings a column.
+    Evolve,
     /// A table that goes.
     Drop,
     /// A compaction.
@@ -97,16 +101,21 @@ impl Subject {
                 | Self::Delete
                 | Self::DeleteByKey
                 | Self::Overwrite
+                | Self::Replace
                 | Self::Create
                 | Self::AlterAdd
                 | Self::AlterDrop
                 | Self::AlterWiden
+                | Self::Evolve
         )
     }
 
     /// Whether the table has other columns afterwards.
     fn changes_columns(self) -> bool {
-        matches!(self, Self::AlterAdd | Self::AlterDrop | Self::AlterWiden)
+        matches!(
+            self,
+            Self::AlterAdd | Self::AlterDrop | Self::AlterWiden | Self::Evolve
+        )
     }
 
     /// Whether it acts on external versions, which stand in every writer's way until it is done.
@@ -161,8 +170,7 @@ impl Subject {
             Self::Append => vec!["write", uri, "a", &file],
             Self::TwoTables => vec!["commit", uri, &files],
             Self::Merge => {
-                let rows = [1, 100, 101].map(|id| (id, format!("{VICTIM}-{id}")));
-                lake.csv("victim/a.csv", rows);
+                lake.csv("victim/a.csv", [1, 100, 101].map(victims));
                 vec!["write", uri, "a", &file, "--mode", "merge"]
             }
             Self::Delete => vec!["delete", uri, "a", "--where", "id = 1"],
@@ -172,11 +180,24 @@ impl Subject {
                 vec!["commit", uri, &files]
             }
             Self::Overwrite => vec!["write", uri, "a", &file, "--mode", "overwrite"],
+            Self::Replace => {
+                lake.csv("victim/a.csv", [1, 100, 101].map(victims));
+                let slice = "id = 1 OR id BETWEEN 100 AND 110";
+                vec![
+                    "write", uri, "a", &file, "--mode", "replace", "--where", slice,
+                ]
+            }
             Self::Create => vec!["create", uri, MADE, "--schema", &schema, "--key", "id"],
             Self::Compact | Self::Carry => vec!["optimize", uri, "--table", "a"],
             Self::AlterAdd => vec!["alter", uri, "a", "add", "note", "utf8"],
             Self::AlterDrop => vec!["alter", uri, "a", "drop", "n"],
             Self::AlterWiden => vec!["alter", uri, "a", "widen", "n", "int64"],
+            Self::Evolve => {
+                let rows = (100..103).map(|id| format!("{id},{VICTIM}-{id},{id}\n"));
+                let rows = format!("id,value,note\n{}", rows.collect::<String>());
+                std::fs::write(lake.path("victim/a.csv"), rows).expect("rows");
+                vec!["write", uri, "a", &file, "--schema-change", "add"]
+            }
             Self::Drop => vec!["drop", uri, "a"],
             Self::Reindex => vec!["reindex", uri, "--table", "a"],
             Self::Cleanup => return vec![uri.to_owned()],
@@ -221,9 +242,7 @@ impl Subject {
             (DELETER, _) => drop(rows.remove(&21)),
             (VICTIM, Self::AlterAdd | Self::AlterDrop | Self::AlterWiden) => {}
             (VICTIM, Self::Delete | Self::DeleteByKey) => drop(rows.remove(&1)),
-            (VICTIM, Self::Merge) => {
-                rows.extend([1, 100, 101].map(|id| (id, format!("{VICTIM}-{id}"))))
-            }
+            (VICTIM, Self::Merge | Self::Replace) => rows.extend([1, 100, 101].map(victims)),
             (VICTIM, Self::Overwrite) => *rows = named(VICTIM, 100..103),
             (VICTIM, _) => rows.extend(named(VICTIM, 100..103)),
             _ => panic!("nobody is called {actor}: {entry}"),
@@ -239,6 +258,10 @@ impl Subject {
             _ => visible.to_vec(),
         }
     }
+}
+
+fn victims(id: i64) -> (i64, String) {
+    (id, format!("{VICTIM}-{id}"))
 }
 
 fn named(name: &str, ids: std::ops::Range<i64>) -> Rows {

@@ -49,7 +49,7 @@ const COMMANDS: [&str; 37] = [
 ];
 
 /// Commands that the design names for later; a test of its help begins to count as soon as one is there.
-const LATER: [&str; 3] = ["adopt", "config", "bench"];
+const LATER: [&str; 4] = ["ingest", "adopt", "config", "bench"];
 
 /// Tables t and u with `commits` single-row commits each.
 pub(crate) fn lake(commits: i64) -> Lake {

@@ -4,7 +4,7 @@ use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
 use squire_engine::recovery::Watch;
 use squire_engine::store::{Durability, Store, StoreOptions};
 use squire_tests::disk::{Disk, Effect, Tree, restore};
-use squire_tests::{Lake, append};
+use squire_tests::{Lake, append, batch_of};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -201,9 +201,9 @@ async fn a_new_store_and_maintenance_are_durable_step_by_step() {
 async fn append_foreign(root: &Path) {
     let uri = root.join("a.lance").to_string_lossy().into_owned();
     for ids in [20..21, 21..22] {
-        let squire_engine::commit::Write::Append(rows) = append("a", ids).write else {
-            unreachable!("an append");
-        };
+        let rows = vec![batch_of(
+            ids.map(|id| (id, "appended".to_owned())).collect(),
+        )];
         let params = WriteParams {
             mode: WriteMode::Append,
             ..WriteParams::default()

@@ -1,10 +1,12 @@
 //! What a user touches: input files, the spool, the command line, and a history that outlives its versions.
 //!
 //! * [`input`]: bad input and full disks: a clear error, nothing committed, nothing left behind.
+//! * [`modes`]: what a write does to the rows that are there.
 //! * [`writes`]: writes mean what was checked, and say what they did.
 //! * [`answers`]: what a writer was told stays true.
 //! * [`alter`]: columns that come, change and go.
 //! * [`agent`]: agents over a spool, killed, stopped and drained: each batch exactly once.
+//! * [`evolve`]: columns that come with rows.
 //! * [`cli`]: help, JSON, exit codes, and the commands on stores, directories and single tables.
 //! * [`cleanup`]: every policy and every reference is obeyed.
 //! * [`holds`]: keeps and leases: what they hold stays readable, and is shown.
@@ -16,7 +18,9 @@
 //! * [`indexes`]: an index that fails is named and stops nothing else.
 //! * [`places`]: what is whose, in stores and beside them.
 //! * [`plans`]: what a plan says, what a table has a say in, and that others go first.
+//! * [`programs`]: what programs write and read through the engine.
 //! * [`replaced`]: a table that was dropped and made again under its pin.
+//! * [`ingest`]: streams from standard input.
 //! * [`isolation`]: one bad table, folder, location or setting stops only itself.
 //! * [`verify`]: what is missing or torn is named, with what needs it and what to do.
 //! * [`replay`]: what a policy would have done, against what happened.
@@ -36,15 +40,19 @@ mod cli;
 mod docs;
 mod drops;
 mod durability;
+mod evolve;
 mod growing;
 mod guard;
 mod history;
 mod holds;
 mod indexes;
+mod ingest;
 mod input;
 mod isolation;
+mod modes;
 mod places;
 mod plans;
+mod programs;
 mod replaced;
 mod replay;
 mod requests;

@@ -12,7 +12,10 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{BatchError, Mode, TABLE_NAME_RULE, io_error, is_table_name, shown};
+use crate::config::SchemaChange;
 use crate::formats::{Coercion, Setting, Shape, check_coercions};
+use squire_engine::commit::When;
+use squire_engine::ids::Key;
 
 /// Largest `batch.toml`: far more than any list of tables needs, and little enough to be read whole. A larger one is refused.
 const BATCH_FILE_BYTES: u64 = 1024 * 1024;
@@ -25,6 +28,8 @@ pub(super) struct BatchFile {
     pub(super) batch_id: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) tables: BTreeMap<Spanned<String>, TableSetting>,
+    #[serde(default)]
+    require: BTreeMap<Spanned<String>, u64>,
 }
 
 /// One `[tables.NAME]` as written.
@@ -33,9 +38,10 @@ pub(super) struct BatchFile {
 pub(super) struct TableSetting {
     #[serde(default)]
     mode: ModeName,
-    key: Option<Spanned<String>>,
+    key: Option<Spanned<KeySetting>>,
     r#where: Option<Spanned<String>>,
     allow_empty: Option<Spanned<bool>>,
+    schema: Option<Spanned<SchemaChange>>,
     pub(super) coerce: Option<Spanned<Vec<Coercion>>>,
     #[serde(default)]
     columns: BTreeMap<Spanned<String>, Spanned<String>>,
@@ -49,8 +55,46 @@ enum ModeName {
     #[default]
     Append,
     Merge,
+    Insert,
+    Update,
     Delete,
     Overwrite,
+    Replace,
+}
+
+impl ModeName {
+    fn uses_key(self) -> bool {
+        matches!(
+            self,
+            Self::Merge | Self::Insert | Self::Update | Self::Delete
+        )
+    }
+
+    fn uses_where(self) -> bool {
+        matches!(self, Self::Delete | Self::Replace)
+    }
+
+    fn changes_schema(self) -> bool {
+        matches!(
+            self,
+            Self::Append | Self::Merge | Self::Insert | Self::Update
+        )
+    }
+
+    fn allows_empty(self) -> bool {
+        matches!(self, Self::Overwrite | Self::Replace)
+    }
+}
+
+/// A key as written.
+#[derive(Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected the name of a column, or a list of such names"
+)]
+enum KeySetting {
+    One(String),
+    Several(Vec<String>),
 }
 
 /// A `batch.toml` with its text, by which errors find their line.
@@ -125,28 +169,23 @@ impl Settings {
             );
         }
         let allow_empty = self.allows_empty(&at, setting)?;
-        let key = self.text(&format!("{at}.key"), &setting.key)?;
+        let key = self.key(&at, setting)?;
         let predicate = self.text(&format!("{at}.where"), &setting.r#where)?;
-        let uses_key = matches!(setting.mode, ModeName::Merge | ModeName::Delete);
-        if let (Some(span), false) = (setting.key.as_ref().map(Spanned::span), uses_key) {
-            return self.refuse(
-                span,
-                format!("{at}.key"),
-                "is only for the modes merge and delete; remove it",
-            );
-        }
-        if let (Some(where_key), Some(predicate)) = (&setting.r#where, predicate) {
+        if let Some(where_key) = &setting.r#where {
             let refuse = |detail| self.refuse(where_key.span(), format!("{at}.where"), detail);
-            if setting.mode != ModeName::Delete {
-                return refuse("is only for the mode delete; remove it");
+            if !setting.mode.uses_where() {
+                return refuse("is only for the modes delete and replace; remove it");
             }
-            if key.is_some() || !files.is_empty() {
+            if setting.mode == ModeName::Delete && (key.is_some() || !files.is_empty()) {
                 return refuse(
                     "deletes by itself; remove it, or remove the key and the files of this table",
                 );
             }
-            return Ok(Mode::DeleteWhere { predicate });
         }
+        let predicate = match (setting.mode, predicate) {
+            (ModeName::Delete, Some(predicate)) => return Ok(Mode::DeleteWhere { predicate }),
+            (_, predicate) => predicate,
+        };
         if files.is_empty() {
             return self.refuse(
                 table.span(),
@@ -154,12 +193,76 @@ impl Settings {
                 "has no data file in this batch; add one, or remove the section",
             );
         }
-        Ok(match setting.mode {
-            ModeName::Append => Mode::Append,
-            ModeName::Merge => Mode::Merge { key },
-            ModeName::Delete => Mode::DeleteByKey { key },
-            ModeName::Overwrite => Mode::Overwrite { allow_empty },
+        let merge = |key, when| Mode::Merge { key, when };
+        Ok(match (setting.mode, predicate) {
+            (ModeName::Append, _) => Mode::Append,
+            (ModeName::Merge, _) => merge(key, When::Upsert),
+            (ModeName::Insert, _) => merge(key, When::Insert),
+            (ModeName::Update, _) => merge(key, When::Update),
+            (ModeName::Delete, _) => Mode::DeleteByKey { key },
+            (ModeName::Overwrite, _) => Mode::Overwrite { allow_empty },
+            (ModeName::Replace, Some(predicate)) => Mode::Replace {
+                predicate,
+                allow_empty,
+            },
+            (ModeName::Replace, None) => {
+                let detail = "needs a where, the slice that its rows replace; add it";
+                return self.refuse(table.span(), at, detail);
+            }
         })
+    }
+
+    /// The key of one table.
+    fn key(&self, at: &str, setting: &TableSetting) -> Result<Option<Key>, BatchError> {
+        let Some(given) = &setting.key else {
+            return Ok(None);
+        };
+        let at = format!("{at}.key");
+        let columns = match given.as_ref() {
+            KeySetting::One(column) if column.trim().is_empty() => {
+                return self.refuse(given.span(), at, "is empty; give it a value or remove it");
+            }
+            KeySetting::One(column) => vec![column.clone()],
+            KeySetting::Several(columns) => columns.clone(),
+        };
+        if !setting.mode.uses_key() {
+            let detail = "is only for the modes merge, insert, update and delete; remove it";
+            return self.refuse(given.span(), at, detail);
+        }
+        match Key::new(columns) {
+            Ok(key) => Ok(Some(key)),
+            Err(e) => self.refuse(given.span(), at, e.to_string()),
+        }
+    }
+
+    /// What may be changed of a table's columns.
+    pub(super) fn schema(
+        &self,
+        table: &Spanned<String>,
+        setting: &TableSetting,
+    ) -> Result<Option<SchemaChange>, BatchError> {
+        match &setting.schema {
+            Some(schema) if !setting.mode.changes_schema() => self.refuse(
+                schema.span(),
+                format!("tables.{}.schema", table.as_ref()),
+                "is only for the modes append, merge, insert and update; remove it",
+            ),
+            schema => Ok(schema.as_ref().map(|schema| *schema.as_ref())),
+        }
+    }
+
+    /// The snapshots that tables must be unchanged since.
+    pub(super) fn require(&self) -> Result<BTreeMap<String, u64>, BatchError> {
+        let mut require = BTreeMap::new();
+        for (table, snapshot) in &self.file.require {
+            if !is_table_name(table.as_ref()) {
+                let at = format!("require.{}", table.as_ref());
+                let detail = format!("is no table name; use {TABLE_NAME_RULE}");
+                return self.refuse(table.span(), at, detail);
+            }
+            require.insert(table.as_ref().clone(), *snapshot);
+        }
+        Ok(require)
     }
 
     /// How the columns of the files become the table's; the table itself is asked when they are read.
@@ -217,10 +320,10 @@ impl Settings {
 
     fn allows_empty(&self, at: &str, setting: &TableSetting) -> Result<bool, BatchError> {
         match &setting.allow_empty {
-            Some(allowed) if setting.mode != ModeName::Overwrite => self.refuse(
+            Some(allowed) if !setting.mode.allows_empty() => self.refuse(
                 allowed.span(),
                 format!("{at}.allow_empty"),
-                "is only for the mode overwrite; remove it",
+                "is only for the modes overwrite and replace; remove it",
             ),
             allowed => Ok(allowed.as_ref().is_some_and(|allowed| *allowed.as_ref())),
         }

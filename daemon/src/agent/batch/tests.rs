@@ -82,7 +82,8 @@ fn a_directory_is_one_batch() {
     );
     let (merge, delete) = (
         Mode::Merge {
-            key: Some("id".into()),
+            key: Some("id".parse().unwrap()),
+            when: When::Upsert,
         },
         Mode::DeleteByKey { key: None },
     );
@@ -102,6 +103,32 @@ fn a_directory_is_one_batch() {
         spec.tables[1].files,
         [dir.path().join("b.1.csv"), dir.path().join("b.2.csv")]
     );
+}
+
+#[test]
+fn a_batch_merges_a_part_replaces_a_slice_and_says_what_it_read() {
+    let settings = "[tables.i]\nmode = \"insert\"\nkey = [\"a\", \"b\"]\n[tables.u]\nmode = \"update\"\n\
+                    [tables.r]\nmode = \"replace\"\nwhere = \"x < 1\"\nallow_empty = true\n[require]\ni = 7\n";
+    let spec = parse(&["i.csv", "r.csv", "u.csv"], settings).unwrap();
+    let (insert, update, replace) = (
+        Mode::Merge {
+            key: Some("a,b".parse().unwrap()),
+            when: When::Insert,
+        },
+        Mode::Merge {
+            key: None,
+            when: When::Update,
+        },
+        Mode::Replace {
+            predicate: "x < 1".into(),
+            allow_empty: true,
+        },
+    );
+    let expected = [("i", &insert, 1), ("r", &replace, 1), ("u", &update, 1)];
+    assert_eq!(modes(&spec), expected);
+    assert_eq!(spec.require, BTreeMap::from([("i".to_owned(), 7)]));
+    let reads = parse(&["t.csv"], "[require]\nt = 7\n").unwrap();
+    assert!(!reads.only_appends(), "what reads goes alone");
 }
 
 #[test]
@@ -184,7 +211,7 @@ fn wrong_toml_names_file_and_line() {
     refused(
         &["t.csv"],
         "[tables.t]\nkey = 1\n",
-        &["batch.toml:2:", "integer"],
+        &["batch.toml:2:", "the name of a column, or a list"],
     );
     refused(&["t.csv"], "[tables.t]\n[tables.t]\n", &["batch.toml:2:"]);
 }
@@ -206,12 +233,15 @@ fn senseless_settings_name_the_key() {
     refused(
         &["t.csv"],
         "[tables.t]\nkey = \"id\"\n",
-        &[&at(2, "tables.t.key"), "merge and delete"],
+        &[&at(2, "tables.t.key"), "merge, insert, update and delete"],
     );
     refused(
         &["t.csv"],
         "[tables.t]\nmode = \"merge\"\nwhere = \"a\"\n",
-        &[&at(3, "tables.t.where"), "only for the mode delete"],
+        &[
+            &at(3, "tables.t.where"),
+            "only for the modes delete and replace",
+        ],
     );
     refused(
         &["t.csv"],
@@ -232,6 +262,43 @@ fn senseless_settings_name_the_key() {
         &["t.csv"],
         "[tables.\"a b\"]\n",
         &[&at(1, "tables.a b"), "is no table name"],
+    );
+}
+
+#[test]
+fn keys_slices_and_changes_that_make_no_sense_are_named() {
+    let at = |line: usize, key: &str| format!("batch.toml:{line}: {key}: ");
+    for (key, detail) in [("[]", "a key is"), ("[\"a\", \"a\"]", "stands twice")] {
+        let settings = format!("[tables.t]\nmode = \"update\"\nkey = {key}\n");
+        refused(&["t.csv"], &settings, &[&at(3, "tables.t.key"), detail]);
+    }
+    refused(
+        &["t.csv"],
+        "\n[tables.t]\nmode = \"replace\"\n",
+        &[&at(2, "tables.t"), "needs a where"],
+    );
+    refused(
+        &[],
+        "[tables.t]\nmode = \"replace\"\nwhere = \"a\"\n",
+        &[&at(1, "tables.t"), "no data file"],
+    );
+    refused(
+        &["t.csv"],
+        "[tables.t]\nmode = \"overwrite\"\nschema = \"add\"\n",
+        &[
+            &at(3, "tables.t.schema"),
+            "append, merge, insert and update",
+        ],
+    );
+    refused(
+        &["t.csv"],
+        "[tables.t]\nschema = \"grow\"\n",
+        &["batch.toml:2", "grow", "widen"],
+    );
+    refused(
+        &["t.csv"],
+        "[require]\n\"a b\" = 1\n",
+        &[&at(2, "require.a b"), "is no table name"],
     );
 }
 

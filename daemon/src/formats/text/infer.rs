@@ -124,6 +124,22 @@ pub(in crate::formats) fn schema_of(
     source: Source<'_>,
     limits: &InputLimits,
 ) -> Result<SchemaRef, FormatError> {
+    let columns = columns_of(source, limits)?;
+    let fields = columns
+        .fields()
+        .iter()
+        .map(|field| match field.data_type() {
+            DataType::Null => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8)),
+            _ => Arc::clone(field),
+        });
+    Ok(Arc::new(Schema::new(fields.collect::<Fields>())))
+}
+
+/// The same, where a column without any value is null.
+pub(in crate::formats) fn columns_of(
+    source: Source<'_>,
+    limits: &InputLimits,
+) -> Result<SchemaRef, FormatError> {
     let (path, format) = (source.path, source.format);
     let lines = Lines::new(source);
     let fields = match format {
@@ -153,8 +169,11 @@ fn of_records(
         }
     }
     let fields = records.header.iter().zip(columns).map(|(name, left)| {
-        let data_type = left.and_then(|left| left.best());
-        Field::new(name, data_type.unwrap_or(DataType::Utf8), true)
+        let data_type = match left {
+            Some(left) => left.best().unwrap_or(DataType::Utf8),
+            None => DataType::Null,
+        };
+        Field::new(name, data_type, true)
     });
     Ok(fields.collect())
 }
@@ -315,6 +334,9 @@ impl Seen {
 fn fields_of(path: &Path, parent: &str, members: Members) -> Result<Fields, FormatError> {
     let fields = members.seen.into_iter().map(|(name, seen)| {
         let full = joined(parent, &name);
+        if parent.is_empty() && matches!(seen, Seen::Nothing) {
+            return Ok(Field::new(name, DataType::Null, true));
+        }
         Ok(Field::new(name, seen.data_type(path, &full)?, true))
     });
     fields.collect()
