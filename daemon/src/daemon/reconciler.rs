@@ -12,6 +12,7 @@ use crate::decide::gate::Gate;
 use crate::decide::planning::OperationKind;
 use crate::decide::work::{Scope, Trigger, WorkItem, WorkKey};
 use crate::http::{ControlVerb, What};
+use crate::memory::attempts;
 use crate::metrics::Ending;
 use crate::place::Place;
 use crate::place::location::{Found, Location};
@@ -124,6 +125,8 @@ impl Reconciler {
         self.config = Arc::new(config);
         self.bound_metrics();
         self.board.set_budget(&self.config.budget);
+        let attempts = attempts(&self.config.budget);
+        self.options.store.memory.share_among(attempts);
         self.pace.set(self.config.budget.bytes_per_second);
         self.follow_watches();
     }

@@ -74,7 +74,7 @@ impl Store {
             Ok(Some((state.drop_updates(table, op, at_ms)?, record)))
         });
         published.await.map_err(|e| e.of(op))?;
-        self.forget_handle(&entry.path).await;
+        self.forget_handle(&entry.path);
         let answer = Answer::Committed;
         self.tell(|| ProtocolEvent::Answered { op, answer });
         let change = Change {

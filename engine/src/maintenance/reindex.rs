@@ -1,7 +1,7 @@
 //! Reindexing: extends existing indexes over new rows and builds declared ones, each independently.
 
 use super::Target;
-use super::declare::{MIN_VECTOR_ROWS, index_params};
+use super::declare::{MIN_VECTOR_ROWS, Training, index_params};
 use super::index_proof::{prove_extended, prove_index};
 use super::listed::{Listed, covered_by, ids_of, is_vector, listed_indexes, new_index_bytes};
 use super::rehearsal::{base_of, commit_rehearsed};
@@ -12,12 +12,14 @@ use crate::oversight::Oversight;
 use crate::store::Store;
 use crate::store::state::IndexDeclaration;
 use lance::Dataset;
+use lance::deps::datafusion::error::DataFusionError;
 use lance::index::{DatasetIndexExt, DatasetIndexInternalExt};
 use lance_index::IndexType;
 use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::optimize::OptimizeOptions;
 use squire_failpoints::{Seam, hit};
 use std::collections::BTreeSet;
+use std::error::Error as _;
 use std::future::IntoFuture;
 use std::sync::Arc;
 
@@ -137,6 +139,9 @@ async fn settle_one(
         Err(e) if e.kind() == ErrorKind::Cancelled => Err(e),
         Err(e) if e.disposition() == Disposition::Fail && run.is_licensed().await? => {
             let why = match (e.kind(), run.target) {
+                _ if is_short_of_memory(&e) => String::from(
+                    "its values cannot be sorted in the memory that one attempt has; raise [budget] memory",
+                ),
                 (ErrorKind::Storage, _) => e.brief(),
                 (_, Target::Pinned(_)) => format!(
                     "{}; withdraw it (squire index --withdraw) and declare it again",
@@ -152,6 +157,18 @@ async fn settle_one(
         }
         Err(e) => Err(e),
     }
+}
+
+/// Whether Lance gave up because even what it spills did not leave room enough.
+fn is_short_of_memory(e: &Error) -> bool {
+    let mut cause = e.source();
+    while let Some(error) = cause {
+        if let Some(failed) = error.downcast_ref::<DataFusionError>() {
+            return matches!(failed.find_root(), DataFusionError::ResourcesExhausted(_));
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Extends `index` over the fragments that it does not cover, as one version above `head`.
@@ -294,7 +311,13 @@ async fn build(
     let rows = head.count_rows(None).await?;
     let column = declaration.column.as_str();
     let field = head.schema().field(column).map(|field| field.data_type());
-    let (kind, params) = index_params(&declaration.kind, rows, field.as_ref())?;
+    let of_attempt = store.memory().attempt() / 2;
+    let training = Training::of(&declaration.kind, rows, field.as_ref());
+    if let Some(why) = training.does_not_fit(of_attempt) {
+        return Ok(Outcome::Pending(why));
+    }
+    let samples = training.samples(of_attempt);
+    let (kind, params) = index_params(&declaration.kind, rows, field.as_ref(), samples)?;
     if kind.is_vector() && rows < MIN_VECTOR_ROWS {
         return Ok(Outcome::Pending(format!(
             "a vector index needs {MIN_VECTOR_ROWS} rows to train and the table has {rows}"
@@ -317,4 +340,19 @@ async fn build(
     prove_built(head, &staged, name).await?;
     commit_rehearsed(head, &staged).await?;
     Ok(Outcome::Covered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DataFusionError, Error, is_short_of_memory};
+
+    #[test]
+    fn what_lacks_memory_is_told_from_what_else_fails() {
+        let failed = |e: DataFusionError| Error::from(lance::Error::from(e));
+        let exhausted = DataFusionError::ResourcesExhausted(String::from("a sort"));
+        let within = DataFusionError::Context(String::from("x"), Box::new(exhausted));
+        assert!(is_short_of_memory(&failed(within)));
+        let other = DataFusionError::Execution(String::from("Resources exhausted"));
+        assert!(!is_short_of_memory(&failed(other)));
+    }
 }

@@ -13,6 +13,7 @@
 //! * [`durability`]: what a power cut leaves.
 //! * [`requests`]: what a commit asks of its storage.
 //! * [`indexes`]: an index that fails is named and stops nothing else.
+//! * [`memory`]: the budget of memory bounds the process, whatever the table.
 //! * [`places`]: what is whose, in stores and beside them.
 //! * [`plans`]: what a plan says, what a table has a say in, and that others go first.
 //! * [`replaced`]: a table that was dropped and made again under its pin.
@@ -41,6 +42,7 @@ mod holds;
 mod indexes;
 mod input;
 mod isolation;
+mod memory;
 mod places;
 mod plans;
 mod replaced;
