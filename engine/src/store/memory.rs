@@ -46,12 +46,6 @@ const TOKEN: u64 = 16;
 /// One arena of the allocator for each so many bytes of the limit, and two at least.
 const ARENA: u64 = 512 << 20;
 
-/// What Lance reads ahead of an index for each request that it may have under way.
-const INDEX_READ: u64 = 32 << 20;
-
-/// Lance's requests at one time on a local disk.
-const LOCAL_REQUESTS: u64 = 8;
-
 /// What it takes to remember a file: three entries under its path.
 const FACTS: u64 = 600;
 
@@ -128,10 +122,10 @@ impl Memory {
     /// What only the environment sets, and only when the process starts: of Lance, how much a sort and the builder of an
     /// index hold before they spill, and what every scan reads ahead; of the C library, how many arenas its allocator
     /// keeps. Each thread has one of its own otherwise, and what one has freed no other uses.
-    pub fn environment(&self) -> Vec<(&'static str, String)> {
+    pub fn environment(&self) -> [(&'static str, String); 5] {
         let builders = (cores() / 2).max(1);
         let of_builder = self.attempt() / 2 / builders;
-        let mut set = vec![
+        [
             ("LANCE_MEM_POOL_SIZE", self.attempt().to_string()),
             (
                 "LANCE_DEFAULT_IO_BUFFER_SIZE",
@@ -149,13 +143,7 @@ impl Memory {
                 "MALLOC_ARENA_MAX",
                 (self.limit / ARENA).clamp(2, cores() * 8).to_string(),
             ),
-        ];
-        // An index is read ahead by so much for each request at one time, of which a local disk has eight.
-        let requests = (self.attempt() / INDEX_READ).max(1);
-        if requests < LOCAL_REQUESTS {
-            set.push(("LANCE_IO_THREADS", requests.to_string()));
-        }
-        set
+        ]
     }
 
     /// A session of a store.
