@@ -143,7 +143,7 @@ pub(crate) struct Watch {
 pub(crate) struct Budget {
     /// Heavy attempts at one time.
     pub(crate) max_concurrent: usize,
-    /// Estimated memory of all running attempts, in bytes.
+    /// What the process may hold, in bytes.
     #[serde(serialize_with = "units::show_size")]
     pub(crate) memory: u64,
     /// Bytes read and written by maintenance per second; `None` is unlimited.

@@ -1,6 +1,7 @@
 //! Child processes: what they said, and how they are stopped, resumed and killed.
 
 use crate::PATIENCE;
+use crate::cost::Cost;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -170,6 +171,18 @@ impl Child {
     pub fn wait_here(&mut self) -> Done {
         let child = self.0.take().expect("not waited for yet");
         child.wait_with_output().expect("output").into()
+    }
+
+    /// Waits for its end, and gives the most memory that it had resident, in bytes, as a look every few milliseconds saw it.
+    pub fn wait_for_peak(mut self) -> (Done, u64) {
+        let pid = self.pid().to_string();
+        let mut peak = 0;
+        // One that has ended has no memory any more.
+        while let now @ 1.. = Cost::of(&pid).peak {
+            peak = now;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        (self.wait(), peak)
     }
 
     /// Lets it go on after a stop, and waits for its end.

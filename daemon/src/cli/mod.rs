@@ -32,6 +32,7 @@ mod write;
 use crate::config::{Config, log_filter};
 use crate::daemon::priority;
 use crate::exit::exit_code;
+use crate::memory;
 use crate::place::{Place, watch_of};
 use args::{Cli, Command};
 use clap::Parser;
@@ -39,7 +40,7 @@ use output::Output;
 use squire_engine::clock::{Clock, SystemClock};
 use squire_engine::error::{Error, ErrorKind, Result, caught, panic_text};
 use squire_engine::store::location::check_lasting;
-use squire_engine::store::{Durability, Store, StoreOptions};
+use squire_engine::store::{Durability, Memory, Store, StoreOptions};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -126,13 +127,10 @@ fn run() -> ExitCode {
             _ => return out.fail(&error),
         },
     };
-    if let Err(error) = init_logging(&config, cli.common.log.as_deref()) {
-        return out.fail(&error);
-    }
-    // Threads take over the priority of the one that starts them, so before the first.
-    if matches!(cli.command, Command::Daemon(_)) {
-        priority::step_back(config.daemon.nice);
-    }
+    let memory = match begin(&cli, &config) {
+        Ok(memory) => memory,
+        Err(error) => return out.fail(&error),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .thread_stack_size(STACK)
         .enable_all()
@@ -155,6 +153,7 @@ fn run() -> ExitCode {
         events,
         grace: cli.common.grace.unwrap_or(config.daemon.grace),
         durability,
+        memory,
         actor: cli.common.actor.clone().unwrap_or_else(default_actor),
         wrapper,
         state_dir: state_directory(),
@@ -172,6 +171,24 @@ fn run() -> ExitCode {
         Ok(code) => out.end(code),
         Err(error) => out.fail(&error),
     }
+}
+
+/// Bounds the process, and starts its log.
+fn begin(cli: &Cli, config: &Config) -> Result<Memory> {
+    let memory = memory::of(&config.budget);
+    let bounded = match cli.command {
+        Command::Daemon(_) | Command::Optimize(_) | Command::Reindex(_) => memory::bound(&memory),
+        _ => Ok(()),
+    };
+    init_logging(config, cli.common.log.as_deref())?;
+    if let Err(error) = bounded {
+        tracing::warn!(%error, "cannot start anew with what bounds memory in the environment; sorts and index builds are not bounded");
+    }
+    // Threads take over the priority of the one that starts them, so before the first.
+    if matches!(cli.command, Command::Daemon(_)) {
+        priority::step_back(config.daemon.nice);
+    }
+    Ok(memory)
 }
 
 /// Help and version are answers; anything else is bad usage, as a document where one was asked for.

@@ -13,6 +13,7 @@ use crate::decide::planning::OperationKind;
 use crate::decide::room::Room;
 use crate::decide::work::{Scope, WorkItem, WorkKey};
 use crate::http::{ControlVerb, What};
+use crate::memory::attempts;
 use crate::metrics::Ending;
 use crate::place::Place;
 use crate::place::location::{Found, Location};
@@ -127,6 +128,8 @@ impl Reconciler {
         self.bound_metrics();
         self.board.set_budget(&self.config.budget);
         self.gate.keep_free(self.config.budget.min_free);
+        let attempts = attempts(&self.config.budget);
+        self.options.store.memory.share_among(attempts);
         self.pace.set(self.config.budget.bytes_per_second);
         self.follow_watches();
     }

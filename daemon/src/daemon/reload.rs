@@ -1,7 +1,7 @@
 //! Taking up a changed configuration.
 
 use super::status::Status;
-use crate::config::{Config, DaemonConfig};
+use crate::config::{Budget, Config, DaemonConfig};
 use crate::http::Token;
 use crate::systemd;
 use crate::watch::{Depth, FileWatch, watch_local};
@@ -31,7 +31,7 @@ pub(crate) enum ReloadOutcome {
 /// What a reload compares the file with.
 #[derive(Debug)]
 pub(super) struct Before<'a> {
-    pub(super) started_with: &'a DaemonConfig,
+    pub(super) started_with: &'a Config,
     pub(super) running: &'a Config,
     /// The token of the HTTP server, if it has one.
     pub(super) token: Option<&'a Token>,
@@ -53,7 +53,7 @@ impl ReloadOutcome {
                 Err(error) => return refused(format!("daemon.token_file: {error}")),
             }
         }
-        let needs_restart = needs_restart(before.started_with, &new.daemon);
+        let needs_restart = needs_restart(before.started_with, &new);
         let outcome = Self::Applied {
             applied,
             needs_restart,
@@ -74,7 +74,7 @@ impl ReloadOutcome {
                 tracing::info!(%path, applied, "configuration reloaded");
                 for setting in needs_restart {
                     tracing::warn!(
-                        "daemon.{setting} needs a restart: what the daemon started with stays in force"
+                        "{setting} needs a restart: what the daemon started with stays in force"
                     );
                 }
             }
@@ -129,7 +129,13 @@ fn applied(running: &Config, new: &Config) -> Vec<String> {
         ),
         ("policy", new.policy == running.policy),
         ("table", new.has_tables_of(running)),
-        ("budget", new.budget == running.budget),
+        (
+            "budget",
+            Budget {
+                memory: running.budget.memory,
+                ..new.budget.clone()
+            } == running.budget,
+        ),
     ];
     let changed = sections.into_iter().filter(|(_, same)| !same);
     applied.extend(changed.map(|(name, _)| name.to_owned()));
@@ -137,8 +143,10 @@ fn applied(running: &Config, new: &Config) -> Vec<String> {
 }
 
 /// The settings that differ from those the daemon started with and that it cannot take up while it runs: they are part
-/// of its socket, its log and its open stores.
-fn needs_restart(started_with: &DaemonConfig, now: &DaemonConfig) -> Vec<&'static str> {
+/// of its socket, its log, its open stores and its environment.
+fn needs_restart(started_with: &Config, now: &Config) -> Vec<&'static str> {
+    let memory = now.budget.memory == started_with.budget.memory;
+    let (started_with, now) = (&started_with.daemon, &now.daemon);
     let DaemonConfig {
         listen,
         token_file,
@@ -156,16 +164,17 @@ fn needs_restart(started_with: &DaemonConfig, now: &DaemonConfig) -> Vec<&'stati
     } = now;
     let has_token = |file: &Option<PathBuf>| file.is_some();
     let settings = [
-        ("listen", *listen == started_with.listen),
+        ("daemon.listen", *listen == started_with.listen),
         // Another token is taken up; whether there is one at all is part of the server.
         (
-            "token_file",
+            "daemon.token_file",
             has_token(token_file) == has_token(&started_with.token_file),
         ),
-        ("grace", *grace == started_with.grace),
-        ("durability", *durability == started_with.durability),
-        ("nice", *nice == started_with.nice),
-        ("log", *log == started_with.log),
+        ("daemon.grace", *grace == started_with.grace),
+        ("daemon.durability", *durability == started_with.durability),
+        ("daemon.nice", *nice == started_with.nice),
+        ("daemon.log", *log == started_with.log),
+        ("budget.memory", memory),
     ];
     let changed = settings.into_iter().filter(|(_, same)| !same);
     changed.map(|(name, _)| name).collect()
@@ -215,18 +224,25 @@ mod tests {
 
     #[test]
     fn what_a_reload_cannot_take_up_is_named() {
-        let started_with = of("[daemon]\nlog = \"warn\"\n").daemon;
+        let started_with = of("[daemon]\nlog = \"warn\"\n");
         assert!(needs_restart(&started_with, &started_with).is_empty());
         let taken_up = of(
-            "[daemon]\nlog = \"warn\"\nscan_interval = \"5s\"\ndrain = \"5s\"\nwatchdog_progress = \"5s\"\n",
+            "[daemon]\nlog = \"warn\"\nscan_interval = \"5s\"\ndrain = \"5s\"\nwatchdog_progress = \"5s\"\n[budget]\nmax_concurrent = 3\n",
         );
-        assert!(needs_restart(&started_with, &taken_up.daemon).is_empty());
+        assert!(needs_restart(&started_with, &taken_up).is_empty());
         let changed = of(
-            "[daemon]\nlisten = \"off\"\ngrace = \"5s\"\ntoken_file = \"/etc/hostname\"\ndurability = \"process\"\n",
+            "[daemon]\nlisten = \"off\"\ngrace = \"5s\"\ntoken_file = \"/etc/hostname\"\ndurability = \"process\"\n[budget]\nmemory = \"1GiB\"\n",
         );
         assert_eq!(
-            needs_restart(&started_with, &changed.daemon),
-            ["listen", "token_file", "grace", "durability", "log"]
+            needs_restart(&started_with, &changed),
+            [
+                "daemon.listen",
+                "daemon.token_file",
+                "daemon.grace",
+                "daemon.durability",
+                "daemon.log",
+                "budget.memory",
+            ]
         );
     }
 
@@ -267,7 +283,7 @@ mod tests {
         let served = token.clone();
         let read = |path: &Path| {
             let before = Before {
-                started_with: &running.daemon,
+                started_with: &running,
                 running: &running,
                 token: Some(&token),
             };

@@ -6,7 +6,7 @@ use super::reconciler::Reconciler;
 use super::reload::{Before, reload, watch_config};
 use super::signals::{Event, Signals};
 use super::status::Status;
-use crate::config::{Config, DaemonConfig, Watch};
+use crate::config::{Config, Watch};
 use crate::exit::{code, graver};
 use crate::http::{StatusSource, Token, serve};
 use crate::metrics::Metrics;
@@ -80,7 +80,7 @@ pub(crate) async fn run(config: Config, options: Options) -> Result<Ended> {
     }
     let signals = Signals::new()?;
     let (done, outcomes) = unbounded_channel();
-    let started_with = config.daemon.clone();
+    let started_with = config.clone();
     let mut life = Life {
         reconciler: Reconciler::new(config, options.clone(), status.clone(), done),
         outcomes,
@@ -131,7 +131,7 @@ struct Life {
     signals: Signals,
     /// When the files that changed have settled.
     settle: Option<Duration>,
-    started_with: DaemonConfig,
+    started_with: Config,
     /// What the HTTP server asks for.
     token: Option<Token>,
     options: Options,
@@ -204,7 +204,8 @@ impl Life {
             running: &self.reconciler.config,
             token: self.token.as_ref(),
         };
-        if let Some(config) = reload(path, &before, &self.reconciler.status) {
+        if let Some(mut config) = reload(path, &before, &self.reconciler.status) {
+            config.budget.memory = self.started_with.budget.memory;
             self.reconciler.reload(config);
         }
     }

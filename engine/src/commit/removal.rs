@@ -81,7 +81,7 @@ impl Store {
             }
             _ => e.of(op),
         })?;
-        self.forget_handle(&entry.path).await;
+        self.forget_handle(&entry.path);
         let answer = Answer::Committed;
         self.tell(|| ProtocolEvent::Answered { op, answer });
         let change = Change {

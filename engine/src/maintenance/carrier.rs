@@ -371,6 +371,7 @@ impl Carrier<'_> {
                 new: &group.new_fragments,
                 verify: Verify::Sample,
                 batch_rows: Some(1),
+                read_ahead: self.store.memory().read_ahead(0),
                 oversight: self.run.oversight,
             };
             let targets = rows_of(&group.new_fragments);

@@ -252,6 +252,11 @@ impl Rewriting<'_> {
             .filter(|f| task.fragments.contains(&f.id))
             .cloned()
             .collect();
+        let memory = self.store.memory();
+        let batch_rows = least(task.batch_rows(memory.batch()), self.options.batch_size);
+        // A table may ask for less.
+        let own = self.options.io_buffer_size.unwrap_or(u64::MAX);
+        let read_ahead = memory.read_ahead(task.widest_row).min(own);
         let mut target_rows = task.target_rows;
         for _ in 0..WIDTHS_TRIED {
             let rewrite = CompactionTask {
@@ -261,7 +266,8 @@ impl Rewriting<'_> {
                 read_version: head.manifest().version,
                 options: CompactionOptions {
                     target_rows_per_fragment: usize::try_from(target_rows).unwrap_or(usize::MAX),
-                    batch_size: least(task.batch_rows, self.options.batch_size),
+                    batch_size: batch_rows,
+                    io_buffer_size: Some(read_ahead),
                     compaction_mode: self.options.compaction_mode.or(Some(mode(task))),
                     ..self.options.clone()
                 },
@@ -272,7 +278,8 @@ impl Rewriting<'_> {
                 old: &fragments,
                 new: &result.new_fragments,
                 verify: self.limits.verify,
-                batch_rows: task.batch_rows,
+                batch_rows,
+                read_ahead,
                 oversight: self.run.oversight,
             };
             let Some(wide) = check.check().await? else {

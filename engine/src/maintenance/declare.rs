@@ -16,6 +16,8 @@ use lance::dataset::transaction::{Operation, TransactionBuilder};
 use lance::index::DatasetIndexExt;
 use lance::index::vector::VectorIndexParams;
 use lance_index::scalar::{InvertedIndexParams, ScalarIndexParams};
+use lance_index::vector::ivf::IvfBuildParams;
+use lance_index::vector::pq::PQBuildParams;
 use lance_index::{IndexParams, IndexType};
 use lance_linalg::distance::MetricType;
 use serde_json::Value;
@@ -55,7 +57,7 @@ impl Store {
         declaration: IndexDeclaration,
     ) -> Result<()> {
         check_name(name)?;
-        index_params(&declaration.kind, 0, None)?;
+        index_params(&declaration.kind, 0, None, SAMPLES)?;
         let snapshot = self.load().await?;
         let dataset = self.open_pinned(snapshot.state.table(table)?).await?;
         let column = &declaration.column;
@@ -267,6 +269,12 @@ fn sub_vectors(column: Option<&DataType>) -> usize {
         .unwrap_or(1)
 }
 
+/// Vectors that training holds for each centroid: Lance's default, where there is room for them.
+pub(super) const SAMPLES: usize = 256;
+
+/// And at least; with fewer, centroids are single vectors.
+const LEAST_SAMPLES: usize = 16;
+
 /// Partitions of an index of vectors: one of about 4,096 rows keeps a probe short without many empty ones.
 fn partitions(rows: usize) -> usize {
     rows.div_ceil(4_096).clamp(1, 4_096)
@@ -306,11 +314,75 @@ pub(super) async fn outgrown(
     }))
 }
 
+/// What training an index holds: nothing for those that are not trained.
+pub(super) struct Training {
+    /// Bytes of one vector for each centroid.
+    bytes: u64,
+}
+
+impl Training {
+    /// That of an index of `kind` over so many rows of `column`.
+    pub(super) fn of(kind: &str, rows: usize, column: Option<&DataType>) -> Self {
+        let centroids = match kind {
+            "ivf_flat" => partitions(rows),
+            // Eight bits for each part of a vector.
+            "ivf_pq" => partitions(rows).max(256),
+            _ => 0,
+        };
+        let vector = match column {
+            Some(DataType::FixedSizeList(item, dimension)) => {
+                let width = item
+                    .data_type()
+                    .primitive_width()
+                    .unwrap_or(size_of::<f32>());
+                width * usize::try_from(*dimension).unwrap_or(0)
+            }
+            _ => 0,
+        };
+        Self {
+            bytes: (centroids * vector) as u64,
+        }
+    }
+
+    /// Why it cannot be trained in `most` bytes.
+    pub(super) fn does_not_fit(&self, most: u64) -> Option<String> {
+        let least = self.bytes * LEAST_SAMPLES as u64;
+        (least > most).then(|| {
+            format!(
+                "training it takes {} MiB, and {} MiB are there for it; raise [budget] memory",
+                least >> 20,
+                most >> 20
+            )
+        })
+    }
+
+    /// Vectors for each centroid that fit into `most` bytes.
+    pub(super) fn samples(&self, most: u64) -> usize {
+        let fitting = most.checked_div(self.bytes).unwrap_or(u64::MAX);
+        usize::try_from(fitting).map_or(SAMPLES, |fitting| fitting.clamp(LEAST_SAMPLES, SAMPLES))
+    }
+}
+
+/// [`index_params`] with as many samples as fit into `most` bytes, or why too few do.
+pub(super) fn fitting_params(
+    kind: &str,
+    rows: usize,
+    column: Option<&DataType>,
+    most: u64,
+) -> Result<std::result::Result<(IndexType, Box<dyn IndexParams>), String>> {
+    let training = Training::of(kind, rows, column);
+    Ok(match training.does_not_fit(most) {
+        Some(why) => Err(why),
+        None => Ok(index_params(kind, rows, column, training.samples(most))?),
+    })
+}
+
 /// What Lance needs to build an index of `kind` over `rows` rows of a column of type `column`.
 pub(super) fn index_params(
     kind: &str,
     rows: usize,
     column: Option<&DataType>,
+    samples: usize,
 ) -> Result<(IndexType, Box<dyn IndexParams>)> {
     let scalar = |index: IndexType| {
         (
@@ -318,7 +390,10 @@ pub(super) fn index_params(
             Box::new(ScalarIndexParams::default()) as Box<dyn IndexParams>,
         )
     };
-    let partitions = partitions(rows);
+    let ivf = IvfBuildParams {
+        sample_rate: samples,
+        ..IvfBuildParams::new(partitions(rows))
+    };
     Ok(match kind {
         "btree" => scalar(IndexType::BTree),
         "bitmap" => scalar(IndexType::Bitmap),
@@ -332,16 +407,20 @@ pub(super) fn index_params(
         ),
         "ivf_flat" => (
             IndexType::IvfFlat,
-            Box::new(VectorIndexParams::ivf_flat(partitions, MetricType::L2)),
+            Box::new(VectorIndexParams::with_ivf_flat_params(MetricType::L2, ivf)),
         ),
         "ivf_pq" => (
             IndexType::IvfPq,
-            Box::new(VectorIndexParams::ivf_pq(
-                partitions,
-                8,
-                sub_vectors(column),
+            Box::new(VectorIndexParams::with_ivf_pq_params(
                 MetricType::L2,
-                50,
+                ivf,
+                PQBuildParams {
+                    num_bits: 8,
+                    num_sub_vectors: sub_vectors(column),
+                    max_iters: 50,
+                    sample_rate: samples,
+                    ..PQBuildParams::default()
+                },
             )),
         ),
         other => {
@@ -356,7 +435,7 @@ pub(super) fn index_params(
 
 #[cfg(test)]
 mod tests {
-    use super::{KINDS, check_fit, check_name, fits, index_params, sub_vectors};
+    use super::{KINDS, SAMPLES, Training, check_fit, check_name, fits, index_params, sub_vectors};
     use arrow_schema::{DataType, Field};
     use std::sync::Arc;
 
@@ -367,6 +446,21 @@ mod tests {
             sub_vectors(Some(&DataType::FixedSizeList(item, dimension)))
         };
         assert_eq!([768, 100, 17, 7].map(of), [16, 10, 1, 7]);
+    }
+
+    #[test]
+    fn training_fits_or_is_not_begun() {
+        let item = Arc::new(Field::new("item", DataType::Float32, true));
+        let column = DataType::FixedSizeList(item, 1_536);
+        let of = |kind, rows| Training::of(kind, rows, Some(&column));
+        // 256 centroids of 6 KiB.
+        assert_eq!(of("ivf_pq", 10_000).samples(1 << 30), SAMPLES);
+        assert_eq!(of("ivf_pq", 10_000).samples(64 << 20), 42);
+        assert!(of("ivf_pq", 10_000).does_not_fit(64 << 20).is_none());
+        let why = of("ivf_flat", 10_000_000).does_not_fit(64 << 20);
+        assert!(why.is_some_and(|why| why.starts_with("training it takes 228 MiB")));
+        assert_eq!(of("btree", 10_000_000).samples(1), SAMPLES);
+        assert!(of("btree", 10_000_000).does_not_fit(0).is_none());
     }
 
     #[test]
@@ -416,7 +510,7 @@ mod tests {
     #[test]
     fn all_kinds_are_known_and_names_are_checked() {
         for kind in KINDS {
-            assert!(index_params(kind, 0, None).is_ok(), "{kind}");
+            assert!(index_params(kind, 0, None, SAMPLES).is_ok(), "{kind}");
         }
         let long = "n".repeat(129);
         for name in [

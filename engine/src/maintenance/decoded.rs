@@ -43,18 +43,28 @@ fn blob_bytes(field: &Field, array: &dyn Array) -> u64 {
 
 fn width_of(dataset: &Dataset, rows: &[RecordBatch]) -> Width {
     let mut tally = Tally::default();
-    let mut blobs = 0;
+    let (mut bytes, mut widest) = (0, 0);
     for batch in rows {
-        tally.add(batch);
-        for (name, column) in batch.schema().fields().iter().zip(batch.columns()) {
-            if let Some(field) = dataset.schema().field(name.name()) {
-                blobs += blob_bytes(field, column.as_ref());
-            }
+        for row in 0..batch.num_rows() {
+            let row = batch.slice(row, 1);
+            let mut of_row = Tally::default();
+            of_row.add(&row);
+            let schema = row.schema();
+            let of_blobs = schema.fields().iter().zip(row.columns());
+            let of_blobs = of_blobs.filter_map(|(name, column)| {
+                let field = dataset.schema().field(name.name())?;
+                Some(blob_bytes(field, column.as_ref()))
+            });
+            let of_row_bytes = of_row.bytes() + of_blobs.sum::<u64>();
+            bytes += of_row_bytes;
+            widest = widest.max(of_row_bytes);
+            tally.merge(&of_row);
         }
     }
     let per_row = |all: u64| all.div_ceil(tally.rows.max(1));
     Width {
-        bytes: per_row(tally.bytes() + blobs),
+        bytes: per_row(bytes),
+        widest,
         items: per_row(tally.widest().1),
     }
 }
@@ -78,6 +88,7 @@ impl Store {
         for (near, width) in facts.chunks_mut(stride).zip(widths) {
             for fact in near {
                 fact.row_bytes = width.bytes;
+                fact.widest_row = width.widest;
                 fact.row_items = width.items;
             }
         }

@@ -1,7 +1,7 @@
 //! Reindexing: extends existing indexes over new rows and builds declared ones, each independently.
 
 use super::Target;
-use super::declare::{MIN_VECTOR_ROWS, index_params, outgrown};
+use super::declare::{MIN_VECTOR_ROWS, fitting_params, outgrown};
 use super::deltas::merges;
 use super::index_proof::{prove_answers, prove_extended, prove_index};
 use super::listed::{
@@ -16,6 +16,7 @@ use crate::oversight::Oversight;
 use crate::store::Store;
 use crate::store::state::IndexDeclaration;
 use lance::Dataset;
+use lance::deps::datafusion::error::DataFusionError;
 use lance::index::{DatasetIndexExt, DatasetIndexInternalExt};
 use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::optimize::OptimizeOptions;
@@ -23,6 +24,7 @@ use lance_index::{IndexParams, IndexType};
 use lance_table::format::Fragment;
 use squire_failpoints::{Seam, hit};
 use std::collections::BTreeSet;
+use std::error::Error as _;
 use std::future::IntoFuture;
 use std::sync::Arc;
 
@@ -221,6 +223,9 @@ async fn settle_one(
         Err(e) if e.kind() == ErrorKind::Cancelled => Err(e),
         Err(e) if e.disposition() == Disposition::Fail && run.is_licensed().await? => {
             let why = match (e.kind(), run.target) {
+                _ if is_short_of_memory(&e) => String::from(
+                    "its values cannot be sorted in the memory that one attempt has; raise [budget] memory",
+                ),
                 (ErrorKind::Storage, _) => e.brief(),
                 (_, Target::Pinned(_)) => format!(
                     "{}; withdraw it (squire index --withdraw) and declare it again",
@@ -236,6 +241,18 @@ async fn settle_one(
         }
         Err(e) => Err(e),
     }
+}
+
+/// Whether Lance gave up because even what it spills did not leave room enough.
+fn is_short_of_memory(e: &Error) -> bool {
+    let mut cause = e.source();
+    while let Some(error) = cause {
+        if let Some(failed) = error.downcast_ref::<DataFusionError>() {
+            return matches!(failed.find_root(), DataFusionError::ResourcesExhausted(_));
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Extends `index` over the fragments that it does not cover, as one version above `head`. One that covers them all is asked
@@ -258,8 +275,9 @@ async fn extend(
     index.check_extensible(head)?;
     if let Some(declaration) = declared
         && let Some(why) = outgrown(head, index, declaration).await?
+        && let Some(outcome) = retrain(head, index, declaration, why, run, store).await?
     {
-        return retrain(head, index, declaration, why, run, store).await;
+        return Ok(outcome);
     }
     let (staged, retried) = match stage_extended(head, index, run, store).await {
         // Of a field of a struct, Lance extends them no more once their fragments were rewritten; they are cheap to build.
@@ -346,7 +364,7 @@ fn merged_with(head: &Dataset, index: &Listed, whole: u64) -> usize {
     }
 }
 
-/// Builds `index` from the rows as it is declared, because of `why`.
+/// Builds `index` from the rows as it is declared, because of `why`; `None` where that does not fit into memory.
 async fn retrain(
     head: &mut Dataset,
     index: &Listed,
@@ -354,18 +372,21 @@ async fn retrain(
     why: String,
     run: &Run<'_>,
     store: &Store,
-) -> Result<Outcome> {
+) -> Result<Option<Outcome>> {
     let rows = head.count_rows(None).await?;
     let column = declaration.column.as_str();
     let field = head.schema().field(column).map(|field| field.data_type());
-    let (kind, params) = index_params(&declaration.kind, rows, field.as_ref())?;
+    let most = store.memory().attempt() / 2;
+    let Ok((kind, params)) = fitting_params(&declaration.kind, rows, field.as_ref(), most)? else {
+        return Ok(None);
+    };
     let built = (column, kind, params.as_ref());
     let staged = stage_built(head, &index.name, built, run, store).await?;
     let segments = staged.load_indices_by_name(&index.name).await?;
     index.check_coverage(&ids_of(head.fragments().iter()), &segments)?;
     prove_built(head, &staged, &index.name).await?;
     commit_rehearsed(head, &staged).await?;
-    Ok(Outcome::Rebuilt(why))
+    Ok(Some(Outcome::Rebuilt(why)))
 }
 
 /// A rehearsal in which the index `name` was built from the rows, in place of what there is of it.
@@ -474,7 +495,12 @@ async fn build(
     let rows = head.count_rows(None).await?;
     let column = declaration.column.as_str();
     let field = head.schema().field(column).map(|field| field.data_type());
-    let (kind, params) = index_params(&declaration.kind, rows, field.as_ref())?;
+    let most = store.memory().attempt() / 2;
+    let fitting = fitting_params(&declaration.kind, rows, field.as_ref(), most)?;
+    let (kind, params) = match fitting {
+        Ok(params) => params,
+        Err(why) => return Ok(Outcome::Pending(why)),
+    };
     if kind.is_vector() && rows < MIN_VECTOR_ROWS {
         return Ok(Outcome::Pending(format!(
             "a vector index needs {MIN_VECTOR_ROWS} rows to train and the table has {rows}"
@@ -490,4 +516,19 @@ async fn build(
     prove_built(head, &staged, name).await?;
     commit_rehearsed(head, &staged).await?;
     Ok(Outcome::Covered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DataFusionError, Error, is_short_of_memory};
+
+    #[test]
+    fn what_lacks_memory_is_told_from_what_else_fails() {
+        let failed = |e: DataFusionError| Error::from(lance::Error::from(e));
+        let exhausted = DataFusionError::ResourcesExhausted(String::from("a sort"));
+        let within = DataFusionError::Context(String::from("x"), Box::new(exhausted));
+        assert!(is_short_of_memory(&failed(within)));
+        let other = DataFusionError::Execution(String::from("Resources exhausted"));
+        assert!(!is_short_of_memory(&failed(other)));
+    }
 }

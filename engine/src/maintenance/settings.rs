@@ -6,7 +6,9 @@
 
 use super::tasks::TaskBounds;
 use crate::error::{Error, ErrorKind, Result};
-use lance::dataset::optimize::{COMPACTION_CONFIG_PREFIX, CompactionMode, CompactionOptions};
+use lance::dataset::optimize::{
+    COMPACTION_CONFIG_PREFIX, CompactionMode, CompactionOptions, IndexRemapMode,
+};
 use std::collections::{BTreeMap, HashMap};
 
 /// Commits of any client clean up where one of these is set.
@@ -89,6 +91,8 @@ impl TableSettings {
                 CompactionMode::ForceBinaryCopy => CompactionMode::TryBinaryCopy,
                 mode => mode,
             }),
+            // A map of rows that is written out takes some 40 bytes for each that moves.
+            index_remap_mode: IndexRemapMode::Compact,
             max_source_fragments: None,
             max_source_rows: None,
             max_source_bytes: None,

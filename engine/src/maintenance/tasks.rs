@@ -24,6 +24,8 @@ pub struct FragmentFacts {
     pub bytes: u64,
     /// Bytes of a row as a reader decodes it, blobs and all; 0 when nobody looked.
     pub row_bytes: u64,
+    /// Bytes of the widest that was looked at.
+    pub widest_row: u64,
     /// What the 32-bit offsets of its widest column count per row.
     pub row_items: u64,
     /// Which indexes cover it, as positions; a task never mixes coverage, or an index would lose rows.
@@ -65,9 +67,6 @@ impl FragmentFacts {
 /// Half of what 32-bit offsets can count, because widths are estimates.
 const READER_ITEMS: u64 = 1 << 30;
 
-/// What a rewrite may hold of decoded rows at once; the reader holds a few such batches.
-const BATCH_BYTES: u64 = 64 << 20;
-
 /// Rows in a batch when none of them is wide: Lance's default on a local disk.
 const BATCH_ROWS: u64 = 8_192;
 
@@ -105,14 +104,22 @@ pub struct Task {
     pub touched: u64,
     /// Rows that each new fragment should have.
     pub target_rows: u64,
-    /// Rows to hold at once, where a default batch would be too much.
-    pub batch_rows: Option<usize>,
+    /// Bytes of the widest row that was looked at.
+    pub widest_row: u64,
 }
 
 impl Task {
     /// Bytes of deleted rows that readers need not read over any more.
     pub fn reclaimed(&self) -> u64 {
         self.bytes.saturating_sub(self.written)
+    }
+
+    /// Rows in a batch of at most `most` bytes, where a default batch would be more.
+    pub(crate) fn batch_rows(&self, most: u64) -> Option<usize> {
+        if self.widest_row.saturating_mul(BATCH_ROWS) <= most {
+            return None;
+        }
+        usize::try_from((most / self.widest_row).max(1)).ok()
     }
 
     /// By how many fragments the table becomes shorter.
@@ -288,16 +295,9 @@ fn settle(kept: &[&FragmentFacts], bounds: &TaskBounds, target: u64, tasks: &mut
             remapped: 0,
             touched: kept.iter().map(|f| f.touched).max().unwrap_or(0),
             target_rows,
-            batch_rows: batch_rows(kept.iter().map(|f| f.row_bytes).max().unwrap_or(0)),
+            widest_row: kept.iter().map(|f| f.widest_row).max().unwrap_or(0),
         });
     }
-}
-
-fn batch_rows(row_bytes: u64) -> Option<usize> {
-    if row_bytes.saturating_mul(BATCH_ROWS) <= BATCH_BYTES {
-        return None;
-    }
-    usize::try_from((BATCH_BYTES / row_bytes).max(1)).ok()
 }
 
 #[cfg(test)]

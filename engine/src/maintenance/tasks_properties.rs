@@ -40,6 +40,7 @@ fn random_table(random: &mut StdRng) -> Vec<FragmentFacts> {
             },
             bytes: rows * row_bytes,
             row_bytes: row_bytes * 2,
+            widest_row: row_bytes * 3,
             row_items: row_bytes,
             indexes: if covered && random.random_bool(0.9) {
                 vec![0]

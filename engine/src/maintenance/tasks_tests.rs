@@ -148,6 +148,7 @@ fn a_few_stored_bytes_count_as_what_they_become() {
     let mut hidden = fragments(&[100; 24]);
     for f in &mut hidden {
         (f.bytes, f.row_bytes, f.row_items) = (5_000, 1_000_000, 1_000_000);
+        f.widest_row = 2_000_000;
     }
     let mut b = TaskBounds {
         target_rows: 1 << 20,
@@ -160,7 +161,11 @@ fn a_few_stored_bytes_count_as_what_they_become() {
         |tasks: &[Task]| -> Vec<usize> { tasks.iter().map(|t| t.fragments.len()).collect() };
     let tasks = plan_tasks(&hidden, &b);
     assert_eq!(sizes(&tasks), [10, 10, 4]);
-    assert!(tasks.iter().all(|t| t.batch_rows == Some(67)));
+    assert!(
+        tasks
+            .iter()
+            .all(|t| t.batch_rows(64 << 20) == Some(33) && t.batch_rows(1) == Some(1))
+    );
     // However much a fragment may hold, its first batch must fit.
     b.max_output_bytes = 1 << 40;
     b.max_input_bytes = 1 << 40;

@@ -87,6 +87,8 @@ pub(crate) struct Rewrite<'a> {
     pub(crate) verify: Verify,
     /// Rows to hold at once, where a default batch would be too much.
     pub(crate) batch_rows: Option<usize>,
+    /// Bytes that each side may read ahead.
+    pub(crate) read_ahead: u64,
     /// Who watches the run.
     pub(crate) oversight: &'a Oversight,
 }
@@ -116,6 +118,7 @@ impl Rewrite<'_> {
             let reading = Reading {
                 only: Some(row),
                 batch_rows: self.batch_rows,
+                read_ahead: Some(self.read_ahead),
                 row_ids: self.dataset.manifest().uses_stable_row_ids(),
                 oversight: self.oversight.clone(),
                 ..Reading::default()
@@ -132,6 +135,7 @@ impl Rewrite<'_> {
         let blobs = blob_columns(self.dataset.schema());
         let reading = Reading {
             batch_rows: self.batch_rows,
+            read_ahead: Some(self.read_ahead),
             row_ids: self.dataset.manifest().uses_stable_row_ids(),
             oversight: self.oversight.clone(),
             ..Reading::default()
@@ -144,6 +148,7 @@ impl Rewrite<'_> {
         let bytes = Reading {
             blobs_of: blobs.into_iter().collect(),
             batch_rows: Some(1),
+            read_ahead: Some(self.read_ahead),
             oversight: self.oversight.clone(),
             ..Reading::default()
         };

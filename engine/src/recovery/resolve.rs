@@ -436,7 +436,7 @@ impl Store {
             let chain = self.scan(snapshot.state.store, &entry.path, 0).await?;
             if !visible && chain.landed(sidecar.op) == Some(1) {
                 hit(Seam::ResolveBeforeRemove)?;
-                self.forget_handle(&entry.path).await;
+                self.forget_handle(&entry.path);
                 self.remove_dir(&entry.path).await?;
             }
         }

@@ -6,21 +6,22 @@ use object_store::path::Path;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How many files are remembered; beyond it everything is forgotten and looked up again.
-const MOST: usize = 200_000;
-
 /// The rows of a file as a reader decodes them.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Width {
     /// Bytes per row, those of blobs among them.
     pub(crate) bytes: u64,
+    /// Bytes of the widest that was looked at.
+    pub(crate) widest: u64,
     /// What the 32-bit offsets of its widest column count per row.
     pub(crate) items: u64,
 }
 
 /// See the module's header. Keys are paths of data files.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct FileFacts {
+    /// How many files are remembered; beyond it everything is forgotten and looked up again.
+    most: usize,
     sizes: Mutex<HashMap<String, u64>>,
     widths: Mutex<HashMap<String, Width>>,
     /// The sizes of files that could be read when this process tried.
@@ -31,15 +32,29 @@ fn locked<T>(map: &Mutex<HashMap<String, T>>) -> MutexGuard<'_, HashMap<String, 
     map.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn remember<T>(map: &Mutex<HashMap<String, T>>, facts: impl IntoIterator<Item = (String, T)>) {
-    let mut map = locked(map);
-    if map.len() >= MOST {
-        map.clear();
-    }
-    map.extend(facts);
-}
-
 impl FileFacts {
+    /// Facts of at most so many files.
+    pub(crate) fn of(most: usize) -> Self {
+        Self {
+            most,
+            sizes: Mutex::default(),
+            widths: Mutex::default(),
+            readable: Mutex::default(),
+        }
+    }
+
+    fn remember<T>(
+        &self,
+        map: &Mutex<HashMap<String, T>>,
+        facts: impl IntoIterator<Item = (String, T)>,
+    ) {
+        let mut map = locked(map);
+        if map.len() >= self.most {
+            map.clear();
+        }
+        map.extend(facts);
+    }
+
     /// The size of a file in bytes.
     pub(crate) fn size(&self, path: &str) -> Option<u64> {
         locked(&self.sizes).get(path).copied()
@@ -47,7 +62,7 @@ impl FileFacts {
 
     /// Remembers sizes.
     pub(crate) fn sized(&self, sizes: impl IntoIterator<Item = (String, u64)>) {
-        remember(&self.sizes, sizes);
+        self.remember(&self.sizes, sizes);
     }
 
     /// The width of a file's rows.
@@ -57,7 +72,7 @@ impl FileFacts {
 
     /// Remembers a width.
     pub(crate) fn measured(&self, path: String, width: Width) {
-        remember(&self.widths, [(path, width)]);
+        self.remember(&self.widths, [(path, width)]);
     }
 
     /// Whether a file of this size could be read.
@@ -67,7 +82,7 @@ impl FileFacts {
 
     /// Remembers files that could be read, with their sizes.
     pub(crate) fn readable(&self, files: impl IntoIterator<Item = (String, u64)>) {
-        remember(&self.readable, files);
+        self.remember(&self.readable, files);
     }
 }
 

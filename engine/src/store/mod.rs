@@ -17,12 +17,14 @@ pub mod durability;
 pub mod faults;
 mod files;
 pub mod guard;
+mod handles;
 mod heads;
 mod held;
 mod lasting;
 pub mod lease;
 pub mod location;
 mod manifest;
+mod memory;
 mod newest;
 mod records;
 mod rehearsal;
@@ -37,11 +39,13 @@ pub use claims::{Claim, Claimed};
 pub use durability::Durability;
 pub(crate) use files::{FileFacts, Width, fragment_bytes, own_file};
 pub use guard::{CommitCounters, GuardedCommitHandler, Slot};
+use handles::Handles;
 use heads::Heads;
 pub(crate) use held::check_floors;
 pub(crate) use lasting::Lasting;
 pub use lease::{Lease, StandingLease};
 pub use manifest::Snapshot;
+pub use memory::Memory;
 pub(crate) use records::{Records, content_of, is_denied, unless_denied};
 use shelf::Shelf;
 pub(crate) use sidecar::together;
@@ -56,7 +60,6 @@ use crate::clock::{Clock, Entropy, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{EventSink, ProtocolEvent};
 use crate::ids::OpId;
-use lance::dataset::Dataset;
 use lance::dataset::builder::DatasetBuilder;
 use lance::session::Session;
 use lance_io::object_store::{
@@ -79,14 +82,6 @@ pub const MANIFEST_PATH: &str = "_squire/manifest.lance";
 /// The commit log's path below the store's root.
 pub const COMMITS_PATH: &str = "_squire/commits.lance";
 
-/// What a process keeps of indexes that it has read, in bytes. Beyond it the least used are read again.
-const INDEX_CACHE: usize = 1 << 30;
-
-/// What it keeps of manifests, transactions and file footers, in bytes. Each version of a table has a manifest that names all of its
-/// fragments, so with a larger cache a process that commits grows with the square of its table's history. Of each table the
-/// newest version is held besides.
-const METADATA_CACHE: usize = 128 << 20;
-
 /// How a process uses a store.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
@@ -102,6 +97,8 @@ pub struct StoreOptions {
     pub actor: String,
     /// What an acknowledged commit outlives, on local disks.
     pub durability: Durability,
+    /// What the process may hold; all of its stores have the same.
+    pub memory: Memory,
     /// Wraps every object store: request counting and fault injection.
     pub wrapper: Option<Arc<dyn WrappingObjectStore>>,
     /// Is told of every step of the protocol.
@@ -122,6 +119,7 @@ impl Default for StoreOptions {
             seed: None,
             actor: String::from("squire"),
             durability: Durability::default(),
+            memory: Memory::default(),
             wrapper: None,
             events: None,
             state_dir: None,
@@ -154,7 +152,7 @@ pub struct Store {
     /// Whether it was said that there is no room for them.
     is_unrecorded: AtomicBool,
     manifest: Mutex<Option<Snapshot>>,
-    tables: Mutex<HashMap<String, Arc<Dataset>>>,
+    tables: Handles,
     /// What rooms above know of it.
     pub(crate) shelf: Shelf,
     heads: Heads,
@@ -234,7 +232,7 @@ impl Store {
                 StorageOptionsAccessor::with_static_options(options.storage_options.clone()),
             ));
         }
-        let session = Arc::new(Session::new(INDEX_CACHE, METADATA_CACHE, Arc::default()));
+        let session = options.memory.session(Arc::default());
         let connecting = async {
             let registry = session.store_registry();
             let connected = ObjectStore::from_uri_and_params(registry, &uri, &params).await;
@@ -266,14 +264,14 @@ impl Store {
             session,
             inner_handler,
             counters: Arc::default(),
+            tables: options.memory.handles(),
+            files: FileFacts::of(options.memory.facts()),
             options,
             entropy,
             probed: OnceCell::new(),
             manifest: Mutex::new(None),
-            tables: Mutex::new(HashMap::new()),
             shelf: Shelf::default(),
             heads: Heads::default(),
-            files: FileFacts::default(),
             at_work: AtWork::default(),
         })
     }
@@ -362,6 +360,11 @@ impl Store {
 
     pub(crate) fn session(&self) -> Arc<Session> {
         self.session.clone()
+    }
+
+    /// What the process may hold.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.options.memory
     }
 
     /// Whether the root itself is a Lance dataset.

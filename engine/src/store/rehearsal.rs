@@ -6,9 +6,6 @@ use lance::Dataset;
 use lance::session::Session;
 use std::sync::Arc;
 
-/// Bytes of the caches of a rehearsal. What it would commit lives in them alone, so nothing may be evicted.
-const CACHE_BYTES: usize = 4 << 30;
-
 impl Store {
     /// A handle of `pinned`, the dataset at `path`, through which a write rehearses what it will commit right above it.
     pub(crate) async fn rehearsal_of(&self, path: &str, pinned: &Dataset) -> Result<Dataset> {
@@ -39,6 +36,6 @@ impl Store {
     /// A session of a rehearsal's own.
     pub(crate) fn own_session(&self) -> Arc<Session> {
         let registry = self.session().store_registry();
-        Arc::new(Session::new(CACHE_BYTES, CACHE_BYTES, registry))
+        self.memory().rehearsal(registry)
     }
 }

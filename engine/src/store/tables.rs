@@ -167,25 +167,25 @@ impl Store {
         let mut dataset = handle.as_ref().clone();
         if let Err(e) = dataset.checkout_latest().await {
             // Removed, or made anew: the next look starts from storage.
-            self.forget_handle(path).await;
+            self.forget_handle(path);
             return Err(Error::from(e).context(format!("reading {}", self.uri_of(path))));
         }
         self.check_version(&dataset).await?;
         let dataset = Arc::new(dataset);
-        self.keep_handle(path, dataset.clone()).await;
+        self.tables.keep(path, dataset.clone());
         Ok(dataset)
     }
 
     /// A handle of the dataset at `path`, at whatever version; `None` when nothing is there.
     pub(crate) async fn any_handle(&self, path: &str) -> Result<Option<Arc<Dataset>>> {
-        if let Some(dataset) = self.tables.lock().await.get(path) {
-            return Ok(Some(dataset.clone()));
+        if let Some(dataset) = self.tables.get(path) {
+            return Ok(Some(dataset));
         }
         let Some(dataset) = self.open_latest(path).await? else {
             return Ok(None);
         };
         let dataset = Arc::new(dataset);
-        self.keep_handle(path, dataset.clone()).await;
+        self.tables.keep(path, dataset.clone());
         Ok(Some(dataset))
     }
 
@@ -239,23 +239,19 @@ impl Store {
         Error::new(ErrorKind::Storage, format!("{uri} {why}"))
     }
 
-    pub(crate) async fn keep_handle(&self, path: &str, dataset: Arc<Dataset>) {
-        self.tables.lock().await.insert(path.to_owned(), dataset);
-    }
-
     /// What a table has gathered, as far as this process knows without asking; it does of one that it just committed to.
     pub async fn gathered(&self, table: &TableName) -> Option<Gathered> {
         let state = self.remembered().await?.state;
         let entry = state.tables.get(table)?;
-        let handle = self.tables.lock().await.get(&entry.path)?.clone();
+        let handle = self.tables.get(&entry.path)?;
         Some(Gathered {
             fragments: handle.manifest().fragments.len() as u64,
             versions: (entry.version + 1).saturating_sub(state.floor(table).max(1)),
         })
     }
 
-    pub(crate) async fn forget_handle(&self, path: &str) {
-        self.tables.lock().await.remove(path);
+    pub(crate) fn forget_handle(&self, path: &str) {
+        self.tables.forget(path);
     }
 
     /// Opens the dataset at `path` at `version`, through the guard.
@@ -272,7 +268,7 @@ impl Store {
             ))
         })?;
         let dataset = Arc::new(dataset);
-        self.keep_handle(path, dataset.clone()).await;
+        self.tables.keep(path, dataset.clone());
         Ok(dataset)
     }
 
@@ -296,7 +292,7 @@ impl Store {
                 Some(Below::Replaced) => Err(entry.replaced(self.uri_of(&entry.path))),
             },
         };
-        self.forget_handle(&entry.path).await;
+        self.forget_handle(&entry.path);
         opened
     }
 
@@ -365,7 +361,7 @@ impl Store {
             Ok(_) => Err(entry.replaced(self.uri_of(&entry.path))),
             Err(e) => {
                 // Who opens it anew can say more.
-                self.forget_handle(&entry.path).await;
+                self.forget_handle(&entry.path);
                 match self.any_handle(&entry.path).await? {
                     None => Err(self.without_version(&entry.path)),
                     Some(_) => self.open_pinned(entry).await.and(Err(e.into())),
@@ -483,7 +479,7 @@ impl Store {
         let made = transaction_id(dataset.manifest());
         // The next reader wants just this version, without the slot.
         if existing && let Ok(fresh) = self.reopen(&commit.path, &dataset, self.guard()).await {
-            self.keep_handle(&commit.path, Arc::new(fresh)).await;
+            self.tables.keep(&commit.path, Arc::new(fresh));
         }
         Ok(made)
     }

@@ -821,7 +821,7 @@ fn reload_opens_a_changed_watch_anew_and_names_what_needs_a_restart() {
     let outcome = daemon.status()["reload"]["outcome"].clone();
     assert_eq!(outcome["result"], "applied");
     assert_eq!(outcome["applied"][0], format!("watch {directory}: kind"));
-    assert_eq!(outcome["needs_restart"][0], "grace");
+    assert_eq!(outcome["needs_restart"][0], "daemon.grace");
     daemon.child.signal(Signal::SIGTERM);
     let done = daemon.child.wait().ok();
     assert!(

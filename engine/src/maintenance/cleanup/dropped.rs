@@ -162,7 +162,7 @@ impl Store {
         let listed = self.objects.list(Some(folder));
         let bytes = listed.try_fold(0, |sum, file| async move { Ok(sum + file.size) });
         let bytes = bytes.await?;
-        self.forget_handle(path).await;
+        self.forget_handle(path);
         self.memo().forget(path);
         self.remove_dir(path).await?;
         Ok(bytes)
