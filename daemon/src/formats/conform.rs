@@ -329,12 +329,16 @@ fn cast_exact(array: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
         return (back.as_ref() == values.as_ref()).then_some(cast);
     }
     let named = by_name(&visible(array)?, to)?;
-    let cast = cast_with_options(&named, to, &strict).ok()?;
-    if from.is_null() {
-        return Some(cast);
+    if named.data_type() == to {
+        return Some(named);
     }
+    let cast = cast_with_options(&named, to, &strict).ok()?;
     let back = cast_with_options(&cast, named.data_type(), &strict).ok()?;
-    (back.as_ref() == named.as_ref()).then_some(cast)
+    // The items of a null list of a fixed size are no items of any other list.
+    if back.as_ref() == named.as_ref() {
+        return visible(&cast);
+    }
+    None
 }
 
 /// Whether floats would become integers, which has to be asked for.
