@@ -5,7 +5,7 @@ use super::reason::Place;
 use super::streamed::{Changes, Standing, Streamed};
 use crate::config::AgentConfig;
 use crate::formats::{self, Coerced, FormatError, Input, InputLimits, Reading, Shape};
-use arrow::array::{Array, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use serde::Serialize;
 use squire_engine::commit::{CommitRequest, RowSource, TableWrite, Write};
@@ -170,7 +170,7 @@ fn overwrite(table: &TableName, rows: Vec<RecordBatch>, allow_empty: bool) -> Re
     Ok(Write::Overwrite(rows))
 }
 
-/// Reads inputs as rows of `table`, which are held whatever they take.
+/// Reads inputs as rows that are merged into `table`, which are held whatever they take.
 pub(crate) async fn rows(
     (store, snapshot): (&Store, &Snapshot),
     table: &TableName,
@@ -243,15 +243,6 @@ impl<'a> Source<'a> {
                 let key = key_of(key)?;
                 let rows = self.rows(&table, inputs, shape).await?;
                 let (rows, coerced) = (rows.batches, rows.coerced);
-                let keys = rows.iter().filter_map(|rows| rows.column_by_name(&key));
-                if keys.map(|keys| keys.null_count()).any(|nulls| nulls > 0) {
-                    // None of the rows has a key if the file has none.
-                    let reading = shape.reading(&self.schema(&table).await?);
-                    let reading = reading.map_err(format_error)?;
-                    inputs
-                        .iter()
-                        .try_for_each(|input| self.names(input, &reading, &key).map(drop))?;
-                }
                 (Write::Merge { key, rows }, Changes::of(coerced))
             }
             Mode::DeleteByKey { key } => {
@@ -272,9 +263,11 @@ impl<'a> Source<'a> {
         Ok(Schema::from(dataset.schema()))
     }
 
+    /// Reads files whose rows are merged.
     async fn rows(&self, table: &TableName, inputs: &[Input], shape: &Shape) -> Result<Rows> {
         let schema = self.schema(table).await?;
         let reading = shape.reading(&schema).map_err(format_error)?;
+        let reading = reading.merged_into(table.as_str());
         let mut rows = Rows::default();
         for input in inputs {
             self.read(table, input, &reading, &mut rows)?;

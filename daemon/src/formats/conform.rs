@@ -70,18 +70,9 @@ impl<'a> Conformer<'a> {
                 return Err(type_error(path, wanted, field.data_type()));
             }
         }
-        let mut sources = Vec::with_capacity(target.fields().len());
-        for (index, field) in target.fields().iter().enumerate() {
-            let source = file.index_of(field.name()).ok();
-            if source.is_none() && !reading.may_lack(index) {
-                return Err(FormatError::MissingColumn {
-                    path: path.into(),
-                    column: field.name().clone(),
-                    expected: field.data_type().to_string(),
-                });
-            }
-            sources.push(source);
-        }
+        let names = target.fields().iter().map(|field| field.name());
+        let sources: Vec<_> = names.map(|name| file.index_of(name).ok()).collect();
+        reading.check_given(path, None, |index| sources[index].is_some())?;
         Ok(Self {
             path,
             reading,
