@@ -6,10 +6,10 @@ use super::reason::Place;
 use super::streamed::{Changes, Standing, Streamed};
 use crate::config::{AgentConfig, SchemaChange};
 use crate::formats::{self, Coerced, FormatError, Input, InputLimits, Reading, Shape};
-use arrow::array::{Array, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use serde::Serialize;
-use squire_engine::commit::{CommitRequest, RowSource, Rows, TableWrite, Write};
+use squire_engine::commit::{CommitRequest, RowSource, Rows, TableWrite, When, Write};
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::ids::{Key, TableName};
 use squire_engine::store::{Snapshot, Store};
@@ -255,7 +255,8 @@ impl Source<'_> {
             }
             Mode::Merge { key, when } => {
                 let key = key_of(key)?;
-                let (rows, coerced) = self.keyed(table, &key, read)?;
+                let rows = self.merged(table, when, read)?;
+                let (rows, coerced) = (rows.batches, Changes::of(rows.coerced));
                 (Write::Merge { key, when, rows }, coerced)
             }
             Mode::DeleteByKey { key } => {
@@ -275,30 +276,24 @@ impl Source<'_> {
         Ok(Schema::from(dataset.schema()))
     }
 
-    /// Reads rows that are merged by `key`: they are held, whatever they take.
-    fn keyed(
+    /// Reads rows that are merged: they are held, whatever they take.
+    fn merged(
         &self,
         table: &TableName,
-        key: &Key,
+        when: When,
         (evolution, inputs, shape): (&Evolution, &[Input], &Shape),
-    ) -> Result<(Vec<RecordBatch>, Changes)> {
+    ) -> Result<Read> {
         let reading = shape.reading(&evolution.target()).map_err(format_error)?;
+        // Rows that are only added replace none.
+        let reading = match when {
+            When::Insert => reading,
+            When::Upsert | When::Update => reading.merged_into(table.as_str()),
+        };
         let mut rows = Read::default();
         for input in inputs {
             self.read(table, input, &reading, &mut rows)?;
         }
-        let of_key = |rows: &RecordBatch| {
-            let columns = key.columns().iter();
-            let mut columns = columns.filter_map(|column| rows.column_by_name(column));
-            columns.any(|column| column.null_count() > 0)
-        };
-        if rows.batches.iter().any(of_key) {
-            // None of the rows has a key if the file has none.
-            for input in inputs {
-                self.names(input, &reading, key)?;
-            }
-        }
-        Ok((rows.batches, Changes::of(rows.coerced)))
+        Ok(rows)
     }
 
     /// Reads inputs until they take more than a group of batches may; then they are left to be streamed, and only read on for

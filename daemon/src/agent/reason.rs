@@ -117,6 +117,15 @@ impl From<&FormatError> for Place {
             E::UnknownColumn {
                 path, line, column, ..
             } => Self::at("columns", path).line(*line).column(column),
+            E::Incomplete {
+                path,
+                line,
+                columns,
+                ..
+            } => {
+                let first = columns.first().map_or("", String::as_str);
+                Self::at("columns", path).line(*line).column(first)
+            }
             E::Untyped { path, column, .. }
             | E::MissingColumn { path, column, .. }
             | E::RepeatedColumn { path, column }

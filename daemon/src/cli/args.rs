@@ -345,10 +345,16 @@ pub(crate) struct AlterTypeArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum WriteMode {
+    /// Add the rows.
     Append,
+    /// Replace the rows of the same key, and add the others. Every column of the table has to be given, by each file and each object of
+    /// NDJSON, or have a --default: what is to be null is written as null
     Merge,
+    /// Add the rows whose key the table does not have
     Insert,
+    /// Replace the rows of the same key, as merge does, and pass over the others
     Update,
+    /// Replace all rows.
     Overwrite,
     Replace,
 }

@@ -1,5 +1,6 @@
-//! Structs of a file in the order of the table's fields. Arrow's cast goes by position where names differ, and back by
-//! position again, so that a value under another name would seem to be kept.
+//! Structs of a file in the order of the table's fields, and lists and maps with the names that the table has for what is in
+//! them. Arrow's cast goes by position where names differ, and back by position again, so that a value under another name would
+//! seem to be kept; and between lists of two kinds it keeps the name of the items, which every writer calls as it likes.
 
 use std::sync::Arc;
 
@@ -32,56 +33,50 @@ pub(super) fn places(from: &Fields, to: &Fields) -> Option<Vec<Option<usize>>> {
     (known == from.len()).then_some(places)
 }
 
-/// `array` with the fields of its structs where `to` has them, and nulls for those that it lacks. `None` where [`places`] is.
+/// `array` with the fields of its structs where `to` has them, nulls for those that it lacks, and all fields within it as `to` has
+/// them but for their types. `None` where [`places`] is, or a null stands where `to` has none.
 pub(super) fn by_name(array: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
     use DataType as T;
     Some(match (array.data_type(), to) {
+        (T::Null, to) => new_null_array(to, array.len()),
         (T::Struct(from), T::Struct(to)) if !to.is_empty() => {
             let array = array.as_struct();
             let (mut fields, mut columns) = (Vec::new(), Vec::new());
             for (place, to) in places(from, to)?.into_iter().zip(to) {
-                let (column, field) = match place {
-                    Some(place) => (
-                        by_name(array.column(place), to.data_type())?,
-                        Arc::clone(&from[place]),
-                    ),
-                    None => (
-                        new_null_array(to.data_type(), array.len()),
-                        Arc::new(to.as_ref().clone().with_nullable(true)),
-                    ),
+                let column = match place {
+                    Some(place) => by_name(array.column(place), to.data_type())?,
+                    None => new_null_array(to.data_type(), array.len()),
                 };
-                fields.push(retyped(&field, &column));
+                fields.push(retyped(to, &column));
                 columns.push(column);
             }
             let nulls = array.nulls().cloned();
             Arc::new(StructArray::try_new(fields.into(), columns, nulls).ok()?)
         }
-        (T::List(item), T::List(to) | T::LargeList(to) | T::FixedSizeList(to, _)) => {
-            list(array.as_list::<i32>(), item, to)?
+        (T::List(_), T::List(to) | T::LargeList(to) | T::FixedSizeList(to, _)) => {
+            list(array.as_list::<i32>(), to)?
         }
-        (T::LargeList(item), T::List(to) | T::LargeList(to) | T::FixedSizeList(to, _)) => {
-            list(array.as_list::<i64>(), item, to)?
+        (T::LargeList(_), T::List(to) | T::LargeList(to) | T::FixedSizeList(to, _)) => {
+            list(array.as_list::<i64>(), to)?
         }
-        (
-            T::FixedSizeList(item, size),
-            T::List(to) | T::LargeList(to) | T::FixedSizeList(to, _),
-        ) => {
+        (T::FixedSizeList(_, size), T::List(to) | T::LargeList(to) | T::FixedSizeList(to, _)) => {
             let array = array.as_fixed_size_list();
             let values = by_name(array.values(), to.data_type())?;
-            let (item, nulls) = (retyped(item, &values), array.nulls().cloned());
+            let (item, nulls) = (retyped(to, &values), array.nulls().cloned());
             Arc::new(FixedSizeListArray::try_new(item, *size, values, nulls).ok()?)
         }
-        (T::Map(entries, sorted), T::Map(to, _)) => {
+        // An order of the keys can be forgotten, and not be made up.
+        (T::Map(_, sorted), T::Map(to, to_sorted)) if *sorted || !*to_sorted => {
             let array = array.as_map();
-            let ((key, value), (to_key, to_value)) = (pair(entries)?, pair(to)?);
+            let (to_key, to_value) = pair(to)?;
             let keys = by_name(array.keys(), to_key.data_type())?;
             let values = by_name(array.values(), to_value.data_type())?;
-            let fields: Fields = vec![retyped(key, &keys), retyped(value, &values)].into();
-            let both = StructArray::try_new(fields.clone(), vec![keys, values], None).ok()?;
-            let entries = entries.as_ref().clone();
-            let entries = Arc::new(entries.with_data_type(T::Struct(fields)));
+            let fields: Fields = vec![retyped(to_key, &keys), retyped(to_value, &values)].into();
+            let entries = StructArray::try_new(fields, vec![keys, values], None).ok()?;
+            let field = Field::clone(to).with_data_type(entries.data_type().clone());
             let (offsets, nulls) = (array.offsets().clone(), array.nulls().cloned());
-            Arc::new(MapArray::try_new(entries, offsets, both, nulls, *sorted).ok()?)
+            let map = MapArray::try_new(Arc::new(field), offsets, entries, nulls, *to_sorted);
+            Arc::new(map.ok()?)
         }
         _ => Arc::clone(array),
     })
@@ -91,6 +86,7 @@ pub(super) fn by_name(array: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
 pub(super) fn filled_bytes(array: &ArrayRef, to: &DataType) -> u64 {
     use DataType as T;
     match (array.data_type(), to) {
+        (T::Null, to) => slot_bytes(to).saturating_mul(array.len() as u64),
         (T::Struct(from), T::Struct(to)) => {
             let Some(places) = places(from, to) else {
                 return 0;
@@ -117,14 +113,10 @@ pub(super) fn filled_bytes(array: &ArrayRef, to: &DataType) -> u64 {
     }
 }
 
-fn list<O: OffsetSizeTrait>(
-    array: &GenericListArray<O>,
-    item: &Field,
-    to: &Field,
-) -> Option<ArrayRef> {
+fn list<O: OffsetSizeTrait>(array: &GenericListArray<O>, to: &Field) -> Option<ArrayRef> {
     let values = by_name(array.values(), to.data_type())?;
     let (offsets, nulls) = (array.offsets().clone(), array.nulls().cloned());
-    let list = GenericListArray::try_new(retyped(item, &values), offsets, values, nulls);
+    let list = GenericListArray::try_new(retyped(to, &values), offsets, values, nulls);
     Some(Arc::new(list.ok()?))
 }
 

@@ -70,18 +70,9 @@ impl<'a> Conformer<'a> {
                 return Err(type_error(path, wanted, field.data_type()));
             }
         }
-        let mut sources = Vec::with_capacity(target.fields().len());
-        for (index, field) in target.fields().iter().enumerate() {
-            let source = file.index_of(field.name()).ok();
-            if source.is_none() && !reading.may_lack(index) {
-                return Err(FormatError::MissingColumn {
-                    path: path.into(),
-                    column: field.name().clone(),
-                    expected: field.data_type().to_string(),
-                });
-            }
-            sources.push(source);
-        }
+        let names = target.fields().iter().map(|field| field.name());
+        let sources: Vec<_> = names.map(|name| file.index_of(name).ok()).collect();
+        reading.check_given(path, None, |index| sources[index].is_some())?;
         Ok(Self {
             path,
             reading,
@@ -329,12 +320,16 @@ fn cast_exact(array: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
         return (back.as_ref() == values.as_ref()).then_some(cast);
     }
     let named = by_name(&visible(array)?, to)?;
-    let cast = cast_with_options(&named, to, &strict).ok()?;
-    if from.is_null() {
-        return Some(cast);
+    if named.data_type() == to {
+        return Some(named);
     }
+    let cast = cast_with_options(&named, to, &strict).ok()?;
     let back = cast_with_options(&cast, named.data_type(), &strict).ok()?;
-    (back.as_ref() == named.as_ref()).then_some(cast)
+    // The items of a null list of a fixed size are no items of any other list.
+    if back.as_ref() == named.as_ref() {
+        return visible(&cast);
+    }
+    None
 }
 
 /// Whether floats would become integers, which has to be asked for.

@@ -178,6 +178,25 @@ pub(crate) enum FormatError {
         /// Its type in the table.
         expected: String,
     },
+    /// Rows to merge, or one of them, lack columns of the table.
+    #[error(
+        "{}: lacks {} of table {table}, which a merge would make null in the rows that it updates; write it, as null where that is meant, or say what stands in for it: --default {}=VALUE, or [tables.{table}.defaults] in batch.toml",
+        Place(path, *line),
+        listed(columns),
+        short(default)
+    )]
+    Incomplete {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1, where each has columns of its own.
+        line: Option<u64>,
+        /// The columns as the file would call them; at least one.
+        columns: Vec<String>,
+        /// The table.
+        table: String,
+        /// The first of the columns as the table calls it.
+        default: String,
+    },
     /// Two columns of the file have one name.
     #[error(
         "{}: column `{}` appears more than once; rename or remove one",
@@ -322,6 +341,12 @@ pub(super) fn quoted(value: &str) -> String {
 /// A name, the beginning of it.
 pub(super) fn named(name: &str) -> String {
     format!("`{}`", shortened(name, VALUE_CHARS))
+}
+
+/// Names, the first of them.
+fn listed(names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| named(name)).collect();
+    short(&names.join(", "))
 }
 
 /// What another program says, the beginning of it.

@@ -32,6 +32,9 @@ const CONTINUATION: [u8; 4] = [0xff; 4];
 /// What the file format begins with.
 const FILE_MAGIC: &[u8] = b"ARROW1";
 
+/// Messages begin at multiples of it.
+const LEAST_ALIGNMENT: usize = 8;
+
 /// A message of no length ends a stream.
 const END_OF_STREAM: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 
@@ -115,10 +118,15 @@ fn schema_from(path: &Path, schema: SchemaMessage<'_>) -> Result<SchemaRef, Form
     Err(FormatError::content(path, &detail))
 }
 
+/// The mark that ends a stream, or none, and zeros.
+fn is_padding(rest: &[u8]) -> bool {
+    let rest = rest.strip_prefix(&CONTINUATION).unwrap_or(rest);
+    rest.iter().all(|byte| *byte == 0)
+}
+
 /// Refuses what stands behind the mark that ends a stream, unless it is padding: another stream would be lost.
 fn check_end(path: &Path, rest: &[u8]) -> Result<(), FormatError> {
-    let rest = rest.strip_prefix(&CONTINUATION).unwrap_or(rest);
-    if rest.iter().all(|byte| *byte == 0) {
+    if is_padding(rest) {
         return Ok(());
     }
     let detail = "goes on behind the end of its stream of Arrow messages; give each stream as a file of its own";
@@ -175,12 +183,50 @@ fn footer(path: &Path, bytes: &[u8]) -> Result<(SchemaRef, Vec<Block>, Vec<Block
     let footer = root_as_footer(&bytes[start..tail]).map_err(|e| FormatError::content(path, &e))?;
     let schema = footer.schema().ok_or_else(|| cut_off(path))?;
     let batches = footer.recordBatches().ok_or_else(|| cut_off(path))?;
+    let batches: Vec<Block> = batches.iter().copied().collect();
     let dictionaries = footer.dictionaries();
-    Ok((
-        schema_from(path, schema)?,
-        dictionaries.map_or_else(Vec::new, |blocks| blocks.iter().copied().collect()),
-        batches.iter().copied().collect(),
-    ))
+    let dictionaries =
+        dictionaries.map_or_else(Vec::new, |blocks| blocks.iter().copied().collect());
+    check_one_file(path, &bytes[..start], dictionaries.iter().chain(&batches))?;
+    Ok((schema_from(path, schema)?, dictionaries, batches))
+}
+
+/// Refuses `bytes` in front of a footer if it does not name all of them. Of two files behind each other the second one's footer
+/// is read, and the places that it names are taken for places in the first.
+fn check_one_file<'b>(
+    path: &Path,
+    bytes: &[u8],
+    blocks: impl Iterator<Item = &'b Block>,
+) -> Result<(), FormatError> {
+    let mut parts = blocks
+        .map(|block| place(path, block).map(|(start, _, end)| (start, end)))
+        .collect::<Result<Vec<_>, _>>()?;
+    parts.sort_unstable();
+    // Behind the magic come as many zeros as its writer aligns with.
+    let zeros = bytes.iter().skip(FILE_MAGIC.len());
+    let head = FILE_MAGIC.len() + zeros.take_while(|byte| **byte == 0).count();
+    let head = (head / LEAST_ALIGNMENT * LEAST_ALIGNMENT).max(LEAST_ALIGNMENT);
+    let schema = message_at(path, bytes, head)?;
+    let mut known = schema.map_or(head, |(_, end)| end);
+    for (start, end) in parts.into_iter().chain([(bytes.len(), bytes.len())]) {
+        if bytes.get(known..start).is_some_and(|gap| !is_padding(gap)) {
+            let detail = "holds more than one Arrow file, and only the rows of one would be read; give each as a file of its own";
+            return Err(FormatError::content(path, &detail));
+        }
+        known = known.max(end);
+    }
+    Ok(())
+}
+
+/// Where a block begins, how long its metadata are, and where it ends.
+fn place(path: &Path, block: &Block) -> Result<(usize, usize, usize), FormatError> {
+    let size = |size: i64| usize::try_from(size).map_err(|_| cut_off(path));
+    let start = size(block.offset())?;
+    let metadata = size(block.metaDataLength().into())?;
+    let body = size(block.bodyLength())?;
+    let end = start.checked_add(metadata);
+    let end = end.and_then(|end| end.checked_add(body));
+    Ok((start, metadata, end.ok_or_else(|| cut_off(path))?))
 }
 
 struct Reader<'a, 's> {
@@ -251,15 +297,8 @@ impl Reader<'_, '_> {
     /// The bytes of a block, which holds a message that is checked.
     fn block(&mut self, bytes: &Buffer, block: &Block) -> Result<Buffer, FormatError> {
         let path = self.path;
-        let size = |size: i64| usize::try_from(size).map_err(|_| cut_off(path));
-        let start = size(block.offset())?;
-        let metadata = size(block.metaDataLength().into())?;
-        let body = size(block.bodyLength())?;
-        let end = start
-            .checked_add(metadata)
-            .and_then(|end| end.checked_add(body))
-            .filter(|end| *end <= bytes.len());
-        let part = &bytes[start..end.ok_or_else(|| cut_off(path))?];
+        let (start, metadata, end) = place(path, block)?;
+        let part = bytes.get(start..end).ok_or_else(|| cut_off(path))?;
         let (message, _) = message_at(path, part, 0)?.ok_or_else(|| cut_off(path))?;
         // Arrow looks for the body behind the block's own length of the metadata.
         let body = part.get(metadata..).ok_or_else(|| cut_off(path))?;

@@ -6,7 +6,7 @@
 //! 3. Readers look for the columns of [`Reading::input`] and give batches of [`Reading::target`]; what they changed on the way is
 //!    told as [`Coerced`].
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, path::Path, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, UInt32Array},
@@ -202,6 +202,8 @@ pub(crate) struct Reading {
     /// For each, what stands in for it.
     pub(super) defaults: Vec<Option<StandIn>>,
     coerce: Vec<Coercion>,
+    /// The table that the rows are merged into.
+    merged_into: Option<String>,
 }
 
 impl Reading {
@@ -212,6 +214,7 @@ impl Reading {
             input: Arc::clone(&target),
             defaults: vec![None; target.fields().len()],
             coerce: Vec::new(),
+            merged_into: None,
             target,
         }
     }
@@ -220,9 +223,38 @@ impl Reading {
         self.coerce.contains(&coercion)
     }
 
-    /// Whether the input need not have the column at `index`.
-    pub(super) fn may_lack(&self, index: usize) -> bool {
-        self.target.field(index).is_nullable() || self.defaults[index].is_some()
+    /// Whether an input, or an object on a line of it, that `has` these columns has all that it must have.
+    pub(super) fn check_given(
+        &self,
+        path: &Path,
+        line: Option<u64>,
+        has: impl Fn(usize) -> bool,
+    ) -> Result<(), FormatError> {
+        let places = 0..self.defaults.len();
+        let mut lacking = places.filter(|index| self.defaults[*index].is_none() && !has(*index));
+        let Some(table) = &self.merged_into else {
+            let required = lacking.find(|index| !self.target.field(*index).is_nullable());
+            return required.map_or(Ok(()), |index| {
+                let field = self.input.field(index);
+                Err(FormatError::MissingColumn {
+                    path: path.into(),
+                    column: field.name().clone(),
+                    expected: field.data_type().to_string(),
+                })
+            });
+        };
+        let lacking: Vec<usize> = lacking.collect();
+        let Some(first) = lacking.first() else {
+            return Ok(());
+        };
+        let names = lacking.iter().map(|i| self.input.field(*i).name().clone());
+        Err(FormatError::Incomplete {
+            path: path.into(),
+            line,
+            columns: names.collect(),
+            table: table.clone(),
+            default: self.target.field(*first).name().clone(),
+        })
     }
 
     /// The table's column that an input calls `source`; `None` for one that the table does not have.
@@ -254,6 +286,15 @@ impl Reading {
             input: of(&self.input),
             defaults: kept.iter().map(|i| self.defaults[*i].clone()).collect(),
             coerce: self.coerce.clone(),
+            merged_into: None,
+        }
+    }
+
+    /// The same for rows that are merged into `table`. They replace whole rows, so a column that they lack would lose its values.
+    pub(crate) fn merged_into(self, table: &str) -> Self {
+        Self {
+            merged_into: Some(table.to_owned()),
+            ..self
         }
     }
 }

@@ -486,6 +486,7 @@ fn files_behind_one_another_are_not_one() {
     for (extension, told) in [
         ("arrows", "goes on behind the end"),
         ("parquet", "more than one Parquet file"),
+        ("arrow", "more than one Arrow file"),
     ] {
         let parts = [("a", rows([1, 2])), ("b", rows([3, 4]))];
         let bytes = parts.map(|(name, rows)| {
@@ -494,6 +495,11 @@ fn files_behind_one_another_are_not_one() {
         let path = files.text(&format!("both.{extension}"), "");
         fs::write(&path, bytes.concat()).unwrap();
         refusal(read(&path, None), "both", &[told]);
+        let packed = compressed::packed("gz", &bytes[0]);
+        let packed = [packed, compressed::packed("gz", &bytes[1])].concat();
+        let members = files.text(&format!("members.{extension}.gz"), "");
+        fs::write(&members, packed).unwrap();
+        refusal(read(&members, None), "members", &[told]);
         let alone = files.text(&format!("alone.{extension}"), "");
         let padding: &[u8] = if extension == "arrows" { &[0; 56] } else { &[] };
         fs::write(&alone, [&bytes[1], padding].concat()).unwrap();

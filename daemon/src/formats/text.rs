@@ -157,6 +157,7 @@ impl<'a> Rows<'a> {
             }
             let appended = members.append(&object);
             appended.map_err(|refusal| refused(self.path, line, self.target, refusal))?;
+            reading.check_given(self.path, Some(line), |index| members.has(index))?;
             self.count(&mut members, objects.length())?;
         }
         if self.rows == 0 {
@@ -181,18 +182,9 @@ impl<'a> Rows<'a> {
             index.map_err(|_| unknown(self.path, None, self.target, name))
         };
         let columns = header.iter().map(find).collect::<Result<Vec<_>, _>>()?;
-        let missing = |(index, field): (usize, &FieldRef)| {
-            (!self.reading.may_lack(index) && !columns.contains(&index)).then(|| Arc::clone(field))
-        };
-        let missing = self.target.fields().iter().enumerate().find_map(missing);
-        match missing {
-            Some(field) => Err(FormatError::MissingColumn {
-                path: self.path.into(),
-                column: field.name().clone(),
-                expected: field.data_type().to_string(),
-            }),
-            None => Ok(columns),
-        }
+        let has = |index| columns.contains(&index);
+        self.reading.check_given(self.path, None, has)?;
+        Ok(columns)
     }
 
     /// Counts a row, and ends the batch when it is full.

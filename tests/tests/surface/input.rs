@@ -75,7 +75,11 @@ fn a_schema_that_does_not_match_is_refused() {
         ),
         ("twice.csv", "id,id\n2,3\n", vec!["twice.csv", "`id`"]),
         ("torn.csv", "id,value\n2\n", vec!["torn.csv:2"]),
-        ("torn.ndjson", "{\"id\":2}\n{\"id\":", vec!["torn.ndjson:2"]),
+        (
+            "torn.ndjson",
+            "{\"id\":2,\"value\":\"a\"}\n{\"id\":",
+            vec!["torn.ndjson:2"],
+        ),
     ];
     for (name, content, texts) in cases {
         let path = file(&lake, name, content);
@@ -129,6 +133,28 @@ fn a_key_that_is_missing_null_or_twice_is_refused() {
         );
     }
     lake.assert_at_rest();
+}
+
+/// A merge replaces whole rows: what the input does not have would be lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_makes_no_column_null_that_its_input_lacks() {
+    let lake = lake();
+    let keys = file(&lake, "keys.csv", "id\n1\n9\n");
+    let objects = file(&lake, "o.ndjson", "{\"id\":1,\"value\":null}\n{\"id\":9}\n");
+    let told = ["lacks `value` of table t", "--default value="];
+    for (path, at) in [(&keys, "keys.csv: "), (&objects, "o.ndjson:2: ")] {
+        let args = ["write", &lake.uri, "t", path, "--mode", "merge"];
+        refused(&lake, &args, 2, &[at, told[0], told[1]]);
+    }
+    file(&lake, "batch/t.1.csv", "id\n1\n9\n");
+    let settings = "[tables.t]\nmode = \"merge\"\n";
+    file(&lake, "batch/batch.toml", settings);
+    let dir = lake.path("batch").to_string_lossy().into_owned();
+    refused(&lake, &["commit", &lake.uri, &dir], 2, &told);
+    let given = format!("{settings}[tables.t.defaults]\nvalue = \"new\"\n");
+    file(&lake, "batch/batch.toml", given);
+    lake.run(&["commit", &lake.uri, &dir]).ok();
+    assert!(lake.ids("t").await.contains(&9));
 }
 
 /// Of the rows to delete by key only the key counts: a file of whole rows serves as well as a list of keys.

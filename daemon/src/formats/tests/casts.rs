@@ -5,8 +5,9 @@ use std::sync::Arc;
 use arrow::{
     array::{
         Array, ArrayRef, AsArray, DictionaryArray, FixedSizeListArray, Float32Array, Float64Array,
-        Int32Array, Int64Array, LargeStringArray, ListArray, MapArray, NullArray, StringArray,
-        StructArray, TimestampMicrosecondArray, TimestampNanosecondArray, TimestampSecondArray,
+        Int32Array, Int64Array, LargeListArray, LargeStringArray, ListArray, MapArray, NullArray,
+        StringArray, StructArray, TimestampMicrosecondArray, TimestampNanosecondArray,
+        TimestampSecondArray, UInt64Array,
     },
     buffer::OffsetBuffer,
     datatypes::{
@@ -149,6 +150,117 @@ fn a_value_that_no_row_shows_refuses_nothing() {
             .value(1),
         2
     );
+}
+
+const LISTS: [&str; 3] = ["list", "large list", "fixed"];
+
+/// Two items, a null, and two items again as lists of a kind whose items have a name.
+fn lists(kind: &str, item: (&str, bool), values: &ArrayRef) -> ArrayRef {
+    let (name, nullable) = item;
+    let item = Arc::new(Field::new(name, values.data_type().clone(), nullable));
+    let (lengths, nulls) = ([2, 0, 2], Some(vec![true, false, true].into()));
+    let values = Arc::clone(values);
+    match kind {
+        "list" => {
+            let offsets = OffsetBuffer::from_lengths(lengths);
+            Arc::new(ListArray::new(item, offsets, values, nulls))
+        }
+        "large list" => {
+            let offsets = OffsetBuffer::from_lengths(lengths);
+            Arc::new(LargeListArray::new(item, offsets, values, nulls))
+        }
+        _ => {
+            let places = UInt64Array::from(vec![Some(0), Some(1), None, None, Some(2), Some(3)]);
+            let values = arrow::compute::take(values.as_ref(), &places, None).unwrap();
+            Arc::new(FixedSizeListArray::new(item, 2, values, nulls))
+        }
+    }
+}
+
+/// Three values by themselves, and as an item, as a field of a struct in a list, and as the value of a map, in the words of a writer.
+fn nested(values: &ArrayRef, (name, nullable): (&str, bool)) -> Vec<ArrayRef> {
+    let field = |name: &str, nullable| Field::new(name, values.data_type().clone(), nullable);
+    let offsets = || OffsetBuffer::new(vec![0, 1, 3].into());
+    let values = || Arc::clone(values);
+    let list = ListArray::new(Arc::new(field(name, true)), offsets(), values(), None);
+    let of = StructArray::new(vec![field("a", true)].into(), vec![values()], None);
+    let item = Arc::new(Field::new(name, of.data_type().clone(), nullable));
+    let structs = ListArray::new(item, offsets(), Arc::new(of), None);
+    let keys: ArrayRef = Arc::new(StringArray::from(vec!["x", "y", "z"]));
+    let names = [format!("{name} key"), format!("{name} value")];
+    let fields = vec![
+        Field::new(&names[0], DataType::Utf8, false),
+        field(&names[1], true),
+    ];
+    let entries = StructArray::new(fields.into(), vec![keys, values()], None);
+    let entry = Arc::new(Field::new(name, entries.data_type().clone(), false));
+    let map = MapArray::new(entry, offsets(), entries, None, false);
+    vec![values(), Arc::new(list), Arc::new(structs), Arc::new(map)]
+}
+
+/// What each of these leaves is in a table that has another type for it, and in one that has the same.
+fn leaves() -> Vec<(ArrayRef, ArrayRef)> {
+    let floats: ArrayRef = Arc::new(Float32Array::from(vec![0.5, 1.5, 2.5, 3.5]));
+    let doubles: ArrayRef = Arc::new(Float64Array::from(vec![0.5, 1.5, 2.5, 3.5]));
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3, 4]));
+    let texts: ArrayRef = Arc::new(StringArray::from(vec!["a", "b", "c", "d"]));
+    let views = arrow::compute::cast(&texts, &DataType::Utf8View).unwrap();
+    vec![
+        (Arc::clone(&floats), Arc::clone(&floats)),
+        (doubles, floats),
+        (Arc::clone(&numbers), Arc::clone(&numbers)),
+        (views, Arc::clone(&texts)),
+        (
+            words(
+                DataType::Int32,
+                &[Some("a"), Some("b"), Some("c"), Some("d")],
+            ),
+            texts,
+        ),
+    ]
+}
+
+#[test]
+fn what_a_writer_calls_the_items_of_a_list_matters_to_no_table() {
+    let mut read = 0;
+    for ((from, leaf), kind, to_kind) in leaves().iter().flat_map(|leaf| {
+        let kinds = LISTS.iter().flat_map(|from| LISTS.map(|to| (*from, to)));
+        kinds.map(move |(from, to)| (leaf, from, to))
+    }) {
+        for (item, to_item) in [
+            (("element", true), ("item", true)),
+            (("element", false), ("item", true)),
+            (("item", true), ("item", false)),
+            (("array", true), ("element", false)),
+        ] {
+            let file = nested(&lists(kind, item, from), item);
+            let table = nested(&lists(to_kind, to_item, leaf), to_item);
+            for (file, expected) in file.into_iter().zip(table) {
+                let types = format!("{} -> {}", file.data_type(), expected.data_type());
+                let stored = cast(file, expected.data_type().clone()).expect(&types);
+                assert_eq!(stored.as_ref(), expected.as_ref(), "{types}");
+                stored.to_data().validate_full().expect(&types);
+                read += 1;
+            }
+        }
+    }
+    assert_eq!(read, 5 * 9 * 4 * 4);
+}
+
+/// What a writer has no type for, because it saw no value of it.
+#[test]
+fn lists_of_nothing_are_lists_of_anything() {
+    let item = Arc::new(Field::new("element", DataType::Null, true));
+    let nothing: ArrayRef = Arc::new(NullArray::new(1));
+    let offsets = OffsetBuffer::new(vec![0, 0, 1].into());
+    let lists = ListArray::new(item, offsets, nothing, None);
+    let to = DataType::List(Arc::new(Field::new("item", DataType::Int64, true)));
+    let stored = cast(Arc::new(lists.clone()), to).unwrap();
+    assert_eq!(array_value_to_string(&stored, 0).unwrap(), "[]");
+    assert_eq!(stored.as_list::<i32>().value(1).null_count(), 1);
+    let required = DataType::List(Arc::new(Field::new("item", DataType::Int64, false)));
+    let error = cast(Arc::new(lists), required).unwrap_err();
+    assert!(error.to_string().contains("row 2"), "{error}");
 }
 
 #[test]

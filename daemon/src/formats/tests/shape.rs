@@ -115,6 +115,50 @@ fn columns_are_found_under_their_other_names_in_every_format() {
 }
 
 #[test]
+fn rows_to_merge_have_every_column_or_a_default_for_it() {
+    let files = Files::new();
+    let merged = |path: &std::path::Path, shape: &Shape| {
+        let reading = shape.reading(&table())?.merged_into("people");
+        read(&Input::file(path), Some(&reading), &InputLimits::default())
+    };
+    let some = || batch(vec![("id", Arc::new(Int64Array::from(vec![1, 2])))]);
+    let shape = called(&[("at", "When")]);
+    for (path, whole) in [
+        (
+            files.text("t.csv", "id\n1\n2\n"),
+            "t.csv: lacks `name`, `day`, `When` of table people",
+        ),
+        (
+            files.binary("t.parquet", &some()),
+            "t.parquet: lacks `name`, `day`, `When` of",
+        ),
+        (
+            files.binary("t.arrow", &some()),
+            "t.arrow: lacks `name`, `day`, `When` of",
+        ),
+        (
+            files.text(
+                "t.jsonl",
+                "{\"id\":1,\"name\":null,\"day\":null,\"When\":null}\n{\"id\":2,\"When\":null}\n",
+            ),
+            "t.jsonl:2: lacks `name`, `day` of table people",
+        ),
+    ] {
+        let told = "--default name=VALUE, or [tables.people.defaults] in batch.toml";
+        refused(merged(&path, &shape), &[whole, told]);
+        // Whoever adds rows loses nothing.
+        assert_eq!(shown(&rows(&path, &shape).unwrap()), ["1 - - -", "2 - - -"]);
+        let defaults = with_default(shape.clone(), "name", field("x"));
+        let defaults = with_default(defaults, "day", field("2026-01-31"));
+        let defaults = with_default(defaults, "at", field(""));
+        let read = shown(&merged(&path, &defaults).unwrap());
+        assert_eq!(read[1], "2 x 2026-01-31 -", "{}", path.display());
+    }
+    let nulls = files.text("null.csv", "id,name,day,When\n1,,,\n");
+    assert_eq!(shown(&merged(&nulls, &shape).unwrap()), ["1 - - -"]);
+}
+
+#[test]
 fn a_default_stands_in_for_what_is_missing_and_not_for_a_null() {
     let files = Files::new();
     let shape = with_default(Shape::default(), "id", Given::Number("7".to_owned()));

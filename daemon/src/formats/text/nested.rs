@@ -193,6 +193,11 @@ impl Members {
         self.by_name.get(name).copied()
     }
 
+    /// Whether the last object has the field at `index`.
+    pub(super) fn has(&self, index: usize) -> bool {
+        self.given[index]
+    }
+
     /// Adds an object; what it does not have is its default, or null.
     pub(super) fn append(
         &mut self,
