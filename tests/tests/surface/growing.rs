@@ -422,14 +422,14 @@ async fn vectors_that_outgrew_their_partitions_are_trained_anew() {
     };
     let near = vec![String::from("near")];
     for (ids, partitions) in [(0..300, 1), (300..12_000, 1)] {
-        commit(Write::Append(vec![of(ids)])).await;
+        commit(Write::Append(vec![of(ids)].into())).await;
         assert_eq!(reindex().await, (near.clone(), vec![], Some(partitions)));
     }
-    commit(Write::Append(vec![of(12_000..12_300)])).await;
+    commit(Write::Append(vec![of(12_000..12_300)].into())).await;
     let why = "it was trained with 1 partitions, and the 12300 rows of the table need 4";
     let rebuilt = vec![(String::from("near"), why.to_owned())];
     assert_eq!(reindex().await, (vec![], rebuilt, Some(4)));
-    commit(Write::Append(vec![of(12_300..12_400)])).await;
+    commit(Write::Append(vec![of(12_300..12_400)].into())).await;
     assert_eq!(reindex().await, (near, vec![], Some(4)));
     assert_eq!(reindex().await, (vec![], vec![], Some(4)));
 }
