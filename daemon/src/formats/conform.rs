@@ -16,6 +16,7 @@ use arrow::{
 use super::{
     BATCH_ROWS, FormatError, InputLimits,
     by_name::{by_name, filled_bytes, pair, places},
+    jsonb,
     limits::Exceeded,
     shape::{Coerced, Coercion, Reading, StandIn},
     visible::visible,
@@ -161,6 +162,13 @@ impl<'a> Conformer<'a> {
                 path: self.path.into(),
                 column: field.name().clone(),
                 row: self.rows_before + row.unwrap_or(0) + 1,
+            });
+        }
+        if let Some(row) = jsonb::first_misfit(field, &cast) {
+            return Err(FormatError::NoJson {
+                path: self.path.into(),
+                column: field.name().clone(),
+                row: self.rows_before + row + 1,
             });
         }
         Ok(cast)

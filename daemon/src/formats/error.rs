@@ -149,6 +149,20 @@ pub(crate) enum FormatError {
         /// The column's type.
         found: String,
     },
+    /// A value of a column of JSON that is not written as Lance keeps JSON.
+    #[error(
+        "{}: column `{}`, row {row}: the value is no JSONB, as which the table keeps JSON (lance.json), and nobody could read it; write it as JSONB, not as text",
+        Shown(path),
+        short(column)
+    )]
+    NoJson {
+        /// The file.
+        path: PathBuf,
+        /// The column.
+        column: String,
+        /// The first such row, from 1.
+        row: usize,
+    },
     /// A column that the table does not have.
     #[error("{}: column `{}`{} is not in the table, which has {}; remove or rename it", Place(path, *line), short(column), in_brackets(found), short(expected))]
     UnknownColumn {
