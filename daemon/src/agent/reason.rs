@@ -112,6 +112,9 @@ impl From<&FormatError> for Place {
             E::Unnamed { path, .. } => Self::at("columns", path),
             E::UnknownColumn {
                 path, line, column, ..
+            }
+            | E::Mapped {
+                path, line, column, ..
             } => Self::at("columns", path).line(*line).column(column),
             E::Incomplete {
                 path,

@@ -57,13 +57,9 @@ impl<'a> Conformer<'a> {
                 });
             }
             let Ok(wanted) = target.field_with_name(field.name()) else {
-                return Err(FormatError::UnknownColumn {
-                    path: path.into(),
-                    line: None,
-                    column: field.name().clone(),
-                    found: field.data_type().to_string(),
-                    expected: column_names(target),
-                });
+                let found = (field.name().as_str(), field.data_type().to_string());
+                let has = |name: &str| file.index_of(name).is_ok();
+                return Err(reading.unknown(path, None, found, has));
             };
             let (from, to) = (field.data_type(), wanted.data_type());
             let may_be = may_cast(from, to) || (whole && is_to_integer(from, to));

@@ -163,6 +163,26 @@ pub(crate) enum FormatError {
         /// The first such row, from 1.
         row: usize,
     },
+    /// A column of the file that the table has, and takes from another one.
+    #[error(
+        "{}: column `{}` of the table is read from `{}`{}",
+        Place(path, *line),
+        short(column),
+        short(source_name),
+        if *is_there { ", and the file's own has no place; remove or rename it" } else { ", which is not there; map it to a column that is" }
+    )]
+    Mapped {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1, where each has names of its own.
+        line: Option<u64>,
+        /// The column, as file and table call it.
+        column: String,
+        /// Where the table's is read from.
+        source_name: String,
+        /// Whether the file has that one.
+        is_there: bool,
+    },
     /// A column that the table does not have.
     #[error("{}: column `{}`{} is not in the table, which has {}; remove or rename it", Place(path, *line), short(column), in_brackets(found), short(expected))]
     UnknownColumn {
