@@ -7,6 +7,7 @@
 //!    [`compressed`] unpacks what gzip, zstd or bzip2 made of any of them.
 //! 2. [`text`] (CSV, NDJSON) parses straight to the target's types. Without a target they are inferred from the whole file.
 //! 3. Binary formats ([`parquet`], Arrow [`ipc`]) carry types: [`conform`] matches columns by name and casts where no value changes.
+//!    [`damage`] and [`jsonb`] refuse what types and extensions do not have, whatever a file says.
 //! 4. [`shape`] says what columns are called, what stands in for those that are missing, and which values may be changed.
 //! 5. [`InputLimits`] bounds what one file may take, and [`caught`] turns the panics of parsers into refusals.
 //!
@@ -18,6 +19,7 @@ mod conform;
 mod damage;
 mod error;
 mod ipc;
+mod jsonb;
 mod limits;
 mod parquet;
 mod schema_file;

@@ -111,10 +111,14 @@ impl From<&FormatError> for Place {
             | E::Damaged {
                 path, column, row, ..
             }
+            | E::NoJson { path, column, row }
             | E::Null { path, column, row } => Self::at("value", path).row(*row).column(column),
             E::Stopped => Self::default(),
             E::Unnamed { path, .. } => Self::at("columns", path),
             E::UnknownColumn {
+                path, line, column, ..
+            }
+            | E::Mapped {
                 path, line, column, ..
             } => Self::at("columns", path).line(*line).column(column),
             E::Incomplete {

@@ -16,6 +16,7 @@ use arrow::{
 use super::{
     BATCH_ROWS, FormatError, InputLimits,
     by_name::{by_name, filled_bytes, pair, places},
+    jsonb,
     limits::Exceeded,
     shape::{Coerced, Coercion, Reading, StandIn},
     visible::visible,
@@ -56,13 +57,9 @@ impl<'a> Conformer<'a> {
                 });
             }
             let Ok(wanted) = target.field_with_name(field.name()) else {
-                return Err(FormatError::UnknownColumn {
-                    path: path.into(),
-                    line: None,
-                    column: field.name().clone(),
-                    found: field.data_type().to_string(),
-                    expected: column_names(target),
-                });
+                let found = (field.name().as_str(), field.data_type().to_string());
+                let has = |name: &str| file.index_of(name).is_ok();
+                return Err(reading.unknown(path, None, found, has));
             };
             let (from, to) = (field.data_type(), wanted.data_type());
             let may_be = may_cast(from, to) || (whole && is_to_integer(from, to));
@@ -161,6 +158,13 @@ impl<'a> Conformer<'a> {
                 path: self.path.into(),
                 column: field.name().clone(),
                 row: self.rows_before + row.unwrap_or(0) + 1,
+            });
+        }
+        if let Some(row) = jsonb::first_misfit(field, &cast) {
+            return Err(FormatError::NoJson {
+                path: self.path.into(),
+                column: field.name().clone(),
+                row: self.rows_before + row + 1,
             });
         }
         Ok(cast)

@@ -6,7 +6,7 @@ use std::path::Path;
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch},
     datatypes::{
-        DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type,
+        DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, DecimalType,
         Time32MillisecondType, Time32SecondType, Time64MicrosecondType, Time64NanosecondType,
         TimeUnit,
     },
@@ -56,22 +56,10 @@ fn is_whole(array: &ArrayRef) -> bool {
 fn is_whole_throughout(array: &ArrayRef) -> bool {
     use DataType as T;
     match array.data_type() {
-        T::Decimal32(p, _) => {
-            let array = array.as_primitive::<Decimal32Type>();
-            array.validate_decimal_precision(*p).is_ok()
-        }
-        T::Decimal64(p, _) => {
-            let array = array.as_primitive::<Decimal64Type>();
-            array.validate_decimal_precision(*p).is_ok()
-        }
-        T::Decimal128(p, _) => {
-            let array = array.as_primitive::<Decimal128Type>();
-            array.validate_decimal_precision(*p).is_ok()
-        }
-        T::Decimal256(p, _) => {
-            let array = array.as_primitive::<Decimal256Type>();
-            array.validate_decimal_precision(*p).is_ok()
-        }
+        T::Decimal32(p, _) => has_precision::<Decimal32Type>(array, *p),
+        T::Decimal64(p, _) => has_precision::<Decimal64Type>(array, *p),
+        T::Decimal128(p, _) => has_precision::<Decimal128Type>(array, *p),
+        T::Decimal256(p, _) => has_precision::<Decimal256Type>(array, *p),
         T::Time32(TimeUnit::Second) => {
             let array = array.as_primitive::<Time32SecondType>();
             in_a_day(array.iter().map(|time| time.map(i64::from)), 1)
@@ -102,6 +90,12 @@ fn is_whole_throughout(array: &ArrayRef) -> bool {
         }
         _ => true,
     }
+}
+
+/// Whatever the scale is: Arrow's own check takes a negative one for one that is too large.
+fn has_precision<T: DecimalType>(array: &ArrayRef, precision: u8) -> bool {
+    let mut values = array.as_primitive::<T>().iter().flatten();
+    values.all(|value| T::is_valid_decimal_precision(value, precision))
 }
 
 fn in_a_day(mut times: impl Iterator<Item = Option<i64>>, per_second: i64) -> bool {

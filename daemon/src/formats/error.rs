@@ -149,6 +149,40 @@ pub(crate) enum FormatError {
         /// The column's type.
         found: String,
     },
+    /// A value of a column of JSON that is not written as Lance keeps JSON.
+    #[error(
+        "{}: column `{}`, row {row}: the value is no JSONB, as which the table keeps JSON (lance.json), and nobody could read it; write it as JSONB, not as text",
+        Shown(path),
+        short(column)
+    )]
+    NoJson {
+        /// The file.
+        path: PathBuf,
+        /// The column.
+        column: String,
+        /// The first such row, from 1.
+        row: usize,
+    },
+    /// A column of the file that the table has, and takes from another one.
+    #[error(
+        "{}: column `{}` of the table is read from `{}`{}",
+        Place(path, *line),
+        short(column),
+        short(source_name),
+        if *is_there { ", and the file's own has no place; remove or rename it" } else { ", which is not there; map it to a column that is" }
+    )]
+    Mapped {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1, where each has names of its own.
+        line: Option<u64>,
+        /// The column, as file and table call it.
+        column: String,
+        /// Where the table's is read from.
+        source_name: String,
+        /// Whether the file has that one.
+        is_there: bool,
+    },
     /// A column that the table does not have.
     #[error("{}: column `{}`{} is not in the table, which has {}; remove or rename it", Place(path, *line), short(column), in_brackets(found), short(expected))]
     UnknownColumn {

@@ -58,7 +58,9 @@ pub(crate) fn read_schema_file(path: &Path) -> Result<SchemaRef, FormatError> {
             source,
         },
     })?;
-    let lines: Vec<ColumnLine> = serde_json::from_str(&text).map_err(|e| {
+    // As editors on Windows write it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let lines: Vec<ColumnLine> = serde_json::from_str(text).map_err(|e| {
         let line = u64::try_from(e.line()).ok().filter(|line| *line > 0);
         let said = short(&e.to_string());
         let detail =

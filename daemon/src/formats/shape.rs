@@ -263,6 +263,37 @@ impl Reading {
         Some(self.target.field(index))
     }
 
+    /// Why an input's column has no place; `found` is its type, if it has one, and `has` says which others are there.
+    pub(super) fn unknown(
+        &self,
+        path: &Path,
+        line: Option<u64>,
+        (column, found): (&str, String),
+        has: impl Fn(&str) -> bool,
+    ) -> FormatError {
+        let (path, column) = (path.into(), column.to_owned());
+        match self.target.index_of(&column) {
+            // The table has it, and reads it under another name.
+            Ok(index) => {
+                let source_name = self.input.field(index).name().clone();
+                FormatError::Mapped {
+                    path,
+                    line,
+                    column,
+                    is_there: has(&source_name),
+                    source_name,
+                }
+            }
+            Err(_) => FormatError::UnknownColumn {
+                path,
+                line,
+                column,
+                found,
+                expected: column_names(&self.input),
+            },
+        }
+    }
+
     /// What an input calls the column `name`; `None` where a default stands in for it.
     pub(crate) fn source_of(&self, name: &str) -> Option<&str> {
         let index = self.target.index_of(name).ok()?;

@@ -29,7 +29,7 @@ use arrow::{
 
 use super::{
     Format, FormatError, Input, InputLimits, Sink,
-    conform::{batch_rows, column_names},
+    conform::batch_rows,
     error::quoted,
     shape::{Coerced, Reading, StandIn},
     source::Source,
@@ -133,7 +133,7 @@ impl<'a> Rows<'a> {
             let values = values.chain(absent.iter().map(|(_, value)| value.clone()));
             members
                 .append_row(&columns, values)
-                .map_err(|refusal| refused(path, record.line, self.target, refusal))?;
+                .map_err(|refusal| refused(path, record.line, self.reading, refusal, |_| true))?;
             let length = record.length();
             self.count(&mut members, length)?;
         }
@@ -156,7 +156,10 @@ impl<'a> Rows<'a> {
                 }
             }
             let appended = members.append(&object);
-            appended.map_err(|refusal| refused(self.path, line, self.target, refusal))?;
+            appended.map_err(|refusal| {
+                let has = |name: &str| object.iter().any(|(other, _)| other == name);
+                refused(self.path, line, reading, refusal, has)
+            })?;
             reading.check_given(self.path, Some(line), |index| members.has(index))?;
             self.count(&mut members, objects.length())?;
         }
@@ -179,7 +182,11 @@ impl<'a> Rows<'a> {
         check_names(self.path, header)?;
         let find = |name: &String| {
             let index = self.target.index_of(name);
-            index.map_err(|_| unknown(self.path, None, self.target, name))
+            index.map_err(|_| {
+                let has = |other: &str| header.iter().any(|name| name == other);
+                let found = (name.as_str(), String::new());
+                self.reading.unknown(self.path, None, found, has)
+            })
         };
         let columns = header.iter().map(find).collect::<Result<Vec<_>, _>>()?;
         let has = |index| columns.contains(&index);
@@ -285,28 +292,26 @@ fn check_names(path: &Path, names: &[String]) -> Result<(), FormatError> {
     Ok(())
 }
 
-fn unknown(path: &Path, line: Option<u64>, target: &Schema, name: &str) -> FormatError {
-    FormatError::UnknownColumn {
-        path: path.into(),
-        line,
-        column: name.to_owned(),
-        found: String::new(),
-        expected: column_names(target),
-    }
-}
-
 /// A value that its column does not take.
-fn refused(path: &Path, line: u64, target: &Schema, refusal: Refusal) -> FormatError {
+fn refused(
+    path: &Path,
+    line: u64,
+    reading: &Reading,
+    refusal: Refusal,
+    has: impl Fn(&str) -> bool,
+) -> FormatError {
     let Refusal { inner, reason } = refusal;
     let name = inner.first().map(String::as_str).unwrap_or_default();
     let detail = match reason {
-        Reason::Unknown if inner.len() < 2 => return unknown(path, Some(line), target, name),
+        Reason::Unknown if inner.len() < 2 => {
+            return reading.unknown(path, Some(line), (name, String::new()), has);
+        }
         reason => told(reason),
     };
     let column = inner
         .iter()
         .fold(String::new(), |path, part| infer::joined(&path, part));
-    let expected = target.field_with_name(name);
+    let expected = reading.input.field_with_name(name);
     FormatError::Value {
         path: path.into(),
         line,
@@ -327,6 +332,9 @@ fn told(reason: Reason) -> String {
             format!("has {found} items, and the type {expected}")
         }
         Reason::Value(value, misfit) => format!("{} {misfit}", quoted(&value)),
+        Reason::Dated(value, order, misfit) => {
+            format!("{}, read in the order of {order}, {misfit}", quoted(&value))
+        }
     }
 }
 

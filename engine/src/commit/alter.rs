@@ -183,6 +183,12 @@ pub(super) async fn check(on: &Dataset, table: &TableName, alteration: &Alterati
         }
         Alteration::Widen { column, data_type } => {
             let field = find(schema, table, column)?;
+            if field.data_type() == *data_type {
+                return Err(Error::invalid(format!(
+                    "table {table}: column {} is {data_type} already; there is nothing to widen",
+                    quoted(column)
+                )));
+            }
             if !is_wider(&field.data_type(), data_type) {
                 return Err(Error::invalid(format!(
                     "table {table}: column {} is {}, and not every value of that is one of {data_type}: integers widen to larger ones (unsigned also to larger signed), float16 to 32 to 64, decimals to more digits on both sides, utf8 and binary to their large kinds",

@@ -25,6 +25,12 @@ pub(super) fn check_new(table: &TableName, schema: &Schema, key: Option<&Key>) -
                 quoted(column.name())
             )));
         }
+        if column.name().contains('.') {
+            return Err(Error::invalid(format!(
+                "table {table}: column {}: a dot in the name of a column means a field of a struct to Lance; rename it",
+                quoted(column.name())
+            )));
+        }
         let refused = Schema::new(vec![Arc::clone(column)])
             .flattened_fields()
             .into_iter()
@@ -64,12 +70,67 @@ fn why_not_kept(field: &Field) -> Option<&'static str> {
         _ if field.extension_type_name() == Some("arrow.json") => Some(
             "it is of the extension type arrow.json, which Lance stores as a type of its own that no file can be written to; give its type with --schema, such as string",
         ),
+        _ if field.metadata().contains_key("lance-encoding:blob") => Some(
+            "its metadata mark it as a blob (lance-encoding:blob), of which Lance makes a struct of data and uri that no file of binaries can be written to; leave the mark out",
+        ),
+        DataType::FixedSizeList(item, _) if !may_be_fixed(item) => Some(
+            "it is a list of a fixed size, for whose items Lance has no encoding: they can be numbers, booleans, dates and times, binaries of a fixed size, such lists, or structs without lists in them, and no texts; take a list of any size",
+        ),
+        DataType::Struct(fields)
+            if is_packed(field) && !fields.iter().all(|f| may_be_packed(f)) =>
+        {
+            Some(
+                "its metadata ask for a packed struct, for which each of its fields has to be required, and a number, a text, a binary, or a list of numbers of a fixed size; leave the metadata out",
+            )
+        }
+        DataType::Interval(_)
+        | DataType::Decimal32(..)
+        | DataType::Decimal64(..)
+        | DataType::ListView(_)
+        | DataType::LargeListView(_)
+        | DataType::Union(..)
+        | DataType::RunEndEncoded(..) => Some("Lance has no such type; give it another one"),
         // Nor one of a list or struct that it is in.
         DataType::Struct(fields) if fields.is_empty() => Some(
             "it is a struct without fields, in which Lance keeps no null; leave it out, or give it a field",
         ),
         _ => None,
     }
+}
+
+/// Whether Lance can write a list of a fixed size of these items.
+fn may_be_fixed(item: &Field) -> bool {
+    use DataType as T;
+    match item.data_type() {
+        T::Null | T::Boolean | T::FixedSizeBinary(_) => true,
+        // Its own items are looked at where it is met itself.
+        T::FixedSizeList(inner, _) => !matches!(inner.data_type(), T::Struct(_)),
+        T::Struct(fields) => {
+            let within = Schema::new(fields.clone());
+            let within = within.flattened_fields();
+            let is_list =
+                |f: &&Field| matches!(f.data_type(), T::List(_) | T::LargeList(_) | T::Map(..));
+            !within.iter().any(is_list)
+        }
+        other => other.is_primitive(),
+    }
+}
+
+/// Whether the fields of a struct are to be written as one; how Lance reads it.
+fn is_packed(field: &Field) -> bool {
+    let keys = ["packed", "lance-encoding:packed"];
+    let mut said = keys.iter().filter_map(|key| field.metadata().get(*key));
+    said.any(|said| said.eq_ignore_ascii_case("true"))
+}
+
+fn may_be_packed(field: &Field) -> bool {
+    use DataType as T;
+    let is_simple = match field.data_type() {
+        T::FixedSizeList(item, _) => item.data_type().is_primitive(),
+        T::FixedSizeBinary(_) => true,
+        other => other.is_primitive() || other.is_string() || other.is_binary(),
+    };
+    is_simple && !field.is_nullable()
 }
 
 /// The batches must have the table's columns, types and nullability, in any order.
@@ -322,6 +383,73 @@ mod tests {
         assert!(null.contains("\"b\" is null in 1"), "{null}");
     }
 
+    fn fixed(item: DataType) -> DataType {
+        DataType::FixedSizeList(Arc::new(Field::new("item", item, true)), 2)
+    }
+
+    fn list(item: DataType) -> DataType {
+        DataType::List(Arc::new(Field::new("item", item, true)))
+    }
+
+    fn structure(field: DataType, nullable: bool) -> DataType {
+        DataType::Struct(vec![Field::new("f", field, nullable)].into())
+    }
+
+    fn marked(data_type: DataType, key: &str, value: &str) -> Field {
+        let mark = (key.to_owned(), value.to_owned());
+        Field::new("marked", data_type, true).with_metadata([mark].into())
+    }
+
+    /// Of which Lance makes no file, and ends with a panic now and then.
+    fn without_encoding() -> Vec<(Field, &'static str)> {
+        use DataType as T;
+        let words = T::Dictionary(Box::new(T::Int8), Box::new(T::Utf8));
+        let fixed = [
+            T::Utf8,
+            T::LargeUtf8,
+            T::Binary,
+            words,
+            list(T::Int64),
+            fixed(structure(T::Int64, true)),
+            structure(list(T::Int64), true),
+            structure(structure(list(T::Int64), true), true),
+        ]
+        .map(|item| (Field::new("v", fixed(item), true), "list of a fixed size"));
+        let packed = [
+            structure(T::Int64, true),
+            structure(T::Boolean, false),
+            structure(list(T::Int64), false),
+            structure(structure(T::Int64, false), false),
+        ]
+        .map(|of| (marked(of, "packed", "True"), "packed struct"));
+        let blob = marked(T::LargeBinary, "lance-encoding:blob", "false");
+        let interval = T::Interval(arrow_schema::IntervalUnit::DayTime);
+        let interval = Field::new("i", interval, true);
+        let last = [(blob, "a blob"), (interval, "no such type")];
+        fixed.into_iter().chain(packed).chain(last).collect()
+    }
+
+    /// What is written and read.
+    fn with_encoding() -> Vec<Field> {
+        use DataType as T;
+        let items = [
+            T::Boolean,
+            T::Float32,
+            T::Decimal128(5, 2),
+            T::FixedSizeBinary(3),
+            fixed(T::Boolean),
+            structure(T::Utf8, true),
+        ];
+        let fixed = items.map(|item| Field::new("v", fixed(item), true));
+        let packed = [T::Int64, T::Utf8, self::fixed(T::Float32)];
+        let packed = packed.map(|of| marked(structure(of, false), "lance-encoding:packed", "true"));
+        let plain = marked(structure(T::Int64, true), "packed", "false");
+        let fields = fixed.into_iter().chain(packed).chain([plain]).enumerate();
+        fields
+            .map(|(n, field)| field.with_name(format!("c{n}")))
+            .collect()
+    }
+
     /// At the top, in a struct, in a list.
     #[test]
     fn a_column_that_could_not_be_written_is_refused_by_name_when_it_is_created() {
@@ -340,6 +468,7 @@ mod tests {
         ];
         let table = TableName::new("t").unwrap();
         let good = Field::new("id", DataType::Int64, true);
+        let bad = bad.into_iter().chain(without_encoding());
         for (field, why) in bad {
             let fields = vec![good.clone(), field.clone()].into();
             let outer = Field::new("outer", DataType::Struct(fields), true);
@@ -356,7 +485,10 @@ mod tests {
                 assert!(!refused.contains('\0'), "{refused:?}");
             }
         }
-        let schema = Schema::new(vec![good]);
+        let dotted = Schema::new(vec![Field::new("a.b", DataType::Int64, true)]);
+        let refused = check_new(&table, &dotted, None).unwrap_err().to_string();
+        assert!(refused.contains("\"a.b\": a dot"), "{refused}");
+        let schema = Schema::new([vec![good], with_encoding()].concat());
         for (key, is_good) in [("id", true), ("x", false), ("id,x", false)] {
             let key = key.parse().unwrap();
             assert_eq!(

@@ -30,7 +30,7 @@ fn disk_first(text: &str) -> Option<String> {
     Some(format!("{words}{file}; {remedy}"))
 }
 
-/// The first path in a text. Lance's own are without the slash before them.
+/// The first path in a text. Lance's own, and those of the storage below it, are without the slash before them.
 fn path_in(text: &str) -> Option<String> {
     let is_path =
         |word: &&str| word.contains('/') && !word.contains("://") && !word.contains(".rs:");
@@ -39,10 +39,12 @@ fn path_in(text: &str) -> Option<String> {
     let rest = &text[text.find(rest)?..];
     let ends = PATH_ENDS.iter().filter_map(|end| rest.find(end));
     let path = rest[..ends.min().unwrap_or(rest.len())].trim_end_matches([':', ',', '.']);
-    let slash = if path.starts_with(['/', '.']) {
-        ""
-    } else {
-        "/"
+    let is_object = ["LanceError", "LocalFileSystem"]
+        .iter()
+        .any(|of| text.contains(of));
+    let slash = match path.starts_with(['/', '.']) || !is_object {
+        true => "",
+        false => "/",
     };
     Some(format!("{slash}{path}"))
 }
@@ -191,6 +193,10 @@ mod tests {
             (
                 "Unable to create dir \"/lake/t.lance\": Permission denied (os error 13)",
                 "Permission denied: /lake/t.lance; check who may read and write there",
+            ),
+            (
+                "cannot move sp/claimed/1/t.csv: Permission denied (os error 13); check its permissions",
+                "Permission denied: sp/claimed/1/t.csv; check who may read and write there",
             ),
         ] {
             assert_eq!(for_people(text), told);

@@ -18,7 +18,7 @@ const URL_SCHEMES: [&str; 12] = [
 /// An absolute URI without a trailing slash or `file://`. `wrapped`: whether something is wrapped around its storage.
 ///
 /// # Errors
-/// `InvalidInput` for what is no URL and no path; `Refused`, a safety check, for a scheme without conditional puts, for S3
+/// `InvalidInput` for what is no URL and no path, and for a scheme that is not supported; `Refused`, a safety check, for S3
 /// Express buckets, whose version hint a resurrected version turns backwards (fact 16), and for what is among the files of a store.
 pub fn normalise(uri: &str, wrapped: bool) -> Result<String> {
     let place = place_of(uri, wrapped)?;
@@ -78,10 +78,9 @@ fn place_of(uri: &str, wrapped: bool) -> Result<String> {
             "http" | "https" => "write s3://BUCKET/PREFIX, and give the server as AWS_ENDPOINT",
             _ => "use a local path, file:// or s3://",
         };
-        return Err(Error::new(
-            ErrorKind::Refused,
-            format!("{uri}: scheme {scheme:?} is not supported; {instead}"),
-        ));
+        return Err(Error::invalid(format!(
+            "{uri}: scheme {scheme:?} is not supported; {instead}"
+        )));
     }
     refuse_special(trimmed)?;
     if scheme == "file" {
@@ -135,17 +134,14 @@ fn refuse_unexpanded(location: &str) -> Result<()> {
 /// command can.
 ///
 /// # Errors
-/// `Refused`, as any other scheme that is not supported.
+/// `InvalidInput`, as any other scheme that is not supported.
 pub fn check_lasting(uri: &str) -> Result<()> {
     if !uri.starts_with("memory://") {
         return Ok(());
     }
-    Err(Error::new(
-        ErrorKind::Refused,
-        format!(
-            "{uri}: scheme \"memory\" is not supported: it is the memory of one process, which no other sees and which ends with it; use a local path or s3://"
-        ),
-    ))
+    Err(Error::invalid(format!(
+        "{uri}: scheme \"memory\" is not supported: it is the memory of one process, which no other sees and which ends with it; use a local path or s3://"
+    )))
 }
 
 /// The path of a `file:` URL, of which `rest` is what follows the two slashes: a host, which can only be this one, and

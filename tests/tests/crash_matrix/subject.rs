@@ -268,6 +268,19 @@ fn named(name: &str, ids: std::ops::Range<i64>) -> Rows {
     ids.map(|id| (id, format!("{name}-{id}"))).collect()
 }
 
+/// The columns that a merge was refused for lacking.
+fn lacking(refused: &Done) -> Vec<String> {
+    let document = refused.json();
+    let message = document["error"]["message"].as_str().expect("a message");
+    let named = message
+        .split_once("lacks ")
+        .and_then(|(_, rest)| rest.split_once(" of table"));
+    let names = named.into_iter().flat_map(|(names, _)| names.split(", "));
+    names
+        .map(|name| name.trim_matches('`').to_owned())
+        .collect()
+}
+
 fn settings(lake: &Lake, batch: &str, mode: &str, tables: &[&str]) {
     let text: String = tables
         .iter()
@@ -424,8 +437,24 @@ impl Scene {
         let more = ["--actor", name, "--grace", "0s", "--json"];
         let all = [args.as_slice(), &more].concat();
         let mut done = self.lake.run(&all);
-        if done.code == Some(75) && self.subject.changes_columns() {
-            // It completed what stood in its way, and had read its files for the columns from before.
+        for _ in 0..4 {
+            match done.code {
+                // It completed what stood in its way, and had read its files for the columns from before.
+                Some(75) if self.subject.changes_columns() => {}
+                // A merge has to say what every column becomes: null, of those that come and go here.
+                Some(2) if self.subject.changes_columns() => {
+                    let more = lacking(&done);
+                    let header = ["id", "value"]
+                        .into_iter()
+                        .chain(more.iter().map(String::as_str));
+                    let mut text = header.collect::<Vec<_>>().join(",") + "\n";
+                    for id in &ids {
+                        text += &format!("{id},{name}-{id}{}\n", ",".repeat(more.len()));
+                    }
+                    std::fs::write(self.lake.path(name).join("a.csv"), text).expect("rows");
+                }
+                _ => break,
+            }
             done = self.lake.run(&all);
         }
         let done = done.ok();

@@ -158,6 +158,11 @@ async fn what_cannot_be_altered_is_refused_with_the_column() {
         (vec!["drop", "id"], 3, vec!["\"id\" is its key"]),
         (vec!["rename", "id", "uid"], 3, vec!["\"id\" is its key"]),
         (vec!["widen", "n", "int16"], 2, vec!["\"n\" is Int32"]),
+        (
+            vec!["widen", "n", "int32"],
+            2,
+            vec!["\"n\" is Int32 already"],
+        ),
         (vec!["widen", "n", "float64"], 2, vec!["\"n\" is Int32"]),
     ] {
         refused(&lake, &alter(&lake, &change), code, &texts);

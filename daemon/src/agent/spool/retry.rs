@@ -63,11 +63,11 @@ impl Spool {
     }
 }
 
-/// Whether a file has no bytes, or a directory no files.
+/// Whether a file has no bytes, or a directory no files. A pipe or a device has none to count.
 fn is_empty(path: &Path) -> Result<bool, SpoolError> {
     let meta = fs::symlink_metadata(path).map_err(SpoolError::io("read", path))?;
     if !meta.is_dir() {
-        return Ok(meta.len() == 0);
+        return Ok(meta.is_file() && meta.len() == 0);
     }
     let mut files = fs::read_dir(path).map_err(SpoolError::io("list", path))?;
     Ok(files.next().is_none())
@@ -153,6 +153,12 @@ mod tests {
                     .is_ok()
             );
         }
+        let pipe = spool.rejected.join("pipe.csv");
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mkfifoat(CWD, &pipe, mode).unwrap();
+        let rejected_pipe = spool.list_rejected().unwrap();
+        let pipe = rejected_pipe.iter().find(|r| r.entry.name == "pipe.csv");
+        assert_eq!(spool.take_back(pipe.unwrap()).unwrap(), "pipe.csv");
         assert_eq!(spool.take_back(of("a.csv")).unwrap(), "a.csv");
         assert_eq!(fs::read_dir(&spool.rejected).unwrap().count(), 0);
     }

@@ -64,9 +64,7 @@ fn of_parts(outer: &str, parts: &[&str], depth: usize) -> Result<Option<DataType
         ("large_list", [name]) => Some(DataType::LargeList(item(name)?)),
         ("fixed_size_list", [name, count]) => {
             let item = item(name)?;
-            let vector = item.data_type().is_primitive();
-            let count = size(count).filter(|_| vector);
-            count.map(|count| DataType::FixedSizeList(item, count))
+            size(count).map(|count| DataType::FixedSizeList(item, count))
         }
         ("fixed_size_binary", [count]) => size(count).map(DataType::FixedSizeBinary),
         ("struct", fields) => Some(DataType::Struct(members(fields, depth)?)),

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray, DictionaryArray, FixedSizeListArray, Float32Array, Float64Array,
-        Int32Array, Int64Array, LargeListArray, LargeStringArray, ListArray, MapArray, NullArray,
-        StringArray, StructArray, TimestampMicrosecondArray, TimestampNanosecondArray,
-        TimestampSecondArray, UInt64Array,
+        Array, ArrayRef, AsArray, BinaryArray, DictionaryArray, FixedSizeListArray, Float32Array,
+        Float64Array, Int32Array, Int64Array, LargeListArray, LargeStringArray, ListArray,
+        MapArray, NullArray, StringArray, StructArray, TimestampMicrosecondArray,
+        TimestampNanosecondArray, TimestampSecondArray, UInt64Array,
     },
     buffer::OffsetBuffer,
     datatypes::{
@@ -308,6 +308,72 @@ fn what_the_own_type_does_not_have_is_damaged() {
             let whole = files.binary(name, &batch(vec![("c", damaged.slice(0, 1))]));
             read(&whole, None).unwrap();
         }
+    }
+}
+
+/// Arrow's own check takes a scale below zero for one beyond the precision.
+#[test]
+fn a_decimal_of_hundreds_is_whole() {
+    use arrow::array::Decimal128Array;
+    let hundreds = |precision, values: Vec<i128>| -> ArrayRef {
+        let array = Decimal128Array::from(values);
+        Arc::new(array.with_precision_and_scale(precision, -2).unwrap())
+    };
+    let wide = hundreds(5, vec![1, 99_999, -99_999]);
+    let stored = cast(Arc::clone(&wide), wide.data_type().clone()).unwrap();
+    assert_eq!(stored.as_ref(), wide.as_ref());
+    assert_eq!(array_value_to_string(&stored, 1).unwrap(), "9999900");
+    let damaged = hundreds(6, vec![1, 100_000]).to_data().into_builder();
+    let damaged = damaged.data_type(wide.data_type().clone()).build().unwrap();
+    let damaged = cast(arrow::array::make_array(damaged), wide.data_type().clone());
+    let error = damaged.unwrap_err().to_string();
+    assert!(error.contains("row 2: the value is damaged"), "{error}");
+}
+
+/// At the top, in a struct and in a list; a value that no row shows is none.
+#[test]
+fn a_column_of_json_takes_nothing_that_its_readers_would_stumble_over() {
+    let extension = ("ARROW:extension:name".to_owned(), "lance.json".to_owned());
+    let json = |name: &str| {
+        let field = Field::new(name, DataType::LargeBinary, true);
+        Arc::new(field.with_metadata([extension.clone()].into()))
+    };
+    let null = [0x20, 0, 0, 0, 0, 0, 0, 0];
+    let binary = |last: &'static [u8]| -> ArrayRef {
+        let values = [Some(&null[..]), None, Some(last)];
+        Arc::new(BinaryArray::from(values.to_vec()))
+    };
+    let to = DataType::Struct(vec![json("a")].into());
+    for (last, refused) in [
+        (&b"{}"[..], true),
+        (&b""[..], true),
+        (&b"\x40\0\0\0"[..], false),
+    ] {
+        let values = binary(last);
+        let fields = Fields::from(vec![Field::new("a", DataType::Binary, true)]);
+        let of = StructArray::new(fields, vec![Arc::clone(&values)], None);
+        let item = Arc::new(Field::new("element", DataType::Binary, true));
+        let offsets = OffsetBuffer::new(vec![0, 1, 2, 3].into());
+        let shows = Some(vec![true, true, false].into());
+        let hidden = ListArray::new(item, offsets, Arc::clone(&values), shows);
+        let files = Files::new();
+        let stored = |array: ArrayRef, field: Arc<Field>| {
+            let path = files.binary("t.1.arrow", &batch(vec![("c", array)]));
+            let field = Field::clone(&field).with_name("c");
+            let read = read(&path, Some(&arrow::datatypes::Schema::new(vec![field])));
+            read.map(drop).map_err(|e| e.to_string())
+        };
+        let told = "column `c`, row 3: the value is no JSONB";
+        for result in [
+            stored(values, json("c")),
+            stored(Arc::new(of), Arc::new(Field::new("c", to.clone(), true))),
+        ] {
+            assert_eq!(result.is_err(), refused, "{result:?}");
+            assert!(result.err().is_none_or(|error| error.contains(told)));
+        }
+        let list = DataType::List(json("item"));
+        let list = Arc::new(Field::new("c", list, true));
+        assert_eq!(stored(Arc::new(hidden), list), Ok(()));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, Float64Array, Int64Array, StringArray},
+    array::{Array, ArrayRef, Float64Array, Int64Array, StringArray},
     datatypes::{DataType, Field, Schema, TimeUnit},
     util::display::array_value_to_string,
 };
@@ -109,7 +109,10 @@ fn columns_are_found_under_their_other_names_in_every_format() {
     }
     // Its own name is another column's now, or nobody's.
     let path = files.text("own.csv", "name,id,Order No.\nx,a,1\n");
-    refused(rows(&path, &shape), &["own.csv", "`name`", "Order No."]);
+    refused(
+        rows(&path, &shape),
+        &["own.csv", "`name`", "read from `id`"],
+    );
     let path = files.text("bad.csv", "Order No.\nx\n");
     refused(rows(&path, &shape), &["bad.csv:2", "`Order No.`", "\"x\""]);
 }
@@ -276,6 +279,59 @@ fn values_are_changed_only_as_asked_and_told() {
     let path = files.text("odd.csv", "id,day\n1,31.02.2026\n");
     let odd = rows(&path, &coercing(&[C::DatesDmy]));
     refused(odd, &["odd.csv:2", "`day`"]);
+}
+
+/// What is quoted stands in the file, and the order in which it was read says what is wrong with it.
+#[test]
+fn a_date_that_is_none_in_its_order_is_quoted_as_written() {
+    use Coercion as C;
+    let files = Files::new();
+    for (column, written, order) in [
+        ("day", "12/31/2026", C::DatesDmy),
+        ("day", "13/1/2026", C::DatesMdy),
+        ("day", "12/31/2026 1:05 PM", C::DatesMdy),
+        ("at", "12/31/2026 1:05 PM", C::DatesMdy),
+    ] {
+        let told = format!("\"{written}\", read in the order of {order}, ");
+        for (name, text) in [
+            ("t.csv", format!("id,{column}\n1,{written}\n")),
+            (
+                "t.jsonl",
+                format!("{{\"id\":1,\"{column}\":\"{written}\"}}\n"),
+            ),
+        ] {
+            let path = files.text(name, &text);
+            refused(rows(&path, &coercing(&[order])), &[name, column, &told]);
+        }
+    }
+}
+
+#[test]
+fn a_column_that_is_read_from_another_one_says_so() {
+    let files = Files::new();
+    let shape = called(&[("name", "nope")]);
+    let binary = |with: &[&str]| {
+        let id: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+        let text = |name| (name, Arc::new(StringArray::from(vec!["a"])) as ArrayRef);
+        let texts = with.iter().map(|name| text(*name));
+        batch([("id", id)].into_iter().chain(texts).collect())
+    };
+    let lacks = "`name` of the table is read from `nope`, which is not there";
+    for path in [
+        files.text("t.csv", "id,name\n1,a\n"),
+        files.text("t.jsonl", "{\"id\":1,\"name\":\"a\"}\n"),
+        files.binary("t.parquet", &binary(&["name"])),
+    ] {
+        refused(rows(&path, &shape), &[lacks]);
+    }
+    let both = "`name` of the table is read from `nope`, and the file's own has no place";
+    for path in [
+        files.text("t.csv", "id,name,nope\n1,a,a\n"),
+        files.text("t.jsonl", "{\"id\":1,\"nope\":\"a\",\"name\":\"a\"}\n"),
+        files.binary("t.arrow", &binary(&["name", "nope"])),
+    ] {
+        refused(rows(&path, &shape), &[both]);
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::number::special;
+use crate::formats::shape::Coercion;
 
 /// Why a value cannot be stored; read after the value itself: `"x" is no number`.
 pub(super) type Misfit = &'static str;
@@ -11,8 +12,6 @@ pub(super) const NOT_A_NUMBER: Misfit = "is no number";
 const NOT_A_BOOLEAN: Misfit = "is no boolean; write true or false";
 const NOT_A_TEXT: Misfit = "is no text; write it in quotes";
 const NOT_ONE_VALUE: Misfit = "is a list or an object, and the column holds single values";
-const NUMBER_FOR_TIME: Misfit =
-    "is a number without a unit; write an ISO 8601 text such as \"2026-01-31T12:00:00\"";
 
 /// A value as its file writes it.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +26,15 @@ pub(in crate::formats) enum Value<'a> {
     Text(Cow<'a, str>),
     /// A CSV field: what it is, the column says.
     Field(&'a str),
+    /// A date whose day and month were put into the order of ISO 8601.
+    Dated {
+        /// As it is read.
+        iso: String,
+        /// As it is written.
+        written: Cow<'a, str>,
+        /// The order that it is written in.
+        order: Coercion,
+    },
     /// A JSON array.
     List(Vec<Value<'a>>),
     /// A JSON object; no name stands in it twice.
@@ -39,15 +47,16 @@ impl Value<'_> {
         match self {
             Self::Number(text) | Self::Field(text) => Ok(text),
             Self::Text(text) => Ok(text),
-            Self::Null | Self::Bool(_) => Err(NOT_A_NUMBER),
+            Self::Null | Self::Bool(_) | Self::Dated { .. } => Err(NOT_A_NUMBER),
             Self::List(_) | Self::Object(_) => Err(NOT_ONE_VALUE),
         }
     }
 
-    /// What a date, time, timestamp or duration is parsed from.
+    /// What a date, time, timestamp or duration is parsed from. A number is none of them, and its type says how to write it.
     pub(super) fn time(&self) -> Result<&str, Misfit> {
         match self {
-            Self::Number(_) => Err(NUMBER_FOR_TIME),
+            Self::Number(text) => Ok(text),
+            Self::Dated { iso, .. } => Ok(iso),
             other => other.text(),
         }
     }
@@ -57,7 +66,7 @@ impl Value<'_> {
         match self {
             Self::Field(text) => Ok(text),
             Self::Text(text) => Ok(text),
-            Self::Null | Self::Bool(_) | Self::Number(_) => Err(NOT_A_TEXT),
+            Self::Null | Self::Bool(_) | Self::Number(_) | Self::Dated { .. } => Err(NOT_A_TEXT),
             Self::List(_) | Self::Object(_) => Err(NOT_ONE_VALUE),
         }
     }
@@ -67,7 +76,7 @@ impl Value<'_> {
         match self {
             Self::Bool(value) => Ok(*value),
             Self::Field(text) => boolean(text).ok_or(NOT_A_BOOLEAN),
-            Self::Null | Self::Number(_) | Self::Text(_) => Err(NOT_A_BOOLEAN),
+            Self::Null | Self::Number(_) | Self::Text(_) | Self::Dated { .. } => Err(NOT_A_BOOLEAN),
             Self::List(_) | Self::Object(_) => Err(NOT_ONE_VALUE),
         }
     }
@@ -79,6 +88,7 @@ impl Value<'_> {
             Self::Bool(value) => value.to_string().into(),
             Self::Number(text) | Self::Field(text) => (*text).into(),
             Self::Text(text) => text.as_ref().into(),
+            Self::Dated { written, .. } => written.as_ref().into(),
             Self::List(_) => "[...]".into(),
             Self::Object(_) => "{...}".into(),
         }

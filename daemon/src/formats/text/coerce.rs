@@ -73,7 +73,11 @@ impl<'r> Coercer<'r> {
             && let Some(iso) = iso_date(trimmed, order)
         {
             self.count(column, order, &written, line);
-            return Value::Text(iso.into());
+            return Value::Dated {
+                iso,
+                written: written.clone(),
+                order,
+            };
         }
         match value {
             Value::Field(text) if is_trimmed => Value::Field(text.trim_matches([' ', '\t'])),

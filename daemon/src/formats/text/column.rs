@@ -25,6 +25,7 @@ use super::{
     nested::{FixedList, List, Map, Struct},
     number, time,
 };
+use crate::formats::shape::Coercion;
 
 /// Why a value was refused, and where in its column.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub(super) struct Refusal {
 pub(super) enum Reason {
     /// The value (shortened by whoever shows it) and what is wrong with it.
     Value(String, Misfit),
+    /// The same of a date whose day and month have an order.
+    Dated(String, Coercion, Misfit),
     /// Null where a value is required.
     Null,
     /// A list of this many items for a type with another number of them.
@@ -48,7 +51,11 @@ pub(super) enum Reason {
 
 impl Refusal {
     pub(super) fn value(value: &Value<'_>, misfit: Misfit) -> Self {
-        Reason::Value(value.shown().into_owned(), misfit).into()
+        let written = value.shown().into_owned();
+        match value {
+            Value::Dated { order, .. } => Reason::Dated(written, *order, misfit).into(),
+            _ => Reason::Value(written, misfit).into(),
+        }
     }
 
     pub(super) fn below(mut self, name: &str) -> Self {

@@ -90,9 +90,28 @@ impl<'a> Records<'a> {
                 path: records.lines.path.into(),
             });
         }
+        if let Some(detail) = records.other_separator() {
+            return Err(records.lines.refuse(records.record.line, detail));
+        }
         let header = records.record.fields().map(|field| field.text.into_owned());
         records.header = header.collect();
         Ok(records)
+    }
+
+    /// What is wrong with a header of one column that looks like several.
+    fn other_separator(&self) -> Option<String> {
+        let mut fields = self.record.fields();
+        let (Some(only), None) = (fields.next(), fields.next()) else {
+            return None;
+        };
+        let found = only.text.chars().find(|c| matches!(c, ';' | '\t' | '|'));
+        found.filter(|_| !only.quoted).map(|separator| {
+            format!(
+                "has one column, {}; if {} separates fields, write commas, and if it belongs to the name, quote it",
+                quoted(&only.text),
+                quoted(&separator.to_string())
+            )
+        })
     }
 
     /// Whether there was another record. It has as many fields as the header.

@@ -270,7 +270,7 @@ fn merge(seen: &mut Seen, value: &Value<'_>, most: usize) -> Result<(), Clash> {
             *seen = match value {
                 Value::Bool(_) | Value::Null => Seen::Boolean,
                 Value::Number(_) => Seen::Number(Left::of(&[C::Int64, C::UInt64, C::Float64])),
-                Value::Text(_) | Value::Field(_) => Seen::Text,
+                Value::Text(_) | Value::Field(_) | Value::Dated { .. } => Seen::Text,
                 Value::List(_) => Seen::List(Box::new(Seen::Nothing)),
                 Value::Object(_) => Seen::Object(Members::default()),
             };
@@ -292,7 +292,7 @@ fn kind(value: &Value<'_>) -> &'static str {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
         Value::Number(_) => "a number",
-        Value::Text(_) | Value::Field(_) => "a text",
+        Value::Text(_) | Value::Field(_) | Value::Dated { .. } => "a text",
         Value::List(_) => "a list",
         Value::Object(_) => "an object",
     }

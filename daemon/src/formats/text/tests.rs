@@ -257,6 +257,32 @@ fn json_numbers_are_no_times_and_no_texts() {
     assert!(column_of("t.jsonl", text, &T::Float64).is_ok());
 }
 
+/// What a message tells to write is taken.
+#[test]
+fn a_number_for_a_time_is_told_the_form_of_its_type() {
+    use DataType as T;
+    use TimeUnit as U;
+    for data_type in [
+        T::Date32,
+        T::Date64,
+        T::Time32(U::Second),
+        T::Time64(U::Nanosecond),
+        timestamp(U::Microsecond, false),
+        timestamp(U::Second, true),
+        T::Duration(U::Millisecond),
+    ] {
+        for error in stored("90", &data_type) {
+            let error = error.unwrap_err();
+            let told = error.split("such as \"").nth(1).expect(&error);
+            let told = told.trim_end_matches('"');
+            assert!(error.contains("without a unit"), "{error}");
+            for stored in stored(told, &data_type) {
+                stored.expect(told);
+            }
+        }
+    }
+}
+
 #[test]
 fn nested_values_keep_their_path() {
     let fields = vec![
@@ -357,6 +383,19 @@ fn what_is_no_csv_names_its_line() {
             message.contains(place) && message.contains(part),
             "{shown}: {message}"
         );
+    }
+}
+
+#[test]
+fn another_separator_is_told_from_one_column() {
+    let text = DataType::Utf8;
+    for header in ["c;d", "c\td;e", "c|d"] {
+        let refused = column_of("t.csv", format!("{header}\n1;2\n").as_bytes(), &text);
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("t.csv:1: has one column"), "{error}");
+        assert!(inferred("t.csv", &format!("{header}\n1;2\n")).is_err());
+        assert!(inferred("t.csv", &format!("\"{header}\"\n1;2\n")).is_ok());
+        assert!(inferred("t.csv", &format!("{header},e\n1;2,3\n")).is_ok());
     }
 }
 

@@ -7,11 +7,18 @@ use arrow::datatypes::TimeUnit;
 
 use super::cell::Misfit;
 
-const NUMBER: Misfit =
-    "is a number without a unit; write an ISO 8601 text such as 2026-01-31T12:00:00";
+const NUMBER_FOR_DATE: Misfit = "is a number without a unit; write a text such as \"2026-01-31\"";
+const NUMBER_FOR_TIME: Misfit = "is a number without a unit; write a text such as \"12:00:00\"";
+const NUMBER_FOR_LOCAL: Misfit =
+    "is a number without a unit; write a text such as \"2026-01-31T12:00:00\"";
+const NUMBER_FOR_INSTANT: Misfit =
+    "is a number without a unit; write a text such as \"2026-01-31T12:00:00Z\"";
+const NUMBER_FOR_DURATION: Misfit = "is a number without a unit; write a text such as \"PT5S\"";
 const NO_DATE: Misfit = "is no date; write YYYY-MM-DD";
 const NO_TIME: Misfit = "is no time; write HH:MM:SS";
 const NO_TIMESTAMP: Misfit = "is no timestamp; write YYYY-MM-DDTHH:MM:SS";
+const NO_INSTANT: Misfit =
+    "is no timestamp; write YYYY-MM-DDTHH:MM:SSZ, or with an offset such as +02:00";
 const NO_DURATION: Misfit = "is no duration; write ISO 8601, for example P1DT2H3M4.5S";
 const TIME_IN_DATE: Misfit = "has a time, which a date cannot keep; write YYYY-MM-DD";
 const OFFSET: Misfit = "has an offset, which a timestamp without a time zone cannot keep";
@@ -136,9 +143,9 @@ fn offset(text: &[u8]) -> Option<i64> {
     Some(sign * (two(hours, 23)? * 3_600 + two(minutes, 59)? * 60))
 }
 
-fn or_number(text: &str, otherwise: Misfit) -> Misfit {
+fn or_number(text: &str, number: Misfit, otherwise: Misfit) -> Misfit {
     if text.parse::<f64>().is_ok() {
-        NUMBER
+        number
     } else {
         otherwise
     }
@@ -150,19 +157,23 @@ pub(super) fn date(text: &str) -> Result<i32, Misfit> {
     match day(bytes) {
         Some(days) => i32::try_from(days).map_err(|_| RANGE),
         None if bytes.get(..10).and_then(day).is_some() => Err(TIME_IN_DATE),
-        None => Err(or_number(text, NO_DATE)),
+        None => Err(or_number(text, NUMBER_FOR_DATE, NO_DATE)),
     }
 }
 
 /// The time of a day.
 pub(super) fn time(text: &str, unit: TimeUnit) -> Result<i64, Misfit> {
-    let (seconds, fraction) = clock(text).ok_or_else(|| or_number(text, NO_TIME))?;
+    let (seconds, fraction) =
+        clock(text).ok_or_else(|| or_number(text, NUMBER_FOR_TIME, NO_TIME))?;
     in_unit(seconds, fraction, unit)
 }
 
 /// A local time, or with `zoned` an instant since 1970-01-01T00:00:00Z. A date is a local midnight.
 pub(super) fn timestamp(text: &str, unit: TimeUnit, zoned: bool) -> Result<i64, Misfit> {
-    let refused = || or_number(text, NO_TIMESTAMP);
+    let refused = || match zoned {
+        true => or_number(text, NUMBER_FOR_INSTANT, NO_INSTANT),
+        false => or_number(text, NUMBER_FOR_LOCAL, NO_TIMESTAMP),
+    };
     let days = text
         .as_bytes()
         .get(..10)
@@ -194,7 +205,7 @@ pub(super) fn timestamp(text: &str, unit: TimeUnit, zoned: bool) -> Result<i64, 
 
 /// `[-]P[nW][nD][T[nH][nM][n[.fraction]S]]`: units whose length is known, so no years and no months.
 pub(super) fn duration(text: &str, unit: TimeUnit) -> Result<i64, Misfit> {
-    let refused = || or_number(text, NO_DURATION);
+    let refused = || or_number(text, NUMBER_FOR_DURATION, NO_DURATION);
     let (sign, rest) = match text.strip_prefix('-') {
         Some(rest) => (-1, rest),
         None => (1, text),
