@@ -63,9 +63,8 @@ impl Evolution {
             return Err(refused);
         };
         let target = self.target();
-        let reading = match shape.reading(&target) {
-            Ok(reading) => reading,
-            Err(_) => return Err(refused),
+        let Ok(reading) = shape.reading(&target) else {
+            return Err(refused);
         };
         let own = reading.column_of(&column);
         let mut becomes = own.map(|field| field.data_type().clone());

@@ -363,13 +363,16 @@ impl Training {
     }
 }
 
+/// What Lance is asked to build, and how.
+pub(super) type Asked = (IndexType, Box<dyn IndexParams>);
+
 /// [`index_params`] with as many samples as fit into `most` bytes, or why too few do.
 pub(super) fn fitting_params(
     kind: &str,
     rows: usize,
     column: Option<&DataType>,
     most: u64,
-) -> Result<std::result::Result<(IndexType, Box<dyn IndexParams>), String>> {
+) -> Result<std::result::Result<Asked, String>> {
     let training = Training::of(kind, rows, column);
     Ok(match training.does_not_fit(most) {
         Some(why) => Err(why),
@@ -383,7 +386,7 @@ pub(super) fn index_params(
     rows: usize,
     column: Option<&DataType>,
     samples: usize,
-) -> Result<(IndexType, Box<dyn IndexParams>)> {
+) -> Result<Asked> {
     let scalar = |index: IndexType| {
         (
             index,
