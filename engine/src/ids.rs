@@ -135,6 +135,11 @@ impl Key {
         &self.0
     }
 
+    /// Whether it tells rows apart as `other` does.
+    pub fn is_of_the_columns_of(&self, other: &Self) -> bool {
+        self.0.len() == other.0.len() && self.0.iter().all(|column| other.0.contains(column))
+    }
+
     /// Whether it has more than one column.
     pub fn has_several(&self) -> bool {
         self.0.len() > 1

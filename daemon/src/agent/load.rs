@@ -217,12 +217,17 @@ impl Source<'_> {
     ) -> Result<(Write, Changes)> {
         let read = (evolution, inputs, shape);
         let declared = &self.snapshot.state.table(table)?.key;
-        let key_of = |key: Option<Key>| {
-            key.or_else(|| declared.clone()).ok_or_else(|| {
-                Error::invalid(format!(
-                    "table {table} declares no key; name one with --key or key = \"...\" in batch.toml"
-                ))
-            })
+        let key_of = |key: Option<Key>| match (key, declared) {
+            (Some(key), Some(declared)) if !key.is_of_the_columns_of(declared) => {
+                Err(Error::invalid(format!(
+                    "table {table} declares the key {declared}, by which its rows are told apart; leave out the key {key}"
+                )))
+            }
+            (Some(key), _) => Ok(key),
+            (None, Some(declared)) => Ok(declared.clone()),
+            (None, None) => Err(Error::invalid(format!(
+                "table {table} declares no key; name one with --key or key = \"...\" in batch.toml"
+            ))),
         };
         Ok(match mode {
             Mode::DeleteWhere { predicate } => (Write::Delete { predicate }, Changes::default()),

@@ -2,8 +2,8 @@
 //!
 //! 1. A thread reads rows: lines of NDJSON, or the batches of an Arrow stream (`rows`). Rows that are committed already are passed
 //!    over, by counting.
-//! 2. Rows gather until they are as many, as large or as old as a piece may be. A piece is a batch whose id is the producer and
-//!    the offset at which it begins: whoever commits that, it is committed once. Where it ends stands in its message.
+//! 2. Rows gather until they are as many, as large or as old as a piece may be. A piece is a batch whose id is the table's folder, the
+//!    producer and the offset at which it begins: whoever commits that, it is committed once. Where it ends stands in its message.
 //! 3. When it is committed, a line on standard output says up to which offset. Whoever starts again goes on from the last piece
 //!    that the store has, and is told its end first.
 //!
@@ -31,23 +31,27 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes of a producer's name: with an offset behind it, it is a batch id.
-const PRODUCER_BYTES: usize = 200;
+/// Bytes of a batch id, and of what stands in one behind a producer's name.
+const ID_BYTES: usize = 256;
+const OFFSET_BYTES: usize = ":18446744073709551615".len();
 
 pub(super) async fn ingest(context: &Context, args: IngestArgs) -> Result<ExitCode> {
-    if args.producer.is_empty() || args.producer.len() > PRODUCER_BYTES {
+    let (store, table) = (context.store(&args.store).await?, table_name(&args.table)?);
+    let folder = store.load().await?.state.table(&table)?.path.clone();
+    let most = ID_BYTES.saturating_sub(folder.len() + OFFSET_BYTES + 1);
+    if args.producer.is_empty() || args.producer.len() > most {
         return Err(Error::invalid(format!(
-            "--producer: a name has 1 to {PRODUCER_BYTES} bytes"
+            "--producer: a name has 1 to {most} bytes for this table"
         )));
     }
     let stream = Stream {
-        store: context.store(&args.store).await?,
-        table: table_name(&args.table)?,
+        store,
+        table,
         schema: args.schema_change.unwrap_or(context.config.agent.schema),
+        folder,
         context,
         args,
     };
-    stream.store.load().await?.state.table(&stream.table)?;
     let resume = stream.position().await?;
     context.out.say(&json!({ "resume": resume }));
     let from = stream.args.from;
@@ -120,6 +124,8 @@ struct Stream<'a> {
     store: Arc<Store>,
     table: TableName,
     schema: SchemaChange,
+    /// The table's, which no other table ever has: a producer counts for each table anew.
+    folder: String,
     args: IngestArgs,
 }
 
@@ -177,7 +183,7 @@ impl Stream<'_> {
     }
 
     fn prefix(&self) -> String {
-        format!("{}:", self.args.producer)
+        format!("{}/{}:", self.folder, self.args.producer)
     }
 
     /// Commits the piece, and gives the next one, which is empty unless rows came that nobody had.
@@ -206,6 +212,10 @@ impl Stream<'_> {
 
     async fn try_commit(&self, piece: &Piece) -> Result<OpId> {
         let (snapshot, config) = (self.store.load().await?, &self.context.config.agent);
+        if snapshot.state.table(&self.table)?.path != self.folder {
+            let other = format!("table {} was dropped and made again meanwhile", self.table);
+            return Err(Error::new(ErrorKind::Refused, other));
+        }
         let file = tokio::task::block_in_place(|| rows::write(&piece.items))?;
         let input = self.input(piece, file);
         let shape = Shape {

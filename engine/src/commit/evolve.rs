@@ -16,6 +16,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use lance::dataset::Dataset;
 use lance::dataset::transaction::Operation;
+use lance::datatypes::Schema as LanceSchema;
 use lance_core::utils::deletion::DeletionVector;
 use lance_table::format::Fragment;
 use lance_table::io::deletion::write_deletion_file;
@@ -50,7 +51,9 @@ pub fn evolved(schema: &Schema, alterations: &[Alteration]) -> Schema {
             Alteration::Drop { .. } | Alteration::Rename { .. } => {}
         }
     }
-    Schema::new_with_metadata(fields, schema.metadata().clone())
+    let becomes = Schema::new_with_metadata(fields, schema.metadata().clone());
+    // As Lance gives it back: it names the items of a vector by itself.
+    LanceSchema::try_from(&becomes).map_or(becomes, |stored| Schema::from(&stored))
 }
 
 /// Checks `alterations` of `on` and what is written then. Gives what is still to be done.
@@ -275,6 +278,12 @@ mod tests {
         assert!(after.field_with_name("x").unwrap().is_nullable());
         assert_eq!(*after.field(1).data_type(), DataType::Int64);
         assert!(!after.field(0).is_nullable());
+        // Lance calls the items of a vector by a name of its own, whatever a file calls them.
+        let vector = |item: &str| {
+            DataType::FixedSizeList(Field::new(item, DataType::Float32, true).into(), 2)
+        };
+        let stored = evolved(&schema, &[add("v", vector("element"))]);
+        assert_eq!(*stored.field(2).data_type(), vector("item"));
         // Another type under the same name is another column.
         let other = [add("x", DataType::Int8)];
         assert_eq!(missing(&after, &other), other);

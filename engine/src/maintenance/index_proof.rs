@@ -219,7 +219,7 @@ impl<'a> Subject<'a> {
         for values in self.values(&fragments).await? {
             for key in keys_of(&values) {
                 let Some(key) = key else { return Ok(()) };
-                if !key.is_null() && !is_nan(&key) && !keys.contains(&key) {
+                if !key.is_null() && !is_in_doubt(&key) && !keys.contains(&key) {
                     keys.push(key);
                 }
             }
@@ -434,13 +434,15 @@ async fn rows_of(scan: &Scanner) -> Result<Vec<RecordBatch>> {
     })
 }
 
-fn is_nan(key: &ScalarValue) -> bool {
-    match key {
-        ScalarValue::Float16(Some(value)) => value.is_nan(),
-        ScalarValue::Float32(Some(value)) => value.is_nan(),
-        ScalarValue::Float64(Some(value)) => value.is_nan(),
-        _ => false,
-    }
+/// Whether comparisons disagree about it: NaN, and the two zeros, which a key tells apart and a filter does not.
+fn is_in_doubt(key: &ScalarValue) -> bool {
+    let number = match key {
+        ScalarValue::Float16(Some(value)) => f64::from(*value),
+        ScalarValue::Float32(Some(value)) => f64::from(*value),
+        ScalarValue::Float64(Some(value)) => *value,
+        _ => return false,
+    };
+    number.is_nan() || number == 0.0
 }
 
 /// Fragments spread over `fragments`, the first and the last among them, of [`ROWS`] rows together; one at least.
@@ -473,7 +475,13 @@ fn literals(array: &ArrayRef) -> Vec<String> {
         true => text.clone(),
         false => format!("'{}'", text.replace('\'', "''")),
     };
-    texts_of(array).iter().map(quoted).collect()
+    // As in `is_in_doubt`.
+    let is_zero = |text: &String| {
+        array.data_type().is_floating() && text.parse().is_ok_and(|number: f64| number == 0.0)
+    };
+    let texts = texts_of(array);
+    let asked = texts.iter().filter(|text| !is_zero(text));
+    asked.map(quoted).collect()
 }
 
 #[cfg(test)]

@@ -391,6 +391,32 @@ async fn a_second_reindex_writes_nothing() {
     assert_eq!(tree(&Path::new(&lake.uri).join("t.lance")), before);
 }
 
+/// A key tells the two zeros apart where a filter does not, so they say nothing of an index.
+#[test]
+fn a_column_with_both_zeros_is_indexed() {
+    let lake = Lake::new();
+    let file = |rows: &str| {
+        let path = lake.path("rows.csv");
+        std::fs::write(&path, format!("a,f\n{rows}")).expect("rows");
+        path.to_string_lossy().into_owned()
+    };
+    let first = file("1,0.0\n2,1.5\n");
+    lake.run(&["create", &lake.uri, "t", "--like", &first]).ok();
+    lake.run(&["write", &lake.uri, "t", &first]).ok();
+    for kind in ["btree", "bitmap"] {
+        let name = format!("of_{kind}");
+        let index = [
+            "index", &lake.uri, "t", "f", "--type", kind, "--name", &name,
+        ];
+        lake.run(&index).ok();
+    }
+    lake.run(&["reindex", &lake.uri]).ok();
+    lake.run(&["write", &lake.uri, "t", &file("3,-0.0\n4,2.5\n")])
+        .ok();
+    lake.run(&["reindex", &lake.uri]).ok();
+    lake.run(&["verify", &lake.uri, "--deep"]).ok();
+}
+
 /// 16 random numbers a row, the same at every run.
 fn vectors(rows: std::ops::Range<u64>) -> RecordBatch {
     let numbers = rows.flat_map(|row| {

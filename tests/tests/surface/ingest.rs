@@ -118,7 +118,11 @@ async fn a_stop_commits_what_has_come() {
     let args = args(&lake, &["--rows", "10"]);
     let mut child = lake.start_fed("", &args);
     let pipe = child.tell(lines(0..14).as_bytes());
-    let ten = || lake.log().iter().any(|entry| entry["batch"] == "p:0");
+    let ten = || {
+        lake.log()
+            .iter()
+            .any(|entry| entry["batch"] == "t.lance/p:0")
+    };
     eventually("the first piece", ten);
     child.signal(nix::sys::signal::Signal::SIGTERM);
     let done = child.wait().ok();
@@ -136,7 +140,11 @@ async fn a_row_that_has_waited_is_committed() {
     let args = ["ingest", &lake.uri, "t", "--producer", "p", "--age", "10ms"];
     let mut child = lake.start_fed("", &args);
     let pipe = child.tell(lines(0..3).as_bytes());
-    let there = || lake.log().iter().any(|entry| entry["batch"] == "p:0");
+    let there = || {
+        lake.log()
+            .iter()
+            .any(|entry| entry["batch"] == "t.lance/p:0")
+    };
     eventually("the rows that waited", there);
     drop(pipe);
     child.wait().ok();
@@ -166,4 +174,30 @@ async fn an_arrow_stream_is_cut_where_pieces_end() {
     lake.feed(&args, b"no arrow")
         .failed(2, "is no Arrow stream");
     holds(&lake, 0..30).await;
+}
+
+/// What a producer has sent to one table says nothing of another one, nor of one that was made again.
+#[tokio::test]
+async fn a_producer_counts_for_each_table_anew() {
+    let lake = Lake::with_tables(&["t", "u"]);
+    let into = |table: &str, rows: std::ops::Range<i64>| {
+        let args = ["ingest", &lake.uri, table, "--producer", "p"];
+        told(&lake.feed(&args, lines(rows).as_bytes()).ok())
+    };
+    assert_eq!(into("t", 0..3), (0, vec![3]));
+    assert_eq!(into("u", 0..2), (0, vec![2]));
+    assert_eq!(into("t", 0..5), (3, vec![5]));
+    holds(&lake, 0..5).await;
+    assert_eq!(lake.ids("u").await, [0, 1]);
+    // An id of somebody's that looks like one of a stream's is none.
+    let rows = lake.csv("u.csv", [(7, "x".to_owned())]);
+    lake.run(&["write", &lake.uri, "u", &rows, "--batch-id", "p:2"])
+        .ok();
+    assert_eq!(into("u", 0..3), (2, vec![3]));
+    lake.run(&["drop", &lake.uri, "u"]).ok();
+    let schema = lake.path("schema.json").to_string_lossy().into_owned();
+    lake.run(&["create", &lake.uri, "u", "--schema", &schema])
+        .ok();
+    assert_eq!(into("u", 0..2), (0, vec![2]));
+    assert_eq!(lake.ids("u").await, [0, 1]);
 }

@@ -436,3 +436,39 @@ async fn a_create_with_such_a_key_is_finished_by_others() {
         Some("a, b".to_owned())
     );
 }
+
+/// A key that is named must be the one that the table declares: by another, rows would replace those of other keys.
+#[tokio::test]
+async fn rows_are_told_apart_by_the_declared_key_alone() {
+    let lake = two_columns();
+    let file = |rows: &str| {
+        let path = lake.path("rows.csv");
+        std::fs::write(&path, format!("region,id,value\n{rows}")).expect("rows");
+        path.to_string_lossy().into_owned()
+    };
+    lake.run(&["write", &lake.uri, "t", &file("a,1,x\nb,1,y\n")])
+        .ok();
+    let more = file("a,1,z\n");
+    let write = ["write", &lake.uri, "t", &more, "--mode", "update", "--key"];
+    let other = [&write[..], &["id"]].concat();
+    refused(
+        &lake,
+        &other,
+        2,
+        &["declares the key region, id", "leave out the key id"],
+    );
+    let delete = batch(
+        &lake,
+        "id\n1\n",
+        "[tables.t]\nmode = \"delete\"\nkey = \"id\"\n",
+    );
+    refused(
+        &lake,
+        &["commit", &lake.uri, &delete],
+        2,
+        &["declares the key"],
+    );
+    assert_eq!(regions(&lake).await, ["a1=x", "b1=y"]);
+    lake.run(&[&write[..], &["id,region"]].concat()).ok();
+    assert_eq!(regions(&lake).await, ["a1=z", "b1=y"]);
+}

@@ -1,6 +1,6 @@
 //! Labels of lists, of any type that an index keeps.
 
-use super::{LABELS, Subject, is_nan, keys_of};
+use super::{LABELS, Subject, is_in_doubt, keys_of};
 use crate::error::Result;
 use arrow_array::ArrayRef;
 use arrow_array::cast::AsArray;
@@ -49,7 +49,8 @@ fn labels_of(values: &ArrayRef) -> Vec<Vec<ScalarValue>> {
     let of_row = |list: Option<ArrayRef>| {
         let keys = list.map(|list| keys_of(&list)).unwrap_or_default();
         let keys = keys.into_iter().flatten();
-        keys.filter(|key| !key.is_null() && !is_nan(key)).collect()
+        keys.filter(|key| !key.is_null() && !is_in_doubt(key))
+            .collect()
     };
     items_of(values).into_iter().map(of_row).collect()
 }
