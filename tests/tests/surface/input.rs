@@ -107,7 +107,7 @@ fn a_key_that_is_missing_null_or_twice_is_refused() {
     merge("nokey", &good, None, &["nokey", "--key"]);
     merge("nokey", &good, Some("zz"), &["nokey", "zz"]);
     let null = file(&lake, "null.ndjson", "{\"id\":2}\n{\"id\":3}\n");
-    let texts = ["null.ndjson", "\"value\" is missing"];
+    let texts = ["null.ndjson:1", "lacks `value` of table nokey"];
     merge("nokey", &null, Some("value"), &texts);
     let twice = file(&lake, "twice.csv", "id,value\n5,a\n6,b\n5,c\n");
     merge("t", &twice, None, &["table t", "id = 5", "twice"]);

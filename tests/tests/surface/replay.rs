@@ -88,10 +88,8 @@ fn replay_tells_what_a_policy_would_have_done_to_a_real_history() {
         assert!(shown.contains("bytes rewritten"), "{shown}");
         let read = |of: &Value, who: &str| of[who]["fragments_mean"].as_f64().expect("a number");
         assert!(read(&lazy, "policy") > read(&eager, "policy"));
-        assert_eq!(
-            read(&lazy, "happened") as u64,
-            read(&eager, "happened") as u64
-        );
+        // What happened is the same, whatever is played; its mean goes on with the clock.
+        assert_eq!(lazy["happened"]["runs"], eager["happened"]["runs"]);
         assert_eq!(files(Path::new(uri)), before, "nothing is written");
         std::fs::rename(lake.path("away"), &data).expect("moved back");
     }
