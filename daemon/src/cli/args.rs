@@ -345,7 +345,7 @@ pub(crate) struct AlterTypeArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum WriteMode {
-    /// Add the rows.
+    /// Add the rows
     Append,
     /// Replace the rows of the same key, and add the others. Every column of the table has to be given, by each file and each object of
     /// NDJSON, or have a --default: what is to be null is written as null
@@ -354,8 +354,9 @@ pub(crate) enum WriteMode {
     Insert,
     /// Replace the rows of the same key, as merge does, and pass over the others
     Update,
-    /// Replace all rows.
+    /// Replace all rows
     Overwrite,
+    /// Replace the rows that --where selects by these, each of which it has to select
     Replace,
 }
 

@@ -1,7 +1,7 @@
 //! Reindexing: extends existing indexes over new rows and builds declared ones, each independently.
 
 use super::Target;
-use super::declare::{MIN_VECTOR_ROWS, fitting_params, outgrown};
+use super::declare::{Asked, MIN_VECTOR_ROWS, fitting_params, outgrown};
 use super::deltas::merges;
 use super::index_proof::{prove_answers, prove_extended, prove_index};
 use super::listed::{
@@ -374,19 +374,29 @@ async fn retrain(
     store: &Store,
 ) -> Result<Option<Outcome>> {
     let rows = head.count_rows(None).await?;
-    let column = declaration.column.as_str();
-    let field = head.schema().field(column).map(|field| field.data_type());
-    let most = store.memory().attempt() / 2;
-    let Ok((kind, params)) = fitting_params(&declaration.kind, rows, field.as_ref(), most)? else {
+    let Ok((kind, params)) = asked_for(head, declaration, rows, store)? else {
         return Ok(None);
     };
-    let built = (column, kind, params.as_ref());
+    let built = (declaration.column.as_str(), kind, params.as_ref());
     let staged = stage_built(head, &index.name, built, run, store).await?;
     let segments = staged.load_indices_by_name(&index.name).await?;
     index.check_coverage(&ids_of(head.fragments().iter()), &segments)?;
     prove_built(head, &staged, &index.name).await?;
     commit_rehearsed(head, &staged).await?;
     Ok(Some(Outcome::Rebuilt(why)))
+}
+
+/// What Lance is asked to build of `declaration` over so many rows, within an attempt's memory; or why that does not fit.
+fn asked_for(
+    head: &Dataset,
+    declaration: &IndexDeclaration,
+    rows: usize,
+    store: &Store,
+) -> Result<std::result::Result<Asked, String>> {
+    let column = head.schema().field(&declaration.column);
+    let column = column.map(|field| field.data_type());
+    let most = store.memory().attempt() / 2;
+    fitting_params(&declaration.kind, rows, column.as_ref(), most)
 }
 
 /// A rehearsal in which the index `name` was built from the rows, in place of what there is of it.
@@ -494,11 +504,8 @@ async fn build(
 ) -> Result<Outcome> {
     let rows = head.count_rows(None).await?;
     let column = declaration.column.as_str();
-    let field = head.schema().field(column).map(|field| field.data_type());
-    let most = store.memory().attempt() / 2;
-    let fitting = fitting_params(&declaration.kind, rows, field.as_ref(), most)?;
-    let (kind, params) = match fitting {
-        Ok(params) => params,
+    let (kind, params) = match asked_for(head, declaration, rows, store)? {
+        Ok(asked) => asked,
         Err(why) => return Ok(Outcome::Pending(why)),
     };
     if kind.is_vector() && rows < MIN_VECTOR_ROWS {
