@@ -121,6 +121,8 @@ impl Agent {
                     }
                 }
             }
+            // With nothing more to commit, nothing else takes away what is left of the last commit.
+            self.store.tidy().await;
             let unit = self.options.config.poll_interval;
             let rests = memory.held.rests(self.store.clock().monotonic());
             let nap = pause(unit, failures).min(rests.unwrap_or(MAX_PAUSE));
@@ -131,6 +133,7 @@ impl Agent {
                 () = self.store.clock().sleep(self.store.jitter(nap)) => {}
             }
         }
+        self.store.tidy().await;
         memory.followed.look(Duration::MAX);
         self.summary(&memory, None)
     }

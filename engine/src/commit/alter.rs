@@ -302,11 +302,7 @@ impl Store {
     ) -> Result<Staged> {
         let mut next = self.rehearsal_of(path, on).await?;
         let operation = self.rehearse(table, &mut next, alteration).await?;
-        Ok(Staged {
-            operation,
-            affected_rows: None,
-            rows: RowCounts::default(),
-        })
+        Ok(Staged::new(operation, RowCounts::default()))
     }
 
     /// Makes `alteration` to a rehearsal, which may be above another one, and gives the operation that does it.

@@ -33,7 +33,7 @@ impl Store {
             .with_params(&params)
             .execute_uncommitted(vec![RecordBatch::new_empty(schema)])
             .await?;
-        Ok(Staged::new(transaction, RowCounts::default()))
+        Ok(Staged::new(transaction.operation, RowCounts::default()))
     }
 
     /// In what `table`, which `snapshot` shows, differs from one that would be created with `schema` and `key`: columns, their

@@ -21,6 +21,11 @@ const LITERALS: &str = "write a time as timestamp '2024-01-31T12:00:00', a day a
 pub(super) fn runnable(dataset: &Dataset, predicate: &str) -> Result<String> {
     let whole = predicate::whole(predicate)?;
     let expression = planned(dataset, &whole)?;
+    if expression.is_volatile() {
+        return Err(Error::invalid(
+            "it says something else each time that it is asked, of which nobody can say which rows it took; write the values that are meant",
+        ));
+    }
     let columns = expression.column_refs().into_iter();
     let columns: Vec<String> = columns.map(|column| column.name.clone()).collect();
     check_times(dataset, predicate, &columns)?;
@@ -96,6 +101,6 @@ pub(super) async fn delete(dataset: Arc<Dataset>, runnable: String) -> Result<St
     };
     Ok(Staged {
         affected_rows: deleted.affected_rows,
-        ..Staged::new(deleted.transaction, rows)
+        ..Staged::new(deleted.transaction.operation, rows)
     })
 }

@@ -174,11 +174,7 @@ impl Store {
         let failed = match staged {
             Ok(staged) => match together(on, &rehearsed, &staged).await {
                 Ok(operation) => {
-                    return Ok(Staged {
-                        operation,
-                        affected_rows: None,
-                        rows: staged.rows,
-                    });
+                    return Ok(Staged::new(operation, staged.rows));
                 }
                 Err(e) => {
                     self.unstage(on, &staged.operation).await;

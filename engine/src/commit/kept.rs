@@ -4,7 +4,8 @@
 //! checked and staged again. A table that was dropped and made again has a folder of its own, and the files lie in the other. Committed all the same, a widened column would be null in them, and a value of a dropped one be gone.
 
 use super::logical::{Goal, TableWrite, appends};
-use super::stage::Staged;
+use super::stage::{Checked, Staged, Write};
+use super::streamed::Rows;
 use crate::error::{Error, Result};
 use crate::ids::TableName;
 use crate::store::Store;
@@ -16,7 +17,7 @@ pub(super) type Kept = BTreeMap<TableName, KeptAppend>;
 
 /// A staged append.
 pub(super) struct KeptAppend {
-    staged: Staged,
+    pub(super) staged: Staged,
     /// Where its files lie.
     path: String,
     /// The columns that it was staged on.
@@ -52,7 +53,7 @@ impl Store {
             .map(|(checked, write)| async move {
                 match (checked, before.get(&write.table)) {
                     (_, Some(kept)) => Ok(kept.staged.clone()),
-                    (Some(checked), None) => self.stage(checked).await,
+                    (Some(checked), None) => self.stage_ahead(checked).await,
                     (None, None) => Err(Error::internal("a staged append is gone")),
                 }
             });
@@ -78,6 +79,14 @@ impl Store {
             }
         }
         Ok(staged)
+    }
+
+    /// Stages what was checked, and reads it back unless that can go beside what comes next.
+    async fn stage_ahead(&self, checked: Checked<'_>) -> Result<Staged> {
+        match &checked.write {
+            Write::Append(Rows::Held(_)) => self.stage_unread(checked).await,
+            _ => self.stage(checked).await,
+        }
     }
 
     /// Forgets what was staged on a table or on columns that are not these any more.

@@ -1,5 +1,6 @@
-//! Landing: phases B to D of one attempt. From phase A on, only the manifest says how it ended.
+//! Landing: phases A to D of one attempt. From phase A on, only the manifest says how it ended.
 
+use super::kept::Kept;
 use super::logical::{Committed, Prepared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{At, ProtocolEvent};
@@ -7,18 +8,19 @@ use crate::ids::OpId;
 use crate::protocol::{Kind, Refused, Role, after_refusal, is_without_trace};
 use crate::publish::{Change, Published, Record, forward_updates};
 use crate::recovery::Resolution;
-use crate::store::{Sidecar, Snapshot, Store};
+use crate::store::{Gate, Sidecar, Snapshot, Store};
 use lance::dataset::transaction::{Operation, TransactionBuilder};
-use squire_failpoints::{Seam, hit};
+use squire_failpoints::{Guard, Seam, hit, stands};
 use std::sync::Arc;
 
 impl Store {
-    /// Phases B to D. From here on only the manifest says how it ended.
+    /// Phases A to D. From here on only the manifest says how it ended.
     pub(super) async fn finish(
         &self,
         base: &Snapshot,
         sidecar: &Sidecar,
         prepared: Vec<Prepared>,
+        kept: &mut Kept,
         attempt: u32,
     ) -> Result<Committed> {
         let op = sidecar.op;
@@ -32,9 +34,9 @@ impl Store {
             rows,
             attempts: attempt,
         };
-        let failed = match self.land_and_publish(base, sidecar, prepared).await {
+        let failed = match self.land_and_publish(base, sidecar, prepared, kept).await {
             Ok(Some(tables)) => {
-                self.records.retire_sidecar(op).await;
+                self.tidy_later(op);
                 return Ok(committed(tables));
             }
             Ok(None) => None,
@@ -62,40 +64,26 @@ impl Store {
         }
     }
 
-    /// Lands every table and publishes on the base if nobody else published meanwhile; `None` when someone did.
+    /// Puts the sidecar, lands every table and publishes on the base if nobody else published meanwhile; `None` when someone did.
     async fn land_and_publish(
         &self,
         base: &Snapshot,
         sidecar: &Sidecar,
         prepared: Vec<Prepared>,
+        kept: &mut Kept,
     ) -> Result<Option<Vec<Change>>, Unlanded> {
-        let mut changes = Vec::with_capacity(prepared.len());
-        let mut made = Vec::with_capacity(prepared.len());
-        for table in prepared {
-            hit(Seam::WriteBeforeCommitTable).map_err(Error::from)?;
-            let (version, transaction) = match self.land(base, sidecar.op, &table).await {
-                Ok(landed) => landed,
-                // A refusal is definite: Lance read back who owns the slot.
-                Err(e) if is_without_trace(changes.is_empty(), e.kind() == ErrorKind::Conflict) => {
-                    return Err(Unlanded::Nothing(e));
-                }
-                Err(e) => return Err(Unlanded::Doubtful(e)),
-            };
-            self.tell(|| ProtocolEvent::Landed {
-                op: sidecar.op,
-                at: At {
-                    table: table.entry.table.clone(),
-                    version,
-                },
-            });
-            hit(Seam::WriteAfterCommitTable).map_err(Error::from)?;
-            made.push(transaction);
-            changes.push(Change {
-                table: table.entry.table,
-                from: table.entry.base,
-                to: version,
-            });
-        }
+        let gates: Vec<Gate> = prepared.iter().map(|_| Gate::default()).collect();
+        let beginning = async {
+            let begun = self.begin(sidecar, &prepared, kept).await;
+            open_next(begun, gates.first())
+        };
+        let (begun, landed) = futures::future::join(
+            beginning,
+            self.land_all(base, sidecar.op, &prepared, &gates),
+        )
+        .await;
+        begun.map_err(Unlanded::Nothing)?;
+        let (changes, made) = landed?;
         hit(Seam::WriteAfterPhaseB).map_err(Error::from)?;
         if self.staged_long_ago(sidecar) {
             let versions: Vec<u64> = changes.iter().map(|c| c.to).collect();
@@ -114,6 +102,80 @@ impl Store {
         }
     }
 
+    /// Phase A, and what must hold before the first version refers to what was staged: that it can be read back.
+    async fn begin(&self, sidecar: &Sidecar, prepared: &[Prepared], kept: &mut Kept) -> Result<()> {
+        let putting = async {
+            match stands(Guard::Sidecar) {
+                true => self.put_sidecar(sidecar).await,
+                false => Ok(()),
+            }
+        };
+        let reading = prepared.iter().map(|table| self.read_staged(&table.staged));
+        let reading = futures::future::try_join_all(reading);
+        // Not cut short: a put that is on its way may land.
+        let (put, read) = futures::future::join(putting, reading).await;
+        let Err(unread) = read else {
+            kept.values_mut()
+                .for_each(|append| append.staged.unread = None);
+            return put;
+        };
+        kept.clear();
+        for Prepared { entry, staged, .. } in prepared {
+            if let Ok(on) = self.open_at(&entry.path, entry.base).await {
+                self.unstage(&on, &staged.operation).await;
+            }
+        }
+        Err(unread)
+    }
+
+    /// Phase B. All tables are made ready at once, and each is put once the one before it has landed.
+    async fn land_all(
+        &self,
+        base: &Snapshot,
+        op: OpId,
+        prepared: &[Prepared],
+        gates: &[Gate],
+    ) -> Result<(Vec<Change>, Vec<Option<String>>), Unlanded> {
+        let landing = prepared.iter().enumerate().map(|(turn, table)| async move {
+            let landed = self.land(base, op, table, &gates[turn]).await;
+            let landed = landed.and_then(|landed| {
+                self.tell(|| ProtocolEvent::Landed {
+                    op,
+                    at: At {
+                        table: table.entry.table.clone(),
+                        version: landed.0,
+                    },
+                });
+                hit(Seam::WriteAfterCommitTable)?;
+                Ok(landed)
+            });
+            open_next(landed, gates.get(turn + 1))
+        });
+        let mut changes = Vec::with_capacity(prepared.len());
+        let mut made = Vec::with_capacity(prepared.len());
+        for (landed, table) in futures::future::join_all(landing)
+            .await
+            .into_iter()
+            .zip(prepared)
+        {
+            let (version, transaction) = match landed {
+                Ok(landed) => landed,
+                // A refusal is definite: Lance read back who owns the slot.
+                Err(e) if is_without_trace(changes.is_empty(), e.kind() == ErrorKind::Conflict) => {
+                    return Err(Unlanded::Nothing(e));
+                }
+                Err(e) => return Err(Unlanded::Doubtful(e)),
+            };
+            made.push(transaction);
+            changes.push(Change {
+                table: table.entry.table.clone(),
+                from: table.entry.base,
+                to: version,
+            });
+        }
+        Ok((changes, made))
+    }
+
     /// Phase B for one table: commits at the slot, or the next one while only maintenance takes them. Gives the version and
     /// the transaction that made it.
     async fn land(
@@ -121,8 +183,13 @@ impl Store {
         base: &Snapshot,
         op: OpId,
         table: &Prepared,
+        gate: &Gate,
     ) -> Result<(u64, Option<String>)> {
         let Prepared { entry, staged, .. } = table;
+        if entry.base == 0 {
+            // Making it ready makes its folder, which only a sidecar explains.
+            gate.pass().await?;
+        }
         let store = base.state.store;
         let mut slot = table.slot;
         let properties = Arc::new(crate::store::marks(store, op, Kind::Logical));
@@ -148,9 +215,11 @@ impl Store {
                 transaction,
                 affected_rows: staged.affected_rows.clone(),
                 slot,
+                gate: Some(gate.clone()),
             };
             let lost = match self.commit_strict(commit).await {
                 Ok(made) => return Ok((slot, made)),
+                Err(closed) if gate.is_closed() => return Err(closed),
                 Err(lost) => lost,
             };
             let chain = self.scan(store, &entry.path, entry.base).await?;
@@ -165,6 +234,22 @@ impl Store {
             }
         }
     }
+}
+
+/// Opens the next table's gate after `step`, or closes it: what follows a step that failed is not put.
+fn open_next<T>(step: Result<T>, next: Option<&Gate>) -> Result<T> {
+    let Some(next) = next else {
+        return step;
+    };
+    let step = step.and_then(|done| {
+        hit(Seam::WriteBeforeCommitTable)?;
+        Ok(done)
+    });
+    match &step {
+        Ok(_) => next.open(),
+        Err(_) => next.close(),
+    }
+    step
 }
 
 /// Whether an operation says what fragments or columns there are, so that nothing may come between it and its base.

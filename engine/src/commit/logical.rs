@@ -3,7 +3,7 @@
 //! The order of writes, and what breaks without each rule:
 //!
 //! 1. Stage everything before phase A: the time between A and C is then a few manifest puts, far below the grace.
-//! 2. A before B: without the sidecar nobody could complete or abort what a killed writer left on a HEAD.
+//! 2. A before B, whose versions wait at a gate: without the sidecar nobody could complete or abort what a killed writer left on a HEAD.
 //! 3. B in table order: two operations that meet on several tables meet in one order.
 //! 4. C is one compare-and-swap of all pins: a reader sees all of them or none.
 //! 5. After phase A the outcome is what `resolve` reads from the manifest, never what a put returned.
@@ -168,7 +168,9 @@ impl Store {
     /// `Conflict`: nothing of it is or will be visible. `Unknown`: ask `outcome_of` with the error's operation.
     /// `InvalidInput`, `NotFound`, `Refused`, `Drift`: nothing was committed.
     pub async fn commit(&self, request: &CommitRequest) -> Result<Outcome> {
-        match self.commit_together(std::slice::from_ref(request)).await? {
+        let ended = self.commit_together(std::slice::from_ref(request)).await;
+        self.tidy().await;
+        match ended? {
             Together::Committed(committed) => Ok(Outcome::Committed(committed)),
             Together::Repeated(repeated) => match repeated.into_iter().next() {
                 Some(repeated) => repeated.answer.map(Outcome::AlreadyCommitted),
@@ -180,6 +182,8 @@ impl Store {
     /// Commits `requests` as one operation, retrying conflicts from a fresh snapshot. Several of them must only append, and
     /// the first one's `retries` and `before_attempt` count for all. The rows of one table become one append, in the
     /// order of the requests; each batch keeps its id, digest, actor and message.
+    ///
+    /// It answers as soon as the manifest shows it. What is left of it goes with the next commit, or with [`Self::tidy`].
     ///
     /// # Errors
     /// As [`Self::commit`], for all of them: nothing of any is committed, but for `Unknown`.
@@ -294,19 +298,9 @@ impl Store {
                 return Ok(Together::Repeated(repeated));
             }
         }
-        let (base, guessed) = match &guess {
-            None => (self.load().await?, None),
-            Some(guess) => {
-                let preparing = self.prepare(guess, op, writes, kept, InTheWay::GiveUp);
-                let (now, prepared) = futures::future::join(self.load(), preparing).await;
-                let now = now?;
-                match prepared {
-                    Ok(prepared) if same_pins(guess, &now, writes) => (now, Some(prepared)),
-                    // An attempt that stands on a manifest from before its scan is lost to who was published in between.
-                    _ => (self.load().await?, None),
-                }
-            }
-        };
+        let basing = self.base(op, writes, guess.as_ref(), kept);
+        let (based, ()) = futures::future::join(basing, self.tidy()).await;
+        let (base, guessed) = based?;
         if guess.is_none_or(|guess| guess.version() != base.version()) {
             let repeated = self.repeated(&base, joined).await?;
             if !repeated.is_empty() {
@@ -325,11 +319,30 @@ impl Store {
         hit(Seam::WriteAfterStage)?;
         hit(Seam::WriteAfterScan)?;
         let sidecar = sidecar_of(joined, op, &prepared, reads);
-        if stands(Guard::Sidecar) {
-            self.put_sidecar(&sidecar).await?;
-        }
-        let committed = self.finish(&base, &sidecar, prepared, attempt).await?;
+        let committed = self.finish(&base, &sidecar, prepared, kept, attempt);
+        let committed = committed.await?;
         Ok(Together::Committed(committed))
+    }
+
+    /// The latest manifest, and what was prepared on `guess` if that counts.
+    async fn base(
+        &self,
+        op: OpId,
+        writes: &[TableWrite],
+        guess: Option<&Snapshot>,
+        kept: &mut Kept,
+    ) -> Result<(Snapshot, Option<Vec<Prepared>>)> {
+        let Some(guess) = guess else {
+            return Ok((self.load().await?, None));
+        };
+        let preparing = self.prepare(guess, op, writes, kept, InTheWay::GiveUp);
+        let (now, prepared) = futures::future::join(self.load(), preparing).await;
+        let now = now?;
+        match prepared {
+            Ok(prepared) if same_pins(guess, &now, writes) => Ok((now, Some(prepared))),
+            // An attempt that stands on a manifest from before its scan is lost to who was published in between.
+            _ => Ok((self.load().await?, None)),
+        }
     }
 
     /// What a blind append is prepared on while the manifest is asked for: it reads nothing, so a guess that turns out

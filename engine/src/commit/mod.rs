@@ -4,7 +4,7 @@
 //!    `merge` and `delete` change those that are there, `replace` a slice of them; `alter` changes columns, `evolve` columns
 //!    with rows; `created` makes tables. `predicate` says which predicates may delete, `refusal` whose fault it is that staging failed. `kept` is what outlives a lost attempt.
 //! 2. `joined` is what one operation commits: one batch, or several that append. `logical` is the retry loop: base, staging,
-//!    scan, phase A. `required` is what must be as its caller read it. `landing` is phases B to D. `batch` says whether a
+//!    scan. `required` is what must be as its caller read it. `landing` is phases A to D. `batch` says whether a
 //!    batch id was committed before, and for the same content.
 //! 3. `transaction` is how programs write one down. `removal` drops a table. `preview` says what a commit would do, and puts
 //!    nothing.

@@ -159,24 +159,25 @@ impl Store {
         else {
             return Err(Error::internal("a slice is no delete and append"));
         };
+        let operation = Operation::Update {
+            removed_fragment_ids: deleted_fragment_ids,
+            updated_fragments,
+            new_fragments: fragments,
+            fields_modified: Vec::new(),
+            compacted_sstables: Vec::new(),
+            fields_for_preserving_frag_bitmap: Vec::new(),
+            // None of the new rows is an old one that moved, so no index covers them yet.
+            update_mode: None,
+            inserted_rows_filter: None,
+            updated_fragment_offsets: None,
+        };
+        let rows = RowCounts {
+            deleted: deleted.rows.deleted,
+            ..added.rows
+        };
         Ok(Staged {
-            operation: Operation::Update {
-                removed_fragment_ids: deleted_fragment_ids,
-                updated_fragments,
-                new_fragments: fragments,
-                fields_modified: Vec::new(),
-                compacted_sstables: Vec::new(),
-                fields_for_preserving_frag_bitmap: Vec::new(),
-                // None of the new rows is an old one that moved, so no index covers them yet.
-                update_mode: None,
-                inserted_rows_filter: None,
-                updated_fragment_offsets: None,
-            },
             affected_rows: deleted.affected_rows,
-            rows: RowCounts {
-                deleted: deleted.rows.deleted,
-                ..added.rows
-            },
+            ..Staged::new(operation, rows)
         })
     }
 }

@@ -17,7 +17,7 @@ use crate::store::{Store, fragments_of, own_file};
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use futures::FutureExt;
-use lance::dataset::transaction::{Operation, Transaction};
+use lance::dataset::transaction::Operation;
 use lance::dataset::write::merge_insert::UncommittedMergeInsert;
 use lance::dataset::{Dataset, WriteMode, WriteParams};
 use lance_select::RowAddrTreeMap;
@@ -169,14 +169,25 @@ pub(super) struct Staged {
     pub(super) operation: Operation,
     pub(super) affected_rows: Option<RowAddrTreeMap>,
     pub(super) rows: RowCounts,
+    /// What has to be read back before a version refers to it.
+    pub(super) unread: Option<Unread>,
+}
+
+/// A write whose files nobody has read yet.
+#[derive(Debug, Clone)]
+pub(super) struct Unread {
+    table: TableName,
+    on: Arc<Dataset>,
+    write: Write,
 }
 
 impl Staged {
-    pub(super) fn new(transaction: Transaction, rows: RowCounts) -> Self {
+    pub(super) fn new(operation: Operation, rows: RowCounts) -> Self {
         Self {
-            operation: transaction.operation,
+            operation,
             affected_rows: None,
             rows,
+            unread: None,
         }
     }
 }
@@ -190,7 +201,7 @@ impl From<UncommittedMergeInsert> for Staged {
         };
         Self {
             affected_rows: merged.affected_rows,
-            ..Self::new(merged.transaction, rows)
+            ..Self::new(merged.transaction.operation, rows)
         }
     }
 }
@@ -274,29 +285,52 @@ impl Store {
 
     /// Stages what was checked, and reads it back.
     pub(super) async fn stage(&self, checked: Checked<'_>) -> Result<Staged> {
-        let table = checked.table;
-        let told = |e: Error| e.context(format!("table {table}"));
-        let (write, dataset) = (checked.write.clone(), checked.dataset.clone());
-        let staged = caught(write.doing(), self.stage_unread(checked)).await;
-        let staged = staged.map_err(|e| told(unkept(e, &write)))?;
-        let Some(on) = dataset else {
-            return Ok(staged);
-        };
-        if let Some(given) = given(&write, staged.rows, table, &on) {
-            let schema = match &staged.operation {
-                Operation::Overwrite { schema, .. } => schema,
-                _ => on.schema(),
-            };
-            let fragments = fragments_of(&staged.operation);
-            if let Err(e) = read_back(&on, schema, fragments, given).await {
-                self.unstage(&on, &staged.operation).await;
-                return Err(told(unreadable(e)));
+        let staged = self.stage_unread(checked).await?;
+        if let Err(e) = self.read_staged(&staged).await {
+            if let Some(unread) = &staged.unread {
+                self.unstage(&unread.on, &staged.operation).await;
             }
+            return Err(e);
         }
-        Ok(staged)
+        Ok(Staged {
+            unread: None,
+            ..staged
+        })
     }
 
-    async fn stage_unread(&self, checked: Checked<'_>) -> Result<Staged> {
+    /// Stages what was checked.
+    pub(super) async fn stage_unread(&self, checked: Checked<'_>) -> Result<Staged> {
+        let table = checked.table.clone();
+        let (write, on) = (checked.write.clone(), checked.dataset.clone());
+        let staged = caught(write.doing(), self.stage_files(checked)).await;
+        let staged = staged.map_err(|e| unkept(e, &write).context(format!("table {table}")))?;
+        Ok(Staged {
+            unread: on.map(|on| Unread { table, on, write }),
+            ..staged
+        })
+    }
+
+    /// Reads back what `staged` put, if nobody has yet.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is not what was given.
+    pub(super) async fn read_staged(&self, staged: &Staged) -> Result<()> {
+        let Some(Unread { table, on, write }) = &staged.unread else {
+            return Ok(());
+        };
+        let Some(given) = given(write, staged.rows, table, on) else {
+            return Ok(());
+        };
+        let schema = match &staged.operation {
+            Operation::Overwrite { schema, .. } => schema,
+            _ => on.schema(),
+        };
+        let fragments = fragments_of(&staged.operation);
+        let read = read_back(on, schema, fragments, given).await;
+        read.map_err(|e| unreadable(e).context(format!("table {table}")))
+    }
+
+    async fn stage_files(&self, checked: Checked<'_>) -> Result<Staged> {
         match (checked.dataset, checked.write) {
             (Some(on), Write::Append(rows)) => {
                 insert(on, checked.table, rows, WriteMode::Append).await

@@ -201,5 +201,5 @@ pub(super) async fn insert(
         deleted,
         ..RowCounts::default()
     };
-    Ok(Staged::new(transaction, rows))
+    Ok(Staged::new(transaction.operation, rows))
 }

@@ -261,6 +261,9 @@ fn key_column(table: &TableName, name: &str, batch: &RecordBatch) -> Result<Arra
 
 /// One value, for people.
 pub(super) fn shown(column: &ArrayRef, row: usize) -> String {
+    if column.is_null(row) {
+        return String::from("null");
+    }
     let text = array_value_to_string(column, row).unwrap_or_default();
     match column.data_type().is_string() || column.data_type().is_binary() {
         true => quoted(&text),

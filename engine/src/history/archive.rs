@@ -292,6 +292,7 @@ impl Store {
             transaction,
             affected_rows: None,
             slot,
+            gate: None,
         };
         match self.commit_strict(commit).await {
             Ok(_) => {

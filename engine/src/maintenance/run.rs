@@ -414,6 +414,7 @@ impl Store {
             transaction,
             affected_rows: None,
             slot: version + 1,
+            gate: None,
         };
         self.commit_strict(commit).await?;
         Ok(true)

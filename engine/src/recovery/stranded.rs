@@ -362,6 +362,7 @@ impl Store {
                 transaction,
                 affected_rows: None,
                 slot: version + 1,
+                gate: None,
             };
             match self.commit_strict(commit).await {
                 Ok(_) => return Ok(()),

@@ -8,10 +8,12 @@
 //! * **licence**: a maintenance run commits only while its sidecar stands; without this a run that was taken for dead
 //!   lands a version whose files were deleted as stranded.
 //! * **rehearsal**: a version is built and not put, so that it can be looked at before it counts.
+//! * **gate**: puts a version when what has to stand before it does, so that both are made ready at once.
 //! * **delegation** of what tells Lance how to read a refusal (fact 2); without it a refusal is "status unknown".
 //! * one place for versions: a handle's data may go through another store than the versions of its table.
 //! * the seams around the put, and the counters.
 
+use crate::error::{Error, ErrorKind};
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use lance::Error as LanceError;
@@ -24,7 +26,7 @@ use object_store::{ObjectStore as OSObjectStore, path::Path};
 use squire_failpoints::{Guard, Seam, hit, stands};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, SetOnce};
 
 /// What this process committed, and what the guard refused.
 #[derive(Debug, Default)]
@@ -70,6 +72,7 @@ pub struct GuardedCommitHandler {
     /// Where versions are found and put, whatever store a handle's data goes through: other stores would find the
     /// latest version by its hint (fact 16).
     objects: Option<Arc<ObjectStore>>,
+    gate: Option<Gate>,
     is_rehearsal: bool,
     /// What follows the version that reserved ids for what is rehearsed.
     rehearsed: Arc<Mutex<Option<Slot>>>,
@@ -78,6 +81,46 @@ pub struct GuardedCommitHandler {
     /// Where the version lies that a handle is about to be opened at.
     known: Mutex<Option<ManifestLocation>>,
     counters: Arc<CommitCounters>,
+}
+
+/// What a version waits for before it is put. All that Lance does before that goes on meanwhile.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gate(Arc<SetOnce<bool>>);
+
+impl Gate {
+    /// Lets the version pass.
+    pub(crate) fn open(&self) {
+        self.decide(true);
+    }
+
+    /// Has the version refused: nothing is put.
+    pub(crate) fn close(&self) {
+        self.decide(false);
+    }
+
+    fn decide(&self, passes: bool) {
+        // Whatever was decided first stands.
+        drop(self.0.set(passes));
+    }
+
+    /// Waits until it is open.
+    ///
+    /// # Errors
+    /// `Cancelled` once it is closed.
+    pub(crate) async fn pass(&self) -> Result<(), Error> {
+        match self.0.wait().await {
+            true => Ok(()),
+            false => Err(Error::new(
+                ErrorKind::Cancelled,
+                "what it stands on was not put",
+            )),
+        }
+    }
+
+    /// Whether it was closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.get() == Some(&false)
+    }
 }
 
 /// The only version that may be committed.
@@ -142,6 +185,7 @@ impl GuardedCommitHandler {
             slot: None,
             licence: None,
             objects: None,
+            gate: None,
             is_rehearsal: false,
             rehearsed: Arc::default(),
             doubts: Arc::default(),
@@ -169,6 +213,13 @@ impl GuardedCommitHandler {
     #[must_use]
     pub fn with_licence(mut self, objects: Arc<ObjectStore>, path: Path) -> Self {
         self.licence = Some((objects, path));
+        self
+    }
+
+    /// Puts no version before `gate`, if there is one, is open.
+    #[must_use]
+    pub(crate) fn behind(mut self, gate: Option<Gate>) -> Self {
+        self.gate = gate;
         self
     }
 
@@ -411,6 +462,11 @@ impl CommitHandler for GuardedCommitHandler {
         // Asked after everything that this commit stands on was read: whoever takes the licence away later fences
         // the version that is about to be put, or finds it there.
         self.check_licence().await?;
+        if let Some(gate) = &self.gate {
+            gate.pass()
+                .await
+                .map_err(|e| CommitError::OtherError(LanceError::io(e.to_string())))?;
+        }
         let object_store = self.versions(object_store);
         hit(Seam::CommitBeforePut)
             .map_err(|e| CommitError::OtherError(LanceError::io(e.to_string())))?;

@@ -38,6 +38,7 @@ pub(crate) use beside::is_incarnation;
 pub use claims::{Claim, Claimed};
 pub use durability::Durability;
 pub(crate) use files::{FileFacts, Width, fragment_bytes, own_file};
+pub(crate) use guard::Gate;
 pub use guard::{CommitCounters, GuardedCommitHandler, Slot};
 use handles::Handles;
 use heads::Heads;
@@ -48,6 +49,7 @@ pub use manifest::Snapshot;
 pub use memory::Memory;
 pub(crate) use records::{Records, content_of, is_denied, unless_denied};
 use shelf::Shelf;
+use sidecar::Untidy;
 pub(crate) use sidecar::together;
 pub use sidecar::{Member, Sidecar, SidecarKind, SidecarTable};
 pub use state::{State, TableEntry, Updates};
@@ -160,6 +162,7 @@ pub struct Store {
     pub(crate) files: FileFacts,
     /// The maintenance runs that this process has under way.
     pub(crate) at_work: AtWork,
+    untidy: Untidy,
 }
 
 /// Requests to a location's storage and what they moved, as Lance counts them.
@@ -273,6 +276,7 @@ impl Store {
             shelf: Shelf::default(),
             heads: Heads::default(),
             at_work: AtWork::default(),
+            untidy: Untidy::default(),
         })
     }
 

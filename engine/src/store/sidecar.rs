@@ -7,6 +7,7 @@ use crate::ids::{Key, OpId, TableName};
 use object_store::ObjectStoreExt;
 use serde::{Deserialize, Serialize};
 use squire_failpoints::{Seam, hit};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The newest sidecar format that this squire reads.
 const FORMAT: u32 = SEVERAL_KEYS;
@@ -301,7 +302,30 @@ impl Records {
     }
 }
 
+/// Operations that are published and whose sidecars still stand: nothing needs these, and nobody's answer waits for them to go.
+#[derive(Debug, Default)]
+pub(super) struct Untidy(Mutex<Vec<OpId>>);
+
+impl Untidy {
+    fn ops(&self) -> MutexGuard<'_, Vec<OpId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Store {
+    /// Leaves the sidecar of `op`, which is published, to the next [`Self::tidy`].
+    pub(crate) fn tidy_later(&self, op: OpId) {
+        self.untidy.ops().push(op);
+    }
+
+    /// Removes what is left of operations that were answered: their sidecars. The next commit does it, too; what a process leaves
+    /// is for recovery.
+    pub async fn tidy(&self) {
+        let ops = std::mem::take(&mut *self.untidy.ops());
+        let retiring = ops.into_iter().map(|op| self.records.retire_sidecar(op));
+        futures::future::join_all(retiring).await;
+    }
+
     /// Puts the sidecar, or fails without a trace that outlives the grace.
     pub(crate) async fn put_sidecar(&self, sidecar: &Sidecar) -> Result<()> {
         self.ensure_probed().await?;

@@ -1,6 +1,6 @@
 //! Table handles, scans and strict commits of single versions.
 
-use super::{GuardedCommitHandler, Slot, Store, state::TableEntry};
+use super::{Gate, GuardedCommitHandler, Slot, Store, state::TableEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
 use crate::protocol::{
@@ -27,6 +27,8 @@ pub(crate) struct StrictCommit {
     pub(crate) affected_rows: Option<RowAddrTreeMap>,
     /// The only version that it may become.
     pub(crate) slot: u64,
+    /// What it waits for before it is put, if for anything.
+    pub(crate) gate: Option<Gate>,
 }
 
 /// What a table has gathered since it was last maintained.
@@ -454,13 +456,16 @@ impl Store {
                     version: commit.slot,
                     naming: handle.manifest_location().naming_scheme,
                 };
-                let slotted = self.reopen(&commit.path, handle, self.guard().at(slot));
+                let guard = self.guard().at(slot).behind(commit.gate);
+                let slotted = self.reopen(&commit.path, handle, guard);
                 CommitBuilder::new(Arc::new(self.writing(&slotted.await?)))
             }
             None => CommitBuilder::new(uri.as_str())
                 .with_store_params(self.params().clone())
                 .with_session(self.session())
-                .with_commit_handler(Arc::new(self.guard().at(Slot::ours(commit.slot)))),
+                .with_commit_handler(Arc::new(
+                    self.guard().at(Slot::ours(commit.slot)).behind(commit.gate),
+                )),
         };
         builder = builder.with_max_retries(0).with_skip_auto_cleanup(true);
         if let Some(rows) = commit.affected_rows {
@@ -516,6 +521,7 @@ impl Store {
             transaction,
             affected_rows: None,
             slot,
+            gate: None,
         };
         self.commit_strict(commit).await.map(drop)
     }

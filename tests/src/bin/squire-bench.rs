@@ -379,7 +379,7 @@ fn in_a_process_without_hints(commits: usize) -> Value {
 
 fn print_requests(row: &Value) {
     println!(
-        "{:<28} commit {:>5}: {:>3} in sequence, {:>3} in total   aim 7 in sequence for one table",
+        "{:<28} commit {:>5}: {:>3} in sequence, {:>3} in total   aim 6 in sequence for one table, the last one behind the answer",
         row["what"].as_str().unwrap_or_default(),
         row["commit"],
         row["sequential"],

@@ -111,7 +111,7 @@ async fn a_lost_slot_is_not_rebased() {
     let lake = lake();
     let file = lake.csv("one.csv", [(50, "one".to_owned())]);
     let mut one = lake.with_seam(
-        "write.before_commit_table=1*return(stop)",
+        "write.after_scan=1*return(stop)",
         &["write", &lake.uri, "a", &file, "--grace", "0s", "--json"],
     );
     one.wait_stopped();

@@ -8,6 +8,7 @@ use lance::dataset::cleanup::CleanupPolicyBuilder;
 use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
 use lance_table::io::commit::commit_handler_from_url;
 use squire_engine::store::{CommitCounters, GuardedCommitHandler, Slot};
+use squire_tests::Lake;
 use std::sync::Arc;
 
 fn rows(id: i64) -> Vec<RecordBatch> {
@@ -94,4 +95,33 @@ async fn a_taken_slot_is_refused_without_a_trace() {
         ),
         (2, 2)
     );
+}
+
+/// The versions of an operation are made ready beside its sidecar, and put behind it. The commit waits for both, so that one which
+/// came first would be there.
+#[test]
+fn no_version_is_put_when_the_sidecar_cannot_be() {
+    let mut lake = Lake::with_tables(&["a", "b"]);
+    let versions = |lake: &Lake| {
+        let of = |table: &str| {
+            let versions = lake.path(&format!("lake/{table}.lance/_versions"));
+            let listed = std::fs::read_dir(versions).expect("versions");
+            let names = listed.map(|file| file.expect("a file").file_name());
+            names
+                .filter(|name| name.to_string_lossy().ends_with(".manifest"))
+                .count()
+        };
+        ["a", "b"].map(of)
+    };
+    let before = versions(&lake);
+    let batch = lake.batch("first", &["a", "b"], 0..3);
+    lake.env
+        .push(("SQUIRE_FAULTS".into(), "deny=recovery/".into()));
+    let refused = lake.run(&["commit", &lake.uri, &batch]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert_eq!(versions(&lake), before);
+    lake.env.clear();
+    lake.run(&["commit", &lake.uri, &batch]).ok();
+    assert_eq!(versions(&lake), before.map(|count| count + 1));
+    lake.assert_at_rest();
 }

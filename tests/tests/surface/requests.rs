@@ -45,6 +45,42 @@ async fn a_commit_takes_eleven_requests_and_six_for_each_further_table() {
     }
 }
 
+/// Each answer of the storage takes a while: what overlaps counts once.
+#[tokio::test]
+async fn a_commit_is_answered_after_five_requests_in_sequence_and_six_for_two_tables() {
+    let counter = Arc::new(Counter::default());
+    let options = StoreOptions {
+        wrapper: Some(Arc::new(Counting(counter.clone()))),
+        ..StoreOptions::default()
+    };
+    let store = Store::init("memory://sequence", options).await;
+    let store = store.expect("store");
+    for table in ["a", "b"] {
+        let request = CommitRequest::new(vec![create(table)]);
+        store.commit(&request).await.expect("create");
+    }
+    let mut took = Vec::new();
+    for id in 0..4 {
+        for tables in [&["a"][..], &["a", "b"]] {
+            let writes = tables.iter().map(|t| append(t, id..id + 1)).collect();
+            counter.answer_after(Duration::from_millis(20));
+            counter.take();
+            let committed = store.commit_together(&[CommitRequest::new(writes)]).await;
+            committed.expect("commit");
+            let log = counter.log();
+            took.push((counter.take().sequential, log));
+            // What is left of it is no part of the answer.
+            counter.answer_after(Duration::ZERO);
+            store.tidy().await;
+        }
+    }
+    assert!(store.sidecar_ops().await.expect("a listing").is_empty());
+    // The first commit of a process meets each table for the first time.
+    for both in took[2..].chunks(2) {
+        assert_eq!((both[0].0, both[1].0), (5, 6), "{both:#?}");
+    }
+}
+
 /// What has not changed is not read again: a round asks for the latest version of each table, and of the manifest.
 #[tokio::test]
 async fn a_round_asks_each_table_for_its_latest_version_and_no_more() {

@@ -30,6 +30,7 @@ async fn a_delete_runs_the_predicate_that_was_checked() {
         ("_rowid >= 0", "reads no column"),
         ("_rowaddr IS NOT NULL OR 1 = 1", "reads no column"),
         ("id = 1; id = 2", "predicate"),
+        ("random() < id", "something else each time"),
     ] {
         let args = ["delete", &lake.uri, "t", "--where", predicate];
         refused(&lake, &args, 2, &[text]);

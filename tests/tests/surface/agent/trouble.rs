@@ -528,6 +528,29 @@ async fn a_stop_while_storage_hangs_ends_within_the_drain_time() {
     assert_eq!(spool.lake.ids("a").await, [1]);
 }
 
+/// A request that storage takes and never answers is seen by those who look at the agent; once storage answers, it goes on by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn storage_that_hangs_is_told_and_forgotten_when_it_answers() {
+    let mut spool = Spool::new(&["a"]);
+    let (log, answers) = (spool.lake.path("faults"), spool.lake.path("answers"));
+    let faults = format!("hold=recovery/:{};log={}", answers.display(), log.display());
+    spool.lake.env.push(("SQUIRE_FAULTS".into(), faults));
+    let config = spool.config("attempt_timeout = \"1s\"");
+    let mut served = Served::start(&spool, &["--config", &config]);
+    served.wait_for(&spool, "/readyz", 200, "");
+    spool.put("a.1.csv", &one(&csv([1], "x")));
+    served.wait_for(&spool, "/readyz", 503, "");
+    served.wait_for(&spool, "/status", 200, "no answer in 1 s");
+    served.wait_for(&spool, "/metrics", 200, "squire_agent_consecutive_failures");
+    fs::write(&answers, "").expect("storage answers");
+    spool.wait_for("the commit", |s| s.names("done").contains("a.1.csv"));
+    served.wait_for(&spool, "/readyz", 200, "");
+    served.agent.signal(Signal::SIGTERM);
+    served.agent.wait().ok();
+    assert_eq!(spool.lake.ids("a").await, [1]);
+    spool.assert_all_done();
+}
+
 /// READY=1 comes after the claims of an earlier run were resumed.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_is_ready_when_claims_were_resumed() {
