@@ -5,7 +5,7 @@ use super::Target;
 use super::carrier::{Carrier, Landed};
 use super::carry::holds;
 use super::index_proof::prove_followers;
-use super::listed::{followers, ids_of, new_index_bytes};
+use super::listed::{followers, ids_of, listed_indexes, new_index_bytes};
 use super::plan::CompactionPlan;
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Work};
@@ -54,7 +54,8 @@ impl Store {
 
     /// Those of `tasks` whose fragments others have left in `head`, with the same indexes over all of them.
     async fn standing(&self, head: &Dataset, tasks: &[Task]) -> Result<Vec<Task>> {
-        let facts = self.fragment_facts(head).await?;
+        let listed = listed_indexes(head).await?;
+        let facts = self.fragment_facts(head, &listed).await?;
         let stands = |task: &&Task| {
             let of_task = facts.iter().filter(|f| task.fragments.contains(&f.id));
             let of_task: Vec<_> = of_task.collect();
@@ -73,7 +74,8 @@ impl Store {
         bounds: &TaskBounds,
     ) -> Result<CompactionPlan> {
         let dataset = self.visible(None, target).await?;
-        self.plan_compaction(&dataset, bounds).await
+        let listed = listed_indexes(&dataset).await?;
+        self.plan_compaction(&dataset, &listed, bounds).await
     }
 }
 
@@ -94,7 +96,10 @@ impl Work for Compaction<'_> {
         store
             .ledger()
             .saw(run.path(), &head, store.clock().now_ms());
-        let plan = store.plan_compaction(&head, &self.0.bounds).await?;
+        let listed = listed_indexes(&head).await?;
+        let plan = store
+            .plan_compaction(&head, &listed, &self.0.bounds)
+            .await?;
         report.skipped = plan.left_alone.clone().map(Skipped::Unsupported);
         let ahead = plan.tasks.iter().map(|task| task.bytes).sum();
         run.oversight.planned("bytes", ahead);

@@ -9,8 +9,6 @@ use crate::journal::Account;
 use crate::store::{Snapshot, Store, fragment_bytes, own_file};
 use futures::TryStreamExt;
 use lance::Dataset;
-use lance::index::DatasetIndexExt;
-use lance_index::is_system_index;
 use lance_table::format::Fragment;
 use object_store::ObjectMeta;
 use object_store::path::Path;
@@ -102,8 +100,12 @@ fn index_fingerprint(schema: u64, parts: impl Iterator<Item = impl Hash>) -> u64
 impl Store {
     /// The fragments of a dataset, as planning sees them, from manifests alone; where a manifest has no sizes of files,
     /// as those of old releases, also from a listing.
-    pub(crate) async fn fragment_facts(&self, dataset: &Dataset) -> Result<Vec<FragmentFacts>> {
-        let mut facts = manifest_facts(dataset).await?;
+    pub(crate) async fn fragment_facts(
+        &self,
+        dataset: &Dataset,
+        listed: &[Listed],
+    ) -> Result<Vec<FragmentFacts>> {
+        let mut facts = manifest_facts(dataset, listed);
         let fragments = dataset.fragments();
         let unsized_files = |f: &Fragment| -> Vec<Path> {
             let files = f
@@ -130,15 +132,14 @@ impl Store {
     }
 }
 
-async fn manifest_facts(dataset: &Dataset) -> Result<Vec<FragmentFacts>> {
-    let indexes = dataset.load_indices().await?;
-    // What rows were moved by earlier rewrites is no coverage.
-    let coverage: Vec<&RoaringBitmap> = indexes
-        .iter()
-        .filter(|i| !is_system_index(i))
-        .filter_map(|i| i.fragment_bitmap.as_ref())
+/// What `dataset`'s manifest says of its fragments. Indexes that Lance hides because it cannot read them cover fragments, too:
+/// it refuses a rewrite that mixes what they cover with what they do not.
+fn manifest_facts(dataset: &Dataset, listed: &[Listed]) -> Vec<FragmentFacts> {
+    let segments = listed.iter().flat_map(|index| &index.segments);
+    let coverage: Vec<&RoaringBitmap> = segments
+        .filter_map(|segment| segment.fragment_bitmap.as_ref())
         .collect();
-    Ok(dataset
+    dataset
         .fragments()
         .iter()
         .map(|f| FragmentFacts {
@@ -159,7 +160,7 @@ async fn manifest_facts(dataset: &Dataset) -> Result<Vec<FragmentFacts>> {
                 .collect(),
             ..FragmentFacts::default()
         })
-        .collect())
+        .collect()
 }
 
 impl Store {
@@ -209,7 +210,7 @@ impl Store {
         (dataset, listed, stored): (&Dataset, &[Listed], StoredVersions),
         bounds: &TaskBounds,
     ) -> Result<TableHealth> {
-        let facts = self.fragment_facts(dataset).await?;
+        let facts = self.fragment_facts(dataset, listed).await?;
         let config = &dataset.manifest().config;
         // Settings that cannot be followed are told by the plan.
         let bounds =

@@ -162,7 +162,10 @@ impl Store {
         let health = health.await?;
         let rewrites = match health.candidate_fragments {
             0 => CompactionPlan::default(),
-            _ => self.plan_of(&path, &dataset, looking.bounds).await?,
+            _ => {
+                let plan = self.plan_of(&path, &dataset, &listed, looking.bounds);
+                plan.await?
+            }
         };
         Ok(Observed {
             health,
@@ -246,6 +249,7 @@ impl Store {
         &self,
         path: &str,
         dataset: &Dataset,
+        listed: &[Listed],
         bounds: &TaskBounds,
     ) -> Result<CompactionPlan> {
         let identity = Identity::of(dataset);
@@ -256,7 +260,7 @@ impl Store {
         if let Some(plan) = known {
             return Ok(plan);
         }
-        let plan = self.plan_compaction(dataset, bounds).await?;
+        let plan = self.plan_compaction(dataset, listed, bounds).await?;
         let now = self.clock().monotonic();
         let kept = (identity, bounds.clone(), plan.clone());
         self.memo().note(path, now, |known| known.plan = Some(kept));

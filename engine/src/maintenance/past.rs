@@ -2,7 +2,7 @@
 
 use super::settings::TableSettings;
 use super::tasks::{FragmentFacts, TaskBounds};
-use super::{Target, listed::covered_by, listed::listed_indexes};
+use super::{Target, listed::Listed, listed::covered_by, listed::listed_indexes};
 use crate::error::{Error, Result};
 use crate::protocol::{Kind, PROP_KIND};
 use crate::store::Store;
@@ -139,7 +139,8 @@ impl Store {
         let read = async {
             let dataset = visible.checkout_version(version).await?;
             let transaction = dataset.read_transaction().await?;
-            let facts = self.fragment_facts(&dataset).await?;
+            let listed = listed_indexes(&dataset).await?;
+            let facts = self.fragment_facts(&dataset, &listed).await?;
             let properties = transaction
                 .as_ref()
                 .and_then(|t| t.transaction_properties.clone());
@@ -150,7 +151,7 @@ impl Store {
                     .unwrap_or(0),
                 change: Change::of(transaction.as_ref()),
                 is_ours: kind.is_some_and(|kind| kind == Kind::Maintenance.as_str()),
-                indexes: indexes_of(&dataset, &facts).await?,
+                indexes: indexes_of(listed, &facts),
                 facts,
             })
         };
@@ -161,11 +162,7 @@ impl Store {
     }
 }
 
-async fn indexes_of(dataset: &Dataset, facts: &[FragmentFacts]) -> Result<Vec<PastIndex>> {
-    if dataset.manifest().index_section.is_none() {
-        return Ok(Vec::new());
-    }
-    let listed = listed_indexes(dataset).await?;
+fn indexes_of(listed: Vec<Listed>, facts: &[FragmentFacts]) -> Vec<PastIndex> {
     let past = listed.into_iter().map(|index| {
         let covered = covered_by(&index.segments);
         let is_covered = |id: u64| u32::try_from(id).is_ok_and(|id| covered.contains(id));
@@ -178,7 +175,7 @@ async fn indexes_of(dataset: &Dataset, facts: &[FragmentFacts]) -> Result<Vec<Pa
             uncovered: without().map(|f| f.id).collect(),
         }
     });
-    Ok(past.collect())
+    past.collect()
 }
 
 /// What the version before had.

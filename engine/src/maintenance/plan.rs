@@ -1,6 +1,6 @@
 //! What a compaction would do to a table: tasks, and what Lance would spoil and is left alone.
 
-use super::listed::{kind_of, listed_indexes, segment_bytes};
+use super::listed::{Listed, kind_of, segment_bytes};
 use super::settings::TableSettings;
 use super::tasks::{FragmentFacts, Left, Task, TaskBounds, left, plan_tasks};
 use crate::error::{ErrorKind, Result};
@@ -106,35 +106,39 @@ fn follow(tasks: &mut [Task], indexes: &[IndexMetadata]) {
 
 impl Store {
     /// What is covered by an index that cannot follow a rewrite, one that is `deferred` by a fragment-reuse index if so.
-    async fn held(&self, dataset: &Dataset, deferred: bool) -> Result<Vec<Held>> {
+    async fn held(
+        &self,
+        dataset: &Dataset,
+        listed: &[Listed],
+        deferred: bool,
+    ) -> Result<Vec<Held>> {
         let mut held = Vec::new();
-        for index in listed_indexes(dataset).await? {
+        for index in listed {
             let is_stuck = deferred && index.is_graph(dataset).await?;
             let broken = match index.check_movable(self, dataset).await {
                 Ok(()) => None,
                 Err(e) if e.kind() == ErrorKind::Unfit => Some(e.to_string()),
                 Err(e) => return Err(e),
             };
-            for segment in index.segments {
+            for segment in &index.segments {
                 let why = if segment.base_id.is_some() {
                     // Lance puts the new index here and goes on looking for it there.
                     String::from("lies in the table that this one was cloned from")
                 } else if let Some(why) = &broken {
                     format!("cannot follow ({why})")
-                } else if let Some(kind) = &index.unreadable
-                    && !dataset.manifest().uses_stable_row_ids()
-                {
+                } else if let Some(kind) = &index.unreadable {
+                    // With stable row ids, too: some types say where rows lie all the same.
                     format!("is of a type or version ({kind}) that this release cannot read")
                 } else if is_stuck {
                     String::from(
                         "is a graph behind a fragment-reuse index, from which Lance does not answer after one more rewrite",
                     )
                 } else {
-                    held.extend(held_by_dead(dataset.manifest(), &index.name, &segment));
+                    held.extend(held_by_dead(dataset.manifest(), &index.name, segment));
                     continue;
                 };
                 held.push(Held {
-                    fragments: segment.fragment_bitmap,
+                    fragments: segment.fragment_bitmap.clone(),
                     why: format!(
                         "index {} {why}, and would lose the rows that are rewritten; drop it or build it anew",
                         index.name
@@ -145,14 +149,15 @@ impl Store {
         Ok(held)
     }
 
-    /// Plans a compaction of `dataset`.
+    /// Plans a compaction of `dataset`, whose indexes are `listed`.
     pub(crate) async fn plan_compaction(
         &self,
         dataset: &Dataset,
+        listed: &[Listed],
         bounds: &TaskBounds,
     ) -> Result<CompactionPlan> {
         let mut plan = CompactionPlan::default();
-        let mut facts = self.fragment_facts(dataset).await?;
+        let mut facts = self.fragment_facts(dataset, listed).await?;
         let manifest = dataset.manifest();
         let settings = match TableSettings::of(&manifest.config) {
             Ok(settings) => settings,
@@ -182,7 +187,7 @@ impl Store {
             ));
             return Ok(plan);
         }
-        let held = self.held(dataset, plan.defers_remap).await?;
+        let held = self.held(dataset, listed, plan.defers_remap).await?;
         let hold = |fact: &mut FragmentFacts| fact.held = held.iter().any(|h| h.holds(fact.id));
         facts.iter_mut().for_each(hold);
         self.measure(dataset, &mut facts).await?;
