@@ -16,6 +16,7 @@ mod formats;
 #[cfg(test)]
 mod fuzz_tests;
 mod http;
+mod input;
 mod memory;
 mod metrics;
 mod place;

@@ -3,13 +3,14 @@
 use super::group::{Group, Member};
 use super::hand::Hand;
 use super::health::Health;
-use super::load;
-use super::reason::Place;
-use super::spool::{Claim, Contents, ContentsError, Spool, shown};
+use super::spool::{Claim, Contents, ContentsError, Spool};
 use super::spool_error;
-use super::streamed::{Changes, Standing};
 use super::waiting::{Cause, QUIET, brief};
 use crate::config::AgentConfig;
+use crate::input::Place;
+use crate::input::load;
+use crate::input::shown;
+use crate::input::streamed::{Changes, Standing};
 use crate::metrics::{BatchResult, Metrics};
 use squire_engine::commit::{AttemptHook, Committed, Repeated, TableWrite, Together};
 use squire_engine::error::{Error, ErrorKind, Result};

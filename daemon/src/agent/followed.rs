@@ -3,7 +3,8 @@
 //! Most late writers are known before (`Unfinished`). Those of other users are not, so that what they wrote to is looked at
 //! once more after a while. It cannot be taken back; a person has to know.
 
-use super::spool::{Contents, shown};
+use super::spool::Contents;
+use crate::input::shown;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! A group: the batches of one claim that are committed together, as they were read.
 
-use super::load::Loaded;
 use super::spool::Contents;
-use super::streamed::Changes;
 use crate::config::AgentConfig;
+use crate::input::load::Loaded;
+use crate::input::streamed::Changes;
 use squire_engine::commit::CommitRequest;
 use squire_engine::ids::TableName;
 use std::collections::BTreeSet;

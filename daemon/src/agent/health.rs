@@ -6,9 +6,10 @@
 //! whose spool and store answer.
 
 use super::held::{Hold, Why};
-use super::spool::{Lag, Named, shown};
+use super::spool::Lag;
 use super::waiting::{Cause, Wait, brief};
 use crate::http::{Ask, Refusal, StatusSource};
+use crate::input::{Named, shown};
 use crate::metrics::{BatchResult, Metrics};
 use serde_json::{Value, json};
 use squire_engine::clock::Clock;

@@ -9,9 +9,10 @@
 
 use super::Left;
 use super::rounds::Agent;
-use super::spool::{Claim, EntryId, shown, tables_at};
+use super::spool::{Claim, EntryId, tables_at};
 use super::waiting::Cause;
 use crate::config::AgentConfig;
+use crate::input::shown;
 use squire_engine::ids::TableName;
 use squire_engine::store::Gathered;
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -1,7 +1,7 @@
 //! The write agent: takes batches from a spool and commits each atomically and exactly once.
 //!
 //! 1. `spool` is the directory protocol: claims by rename, ownership by flock, resumption after a crash.
-//! 2. `batch` says what one entry wants; `crate::formats` reads its files. What is too large to be held is `streamed`.
+//! 2. `crate::input` says what one entry wants, and reads it.
 //! 3. `rounds` loops: resume what nobody works on, claim what is `ready`, then finish, reject, or let go of what has to `wait`.
 //! 4. `attempt` is the work on one claim, which lies in the `hand` meanwhile; its batches are a `group`, which is one commit.
 //! 5. `followed` looks once more, later, at what was committed.
@@ -30,28 +30,24 @@
 //! time.
 
 mod attempt;
-pub(crate) mod batch;
-mod evolution;
 mod followed;
 mod group;
 mod hand;
 mod health;
 mod held;
-pub(crate) mod load;
 mod ready;
 mod reason;
 mod retention;
 mod rounds;
 pub(crate) mod spool;
-pub(crate) mod streamed;
 mod waiting;
 
 pub(crate) use reason::Reason;
-pub(crate) use spool::{Named, printable, shown};
 
 use crate::config::AgentConfig;
 use crate::daemon::{Event, Signals};
 use crate::http::{StatusSource, serve};
+use crate::input::shown;
 use crate::metrics::Metrics;
 use crate::supervisor::Supervisor;
 use crate::systemd;

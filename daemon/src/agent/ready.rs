@@ -2,8 +2,9 @@
 //! stay where their producers look for them.
 
 use super::rounds::Agent;
-use super::spool::{Entry, EntryId, shown};
+use super::spool::{Entry, EntryId};
 use super::waiting::{Cause, Waiting, brief};
+use crate::input::shown;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::time::SystemTime;

@@ -1,8 +1,9 @@
 //! What lies in `done/` long enough, or is more than it may hold, is removed. Off unless it is asked for: a producer may look
 //! there for what became of its files.
 
-use super::spool::{Spool, shown};
+use super::spool::Spool;
 use crate::config::AgentConfig;
+use crate::input::shown;
 use std::time::{Duration, SystemTime};
 
 /// Time between two looks: one reads all of `done/`.

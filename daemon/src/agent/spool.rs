@@ -57,7 +57,6 @@ mod done;
 mod identity;
 mod incoming;
 mod moves;
-mod names;
 mod part;
 mod retry;
 mod state;
@@ -77,13 +76,12 @@ use std::{
 use squire_failpoints::{Seam, hit};
 use ulid::Ulid;
 
+use crate::input::{Named, shown, shown_path};
 use attempts::{ATTEMPTS_FILE, ATTEMPTS_TEMPORARY};
 pub(crate) use contents::{Contents, ContentsError};
 pub(crate) use identity::EntryId;
 pub(crate) use incoming::{Entry, Lag, Listing, tables_at};
 use moves::{move_to_free_name, release, reserve, sync_dir, with_suffix, write_durable};
-use names::shown_path;
-pub(crate) use names::{Named, is_log, printable, shown};
 use state::WAITING_FILE;
 pub(crate) use state::{ClaimState, Owner, Rejected, WaitRecord};
 

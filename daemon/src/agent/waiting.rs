@@ -2,8 +2,9 @@
 //!
 //! Kept by the entry, because a claim gets a new name with each attempt, from whichever agent made it.
 
-use super::reason::Place;
-use super::spool::{EntryId, WaitRecord, printable, shown};
+use super::spool::{EntryId, WaitRecord};
+use crate::input::Place;
+use crate::input::{printable, shown};
 use squire_engine::error::{Error, ErrorKind};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

@@ -14,11 +14,11 @@ mod rows;
 
 use super::Context;
 use super::args::IngestArgs;
-use crate::agent::batch::Mode;
-use crate::agent::load;
 use crate::config::SchemaChange;
 use crate::daemon::{Event, Signals};
 use crate::formats::{Input, Shape};
+use crate::input::batch::Mode;
+use crate::input::load;
 use crate::place::table_name;
 use rows::{Item, read_rows};
 use serde_json::json;

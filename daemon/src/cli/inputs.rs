@@ -3,8 +3,8 @@
 //! Arguments are read in their order; the files of a directory or a pattern in the order of their names, byte by byte. What a
 //! producer is still writing, as far as its name says, and what is no data, is passed over as an agent does, and named.
 
-use crate::agent::{Named, printable, shown};
 use crate::formats::{Format, Input};
+use crate::input::{Named, printable, shown};
 use serde::Serialize;
 use squire_engine::error::{Error, Result};
 use std::collections::HashSet;

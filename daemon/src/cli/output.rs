@@ -1,8 +1,8 @@
 //! The command line's writer: one JSON document, or lines for people.
 
 use super::table::Line;
-use crate::agent::printable;
 use crate::exit::exit_code;
+use crate::input::printable;
 use serde::Serialize;
 use serde_json::{Value, json};
 use squire_engine::error::Error;

@@ -46,7 +46,7 @@ pub(super) async fn shown<T>(
 /// Draws over what stands in the line. That it cannot be shown is nobody's concern.
 fn draw(text: &str) {
     let mut out = io::stderr().lock();
-    let text = crate::agent::printable(text);
+    let text = crate::input::printable(text);
     write!(out, "\r{text}\u{1b}[K")
         .and_then(|()| out.flush())
         .ok();

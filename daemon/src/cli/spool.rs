@@ -2,9 +2,10 @@
 
 use super::Context;
 use super::args::{SpoolCommand, SpoolExplainArgs, SpoolRetryArgs};
+use crate::agent::Reason;
 use crate::agent::spool::{ClaimState, Listing, Owner, Rejected, Spool, SpoolError};
-use crate::agent::{Named, Reason, shown};
 use crate::exit::exit_code;
+use crate::input::{Named, shown};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use squire_engine::error::{Error, ErrorKind, Result};

@@ -1,7 +1,7 @@
 //! What people read: lines of coloured spans, and rows laid out as a table. Colours are given by meaning; whether they are
 //! shown is the writer's business.
 
-use crate::agent::printable;
+use crate::input::printable;
 pub(crate) use crate::units::rough_size as size;
 
 /// What a text means to whoever looks for problems.

@@ -5,11 +5,12 @@ use super::args::{
     AgentArgs, CommitArgs, CommitFlags, CreateArgs, DeleteArgs, WriteArgs, WriteMode,
 };
 use super::inputs::{Inputs, Skipped};
-use crate::agent::batch::Mode;
-use crate::agent::streamed::Changes;
-use crate::agent::{self, load};
+use crate::agent;
 use crate::config::parse_listen;
 use crate::formats::{self, Coercion, Given, Input, Setting, Shape, check_coercions};
+use crate::input::batch::Mode;
+use crate::input::load;
+use crate::input::streamed::Changes;
 use crate::place::{beside, check_outside, table_name, watch_of};
 use serde_json::{Value, json};
 use squire_engine::commit::{Change, CommitRequest, Outcome, RowCounts, TableWrite, When, Write};

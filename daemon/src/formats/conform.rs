@@ -197,8 +197,16 @@ impl<'a> Conformer<'a> {
             }
         }
         let options = FormatOptions::default().with_null("null");
-        let shown = ArrayFormatter::try_new(array, &options)
-            .and_then(|shown| shown.value(row).try_to_string());
+        // A duration that is too long for the usual words is a number with a unit.
+        let counted = match array.data_type() {
+            DataType::Duration(_) => arrow::compute::cast(array, &DataType::Int64),
+            _ => Ok(Arc::clone(array)),
+        };
+        let shown = counted.and_then(|array| {
+            ArrayFormatter::try_new(&array, &options)?
+                .value(row)
+                .try_to_string()
+        });
         let value = shown.unwrap_or_else(|_| "a value".to_owned());
         FormatError::Lossy {
             path: self.path.into(),

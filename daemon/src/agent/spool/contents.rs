@@ -17,12 +17,9 @@ use rustix::{
     io::Errno,
 };
 
-use super::super::batch::BATCH_FILE;
-use super::{
-    Spool,
-    names::{Named, shown_path},
-    names_in,
-};
+use super::{Spool, names_in};
+use crate::input::batch::BATCH_FILE;
+use crate::input::{Named, shown_path};
 
 /// One look at the files of an entry. Two looks that are equal had nothing written, replaced or added in between.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::super::batch::{BatchSpec, is_table_name};
 use super::{Contents, Named, Spool, SpoolError, names_in};
+use crate::input::batch::{BatchSpec, is_table_name};
 
 /// Something in `incoming` that may be claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray, BinaryArray, DictionaryArray, FixedSizeListArray, Float32Array,
-        Float64Array, Int32Array, Int64Array, LargeListArray, LargeStringArray, ListArray,
-        MapArray, NullArray, StringArray, StructArray, TimestampMicrosecondArray,
-        TimestampNanosecondArray, TimestampSecondArray, UInt64Array,
+        Array, ArrayRef, AsArray, BinaryArray, DictionaryArray, DurationSecondArray,
+        FixedSizeListArray, Float32Array, Float64Array, Int32Array, Int64Array, LargeListArray,
+        LargeStringArray, ListArray, MapArray, NullArray, StringArray, StructArray,
+        TimestampMicrosecondArray, TimestampNanosecondArray, TimestampSecondArray, UInt64Array,
     },
     buffer::OffsetBuffer,
     datatypes::{
@@ -476,6 +476,14 @@ fn a_cast_that_would_change_a_value_names_the_row() {
         seconds,
         DataType::Timestamp(TimeUnit::Nanosecond, None),
         "1",
+    );
+    // No words of Arrow's are long enough for it.
+    let long: ArrayRef = Arc::new(DurationSecondArray::from(vec![i64::MAX]));
+    let long = cast(long, DataType::Duration(TimeUnit::Nanosecond)).unwrap_err();
+    let long = long.to_string();
+    assert!(
+        long.contains("\"9223372036854775807\" does not fit"),
+        "{long}"
     );
 }
 

@@ -48,7 +48,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::spool::{Named, is_log, shown};
+use super::{Named, is_log, shown};
 use crate::config::SchemaChange;
 use crate::formats::{Format, FormatError, Shape};
 use settings::Settings;

@@ -3,8 +3,8 @@
 //! A claim gets a new name before its attempt puts anything, so an entry of the spool is asked for where it lies now. Each reading
 //! refuses what was written to meanwhile, and the attempt compares what lies between two of them.
 
+use super::Place;
 use super::load::{Change, format_error};
-use super::reason::Place;
 use crate::formats::{self, FormatError, Input, InputLimits, Reading};
 use arrow::array::RecordBatch;
 use squire_engine::commit::RowSource;

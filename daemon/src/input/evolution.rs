@@ -4,7 +4,7 @@
 //! are asked for their types, and it is read once more for what the table becomes. So nothing changes that need not, and an input
 //! that fits is read once.
 
-use super::reason::Place;
+use super::Place;
 use crate::config::SchemaChange;
 use crate::formats::{self, Input, InputLimits, Shape};
 use arrow::datatypes::{DataType, Schema};

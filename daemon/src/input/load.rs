@@ -1,8 +1,8 @@
 //! Loading: an entry of the spool, or a file or directory of the command line, becomes a commit request.
 
+use super::Place;
 use super::batch::{BatchError, BatchSpec, Mode, TableInput};
 use super::evolution::Evolution;
-use super::reason::Place;
 use super::streamed::{Changes, Standing, Streamed};
 use crate::config::{AgentConfig, SchemaChange};
 use crate::formats::{self, Coerced, FormatError, Input, InputLimits, Reading, Shape};
@@ -41,7 +41,7 @@ impl Change {
         let file = input.path().file_name().unwrap_or_default();
         let changes = coerced.into_iter().map(|what| Self {
             table: table.clone(),
-            file: super::spool::shown(file),
+            file: super::shown(file),
             what,
         });
         changes.collect()
@@ -411,7 +411,7 @@ pub(crate) fn is_bad_input(error: &Error) -> bool {
 }
 
 /// Whether no later look can go better. One that is not permitted may, when somebody mends the permissions.
-pub(super) fn never_opens(error: &std::io::Error) -> bool {
+pub(crate) fn never_opens(error: &std::io::Error) -> bool {
     use std::io::ErrorKind as Io;
     matches!(
         error.kind(),
