@@ -5,6 +5,8 @@
 #   make chaos            SEED=... MINUTES=...; processes killed, paused and lied to, every answer checked
 #   make bench            ratios against bare Lance, release build
 #   make race             ARGS="--rates 1,10 --indexes none,btree --seconds 60"; a writer beside Squire, LanceDB and compact_files, release build
+#   make small            a thousand commits of one row with the daemon on, beside a table written at once, release build
+#   make agents           ARGS="--agents 1,8 --tables 5"; agents on one spool beside a bare append loop, release build
 #   make fleet            ARGS="backlog|idle|mixed --help"; figures of daemons over many tables, release build
 #   make matrix           the crash matrix alone, and its table
 #   make zoo              SEED=... ARGS="STATE..."; table states of many releases through every command, and their table
@@ -22,10 +24,10 @@ CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/target
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos matrix zoo writers fuzz simulate race fleet model bench docs setup fmt lint seams
+.PHONY: help run test chaos matrix zoo writers fuzz simulate race small agents fleet model bench docs setup fmt lint seams
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 15
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 17
 
 # Always the whole workspace: with -p cargo resolves other features and compiles Lance again.
 # One dev build serves both commands: its dependencies are optimised, see [profile.dev] in Cargo.toml.
@@ -46,11 +48,12 @@ bench: setup
 	cargo build --release --workspace --bins
 	$(CARGO_TARGET_DIR)/release/squire-bench $(ARGS)
 
-# All maintainers meet the same table and the same writes, in one run; python3 tests/race/race.py --help.
-race:
+# Both sides meet the same table and the same writes, in one run; python3 tests/race/NAME.py --help.
+# small: what a thousand commits of one row come to with the daemon on. agents: files and rows a second.
+race small agents:
 	ops/setup.sh --test
 	cargo build --release --workspace --bins
-	$(or $(SQUIRE_PYTHON),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/venv/bin/python) tests/race/race.py --squire $(CARGO_TARGET_DIR)/release/squire $(if $(SEED),--seed $(SEED)) $(ARGS)
+	$(or $(SQUIRE_PYTHON),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/venv/bin/python) tests/race/$@.py --squire $(CARGO_TARGET_DIR)/release/squire $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 # ARGS="mixed --minutes 60" is an hour of writers and two daemons, one killed every few minutes; without ARGS each of the three once.
 fleet: setup

@@ -102,7 +102,10 @@ fn commandable(work: &mut Workload, tag: &str) -> BTreeMap<String, Change> {
         let several = changes.len() > 1;
         let can = |change: &Change| match change {
             Change::Append(_) => true,
-            Change::Merge(_) | Change::Overwrite(_) | Change::DeleteRange(..) => !several,
+            Change::Merge(_) | Change::Insert(_) | Change::Update(_) | Change::Replace(..) => {
+                !several
+            }
+            Change::Overwrite(_) | Change::DeleteRange(..) => !several,
             Change::DeleteKeys(_) => false,
         };
         if changes.values().all(can) {
@@ -119,6 +122,10 @@ fn csv(directory: &Path, table: &str, rows: &[Row]) -> PathBuf {
     path
 }
 
+fn range(from: i64, until: i64) -> String {
+    format!("id >= {from} AND id < {until}")
+}
+
 /// The command without the store's URI, which stands second.
 fn arguments(directory: &Path, changes: &BTreeMap<String, Change>) -> Vec<String> {
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
@@ -132,10 +139,16 @@ fn arguments(directory: &Path, changes: &BTreeMap<String, Change>) -> Vec<String
     match (named.next(), changes.len()) {
         (Some((table, Change::Append(rows))), 1) => write(table, rows, "append"),
         (Some((table, Change::Merge(rows))), _) => write(table, rows, "merge"),
+        (Some((table, Change::Insert(rows))), _) => write(table, rows, "insert"),
+        (Some((table, Change::Update(rows))), _) => write(table, rows, "update"),
+        (Some((table, Change::Replace(from, until, rows))), _) => {
+            let mut replace = write(table, rows, "replace");
+            replace.extend(["--where".to_owned(), range(*from, *until)]);
+            replace
+        }
         (Some((table, Change::Overwrite(rows))), _) => write(table, rows, "overwrite"),
         (Some((table, Change::DeleteRange(from, until))), _) => {
-            let predicate = format!("id >= {from} AND id < {until}");
-            ["delete", table, "--where", &predicate]
+            ["delete", table, "--where", &range(*from, *until)]
                 .map(str::to_owned)
                 .to_vec()
         }

@@ -15,6 +15,12 @@ pub enum Change {
     Append(Vec<Row>),
     /// Replaces rows with these ids, adds the others.
     Merge(Vec<Row>),
+    /// Adds rows with ids that are not there yet.
+    Insert(Vec<Row>),
+    /// Replaces rows with ids that are there.
+    Update(Vec<Row>),
+    /// Replaces the rows with ids from the first up to but not including the second by these, which have such ids.
+    Replace(i64, i64, Vec<Row>),
     /// Deletes the rows with these ids.
     DeleteKeys(Vec<i64>),
     /// Deletes the rows with ids from the first up to but not including the second.
@@ -96,6 +102,20 @@ impl Contents {
                 rows.iter().for_each(|(id, _)| self.delete(*id));
                 self.insert(rows);
             }
+            Change::Insert(rows) => {
+                let new = |(id, _): &&Row| !self.rows.contains_key(id);
+                let new: Vec<Row> = rows.iter().filter(new).cloned().collect();
+                self.insert(&new);
+            }
+            Change::Update(rows) => {
+                let known = |(id, _): &&Row| self.rows.contains_key(id);
+                let known: Vec<Row> = rows.iter().filter(known).cloned().collect();
+                self.apply(&Change::Merge(known));
+            }
+            Change::Replace(from, until, rows) => {
+                self.apply(&Change::DeleteRange(*from, *until));
+                self.insert(rows);
+            }
             Change::DeleteKeys(ids) => ids.iter().for_each(|id| self.delete(*id)),
             Change::DeleteRange(from, until) => {
                 let ids: Vec<i64> = self.rows.range(*from..*until).map(|(id, _)| *id).collect();
@@ -160,6 +180,9 @@ mod tests {
         table.apply(&Change::DeleteKeys(vec![2]));
         table.apply(&Change::Append(vec![row(7, "x"), row(8, "y")]));
         table.apply(&Change::DeleteRange(7, 8));
+        table.apply(&Change::Insert(vec![row(8, "kept"), row(9, "new")]));
+        table.apply(&Change::Update(vec![row(9, "newer"), row(10, "none")]));
+        table.apply(&Change::Replace(9, 11, vec![]));
         let expected = vec![row(1, "d"), row(3, "e"), row(8, "y")];
         assert_eq!(table.rows(), expected);
         assert_eq!(table.digest(), Digest::of(&expected));

@@ -122,10 +122,14 @@ impl Workload {
                     .collect();
                 one(BIN, Change::Append(rows))
             }
-            80..88 => {
-                let first = self.rng.random_range(0..400);
-                let width = self.rng.random_range(1..60);
-                one(BIN, Change::DeleteRange(first, first + width))
+            80..84 => {
+                let (from, until) = self.range();
+                one(BIN, Change::DeleteRange(from, until))
+            }
+            84..88 => {
+                let (from, until) = self.range();
+                let rows = (from..until).step_by(3).map(|id| (id, tag.to_owned()));
+                one(BIN, Change::Replace(from, until, rows.collect()))
             }
             88..97 => {
                 let first = self.rng.random_range(0..400);
@@ -141,7 +145,16 @@ impl Workload {
         let rows = (first..first + self.rng.random_range(1..6))
             .map(|id| (id, tag.to_owned()))
             .collect();
-        Change::Merge(rows)
+        match self.rng.random_range(0..4) {
+            0 => Change::Insert(rows),
+            1 => Change::Update(rows),
+            _ => Change::Merge(rows),
+        }
+    }
+
+    fn range(&mut self) -> (i64, i64) {
+        let from = self.rng.random_range(0..400);
+        (from, from + self.rng.random_range(1..60))
     }
 }
 

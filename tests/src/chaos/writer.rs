@@ -311,12 +311,20 @@ fn batch(rows: &[Row]) -> Vec<RecordBatch> {
 
 fn writes(changes: &BTreeMap<String, Change>) -> Vec<TableWrite> {
     let key = || "id".parse().expect("a key");
+    let merge = |when, rows: &[Row]| Write::Merge {
+        key: key(),
+        when,
+        rows: batch(rows),
+    };
+    let range = |from: &i64, until: &i64| format!("id >= {from} AND id < {until}");
     let write = |change: &Change| match change {
         Change::Append(rows) => Write::Append(batch(rows).into()),
-        Change::Merge(rows) => Write::Merge {
-            key: key(),
-            when: When::Upsert,
-            rows: batch(rows),
+        Change::Merge(rows) => merge(When::Upsert, rows),
+        Change::Insert(rows) => merge(When::Insert, rows),
+        Change::Update(rows) => merge(When::Update, rows),
+        Change::Replace(from, until, rows) => Write::Replace {
+            predicate: range(from, until),
+            rows: batch(rows).into(),
         },
         Change::DeleteKeys(ids) => Write::DeleteKeys {
             key: key(),
@@ -327,7 +335,7 @@ fn writes(changes: &BTreeMap<String, Change>) -> Vec<TableWrite> {
             ),
         },
         Change::DeleteRange(from, until) => Write::Delete {
-            predicate: format!("id >= {from} AND id < {until}"),
+            predicate: range(from, until),
         },
         Change::Overwrite(rows) => Write::Overwrite(batch(rows).into()),
     };
