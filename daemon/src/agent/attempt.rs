@@ -10,6 +10,7 @@ use super::spool_error;
 use super::streamed::{Changes, Standing};
 use super::waiting::{Cause, QUIET, brief};
 use crate::config::AgentConfig;
+use crate::formats::Meter;
 use crate::metrics::{BatchResult, Metrics};
 use squire_engine::commit::{AttemptHook, Committed, Repeated, TableWrite, Together};
 use squire_engine::error::{Error, ErrorKind, Result};
@@ -228,7 +229,7 @@ impl Attempt<'_> {
         self.rests(&before)?;
         let standing = Some(self.standing(entry, &path));
         let on = (self.store, snapshot);
-        let loaded = load::load_on(on, &path, self.config, standing).await;
+        let loaded = load::load_on(on, &path, self.config, (standing, &Meter::default())).await;
         // Whatever was read of a file that somebody writes to, be it an error, is not what it is going to be.
         still_as(&before, &path)?;
         match loaded {

@@ -18,7 +18,7 @@ use crate::agent::batch::Mode;
 use crate::agent::load;
 use crate::config::SchemaChange;
 use crate::daemon::{Event, Signals};
-use crate::formats::{Input, Shape};
+use crate::formats::{Input, Meter, Shape};
 use crate::place::table_name;
 use rows::{Item, read_rows};
 use serde_json::json;
@@ -224,7 +224,8 @@ impl Stream<'_> {
         };
         let (on, read) = ((self.store.as_ref(), &snapshot), (&[input][..], &shape));
         let mode = (Mode::Append, self.schema);
-        let (write, _) = load::write_of(on, &self.table, mode, read, config).await?;
+        let meter = Meter::default();
+        let (write, _) = load::write_of(on, &self.table, mode, read, config, &meter).await?;
         let table = self.table.clone();
         let mut request = CommitRequest::new(vec![TableWrite { table, write }]);
         request.batch = Some(format!("{}{}", self.prefix(), piece.start));
