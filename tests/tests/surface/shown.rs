@@ -144,8 +144,8 @@ fn of_any_machine(report: &str) -> String {
         let other = other.iter().find(|start| line.starts_with(*start));
         match (other, shown) {
             (Some(start), _) => lines.push(format!("{start}...")),
-            (None, ..6) => lines.push(line.to_owned()),
-            (None, 6) => lines.push("...".to_owned()),
+            (None, ..7) => lines.push(line.to_owned()),
+            (None, 7) => lines.push("...".to_owned()),
             (None, _) => {}
         }
     }
