@@ -126,32 +126,6 @@ squire config check /etc/squire/squire.toml
 systemctl daemon-reload
 "#;
 
-/// A token that only root may read, as systemd gives it to this service alone.
-fn takes_a_token_from_systemd(machine: &Machine) {
-    machine
-        .run(
-            "(umask 077; echo a-secret-of-root > /etc/squire/credentials/token)
-         printf '[Service]\nLoadCredential=token:/etc/squire/credentials/token\n' > /etc/systemd/system/squire.service.d/token.conf
-         cp /srv/good.toml /etc/squire/squire.toml
-         sed -i 's|^# token_file = .*|token_file = \"credential:token\"|' /etc/squire/squire.toml
-         cp /etc/squire/squire.toml /srv/good.toml
-         systemctl daemon-reload; systemctl restart squire
-         echo another-guess > /srv/guess",
-        )
-        .ok();
-    let pause = "squire pause --reason audit --token-file";
-    let guessed = machine.run(&format!("{pause} /srv/guess"));
-    assert!(guessed.code != Some(0), "{guessed:?}");
-    let unreadable = "runuser -u squire -- cat /etc/squire/credentials/token";
-    assert_ne!(machine.run(unreadable).code, Some(0));
-    machine
-        .run(&format!("{pause} /etc/squire/credentials/token"))
-        .ok();
-    machine
-        .run("squire resume --token-file /etc/squire/credentials/token")
-        .ok();
-}
-
 #[test]
 fn the_package_lives_on_a_machine_of_its_own() {
     let shared = tempfile::tempdir().expect("a folder");
@@ -192,8 +166,6 @@ fn the_package_lives_on_a_machine_of_its_own() {
         "active",
         "the old one holds"
     );
-
-    takes_a_token_from_systemd(&machine);
 
     // A daemon that died is started again, one whose configuration is refused is not.
     let died = machine.of_service("MainPID");
