@@ -110,15 +110,6 @@ fn a_terminal_is_shown_how_much_of_its_input_a_write_has_staged() {
     let answer = terminal.answer();
     assert!(answer.contains("20000 inserted"), "{answer}");
 
-    // Of several tables each is named.
-    fs::remove_file(&go).expect("held again");
-    let batch = lake.batch("batch", &["t", "u"], 0..5_000);
-    let commit = format!("commit {} {batch} --config {config}", lake.uri);
-    let faults = format!("hold=u.lance/_versions@1:{}", go.display());
-    let mut terminal = Terminal::run(&commit, &faults);
-    terminal.until(&["checking u: 100 ", " 5,000 rows"], || touch(&go));
-    assert!(terminal.answer().contains("u 1 -> 2: 5000 inserted"));
-
     // Whoever does not look at a terminal, or asks for a document, gets the answer alone.
     let piped = lake.run(&["write", &lake.uri, "t", &rows]).ok();
     assert!(!piped.stderr.contains('\r'), "{}", piped.stderr);
