@@ -13,6 +13,8 @@
 #   make writers          SEED=... CASES=...; random writes of Lance clients under a rewrite, against the same writes without it
 #   make fuzz             SEED=... CASES=...; mutated input files, in processes of bounded memory
 #   make model            the deep search of the protocol's model; ARGS="--trace" prints counterexamples
+#   make slow             CONNECTIONS=10000; so many slow clients at a daemon, which goes on answering the others
+#   make package          a .deb of a binary with thin LTO, in $(CARGO_TARGET_DIR)/package; prints their sizes
 #   make docs             writes the generated tables of ARCHITECTURE.md
 #   make setup | fmt | lint | seams
 
@@ -24,7 +26,7 @@ CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/target
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos matrix zoo writers fuzz simulate race small agents fleet model bench docs setup fmt lint seams
+.PHONY: help run test chaos matrix zoo writers fuzz simulate race small agents fleet model bench slow package docs setup fmt lint seams
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 17
@@ -102,6 +104,16 @@ simulate: setup
 fuzz:
 	ops/setup.sh --test
 	ops/fuzz.sh $(or $(SEED),$$RANDOM$$RANDOM) $(or $(CASES),20000)
+
+# This process and the daemon each hold that many files, and more.
+slow: setup
+	cargo build --workspace --features squire-tests/failpoints --bins
+	ulimit -n $$(ulimit -Hn); SQUIRE_CONNECTIONS=$(or $(CONNECTIONS),10000) \
+	cargo test -q --workspace --features squire-tests/failpoints --test external -- --nocapture slow_connections
+
+package: setup
+	cargo build --workspace --profile dist --bin squire
+	ops/package/build.sh $(CARGO_TARGET_DIR)/dist/squire $(CARGO_TARGET_DIR)/package
 
 docs: setup
 	cargo build -q --workspace --features squire-tests/failpoints --tests

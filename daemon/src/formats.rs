@@ -10,6 +10,7 @@
 //!    [`damage`] and [`jsonb`] refuse what types and extensions do not have, whatever a file says.
 //! 4. [`shape`] says what columns are called, what stands in for those that are missing, and which values may be changed.
 //! 5. [`InputLimits`] bounds what one file may take, and [`caught`] turns the panics of parsers into refusals.
+//! 6. A [`Meter`] counts what is read, for whoever shows how far it is.
 //!
 //! Batches are handed on as they are read ([`read_into`]); of Arrow files the bytes are held as a whole.
 
@@ -21,6 +22,7 @@ mod error;
 mod ipc;
 mod jsonb;
 mod limits;
+mod meter;
 mod parquet;
 mod schema_file;
 mod shape;
@@ -48,6 +50,7 @@ use conform::Conformer;
 pub(crate) use conform::decoded_bytes;
 pub(crate) use error::{FormatError, Shown};
 pub(crate) use limits::InputLimits;
+pub(crate) use meter::{Meter, Metered};
 pub(crate) use schema_file::{parse_type, read_schema_file};
 pub(crate) use shape::{Coerced, Coercion, Given, Reading, Setting, Shape, check_coercions};
 pub(crate) use source::Input;

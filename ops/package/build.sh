@@ -3,7 +3,7 @@
 #
 #   ops/package/build.sh BINARY DIRECTORY [VERSION]
 #
-# A package for others is made of `cargo build --release --bin squire` (see [profile.release] in Cargo.toml).
+# A package for others is made of `cargo build --workspace --profile dist`, as `make package` does (see [profile.dist] in Cargo.toml).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -7,10 +7,10 @@ use super::spool::{Claim, Contents, ContentsError, Spool};
 use super::spool_error;
 use super::waiting::{Cause, QUIET, brief};
 use crate::config::AgentConfig;
-use crate::input::Place;
+use crate::formats::Meter;
 use crate::input::load;
-use crate::input::shown;
 use crate::input::streamed::{Changes, Standing};
+use crate::input::{Place, shown};
 use crate::metrics::{BatchResult, Metrics};
 use squire_engine::commit::{AttemptHook, Committed, Repeated, TableWrite, Together};
 use squire_engine::error::{Error, ErrorKind, Result};
@@ -229,7 +229,7 @@ impl Attempt<'_> {
         self.rests(&before)?;
         let standing = Some(self.standing(entry, &path));
         let on = (self.store, snapshot);
-        let loaded = load::load_on(on, &path, self.config, standing).await;
+        let loaded = load::load_on(on, &path, self.config, (standing, &Meter::default())).await;
         // Whatever was read of a file that somebody writes to, be it an error, is not what it is going to be.
         still_as(&before, &path)?;
         match loaded {

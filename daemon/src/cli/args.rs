@@ -380,6 +380,16 @@ pub(crate) struct CommitFlags {
     pub(crate) dry_run: bool,
 }
 
+impl CommitFlags {
+    /// What is done with what was read, in a word.
+    pub(crate) fn doing(&self) -> &'static str {
+        match self.dry_run {
+            true => "checking",
+            false => "committing",
+        }
+    }
+}
+
 /// A table and the manifest version of a snapshot, of `TABLE@M`.
 fn parse_requirement(text: &str) -> Result<(TableName, u64), String> {
     let (table, snapshot) = text.split_once('@').unwrap_or((text, ""));

@@ -16,7 +16,7 @@ use super::Context;
 use super::args::IngestArgs;
 use crate::config::SchemaChange;
 use crate::daemon::{Event, Signals};
-use crate::formats::{Input, Shape};
+use crate::formats::{Input, Meter, Shape};
 use crate::input::batch::Mode;
 use crate::input::load;
 use crate::place::table_name;
@@ -224,7 +224,8 @@ impl Stream<'_> {
         };
         let (on, read) = ((self.store.as_ref(), &snapshot), (&[input][..], &shape));
         let mode = (Mode::Append, self.schema);
-        let (write, _) = load::write_of(on, &self.table, mode, read, config).await?;
+        let meter = Meter::default();
+        let (write, _) = load::write_of(on, &self.table, mode, read, config, &meter).await?;
         let table = self.table.clone();
         let mut request = CommitRequest::new(vec![TableWrite { table, write }]);
         request.batch = Some(format!("{}{}", self.prefix(), piece.start));

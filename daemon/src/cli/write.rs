@@ -5,9 +5,10 @@ use super::args::{
     AgentArgs, CommitArgs, CommitFlags, CreateArgs, DeleteArgs, WriteArgs, WriteMode,
 };
 use super::inputs::{Inputs, Skipped};
+use super::progress::{Line, of_inputs};
 use crate::agent;
 use crate::config::parse_listen;
-use crate::formats::{self, Coercion, Given, Input, Setting, Shape, check_coercions};
+use crate::formats::{self, Coercion, Given, Input, Meter, Setting, Shape, check_coercions};
 use crate::input::batch::Mode;
 use crate::input::load;
 use crate::input::streamed::Changes;
@@ -99,10 +100,15 @@ pub(super) async fn write(context: &Context, args: WriteArgs) -> Result<ExitCode
             "--schema-change is only for the modes append, merge, insert and update",
         ));
     }
-    let (write, coerced) = load::write_of(on, &table, (mode, schema), read, config).await?;
+    let meter = Meter::default();
+    let line = of_inputs(context, &meter);
+    let written = load::write_of(on, &table, (mode, schema), read, config, &meter);
+    let (write, coerced) = written.await?;
+    meter.rest(args.commit.doing());
     let told = Told {
         coerced: vec![coerced],
         skipped: inputs.skipped,
+        line,
         ..Told::default()
     };
     let writes = vec![TableWrite { table, write }];
@@ -200,10 +206,16 @@ pub(super) async fn delete(context: &Context, args: DeleteArgs) -> Result<ExitCo
 
 pub(super) async fn commit(context: &Context, args: CommitArgs) -> Result<ExitCode> {
     let store = context.store(&args.store).await?;
-    let loaded = load::load(&store, &args.batch, &context.config.agent).await?;
+    let meter = Meter::default();
+    let line = of_inputs(context, &meter);
+    let loaded = load::load(&store, &args.batch, &context.config.agent, &meter).await?;
+    meter.rest(args.commit.doing());
     let mut request = loaded.request;
+    // Several tables are written at the same time, and one line would mix them.
+    let line = line.filter(|_| request.writes.len() == 1);
     let told = Told {
         coerced: loaded.coerced,
+        line,
         ..Told::default()
     };
     request.batch = args.commit.batch_id.or(request.batch);
@@ -243,11 +255,13 @@ async fn carry_out(
         told.columns
             .extend(changes.map(|change| format!("{table}: {change}")));
     }
-    let told = &told;
     if !dry_run {
-        return report(context, &store.commit(request).await?, told);
+        let outcome = store.commit(request).await?;
+        told.line = None;
+        return report(context, &outcome, &told);
     }
     let preview = store.preview(request).await?;
+    told.line = None;
     let mut lines: Vec<String> = told.lines().collect();
     match preview.already_committed {
         Some(op) => lines.push(format!(
@@ -277,6 +291,8 @@ pub(super) struct Told {
     skipped: Vec<Skipped>,
     /// What is done to columns.
     pub(super) columns: Vec<String>,
+    /// What a terminal shows until there is an answer.
+    line: Option<Line>,
 }
 
 impl Told {

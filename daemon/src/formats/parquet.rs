@@ -133,6 +133,8 @@ impl<'a> Input<'a> {
 
     fn read(&self, schema: &SchemaRef, sink: &mut Sink<'_>) -> Result<(), FormatError> {
         let (mut rows, mut decoded) = (0, 0);
+        let announced = self.metadata.metadata().file_metadata().num_rows();
+        let announced = u64::try_from(announced).unwrap_or(0);
         for batch in self.reader(schema, None)? {
             let batch = batch.map_err(|e| FormatError::content(self.path, &e))?;
             rows += batch.num_rows() as u64;
@@ -141,6 +143,7 @@ impl<'a> Input<'a> {
                 .rows(rows)
                 .and_then(|()| self.limits.decoded_bytes(decoded))
                 .map_err(FormatError::limit(self.path))?;
+            self.source.count_share(batch.num_rows() as u64, announced);
             sink(batch)?;
         }
         Ok(())

@@ -15,10 +15,11 @@ use super::{
     Format, FormatError, InputLimits,
     compressed::{Bounded, Compression, Trailing},
     limits::Exceeded,
+    meter::{Counted, Meter},
 };
 
 /// Enough of a file to know what it is.
-const HEAD_BYTES: u64 = 512;
+pub(super) const HEAD_BYTES: u64 = 512;
 
 /// What files begin with that are often found under another name.
 const MAGICS: [(&[u8], &str); 10] = [
@@ -43,6 +44,8 @@ pub(crate) struct Input {
     is_stdin: bool,
     /// What came on standard input, once it was put aside.
     aside: Option<Arc<File>>,
+    /// Is told what is read.
+    meter: Meter,
 }
 
 impl Input {
@@ -53,6 +56,7 @@ impl Input {
             format: None,
             is_stdin: false,
             aside: None,
+            meter: Meter::default(),
         }
     }
 
@@ -63,6 +67,7 @@ impl Input {
             format: None,
             is_stdin: true,
             aside: None,
+            meter: Meter::default(),
         }
     }
 
@@ -80,11 +85,27 @@ impl Input {
         Self { format, ..self }
     }
 
+    /// The same, counted by `meter` when it is read.
+    pub(crate) fn metered(self, meter: &Meter) -> Self {
+        let meter = meter.clone();
+        Self { meter, ..self }
+    }
+
+    /// Its bytes as they lie there; `None` where that is not known yet.
+    pub(super) fn length(&self) -> Option<u64> {
+        let metadata = match &self.aside {
+            Some(file) => file.metadata(),
+            None if self.is_stdin => return None,
+            None => fs::metadata(&self.path),
+        };
+        Some(metadata.ok()?.len())
+    }
+
     /// The same input where it can be read again: standard input in a file without a name.
     pub(crate) fn put_aside(mut self, limits: &InputLimits) -> Result<Self, FormatError> {
         if self.is_stdin && self.aside.is_none() {
             let mut file = tempfile::tempfile().map_err(io_error(&self.path))?;
-            let mut bytes = at_most(io::stdin(), limits);
+            let mut bytes = self.counted(at_most(io::stdin(), limits));
             let copied = io::copy(&mut bytes, &mut file);
             copied.map_err(|e| match e.downcast::<Exceeded>() {
                 Ok(exceeded) => FormatError::limit(&self.path)(exceeded),
@@ -111,6 +132,11 @@ impl Input {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+
+    fn counted<R: Read>(&self, inner: R) -> Counted<R> {
+        let meter = self.meter.clone();
+        Counted { inner, meter }
+    }
 }
 
 /// What standard input is called.
@@ -124,6 +150,7 @@ pub(super) struct Source<'a> {
     /// `None` for standard input.
     stamp: Option<Stamp>,
     bytes: Box<dyn Read>,
+    meter: Meter,
 }
 
 /// Standard input up to the limit of a file.
@@ -162,14 +189,14 @@ impl<'a> Source<'a> {
         };
         let (stamp, raw): (_, Box<dyn Read>) = if let Some(file) = &input.aside {
             let file = Arc::clone(file);
-            (None, Box::new(FromStart { file, at: 0 }))
+            (None, Box::new(input.counted(FromStart { file, at: 0 })))
         } else if input.is_stdin {
-            (None, Box::new(at_most(io::stdin(), limits)))
+            (None, Box::new(input.counted(at_most(io::stdin(), limits))))
         } else {
             let stamp = Stamp::of(path, limits)?;
             let file = stamp.file.try_clone().map_err(io_error(path))?;
             let length = stamp.length;
-            (Some(stamp), Box::new(file.take(length)))
+            (Some(stamp), Box::new(input.counted(file.take(length))))
         };
         let mut source = Self {
             path,
@@ -178,6 +205,7 @@ impl<'a> Source<'a> {
             compression: None,
             stamp,
             bytes: raw,
+            meter: input.meter.clone(),
         };
         source.unpack(input, limits)?;
         source.format = source.recognised(said)?;
@@ -278,11 +306,23 @@ impl<'a> Source<'a> {
         Ok(bytes)
     }
 
+    /// The file itself, where it need not be unpacked.
+    fn in_place(&self) -> Option<&Stamp> {
+        self.stamp.as_ref().filter(|_| self.compression.is_none())
+    }
+
+    /// Tells who counts that `rows` of `all` were read by other ways than these bytes: of a file that is read where it lies.
+    pub(super) fn count_share(&self, rows: u64, all: u64) {
+        let share = |length: u64| u128::from(length) * u128::from(rows) / u128::from(all.max(1));
+        let bytes = self.in_place().map(|stamp| share(stamp.length));
+        self.meter
+            .bytes(bytes.and_then(|b| b.try_into().ok()).unwrap_or(0));
+    }
+
     /// The bytes as a file that can be read at any place: what is packed, or comes on standard input, is unpacked into one
     /// without a name, and counted meanwhile.
     pub(super) fn seekable(&mut self) -> Result<(File, u64), FormatError> {
-        let stamp = self.stamp.as_ref().filter(|_| self.compression.is_none());
-        if let Some(Stamp { file, length, .. }) = stamp {
+        if let Some(Stamp { file, length, .. }) = self.in_place() {
             let file = file.try_clone().map_err(io_error(self.path))?;
             return Ok((file, *length));
         }

@@ -25,6 +25,7 @@ mod compressed;
 mod fuzz;
 mod good;
 mod limits;
+mod meter;
 mod shape;
 mod thrift;
 

@@ -5,11 +5,11 @@ use super::batch::{BatchError, BatchSpec, Mode, TableInput};
 use super::evolution::Evolution;
 use super::streamed::{Changes, Standing, Streamed};
 use crate::config::{AgentConfig, SchemaChange};
-use crate::formats::{self, Coerced, FormatError, Input, InputLimits, Reading, Shape};
+use crate::formats::{self, Coerced, FormatError, Input, InputLimits, Meter, Reading, Shape};
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use serde::Serialize;
-use squire_engine::commit::{CommitRequest, RowSource, Rows, TableWrite, When, Write};
+use squire_engine::commit::{CommitRequest, Rows, TableWrite, When, Write};
 use squire_engine::error::{Error, ErrorKind, Result};
 use squire_engine::ids::{Key, TableName};
 use squire_engine::store::{Snapshot, Store};
@@ -61,9 +61,15 @@ struct Read {
     coerced: Vec<Change>,
 }
 
-/// Loads the entry at `path`: one file or a batch directory.
-pub(crate) async fn load(store: &Store, path: &Path, config: &AgentConfig) -> Result<Loaded> {
-    load_on((store, &store.load().await?), path, config, None).await
+/// Loads the entry at `path`: one file or a batch directory. `meter` is told what is read of it, now and later.
+pub(crate) async fn load(
+    store: &Store,
+    path: &Path,
+    config: &AgentConfig,
+    meter: &Meter,
+) -> Result<Loaded> {
+    let on = (store, &store.load().await?);
+    load_on(on, path, config, (None, meter)).await
 }
 
 /// The same for the tables of a snapshot, and for an entry that may be moved before it is committed.
@@ -71,7 +77,7 @@ pub(crate) async fn load_on(
     (store, snapshot): (&Store, &Snapshot),
     path: &Path,
     config: &AgentConfig,
-    standing: Option<Standing>,
+    (standing, meter): (Option<Standing>, &Meter),
 ) -> Result<Loaded> {
     let spec = block_in_place(|| BatchSpec::parse(path)).map_err(batch_error)?;
     let source = Source {
@@ -79,6 +85,7 @@ pub(crate) async fn load_on(
         snapshot,
         config,
         standing,
+        meter: meter.clone(),
     };
     let mut writes = Vec::with_capacity(spec.tables.len());
     let mut coerced = Vec::new();
@@ -148,13 +155,14 @@ fn check_any(table: &TableName, rows: &Rows, allow_empty: bool, what: &str) -> R
 }
 
 /// What is done to `table` in `mode` with the rows of `inputs`, and what is changed of their values. Its columns change as far
-/// as `schema` says.
+/// as `schema` says. `meter` is told what is read, now and later.
 pub(crate) async fn write_of(
     (store, snapshot): (&Store, &Snapshot),
     table: &TableName,
     (mode, schema): (Mode, SchemaChange),
     (inputs, shape): (&[Input], &Shape),
     config: &AgentConfig,
+    meter: &Meter,
 ) -> Result<(Write, Changes)> {
     // Files that nobody else writes to.
     let source = Source {
@@ -162,6 +170,7 @@ pub(crate) async fn write_of(
         snapshot,
         config,
         standing: None,
+        meter: meter.clone(),
     };
     source.write(table, (mode, schema), (inputs, shape)).await
 }
@@ -172,6 +181,7 @@ struct Source<'a> {
     snapshot: &'a Snapshot,
     config: &'a AgentConfig,
     standing: Option<Standing>,
+    meter: Meter,
 }
 
 impl Source<'_> {
@@ -200,6 +210,12 @@ impl Source<'_> {
             _ => SchemaChange::Strict,
         };
         let mut evolution = Evolution::of(self.schema(table).await?, allowed);
+        let (inputs, shape) = read;
+        let metered = inputs
+            .iter()
+            .map(|input| input.clone().metered(&self.meter));
+        let inputs: Vec<Input> = metered.collect();
+        let read = (inputs.as_slice(), shape);
         loop {
             match self.write_as(table, mode.clone(), &evolution, read) {
                 Ok((write, coerced)) => return Ok((evolution.then(write), coerced)),
@@ -294,6 +310,7 @@ impl Source<'_> {
             When::Insert => reading,
             When::Upsert | When::Update => reading.merged_into(table.as_str()),
         };
+        self.meter.begin(format!("reading for {table}"), inputs);
         let mut rows = Read::default();
         for input in inputs {
             self.read(table, input, &reading, &mut rows)?;
@@ -308,6 +325,7 @@ impl Source<'_> {
         table: &TableName,
         (evolution, inputs, shape): (&Evolution, &[Input], &Shape),
     ) -> Result<(Rows, Changes)> {
+        self.meter.begin(format!("reading for {table}"), inputs);
         let put_aside = |input: &Input| input.clone().put_aside(self.limits());
         let inputs = block_in_place(|| inputs.iter().map(put_aside).collect::<Result<_, _>>());
         let coerced = Changes::default();
@@ -318,9 +336,10 @@ impl Source<'_> {
             limits: self.limits().clone(),
             standing: self.standing.clone(),
             coerced: coerced.clone(),
+            meter: self.meter.clone(),
         };
         let (mut rows, mut bytes, mut is_more) = (Vec::new(), 0_u64, false);
-        let read = streamed.read(&mut |batch| {
+        let read = streamed.read_for("reading for", &mut |batch| {
             bytes = bytes.saturating_add(formats::decoded_bytes(&batch));
             is_more = bytes > self.config.group_bytes;
             if is_more && evolution.is_open() {
@@ -356,6 +375,7 @@ impl Source<'_> {
             })?;
         }
         let reading = shape.reading(&schema).map_err(format_error)?;
+        self.meter.begin(format!("reading for {table}"), inputs);
         let mut rows = Read::default();
         for input in inputs {
             // Whatever other columns of the table the file has may be there; the key must.
@@ -394,6 +414,7 @@ impl Source<'_> {
     ) -> Result<()> {
         let coerced = block_in_place(|| {
             formats::read_into(input, Some(reading), self.limits(), &mut |batch| {
+                self.meter.rows(batch.num_rows());
                 rows.batches.push(batch);
                 Ok(())
             })

@@ -5,9 +5,9 @@
 
 use super::Place;
 use super::load::{Change, format_error};
-use crate::formats::{self, FormatError, Input, InputLimits, Reading};
+use crate::formats::{self, FormatError, Input, InputLimits, Meter, Reading};
 use arrow::array::RecordBatch;
-use squire_engine::commit::RowSource;
+use squire_engine::commit::{Purpose, RowSource};
 use squire_engine::error::{Error, Result};
 use squire_engine::ids::TableName;
 use std::fmt;
@@ -61,10 +61,37 @@ pub(crate) struct Streamed {
     pub(super) limits: InputLimits,
     pub(super) standing: Option<Standing>,
     pub(super) coerced: Changes,
+    /// Is told what is read, and why.
+    pub(super) meter: Meter,
 }
 
 impl RowSource for Streamed {
-    fn read(&self, sink: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+    fn read(
+        &self,
+        purpose: Purpose,
+        sink: &mut dyn FnMut(RecordBatch) -> Result<()>,
+    ) -> Result<()> {
+        self.read_for(
+            match purpose {
+                Purpose::Stage => "writing",
+                Purpose::Compare => "checking",
+                Purpose::Digest => "hashing for",
+                Purpose::Count => "counting for",
+            },
+            sink,
+        )
+    }
+}
+
+impl Streamed {
+    /// Reads all of the inputs; `doing` says to people what for.
+    pub(super) fn read_for(
+        &self,
+        doing: &str,
+        sink: &mut dyn FnMut(RecordBatch) -> Result<()>,
+    ) -> Result<()> {
+        let doing = format!("{doing} {}", self.table);
+        self.meter.begin(doing, &self.inputs);
         block_in_place(|| {
             let mut changes = Vec::new();
             for input in &self.inputs {
@@ -74,9 +101,7 @@ impl RowSource for Streamed {
             Ok(())
         })
     }
-}
 
-impl Streamed {
     fn read_one(
         &self,
         input: &Input,
@@ -91,6 +116,7 @@ impl Streamed {
             if let Some(standing) = &self.standing {
                 (standing.step)();
             }
+            self.meter.rows(batch.num_rows());
             sink(batch).map_err(|e| {
                 stopped = Some(e);
                 FormatError::Stopped

@@ -7,6 +7,7 @@
 use super::joined::Joined;
 use super::logical::TableWrite;
 use super::stage::Write;
+use super::streamed::Purpose;
 use crate::error::{Error, Result};
 use crate::ids::{Key, OpId};
 use crate::store::{Member, Snapshot, Store};
@@ -95,7 +96,7 @@ pub(super) fn digest(writes: &[TableWrite]) -> Result<String> {
         let mut columns = Columns::default();
         match write.added() {
             // Whether its rows were held or not is nobody's concern.
-            Some(rows) => rows.read(&mut |batch| columns.add(&batch))?,
+            Some(rows) => rows.read(Purpose::Digest, &mut |batch| columns.add(&batch))?,
             None => write
                 .held()
                 .iter()

@@ -39,5 +39,5 @@ pub use merge::When;
 pub use preview::{Preview, TablePreview};
 pub use removal::Drift;
 pub use stage::{RowCounts, Write};
-pub use streamed::{RowSource, Rows};
+pub use streamed::{Purpose, RowSource, Rows};
 pub use transaction::{Ending, Transaction};

@@ -8,7 +8,7 @@ use super::evolve::evolved;
 use super::joined::Joined;
 use super::logical::{CommitRequest, TableWrite, drift_error};
 use super::stage::{Checked, RowCounts, Write};
-use super::streamed::{Rows, rows_of};
+use super::streamed::{Purpose, Rows, rows_of};
 use crate::error::{Error, Result};
 use crate::ids::{Key, OpId, TableName};
 use crate::protocol::{Obstacle, obstacle};
@@ -137,7 +137,7 @@ async fn count_of(rows: &Rows, table: &TableName, schema: Schema) -> Result<u64>
         Rows::Held(rows) => return Ok(rows.iter().map(|batch| batch.num_rows() as u64).sum()),
         Rows::Streamed(source) => source.clone(),
     };
-    let mut rows = rows_of(source, table, schema);
+    let mut rows = rows_of((source, Purpose::Count), table, schema);
     let mut count = 0;
     while let Some(batch) = rows.try_next().await? {
         count += batch.num_rows() as u64;

@@ -5,7 +5,7 @@
 
 use super::delete::{delete, planned};
 use super::stage::{RowCounts, Staged};
-use super::streamed::{RowSource, Rows, insert};
+use super::streamed::{Purpose, RowSource, Rows, insert};
 use super::validate::{conform, shown};
 use crate::error::{Error, Result, quoted};
 use crate::ids::TableName;
@@ -96,10 +96,14 @@ struct Asked {
 }
 
 impl RowSource for Asked {
-    fn read(&self, sink: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+    fn read(
+        &self,
+        purpose: Purpose,
+        sink: &mut dyn FnMut(RecordBatch) -> Result<()>,
+    ) -> Result<()> {
         let Slice { table, schema, .. } = &self.slice;
         let mut before = 0;
-        self.source.read(&mut |batch| {
+        self.source.read(purpose, &mut |batch| {
             for batch in conform(table, schema, std::slice::from_ref(&batch))? {
                 self.slice.check(&batch, before)?;
                 before += batch.num_rows();

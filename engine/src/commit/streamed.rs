@@ -21,13 +21,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
+/// What rows are read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be staged.
+    Stage,
+    /// To be compared with what was staged.
+    Compare,
+    /// For the digest of a batch that has an id.
+    Digest,
+    /// To be counted, for a preview.
+    Count,
+}
+
 /// Rows that can be read again and again.
 pub trait RowSource: Debug + Send + Sync {
-    /// Gives each batch to `sink`, in order: the same rows each time. It may block.
+    /// Gives each batch to `sink`, in order: the same rows each time, whatever they are read for. It may block.
     ///
     /// # Errors
     /// The first one, be it of the rows or of `sink`; nothing of what was given before is committed then.
-    fn read(&self, sink: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()>;
+    fn read(&self, purpose: Purpose, sink: &mut dyn FnMut(RecordBatch) -> Result<()>)
+    -> Result<()>;
 }
 
 /// Rows that a write adds, whether they replace others or not.
@@ -58,10 +72,14 @@ impl Rows {
     ///
     /// # Errors
     /// The first one, be it of the rows or of `sink`.
-    pub fn read(&self, sink: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+    pub fn read(
+        &self,
+        purpose: Purpose,
+        sink: &mut dyn FnMut(RecordBatch) -> Result<()>,
+    ) -> Result<()> {
         match self {
             Self::Held(rows) => rows.iter().cloned().try_for_each(sink),
-            Self::Streamed(source) => source.read(sink),
+            Self::Streamed(source) => source.read(purpose, sink),
         }
     }
 
@@ -78,7 +96,8 @@ impl Rows {
         match self {
             Self::Held(rows) => Given::InOrder(rows),
             Self::Streamed(source) => {
-                let rows = rows_of(source.clone(), table, Schema::from(on.schema()));
+                let schema = Schema::from(on.schema());
+                let rows = rows_of((source.clone(), Purpose::Compare), table, schema);
                 Given::Streamed(rows)
             }
         }
@@ -90,14 +109,14 @@ const AHEAD: usize = 1;
 
 /// The rows of `source` as those of `table`, which has the columns of `schema`.
 pub(super) fn rows_of(
-    source: Arc<dyn RowSource>,
+    (source, purpose): (Arc<dyn RowSource>, Purpose),
     table: &TableName,
     schema: Schema,
 ) -> BoxStream<'static, Result<RecordBatch>> {
     let (sender, receiver) = mpsc::channel(AHEAD);
     let table = table.clone();
     let reading = tokio::task::spawn_blocking(move || {
-        source.read(&mut |batch| {
+        source.read(purpose, &mut |batch| {
             for batch in conform(&table, &schema, std::slice::from_ref(&batch))? {
                 let sent = sender.blocking_send(batch);
                 sent.map_err(|_| Error::new(ErrorKind::Cancelled, "the rest is not wanted"))?;
@@ -185,7 +204,8 @@ pub(super) async fn insert(
         }
         Rows::Streamed(source) => {
             let passed = Passed::default();
-            let rows = passed.stream(rows_of(source, table, schema.clone()), Arc::new(schema));
+            let rows = rows_of((source, Purpose::Stage), table, schema.clone());
+            let rows = passed.stream(rows, Arc::new(schema));
             let params = WriteParams {
                 max_bytes_per_file: STREAMED_FILE_BYTES,
                 ..write_params(mode)

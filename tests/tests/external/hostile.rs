@@ -12,6 +12,12 @@ use std::time::Duration;
 /// front of it.
 const CONNECTIONS: usize = 1_500;
 
+/// How long each connection rests between two bytes.
+const BETWEEN: Duration = Duration::from_millis(100);
+
+/// How often each page is asked for meanwhile.
+const ROUNDS: usize = 10;
+
 /// Threads that hold them: each waits for one connection at a time.
 const HOLDERS: usize = 16;
 
@@ -25,29 +31,35 @@ fn file_limit() -> usize {
     soft.and_then(|soft| soft.parse().ok()).expect("a limit")
 }
 
-/// Half of the limit is left to all else.
 fn connections() -> usize {
-    let wanted = std::env::var("SQUIRE_CONNECTIONS").ok();
-    let wanted = wanted.and_then(|text| text.parse().ok());
-    wanted.unwrap_or(CONNECTIONS).min(file_limit() / 2)
+    // The rest is left to all else.
+    let most = file_limit() / 5 * 4;
+    let Ok(wanted) = std::env::var("SQUIRE_CONNECTIONS") else {
+        return CONNECTIONS.min(most);
+    };
+    let wanted = wanted.parse().expect("a number");
+    assert!(
+        wanted <= most,
+        "{wanted} connections: raise `ulimit -n` above {most}"
+    );
+    wanted
 }
 
 /// Holds `count` connections until `stop`: each sends a byte of a request that never ends now and then, and one that was closed is
-/// opened again.
+/// opened again. `opened` counts those that were open once.
 fn hold(address: SocketAddr, count: usize, opened: &AtomicUsize, stop: &AtomicBool) {
     let open = || {
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
         stream.set_nonblocking(true).ok()?;
-        opened.fetch_add(1, Ordering::Relaxed);
         Some(stream)
     };
-    let mut held: Vec<Option<TcpStream>> = (0..count).map(|_| None).collect();
+    let mut places: Vec<(bool, Option<TcpStream>)> = (0..count).map(|_| (false, None)).collect();
     let mut bytes = b"GET /metrics HTTP/1.1\r\nHost: x\r\nX: "
         .iter()
         .chain(b"x".iter().cycle());
     while !stop.load(Ordering::Relaxed) {
         let byte = *bytes.next().expect("without end");
-        for place in &mut held {
+        for (was_open, place) in &mut places {
             if stop.load(Ordering::Relaxed) {
                 return;
             }
@@ -60,7 +72,11 @@ fn hold(address: SocketAddr, count: usize, opened: &AtomicUsize, stop: &AtomicBo
             if !stands {
                 *place = open();
             }
+            if place.is_some() && !std::mem::replace(was_open, true) {
+                opened.fetch_add(1, Ordering::Relaxed);
+            }
         }
+        std::thread::sleep(BETWEEN);
     }
 }
 
@@ -91,14 +107,22 @@ fn slow_connections_keep_nobody_out() {
             let all = opened >= count / HOLDERS * HOLDERS;
             all.then_some(()).ok_or(format!("{opened} of {count}"))
         });
-        for path in ["/healthz", "/metrics", "/readyz", "/status", "/metrics"] {
+        let mut tries = 0;
+        for path in ["/healthz", "/metrics", "/readyz", "/status"].repeat(ROUNDS) {
             eventually(path, PATIENCE, || {
+                tries += 1;
                 match daemon.try_request("GET", path, "") {
                     Ok((200, _)) => Ok(()),
                     other => Err(format!("{other:?}")),
                 }
             });
         }
+        let asked = 4 * ROUNDS;
+        println!("{count} slow connections: {asked} requests took {tries} tries");
+        assert!(
+            tries <= asked + ROUNDS,
+            "{asked} requests took {tries} tries"
+        );
     });
     // The daemon has gone on with its work.
     let rows = lake.csv("rows.csv", [(1, "x".to_owned())]);

@@ -18,6 +18,7 @@
 //! 16. `log`: one line for each attempt, and on each line what it is about.
 //! 17. `booted`: the package in a running systemd.
 //! 18. `asked`: what people ask is about the store that they name.
+//! 19. `newcomer`: the README's first five minutes.
 
 mod asked;
 mod booted;
@@ -28,6 +29,7 @@ mod hostile;
 mod line;
 mod log;
 mod metrics;
+mod newcomer;
 mod package;
 mod page;
 mod prometheus;

@@ -9,7 +9,7 @@ fn script(path: &str) -> Command {
     Command::new(format!("{}/../ops/{path}", env!("CARGO_MANIFEST_DIR")))
 }
 
-fn is_there(command: &str) -> bool {
+pub(super) fn is_there(command: &str) -> bool {
     let found = Command::new(command).arg("--version").output().is_ok();
     if !found {
         eprintln!("SKIPPED: {command} is not installed");
@@ -17,7 +17,7 @@ fn is_there(command: &str) -> bool {
     found
 }
 
-fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     let root = std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
     if !root {
         eprintln!("SKIPPED: dpkg and chroot ask for root");
@@ -36,10 +36,10 @@ pub(super) fn built(folder: &Path, version: &str) -> PathBuf {
 }
 
 /// A root below which packages are installed.
-struct Root(tempfile::TempDir);
+pub(super) struct Root(tempfile::TempDir);
 
 impl Root {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let root = tempfile::tempdir().expect("a folder");
         for folder in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "etc", "tmp"] {
             std::fs::create_dir_all(root.path().join(folder)).expect("a folder");
@@ -48,7 +48,7 @@ impl Root {
         Self(root)
     }
 
-    fn dpkg(&self, args: &[&str]) -> Done {
+    pub(super) fn dpkg(&self, args: &[&str]) -> Done {
         let mut dpkg = Command::new("dpkg");
         dpkg.arg(format!("--root={}", self.0.path().display()));
         // Its scripts run outside the root, which has no shell; what it depends on is on this machine.
@@ -60,7 +60,7 @@ impl Root {
         Done::from(dpkg.args(args).output().expect("dpkg"))
     }
 
-    fn path(&self, path: &str) -> PathBuf {
+    pub(super) fn path(&self, path: &str) -> PathBuf {
         self.0.path().join(path)
     }
 

@@ -28,7 +28,7 @@ fn told(done: &Done) -> (u64, Vec<u64>) {
     (number(first, "resume"), acks.collect())
 }
 
-fn eventually(what: &str, holds: impl Fn() -> bool) {
+pub(crate) fn eventually(what: &str, holds: impl Fn() -> bool) {
     let started = std::time::Instant::now();
     while !holds() {
         assert!(started.elapsed() < PATIENCE, "waited for {what}");

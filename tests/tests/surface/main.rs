@@ -19,6 +19,7 @@
 //! * [`memory`]: the budget of memory bounds the process, whatever the table.
 //! * [`places`]: what is whose, in stores and beside them.
 //! * [`plans`]: what a plan says, what a table has a say in, and that others go first.
+//! * [`progress`]: what a terminal is shown while a command works.
 //! * [`programs`]: what programs write and read through the engine.
 //! * [`replaced`]: a table that was dropped and made again under its pin.
 //! * [`ingest`]: streams from standard input.
@@ -55,6 +56,7 @@ mod modes;
 mod places;
 mod plans;
 mod programs;
+mod progress;
 mod replaced;
 mod replay;
 mod requests;
