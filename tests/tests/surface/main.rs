@@ -16,6 +16,7 @@
 //! * [`durability`]: what a power cut leaves.
 //! * [`requests`]: what a commit asks of its storage.
 //! * [`indexes`]: an index that fails is named and stops nothing else.
+//! * [`known`]: a cleanup reads no manifest twice.
 //! * [`memory`]: the budget of memory bounds the process, whatever the table.
 //! * [`places`]: what is whose, in stores and beside them.
 //! * [`plans`]: what a plan says, what a table has a say in, and that others go first.
@@ -50,6 +51,7 @@ mod indexes;
 mod ingest;
 mod input;
 mod isolation;
+mod known;
 mod memory;
 mod modes;
 mod places;

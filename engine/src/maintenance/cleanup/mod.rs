@@ -12,7 +12,7 @@
 //! 5. The manifest's own versions go last, and only archived ones: they say which tables' versions are pinned.
 //!
 //! `plan` decides, `holds`, `references` and `readable` are what it looks at, `run` does what the plan says. `dropped` are tables
-//! that go as a whole.
+//! that go as a whole. `known` spares reading a manifest twice.
 //!
 //! Retention is per table, and a snapshot spans tables. So the manifest is kept for the longest retention of all tables,
 //! and each table's floor says which of its versions a snapshot in there may still open: one below it is refused
@@ -21,6 +21,7 @@
 mod dropped;
 mod holdings;
 mod holds;
+mod known;
 mod plan;
 mod readable;
 mod references;
