@@ -6,6 +6,7 @@
 //! * [`answers`]: what a writer was told stays true.
 //! * [`alter`]: columns that come, change and go.
 //! * [`agent`]: agents over a spool, killed, stopped and drained: each batch exactly once.
+//! * [`branches`]: branches of plain tables, where they are asked for.
 //! * [`evolve`]: columns that come with rows.
 //! * [`cli`]: help, JSON, exit codes, and the commands on stores, directories and single tables.
 //! * [`cleanup`]: every policy and every reference is obeyed.
@@ -37,6 +38,7 @@
 mod agent;
 mod alter;
 mod answers;
+mod branches;
 mod cleanup;
 mod cli;
 mod docs;

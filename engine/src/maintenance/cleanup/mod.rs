@@ -33,7 +33,7 @@ pub use holds::{Hold, HoldKind};
 pub(super) use readable::{Referred, files_of, files_of_fragment, read_ends};
 pub(super) use references::spelled;
 
-use super::Target;
+use super::{Shown, Target};
 use crate::history::ArchiveReport;
 use crate::ids::{OpId, TableName};
 use crate::store::Store;
@@ -124,6 +124,16 @@ impl CleanupPolicies {
         let of_table = self.tables.get(name).copied();
         let of_table = of_table.or_else(|| pattern().map(|(_, policy)| *policy));
         of_table.unwrap_or(self.default)
+    }
+
+    /// The same policies, of which a branch has that of its table: for what is asked by its path.
+    pub fn with_branch(&self, target: &Target) -> Self {
+        let mut policies = self.clone();
+        if let (Target::Branch { table, .. }, Shown::Head(path)) = (target, target.shown()) {
+            let name = path.strip_suffix(".lance").unwrap_or(&path);
+            policies.tables.insert(name.to_owned(), self.of(table));
+        }
+        policies
     }
 
     /// What the manifest is kept for: as long as the most patient of `tables`.
@@ -232,7 +242,7 @@ impl Target {
     pub fn table(&self) -> Option<&TableName> {
         match self {
             Self::Pinned(table) => Some(table),
-            Self::Plain(_) => None,
+            Self::Plain(_) | Self::Branch { .. } => None,
         }
     }
 }
