@@ -325,4 +325,4 @@ def garbage(table: Path, before: set[str]) -> list[str]:
         return any(os.path.normpath(table / p) in tracked for p in (path, of_blob))
 
     new = set(files_below(table)) - before
-    return sorted(path for path in new if path.split("/")[0] in kinds and not is_tracked(path))
+    return sorted(path for path in new if any(part in kinds for part in path.split("/")) and not is_tracked(path))

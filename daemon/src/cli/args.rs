@@ -526,7 +526,7 @@ pub(crate) struct DaemonArgs {
 pub(crate) struct TargetArgs {
     /// A store, a directory of Lance tables, or one table.
     pub(crate) store: String,
-    /// Only this table; may be repeated.
+    /// Only this table, or a branch of it as `TABLE@BRANCH`; may be repeated.
     #[arg(long = "table", value_name = "TABLE", action = ArgAction::Append)]
     pub(crate) tables: Vec<String>,
 }

@@ -154,7 +154,7 @@ async fn location(context: &Context, watch: &Watch) -> Report {
 }
 
 async fn tables(context: &Context, place: &Place, report: &mut Report) -> Result<()> {
-    for target in place.targets().await? {
+    for target in place.maintained(&context.config).await? {
         report.tables += 1;
         report.names.push(Place::config_name(&target).to_owned());
         match look(context, place, &target).await {

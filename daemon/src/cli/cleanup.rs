@@ -11,7 +11,7 @@ use serde_json::json;
 use squire_engine::error::{Error, Result};
 use squire_engine::maintenance::{
     CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, DroppedCleanup, Holding, Oversight,
-    TableCleanup, Target,
+    Shown, TableCleanup,
 };
 use std::process::ExitCode;
 use std::time::Duration;
@@ -143,7 +143,8 @@ async fn cleanup_plain(
     args: &CleanupArgs,
     policies: &CleanupPolicies,
 ) -> Result<ExitCode> {
-    let selection = place.select(&args.target.tables).await?;
+    let selection = place.select_maintained(&args.target.tables, &context.config);
+    let selection = selection.await?;
     if !args.dry_run {
         place.reclaim_first().await;
     }
@@ -154,15 +155,16 @@ async fn cleanup_plain(
     let mut removes = false;
     let oversight = cancel_on_signal();
     for target in selection {
-        let Target::Plain(path) = &target else {
+        let Shown::Head(path) = target.shown() else {
             continue;
         };
-        let work = clean_plain(place, path, args, policies, &oversight);
+        let policies = &policies.with_branch(&target);
+        let work = clean_plain(place, &path, args, policies, &oversight);
         let (document, said, went) = match step("cleanup", &target, work).await {
             Ok((plan, holdings, report)) => {
                 removes |= !plan.versions.is_empty();
                 let mut said = describe_table(&plan);
-                let off = !policies.of(path).enabled;
+                let off = !policies.of(&path).enabled;
                 if off {
                     let versions = in_runs(&plan.versions);
                     said = vec![format!("{path}: {OFF}; it would remove {versions}")];
@@ -297,13 +299,14 @@ pub(super) async fn holdings(context: &Context, place: &Place) -> Result<Vec<Hol
         return place.store.holdings(&plan).await;
     }
     let mut holdings = Vec::new();
-    for target in place.targets().await? {
-        let Target::Plain(path) = &target else {
+    for target in place.maintained(&context.config).await? {
+        let Shown::Head(path) = target.shown() else {
             continue;
         };
+        let policies = policies.with_branch(&target);
         // A table that cannot be looked at is told of by its own line.
-        if let Ok(plan) = place.store.plan_plain_cleanup(path, &policies).await {
-            holdings.extend(place.store.table_holdings(path, &plan).await?);
+        if let Ok(plan) = place.store.plan_plain_cleanup(&path, &policies).await {
+            holdings.extend(place.store.table_holdings(&path, &plan).await?);
         }
     }
     Ok(holdings)

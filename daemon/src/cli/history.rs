@@ -8,7 +8,7 @@ use super::table::{Column, Line, Span, Tone, age, count, lay_out, size};
 use crate::place::Place;
 use serde_json::{Value, json};
 use squire_engine::error::Result;
-use squire_engine::maintenance::NotedRun;
+use squire_engine::maintenance::{NotedRun, Target};
 use squire_engine::recovery::LogEntry;
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -174,7 +174,11 @@ async fn of_plain_tables(
     let mut noted = place.store.noted_runs().await?;
     if place.is_single_table() {
         let selection = place.targets().await?;
-        let named = |run: &NotedRun| selection.targets.iter().any(|t| t.to_string() == run.table);
+        let of = |table: &str, t: &Target| {
+            let rest = table.strip_prefix(&t.to_string());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
+        };
+        let named = |run: &NotedRun| selection.targets.iter().any(|t| of(&run.table, t));
         noted.retain(named);
     }
     let read = noted.len();

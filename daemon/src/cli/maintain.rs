@@ -150,7 +150,8 @@ pub(super) async fn plan(context: &Context, args: PlanArgs) -> Result<ExitCode> 
     let context = &context.seen_from(&args.store);
     let place = context.place(&args.store).await?;
     tell_unknown_tables_beside(context, &place).await;
-    let selection = place.select(&args.tables).await?;
+    let selection = place.select_maintained(&args.tables, &context.config);
+    let selection = selection.await?;
     let mut results = Results::of(&selection);
     let mut waiting = Waiting::at(context, &place, daemon).await;
     for target in selection {
@@ -206,7 +207,7 @@ pub(super) async fn plan(context: &Context, args: PlanArgs) -> Result<ExitCode> 
 }
 
 async fn optimize_dry(context: &Context, place: &Place, names: &[String]) -> Result<ExitCode> {
-    let selection = place.select(names).await?;
+    let selection = place.select_maintained(names, &context.config).await?;
     let mut results = Results::of(&selection);
     for target in selection {
         match plan_of(context, place, &target).await {
@@ -240,7 +241,8 @@ pub(super) async fn optimize(context: &Context, args: OptimizeArgs) -> Result<Ex
         return optimize_dry(context, &place, &args.target.tables).await;
     }
     let cancel = paced(context);
-    let selection = place.select(&args.target.tables).await?;
+    let selection = place.select_maintained(&args.target.tables, &context.config);
+    let selection = selection.await?;
     place.reclaim_first().await;
     let mut results = Results::of(&selection);
     for target in selection {
@@ -260,7 +262,7 @@ pub(super) async fn optimize(context: &Context, args: OptimizeArgs) -> Result<Ex
 }
 
 async fn reindex_dry(context: &Context, place: &Place, names: &[String]) -> Result<ExitCode> {
-    let selection = place.select(names).await?;
+    let selection = place.select_maintained(names, &context.config).await?;
     let mut results = Results::of(&selection);
     for target in selection {
         let policy = context.config.policy_for(Place::config_name(&target));
@@ -300,7 +302,8 @@ pub(super) async fn reindex(context: &Context, args: OptimizeArgs) -> Result<Exi
         return reindex_dry(context, &place, &args.target.tables).await;
     }
     let cancel = paced(context);
-    let selection = place.select(&args.target.tables).await?;
+    let selection = place.select_maintained(&args.target.tables, &context.config);
+    let selection = selection.await?;
     place.reclaim_first().await;
     let mut results = Results::of(&selection);
     let how = Reindexing {

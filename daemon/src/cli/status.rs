@@ -225,7 +225,8 @@ async fn once(context: &Context, args: &PlanArgs, again: bool) -> Result<ExitCod
     } = args;
     let context = &context.seen_from(&args.store);
     let place = context.place(&args.store).await?;
-    let selection = place.select(&args.tables).await?;
+    let selection = place.select_maintained(&args.tables, &context.config);
+    let selection = selection.await?;
     let mut waiting = Waiting::at(context, &place, *daemon).await;
     let version = match place.managed {
         true => Some(place.store.load().await?.version()),

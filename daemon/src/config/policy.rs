@@ -139,6 +139,8 @@ policy_fields! {
     retention: Duration = Duration::from_secs(7 * 86_400), read "units::some_duration", show "units::show_duration";
     /// The newest versions are kept however old they are.
     min_versions: u64 = 10, read "units::some_plain";
+    /// Whether the branches of a plain table are maintained as the table is. A rewrite writes into the branch what it had of the table.
+    branches: bool = false, read "units::some_plain";
     /// When work may run; always when there are none. At a window's end work stops at its next safe point.
     windows: Windows = Windows::default(), read "units::some_plain";
     /// How long a table rests after repeated failures; doubles with each further one.

@@ -96,10 +96,11 @@ impl Watched {
                 tasks.start("recover", job.instrument(span));
             }
             (Job::Scan, Some(place)) => {
-                let anew_after = self.anew_after(around.config);
+                let config = around.config.clone();
+                let anew_after = self.anew_after(&config);
                 let span = error_span!("scan", location = uri);
                 let job = async move {
-                    let scanning = observe::scan(&place, anew_after);
+                    let scanning = observe::scan(&place, &config, anew_after);
                     let scanned = caught(&format!("observing {uri}"), scanning).await;
                     tell(Done::Scanned(uri, scanned));
                 };

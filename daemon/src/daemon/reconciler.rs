@@ -672,8 +672,8 @@ fn round_pause(interval: Duration, entropy: &Entropy) -> Duration {
 }
 
 fn is_table(what: &What, target: &Target) -> bool {
-    let named = |t: &str| t == Place::config_name(target) || t == target.to_string();
-    what.table.as_deref().is_none_or(named)
+    let named = what.table.as_deref();
+    named.is_none_or(|name| target.is_within(name))
 }
 
 /// Whether `what` names what `key` is about; a table is not its store.

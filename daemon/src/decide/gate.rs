@@ -57,7 +57,7 @@ impl Paused {
         let table = match (&self.table, &key.scope) {
             (None, _) => true,
             (Some(_), Scope::Store) => false,
-            (Some(table), Scope::Table(target)) => same_table(table, &target.to_string()),
+            (Some(table), Scope::Table(target)) => target.is_within(table),
         };
         let store = self.store.as_deref();
         table
@@ -283,6 +283,33 @@ mod tests {
         }
         let spared = gate(&[what(None, Some("t.lance"), None)], NOON).spared("/lake");
         assert_eq!(spared, ["t"], "a store's cleanup leaves it alone");
+    }
+
+    #[test]
+    fn a_pause_of_a_table_holds_its_branches() {
+        let of = |target: Target| WorkKey {
+            location: String::from("/lake"),
+            scope: Scope::Table(target),
+            kind: OperationKind::Compact,
+        };
+        let branch = Target::Branch {
+            table: String::from("t.lance"),
+            branch: String::from("x"),
+        };
+        let (table, branch) = (of(Target::Plain(String::from("t.lance"))), of(branch));
+        for (paused, holds) in [
+            ("t", [true, true]),
+            ("t@x", [false, true]),
+            ("t.lance@x", [false, true]),
+            ("u", [false, false]),
+        ] {
+            let paused = what(None, Some(paused), None);
+            assert_eq!(
+                [&table, &branch].map(|key| paused.covers(key)),
+                holds,
+                "{paused:?}"
+            );
+        }
     }
 
     #[test]

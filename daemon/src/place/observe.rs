@@ -6,7 +6,7 @@ use super::{Place, Selection, step};
 use crate::config::{Config, DriftPolicy, Watch, nested::why_twice};
 use crate::decide::planning::bounds;
 use squire_engine::error::{Error, ErrorKind, Result};
-use squire_engine::maintenance::{Looking, Observed, Target};
+use squire_engine::maintenance::{Looking, Observed, Shown, Target};
 use squire_engine::store::StoreOptions;
 use squire_engine::store::discovery::PassedOver;
 use squire_engine::store::state::MAX_BATCHES;
@@ -54,13 +54,17 @@ pub(crate) async fn open(
 /// that is older than `beside_every`: each folder costs a listing.
 pub(crate) async fn scan(
     place: &Place,
+    config: &Config,
     beside_every: Duration,
 ) -> Result<(Found, Vec<PassedOver>)> {
     place.keep_ledger().await;
     if !place.managed {
-        let Selection { targets, skipped } = place.targets().await?;
+        let Selection { targets, skipped } = place.maintained(config).await?;
         place.count_only(&targets);
-        let folder = |target: &Target| (target.to_string(), 0);
+        let folder = |target: &Target| match target.shown() {
+            Shown::Head(path) => (path.into_owned(), 0),
+            Shown::Pin(table) => (table.to_string(), 0),
+        };
         let tables = targets.into_iter().map(|t| (t.clone(), folder(&t)));
         let found = Found {
             tables: tables.collect(),

@@ -9,7 +9,7 @@ use crate::place::{Place, step};
 use squire_engine::error::{Error, ErrorKind, Result, caught};
 use squire_engine::maintenance::{
     CleanupPlan, CleanupPolicies, CleanupPolicy, CleanupReport, MaintenanceReport, Matching,
-    Oversight, Reindexing, Retention, Target,
+    Oversight, Reindexing, Retention, Shown, Target,
 };
 use squire_engine::store::Store;
 use std::sync::Arc;
@@ -92,7 +92,9 @@ const NOTHING_TO_REMOVE: &str = "there is nothing to remove";
 /// Whether `policies` let anything go of what a cleanup of `scope` covers.
 fn may_remove(scope: &Scope, policies: &CleanupPolicies) -> bool {
     match scope {
-        Scope::Table(Target::Plain(path)) => policies.of(path).enabled,
+        Scope::Table(Target::Plain(table) | Target::Branch { table, .. }) => {
+            policies.of(table).enabled
+        }
         Scope::Store | Scope::Table(Target::Pinned(_)) => {
             let patterns = policies.patterns.iter().map(|(_, of)| of);
             let mut others = policies.tables.values().chain(patterns);
@@ -231,11 +233,15 @@ async fn clean(
             let off = plan.off.iter().map(|t| t.table.clone()).collect();
             Ok(Done::Cleaned(cleaned, off))
         }
-        Scope::Table(Target::Plain(path)) => {
-            let plan = place.store.plan_plain_cleanup(path, policies).await?;
-            if !policies.of(path).enabled {
+        Scope::Table(target) => {
+            let Shown::Head(path) = target.shown() else {
+                return Ok(Done::Planned(CLEANED_AS_A_WHOLE.to_owned()));
+            };
+            let policies = policies.with_branch(target);
+            let plan = place.store.plan_plain_cleanup(&path, &policies).await?;
+            if !policies.of(&path).enabled {
                 return Ok(Done::Planned(format!(
-                    "cleanup of watched directories is off (policy.cleanup.enabled); it would remove {} versions of {path}",
+                    "cleanup of watched directories is off (policy.cleanup.enabled); it would remove {} versions of {target}",
                     plan.versions.len()
                 )));
             }

@@ -1,9 +1,9 @@
 //! Observation: the health of one table, from manifests and listings alone.
 
-use super::Target;
 use super::listed::{Listed, covered_by, listed_indexes, look_at_files, segment_bytes};
 use super::settings::{TableSettings, auto_cleanup};
 use super::tasks::{FragmentFacts, TaskBounds, candidates};
+use super::{Shown, Target};
 use crate::error::Result;
 use crate::journal::Account;
 use crate::store::{Snapshot, Store, fragment_bytes, own_file};
@@ -170,23 +170,23 @@ impl Store {
         snapshot: Option<&Snapshot>,
         target: &Target,
     ) -> Result<Arc<Dataset>> {
-        match (target, snapshot) {
-            (Target::Pinned(table), Some(snapshot)) => {
+        match (target.shown(), snapshot) {
+            (Shown::Pin(table), Some(snapshot)) => {
                 self.open_pinned(snapshot.state.table(table)?).await
             }
-            (Target::Pinned(table), None) => {
+            (Shown::Pin(table), None) => {
                 let snapshot = self.load().await?;
                 self.open_pinned(snapshot.state.table(table)?).await
             }
-            (Target::Plain(path), _) => self.latest(path).await,
+            (Shown::Head(path), _) => self.latest(&path).await,
         }
     }
 
     /// Observes `target` as if for the first time.
     pub async fn health(&self, target: &Target, bounds: &TaskBounds) -> Result<TableHealth> {
-        let snapshot = match target {
-            Target::Pinned(_) => Some(self.load().await?),
-            Target::Plain(_) => None,
+        let snapshot = match target.table() {
+            Some(_) => Some(self.load().await?),
+            None => None,
         };
         let dataset = self.visible(snapshot.as_ref(), target).await?;
         let refs = dataset.version_refs().await?;

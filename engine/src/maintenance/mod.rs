@@ -11,7 +11,8 @@
 //! 6. `unreferenced` counts the files that no version refers to, whoever wrote them.
 //!    `noted` is what the daemon did and why; `past` reads what each version changed.
 //!
-//! A `Target` is a table of a store or a plain Lance table in a watched directory, where HEAD is what is visible.
+//! A `Target` is a table of a store or, in a watched directory, a plain Lance table or a branch of one: there HEAD is what is
+//! visible.
 
 pub mod audit;
 mod carrier;
@@ -55,6 +56,8 @@ pub use run::MaintenanceReport;
 pub use unreferenced::{Files, Unreferenced};
 
 use crate::ids::TableName;
+use crate::store::branch_path;
+use std::borrow::Cow;
 
 /// What is maintained.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +66,57 @@ pub enum Target {
     Pinned(TableName),
     /// A plain Lance dataset below the root.
     Plain(String),
+    /// A branch of one, which Lance keeps in a folder of the table: a dataset of its own, whose first files are the table's.
+    Branch {
+        /// The table's path below the root.
+        table: String,
+        /// The branch's name.
+        branch: String,
+    },
+}
+
+/// What readers of a target are shown.
+#[derive(Debug)]
+pub enum Shown<'a> {
+    /// The pin of this table.
+    Pin(&'a TableName),
+    /// HEAD of what lies at this path below the root.
+    Head(Cow<'a, str>),
+}
+
+/// Without what may be left out at the end of a table's name.
+fn bare(name: &str) -> &str {
+    name.strip_suffix(".lance").unwrap_or(name)
+}
+
+impl Target {
+    /// Whether people name it so: with or without `.lance`, a branch as `table@branch`.
+    pub fn is_named(&self, name: &str) -> bool {
+        match self {
+            Self::Pinned(table) => bare(table.as_str()) == bare(name),
+            Self::Plain(path) => bare(path) == bare(name),
+            Self::Branch { table, branch } => name
+                .rsplit_once('@')
+                .is_some_and(|(of, named)| bare(of) == bare(table) && named == branch),
+        }
+    }
+
+    /// Whether it is what people name so, or a branch of that.
+    pub fn is_within(&self, name: &str) -> bool {
+        match self {
+            Self::Branch { table, .. } if bare(table) == bare(name) => true,
+            of => of.is_named(name),
+        }
+    }
+
+    /// What its readers are shown.
+    pub fn shown(&self) -> Shown<'_> {
+        match self {
+            Self::Pinned(table) => Shown::Pin(table),
+            Self::Plain(path) => Shown::Head(Cow::Borrowed(path)),
+            Self::Branch { table, branch } => Shown::Head(Cow::Owned(branch_path(table, branch))),
+        }
+    }
 }
 
 impl std::fmt::Display for Target {
@@ -70,6 +124,7 @@ impl std::fmt::Display for Target {
         match self {
             Self::Pinned(table) => table.fmt(f),
             Self::Plain(path) => f.write_str(path),
+            Self::Branch { table, branch } => write!(f, "{table}@{branch}"),
         }
     }
 }

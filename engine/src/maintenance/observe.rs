@@ -8,7 +8,7 @@ use super::health::StoredVersions;
 use super::listed::{Listed, listed_indexes, look_at_files};
 use super::plan::CompactionPlan;
 use super::tasks::TaskBounds;
-use super::{TableHealth, Target};
+use super::{Shown, TableHealth, Target};
 use crate::error::Result;
 use crate::ids::TableName;
 use crate::store::{Snapshot, Store, transaction_id};
@@ -138,18 +138,18 @@ impl Store {
             snapshot,
             head,
             drift,
-        } = match target {
-            Target::Plain(path) => {
-                let dataset = self.latest(path).await?;
+        } = match target.shown() {
+            Shown::Head(path) => {
+                let dataset = self.latest(&path).await?;
                 Visible {
-                    path: path.clone(),
+                    path: path.into_owned(),
                     head: dataset.manifest().version,
                     dataset,
                     snapshot: None,
                     drift: false,
                 }
             }
-            Target::Pinned(table) => self.observe_pinned(table, looking).await?,
+            Shown::Pin(table) => self.observe_pinned(table, looking).await?,
         };
         let now = self.clock().monotonic();
         self.memo().forget_older(&path, now, looking.anew_after);

@@ -1,6 +1,5 @@
 //! Reindexing: extends existing indexes over new rows and builds declared ones, each independently.
 
-use super::Target;
 use super::declare::{Asked, MIN_VECTOR_ROWS, fitting_params, outgrown};
 use super::deltas::merges;
 use super::index_proof::{prove_answers, prove_extended, prove_index};
@@ -10,6 +9,7 @@ use super::listed::{
 use super::plan::beyond_us;
 use super::rehearsal::{base_of, commit_rehearsed};
 use super::run::{MaintenanceReport, Run, Work};
+use super::{Shown, Target};
 use crate::error::{Disposition, Error, ErrorKind, Result, caught};
 use crate::journal::Amounts;
 use crate::oversight::Oversight;
@@ -51,12 +51,12 @@ impl Store {
         how: &Reindexing,
         oversight: &Oversight,
     ) -> Result<MaintenanceReport> {
-        let (path, pin, declared) = match target {
-            Target::Plain(path) => {
-                self.check_plain(path).await?;
-                (path.clone(), None, Vec::new())
+        let (path, pin, declared) = match target.shown() {
+            Shown::Head(path) => {
+                self.check_plain(&path).await?;
+                (path.into_owned(), None, Vec::new())
             }
-            Target::Pinned(table) => {
+            Shown::Pin(table) => {
                 let snapshot = self.load().await?;
                 let entry = snapshot.state.table(table)?;
                 let declared = snapshot.state.indexes_of(table);
@@ -231,7 +231,9 @@ async fn settle_one(
                     "{}; withdraw it (squire index --withdraw) and declare it again",
                     e.brief()
                 ),
-                (_, Target::Plain(_)) => format!("{}; drop it and create it again", e.brief()),
+                (_, Target::Plain(_) | Target::Branch { .. }) => {
+                    format!("{}; drop it and create it again", e.brief())
+                }
             };
             report.failed_indexes.push((name.to_owned(), why));
             if e.kind() == ErrorKind::Unfit {

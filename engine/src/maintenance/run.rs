@@ -1,7 +1,7 @@
 //! The frame of every maintenance run: sidecar, bounded attempts, clean prefix, sidecar away.
 
-use super::Target;
 use super::plan::beyond_us;
+use super::{Shown, Target};
 use crate::clock::Backoff;
 use crate::error::{Disposition, Error, ErrorKind, Result, caught};
 use crate::ids::{OpId, TableName};
@@ -187,9 +187,9 @@ impl Store {
         let op = self.new_op();
         let _at_work = self.at_work.enter(op);
         let sidecar = Sidecar::new(op, SidecarKind::Maintenance, actor, work.kind(), now);
-        let begun = match target {
-            Target::Plain(path) => self.begin_plain(sidecar, path).await?,
-            Target::Pinned(table) => {
+        let begun = match target.shown() {
+            Shown::Head(path) => self.begin_plain(sidecar, &path).await?,
+            Shown::Pin(table) => {
                 if let Some(skipped) = self.in_the_way(table).await? {
                     report.skipped = Some(skipped);
                     return Ok(report);

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::ids::{OpId, TableName};
 use crate::journal::Progress;
 use crate::protocol::{Class, Role};
-use crate::store::{Records, SidecarKind, Store, unless_denied};
+use crate::store::{Records, SidecarKind, Store, is_of_table, unless_denied};
 use futures::TryStreamExt;
 use object_store::ObjectMeta;
 use serde::Serialize;
@@ -143,7 +143,7 @@ impl Store {
         let mut concerned = BTreeSet::new();
         for op in &ops {
             let sidecar = records.sidecar(*op).await?;
-            if sidecar.is_some_and(|s| s.plain.as_deref() == Some(only)) {
+            if sidecar.is_some_and(|s| s.plain.is_some_and(|path| is_of_table(&path, only))) {
                 concerned.insert(*op);
             }
         }

@@ -20,7 +20,7 @@ use crate::ids::{OpId, TableName};
 use crate::journal::{AT_ONCE, Amounts, Journalled, names_of_fragment};
 use crate::protocol::Kind;
 use crate::publish::{Record, Rounds};
-use crate::store::{Records, Store, StrictCommit, marks, read_version, unless_denied};
+use crate::store::{Records, Store, StrictCommit, is_of_table, marks, read_version, unless_denied};
 use futures::{StreamExt, TryStreamExt};
 use lance::dataset::transaction::{Operation, TransactionBuilder};
 use object_store::ObjectStoreExt;
@@ -171,7 +171,7 @@ impl Store {
             let Some(Journalled { table, names }) = records.journalled(op).await? else {
                 continue;
             };
-            if only.is_some_and(|only| only != table.path) {
+            if only.is_some_and(|only| !is_of_table(&table.path, only)) {
                 continue;
             }
             let path = &table.path;
@@ -212,7 +212,7 @@ impl Store {
                 Err(e) => outcomes.push((op, Err(e))),
             }
         }
-        by_table.retain(|path, _| only.is_none_or(|only| only == path));
+        by_table.retain(|path, _| only.is_none_or(|only| is_of_table(path, only)));
         for runs in by_table.into_values() {
             let first = runs[0].op;
             match self.reclaim(Some(records), &runs).await {

@@ -4,7 +4,7 @@
 //! 2. All of them share two caches, whose sizes follow from the limit. In these a session's entries are its own: a place
 //!    that is opened anew, with other credentials or at another endpoint, finds nothing of what was there before.
 //! 3. A rehearsal's session holds the version that it makes, which stands nowhere else, besides.
-//! 4. Handles of tables are kept as long as there is room (`handles`).
+//! 4. Handles of tables are kept as long as there is room (`handles`), and what cleanups read of manifests.
 //! 5. What remains is for attempts: of what each may hold ([`Memory::attempt`]) follow the batches that it reads and how
 //!    far ahead.
 
@@ -33,6 +33,9 @@ const LEAST: u64 = 64 << 20;
 /// Manifests, transactions and file footers, at most. Each version of a table has a manifest that names all of its fragments,
 /// so with a larger cache a process that commits grows with the square of its table's history.
 const METADATA: u64 = 128 << 20;
+
+/// What cleanups read of manifests, at most.
+const MANIFESTS: u64 = 128 << 20;
 
 /// Decoded rows in one batch, at most: larger ones make nothing faster.
 const BATCH: u64 = 64 << 20;
@@ -63,6 +66,7 @@ pub struct Memory {
     attempts: Arc<AtomicU64>,
     indexes: Arc<QuickCacheBackend>,
     metadata: Arc<QuickCacheBackend>,
+    manifests: Arc<QuickCacheBackend>,
     handles: Arc<Kept>,
     /// The number of the next session.
     next: Arc<AtomicU64>,
@@ -91,6 +95,7 @@ impl Memory {
             attempts: Arc::new(AtomicU64::new(attempts as u64)),
             indexes: cache(limit / 8),
             metadata: cache((limit / 16).min(METADATA)),
+            manifests: cache((limit / 32).min(MANIFESTS)),
             handles: Arc::new(Kept::new(limit / 16)),
             next: Arc::default(),
         }
@@ -158,15 +163,15 @@ impl Memory {
 
     fn session_that(&self, holds: bool, registry: Arc<ObjectStoreRegistry>) -> Arc<Session> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let part = |cache: &Arc<QuickCacheBackend>| {
-            CacheSpec::Backend(Arc::new(Part {
-                cache: cache.clone(),
-                number,
-                versions: holds.then(Mutex::default),
-            }))
-        };
+        let part = |cache| CacheSpec::Backend(part(cache, number, holds));
         let (indexes, metadata) = (part(&self.indexes), part(&self.metadata));
         Arc::new(Session::with_cache_backends(indexes, metadata, registry))
+    }
+
+    /// What a store's cleanups keep of manifests.
+    pub(crate) fn manifests(&self) -> Arc<dyn CacheBackend> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        part(&self.manifests, number, false)
     }
 
     /// Files of which a store remembers what it looked up.
@@ -187,6 +192,15 @@ struct Part {
     number: u64,
     /// What commits make, where it stands nowhere else. Lance puts it into the caches and looks for it there first.
     versions: Option<Mutex<HashMap<InternalCacheKey, CacheEntry>>>,
+}
+
+/// The part of `cache` that has this number.
+fn part(cache: &Arc<QuickCacheBackend>, number: u64, holds: bool) -> Arc<Part> {
+    Arc::new(Part {
+        cache: cache.clone(),
+        number,
+        versions: holds.then(Mutex::default),
+    })
 }
 
 impl Part {
@@ -286,12 +300,8 @@ mod tests {
         InternalCacheKey::from_bytes([byte; 16])
     }
 
-    fn part(memory: &Memory, number: u64, holds: bool) -> Part {
-        Part {
-            cache: memory.metadata.clone(),
-            number,
-            versions: holds.then(Mutex::default),
-        }
+    fn part(memory: &Memory, number: u64, holds: bool) -> Arc<Part> {
+        super::part(&memory.metadata, number, holds)
     }
 
     #[tokio::test]

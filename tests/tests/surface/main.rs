@@ -6,6 +6,7 @@
 //! * [`answers`]: what a writer was told stays true.
 //! * [`alter`]: columns that come, change and go.
 //! * [`agent`]: agents over a spool, killed, stopped and drained: each batch exactly once.
+//! * [`branches`]: branches of plain tables, where they are asked for.
 //! * [`evolve`]: columns that come with rows.
 //! * [`cli`]: help, JSON, exit codes, and the commands on stores, directories and single tables.
 //! * [`cleanup`]: every policy and every reference is obeyed.
@@ -16,6 +17,7 @@
 //! * [`durability`]: what a power cut leaves.
 //! * [`requests`]: what a commit asks of its storage.
 //! * [`indexes`]: an index that fails is named and stops nothing else.
+//! * [`known`]: a cleanup reads no manifest twice.
 //! * [`memory`]: the budget of memory bounds the process, whatever the table.
 //! * [`places`]: what is whose, in stores and beside them.
 //! * [`plans`]: what a plan says, what a table has a say in, and that others go first.
@@ -37,6 +39,7 @@
 mod agent;
 mod alter;
 mod answers;
+mod branches;
 mod cleanup;
 mod cli;
 mod docs;
@@ -51,6 +54,7 @@ mod indexes;
 mod ingest;
 mod input;
 mod isolation;
+mod known;
 mod memory;
 mod modes;
 mod places;

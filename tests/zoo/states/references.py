@@ -41,6 +41,20 @@ def branches(db: Db):
     db.put(words(20))
 
 
+@state(config="branches = true", expect={"optimize": ((0, 3), "lies in the table|became")})
+def branch_maintained(db: Db):
+    """A branch with an index of the table and many small fragments, deletions and a branch of its own, under a policy that asks for it."""
+    db.fill(words, 5)
+    db.open().create_scalar_index("id", "BTREE")
+    branch = db.open().create_branch("dev/x")
+    for i in range(5, 25):
+        branch = branch.checkout_version(("dev/x", None))
+        branch.insert(words(i))
+        if i == 15:
+            branch.create_branch("kid")
+    branch.checkout_version(("dev/x", None)).delete("id % 5 = 1")
+
+
 @state()
 def tag_on_branch(db: Db):
     """A tag on a version of a branch."""

@@ -107,6 +107,26 @@ fn a_wake_looks_at_its_table_alone() {
 }
 
 #[test]
+fn a_wake_of_a_branch_that_is_maintained_looks_at_it_alone() {
+    let mut location = location("lake", &["t"]);
+    let branch = Target::Branch {
+        table: String::from("t"),
+        branch: String::from("dev/x"),
+    };
+    let mut both = found(&["t"]);
+    both.tables
+        .insert(branch.clone(), (String::from("t/tree/dev/x"), 0));
+    let now = Duration::from_secs(1);
+    location.scanned(both, now);
+    assert_eq!(location.jobs(now, MINUTE), [Job::Look(branch.clone())]);
+    for (folder, target) in [("t/tree/dev/x", branch), ("t/tree/dev", target("t"))] {
+        location.looking.clear();
+        location.woken(folder);
+        assert_eq!(location.jobs(now, MINUTE), [Job::Look(target)]);
+    }
+}
+
+#[test]
 fn a_publish_looks_at_what_it_moved() {
     let mut location = Location::new("lake", false);
     location.jobs(Duration::ZERO, MINUTE);

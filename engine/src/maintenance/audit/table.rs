@@ -3,8 +3,8 @@
 use super::inventory::{Listing, Need, Place};
 use super::{Audit, Auditor, Finding, Findings, Version, What};
 use crate::error::Result;
-use crate::maintenance::Target;
 use crate::maintenance::cleanup::spelled;
+use crate::maintenance::{Shown, Target};
 use crate::store::transaction_id;
 use futures::StreamExt;
 use lance_io::object_store::ObjectStore;
@@ -30,9 +30,9 @@ impl Auditor<'_> {
     /// # Errors
     /// Those of the storage, and `Cancelled`.
     pub async fn table(&self, target: &Target) -> Result<Audit> {
-        let path = match target {
-            Target::Plain(path) => path.clone(),
-            Target::Pinned(table) => {
+        let path = match target.shown() {
+            Shown::Head(path) => path.into_owned(),
+            Shown::Pin(table) => {
                 let state = self.store.load().await?.state;
                 state.table(table)?.path.clone()
             }

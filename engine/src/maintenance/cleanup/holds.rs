@@ -135,6 +135,9 @@ pub(super) fn spares_of_manifest(held: &[HeldSnapshot]) -> Vec<Spare> {
 
 /// What tags and branches of a table spare: a tag its version, a branch the one that it began at, whose files it may
 /// share. Lance spares these as well, a branch where it spells the table as Lance does.
+///
+/// Of a branch of the table every number is spared that another branch, or the tag of any, names: which of them are its own is
+/// Lance's to tell apart.
 pub(super) async fn spares_of_refs(dataset: &Dataset) -> Result<Vec<Spare>> {
     let tags = tags_of(dataset).await?.into_iter();
     let tags = tags.map(|(name, version)| Spare {
@@ -143,16 +146,27 @@ pub(super) async fn spares_of_refs(dataset: &Dataset) -> Result<Vec<Spare>> {
         name,
     });
     let branches = dataset.branches().list().await?.into_iter();
-    let branches = branches.map(|(name, branch)| {
-        let began = branch.identifier.version_mapping.first();
-        Spare {
-            version: began.map_or(branch.parent_version, |(version, _)| *version),
-            kind: HoldKind::Branch,
-            name,
+    let own = dataset.manifest().branch.as_ref();
+    let others = branches.filter(|(name, _)| Some(name) != own);
+    let branches = others.flat_map(|(name, branch)| {
+        let mut began = branch.identifier.version_mapping;
+        if own.is_none() {
+            began.truncate(1);
         }
+        let began = began.into_iter().map(|(version, _)| version);
+        let mut began: Vec<u64> = began.collect();
+        if own.is_some() || began.is_empty() {
+            began.push(branch.parent_version);
+        }
+        began.into_iter().map(move |version| Spare {
+            version,
+            kind: HoldKind::Branch,
+            name: name.clone(),
+        })
     });
     let mut spares: Vec<Spare> = tags.chain(branches).collect();
-    spares.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+    spares.sort_by(|a, b| (a.kind, &a.name, a.version).cmp(&(b.kind, &b.name, b.version)));
+    spares.dedup();
     Ok(spares)
 }
 

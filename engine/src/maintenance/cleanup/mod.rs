@@ -12,7 +12,7 @@
 //! 5. The manifest's own versions go last, and only archived ones: they say which tables' versions are pinned.
 //!
 //! `plan` decides, `holds`, `references` and `readable` are what it looks at, `run` does what the plan says. `dropped` are tables
-//! that go as a whole.
+//! that go as a whole. `known` spares reading a manifest twice.
 //!
 //! Retention is per table, and a snapshot spans tables. So the manifest is kept for the longest retention of all tables,
 //! and each table's floor says which of its versions a snapshot in there may still open: one below it is refused
@@ -21,6 +21,7 @@
 mod dropped;
 mod holdings;
 mod holds;
+mod known;
 mod plan;
 mod readable;
 mod references;
@@ -32,7 +33,7 @@ pub use holds::{Hold, HoldKind};
 pub(super) use readable::{Referred, files_of, files_of_fragment, read_ends};
 pub(super) use references::spelled;
 
-use super::Target;
+use super::{Shown, Target};
 use crate::history::ArchiveReport;
 use crate::ids::{OpId, TableName};
 use crate::store::Store;
@@ -123,6 +124,16 @@ impl CleanupPolicies {
         let of_table = self.tables.get(name).copied();
         let of_table = of_table.or_else(|| pattern().map(|(_, policy)| *policy));
         of_table.unwrap_or(self.default)
+    }
+
+    /// The same policies, of which a branch has that of its table: for what is asked by its path.
+    pub fn with_branch(&self, target: &Target) -> Self {
+        let mut policies = self.clone();
+        if let (Target::Branch { table, .. }, Shown::Head(path)) = (target, target.shown()) {
+            let name = path.strip_suffix(".lance").unwrap_or(&path);
+            policies.tables.insert(name.to_owned(), self.of(table));
+        }
+        policies
     }
 
     /// What the manifest is kept for: as long as the most patient of `tables`.
@@ -231,7 +242,7 @@ impl Target {
     pub fn table(&self) -> Option<&TableName> {
         match self {
             Self::Pinned(table) => Some(table),
-            Self::Plain(_) => None,
+            Self::Plain(_) | Self::Branch { .. } => None,
         }
     }
 }

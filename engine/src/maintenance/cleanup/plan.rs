@@ -181,6 +181,7 @@ impl Store {
         let plan = async {
             self.check_plain(path).await?;
             let dataset = self.latest(path).await?;
+            check_apart(&dataset).await?;
             let retention = policies.of(path).retention;
             let floor = self.oldest_kept(&dataset, retention).await?;
             let cleanup = removable(path.to_owned(), &dataset, floor, Vec::new()).await?;
@@ -286,6 +287,27 @@ impl Store {
             }
         }
         Ok((roots, paths))
+    }
+}
+
+/// Refuses a branch in whose folder another one lies: Lance would take what is in it for files of the outer one.
+async fn check_apart(dataset: &Dataset) -> Result<()> {
+    let Some(own) = &dataset.manifest().branch else {
+        return Ok(());
+    };
+    let branches = dataset.branches().list().await?;
+    let is_inside = |name: &&String| {
+        let rest = name.strip_prefix(own.as_str());
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    };
+    match branches.keys().find(is_inside) {
+        None => Ok(()),
+        Some(inner) => Err(Error::new(
+            ErrorKind::Refused,
+            format!(
+                "branch {inner} lies in the folder of branch {own}, and Lance would take its files for those of {own}; nothing is removed"
+            ),
+        )),
     }
 }
 

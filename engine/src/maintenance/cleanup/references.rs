@@ -11,6 +11,7 @@ use crate::store::location::decoded;
 use futures::TryStreamExt;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
+use lance_io::object_store::ObjectStore;
 use lance_table::format::IndexMetadata;
 use lance_table::io::commit::{ManifestLocation, ManifestNamingScheme};
 use lance_table::io::manifest::{read_manifest, read_manifest_indexes};
@@ -229,16 +230,17 @@ impl Store {
             return Ok(Vec::new());
         }
         let owner = spelled(&self.uri_of(path));
+        let objects = self.knowing_manifests(&self.objects);
         let mut found = Vec::new();
         for area in ["_versions", "tree"] {
             let prefix = self.object_path(&format!("{path}/{area}"));
-            let listed: Vec<ObjectMeta> = self.objects.list(Some(prefix)).try_collect().await?;
+            let listed: Vec<ObjectMeta> = objects.list(Some(prefix)).try_collect().await?;
             for meta in listed {
                 let name = meta.location.filename();
                 let Some(naming) = name.and_then(ManifestNamingScheme::detect_scheme) else {
                     continue;
                 };
-                match self.references_in(&owner, &meta, naming).await {
+                match references_in(&objects, &owner, &meta, naming).await {
                     Ok(references) => found.extend(references),
                     Err(lance::Error::NotFound { .. }) => {}
                     Err(_) => found.extend(bases.iter().flatten().map(|base| Reference {
@@ -250,37 +252,38 @@ impl Store {
         }
         Ok(found)
     }
+}
 
-    async fn references_in(
-        &self,
-        owner: &str,
-        meta: &ObjectMeta,
-        naming_scheme: ManifestNamingScheme,
-    ) -> lance::Result<Vec<Reference>> {
-        let manifest = read_manifest(&self.objects, &meta.location, Some(meta.size)).await?;
-        let location = ManifestLocation {
-            version: manifest.version,
-            path: meta.location.clone(),
-            size: Some(meta.size),
-            naming_scheme,
-            e_tag: None,
-            identity: None,
-        };
-        let indexes = read_manifest_indexes(&self.objects, &location, &manifest).await?;
-        let all = files_of(&manifest).chain(folders_of(&indexes));
-        let mut spellings: BTreeMap<u32, String> = BTreeMap::new();
-        Ok(all
-            .filter_map(|Referred { base, path, .. }| {
-                let id = base?;
-                let base = manifest.base_paths.get(&id)?;
-                let base = spellings.entry(id).or_insert_with(|| spelled(&base.path));
-                Some(Reference {
-                    owner: owner.to_owned(),
-                    file: format!("{base}/{path}"),
-                })
+/// What a version refers to outside of the table `owner`.
+async fn references_in(
+    objects: &ObjectStore,
+    owner: &str,
+    meta: &ObjectMeta,
+    naming_scheme: ManifestNamingScheme,
+) -> lance::Result<Vec<Reference>> {
+    let manifest = read_manifest(objects, &meta.location, Some(meta.size)).await?;
+    let location = ManifestLocation {
+        version: manifest.version,
+        path: meta.location.clone(),
+        size: Some(meta.size),
+        naming_scheme,
+        e_tag: None,
+        identity: None,
+    };
+    let indexes = read_manifest_indexes(objects, &location, &manifest).await?;
+    let all = files_of(&manifest).chain(folders_of(&indexes));
+    let mut spellings: BTreeMap<u32, String> = BTreeMap::new();
+    Ok(all
+        .filter_map(|Referred { base, path, .. }| {
+            let id = base?;
+            let base = manifest.base_paths.get(&id)?;
+            let base = spellings.entry(id).or_insert_with(|| spelled(&base.path));
+            Some(Reference {
+                owner: owner.to_owned(),
+                file: format!("{base}/{path}"),
             })
-            .collect())
-    }
+        })
+        .collect())
 }
 
 /// The folders of a version's indexes, as [`files_of`] names its files.

@@ -254,10 +254,12 @@ impl Store {
     ) -> Result<()> {
         let mut objects = dataset.object_store(None).await?.as_ref().clone();
         objects.apply_wrapper(&Paced(oversight.clone()));
+        let objects = self.knowing_manifests(&objects);
         let counted = dataset.with_object_store(Arc::new(objects), None);
         let mut rounds = Rounds::new();
         loop {
-            let refs = dataset.version_refs().await?;
+            // Through what knows manifests: it knows those that it has listed.
+            let refs = counted.version_refs().await?;
             let stored: HashSet<u64> = refs.iter().map(|r| r.version).collect();
             let left: Vec<u64> = versions
                 .iter()
