@@ -14,6 +14,7 @@ use squire_engine::maintenance::{
     Shown, TableCleanup,
 };
 use std::process::ExitCode;
+use std::sync::Once;
 use std::time::Duration;
 
 /// The shortest retention: readers and writers in flight need their versions.
@@ -208,9 +209,18 @@ async fn clean_plain(
         let holdings = place.store.table_holdings(path, &plan).await?;
         return Ok((plan, holdings, None));
     }
+    if !plan.versions.is_empty() {
+        tell_of_clones();
+    }
     let cleaned = place.store.cleanup_plain(&plan, args.rate, oversight);
     let report = cleaned.await?;
     Ok((plan, Vec::new(), Some(report)))
+}
+
+/// Said once, before anything goes.
+fn tell_of_clones() {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| tracing::warn!("before anything is removed: {CLONES_ELSEWHERE}"));
 }
 
 const OFF: &str = "off (cleanup.enabled = false)";

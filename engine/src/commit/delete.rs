@@ -7,12 +7,20 @@ use crate::error::{Error, Result};
 use arrow_schema::{DataType, TimeUnit};
 use lance::dataset::{Dataset, DeleteBuilder};
 use lance::deps::datafusion::logical_expr::Expr;
-use lance_core::{ROW_ADDR, ROW_ID, ROW_OFFSET};
+use lance_core::{
+    ROW_ADDR, ROW_CREATED_AT_VERSION, ROW_ID, ROW_LAST_UPDATED_AT_VERSION, ROW_OFFSET,
+};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-/// What Lance calls where a row lies: no column of anybody's, and another after each rewrite.
-const POSITIONS: [&str; 3] = [ROW_ID, ROW_ADDR, ROW_OFFSET];
+/// What Lance calls where a row lies, and when it came: no column of anybody's.
+const POSITIONS: [&str; 5] = [
+    ROW_ID,
+    ROW_ADDR,
+    ROW_OFFSET,
+    ROW_CREATED_AT_VERSION,
+    ROW_LAST_UPDATED_AT_VERSION,
+];
 
 /// How values are written that Lance's planner does not take as they stand.
 const LITERALS: &str = "write a time as timestamp '2024-01-31T12:00:00', a day as date '2024-01-31', and a decimal as cast('1.24' as decimal(10, 2))";
@@ -63,23 +71,38 @@ pub(super) fn planned(dataset: &Dataset, whole: &str) -> Result<Expr> {
     expression.ok_or_else(|| Error::internal("a predicate is no filter"))
 }
 
-/// Refuses a point in time that is finer than one of `columns` keeps: cut off, it would be another.
+/// Refuses a point in time that Lance's planner takes for another than the one that is written: one that is finer than one of
+/// `columns` keeps, one with an offset for a column without a zone, and any for a column of a zone other than UTC, where it would be
+/// the wall clock's.
 fn check_times(dataset: &Dataset, predicate: &str, columns: &[String]) -> Result<()> {
     let digits = predicate::digits_of_second(predicate);
     for column in columns {
-        let kept = match dataset
+        let data_type = dataset
             .schema()
             .field(column)
-            .map(|field| field.data_type())
-        {
-            Some(DataType::Timestamp(unit, _)) => match unit {
-                TimeUnit::Second => 0,
-                TimeUnit::Millisecond => 3,
-                TimeUnit::Microsecond => 6,
-                TimeUnit::Nanosecond => 9,
-            },
-            _ => continue,
+            .map(|field| field.data_type());
+        let Some(DataType::Timestamp(unit, zone)) = data_type else {
+            continue;
         };
+        let kept = match unit {
+            TimeUnit::Second => 0,
+            TimeUnit::Millisecond => 3,
+            TimeUnit::Microsecond => 6,
+            TimeUnit::Nanosecond => 9,
+        };
+        match &zone {
+            None if predicate::has_offset(predicate) => {
+                return Err(Error::invalid(format!(
+                    "a time in the predicate has an offset, and column {column} has no time zone, so it would be taken for another; write it without one"
+                )));
+            }
+            Some(zone) if !is_utc(zone) && predicate::has_time(predicate) => {
+                return Err(Error::invalid(format!(
+                    "column {column} has the time zone {zone}, where Lance takes a time in a predicate for that of the wall clock, whatever offset it has; write it as arrow_cast('2024-01-31T12:00:00Z', 'Timestamp({unit:?}, Some(\"UTC\"))'), which means what it says"
+                )));
+            }
+            _ => {}
+        }
         if digits > kept {
             return Err(Error::invalid(format!(
                 "a time in the predicate has {digits} digits behind the second, and column {column} keeps {kept}: no row is at that time; write a time that the column can hold"
@@ -87,6 +110,14 @@ fn check_times(dataset: &Dataset, predicate: &str, columns: &[String]) -> Result
         }
     }
     Ok(())
+}
+
+fn is_utc(zone: &str) -> bool {
+    let zone = zone.to_ascii_uppercase();
+    matches!(
+        zone.as_str(),
+        "UTC" | "Z" | "+00:00" | "-00:00" | "+0000" | "ETC/UTC" | "GMT"
+    )
 }
 
 pub(super) async fn delete(dataset: Arc<Dataset>, runnable: String) -> Result<Staged> {

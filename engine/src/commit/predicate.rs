@@ -83,6 +83,37 @@ pub(super) fn digits_of_second(predicate: &str) -> usize {
     quoted.filter_map(fraction).max().unwrap_or(0)
 }
 
+/// The points in time and days that the predicate quotes as they stand: what `arrow_cast` takes is of the type that it names.
+fn times(predicate: &str) -> impl Iterator<Item = &str> {
+    let mut before = "";
+    predicate
+        .split('\'')
+        .enumerate()
+        .filter_map(move |(at, text)| {
+            if at % 2 == 0 {
+                before = text;
+                return None;
+            }
+            let year = text.bytes().take_while(u8::is_ascii_digit).count();
+            let is_time = year == 4 && text[year..].starts_with('-');
+            let call = before.trim_end().to_ascii_lowercase();
+            (is_time && !call.ends_with("arrow_cast(")).then_some(text)
+        })
+}
+
+/// Whether the predicate names a point in time whose type Lance's planner chooses.
+pub(super) fn has_time(predicate: &str) -> bool {
+    times(predicate).next().is_some() || predicate.to_ascii_lowercase().contains("to_timestamp")
+}
+
+/// Whether it quotes one with an offset.
+pub(super) fn has_offset(predicate: &str) -> bool {
+    times(predicate).any(|text| {
+        let clock = text.get(10..).unwrap_or_default();
+        clock.contains(['+', '-']) || clock.trim_end().ends_with(['Z', 'z'])
+    })
+}
+
 /// The word that `text` begins with, and what follows it.
 fn word(text: &str) -> (&str, &str) {
     let in_word = |c: char| c.is_alphanumeric() || c == '_';

@@ -71,7 +71,10 @@ impl Store {
                 from,
                 to: 0,
             }];
-            Ok(Some((state.drop_updates(table, op, at_ms)?, record)))
+            Ok(Some((
+                state.drop_updates(table, op, at_ms, drift == Drift::Discard)?,
+                record,
+            )))
         });
         published.await.map_err(|e| match e.kind() {
             // A swap was asked for, and may have landed.
@@ -102,6 +105,11 @@ impl Store {
         let entry = on.state.table(table)?;
         if drift == Drift::Discard {
             return Ok(());
+        }
+        if !self.pin_stands(entry).await? {
+            return Err(entry
+                .replaced(format!("table {table}"))
+                .advice("or drop it with --discard-drift, and what stands there with it"));
         }
         let scanned = self.scan(on.state.store, &entry.path, entry.version).await;
         match scanned.map(|chain| obstacle(&chain, entry.version)) {

@@ -337,7 +337,7 @@ async fn compare_sides(
 }
 
 /// Top-level columns with blobs in them.
-fn blob_columns(schema: &Schema) -> BTreeSet<String> {
+pub(crate) fn blob_columns(schema: &Schema) -> BTreeSet<String> {
     columns_with(schema, Field::is_blob)
 }
 

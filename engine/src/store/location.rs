@@ -356,6 +356,16 @@ pub(super) const ENDPOINTS: [&str; 5] = [
     "endpoint_url",
 ];
 
+/// Whether it is a host, or an address in brackets, and a port if there is one.
+fn is_authority(host: &str) -> bool {
+    let (name, behind) = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').unwrap_or(("", "")),
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
+    };
+    let is_port = |port: &str| port.parse::<u16>().is_ok();
+    !name.is_empty() && (behind.is_empty() || behind.strip_prefix(':').is_some_and(is_port))
+}
+
 /// Refuses an endpoint that requests cannot be sent to: Lance would panic at the first one, or say "builder error".
 /// `environment`: the variables of this process, which options override.
 ///
@@ -376,8 +386,16 @@ pub fn check_endpoint(
     for (name, value) in endpoints.filter(|(name, _)| is(name, &ENDPOINTS)) {
         let (scheme, rest) = value.split_once("://").unwrap_or(("", value));
         let host = rest.split('/').next().unwrap_or_default();
+        if host.contains('@') {
+            // What stands before the @ is nobody's to read.
+            return Err(Error::invalid(format!(
+                "{name} has a user or a password in it; leave them out, and give them as aws_access_key_id and aws_secret_access_key"
+            )));
+        }
         let odd = |c: char| c.is_whitespace() || c.is_control() || "\"<>\\^`{|}".contains(c);
-        if host.is_empty() || host.starts_with(':') || rest.contains(odd) {
+        let is_half =
+            scheme.is_empty() && (value.starts_with("http:") || value.starts_with("https:"));
+        if is_half || !is_authority(host) || rest.contains(odd) {
             let why = "is no URL; write it as http://HOST:PORT or https://HOST";
             return Err(Error::invalid(format!("{name} = {value:?} {why}")));
         }
@@ -422,9 +440,22 @@ mod tests {
         assert!(bare.contains("\"http://127.0.0.1:9000\""), "{bare}");
         let plain = told("http://127.0.0.1:9000", &[]);
         assert!(plain.contains("allow_http"), "{plain}");
-        for bad in ["", "http://", "http://:9000", "https://a b", "ftp://host"] {
+        for bad in [
+            "",
+            "http://",
+            "http://:9000",
+            "https://a b",
+            "ftp://host",
+            "http:/127.0.0.1:1",
+            "https://127.0.0.1:99999",
+            "https://[::1",
+            "https://host:",
+        ] {
             assert!(with("AWS_ENDPOINT", bad, &[]).is_err(), "{bad}");
         }
+        let secret = told("https://user:secret@host", &[]);
+        assert!(!secret.contains("secret@"), "{secret}");
+        assert!(with("endpoint", "https://[::1]:9000", &[]).is_ok());
         let allowed = [("AWS_ALLOW_HTTP", "True")];
         assert!(with("endpoint", "http://127.0.0.1:9000/sub", &allowed).is_ok());
         assert!(with("endpoint", "https://minio.example", &[]).is_ok());

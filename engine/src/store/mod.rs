@@ -493,6 +493,22 @@ impl Store {
     }
 
     pub(crate) async fn is_ours(&self) -> Result<bool> {
+        let strange = || {
+            Error::new(
+                ErrorKind::Refused,
+                format!(
+                    "{}/{INTERNAL} exists but holds no squire manifest; move it away or choose another directory",
+                    self.uri
+                ),
+            )
+        };
+        if self.objects.has_direct_local_paths() {
+            let path = format!("/{}", self.object_path(INTERNAL));
+            let there = tokio::fs::metadata(path).await;
+            if there.is_ok_and(|there| !there.is_dir()) {
+                return Err(strange());
+            }
+        }
         if self.has_manifest().await? {
             return Ok(true);
         }
@@ -508,13 +524,7 @@ impl Store {
         {
             return Ok(false);
         }
-        Err(Error::new(
-            ErrorKind::Refused,
-            format!(
-                "{}/{INTERNAL} exists but holds no squire manifest; move it away or choose another directory",
-                self.uri
-            ),
-        ))
+        Err(strange())
     }
 
     /// Proves once for this process, before its first commit, that put-if-absent refuses a second put: everything

@@ -122,6 +122,9 @@ pub struct Dropped {
     pub floor: u64,
     /// How far its removal is.
     pub removal: Removal,
+    /// What was visible then, unless whatever stands there shall go; unknown of one that an earlier release dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<TableEntry>,
 }
 
 /// A declared index.
@@ -395,7 +398,13 @@ impl State {
     }
 
     /// The updates that take `table` out: nothing of it stays but that its path is burned.
-    pub(crate) fn drop_updates(&self, table: &TableName, op: OpId, at_ms: u64) -> Result<Updates> {
+    pub(crate) fn drop_updates(
+        &self,
+        table: &TableName,
+        op: OpId,
+        at_ms: u64,
+        is_whatever: bool,
+    ) -> Result<Updates> {
         let entry = self.table(table)?;
         let dropped = Dropped {
             table: table.clone(),
@@ -404,6 +413,7 @@ impl State {
             shown_until: self.version,
             floor: self.floor(table),
             removal: Removal::Shown,
+            entry: Some(entry.clone()).filter(|_| !is_whatever),
         };
         let mut updates = vec![
             self.format_update(DROPPED),

@@ -196,6 +196,7 @@ impl Store {
     /// # Errors
     /// Those of the storage; a latest version that is torn or damaged is named with its file.
     pub(crate) async fn open_latest(&self, path: &str) -> Result<Option<Dataset>> {
+        self.check_listable(path).await?;
         match self.builder(path).load().await {
             Ok(dataset) => {
                 self.check_version(&dataset).await?;
@@ -213,6 +214,24 @@ impl Store {
                 };
                 Err(error.context(format!("opening {}", self.uri_of(path))))
             }
+        }
+    }
+
+    /// Lance asks again for seconds, several times in a row, about a folder that nobody may list or that is none.
+    async fn check_listable(&self, path: &str) -> Result<()> {
+        use std::io::ErrorKind as Io;
+        if !self.objects.has_direct_local_paths() {
+            return Ok(());
+        }
+        let versions = self.object_path(&format!("{path}/_versions"));
+        match tokio::fs::read_dir(format!("/{versions}")).await {
+            Err(e) if matches!(e.kind(), Io::PermissionDenied | Io::NotADirectory) => {
+                let told = format!("opening {}", self.uri_of(path));
+                Err(Error::new(ErrorKind::Storage, "storage failed")
+                    .caused_by(e)
+                    .context(told))
+            }
+            _ => Ok(()),
         }
     }
 

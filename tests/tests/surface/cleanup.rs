@@ -15,7 +15,8 @@ use squire_tests::plain::{Plain, TABLE};
 use squire_tests::{Lake, rows_of, tree};
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::os::unix::fs::{FileExt, symlink};
+use std::fs::Permissions;
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -337,6 +338,91 @@ async fn clones_in_every_watched_location_keep_what_they_need() {
     assert_eq!(rows_at(&clone).await, rows);
     lake.run(&["daemon", "--once", "--config", &config]).ok();
     assert_eq!(rows_at(&clone).await, rows);
+}
+
+/// Of a clone whose versions cannot be read for now nothing is known, so nothing that it may need goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_that_cannot_be_read_now_keeps_what_it_may_need() {
+    let (mut lake, config) = aged(&["t"]);
+    lake.is_bound = true;
+    let directory = lake.path("plain");
+    let (source, clone) = (directory.join("t.lance"), directory.join("clone.lance"));
+    let rows = cloned(&lake, &source, &source.to_string_lossy(), &clone).await;
+    let set = |mode| {
+        for file in version_files(&clone) {
+            let path = clone.join("_versions").join(file);
+            std::fs::set_permissions(path, Permissions::from_mode(mode)).expect("a mode");
+        }
+    };
+    let uri = directory.to_string_lossy();
+    set(0);
+    let done = lake.run(&["cleanup", &uri, "--config", &config]);
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert_eq!(version_files(&source).len(), 5, "{done:?}");
+    set(0o644);
+    lake.run(&["cleanup", &uri, "--config", &config]).ok();
+    assert_eq!(version_files(&source).len(), 2);
+    assert_eq!(rows_at(&clone).await, rows);
+}
+
+/// An old version that a power cut left empty is named with what to do, and stops its table alone.
+#[test]
+fn an_old_version_that_is_torn_is_named() {
+    let (lake, config) = aged(&["t", "u"]);
+    let directory = lake.path("plain");
+    for table in ["t.lance", "u.lance"] {
+        copy(&Path::new(&lake.uri).join(table), &directory.join(table));
+    }
+    let torn = format!("t.lance/_versions/{}.manifest", u64::MAX - 2);
+    File::create(directory.join(&torn)).expect("an empty file");
+    let uri = directory.to_string_lossy();
+    let done = lake.run(&["cleanup", &uri, "--config", &config]);
+    assert_eq!(done.code, Some(1), "{done:?}");
+    for told in [torn.as_str(), "is torn, 0 bytes long", "remove this file"] {
+        assert!(done.stdout.contains(told), "{told}: {done:?}");
+    }
+    assert_eq!(version_files(&directory.join("t.lance")).len(), 4);
+    assert_eq!(version_files(&directory.join("u.lance")).len(), 1);
+}
+
+/// A writer whose clock is three days behind puts one version between those of others.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_version_that_is_young_goes_with_one_that_says_it_is_old() {
+    let mut plain = Plain::new(&Lake::new().path("plain"));
+    for id in 0..9 {
+        plain.append(id..id + 1).await;
+    }
+    let path = PathBuf::from(&plain.uri).join(TABLE);
+    let dataset = Dataset::open(&path.to_string_lossy()).await.expect("table");
+    let middle = dataset.checkout_version(5).await.expect("version");
+    let file = PathBuf::from(format!("/{}", middle.manifest_location().path));
+    let varint = |mut n: u64| {
+        let mut bytes = Vec::new();
+        while n > 0x7f {
+            bytes.push((n as u8) | 0x80);
+            n >>= 7;
+        }
+        bytes.push(n as u8);
+        bytes
+    };
+    let seconds = middle.manifest().timestamp().timestamp().unsigned_abs();
+    let (now, old) = (varint(seconds), varint(seconds - 3 * 86_400));
+    let mut bytes = std::fs::read(&file).expect("the version");
+    let at = bytes.windows(now.len()).position(|window| window == now);
+    let at = at.expect("its time");
+    bytes[at..at + old.len()].copy_from_slice(&old);
+    std::fs::write(&file, bytes).expect("the version");
+    let store = Store::connect(&plain.uri, StoreOptions::default()).await;
+    let store = store.expect("the directory");
+    let hour = CleanupPolicies::from(Retention {
+        age: Duration::from_secs(3_600),
+        versions: 1,
+    });
+    let plan = store
+        .plan_plain_cleanup(TABLE, &hour)
+        .await
+        .expect("a plan");
+    assert_eq!(plan.versions, [0_u64; 0]);
 }
 
 /// A table goes by the name that `status` prints, too, and a name that no table has is told.

@@ -60,6 +60,7 @@ async fn a_table_made_again_is_reported_and_never_shown() {
         lake.run(&["write", &uri, "t", &file]).failed(3, said);
         lake.run(&["delete", &uri, "t", "--where", "id = 900"])
             .failed(3, said);
+        lake.run(&["drop", &uri, "t"]).failed(3, said);
         for work in ["optimize", "reindex"] {
             let done = lake.run(&[work, &uri, "--table", "t", "--json"]);
             assert_eq!(done.code, Some(3), "{done:?}");
@@ -102,6 +103,30 @@ async fn a_table_made_again_is_reported_and_never_shown() {
         assert_eq!(status["tables"].as_array().map(Vec::len), Some(2));
         lake.assert_at_rest();
     }
+}
+
+/// A path stays burned, but what others put there later is theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_made_where_one_was_dropped_is_not_removed() {
+    let mut lake = Lake::with_tables(&["t", "other"]);
+    let batch = lake.batch("b", &["t", "other"], 0..1);
+    lake.run(&["commit", &lake.uri, &batch]).ok();
+    lake.run(&["drop", &lake.uri, "t"]).ok();
+    let new = made_again(&lake, 3).await;
+    lake.env
+        .push(("SQUIRE_RETENTION".to_owned(), "0".to_owned()));
+    for i in 1..3 {
+        let batch = lake.batch(&format!("b{i}"), &["other"], i..i + 1);
+        lake.run(&["commit", &lake.uri, &batch]).ok();
+        let all_but_the_latest = ["cleanup", &lake.uri, "--min-versions", "1", "--json"];
+        let cleanup = lake.run(&all_but_the_latest);
+        assert_eq!(cleanup.code, Some(1), "{cleanup:?}");
+        let failed = cleanup.json()["report"]["failed"].to_string();
+        assert!(failed.contains("something else than squire"), "{failed}");
+    }
+    let path = Path::new(&lake.uri).join("t.lance");
+    let there = Dataset::open(&path.to_string_lossy()).await.expect("table");
+    assert_eq!(squire_tests::rows_of(&there).await, new);
 }
 
 /// A backup of the folder is copied back under a process that knows newer versions, and others commit up to the number that it knows.

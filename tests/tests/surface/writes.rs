@@ -29,6 +29,8 @@ async fn a_delete_runs_the_predicate_that_was_checked() {
         ("'value' <> 'v1'", "reads no column"),
         ("_rowid >= 0", "reads no column"),
         ("_rowaddr IS NOT NULL OR 1 = 1", "reads no column"),
+        ("_row_created_at_version > 0", "reads no column"),
+        ("_row_last_updated_at_version >= 1", "reads no column"),
         ("id = 1; id = 2", "predicate"),
         ("random() < id", "something else each time"),
     ] {
@@ -49,6 +51,75 @@ async fn a_delete_runs_the_predicate_that_was_checked() {
         .ok();
     assert!(all.stdout.contains("1 deleted"), "{all:?}");
     assert!(lake.ids("t").await.is_empty());
+}
+
+/// Lance's planner takes a time for the wall clock's in the zone of the column, and drops the offset of one without a zone.
+#[tokio::test]
+async fn a_time_means_the_instant_that_is_written_or_is_refused() {
+    use arrow_array::TimestampMicrosecondArray;
+    use squire_engine::commit::{CommitRequest, TableWrite, Write};
+    use squire_engine::error::ErrorKind;
+    const NOON: i64 = 1_706_702_400_000_000;
+    let utc = "arrow_cast('2024-01-31T12:00:00Z', 'Timestamp(Microsecond, Some(\"UTC\"))')";
+    let exact = format!("t = {utc}");
+    for (zone, predicate, fits) in [
+        (Some("UTC"), "t = timestamp '2024-01-31T12:00:00Z'", true),
+        (
+            Some("+00:00"),
+            "t = timestamp '2024-01-31T14:00:00+02:00'",
+            true,
+        ),
+        (
+            Some("Europe/Berlin"),
+            "t = timestamp '2024-01-31T12:00:00Z'",
+            false,
+        ),
+        (
+            Some("+05:30"),
+            "t >= timestamp '2024-01-31 12:00:00'",
+            false,
+        ),
+        (Some("Europe/Berlin"), "t < to_timestamp(1706702400)", false),
+        (Some("Europe/Berlin"), exact.as_str(), true),
+        (Some("+05:30"), exact.as_str(), true),
+        (None, "t = timestamp '2024-01-31T14:00:00+02:00'", false),
+        (None, "t = timestamp '2024-01-31T12:00:00Z'", false),
+        (None, "t = timestamp '2024-01-31T12:00:00'", true),
+    ] {
+        let zone: Option<Arc<str>> = zone.map(Into::into);
+        let kind = DataType::Timestamp(arrow_schema::TimeUnit::Microsecond, zone.clone());
+        let schema = Arc::new(Schema::new(vec![Field::new("t", kind, true)]));
+        let times = [NOON - 1, NOON, NOON + 1].to_vec();
+        let times = TimestampMicrosecondArray::from(times).with_timezone_opt(zone.clone());
+        let rows = RecordBatch::try_new(schema.clone(), vec![Arc::new(times)]).expect("rows");
+        let store = squire_engine::store::Store::init("memory://times", Default::default());
+        let store = store.await.expect("store");
+        let commit = async |write: Write| {
+            let table = "t".parse().expect("name");
+            store
+                .commit(&CommitRequest::new(vec![TableWrite { table, write }]))
+                .await
+        };
+        let create = Write::Create { schema, key: None };
+        commit(create).await.expect("create");
+        commit(Write::Append(vec![rows].into()))
+            .await
+            .expect("rows");
+        let predicate = predicate.to_owned();
+        let deleted = commit(Write::Delete {
+            predicate: predicate.clone(),
+        })
+        .await;
+        let told = format!("{zone:?} {predicate}: {deleted:?}");
+        match deleted {
+            Ok(squire_engine::commit::Outcome::Committed(done)) if fits => {
+                let rows = done.rows.values().map(|rows| rows.deleted).sum::<u64>();
+                assert_eq!(rows, 1, "{told}");
+            }
+            Err(e) if !fits => assert_eq!(e.kind(), ErrorKind::InvalidInput, "{told}"),
+            _ => panic!("{told}"),
+        }
+    }
 }
 
 /// Lance's planner panics on them.

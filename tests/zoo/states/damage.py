@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import pyarrow as pa
 from build import Db, ids, state
 from states.cases import HALF, words
 
@@ -48,6 +49,35 @@ def missing_data_file(db: Db):
     db.fill(ids)
     yield
     min((db.dir() / "data").iterdir()).unlink()
+
+
+@state(store=False, expect={**READS_DATA, **CLEANS})
+def missing_file_elsewhere(db: Db):
+    """A data file of HEAD in another base is gone: its older versions may be the last good ones."""
+    import lance
+
+    base = db.root.parent / "elsewhere"
+    base.mkdir()
+    db.fill(ids, 1, initial_bases=[lance.DatasetBasePath(str(base), name="b")])
+    db.fill(lambda i: ids(i + 1), 19)
+    lance.write_dataset(ids(0, 50), db.path(), mode="overwrite", target_bases=["b"])
+    yield
+    min(base.rglob("*.lance")).unlink()
+
+
+@state(store=False, expect={**CLEANS})
+def missing_blob(db: Db):
+    """The files with the blobs of HEAD are gone; a scan says where they would stand."""
+    import lance
+
+    schema = pa.schema([pa.field("id", pa.int64()), lance.blob_field("b")])
+    one = lambda i: pa.table([pa.array([i]), lance.blob_array([os.urandom(5_000_000)])], schema=schema)
+    db.fill(one, 5, data_storage_version="2.2")
+    lance.write_dataset(one(9), db.path(), mode="overwrite")
+    yield
+    head = db.open().get_fragments()[0].data_files()[0].path
+    for blob in (db.dir() / "data" / head.removesuffix(".lance")).glob("*.blob"):
+        blob.unlink()
 
 
 @state(expect={**READS_DATA, **CLEANS})

@@ -10,7 +10,7 @@
 use super::holds::{HeldSnapshot, spares_of_refs};
 use super::plan::Look;
 use super::{CleanupPlan, CleanupReport, TableCleanup};
-use crate::error::{Result, caught};
+use crate::error::{Error, ErrorKind, Result, caught};
 use crate::ids::TableName;
 use crate::oversight::Oversight;
 use crate::protocol::may_forget;
@@ -93,6 +93,17 @@ impl Store {
         let Some(dataset) = self.open_latest(path).await? else {
             return Ok(needed);
         };
+        if let Some(entry) = &dropped.entry
+            && !self.pin_stands(entry).await?
+        {
+            let table = &dropped.table;
+            return Err(Error::new(
+                ErrorKind::Refused,
+                format!(
+                    "something else than squire made a table there after {table} was dropped; move it elsewhere, or remove it by hand"
+                ),
+            ));
+        }
         let refs = spares_of_refs(&dataset).await?.into_iter();
         needed.extend(refs.map(|spare| format!("{} {}", spare.kind, spare.name)));
         let refs = dataset.version_refs().await?;

@@ -11,13 +11,19 @@ use crate::protocol::{cleanup_floor, may_forget};
 use crate::publish::Rounds;
 use crate::store::state::State;
 use crate::store::{MANIFEST_PATH, Snapshot, Store, TableEntry, read_version};
+use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
+use lance_table::io::commit::ManifestNamingScheme;
+use object_store::path::Path;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a decision to abort is kept: longer than any process is believed to sleep.
 const DECISION_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Versions that are read at one time.
+const AT_ONCE: usize = 8;
 
 /// What all tables of a plan are held against.
 pub(super) struct Look<'a> {
@@ -243,7 +249,15 @@ impl Store {
         let (mut low, mut high) = (0, versions.len().saturating_sub(spared));
         while low < high {
             let middle = low.midpoint(high);
-            let read = read_version(dataset, versions[middle]).await?;
+            let read = match read_version(dataset, versions[middle]).await {
+                Ok(read) => read,
+                Err(e) => {
+                    let naming = dataset.manifest_location().naming_scheme;
+                    let base = &dataset.branch_location().path;
+                    let path = naming.manifest_path(base, versions[middle]);
+                    return Err(self.unless_torn(&path, e).await);
+                }
+            };
             let at = read.map_or(i64::MIN, |read| read.timestamp.timestamp_millis());
             if at < limit {
                 low = middle + 1
@@ -251,8 +265,49 @@ impl Store {
                 high = middle
             }
         }
-        let oldest = versions.get(low).copied();
+        let young = self.first_younger(dataset, &versions[..low], limit).await?;
+        let oldest = young.or_else(|| versions.get(low).copied());
         Ok(oldest.unwrap_or_else(|| dataset.manifest().version))
+    }
+
+    /// The first of `versions` that is younger than `limit` all the same: a writer whose clock was behind put one above it that
+    /// says that it is older. The storage's times tell which may be; what a version says of itself decides.
+    async fn first_younger(
+        &self,
+        dataset: &Dataset,
+        versions: &[u64],
+        limit: i64,
+    ) -> Result<Option<u64>> {
+        let (Some(oldest), Some(newest)) = (versions.first(), versions.last()) else {
+            return Ok(None);
+        };
+        let path = dataset.manifest_location().path.as_ref();
+        let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+        let directory = Path::parse(directory)
+            .map_err(|e| Error::internal("the directory of a version").caused_by(e))?;
+        let listed = self.objects.list_with_delimiter(Some(&directory)).await?;
+        let mut suspects: Vec<u64> = listed
+            .objects
+            .iter()
+            .filter(|meta| meta.last_modified.timestamp_millis() > limit)
+            .filter_map(|meta| {
+                let name = meta.location.filename()?;
+                ManifestNamingScheme::detect_scheme(name)?.parse_version(name)
+            })
+            .filter(|version| (*oldest..=*newest).contains(version))
+            .collect();
+        suspects.sort_unstable();
+        let mut reads = std::pin::pin!(
+            futures::stream::iter(suspects)
+                .map(|version| async move { read_version(dataset, version).await })
+                .buffered(AT_ONCE)
+        );
+        while let Some(read) = reads.try_next().await? {
+            if let Some(read) = read.filter(|read| read.timestamp.timestamp_millis() >= limit) {
+                return Ok(Some(read.version));
+            }
+        }
+        Ok(None)
     }
 
     fn oldest_kept_ms(&self, retention: Retention) -> i64 {

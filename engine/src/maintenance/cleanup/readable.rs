@@ -6,13 +6,17 @@
 //!    of them are read.
 
 use crate::error::{Error, ErrorKind, Result, caught};
+use crate::proof::blob_columns;
 use crate::store::Store;
 use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
 use lance::dataset::fragment::FileFragment;
+use lance::datatypes::BlobHandling;
 use lance::session::Session;
+use lance_io::object_store::ObjectStore;
 use lance_table::format::{Fragment, Manifest};
 use lance_table::io::deletion::relative_deletion_file_path;
+use object_store::path::Path;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -108,7 +112,8 @@ impl Unread {
     }
 }
 
-/// Reads the first rows of a fragment and the last, as a reader would: all columns, or these, and of blobs where they stand.
+/// Reads the first rows of a fragment and the last, as a reader would: all columns, or these. A scan says where blobs stand; the bytes
+/// of those in the first row and the last are read, too.
 pub(in crate::maintenance) async fn read_ends(
     dataset: &Dataset,
     fragment: &Fragment,
@@ -123,6 +128,22 @@ pub(in crate::maintenance) async fn read_ends(
             scanner.project(columns)?;
         }
         scanner.limit(i64::try_from(ROWS).ok(), i64::try_from(offset).ok())?;
+        let mut rows = scanner.try_into_stream().await?;
+        while rows.try_next().await?.is_some() {}
+    }
+    let blobs = blob_columns(dataset.schema());
+    let asked = |column: &&String| columns.is_none_or(|of| of.contains(&column.as_str()));
+    let blobs: Vec<&String> = blobs.iter().filter(asked).collect();
+    if blobs.is_empty() {
+        return Ok(());
+    }
+    let last = fragment.num_rows().unwrap_or(0).saturating_sub(1);
+    for offset in BTreeSet::from([0, last]) {
+        let mut scanner = dataset.scan();
+        scanner.with_fragments(vec![fragment.clone()]);
+        scanner.blob_handling(BlobHandling::AllBinary);
+        scanner.project(&blobs)?;
+        scanner.limit(Some(1), i64::try_from(offset).ok())?;
         let mut rows = scanner.try_into_stream().await?;
         while rows.try_next().await?.is_some() {}
     }
@@ -149,24 +170,45 @@ enum Found {
 }
 
 impl Store {
-    /// Refuses a version of the table at `path` that lacks a file, or of which one was cut short. Files in a base
-    /// elsewhere are not looked for.
+    /// Refuses a version of the table at `path` that lacks a file, or of which one was cut short. A base that is a relative path
+    /// is relative to something unknown, and is not looked at.
     ///
     /// # Errors
     /// `Refused`, with the file.
     pub(super) async fn check_readable(&self, dataset: &Dataset, path: &str) -> Result<()> {
-        let manifest = dataset.manifest();
-        let own = files_of(manifest).filter(|file| file.base.is_none());
-        let own: Vec<Referred> = own.collect();
-        let found = self.find(path, own.iter().map(|file| &file.path)).await?;
-        let damaged = own.iter().find_map(|file| {
-            let why = wrong(found.get(&file.path), file.size)?;
-            Some(format!("{}, which {why}", file.path))
-        });
-        match damaged {
-            Some(damaged) => Err(self.damaged(dataset, &damaged).await),
-            None => Ok(()),
+        let mut by_base: BTreeMap<Option<u32>, Vec<Referred>> = BTreeMap::new();
+        for file in files_of(dataset.manifest()) {
+            by_base.entry(file.base).or_default().push(file);
         }
+        for (base, files) in by_base {
+            let names = files.iter().map(|file| &file.path);
+            let (place, found) = match base {
+                None => (String::new(), self.find(path, names).await?),
+                Some(id) => {
+                    let known = dataset.manifest().base_paths.get(&id);
+                    let Some(base) = known.filter(|base| !is_relative(&base.path)) else {
+                        continue;
+                    };
+                    let session = self.session();
+                    let opened = ObjectStore::from_uri_and_params(
+                        session.store_registry(),
+                        &base.path,
+                        self.params(),
+                    );
+                    let (objects, root) = opened.await?;
+                    let found = find_below(&objects, &root, names).await?;
+                    (format!("{}/", base.path), found)
+                }
+            };
+            let damaged = files.iter().find_map(|file| {
+                let why = wrong(found.get(&file.path), file.size)?;
+                Some(format!("{place}{}, which {why}", file.path))
+            });
+            if let Some(damaged) = damaged {
+                return Err(self.damaged(dataset, &damaged).await);
+            }
+        }
+        Ok(())
     }
 
     /// Refuses a version of the table at `path` that refers to a file which cannot be read, and which is newer than
@@ -283,22 +325,40 @@ impl Store {
         path: &str,
         files: impl Iterator<Item = &String>,
     ) -> Result<BTreeMap<String, Found>> {
-        let directories: BTreeSet<&str> = files
-            .map(|file| file.rsplit_once('/').map_or("", |(directory, _)| directory))
-            .collect();
-        let mut found = BTreeMap::new();
-        for directory in directories {
-            let prefix = self.object_path(&format!("{path}/{directory}"));
-            let listed = self.objects.list_with_delimiter(Some(&prefix)).await?;
-            let files = listed.objects.iter();
-            let files = files.map(|object| (&object.location, Found::File(object.size)));
-            let folders = listed.common_prefixes.iter();
-            let folders = folders.map(|folder| (folder, Found::Folder));
-            for (path, what) in files.chain(folders) {
-                let name = path.filename().unwrap_or_default();
-                found.insert(format!("{directory}/{name}"), what);
-            }
-        }
-        Ok(found)
+        find_below(&self.objects, &self.object_path(path), files).await
     }
+}
+
+fn is_relative(base: &str) -> bool {
+    !base.starts_with('/') && !base.contains(':')
+}
+
+/// What stands in the directories of `files` below `root`, by their paths below it.
+async fn find_below(
+    objects: &ObjectStore,
+    root: &Path,
+    files: impl Iterator<Item = &String>,
+) -> Result<BTreeMap<String, Found>> {
+    let directories: BTreeSet<&str> = files
+        .map(|file| file.rsplit_once('/').map_or("", |(directory, _)| directory))
+        .collect();
+    let mut found = BTreeMap::new();
+    for directory in directories {
+        let parts = directory.split('/').filter(|part| !part.is_empty());
+        let prefix = parts.fold(root.clone(), |path, part| path.join(part));
+        let listed = objects.list_with_delimiter(Some(&prefix)).await?;
+        let files = listed.objects.iter();
+        let files = files.map(|object| (&object.location, Found::File(object.size)));
+        let folders = listed.common_prefixes.iter();
+        let folders = folders.map(|folder| (folder, Found::Folder));
+        for (path, what) in files.chain(folders) {
+            let name = path.filename().unwrap_or_default();
+            let file = match directory {
+                "" => name.to_owned(),
+                _ => format!("{directory}/{name}"),
+            };
+            found.insert(file, what);
+        }
+    }
+    Ok(found)
 }

@@ -21,8 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 
-/// How long what was found in a location is taken for true: one round of cleanups of its tables, each of which would
-/// look at all the others again.
+/// How long what was found in a location is taken for true, as a multiple of the time that the look took, and at most. Each cleanup
+/// of a table would look at all the others again; a clone that is made meanwhile is not seen.
+const MEMO_LOOKS: u32 = 10;
 const MEMO_AGE: Duration = Duration::from_secs(30);
 
 /// Stands for the files that a version refers to which cannot be read.
@@ -31,7 +32,7 @@ const UNREADABLE: &str = "?";
 /// Where the branches of a table keep their files. No cleanup of the table looks there.
 const BRANCHES: &str = "tree/";
 
-/// What was found in a location, or why it is not known, and when.
+/// What was found in a location, or why it is not known, and until when that is taken for true.
 #[derive(Debug, Default)]
 struct ReferenceMemo(Mutex<Option<(Duration, Result<References, String>)>>);
 
@@ -187,15 +188,17 @@ impl Store {
     async fn references(&self, anywhere: bool) -> Result<References, String> {
         let memo = self.shelf.of::<ReferenceMemo>();
         let mut memo = memo.0.lock().await;
-        let now = self.clock().monotonic();
-        if let Some((at, found)) = memo.as_ref()
-            && now.saturating_sub(*at) < MEMO_AGE
+        let began = self.clock().monotonic();
+        if let Some((until, found)) = memo.as_ref()
+            && began < *until
         {
             return found.clone();
         }
         let looking = caught("looking for references", self.look_for_references(anywhere));
         let found = looking.await.map(Arc::new).map_err(|e| e.to_string());
-        *memo = Some((now, found.clone()));
+        let now = self.clock().monotonic();
+        let took = now.saturating_sub(began);
+        *memo = Some((now + (took * MEMO_LOOKS).min(MEMO_AGE), found.clone()));
         found
     }
 
@@ -243,6 +246,7 @@ impl Store {
                 match references_in(&objects, &owner, &meta, naming).await {
                     Ok(references) => found.extend(references),
                     Err(lance::Error::NotFound { .. }) => {}
+                    Err(_) if !self.is_readable(&meta).await? => {}
                     Err(_) => found.extend(bases.iter().flatten().map(|base| Reference {
                         owner: owner.clone(),
                         file: format!("{base}/{UNREADABLE}"),
@@ -251,6 +255,20 @@ impl Store {
             }
         }
         Ok(found)
+    }
+}
+
+impl Store {
+    /// Whether the bytes of a version that makes no sense can be read, and so are what they are; `false` when it was removed.
+    ///
+    /// # Errors
+    /// Those of the storage: what cannot be read now may be whole.
+    async fn is_readable(&self, meta: &ObjectMeta) -> Result<bool> {
+        match self.objects.read_one_all(&meta.location).await {
+            Ok(_) => Ok(true),
+            Err(lance::Error::NotFound { .. }) => Ok(false),
+            Err(e) => Err(Error::from(e).context(format!("reading {}", meta.location))),
+        }
     }
 }
 
