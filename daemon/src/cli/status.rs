@@ -225,8 +225,8 @@ async fn once(context: &Context, args: &PlanArgs, again: bool) -> Result<ExitCod
     } = args;
     let context = &context.seen_from(&args.store);
     let place = context.place(&args.store).await?;
-    let selection = place.select_maintained(&args.tables, &context.config);
-    let selection = selection.await?;
+    let selecting = place.select_maintained(&args.tables, &context.config);
+    let selection = selecting.await?;
     let mut waiting = Waiting::at(context, &place, *daemon).await;
     let version = match place.managed {
         true => Some(place.store.load().await?.version()),
@@ -274,11 +274,10 @@ async fn once(context: &Context, args: &PlanArgs, again: bool) -> Result<ExitCod
     }
     rows.sort_by_key(|(state, _)| *state);
     let rows = rows.into_iter().map(|(_, row)| row).collect();
-    for line in lay_out(&COLUMNS, rows) {
-        results.say(line);
-    }
-    left.extend(waiting.lines());
-    left.into_iter().for_each(|line| results.say(line));
+    let laid_out = lay_out(&COLUMNS, rows).into_iter();
+    laid_out.for_each(|line| results.say(line));
+    let left = left.into_iter().chain(waiting.lines());
+    left.for_each(|line| results.say(line));
     let mut more = Map::new();
     more.insert("manifest_version".to_owned(), json!(version));
     more.insert("sidecars".to_owned(), json!(sidecars));

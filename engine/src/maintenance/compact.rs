@@ -74,8 +74,7 @@ impl Store {
         bounds: &TaskBounds,
     ) -> Result<CompactionPlan> {
         let dataset = self.visible(None, target).await?;
-        let listed = listed_indexes(&dataset).await?;
-        self.plan_compaction(&dataset, &listed, bounds).await
+        self.plan_anew(&dataset, bounds).await
     }
 }
 
@@ -96,10 +95,7 @@ impl Work for Compaction<'_> {
         store
             .ledger()
             .saw(run.path(), &head, store.clock().now_ms());
-        let listed = listed_indexes(&head).await?;
-        let plan = store
-            .plan_compaction(&head, &listed, &self.0.bounds)
-            .await?;
+        let plan = store.plan_anew(&head, &self.0.bounds).await?;
         report.skipped = plan.left_alone.clone().map(Skipped::Unsupported);
         let ahead = plan.tasks.iter().map(|task| task.bytes).sum();
         run.oversight.planned("bytes", ahead);

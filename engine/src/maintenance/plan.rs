@@ -1,6 +1,6 @@
 //! What a compaction would do to a table: tasks, and what Lance would spoil and is left alone.
 
-use super::listed::{Listed, kind_of, segment_bytes};
+use super::listed::{Listed, kind_of, listed_indexes, segment_bytes};
 use super::settings::TableSettings;
 use super::tasks::{FragmentFacts, Left, Task, TaskBounds, left, plan_tasks};
 use crate::error::{ErrorKind, Result};
@@ -147,6 +147,16 @@ impl Store {
             }
         }
         Ok(held)
+    }
+
+    /// Plans a compaction of `dataset`, of which nothing is known yet.
+    pub(crate) async fn plan_anew(
+        &self,
+        dataset: &Dataset,
+        bounds: &TaskBounds,
+    ) -> Result<CompactionPlan> {
+        let listed = listed_indexes(dataset).await?;
+        self.plan_compaction(dataset, &listed, bounds).await
     }
 
     /// Plans a compaction of `dataset`, whose indexes are `listed`.
