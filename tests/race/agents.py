@@ -33,7 +33,7 @@ def table_of(file, tables):
     return f"t{file % tables}"
 
 
-def fill(folder, args, tables, count, files):
+def fill(folder, tables, count, files):
     folder.mkdir(parents=True)
     for file in range(files):
         pq.write_table(rows(file, count), folder / f"{table_of(file, tables)}.{file:06d}.parquet")
@@ -57,7 +57,7 @@ def squire(root, args, agents, tables, count, files, durability):
     run("init", store)
     for table in range(tables):
         run("create", store, f"t{table}", "--like", root / "like.parquet")
-    fill(spool / "incoming", args, tables, count, files)
+    fill(spool / "incoming", tables, count, files)
     env, place = dict(os.environ, SQUIRE_DURABILITY=durability), str(store)
     if args.latency:
         env["SQUIRE_FAULTS"] = f"latency={args.latency}..{args.latency + 1}ms"
@@ -92,7 +92,7 @@ def append(root, files):
 
 
 def pylance(root, args, processes, tables, count, files):
-    fill(root / "files", args, tables, count, files)
+    fill(root / "files", tables, count, files)
     for table in range(tables):
         lance.write_dataset(rows(0, 1).slice(0, 0), str(root / f"t{table}.lance"))
     names = sorted(str(file) for file in (root / "files").iterdir())

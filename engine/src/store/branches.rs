@@ -4,7 +4,7 @@ use super::Store;
 use crate::error::{Error, Result};
 
 /// The folder of a table in which its branches lie, each in a folder of its name.
-const BRANCHES: &str = "tree";
+pub(crate) const BRANCHES: &str = "tree";
 
 /// Where `branch` of the table at `table` lies.
 pub(crate) fn branch_path(table: &str, branch: &str) -> String {

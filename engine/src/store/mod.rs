@@ -36,7 +36,7 @@ mod tables;
 
 use at_work::AtWork;
 pub(crate) use beside::is_incarnation;
-pub(crate) use branches::{branch_path, is_of_table};
+pub(crate) use branches::{BRANCHES, branch_path, is_of_table};
 pub use claims::{Claim, Claimed};
 pub use durability::Durability;
 pub(crate) use files::{FileFacts, Width, fragment_bytes, own_file};

@@ -217,15 +217,15 @@ impl Store {
         }
     }
 
-    /// Lance asks again for seconds, several times in a row, about a folder that nobody may list or that is none.
-    async fn check_listable(&self, path: &str) -> Result<()> {
-        use std::io::ErrorKind as Io;
+    /// Lance asks again for seconds, several times in a row, about a folder that cannot be listed: one that nobody may, one that is
+    /// none, a link to itself.
+    pub(crate) async fn check_listable(&self, path: &str) -> Result<()> {
         if !self.objects.has_direct_local_paths() {
             return Ok(());
         }
         let versions = self.object_path(&format!("{path}/_versions"));
         match tokio::fs::read_dir(format!("/{versions}")).await {
-            Err(e) if matches!(e.kind(), Io::PermissionDenied | Io::NotADirectory) => {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 let told = format!("opening {}", self.uri_of(path));
                 Err(Error::new(ErrorKind::Storage, "storage failed")
                     .caused_by(e)

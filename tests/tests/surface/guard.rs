@@ -102,17 +102,7 @@ async fn a_taken_slot_is_refused_without_a_trace() {
 #[test]
 fn no_version_is_put_when_the_sidecar_cannot_be() {
     let mut lake = Lake::with_tables(&["a", "b"]);
-    let versions = |lake: &Lake| {
-        let of = |table: &str| {
-            let versions = lake.path(&format!("lake/{table}.lance/_versions"));
-            let listed = std::fs::read_dir(versions).expect("versions");
-            let names = listed.map(|file| file.expect("a file").file_name());
-            names
-                .filter(|name| name.to_string_lossy().ends_with(".manifest"))
-                .count()
-        };
-        ["a", "b"].map(of)
-    };
+    let versions = |lake: &Lake| ["a.lance", "b.lance"].map(|path| crate::versions(lake, path));
     let before = versions(&lake);
     let batch = lake.batch("first", &["a", "b"], 0..3);
     lake.env

@@ -12,14 +12,20 @@ use squire_tests::{Lake, append, create};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Neither the commits before it nor the tables that it does not touch show in the requests of a commit.
-#[tokio::test]
-async fn a_commit_takes_eleven_requests_and_six_for_each_further_table() {
+/// A counter, and options under which a store's requests are counted by it.
+fn counted() -> (Arc<Counter>, StoreOptions) {
     let counter = Arc::new(Counter::default());
     let options = StoreOptions {
         wrapper: Some(Arc::new(Counting(counter.clone()))),
         ..StoreOptions::default()
     };
+    (counter, options)
+}
+
+/// Neither the commits before it nor the tables that it does not touch show in the requests of a commit.
+#[tokio::test]
+async fn a_commit_takes_eleven_requests_and_six_for_each_further_table() {
+    let (counter, options) = counted();
     let store = Store::init("memory://requests", options)
         .await
         .expect("store");
@@ -48,11 +54,7 @@ async fn a_commit_takes_eleven_requests_and_six_for_each_further_table() {
 /// Each answer of the storage takes a while: what overlaps counts once.
 #[tokio::test]
 async fn a_commit_is_answered_after_five_requests_in_sequence_and_six_for_two_tables() {
-    let counter = Arc::new(Counter::default());
-    let options = StoreOptions {
-        wrapper: Some(Arc::new(Counting(counter.clone()))),
-        ..StoreOptions::default()
-    };
+    let (counter, options) = counted();
     let store = Store::init("memory://sequence", options).await;
     let store = store.expect("store");
     for table in ["a", "b"] {
@@ -85,11 +87,7 @@ async fn a_commit_is_answered_after_five_requests_in_sequence_and_six_for_two_ta
 /// What has not changed is not read again: a round asks for the latest version of each table, and of the manifest.
 #[tokio::test]
 async fn a_round_asks_each_table_for_its_latest_version_and_no_more() {
-    let counter = Arc::new(Counter::default());
-    let options = StoreOptions {
-        wrapper: Some(Arc::new(Counting(counter.clone()))),
-        ..StoreOptions::default()
-    };
+    let (counter, options) = counted();
     let lake = Lake::with_tables(&[]);
     let uri = format!("file-object-store://{}", lake.path("rounds").display());
     let store = Store::init(&uri, StoreOptions::default()).await;

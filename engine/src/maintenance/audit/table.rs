@@ -7,7 +7,6 @@ use crate::maintenance::cleanup::spelled;
 use crate::maintenance::{Shown, Target};
 use crate::store::transaction_id;
 use futures::StreamExt;
-use lance_io::object_store::ObjectStore;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -155,15 +154,10 @@ impl Auditor<'_> {
     }
 
     async fn look_elsewhere(&self, base: &str) -> Result<Arc<Listing>, String> {
-        if !base.starts_with('/') && !base.contains("://") {
-            return Err(String::from(
-                "its base is a relative path, relative to wherever the clone was made",
-            ));
-        }
-        let session = self.store.session();
-        let params = self.store.params();
-        let opened = ObjectStore::from_uri_and_params(session.store_registry(), base, params).await;
-        let (objects, prefix) = opened.map_err(|e| crate::error::Error::from(e).brief())?;
+        let opened = self.store.base_at(base).await.map_err(|e| e.brief())?;
+        let (objects, prefix) = opened.ok_or_else(|| {
+            String::from("its base is a relative path, relative to wherever the clone was made")
+        })?;
         let listed = Listing::of(&objects, &prefix).await;
         listed.map(Arc::new).map_err(|e| e.brief())
     }

@@ -33,7 +33,7 @@ pub use holds::{Hold, HoldKind};
 pub(super) use readable::{Referred, files_of, files_of_fragment, read_ends};
 pub(super) use references::spelled;
 
-use super::{Shown, Target};
+use super::{Shown, Target, bare};
 use crate::history::ArchiveReport;
 use crate::ids::{OpId, TableName};
 use crate::store::Store;
@@ -115,7 +115,7 @@ impl From<Retention> for CleanupPolicies {
 impl CleanupPolicies {
     /// The policy of a table; a plain one is named by its path.
     pub fn of(&self, table: &str) -> CleanupPolicy {
-        let name = table.strip_suffix(".lance").unwrap_or(table);
+        let name = bare(table);
         let pattern = || {
             self.patterns
                 .iter()
@@ -130,7 +130,7 @@ impl CleanupPolicies {
     pub fn with_branch(&self, target: &Target) -> Self {
         let mut policies = self.clone();
         if let (Target::Branch { table, .. }, Shown::Head(path)) = (target, target.shown()) {
-            let name = path.strip_suffix(".lance").unwrap_or(&path);
+            let name = bare(&path);
             policies.tables.insert(name.to_owned(), self.of(table));
         }
         policies

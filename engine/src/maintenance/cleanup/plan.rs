@@ -156,9 +156,7 @@ impl Store {
     async fn plan_table(&self, look: &Look<'_>, table: &TableName) -> Result<TableCleanup> {
         let entry = look.snapshot.state.table(table)?;
         let policy = look.policies.of(table.as_str());
-        // Lance asks again for seconds, several times in a row, about a folder that cannot be listed: a link to itself.
-        let versions = self.object_path(&format!("{}/_versions", entry.path));
-        self.objects.list_with_delimiter(Some(&versions)).await?;
+        self.check_listable(&entry.path).await?;
         let pinned = self.open_pinned(entry).await?;
         let floor = look.floor(table, entry, policy)?;
         let held = spares_of_table(&look.held, table);

@@ -5,12 +5,14 @@
 //!    and then what was replaced is all that is left. Of a file that says which rows are deleted no version says the size: all
 //!    of them are read.
 
+use super::references::spelled;
 use crate::error::{Error, ErrorKind, Result, caught};
 use crate::proof::blob_columns;
 use crate::store::Store;
 use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
 use lance::dataset::fragment::FileFragment;
+use lance::dataset::scanner::Scanner;
 use lance::datatypes::BlobHandling;
 use lance::session::Session;
 use lance_io::object_store::ObjectStore;
@@ -121,15 +123,11 @@ pub(in crate::maintenance) async fn read_ends(
 ) -> Result<()> {
     let last = fragment.num_rows().unwrap_or(0).saturating_sub(ROWS);
     for offset in BTreeSet::from([0, last]) {
-        let mut scanner = dataset.scan();
-        scanner.with_fragments(vec![fragment.clone()]);
-        scanner.batch_size(ROWS);
+        let mut scanner = rows_at(dataset, fragment, offset, ROWS)?;
         if let Some(columns) = columns {
             scanner.project(columns)?;
         }
-        scanner.limit(i64::try_from(ROWS).ok(), i64::try_from(offset).ok())?;
-        let mut rows = scanner.try_into_stream().await?;
-        while rows.try_next().await?.is_some() {}
+        read_all(&scanner).await?;
     }
     let blobs = blob_columns(dataset.schema());
     let asked = |column: &&String| columns.is_none_or(|of| of.contains(&column.as_str()));
@@ -139,14 +137,26 @@ pub(in crate::maintenance) async fn read_ends(
     }
     let last = fragment.num_rows().unwrap_or(0).saturating_sub(1);
     for offset in BTreeSet::from([0, last]) {
-        let mut scanner = dataset.scan();
-        scanner.with_fragments(vec![fragment.clone()]);
+        let mut scanner = rows_at(dataset, fragment, offset, 1)?;
         scanner.blob_handling(BlobHandling::AllBinary);
         scanner.project(&blobs)?;
-        scanner.limit(Some(1), i64::try_from(offset).ok())?;
-        let mut rows = scanner.try_into_stream().await?;
-        while rows.try_next().await?.is_some() {}
+        read_all(&scanner).await?;
     }
+    Ok(())
+}
+
+/// A scan of so many rows of a fragment, in one batch.
+fn rows_at(dataset: &Dataset, fragment: &Fragment, offset: usize, rows: usize) -> Result<Scanner> {
+    let mut scanner = dataset.scan();
+    scanner.with_fragments(vec![fragment.clone()]);
+    scanner.batch_size(rows);
+    scanner.limit(i64::try_from(rows).ok(), i64::try_from(offset).ok())?;
+    Ok(scanner)
+}
+
+async fn read_all(scanner: &Scanner) -> Result<()> {
+    let mut rows = scanner.try_into_stream().await?;
+    while rows.try_next().await?.is_some() {}
     Ok(())
 }
 
@@ -185,17 +195,12 @@ impl Store {
             let (place, found) = match base {
                 None => (String::new(), self.find(path, names).await?),
                 Some(id) => {
-                    let known = dataset.manifest().base_paths.get(&id);
-                    let Some(base) = known.filter(|base| !is_relative(&base.path)) else {
+                    let Some(base) = dataset.manifest().base_paths.get(&id) else {
                         continue;
                     };
-                    let session = self.session();
-                    let opened = ObjectStore::from_uri_and_params(
-                        session.store_registry(),
-                        &base.path,
-                        self.params(),
-                    );
-                    let (objects, root) = opened.await?;
+                    let Some((objects, root)) = self.base_at(&spelled(&base.path)).await? else {
+                        continue;
+                    };
                     let found = find_below(&objects, &root, names).await?;
                     (format!("{}/", base.path), found)
                 }
@@ -319,6 +324,21 @@ impl Store {
             .collect())
     }
 
+    /// The storage of `base`, as [`spelled`] spells it, and its root there; `None` for a relative one, which is relative to something
+    /// unknown.
+    pub(in crate::maintenance) async fn base_at(
+        &self,
+        base: &str,
+    ) -> Result<Option<(Arc<ObjectStore>, Path)>> {
+        if !base.starts_with('/') && !base.contains("://") {
+            return Ok(None);
+        }
+        let session = self.session();
+        let opened =
+            ObjectStore::from_uri_and_params(session.store_registry(), base, self.params());
+        Ok(Some(opened.await?))
+    }
+
     /// What stands in the directories of `files` below the table at `path`, by their paths below it.
     async fn find(
         &self,
@@ -327,10 +347,6 @@ impl Store {
     ) -> Result<BTreeMap<String, Found>> {
         find_below(&self.objects, &self.object_path(path), files).await
     }
-}
-
-fn is_relative(base: &str) -> bool {
-    !base.starts_with('/') && !base.contains(':')
 }
 
 /// What stands in the directories of `files` below `root`, by their paths below it.

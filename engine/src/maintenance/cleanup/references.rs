@@ -6,8 +6,8 @@
 use super::readable::{Referred, files_of};
 use super::{CleanupPolicies, Held, TableCleanup};
 use crate::error::{Error, ErrorKind, Result, caught};
-use crate::store::Store;
 use crate::store::location::decoded;
+use crate::store::{BRANCHES, Store, content_of};
 use futures::TryStreamExt;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
@@ -28,9 +28,6 @@ const MEMO_AGE: Duration = Duration::from_secs(30);
 
 /// Stands for the files that a version refers to which cannot be read.
 const UNREADABLE: &str = "?";
-
-/// Where the branches of a table keep their files. No cleanup of the table looks there.
-const BRANCHES: &str = "tree/";
 
 /// What was found in a location, or why it is not known, and until when that is taken for true.
 #[derive(Debug, Default)]
@@ -130,7 +127,8 @@ impl Store {
                 )
             })?;
             for reference in references.iter() {
-                let of_table = |file: &&str| !file.starts_with(BRANCHES);
+                // No cleanup of the table looks into the folders of its branches.
+                let of_table = |file: &&str| file.split('/').next() != Some(BRANCHES);
                 if let Some(file) = reference.inside(&root).filter(of_table) {
                     needed.insert(file.to_owned(), reference.owner.clone());
                 }
@@ -235,7 +233,7 @@ impl Store {
         let owner = spelled(&self.uri_of(path));
         let objects = self.knowing_manifests(&self.objects);
         let mut found = Vec::new();
-        for area in ["_versions", "tree"] {
+        for area in ["_versions", BRANCHES] {
             let prefix = self.object_path(&format!("{path}/{area}"));
             let listed: Vec<ObjectMeta> = objects.list(Some(prefix)).try_collect().await?;
             for meta in listed {
@@ -246,7 +244,8 @@ impl Store {
                 match references_in(&objects, &owner, &meta, naming).await {
                     Ok(references) => found.extend(references),
                     Err(lance::Error::NotFound { .. }) => {}
-                    Err(_) if !self.is_readable(&meta).await? => {}
+                    // What cannot be read now may be whole; only bytes that are there and make no sense are nobody's version.
+                    Err(_) if content_of(&self.objects, &meta.location).await?.is_none() => {}
                     Err(_) => found.extend(bases.iter().flatten().map(|base| Reference {
                         owner: owner.clone(),
                         file: format!("{base}/{UNREADABLE}"),
@@ -255,20 +254,6 @@ impl Store {
             }
         }
         Ok(found)
-    }
-}
-
-impl Store {
-    /// Whether the bytes of a version that makes no sense can be read, and so are what they are; `false` when it was removed.
-    ///
-    /// # Errors
-    /// Those of the storage: what cannot be read now may be whole.
-    async fn is_readable(&self, meta: &ObjectMeta) -> Result<bool> {
-        match self.objects.read_one_all(&meta.location).await {
-            Ok(_) => Ok(true),
-            Err(lance::Error::NotFound { .. }) => Ok(false),
-            Err(e) => Err(Error::from(e).context(format!("reading {}", meta.location))),
-        }
     }
 }
 
