@@ -46,6 +46,7 @@ use clap::ValueEnum;
 use squire_engine::error::panic_text;
 
 use compressed::Compression;
+pub(crate) use compressed::compression_of;
 use conform::Conformer;
 pub(crate) use conform::decoded_bytes;
 pub(crate) use error::{FormatError, Shown};

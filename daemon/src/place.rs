@@ -17,9 +17,10 @@ mod trend;
 mod unreferenced;
 
 use crate::config::{Config, Watch, WatchKind, location_of};
+use crate::decide::planning::OperationKind;
 use squire_engine::error::{Error, ErrorKind, Result, caught};
 use squire_engine::ids::{OpId, TableName};
-use squire_engine::maintenance::{RunFiles, Target, Unreferenced};
+use squire_engine::maintenance::{RunFiles, Target, Unfit, Unreferenced};
 use squire_engine::recovery::{PlannedRecovery, RecoveryReport, Watch as RecoveryWatch};
 use squire_engine::store::discovery::{Discovered, PassedOver};
 use squire_engine::store::location::check_lasting;
@@ -318,6 +319,31 @@ impl Place {
     pub(crate) async fn keep_ledger(&self) {
         if let Err(error) = self.store.keep_ledger().await {
             tracing::debug!(place = self.uri, %error, "what was counted of its tables cannot be kept now");
+        }
+    }
+
+    /// What was found unfit here and is not tried again; what cannot be read is.
+    pub(crate) async fn unfit(&self) -> Vec<Unfit> {
+        let unfit = self.store.unfit().await;
+        unfit.unwrap_or_else(|error| {
+            tracing::warn!(place = self.uri, %error, "what rests as unfit cannot be read: it is tried once more");
+            Vec::new()
+        })
+    }
+
+    /// Notes all that rests here as unfit. Best effort: what is not noted is tried once more by the next process.
+    pub(crate) async fn note_unfit(&self, unfit: &[Unfit]) {
+        if let Err(error) = self.store.note_unfit(unfit).await {
+            tracing::warn!(place = self.uri, %error, "what rests as unfit cannot be noted: the next start tries it once more");
+        }
+    }
+
+    /// `kind` of `target` was fit by hand: the next daemon does not let it rest. Best effort.
+    pub(crate) async fn lift_unfit(&self, target: &Target, kind: OperationKind) {
+        let table = target.to_string();
+        let forgotten = self.store.forget_unfit(&table, kind.as_str()).await;
+        if let Err(error) = forgotten {
+            tracing::warn!(place = self.uri, %target, %error, "what rested of it as unfit cannot be lifted");
         }
     }
 

@@ -63,13 +63,29 @@ impl Done {
     }
 }
 
+/// Words for programmers, which no message holds whatever failed.
+const NOT_FOR_PEOPLE: [&str; 5] = [
+    "LanceError(",
+    "Generic S3 error",
+    "Generic LocalFileSystem error",
+    "file a bug report",
+    ".cargo/registry",
+];
+
 impl From<Output> for Done {
+    /// # Panics
+    /// A message is in words for programmers.
     fn from(output: Output) -> Self {
-        Self {
+        let done = Self {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        };
+        for words in NOT_FOR_PEOPLE {
+            let told = [&done.stdout, &done.stderr];
+            assert!(!told.iter().any(|t| t.contains(words)), "{words}: {done:?}");
         }
+        done
     }
 }
 

@@ -242,7 +242,7 @@ class Keeper:
         return {
             p: s
             for p, s in files_below(self.root).items()
-            if not p.startswith("_squire/") and p not in (".squire/ledger.json", ".squire/history.json")
+            if not p.startswith("_squire/") and p not in (".squire/ledger.json", ".squire/history.json", ".squire/unfit.json")
         }
 
 

@@ -171,7 +171,7 @@ pub(super) async fn plan(context: &Context, args: PlanArgs) -> Result<ExitCode> 
                 {
                     lines.extend(told(&target, &rewrites));
                 }
-                let waits = waiting.of(context, (&place, &target), &plan);
+                let waits = waiting.of(context, (&place, &target), (&plan, &health));
                 lines.extend(waits.iter().map(|wait| format!("{target}: {wait}")));
                 let not_followed = rewrites.not_followed.iter();
                 lines.extend(not_followed.map(|what| format!("{target}: {what}")));
@@ -251,6 +251,9 @@ pub(super) async fn optimize(context: &Context, args: OptimizeArgs) -> Result<Ex
         let work = place.store.compact(&target, &limits, &cancel);
         let work = step("compact", &target, work);
         let done = shown(context, &format!("compacting {target}"), &cancel, work).await;
+        if let Ok(report) = &done {
+            lift(&place, OperationKind::Compact, &target, report).await;
+        }
         report(&mut results, &target, done, |r| {
             format!(
                 "{} fragments became {}",
@@ -314,6 +317,9 @@ pub(super) async fn reindex(context: &Context, args: OptimizeArgs) -> Result<Exi
         let work = place.store.reindex(&target, &how, &cancel);
         let work = step("reindex", &target, work);
         let done = shown(context, &format!("indexing {target}"), &cancel, work).await;
+        if let Ok(report) = &done {
+            lift(&place, OperationKind::Reindex, &target, report).await;
+        }
         report(&mut results, &target, done, |r| {
             let of = |what: &str, indexes: &[(String, String)]| {
                 indexes
@@ -331,6 +337,14 @@ pub(super) async fn reindex(context: &Context, args: OptimizeArgs) -> Result<Exi
         });
     }
     Ok(results.finish(context, Map::new()))
+}
+
+/// What rested as unfit of `kind` rests no more where its result was fit by hand.
+async fn lift(place: &Place, kind: OperationKind, target: &Target, report: &MaintenanceReport) {
+    let is_fit = report.unfit.is_empty() && report.failed_indexes.is_empty();
+    if is_fit && report.skipped.is_none() && !report.cancelled {
+        place.lift_unfit(target, kind).await;
+    }
 }
 
 /// Adds how a run on one table ended.
@@ -426,7 +440,10 @@ pub(super) async fn recover(context: &Context, args: RecoverArgs) -> Result<Exit
             "reclaimed {bytes} bytes that {op} rewrote for nothing"
         ));
     }
-    lines.extend(names("pending", &report.pending));
+    let pending = report.pending.iter();
+    lines.extend(pending.map(|op| {
+        format!("pending {op}: it may be at work still; `--force` settles it if it is not")
+    }));
     lines.extend(
         report
             .failed

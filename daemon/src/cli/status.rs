@@ -9,6 +9,7 @@ use super::table::{Column, Span, Tone, age, count, lay_out, size};
 use super::waits::Waiting;
 use crate::decide::planning::{OperationSpec, TablePlan, bounds, plan as decide};
 use crate::decide::waits::Wait;
+use crate::exit::code;
 use crate::place::{Place, step};
 use serde_json::{Map, Value, json};
 use squire_engine::error::Result;
@@ -234,11 +235,11 @@ async fn once(context: &Context, args: &PlanArgs, again: bool) -> Result<ExitCod
     };
     let sidecars = place.sidecar_ops().await?;
     let stranded = place.stranded_bytes().await?;
-    let holds = match place.managed {
-        true => place.store.holds().await?,
-        false => Vec::new(),
-    };
     let mut results = Results::of(&selection);
+    let holds = match place.managed {
+        true => place.store.holds().await,
+        false => Ok(Vec::new()),
+    };
     let recorded = format!("{} sidecars, {} stranded", sidecars.len(), size(stranded));
     let uri = &place.uri;
     if version.is_none() && (stranded > 0 || !sidecars.is_empty()) {
@@ -246,13 +247,22 @@ async fn once(context: &Context, args: &PlanArgs, again: bool) -> Result<ExitCod
     }
     if let Some(version) = version {
         results.say(format!("{uri}: manifest version {version}, {recorded}"));
-        holds.iter().for_each(|hold| results.say(told(hold)));
+        match &holds {
+            Ok(holds) => holds.iter().for_each(|hold| results.say(told(hold))),
+            // The tables are as they are, whoever reads them.
+            Err(e) => {
+                let unknown = format!("what is kept and leased is not known: {e}");
+                results.say(Span::new(Tone::Bad, unknown));
+                results.exits(code(e.kind()));
+            }
+        }
     }
     let (mut rows, mut left) = (Vec::new(), Vec::new());
     for target in selection {
         match look(context, &place, &target).await {
             Ok(mut looked) => {
-                looked.waits = waiting.of(context, (&place, &target), &looked.plan);
+                let seen = (&looked.plan, &looked.health);
+                looked.waits = waiting.of(context, (&place, &target), seen);
                 let drifted = looked.drift.map(|version| drifted(&target, version));
                 // A table that can be looked at may have too much to list.
                 let looking = step("look", &target, place.unreferenced(&target)).await;
@@ -282,7 +292,7 @@ async fn once(context: &Context, args: &PlanArgs, again: bool) -> Result<ExitCod
     more.insert("manifest_version".to_owned(), json!(version));
     more.insert("sidecars".to_owned(), json!(sidecars));
     more.insert("stranded_bytes".to_owned(), json!(stranded));
-    more.insert("holds".to_owned(), json!(holds));
+    more.insert("holds".to_owned(), json!(holds.ok()));
     more.insert("daemon".to_owned(), json!(waiting.daemon));
     if again {
         context.out.clear();

@@ -5,12 +5,13 @@ use super::Context;
 use super::control::exchange;
 use crate::decide::gate::{Gate, Pause};
 use crate::decide::planning::TablePlan;
+use crate::decide::quarantine::{Fingerprints, Quarantine};
 use crate::decide::waits::Wait;
 use crate::decide::work::{Scope, WorkKey};
 use crate::place::{Place, same_place};
 use jiff::Timestamp;
 use serde::Deserialize;
-use squire_engine::maintenance::Target;
+use squire_engine::maintenance::{TableHealth, Target, Unfit};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +49,8 @@ pub(super) struct Waiting {
     /// Who watches it, as the daemon calls itself.
     pub(super) daemon: Option<String>,
     location: Option<OfStore>,
+    /// What rests as unfit, of a location that no daemon answers for.
+    unfit: Vec<Unfit>,
     gate: Gate,
     /// Why nothing is known of a daemon that was named.
     unknown: Option<String>,
@@ -63,6 +66,7 @@ impl Waiting {
         waiting.gate.keep_free(context.config.budget.min_free);
         let room = place.clone().measure().await;
         waiting.gate.measured(&place.uri, room);
+        waiting.unfit = place.unfit().await;
         let Some(address) = named.or(context.config.daemon.listen) else {
             return waiting;
         };
@@ -96,13 +100,22 @@ impl Waiting {
         unknown.chain(waits).collect()
     }
 
+    /// What rests of `table` as unfit.
+    fn rests(&self, table: &str, health: &TableHealth) -> Vec<Wait> {
+        let of_table = self.unfit.iter().filter(|unfit| unfit.table == table);
+        let noted: Vec<Unfit> = of_table.cloned().collect();
+        let resting = Quarantine::resumed(&noted).resting(&Fingerprints::of(health));
+        // Without an end: when the clock began does not matter.
+        resting.into_iter().map(|rests| rests.shown(0)).collect()
+    }
+
     /// What of `plan` of a table of `place` does not run now. A daemon knows best; what it has not seen yet is paused all the
     /// same, or has no room.
     pub(super) fn of(
         &mut self,
         context: &Context,
         (place, target): (&Place, &Target),
-        plan: &TablePlan,
+        (plan, health): (&TablePlan, &TableHealth),
     ) -> Vec<Wait> {
         let table = target.to_string();
         let tables = self.location.iter().flat_map(|location| &location.tables);
@@ -110,6 +123,9 @@ impl Waiting {
             .filter(|of| of.table == table)
             .flat_map(|of| of.waits.clone())
             .collect();
+        if self.location.is_none() {
+            waits.extend(self.rests(&table, health));
+        }
         let windows = context
             .config
             .policy_for(Place::config_name(target))

@@ -9,7 +9,7 @@ use crate::place::{Place, observe};
 use crate::run::report::OperationReport;
 use crate::supervisor::Supervisor;
 use squire_engine::error::{Result, caught};
-use squire_engine::maintenance::Target;
+use squire_engine::maintenance::{Target, Unfit};
 use squire_engine::recovery::{RecoveryReport, Watch as RecoveryWatch};
 use squire_engine::store::discovery::PassedOver;
 use std::sync::Arc;
@@ -20,11 +20,13 @@ use tracing::{Instrument, error_span};
 /// What came of a job or an attempt.
 #[derive(Debug)]
 pub(super) enum Done {
-    Opened(String, Result<Place>),
+    /// With what rests there as unfit, where it was opened anew.
+    Opened(String, Result<(Place, Vec<Unfit>)>),
     Recovered(String, Box<Recovered>),
     Scanned(String, Result<(Found, Vec<PassedOver>)>),
     Looked(String, Target, Box<Result<Observation>>),
     Measured(String, Option<Room>),
+    Noted(String),
     Attempted(u64, Box<OperationReport>),
 }
 
@@ -122,8 +124,19 @@ impl Watched {
                 let job = async move { tell(Done::Measured(uri, place.measure().await)) };
                 tasks.start("measure", job.instrument(span));
             }
+            (Job::Note(unfit), Some(place)) => {
+                let span = error_span!("note", location = uri);
+                let job = async move {
+                    place.note_unfit(&unfit).await;
+                    tell(Done::Noted(uri));
+                };
+                tasks.start("note", job.instrument(span));
+            }
             // Jobs other than to open it are asked for of an open location only.
-            (Job::Recover { .. } | Job::Scan | Job::Look(_) | Job::Measure, None) => {}
+            (
+                Job::Recover { .. } | Job::Scan | Job::Look(_) | Job::Measure | Job::Note(_),
+                None,
+            ) => {}
         }
     }
 }

@@ -27,7 +27,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use squire_engine::clock::{Clock, Entropy};
 use squire_engine::error::{Error, ErrorKind, Result, caught};
-use squire_engine::maintenance::{Pace, Target};
+use squire_engine::maintenance::{Pace, Target, Unfit};
 use squire_engine::recovery::Watch as RecoveryWatch;
 use squire_engine::store::discovery::PassedOver;
 use std::collections::{BTreeMap, BTreeSet};
@@ -475,21 +475,26 @@ impl Reconciler {
             Done::Scanned(uri, scanned) => self.scanned(&uri, scanned, now),
             Done::Looked(uri, target, seen) => self.looked(&uri, &target, *seen, now),
             Done::Measured(uri, room) => self.measured(&uri, room),
+            Done::Noted(uri) => {
+                if let Some(watched) = self.locations.get_mut(&uri) {
+                    watched.location.noted();
+                }
+            }
         }
     }
 
-    fn opened(&mut self, uri: &str, opened: Result<Place>) {
+    fn opened(&mut self, uri: &str, opened: Result<(Place, Vec<Unfit>)>) {
         let Some(watched) = self.locations.get_mut(uri) else {
             return;
         };
         let root = |place: &Option<Place>| place.as_ref().map(|p| p.store.uri().to_owned());
         let before = root(&watched.place);
         match opened {
-            Ok(place) => {
+            Ok((place, unfit)) => {
                 if place.managed {
                     self.status.note_store(uri);
                 }
-                watched.location.opened(place.managed);
+                watched.location.opened(place.managed, unfit);
                 watched.place = Some(place);
             }
             Err(error) => {

@@ -1,14 +1,15 @@
 //! Work that cannot be done to a table as it is, and rests. Pure.
 //!
 //! What could not replace what it should have replaced would come out the same again, and costs a rewrite each time.
-//! It rests until the table's schema changes, a person asks for it, or another release starts: nothing is kept beyond
-//! this process. Of a reindex, single indexes rest, and the others of their table are looked after.
+//! It rests until the table's schema changes, a person asks for it, or another release starts: the location keeps it
+//! beyond this process. Of a reindex, single indexes rest, and the others of their table are looked after.
 //!
 //! Work that lands again and again and leaves what asks for it as it was is such work, too: see [`Convergence`].
 
 use super::planning::OperationKind;
-use squire_engine::maintenance::TableHealth;
-use std::collections::{BTreeMap, HashMap};
+use super::waits::Resting;
+use squire_engine::maintenance::{TableHealth, Unfit};
+use std::collections::BTreeMap;
 
 /// What a table looked like when work on it was decided. What rests does so until its part of this changes.
 #[derive(Debug, Clone, Default)]
@@ -38,7 +39,7 @@ impl Fingerprints {
 }
 
 /// A part of a table's maintenance: a kind, or of a reindex one index.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Part(OperationKind, Option<String>);
 
 impl From<OperationKind> for Part {
@@ -62,9 +63,50 @@ struct Held {
 
 /// What rests of one table.
 #[derive(Debug, Default)]
-pub(crate) struct Quarantine(HashMap<Part, Held>);
+pub(crate) struct Quarantine(BTreeMap<Part, Held>);
 
 impl Quarantine {
+    /// What an earlier process noted.
+    pub(crate) fn resumed(noted: &[Unfit]) -> Self {
+        let held = noted.iter().filter_map(|unfit| {
+            let part = Part(OperationKind::named(&unfit.kind)?, unfit.index.clone());
+            let held = Held {
+                fingerprint: unfit.fingerprint,
+                reason: unfit.reason.clone(),
+            };
+            Some((part, held))
+        });
+        Self(held.collect())
+    }
+
+    /// What rests of a table that looks like `now`.
+    pub(crate) fn resting(&self, now: &Fingerprints) -> Vec<Resting> {
+        let still = self.0.iter().filter(|(Part(_, index), held)| {
+            let of = index.as_ref().map_or(now.schema, |index| now.index(index));
+            held.fingerprint == of
+        });
+        let resting = still.map(|(Part(kind, index), held)| {
+            let why = match index {
+                Some(index) => format!("index {index}: {}", held.reason),
+                None => held.reason.clone(),
+            };
+            Resting::unfit(*kind, why)
+        });
+        resting.collect()
+    }
+
+    /// What is noted for later processes, of `table`.
+    pub(crate) fn noted(&self, table: &str) -> Vec<Unfit> {
+        let noted = self.0.iter().map(|(Part(kind, index), held)| Unfit {
+            table: table.to_owned(),
+            kind: kind.as_str().to_owned(),
+            index: index.clone(),
+            fingerprint: held.fingerprint,
+            reason: held.reason.clone(),
+        });
+        noted.collect()
+    }
+
     /// Lets `part` rest while what it is about has this `fingerprint`. Whether that is news.
     pub(crate) fn hold(&mut self, part: Part, fingerprint: u64, reason: String) -> bool {
         let held = Held {

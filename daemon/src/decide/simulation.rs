@@ -101,6 +101,7 @@ enum Done {
     Scanned,
     Looked(usize),
     Measured,
+    Noted,
 }
 
 struct World {
@@ -318,8 +319,9 @@ impl World {
         let (now, config) = (self.now, &self.config);
         let location = &mut self.locations[at];
         match done {
-            Done::Opened => location.opened(false),
+            Done::Opened => location.opened(false, Vec::new()),
             Done::Recovered => location.recovered(0, false),
+            Done::Noted => location.noted(),
             Done::Measured => {
                 location.measured();
                 let room = Room {
@@ -395,6 +397,7 @@ impl World {
                     Job::Look(target) => (0.03, Done::Looked(number(&target))),
                     Job::Recover { .. } => (0.02, Done::Recovered),
                     Job::Measure => (0.01, Done::Measured),
+                    Job::Note(_) => (0.01, Done::Noted),
                 };
                 self.after(seconds, Happening::Did(at, done));
             }

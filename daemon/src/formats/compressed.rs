@@ -93,6 +93,11 @@ impl Compression {
     }
 }
 
+/// What the bytes are packed in that begin with `head`.
+pub(crate) fn compression_of(head: &[u8]) -> Option<&'static str> {
+    Compression::of_head(head).map(Compression::name)
+}
+
 /// Bytes come behind the last member that are neither another one nor zeros.
 #[derive(Debug, thiserror::Error)]
 #[error("something else comes behind the packed data")]

@@ -16,7 +16,7 @@ use crate::decide::waits::Resting;
 use crate::decide::work::{Scope, Trigger, WorkItem};
 use squire_engine::ids::TableName;
 use squire_engine::invariants::violations;
-use squire_engine::maintenance::Target;
+use squire_engine::maintenance::{Target, Unfit};
 use squire_engine::store::State;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -54,6 +54,8 @@ pub(crate) enum Job {
     Look(Target),
     /// Ask its disk how much is free.
     Measure,
+    /// Note what rests as unfit, for those that come after this process.
+    Note(Vec<Unfit>),
 }
 
 /// What one scan found.
@@ -131,6 +133,12 @@ pub(crate) struct Location {
     /// When its disk was asked last, and whether it has not answered yet.
     last_measured: Option<Duration>,
     measuring: bool,
+    /// What an earlier process noted as unfit, of tables that no scan has found yet.
+    noted: Vec<Unfit>,
+    /// What rests as unfit, and whether that is to be noted, or is being noted.
+    unfit: BTreeMap<Target, Vec<Unfit>>,
+    unnoted: bool,
+    noting: bool,
     /// How much failed: opening, recoveries, looks.
     pub(crate) failed: usize,
 }
@@ -168,6 +176,8 @@ impl Location {
         !self.opening
             && !self.recovering
             && !self.measuring
+            && !self.unnoted
+            && !self.noting
             && self.scan.is_none()
             && self.scanning.is_none()
             && self.to_look.is_empty()
@@ -224,6 +234,10 @@ impl Location {
             self.last_measured = Some(now);
             jobs.push(Job::Measure);
         }
+        if !self.noting && std::mem::take(&mut self.unnoted) {
+            self.noting = true;
+            jobs.push(Job::Note(self.unfit.values().flatten().cloned().collect()));
+        }
         let waits = self.one_pass && self.recovering;
         if self.scanning.is_none()
             && !waits
@@ -249,8 +263,9 @@ impl Location {
         jobs
     }
 
-    /// It is open, as a store or not: a round begins.
-    pub(crate) fn opened(&mut self, managed: bool) {
+    /// It is open, as a store or not: a round begins. `noted` is what an earlier process found unfit, when it was opened anew.
+    pub(crate) fn opened(&mut self, managed: bool, noted: Vec<Unfit>) {
+        self.noted.extend(noted);
         self.opening = false;
         self.tried = true;
         self.managed = Some(managed);
@@ -281,6 +296,41 @@ impl Location {
         self.measuring = false;
     }
 
+    /// What rests as unfit was noted, or could not be.
+    pub(crate) fn noted(&mut self) {
+        self.noting = false;
+    }
+
+    /// Sees what rests as unfit of `target` now.
+    fn note_unfit(&mut self, target: &Target) {
+        let tracked = self.tables.get(target);
+        let now = tracked.map(|t| t.state.unfit(&target.to_string()));
+        let now = now.unwrap_or_default();
+        let before = match now.is_empty() {
+            true => self.unfit.remove(target).unwrap_or_default(),
+            false => {
+                let before = self.unfit.insert(target.clone(), now.clone());
+                before.unwrap_or_default()
+            }
+        };
+        self.unnoted |= before != now;
+    }
+
+    /// What is known of `target`, which a scan found for the first time.
+    fn begin_tracking(&mut self, target: &Target) -> Tracked {
+        let table = target.to_string();
+        let is_its = |unfit: &mut Unfit| unfit.table == table;
+        let noted: Vec<Unfit> = self.noted.extract_if(.., is_its).collect();
+        let state = TableState::resumed(&noted);
+        if !noted.is_empty() {
+            self.unfit.insert(target.clone(), noted);
+        }
+        Tracked {
+            state,
+            ..Tracked::default()
+        }
+    }
+
     pub(crate) fn is_one_pass(&self) -> bool {
         self.one_pass
     }
@@ -304,16 +354,19 @@ impl Location {
         self.scan_failed = false;
         self.tables.retain(|t, _| found.tables.contains_key(t));
         self.to_look.retain(|t| found.tables.contains_key(t));
+        let rested = self.unfit.len();
+        self.unfit.retain(|t, _| found.tables.contains_key(t));
+        self.unnoted |= self.unfit.len() != rested;
         self.folders.clear();
         for (target, (folder, version)) in found.tables {
-            let target_of = target.clone();
-            let known = self.tables.contains_key(&target);
-            let tracked = self.tables.entry(target.clone()).or_default();
-            if !known || tracked.version != version || reach == Reach::All {
-                self.to_look.insert(target);
+            let known = self.tables.remove(&target);
+            let before = known.as_ref().map(|tracked| tracked.version);
+            if before != Some(version) || reach == Reach::All {
+                self.to_look.insert(target.clone());
             }
-            self.folders.insert(folder, target_of);
-            tracked.version = version;
+            self.folders.insert(folder, target.clone());
+            let tracked = known.unwrap_or_else(|| self.begin_tracking(&target));
+            self.tables.insert(target, Tracked { version, ..tracked });
         }
         let broken = self.check(found.state);
         match &mut self.round {
@@ -380,6 +433,7 @@ impl Location {
         let verdict = tracked
             .state
             .looked((&uri, target), seen, &policy, stopped, now);
+        self.note_unfit(target);
         Some(verdict)
     }
 
@@ -565,7 +619,9 @@ impl Location {
         if !self.one_pass {
             self.to_look.insert(target.clone());
         }
-        tracked.state.ended(item, lesson, times)
+        let rests = tracked.state.ended(item, lesson, times);
+        self.note_unfit(target);
+        rests
     }
 
     /// The cleanup of a store that failed, or is another daemon's, while it rests.

@@ -6,7 +6,7 @@ use super::{Place, Selection, step};
 use crate::config::{Config, DriftPolicy, Watch, nested::why_twice};
 use crate::decide::planning::bounds;
 use squire_engine::error::{Error, ErrorKind, Result};
-use squire_engine::maintenance::{Looking, Observed, Shown, Target};
+use squire_engine::maintenance::{Looking, Observed, Shown, Target, Unfit};
 use squire_engine::store::StoreOptions;
 use squire_engine::store::discovery::PassedOver;
 use squire_engine::store::state::MAX_BATCHES;
@@ -18,19 +18,19 @@ use std::time::Duration;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The place of `watch`: the one that is `open`, or another where something else stands now. Refused is what one of `watches`
-/// holds and would maintain as well.
+/// holds and would maintain as well. The second answer is what rests there as unfit, where it was opened anew.
 pub(crate) async fn open(
     watch: &Watch,
     open: Option<Place>,
     watches: &[Watch],
     options: StoreOptions,
-) -> Result<Place> {
+) -> Result<(Place, Vec<Unfit>)> {
     let clock = options.clock.clone();
     let opening = async {
         if let Some(place) = open
             && place.still_is(watch).await
         {
-            return Ok(place);
+            return Ok((place, Vec::new()));
         }
         let place = Place::open(watch, options).await?;
         let is_store = place.managed && !place.is_single_table();
@@ -38,7 +38,20 @@ pub(crate) async fn open(
             return Err(Error::new(ErrorKind::Refused, why));
         }
         tracing::info!(uri = place.uri, managed = place.managed, "watching");
-        Ok(place)
+        let unfit = place.unfit().await;
+        for of in &unfit {
+            let (target, kind, index) = (&of.table, &of.kind, of.index.as_deref());
+            let (index, why) = (index.unwrap_or_default(), &of.reason);
+            tracing::warn!(
+                uri = place.uri,
+                target,
+                kind,
+                index,
+                why,
+                "this was unfit and rests; ask for it to have it tried once more"
+            );
+        }
+        Ok((place, unfit))
     };
     tokio::select! {
         biased;
@@ -60,6 +73,11 @@ pub(crate) async fn scan(
     place.keep_ledger().await;
     if !place.managed {
         let Selection { targets, skipped } = place.maintained(config).await?;
+        // It was opened, so there was something. Nobody would hear of a disk that is not mounted any more.
+        if targets.is_empty() {
+            let gone = "no table is there any more; is the storage still mounted?";
+            return Err(Error::new(ErrorKind::NotFound, gone));
+        }
         place.count_only(&targets);
         let folder = |target: &Target| match target.shown() {
             Shown::Head(path) => (path.into_owned(), 0),

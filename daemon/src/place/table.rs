@@ -16,7 +16,7 @@ use crate::decide::waits::Resting;
 use crate::decide::work::{Scope, Trigger, WorkItem, WorkKey, score};
 use phase::{Event, Need};
 use serde::Serialize;
-use squire_engine::maintenance::{CompactionPlan, TableHealth, Target, Unreferenced};
+use squire_engine::maintenance::{CompactionPlan, TableHealth, Target, Unfit, Unreferenced};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -113,6 +113,19 @@ fn ideal(health: &TableHealth, rewrites: &CompactionPlan) -> u64 {
 }
 
 impl TableState {
+    /// That of a table of which an earlier process noted what rests.
+    pub(crate) fn resumed(noted: &[Unfit]) -> Self {
+        Self {
+            quarantine: Quarantine::resumed(noted),
+            ..Self::default()
+        }
+    }
+
+    /// What rests as unfit, as it is noted of `table`.
+    pub(crate) fn unfit(&self, table: &str) -> Vec<Unfit> {
+        self.quarantine.noted(table)
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         self.phase
     }

@@ -13,12 +13,57 @@ const DISK: [(&str, &str); 4] = [
     ("(os error 13)", "check who may read and write there"),
 ];
 
+/// How Lance begins what it calls internal. Who may be at fault is not known.
+const BUG_REPORT: &str = "Encountered internal error. Please file a bug report at https://github.com/lance-format/lance/issues. ";
+
+/// How it begins what it calls invalid, which mostly is what stands on storage.
+const INVALID: &str = "Invalid user input: ";
+
 /// What may stand behind a path in a message.
 const PATH_ENDS: [&str; 6] = [": ", " failed", "\"", "'", ", ", " ("];
 
 /// The text of a cause.
 pub(super) fn for_people(text: &str) -> String {
-    disk_first(text).unwrap_or_else(|| without_debug(&without_places(&without_answers(text))))
+    disk_first(text).unwrap_or_else(|| {
+        let text = without_names(&without_answers(text));
+        without_debug(&without_places(&without_tries(&text)))
+    })
+}
+
+/// What Lance and the storage's client put before what they say: which of their own kinds of errors it is.
+fn without_names(text: &str) -> String {
+    let mut kept = text.replace(BUG_REPORT, "").replace(INVALID, "");
+    for (before, behind) in [("LanceError(", "): "), ("Generic ", " error: ")] {
+        let mut from = 0;
+        while let Some(at) = kept[from..].find(before).map(|at| from + at) {
+            let name = at + before.len();
+            let end = kept[name..].find(behind).map(|end| name + end);
+            let is_name = |end: &usize| {
+                kept[name..*end]
+                    .chars()
+                    .all(|c| c.is_alphanumeric() || c == '/')
+            };
+            match end.filter(is_name) {
+                Some(end) => kept.replace_range(at..end + behind.len(), ""),
+                None => from = name,
+            }
+        }
+    }
+    kept
+}
+
+/// A request that failed is its method and its address, not how often and how long it was tried:
+/// `Error performing GET http://s3/b?list-type=2 in 3ms, after 2 retries, max_retries: 3, retry_timeout: 20s  - refused`.
+fn without_tries(text: &str) -> Cow<'_, str> {
+    let found = text
+        .split_once("Error performing ")
+        .and_then(|(before, rest)| {
+            let (request, why) = rest.split_once(" - ")?;
+            let (request, _) = request.split_once(" in ")?;
+            let (address, _) = request.split_once('?').unwrap_or((request, ""));
+            Some(format!("{before}{address}: {why}"))
+        });
+    found.map_or(Cow::Borrowed(text), Cow::Owned)
 }
 
 /// That a disk refused something, and the file: what was under way around it is a page of numbers.
@@ -173,7 +218,9 @@ fn behind_position(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::{for_people, without_answers, without_debug, without_places};
+    use super::{
+        for_people, without_answers, without_debug, without_names, without_places, without_tries,
+    };
 
     #[test]
     fn what_a_disk_says_comes_first_with_the_file() {
@@ -202,6 +249,40 @@ mod tests {
             assert_eq!(for_people(text), told);
         }
         assert_eq!(for_people("gone (os error 2)"), "gone (os error 2)");
+    }
+
+    #[test]
+    fn kinds_of_errors_are_not_told() {
+        for (text, told) in [
+            ("LanceError(IO): Generic S3 error: refused", "refused"),
+            ("Generic N/A error: Invalid user input: x", "x"),
+            (
+                "x: LanceError(Arrow): Schema error: y",
+                "x: Schema error: y",
+            ),
+            (
+                "Encountered internal error. Please file a bug report at https://github.com/lance-format/lance/issues. it is odd",
+                "it is odd",
+            ),
+            (
+                "Generic advice is no error: x",
+                "Generic advice is no error: x",
+            ),
+            ("LanceError(", "LanceError("),
+        ] {
+            assert_eq!(without_names(text), told);
+        }
+    }
+
+    #[test]
+    fn a_request_is_told_without_its_tries() {
+        let text = "Error performing GET http://s3:1/b?list-type=2&prefix=x in 3.1ms, after 2 retries, max_retries: 3, retry_timeout: 20s  - Server returned non-2xx status code: 403 Forbidden: ";
+        assert_eq!(
+            without_tries(text),
+            "GET http://s3:1/b: Server returned non-2xx status code: 403 Forbidden: "
+        );
+        let other = "Error performing magic";
+        assert_eq!(without_tries(other), other);
     }
 
     #[test]

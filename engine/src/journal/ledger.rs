@@ -274,13 +274,7 @@ impl Store {
             tables.retain(|_, entry| entry.size() >= least);
         }
         let record = Record { tables };
-        let mut kept = Ok(());
-        for records in self.lasting_records().await? {
-            kept = records.put_lasting(&LEDGER, &record).await;
-            if kept.is_ok() {
-                break;
-            }
-        }
+        let kept = self.put_lasting(&LEDGER, &record).await;
         if kept.is_err() {
             ledger.changed.store(true, Ordering::Relaxed);
         }

@@ -33,7 +33,7 @@ pub struct IndexHealth {
     pub damaged: Option<String>,
     /// Bytes of its segments, as far as its version says.
     pub bytes: u64,
-    /// A fingerprint of its files and their damage, or its declaration, and of the table's schema, for this process: what cannot be done
+    /// A fingerprint of its files and their damage, or its declaration, and of the table's schema, for this release: what cannot be done
     /// to it rests until this changes.
     #[serde(skip)]
     pub fingerprint: u64,
@@ -67,7 +67,7 @@ pub struct TableHealth {
     /// What was written into it, and why, as far as the daemon has counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ledger: Option<Account>,
-    /// A fingerprint of its schema, for this process: what rests because of a schema rests until this changes.
+    /// A fingerprint of its schema, for this release: what rests because of a schema rests until this changes.
     #[serde(skip)]
     pub schema: u64,
 }

@@ -92,7 +92,10 @@ async fn prove(before: &Dataset, after: &Dataset, name: &str, extended: bool) ->
     let was = before.load_indices_by_name(name).await?;
     let segments = after.load_indices_by_name(name).await?;
     let Some(segment) = segments.first() else {
-        return Err(unfit("the index is gone".to_owned()));
+        return Err(match was.is_empty() {
+            true => Error::conflict("the index was dropped meanwhile"),
+            false => unfit("the index is gone".to_owned()),
+        });
     };
     let Some(subject) = Subject::of(before, after, &was, segment) else {
         return Ok(());

@@ -7,6 +7,8 @@ use futures::TryStreamExt;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
 use lance_index::is_system_index;
+use lance_index::pbold::InvertedIndexDetails;
+use lance_index::scalar::InvertedIndexParams;
 use lance_table::format::{Fragment, IndexMetadata};
 use lance_table::io::manifest::read_manifest_indexes;
 use object_store::ObjectMeta;
@@ -47,7 +49,10 @@ pub(crate) async fn listed_indexes(dataset: &Dataset) -> Result<Vec<Listed>> {
             damaged: None,
         });
         match usable.iter().find(|usable| usable.uuid == segment.uuid) {
-            Some(usable) => listed.segments.push(usable.clone()),
+            Some(usable) => {
+                listed.unreadable = missing_tokenizer(usable).or(listed.unreadable.take());
+                listed.segments.push(usable.clone());
+            }
             None => {
                 listed.unreadable = Some(kind_of(segment));
                 listed.segments.push(segment.clone());
@@ -96,12 +101,29 @@ pub(crate) fn ids_of<'a>(fragments: impl IntoIterator<Item = &'a Fragment>) -> R
     ids.filter_map(|f| u32::try_from(f.id).ok()).collect()
 }
 
+/// Attached to an error that ends in its own remedy.
+#[derive(Debug)]
+pub(crate) struct SaysWhatToDo;
+
 /// The last word of an index's type, as its details name it.
 pub(crate) fn kind_of(segment: &IndexMetadata) -> String {
     let details = segment.index_details.as_ref();
     let url = details.map_or("", |details| details.type_url.as_str());
     let word = url.rsplit(['.', '/']).next().unwrap_or_default();
     word.strip_suffix("IndexDetails").unwrap_or(word).to_owned()
+}
+
+/// That it is an index of text by a tokenizer which this build does not have: Lance lists it, and fails when it opens it.
+fn missing_tokenizer(segment: &IndexMetadata) -> Option<String> {
+    let details = segment.index_details.as_ref()?;
+    let details: InvertedIndexDetails = details.to_msg().ok()?;
+    let params = InvertedIndexParams::try_from(&details).ok()?;
+    params.build().err()?;
+    let tokenizer = details.base_tokenizer.unwrap_or_default();
+    Some(format!(
+        "{} with the tokenizer {tokenizer}",
+        kind_of(segment)
+    ))
 }
 
 /// Whether it is an index of vectors.
@@ -175,9 +197,10 @@ impl Listed {
     pub(crate) fn check_extensible(&self, dataset: &Dataset) -> Result<()> {
         let unfit = |why: String| Err(Error::new(ErrorKind::Unfit, why));
         if let Some(kind) = &self.unreadable {
-            return unfit(format!(
-                "this release cannot read indexes of its type or version ({kind})"
-            ));
+            let why = format!(
+                "this release cannot read indexes of its type or version ({kind}); what built it must extend it"
+            );
+            return unfit(why).map_err(|e| e.with(SaysWhatToDo));
         }
         let fields = self.segments.iter().flat_map(|segment| &segment.fields);
         match fields

@@ -9,7 +9,7 @@
 //!    writers that deleted some of its rows meanwhile; `carry` says which.
 //! 5. `cleanup` publishes floors, then deletes below them. `audit` proves that what stands has all that it refers to.
 //! 6. `unreferenced` counts the files that no version refers to, whoever wrote them.
-//!    `noted` is what the daemon did and why; `past` reads what each version changed.
+//!    `noted` is what the daemon did and why, `unfit` what it does not try again; `past` reads what each version changed.
 //!
 //! A `Target` is a table of a store or, in a watched directory, a plain Lance table or a branch of one: there HEAD is what is
 //! visible.
@@ -34,6 +34,7 @@ mod reindex;
 mod run;
 mod settings;
 pub mod tasks;
+mod unfit;
 mod unreferenced;
 
 pub use crate::history::ArchiveReport;
@@ -53,6 +54,7 @@ pub use past::{Change, Past, PastIndex, PastVersion};
 pub use plan::CompactionPlan;
 pub use reindex::Reindexing;
 pub use run::MaintenanceReport;
+pub use unfit::Unfit;
 pub use unreferenced::{Files, Unreferenced};
 
 use crate::ids::TableName;

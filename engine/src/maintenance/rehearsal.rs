@@ -40,6 +40,7 @@ impl Store {
 
     fn guard_at(&self, run: &Run<'_>, slot: Option<Slot>) -> GuardedCommitHandler {
         let guard = self.guard_of(&run.journal);
+        run.stand_on_opened(&guard);
         match slot {
             Some(slot) => guard.at(slot),
             None => guard,

@@ -4,7 +4,8 @@ use super::declare::{Asked, MIN_VECTOR_ROWS, fitting_params, outgrown};
 use super::deltas::merges;
 use super::index_proof::{prove_answers, prove_extended, prove_index};
 use super::listed::{
-    Listed, covered_by, ids_of, is_vector, listed_indexes, new_index_bytes, segment_bytes,
+    Listed, SaysWhatToDo, covered_by, ids_of, is_vector, listed_indexes, new_index_bytes,
+    segment_bytes,
 };
 use super::plan::beyond_us;
 use super::rehearsal::{base_of, commit_rehearsed};
@@ -227,6 +228,7 @@ async fn settle_one(
                     "its values cannot be sorted in the memory that one attempt has; raise [budget] memory",
                 ),
                 (ErrorKind::Storage, _) => e.brief(),
+                _ if e.attached::<SaysWhatToDo>().is_some() => e.brief(),
                 (_, Target::Pinned(_)) => format!(
                     "{}; withdraw it (squire index --withdraw) and declare it again",
                     e.brief()

@@ -11,14 +11,15 @@ use crate::protocol::Kind;
 use crate::publish::Record;
 use crate::recovery::{DeadRun, Skipped};
 use crate::store::{
-    COMMITS_PATH, Records, Sidecar, SidecarKind, SidecarTable, Store, StrictCommit, is_denied,
+    COMMITS_PATH, GuardedCommitHandler, Opened, Records, Sidecar, SidecarKind, SidecarTable, Store,
+    StrictCommit, is_denied,
 };
 use lance::Dataset;
 use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How often a run reopens HEAD and plans afresh after losing to a writer. Each attempt redoes at most one batch of
@@ -85,6 +86,7 @@ impl MaintenanceReport {
             && self.rebuilt_indexes.is_empty()
             && !self.retried
             && self.unfit.is_empty()
+            && self.skipped.is_none()
     }
 }
 
@@ -96,6 +98,8 @@ pub(crate) struct Run<'a> {
     pub(crate) properties: HashMap<String, String>,
     /// What the run writes is named here first.
     pub(crate) journal: Arc<Journal>,
+    /// The version that its table was opened at last.
+    opened: Mutex<Option<Opened>>,
 }
 
 impl Run<'_> {
@@ -109,6 +113,35 @@ impl Run<'_> {
         match self.journal.records() {
             Some(records) => records.has_sidecar(self.op).await,
             None => Ok(true),
+        }
+    }
+
+    /// Whether its table was dropped since it was opened, and perhaps made again.
+    async fn is_gone(&self, store: &Store) -> Result<bool> {
+        let Some(opened) = self.opened() else {
+            return Ok(false);
+        };
+        let Some(head) = store.open_latest(self.path()).await? else {
+            return Ok(true);
+        };
+        let latest = &head.manifest_location().path;
+        Ok(!opened.is_table(&store.objects, latest).await?)
+    }
+
+    fn opened(&self) -> Option<Opened> {
+        let opened = self.opened.lock();
+        opened.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn open_at(&self, version: Opened) {
+        let opened = self.opened.lock();
+        *opened.unwrap_or_else(PoisonError::into_inner) = Some(version);
+    }
+
+    /// Has `guard` commit only while the version stands that the table was opened at last.
+    pub(crate) fn stand_on_opened(&self, guard: &GuardedCommitHandler) {
+        if let Some(opened) = self.opened() {
+            guard.stand_on(opened);
         }
     }
 
@@ -203,6 +236,7 @@ impl Store {
             oversight,
             properties: crate::store::marks(begun.store, op, Kind::Maintenance),
             journal: self.new_journal(op, begun.table, begun.records),
+            opened: Mutex::default(),
         };
         let attempts = self.attempts(&run, work, &mut report);
         let worked = tokio::select! {
@@ -352,6 +386,10 @@ impl Store {
                 ))
                 .caused_by(e));
             }
+            if run.is_gone(self).await? {
+                report.skipped = Some(Skipped::Dropped);
+                return Ok(());
+            }
             if e.disposition() == Disposition::Fail {
                 return Err(e);
             }
@@ -376,8 +414,11 @@ impl Store {
     /// HEAD, through a guard that commits for `run` alone.
     pub(crate) async fn head_of(&self, run: &Run<'_>) -> Result<Dataset> {
         let guard = Arc::new(self.guard_of(&run.journal));
-        let builder = self.builder(run.path()).with_commit_handler(guard);
-        Ok(builder.load().await?)
+        let builder = self.builder(run.path()).with_commit_handler(guard.clone());
+        let head = builder.load().await?;
+        run.open_at(Opened::of(&self.objects, &head).await?);
+        run.stand_on_opened(&guard);
+        Ok(head)
     }
 
     /// Whether there was anything to strip.

@@ -46,10 +46,8 @@ impl TableSettings {
             .filter_map(|key| key.strip_prefix(COMPACTION_CONFIG_PREFIX));
         let set: Vec<String> = names.map(str::to_owned).collect();
         let options = CompactionOptions::from_dataset_config(config).map_err(|e| {
-            let why = format!(
-                "the table's own configuration cannot be followed: {e}; correct or remove that key"
-            );
-            Error::new(ErrorKind::Unfit, why)
+            let why = "the table's own configuration cannot be followed; correct or remove the key";
+            Error::new(ErrorKind::Unfit, why).caused_by(e)
         })?;
         Ok(Self { options, set })
     }

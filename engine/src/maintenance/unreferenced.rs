@@ -4,6 +4,7 @@
 //! `optimize`), and what our own runs wrote until they are reclaimed. They are never touched here: Lance removes such files
 //! once they are seven days old.
 
+use super::cleanup::is_foreign_index;
 use crate::error::Result;
 use crate::journal::{name_of, names_of_fragment};
 use crate::store::Store;
@@ -79,6 +80,9 @@ impl Store {
         let mut versions: Vec<ObjectMeta> = Vec::new();
         let mut listed = self.objects.list(Some(dataset.clone()));
         while let Some(meta) = listed.try_next().await? {
+            if is_foreign_index(&meta.location) {
+                continue;
+            }
             if let Some(name) = name_of(&dataset, &meta.location) {
                 let of_name = named.entry(name).or_default();
                 let written = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(0);

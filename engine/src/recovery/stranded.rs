@@ -23,11 +23,22 @@ use crate::publish::{Record, Rounds};
 use crate::store::{Records, Store, StrictCommit, is_of_table, marks, read_version, unless_denied};
 use futures::{StreamExt, TryStreamExt};
 use lance::dataset::transaction::{Operation, TransactionBuilder};
+use lance_table::io::commit::ManifestNamingScheme;
+use lance_table::io::deletion::DELETIONS_DIR;
 use object_store::ObjectStoreExt;
 use serde::Serialize;
 use squire_failpoints::{Guard, Seam, hit, stands};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// The folders of a table.
+const FOLDERS: [&str; 5] = [
+    "data",
+    DELETIONS_DIR,
+    "_indices",
+    "_transactions",
+    "_versions",
+];
 
 /// A run without a sidecar, and what it wrote.
 #[derive(Debug, Clone)]
@@ -99,8 +110,10 @@ fn names_of(operation: &Operation) -> Vec<String> {
 enum Ground {
     /// The table that they wrote to, and whose versions its are.
     Stands { store: OpId },
-    /// It is another one, or none: what they wrote is nobody's, and nothing can be proved of it.
+    /// It is another one: what they wrote is nobody's, and nothing can be proved of it.
     Gone,
+    /// It has no version at all: nothing refers to what they wrote.
+    Dropped,
     /// Something undecided stands on it, or versions are missing.
     Unsettled,
 }
@@ -238,6 +251,14 @@ impl Store {
         let store = match self.ground(runs).await? {
             Ground::Unsettled => return Ok(outcomes),
             Ground::Gone => None,
+            Ground::Dropped => {
+                for run in runs {
+                    let names = &run.journalled.names;
+                    outcomes.push((run.op, self.delete_stranded(&table.path, names).await?));
+                }
+                self.remove_empty(&table.path).await;
+                None
+            }
             Ground::Stands { store } => Some(store),
         };
         if let Some(store) = store {
@@ -306,7 +327,10 @@ impl Store {
     async fn plain_ground(&self, runs: &[DeadRun], base: u64) -> Result<Ground> {
         let path = &runs[0].journalled.table.path;
         let Some(head) = self.open_latest(path).await? else {
-            return Ok(Ground::Gone);
+            return Ok(match self.has_versions(path).await? {
+                true => Ground::Gone,
+                false => Ground::Dropped,
+            });
         };
         let is_in_doubt = runs.iter().any(|run| run.is_in_doubt);
         let owned = match self.check_plain(path).await {
@@ -317,6 +341,14 @@ impl Store {
             return Ok(Ground::Gone);
         }
         Ok(Ground::Stands { store: runs[0].op })
+    }
+
+    /// Whether a version of the table at `path` stands, readable or not.
+    async fn has_versions(&self, path: &str) -> Result<bool> {
+        let versions = self.object_path(&format!("{path}/_versions"));
+        let listed = self.objects.list_with_delimiter(Some(&versions)).await?;
+        let mut names = listed.objects.iter().filter_map(|o| o.location.filename());
+        Ok(names.any(|name| ManifestNamingScheme::detect_scheme(name).is_some()))
     }
 
     /// The proof: of each run's names, with the version that it began on, those that no version refers to.
@@ -393,6 +425,23 @@ impl Store {
             self.delete_local_remains(table, names).await?;
         }
         Ok(bytes)
+    }
+
+    /// Removes the folders that Lance makes anew when it writes into a table that was dropped, as far as they are empty. Object
+    /// stores have none.
+    async fn remove_empty(&self, table: &str) {
+        if !self.objects.is_local() {
+            return;
+        }
+        let root = format!("/{}", self.object_path(table));
+        for folder in FOLDERS
+            .iter()
+            .map(|of| format!("{root}/{of}"))
+            .chain([root.clone()])
+        {
+            // What is not empty is somebody's.
+            tokio::fs::remove_dir(folder).await.unwrap_or_default();
+        }
     }
 
     /// What an upload leaves on a local disk when its process is killed: `<file>#<n>`, which the object-store interface

@@ -18,6 +18,8 @@ pub enum Skipped {
     Undecided,
     /// It was dropped and made again under its pin.
     Replaced,
+    /// It was dropped while it was worked on, and perhaps made again.
+    Dropped,
     /// Lance would do it harm, or cannot do it: why.
     Unsupported(String),
 }
@@ -28,6 +30,9 @@ impl std::fmt::Display for Skipped {
             Self::Drift => f.write_str("drift"),
             Self::Undecided => f.write_str("undecided"),
             Self::Replaced => f.write_str("replaced"),
+            Self::Dropped => f.write_str(
+                "it was dropped while it was worked on, made again, or lost the version that was read to another cleanup; nothing was done to what stands there now",
+            ),
             Self::Unsupported(why) => f.write_str(why),
         }
     }

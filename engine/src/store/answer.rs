@@ -7,8 +7,9 @@
 
 use super::StoreOptions;
 use super::location::ENDPOINTS;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::time::Duration;
 
 /// How long a storage may take to its first answer, its client's tries included, unless `client_retry_timeout` says so. A
@@ -21,6 +22,12 @@ const VARIABLE: &str = "OBJECT_STORE_CLIENT_RETRY_TIMEOUT";
 
 /// What a client's error says where no answer came, before it says why.
 const UNANSWERED: &str = "HTTP error: ";
+
+/// What it says where something else answered than was asked for...
+const NO_LISTING: &str = "Got invalid list response";
+
+/// ...and before an answer that refuses.
+const ANSWERED: &str = "non-2xx status code: ";
 
 /// How much of that is told.
 const WHY_CHARS: usize = 120;
@@ -44,9 +51,9 @@ pub(super) async fn first_answer<T>(
     tokio::select! {
         biased;
         answer = asking => answer.map_err(|e| {
-            let text = e.to_string();
-            match text.split_once(UNANSWERED) {
-                Some((_, why)) if e.kind() == ErrorKind::Storage => told(why),
+            let raw = e.source().map_or_else(String::new, ToString::to_string);
+            match strange(&e.to_string(), &raw) {
+                Some(why) if e.kind() == ErrorKind::Storage => told(&why),
                 _ => e,
             }
         }),
@@ -55,6 +62,19 @@ pub(super) async fn first_answer<T>(
             Err(told(&silent))
         }
     }
+}
+
+/// Why what came is no answer of an object store, if it is none, by what an error tells of its `cause`. S3 answers with a document,
+/// also when it refuses.
+fn strange(told: &str, cause: &str) -> Option<String> {
+    if let Some((_, why)) = told.split_once(UNANSWERED) {
+        return Some(why.to_owned());
+    }
+    if cause.contains(NO_LISTING) {
+        return Some(String::from("what it answers to a listing is none"));
+    }
+    let (_, answer) = cause.split_once(ANSWERED)?;
+    (!answer.contains("<Error>")).then(|| format!("it answers {}", quoted(answer.trim())))
 }
 
 fn patience(
@@ -94,7 +114,7 @@ fn unanswered(
 
 #[cfg(test)]
 mod tests {
-    use super::{PATIENCE, first_answer, patience, unanswered};
+    use super::{PATIENCE, first_answer, patience, strange, unanswered};
     use crate::error::{Error, ErrorKind};
     use crate::store::StoreOptions;
     use std::collections::HashMap;
@@ -135,6 +155,33 @@ mod tests {
         );
         assert!(told(HashMap::new(), Some("http://b:2")).contains(": http://b:2 does"));
         assert!(told(HashMap::new(), None).contains(": AWS does"));
+    }
+
+    #[test]
+    fn what_s3_would_not_say_is_not_its_answer() {
+        let status = |body: &str| format!("GET x - Server returned non-2xx status code: {body}");
+        for (cause, why) in [
+            ("HTTP error: refused".to_owned(), Some("refused")),
+            (
+                "Got invalid list response: x".into(),
+                Some("what it answers to a listing is none"),
+            ),
+            (
+                status("403 Forbidden: "),
+                Some(r#"it answers "403 Forbidden:""#),
+            ),
+            (
+                status("404 Not Found: {\"no\":1}"),
+                Some(r#"it answers "404 Not Found: {\"no\":1}""#),
+            ),
+            (
+                status("403 Forbidden: <?xml?><Error><Code>AccessDenied</Code>"),
+                None,
+            ),
+            ("disk full".into(), None),
+        ] {
+            assert_eq!(strange(&cause, &cause).as_deref(), why);
+        }
     }
 
     #[tokio::test]

@@ -7,12 +7,15 @@
 //!   without this a stale handle brings deleted rows back.
 //! * **licence**: a maintenance run commits only while its sidecar stands; without this a run that was taken for dead
 //!   lands a version whose files were deleted as stranded.
+//! * **standing**: a maintenance run commits only to the table that it opened; without this a rewrite of a table
+//!   that was dropped lands on the one that was made again in its place.
 //! * **rehearsal**: a version is built and not put, so that it can be looked at before it counts.
 //! * **gate**: puts a version when what has to stand before it does, so that both are made ready at once.
 //! * **delegation** of what tells Lance how to read a refusal (fact 2); without it a refusal is "status unknown".
 //! * one place for versions: a handle's data may go through another store than the versions of its table.
 //! * the seams around the put, and the counters.
 
+use super::Opened;
 use crate::error::{Error, ErrorKind};
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
@@ -24,8 +27,8 @@ use lance_table::io::commit::{
 };
 use object_store::{ObjectStore as OSObjectStore, path::Path};
 use squire_failpoints::{Guard, Seam, hit, stands};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::{Mutex, SetOnce};
 
 /// What this process committed, and what the guard refused.
@@ -69,6 +72,8 @@ pub struct GuardedCommitHandler {
     slot: Option<Slot>,
     /// The sidecar of the maintenance run that commits, and the storage that it stands in.
     licence: Option<(Arc<ObjectStore>, Path)>,
+    /// The version that its handle was opened at.
+    opened: OnceLock<Opened>,
     /// Where versions are found and put, whatever store a handle's data goes through: other stores would find the
     /// latest version by its hint (fact 16).
     objects: Option<Arc<ObjectStore>>,
@@ -174,6 +179,9 @@ pub(super) async fn check_readable(
     Ok(())
 }
 
+/// Lance's hint at the latest version, beside the versions.
+pub(crate) const VERSION_HINT: &str = "latest_version_hint.json";
+
 /// How Lance names the versions of new datasets.
 pub(super) const NAMING: ManifestNamingScheme = ManifestNamingScheme::V2;
 
@@ -184,6 +192,7 @@ impl GuardedCommitHandler {
             inner,
             slot: None,
             licence: None,
+            opened: OnceLock::new(),
             objects: None,
             gate: None,
             is_rehearsal: false,
@@ -214,6 +223,12 @@ impl GuardedCommitHandler {
     pub fn with_licence(mut self, objects: Arc<ObjectStore>, path: Path) -> Self {
         self.licence = Some((objects, path));
         self
+    }
+
+    /// Refuses to commit once the table is another one than was `opened`, or none.
+    pub(crate) fn stand_on(&self, opened: Opened) {
+        // A handle is opened once.
+        drop(self.opened.set(opened));
     }
 
     /// Puts no version before `gate`, if there is one, is open.
@@ -257,6 +272,18 @@ impl GuardedCommitHandler {
         Ok(())
     }
 
+    /// `below` is where the version lies that the next one is put above.
+    async fn check_standing(&self, objects: &ObjectStore, below: &Path) -> Result<(), CommitError> {
+        let Some(opened) = self.opened.get() else {
+            return Ok(());
+        };
+        if stands(Guard::Standing) && !opened.is_table(objects, below).await? {
+            let gone = LanceError::io(opened.gone().to_string());
+            return Err(CommitError::OtherError(gone));
+        }
+        Ok(())
+    }
+
     fn versions<'a>(&'a self, object_store: &'a ObjectStore) -> &'a ObjectStore {
         self.objects.as_deref().unwrap_or(object_store)
     }
@@ -271,17 +298,27 @@ fn reserves_ids(transaction: Option<&Transaction>) -> bool {
     )
 }
 
-/// Where `manifest` would lie. The transaction's file, which Lance put before it asked, is taken away again.
+/// Takes away the transaction's file, which Lance put before it asked for `manifest` to be put.
+async fn remove_transaction(
+    manifest: &Manifest,
+    base: &Path,
+    object_store: &ObjectStore,
+) -> lance::Result<()> {
+    let Some(file) = &manifest.transaction_file else {
+        return Ok(());
+    };
+    let file = base.clone().join("_transactions").join(file.as_str());
+    object_store.delete(&file).await
+}
+
+/// Where `manifest` would lie.
 async fn rehearse(
     manifest: &Manifest,
     base: &Path,
     object_store: &ObjectStore,
     naming_scheme: ManifestNamingScheme,
 ) -> Result<ManifestLocation, CommitError> {
-    if let Some(file) = &manifest.transaction_file {
-        let file = base.clone().join("_transactions").join(file.as_str());
-        object_store.delete(&file).await?;
-    }
+    remove_transaction(manifest, base, object_store).await?;
     Ok(ManifestLocation {
         version: manifest.version,
         path: naming_scheme.manifest_path(base, manifest.version),
@@ -290,6 +327,17 @@ async fn rehearse(
         e_tag: None,
         identity: None,
     })
+}
+
+/// Takes away the version at `path`, and the hint at the latest one beside it, which may name it.
+async fn take_back(path: &Path, object_store: &ObjectStore) -> lance::Result<()> {
+    object_store.delete(path).await?;
+    let parts: Vec<_> = path.parts().collect();
+    let folder = Path::from_iter(parts.into_iter().rev().skip(1).rev());
+    match object_store.delete(&folder.join(VERSION_HINT)).await {
+        Err(LanceError::NotFound { .. }) => Ok(()),
+        deleted => deleted,
+    }
 }
 
 /// The latest version. On a local disk Lance reads the whole directory without a pause: off the runtime's threads, so that
@@ -467,7 +515,13 @@ impl CommitHandler for GuardedCommitHandler {
                 .await
                 .map_err(|e| CommitError::OtherError(LanceError::io(e.to_string())))?;
         }
+        let data = object_store;
         let object_store = self.versions(object_store);
+        let below = naming_scheme.manifest_path(base_path, manifest.version.saturating_sub(1));
+        if let Err(gone) = self.check_standing(object_store, &below).await {
+            remove_transaction(manifest, base_path, data).await?;
+            return Err(gone);
+        }
         hit(Seam::CommitBeforePut)
             .map_err(|e| CommitError::OtherError(LanceError::io(e.to_string())))?;
         self.doubts.fetch_add(1, Ordering::Relaxed);
@@ -504,6 +558,12 @@ impl CommitHandler for GuardedCommitHandler {
             self.doubts.fetch_sub(1, Ordering::Relaxed);
         }
         let location = put?;
+        if let Err(gone) = self.check_standing(object_store, &below).await {
+            // Dropped while it was being put. What changes nothing of the rows is missed by nobody.
+            take_back(&location.path, object_store).await?;
+            remove_transaction(manifest, base_path, data).await?;
+            return Err(gone);
+        }
         if self.is_rehearsal {
             *self.rehearsed.lock().await = Some(Slot {
                 version: location.version + 1,

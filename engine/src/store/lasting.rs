@@ -69,6 +69,21 @@ impl Store {
         })
     }
 
+    /// Puts the record of this location into the first place that takes it.
+    ///
+    /// # Errors
+    /// Those of the storage, when no place takes it.
+    pub(crate) async fn put_lasting<T: Serialize>(&self, of: &Lasting, record: &T) -> Result<()> {
+        let mut put = Ok(());
+        for records in self.lasting_records().await? {
+            put = records.put_lasting(of, record).await;
+            if put.is_ok() {
+                break;
+            }
+        }
+        put
+    }
+
     /// The record of this location, from the first place that has it.
     ///
     /// # Errors

@@ -31,6 +31,7 @@ mod records;
 mod rehearsal;
 mod shelf;
 pub mod sidecar;
+mod standing;
 pub mod state;
 mod tables;
 
@@ -54,6 +55,7 @@ use shelf::Shelf;
 use sidecar::Untidy;
 pub(crate) use sidecar::together;
 pub use sidecar::{Member, Sidecar, SidecarKind, SidecarTable};
+pub(crate) use standing::{Opened, Standing};
 pub use state::{State, TableEntry, Updates};
 pub use tables::Gathered;
 pub(crate) use tables::{
@@ -504,8 +506,15 @@ impl Store {
         };
         if self.objects.has_direct_local_paths() {
             let path = format!("/{}", self.object_path(INTERNAL));
-            let there = tokio::fs::metadata(path).await;
-            if there.is_ok_and(|there| !there.is_dir()) {
+            let there = tokio::fs::metadata(&path).await;
+            if there.as_ref().is_ok_and(|there| !there.is_dir()) {
+                return Err(strange());
+            }
+            // Whoever begins a store makes the folder with something in it: this one has lost what it held.
+            let mut inside = tokio::fs::read_dir(&path).await;
+            if let Ok(inside) = &mut inside
+                && inside.next_entry().await.is_ok_and(|entry| entry.is_none())
+            {
                 return Err(strange());
             }
         }

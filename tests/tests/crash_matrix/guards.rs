@@ -13,6 +13,7 @@ use squire_engine::error::ErrorKind;
 use squire_engine::recovery::Watch;
 use squire_engine::store::{Store, StoreOptions};
 use squire_failpoints::Guard;
+use squire_tests::plain::{Plain, TABLE};
 use squire_tests::{Child, Done, Lake, append, rows_of};
 use std::process::Command;
 use std::sync::Arc;
@@ -518,4 +519,60 @@ async fn a_burned_path_is_not_used_again() {
         "the new table is there"
     );
     ends_well(Guard::BurnedPath, &lake).await;
+}
+
+/// A watched directory beside `lake` with a table of `count` versions, of rows that `first` begins.
+async fn made(lake: &Lake, first: i64, count: i64) -> Plain {
+    let mut plain = Plain::new(&lake.path("plain"));
+    for n in 0..count {
+        let first = first + 10 * n;
+        plain.append(first..first + 3).await;
+    }
+    plain
+}
+
+/// LanceDB drops the table of `plain` and makes it again.
+async fn made_again(lake: &Lake, plain: &Plain, count: i64) -> Plain {
+    std::fs::remove_dir_all(plain.path(TABLE)).expect("it is dropped");
+    made(lake, 1_000, count).await
+}
+
+#[tokio::test]
+async fn a_table_that_was_made_again_is_not_committed_to() {
+    let lake = lake();
+    for (seam, versions) in [
+        // As many as were read, so that nothing but their objects tells them apart.
+        ("maintain.after_rewrite=1*return(stop)", 4),
+        ("commit.before_put=1*off->1*return(stop)", 4),
+        ("commit.before_put=1*off->1*return(stop)", 1),
+    ] {
+        let plain = made(&lake, 0, 4).await;
+        let mut run = lake.with_seam(seam, &["optimize", &plain.uri]);
+        run.wait_stopped();
+        let again = made_again(&lake, &plain, versions).await;
+        run.resume().failed(3, "dropped while it was worked on");
+        again.assert_whole().await;
+        std::fs::remove_dir_all(again.path(TABLE)).expect("the next one");
+    }
+    ends_well(Guard::Standing, &lake).await;
+}
+
+#[tokio::test]
+async fn a_table_that_was_made_again_is_not_cleaned_up() {
+    let mut lake = lake();
+    let retention = ("SQUIRE_RETENTION".to_owned(), "0".to_owned());
+    lake.env.push(retention);
+    let config = lake.path("squire.toml");
+    let policy = "[policy]\nmin_versions = 1\n[policy.cleanup]\nenabled = true\n";
+    std::fs::write(&config, policy).expect("a configuration");
+    let config = config.to_string_lossy().into_owned();
+    let plain = made(&lake, 0, 6).await;
+    let cleanup = ["cleanup", &plain.uri, "--config", &config];
+    let mut run = lake.with_seam("cleanup.before_table=1*return(stop)", &cleanup);
+    run.wait_stopped();
+    let again = made_again(&lake, &plain, 8).await;
+    run.resume().failed(1, "dropped meanwhile");
+    again.assert_whole().await;
+    assert_eq!(again.open().await.versions().await.expect("all").len(), 8);
+    ends_well(Guard::SameTable, &lake).await;
 }

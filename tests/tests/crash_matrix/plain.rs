@@ -164,7 +164,12 @@ impl Scene {
         assert_eq!(status["stranded_bytes"], 0);
         let after = tree(std::path::Path::new(&self.plain.uri));
         // The ledger and the history are no records of a run: they say what all of them did.
-        let lasting = [".squire", ".squire/ledger.json", ".squire/history.json"];
+        let lasting = [
+            ".squire",
+            ".squire/ledger.json",
+            ".squire/history.json",
+            ".squire/unfit.json",
+        ];
         let lasting = lasting.map(std::path::Path::new);
         let of_runs = |path: &&std::path::PathBuf| {
             path.starts_with(".squire") && !lasting.contains(&path.as_path())

@@ -581,7 +581,7 @@ async fn an_index_that_fails_rests_while_its_sibling_is_extended() {
     let rests = format!("squire_quarantined{{kind=\"reindex\",{labels}}}");
     let failed =
         format!("squire_maintenance_runs_total{{kind=\"reindex\",result=\"failed\",{labels}}}");
-    let is_covered = || {
+    let is_covered = |daemon: &Served| {
         eventually("a covering sibling", PATIENCE, || {
             let table = daemon.table("t").ok_or("no such table")?;
             let indexes = table["indexes"].as_array().cloned().unwrap_or_default();
@@ -602,7 +602,7 @@ async fn an_index_that_fails_rests_while_its_sibling_is_extended() {
                 false => Err(table.to_string()),
             }
         });
-        is_covered();
+        is_covered(&daemon);
         assert_eq!(daemon.metric(&rests), Some(1.0));
         assert_eq!(daemon.metric(&failed), Some(1.0), "it was tried again");
     }
@@ -611,6 +611,14 @@ async fn an_index_that_fails_rests_while_its_sibling_is_extended() {
     let reason = seen["reason"].as_str().expect("a reason");
     assert!(reason.contains("rests: index id_idx"), "{reason}");
     daemon.stop();
+
+    // Another process does not try it either, until its files are there again.
+    let next = Served::daemon(&lake, &["--config", &config]);
+    small_commits(&lake, &["t"], 300, 2);
+    is_covered(&next);
+    assert_eq!(next.metric(&rests), Some(1.0));
+    assert_eq!(next.metric(&failed), None, "it was tried again");
+    next.stop();
 }
 
 /// The files of a run that died are counted until recovery may take it for dead, and then they are gone.
@@ -856,6 +864,13 @@ fn a_watched_directory_that_is_gone_is_told_until_it_is_back() {
     let errors = daemon.status()["last_errors"].to_string();
     assert!(errors.contains(&directory), "{errors}");
     std::fs::rename(&away, &directory).expect("it comes back");
+    wait_for(None);
+    // A disk that was unmounted leaves the empty folder that it was mounted on.
+    std::fs::rename(&directory, &away).expect("it goes again");
+    std::fs::create_dir(&directory).expect("an empty folder");
+    wait_for(Some(1.0));
+    std::fs::remove_dir(&directory).expect("as it was");
+    std::fs::rename(&away, &directory).expect("it comes back again");
     wait_for(None);
     assert_eq!(daemon.table("t.lance").expect("the table")["rows"], 4);
     daemon.stop();

@@ -75,15 +75,14 @@ fn environment(endpoint: &str) -> Vec<(String, String)> {
     .to_vec()
 }
 
-/// A sign-in page that stands between: it answers whatever is asked with HTML and 200. Its thread ends with the tests.
-fn portal() -> String {
+/// What stands between and answers whatever is asked with `status` and `body`. Its thread ends with the tests.
+fn portal(status: &'static str, body: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let endpoint = format!("http://{}", listener.local_addr().expect("its address"));
     std::thread::spawn(move || {
-        let page = "<!doctype html><html><body>Please sign in.</body></html>";
         let answer = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{page}",
-            page.len()
+            "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
         );
         for stream in listener.incoming() {
             let mut stream = stream.expect("a connection");
@@ -103,14 +102,28 @@ fn portal() -> String {
 
 /// What a portal answers is not taken for an empty bucket, and no store is made in it.
 #[test]
-fn a_sign_in_page_is_no_empty_bucket() {
-    let mut lake = Lake::new();
-    lake.env = environment(&portal());
-    for command in ["status", "plan", "optimize", "cleanup", "init"] {
-        let done = lake.run(&[command, "s3://bucket/lake"]);
-        assert_eq!(done.code, Some(1), "{command}: {done:?}");
-        assert!(!done.stderr.contains("squire init"), "{command}: {done:?}");
-        assert!(done.stderr.len() < 900, "{command}: {done:?}");
+fn what_is_no_object_store_is_no_empty_bucket() {
+    let page = "<!doctype html><html><body>Please sign in.</body></html>";
+    for (status, body) in [
+        ("200 OK", page),
+        ("200 OK", "{\"ok\":true}"),
+        ("200 OK", ""),
+        ("403 Forbidden", ""),
+        ("403 Forbidden", page),
+        ("404 Not Found", "{\"detail\":\"Not Found\"}"),
+    ] {
+        let mut lake = Lake::new();
+        lake.env = environment(&portal(status, body));
+        for command in ["status", "plan", "optimize", "cleanup", "init"] {
+            let done = lake.run(&[command, "s3://bucket/lake"]);
+            let what = format!("{status} {body}: {command}: {done:?}");
+            assert_eq!(done.code, Some(1), "{what}");
+            assert!(!done.stderr.contains("squire init"), "{what}");
+            let is_told = done.stderr.contains("does not answer as an object store")
+                || done.stderr.contains("is no object store");
+            assert!(is_told, "{what}");
+            assert_eq!(done.stderr.lines().count(), 1, "{what}");
+        }
     }
 }
 

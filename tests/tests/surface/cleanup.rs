@@ -3,7 +3,7 @@
 use crate::version_files;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, RecordBatchIterator};
 use lance::Dataset;
-use lance::dataset::{WriteMode, WriteParams};
+use lance::dataset::{CommitBuilder, WriteMode, WriteParams};
 use lance::index::DatasetIndexExt;
 use serde_json::{Value, json};
 use squire_engine::error::ErrorKind;
@@ -20,7 +20,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Everything but the latest version is old, and table `off` is not to be touched.
 const CONFIG: &str = "[policy]\nmin_versions = 1\n[policy.cleanup]\nenabled = true\n[[table]]\nname = \"off\"\ncleanup.enabled = false\n";
@@ -308,6 +308,71 @@ async fn clones_are_found_wherever_they_lie_in_a_location() {
         assert_eq!(rows_at(&clone).await, rows, "{}", clone.display());
         assert_eq!(version_files(&source).len(), 2);
     }
+}
+
+/// What is mounted elsewhere where a clone was made is at a path there that is none here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_whose_base_has_another_path_here_keeps_what_it_needs() {
+    let (lake, config) = aged(&["t"]);
+    let (there, here) = (lake.path("there"), lake.path("here"));
+    std::fs::create_dir(&there).expect("directory");
+    let (source, clone) = (there.join("t.lance"), there.join("clone.lance"));
+    let rows = cloned(&lake, &source, &source.to_string_lossy(), &clone).await;
+    std::fs::rename(&there, &here).expect("moved");
+    let (_, real, _) = dry_then_real(&lake, &here.to_string_lossy(), &config);
+    let tables = real["tables"].as_array().expect("tables");
+    let source_of = |t: &&Value| t["plan"]["table"] == "t.lance";
+    let plan = &tables.iter().find(source_of).expect("its plan")["plan"];
+    assert_eq!(plan["held"][0]["version"], 4, "{plan}");
+    std::fs::rename(&here, &there).expect("moved back");
+    assert_eq!(rows_at(&clone).await, rows);
+}
+
+/// What other tables, other tools or versions that nobody lists keep in a table's folders is nobody's garbage.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_version_of_a_table_names_is_not_taken_for_garbage() {
+    let (lake, config) = aged(&["linked", "detached", "texts"]);
+    let directory = lake.path("plain");
+    std::fs::create_dir(&directory).expect("directory");
+    for table in ["linked.lance", "detached.lance", "texts.lance"] {
+        std::fs::rename(Path::new(&lake.uri).join(table), directory.join(table)).expect("moved");
+    }
+    let elsewhere = lake.path("elsewhere");
+    std::fs::rename(directory.join("linked.lance/data"), &elsewhere).expect("moved");
+    symlink(&elsewhere, directory.join("linked.lance/data")).expect("a link");
+    let detached = directory.join("detached.lance");
+    let uri = detached.to_string_lossy().into_owned();
+    let dataset = Dataset::open(&uri).await.expect("table");
+    let transaction = dataset.read_transaction().await.expect("read");
+    let committed = CommitBuilder::new(Arc::new(dataset))
+        .with_detached(true)
+        .execute(transaction.expect("its transaction"));
+    committed.await.expect("a detached version");
+    // As LanceDB's clients kept texts before Lance had indexes of them.
+    let texts = directory.join("texts.lance/_indices/fts/meta.json");
+    std::fs::create_dir_all(texts.parent().expect("a folder")).expect("folders");
+    std::fs::write(&texts, "{}").expect("an index");
+    let month_ago = SystemTime::now() - Duration::from_secs(30 * 86_400);
+    let file = File::options().append(true).open(&texts).expect("file");
+    file.set_modified(month_ago).expect("its time");
+
+    let before = tree(&elsewhere);
+    let versions = |table: &str| version_files(&directory.join(table)).len();
+    let (_, real, code) = dry_then_real(&lake, &directory.to_string_lossy(), &config);
+    assert_eq!(code, Some(1), "{real}");
+    let said = real.to_string();
+    for why in ["is a link", "is a detached version"] {
+        assert!(said.contains(why), "{said}");
+    }
+    assert_eq!((versions("linked.lance"), versions("texts.lance")), (4, 1));
+    assert_eq!(tree(&elsewhere), before);
+    assert!(texts.exists(), "an index of another kind");
+    let status = ["status", &directory.to_string_lossy(), "--json"];
+    let tables = lake.run(&status).json()["tables"].clone();
+    let tables = tables.as_array().expect("tables");
+    let texts = tables.iter().find(|t| t["table"] == "texts.lance");
+    let older = &texts.expect("its status")["unreferenced"]["older"];
+    assert_eq!(older["files"], 0, "{older}");
 }
 
 /// Clones in another watched location, by hand and by the daemon, while it can be opened and while it cannot.

@@ -2,11 +2,13 @@
 
 use crate::input::refused;
 use crate::{error_message, one_document};
+use arrow_array::RecordBatchIterator;
 use lance::Dataset;
+use lance::dataset::{WriteMode, WriteParams};
 use serde_json::Value;
 use squire_engine::error::ErrorKind;
 use squire_engine::store::Snapshot;
-use squire_tests::{Done, Lake, append, rows_of, tree};
+use squire_tests::{Done, Lake, append, batch_of, rows_of, tree};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -45,6 +47,29 @@ fn cleanup(lake: &Lake, config: &str) -> Value {
     let real = lake.run(&args).ok().json();
     assert_eq!(dry["plan"], real["plan"], "the dry run says the same");
     real
+}
+
+/// LanceDB lists its folder until that is removed, and lets people write there.
+#[tokio::test]
+async fn what_others_commit_to_a_dropped_table_stays() {
+    let mut lake = lake();
+    drop_t(&lake).ok();
+    let at = format!("{}/t.lance", lake.uri);
+    let rows = batch_of((90..93).map(|id| (id, "theirs".to_owned())).collect());
+    let schema = rows.schema();
+    let appends = WriteParams {
+        mode: WriteMode::Append,
+        ..WriteParams::default()
+    };
+    let reader = RecordBatchIterator::new([Ok(rows)], schema);
+    let written = Dataset::write(reader, &at, Some(appends)).await;
+    written.expect("somebody writes there");
+    lake.env
+        .push(("SQUIRE_RETENTION".to_owned(), "0".to_owned()));
+    let done = lake.run(&["cleanup", &lake.uri, "--json"]);
+    done.failed(1, "after t was dropped");
+    let left = Dataset::open(&at).await.expect("the folder");
+    assert_eq!(rows_of(&left).await.len(), 6);
 }
 
 #[tokio::test]

@@ -39,6 +39,14 @@ async fn holds(lake: &Lake, ids: std::ops::Range<i64>) {
     assert_eq!(lake.ids("t").await, ids.collect::<Vec<_>>());
 }
 
+#[test]
+fn packed_input_is_refused_at_once() {
+    let lake = lake();
+    let packed = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
+    let done = lake.feed(&args(&lake, &[]), &packed);
+    done.failed(2, "standard input is gzip data; unpack it");
+}
+
 #[tokio::test]
 async fn a_stream_is_committed_by_pieces_and_resumed() {
     let lake = lake();

@@ -373,10 +373,11 @@ async fn what_is_known_changes_nothing_about_what_goes() {
             std::fs::rename(&aside, &directory).expect("back");
             // The newest version is opened as ever.
             let planned = knowing.plan_plain_cleanup(TABLE, &keep).await;
-            drop(planned.expect("a plan"));
+            let known = planned.expect("a plan");
+            assert_eq!(known.versions, plan.versions);
             knows.take();
             let done = knowing
-                .cleanup_plain(&plan, None, &Default::default())
+                .cleanup_plain(&known, None, &Default::default())
                 .await;
             done.expect("a cleanup");
             let read = manifests_read(&knows);

@@ -225,6 +225,22 @@ def index_unknown_type(db: Db):
         manifest.write_bytes(manifest.read_bytes().replace(b"BitmapIndexDetails", b"FutureIndexDetails"))
 
 
+@state(broken_index=True, expect={**HELD, "reindex": (1, "jieba/default"), "daemon": (0, "jieba/default")})
+def index_text_dictionary(db: Db):
+    """A text index by a tokenizer with a dictionary, without which it cannot be opened."""
+    home = db.root.parent / "models"
+    (home / "jieba/default").mkdir(parents=True, exist_ok=True)
+    (home / "jieba/default/config.json").write_text('{"main": "dict.txt"}')
+    (home / "jieba/default/dict.txt").write_text("北京 100 n\n大学 100 n\n北京大学 50 n\n")
+    os.environ["LANCE_LANGUAGE_MODEL_HOME"] = str(home)
+    towns = ["北京大学", "北京", "大学", "上海"]
+    db.fill(lambda i: pa.table({"id": range(i * 20, i * 20 + 20), "v": towns * 5}))
+    db.open().create_scalar_index("v", "INVERTED", base_tokenizer="jieba/default")
+    del os.environ["LANCE_LANGUAGE_MODEL_HOME"]
+    db.open().delete("id % 10 = 3")
+    db.fill(lambda i: pa.table({"id": range(20 * (20 + i), 20 * (21 + i)), "v": towns * 5}), 3)
+
+
 def several(i: int) -> pa.Table:
     """Three vectors a row."""
     plain = vectors(180, seed=i)["vec"].combine_chunks()

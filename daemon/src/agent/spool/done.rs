@@ -46,6 +46,12 @@ impl Spool {
         bytes: Option<u64>,
         now: SystemTime,
     ) -> Result<Removed, SpoolError> {
+        if fs::symlink_metadata(&self.done).is_ok_and(|done| done.is_symlink()) {
+            let why = "it is a link, and what lies behind it may be somebody's archive";
+            return Err(SpoolError::io("trim", &self.done)(std::io::Error::other(
+                why,
+            )));
+        }
         let all = self.list_done()?;
         let mut left: u64 = all.iter().map(|entry| entry.bytes).sum();
         let mut removed = Removed::default();

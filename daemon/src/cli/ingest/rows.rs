@@ -2,7 +2,7 @@
 //! written as an input that can be read again.
 
 use crate::cli::args::StreamFormat;
-use crate::formats::{Format, InputLimits, decoded_bytes};
+use crate::formats::{Format, InputLimits, compression_of, decoded_bytes};
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use arrow::ipc::reader::StreamReader;
@@ -88,6 +88,11 @@ pub(super) fn read_rows(
 
 fn read_lines(sender: &Sender, longest: u64) -> Result<()> {
     let mut input = BufReader::new(io::stdin());
+    if let Some(compression) = compression_of(input.fill_buf().map_err(unread)?) {
+        return Err(Error::invalid(format!(
+            "standard input is {compression} data; unpack it on the way, as in `zcat rows.gz | squire ingest ...`"
+        )));
+    }
     loop {
         let mut line = Vec::new();
         let mut most = input.by_ref().take(longest);

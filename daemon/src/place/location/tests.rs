@@ -24,7 +24,7 @@ fn found(names: &[&str]) -> Found {
 fn location(uri: &str, names: &[&str]) -> Location {
     let mut location = Location::new(uri, false);
     assert_eq!(location.jobs(Duration::ZERO, MINUTE), [Job::Open]);
-    location.opened(false);
+    location.opened(false, Vec::new());
     let all = [Job::Recover { force: false }, Job::Measure, Job::Scan];
     assert_eq!(location.jobs(Duration::ZERO, MINUTE), all);
 
@@ -130,7 +130,7 @@ fn a_wake_of_a_branch_that_is_maintained_looks_at_it_alone() {
 fn a_publish_looks_at_what_it_moved() {
     let mut location = Location::new("lake", false);
     location.jobs(Duration::ZERO, MINUTE);
-    location.opened(true);
+    location.opened(true, Vec::new());
     let all = [Job::Recover { force: false }, Job::Measure, Job::Scan];
     assert_eq!(location.jobs(Duration::ZERO, MINUTE), all);
     location.scanned(found(&["a", "b"]), Duration::ZERO);
@@ -238,6 +238,46 @@ fn an_unfit_compaction_is_told_once_and_rests_until_its_schema_changes_or_a_pers
 
     let changed = look_at(&mut location, "t", (20, 1), MINUTE);
     assert_eq!(changed.work.map(|work| work.len()), Some(1));
+}
+
+/// Another process resumes what this one noted: a restart rewrites nothing only to find it unfit again.
+#[test]
+fn what_is_unfit_rests_in_the_next_process_too() {
+    let mut first = location("lake", &["t"]);
+    let [item] = look(&mut first, "t", 20, MINUTE)
+        .work
+        .expect("decided")
+        .try_into()
+        .expect("work");
+    first.started(&item);
+    let lesson = Lesson {
+        unfit: Some("rows are missing".into()),
+        ..Lesson::default()
+    };
+    first.ended(&item, lesson, (MINUTE, MINUTE));
+    let noted = |location: &mut Location| {
+        let jobs = location.jobs(MINUTE, MINUTE);
+        jobs.into_iter().find_map(|job| match job {
+            Job::Note(unfit) => Some(unfit),
+            _ => None,
+        })
+    };
+    assert!(!first.is_quiet(), "it is to be noted");
+    let unfit = noted(&mut first).expect("noted");
+    assert_eq!(unfit.len(), 1);
+    assert_eq!(noted(&mut first), None, "once");
+    first.noted();
+
+    let mut next = Location::new("lake", false);
+    next.jobs(Duration::ZERO, MINUTE);
+    next.opened(false, unfit);
+    next.scanned(found(&["t"]), Duration::ZERO);
+    let rests = look(&mut next, "t", 20, MINUTE);
+    assert_eq!(rests.status.state, "quarantined");
+    assert_eq!(rests.work.map(|work| work.len()), Some(0));
+    assert_eq!(noted(&mut next), None, "nothing is new");
+    look_at(&mut next, "t", (20, 1), MINUTE);
+    assert_eq!(noted(&mut next), Some(Vec::new()), "its schema has changed");
 }
 
 /// A reload takes a location away, and another one is watched: it has tables of the same names.

@@ -36,6 +36,23 @@ impl Auditor<'_> {
             // Its manifest is among the findings.
             return Ok(());
         };
+        let version = head.manifest().version;
+        let hollow = head.manifest().fragments.iter();
+        audit
+            .findings
+            .extend(
+                hollow
+                    .filter(|fragment| fragment.files.is_empty())
+                    .map(|fragment| {
+                        let what = format!("fragment {}", fragment.id);
+                        unreadable(
+                            what,
+                            version,
+                            None,
+                            "it has no data file left, so no reader gives its rows",
+                        )
+                    }),
+            );
         let fresh = self.store.without_caches(&head, path).await?;
         let damaged: BTreeSet<String> = audit.findings.iter().map(|f| f.file.clone()).collect();
         let mut seen: BTreeSet<(Option<u32>, String)> = BTreeSet::new();

@@ -13,11 +13,12 @@ use super::{CleanupPlan, CleanupReport, TableCleanup};
 use crate::error::{Error, ErrorKind, Result, caught};
 use crate::ids::TableName;
 use crate::oversight::Oversight;
-use crate::protocol::may_forget;
+use crate::protocol::{PROP_STORE, may_forget};
 use crate::publish::Record;
 use crate::store::state::{Dropped, Removal, encode};
 use crate::store::{Snapshot, Store, Updates, is_incarnation};
 use futures::TryStreamExt;
+use lance::Dataset;
 use serde::Serialize;
 use squire_failpoints::{Seam, hit};
 
@@ -104,6 +105,15 @@ impl Store {
                 ),
             ));
         }
+        if let Some(version) = self.written_after(look, dropped, &dataset).await? {
+            let table = &dropped.table;
+            return Err(Error::new(
+                ErrorKind::Refused,
+                format!(
+                    "somebody else committed version {version} there after {table} was dropped; copy what is wanted of it elsewhere, and remove the folder by hand"
+                ),
+            ));
+        }
         let refs = spares_of_refs(&dataset).await?.into_iter();
         needed.extend(refs.map(|spare| format!("{} {}", spare.kind, spare.name)));
         let refs = dataset.version_refs().await?;
@@ -113,6 +123,7 @@ impl Store {
             versions: refs.iter().map(|r| r.version).collect(),
             held: Vec::new(),
             spared: Vec::new(),
+            planned_at: None,
         };
         self.hold_referenced(&mut all, path, &dataset, look.policies)
             .await?;
@@ -123,6 +134,24 @@ impl Store {
         );
         needed.dedup();
         Ok(needed)
+    }
+
+    /// The newest version of a dropped table, if others committed it after the drop: LanceDB lists the folder until it is removed.
+    async fn written_after(
+        &self,
+        look: &Look<'_>,
+        dropped: &Dropped,
+        newest: &Dataset,
+    ) -> Result<Option<u64>> {
+        let at = u64::try_from(newest.manifest().timestamp().timestamp_millis()).unwrap_or(0);
+        if at <= dropped.at_ms {
+            return Ok(None);
+        }
+        let transaction = newest.read_transaction().await?;
+        let store = look.snapshot.state.store.to_string();
+        let properties = transaction.and_then(|t| t.transaction_properties);
+        let is_ours = properties.is_some_and(|p| p.get(PROP_STORE) == Some(&store));
+        Ok((!is_ours).then(|| newest.manifest().version))
     }
 
     /// The dropped paths that may be forgotten.

@@ -8,10 +8,13 @@
 //! 2. A manifest is known by its path, size, time and tag, as the listing of this very cleanup says them. One that was removed
 //!    is in no listing, and one that was put at a number that was freed has another tag. Without a tag nothing is kept.
 //! 3. The process's memory bounds it. What found no room is read again.
+//!
+//! Folders of indexes that no version names, as older clients of LanceDB keep, are not seen through it: Lance would remove them.
+//! And nothing is deleted through it once the table is not the one any more that the cleanup was planned of.
 
-use crate::store::Store;
-use futures::StreamExt;
+use crate::store::{Standing, Store};
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use lance_core::cache::{CacheBackend, InternalCacheKey};
 use lance_io::object_store::{ObjectStore as LanceStore, WrappingObjectStore};
 use lance_table::io::commit::ManifestNamingScheme;
@@ -19,8 +22,8 @@ use object_store::list::PaginatedListStore;
 use object_store::path::Path;
 use object_store::{
     Attributes, CopyOptions, Extensions, GetOptions, GetRange, GetResult, GetResultPayload,
-    ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions,
-    PutPayload, PutResult, RenameOptions, Result,
+    ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -36,16 +39,23 @@ struct Kept(OnceLock<Arc<dyn CacheBackend>>);
 struct Known {
     kept: Arc<dyn CacheBackend>,
     listed: Arc<Mutex<HashMap<Path, ObjectMeta>>>,
+    /// What has to stand where something is deleted.
+    of_table: Option<Standing>,
 }
 
 impl Store {
-    /// The same storage, which does not ask twice for a manifest that it has listed.
-    pub(super) fn knowing_manifests(&self, objects: &LanceStore) -> LanceStore {
+    /// The same storage, which does not ask twice for a manifest that it has listed, and deletes only while `of_table` stands.
+    pub(super) fn knowing_manifests(
+        &self,
+        objects: &LanceStore,
+        of_table: Option<Standing>,
+    ) -> LanceStore {
         let kept = self.shelf.of::<Kept>();
         let kept = kept.0.get_or_init(|| self.options().memory.manifests());
         let known = Known {
             kept: kept.clone(),
             listed: Arc::default(),
+            of_table,
         };
         let mut objects = objects.clone();
         objects.apply_wrapper(&known);
@@ -57,6 +67,18 @@ impl Store {
 fn is_manifest(path: &Path) -> bool {
     let name = path.filename();
     name.and_then(ManifestNamingScheme::detect_scheme).is_some()
+}
+
+/// Whether it lies in a folder of indexes whose name is no UUID: no version refers to it, and Lance has not made it.
+pub(in crate::maintenance) fn is_foreign_index(path: &Path) -> bool {
+    let mut parts = path.parts().skip_while(|part| part.as_ref() != "_indices");
+    parts.next();
+    let (folder, file) = (parts.next(), parts.next());
+    let is_uuid = |name: &str| {
+        let mut letters = name.chars();
+        name.len() == 36 && letters.all(|c| c.is_ascii_hexdigit() || c == '-')
+    };
+    file.is_some() && folder.is_some_and(|name| !is_uuid(name.as_ref()))
 }
 
 /// The bytes that are asked for of a file of `size`, if nothing else is.
@@ -114,6 +136,7 @@ impl Known {
     ) -> BoxStream<'static, Result<ObjectMeta>> {
         let all = self.listed.clone();
         listed
+            .try_filter(|meta| std::future::ready(!is_foreign_index(&meta.location)))
             .inspect(move |meta| {
                 if let Ok(meta) = meta
                     && is_manifest(&meta.location)
@@ -210,7 +233,26 @@ impl ObjectStore for KnowingStore {
         &self,
         paths: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(paths)
+        let Some(of_table) = self.known.of_table.clone() else {
+            return self.inner.delete_stream(paths);
+        };
+        // One by one, as Lance's cleanup asks for it: numbers of versions are names, and another table may have them by now.
+        let inner = self.inner.clone();
+        let delete = move |path: Result<Path>| {
+            let (inner, of_table) = (inner.clone(), of_table.clone());
+            async move {
+                let path = path?;
+                if !of_table.stands(inner.as_ref()).await? {
+                    return Err(object_store::Error::Precondition {
+                        path: path.to_string(),
+                        source: of_table.gone().into(),
+                    });
+                }
+                inner.delete(&path).await?;
+                Ok(path)
+            }
+        };
+        paths.then(delete).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

@@ -30,13 +30,14 @@ mod run;
 pub use dropped::DroppedCleanup;
 pub use holdings::Holding;
 pub use holds::{Hold, HoldKind};
+pub(in crate::maintenance) use known::is_foreign_index;
 pub(super) use readable::{Referred, files_of, files_of_fragment, read_ends};
 pub(super) use references::spelled;
 
 use super::{Shown, Target, bare};
 use crate::history::ArchiveReport;
 use crate::ids::{OpId, TableName};
-use crate::store::Store;
+use crate::store::{Standing, Store};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -181,6 +182,9 @@ pub struct TableCleanup {
     pub held: Vec<Held>,
     /// Versions below the floor that keeps, leases, tags and branches hold.
     pub spared: Vec<Spare>,
+    /// The version that it was planned at: while that stands, the table is the one that was looked at.
+    #[serde(skip)]
+    pub(crate) planned_at: Option<Standing>,
 }
 
 /// What a cleanup would do. The dry run prints it; the real run does it.

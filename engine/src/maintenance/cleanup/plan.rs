@@ -10,7 +10,7 @@ use crate::maintenance::plan::beyond_us;
 use crate::protocol::{cleanup_floor, may_forget};
 use crate::publish::Rounds;
 use crate::store::state::State;
-use crate::store::{MANIFEST_PATH, Snapshot, Store, TableEntry, read_version};
+use crate::store::{MANIFEST_PATH, Snapshot, Standing, Store, TableEntry, read_version};
 use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
 use lance_table::io::commit::ManifestNamingScheme;
@@ -206,6 +206,7 @@ impl Store {
         if cleanup.versions.is_empty() {
             return Ok(cleanup);
         }
+        self.check_folders(path).await?;
         let head = self.latest(path).await?;
         if let Some(why) = beyond_us(head.manifest()) {
             return Err(Error::new(ErrorKind::Refused, why));
@@ -223,6 +224,32 @@ impl Store {
             }
         }
         Ok(cleanup)
+    }
+
+    /// Refuses a table in whose folders may lie what is not its own, or what Lance's cleanup does not know: it removes whatever no
+    /// version of the table refers to.
+    async fn check_folders(&self, path: &str) -> Result<()> {
+        let refused = |why: String| Err(Error::new(ErrorKind::Refused, why));
+        if self.objects.has_direct_local_paths() {
+            for folder in FOLDERS {
+                let folder = format!("/{}", self.object_path(&format!("{path}/{folder}")));
+                let found = tokio::fs::symlink_metadata(&folder).await;
+                if found.is_ok_and(|found| found.is_symlink()) {
+                    return refused(format!(
+                        "{folder} is a link, so what lies there may be another table's; nothing is removed"
+                    ));
+                }
+            }
+        }
+        let versions = self.object_path(&format!("{path}/_versions"));
+        let listed = self.objects.list_with_delimiter(Some(&versions)).await?;
+        let mut names = listed.objects.iter().filter_map(|o| o.location.filename());
+        match names.find(|name| ManifestNamingScheme::parse_detached_version(name).is_some()) {
+            Some(detached) => refused(format!(
+                "_versions/{detached} is a detached version, whose files a cleanup would remove; nothing is removed until it is gone"
+            )),
+            None => Ok(()),
+        }
     }
 
     /// The manifest versions that must stay readable. Pins never go down, so the oldest one bounds every table.
@@ -343,6 +370,15 @@ impl Store {
     }
 }
 
+/// The folders of a table that a cleanup removes files from.
+const FOLDERS: [&str; 5] = [
+    "data",
+    "_deletions",
+    "_indices",
+    "_transactions",
+    "_versions",
+];
+
 /// Refuses a branch in whose folder another one lies: Lance would take what is in it for files of the outer one.
 async fn check_apart(dataset: &Dataset) -> Result<()> {
     let Some(own) = &dataset.manifest().branch else {
@@ -378,10 +414,19 @@ async fn removable(
     spared.retain(|spare| spare.version < floor && stored.contains(&spare.version));
     let staying: BTreeSet<u64> = spared.iter().map(|spare| spare.version).collect();
     let old = stored.range(..floor).copied();
+    let versions: Vec<u64> = old.filter(|version| !staying.contains(version)).collect();
+    let planned_at = match versions.is_empty() {
+        true => None,
+        false => {
+            let objects = dataset.object_store(None).await?;
+            Some(Standing::of(&objects.inner, &dataset.manifest_location().path).await?)
+        }
+    };
     Ok(TableCleanup {
+        planned_at,
         table,
         floor,
-        versions: old.filter(|version| !staying.contains(version)).collect(),
+        versions,
         held: Vec::new(),
         spared,
     })

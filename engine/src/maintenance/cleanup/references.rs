@@ -42,16 +42,26 @@ pub(crate) struct Reference {
     owner: String,
     /// The file.
     file: String,
+    /// Whether the base that it lies in is there, as far as can be seen from here.
+    is_found: bool,
 }
 
 impl Reference {
     /// The file below the table at `root`, if it lies there. A relative base is relative to wherever the clone was made, so it
-    /// may be any table whose path ends like it.
+    /// may be any table whose path ends like it. One that is not there may be known by another path where the clone was made, as
+    /// on a disk that is mounted elsewhere: it may be any table of the same name.
     fn inside(&self, root: &str) -> Option<&str> {
         if self.owner == root {
             return None;
         }
         let below = |start: &str| self.file.strip_prefix(start)?.strip_prefix('/');
+        if !self.is_found
+            && let Some((_, name)) = root.rsplit_once('/')
+        {
+            let name = format!("/{name}/");
+            let at = self.file.rfind(&name)?;
+            return Some(&self.file[at + name.len()..]);
+        }
         if self.file.starts_with('/') || self.file.contains("://") {
             return below(root);
         }
@@ -75,6 +85,11 @@ pub(in crate::maintenance) fn spelled(uri: &str) -> String {
         // The home of whoever made it.
         None => real(uri.strip_prefix("~/").unwrap_or(uri)),
     }
+}
+
+/// Whether the base `spelled` is there; of one that is not a local path nobody asks.
+fn is_found(spelled: &str) -> bool {
+    !spelled.starts_with('/') || std::path::Path::new(spelled).exists()
 }
 
 /// A local path without links in it; a relative one is relative to something unknown.
@@ -231,7 +246,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let owner = spelled(&self.uri_of(path));
-        let objects = self.knowing_manifests(&self.objects);
+        let objects = self.knowing_manifests(&self.objects, None);
         let mut found = Vec::new();
         for area in ["_versions", BRANCHES] {
             let prefix = self.object_path(&format!("{path}/{area}"));
@@ -249,6 +264,7 @@ impl Store {
                     Err(_) => found.extend(bases.iter().flatten().map(|base| Reference {
                         owner: owner.clone(),
                         file: format!("{base}/{UNREADABLE}"),
+                        is_found: is_found(base),
                     })),
                 }
             }
@@ -284,6 +300,7 @@ async fn references_in(
             Some(Reference {
                 owner: owner.to_owned(),
                 file: format!("{base}/{path}"),
+                is_found: is_found(base),
             })
         })
         .collect())
@@ -307,6 +324,7 @@ mod tests {
         let to = |file: &str| Reference {
             owner: String::from("/lake/clone.lance"),
             file: file.to_owned(),
+            is_found: true,
         };
         let root = "/lake/src.lance";
         let absolute = to("/lake/src.lance/data/a.lance");
@@ -317,6 +335,11 @@ mod tests {
         let relative = to("lake/src.lance/data/a.lance");
         assert_eq!(relative.inside(root), Some("data/a.lance"));
         assert_eq!(relative.inside("/lake/other.lance"), None);
+        let mut lost = to("/mnt/lake/src.lance/data/a.lance");
+        assert_eq!(lost.inside(root), None);
+        lost.is_found = false;
+        assert_eq!(lost.inside(root), Some("data/a.lance"));
+        assert_eq!(lost.inside("/lake/other.lance"), None);
         let bucket = to("s3://b/lake/src.lance/data/a.lance");
         assert_eq!(bucket.inside("s3://b/lake/src.lance"), Some("data/a.lance"));
         assert_eq!(bucket.inside(root), None);

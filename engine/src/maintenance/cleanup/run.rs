@@ -12,7 +12,7 @@ use crate::oversight::{Oversight, Paced};
 use crate::proof::Verify;
 use crate::publish::{Record, Rounds};
 use crate::store::state::Removal;
-use crate::store::{COMMITS_PATH, Store};
+use crate::store::{COMMITS_PATH, Standing, Store};
 use lance::Dataset;
 use lance::dataset::cleanup::CleanupPolicyBuilder;
 use object_store::ObjectStoreExt;
@@ -92,7 +92,8 @@ impl Store {
                 .collect();
             self.mark_cleaned().await?;
             let dataset = self.manifest_dataset(&self.load().await?).await?;
-            self.delete_versions(&dataset, versions, rate, oversight, &mut report)
+            let going = (versions, manifest.planned_at.as_ref());
+            self.delete_versions(&dataset, going, rate, oversight, &mut report)
                 .await?;
         }
         if has_log {
@@ -112,9 +113,16 @@ impl Store {
         oversight.planned("tables", 1);
         let clean = async {
             self.check_plain(&plan.table).await?;
+            hit(Seam::CleanupBeforeTable)?;
             let dataset = self.latest(&plan.table).await?;
             let versions = plan.versions.clone();
-            self.delete_versions(&dataset, versions, rate, oversight, &mut report)
+            if !versions.is_empty() {
+                // What others wrote last may not be on the disk yet, and what it replaces is about to go.
+                self.sync_found().await?;
+            }
+            let planned_at = plan.planned_at.as_ref();
+            let going = (versions, planned_at);
+            self.delete_versions(&dataset, going, rate, oversight, &mut report)
                 .await
         };
         let cleaned = caught(&plan.table, clean).await;
@@ -202,8 +210,9 @@ impl Store {
             versions: versions.clone(),
         });
         let dataset = self.latest(&entry.path).await?;
+        let going = (versions, cleanup.planned_at.as_ref());
         let deleted = self
-            .delete_versions(&dataset, versions, rate, oversight, report)
+            .delete_versions(&dataset, going, rate, oversight, report)
             .await;
         self.memo().forget(&entry.path);
         deleted
@@ -238,23 +247,25 @@ impl Store {
             .map(|r| r.version)
             .filter(|v| v + 1 < latest)
             .collect();
-        self.delete_versions(&log, old, rate, oversight, report)
+        self.delete_versions(&log, (old, None), rate, oversight, report)
             .await
     }
 
-    /// Deletes those of `versions` that are still there, whoever else deletes them at the same time. Asked to stop, it drops
-    /// Lance's cleanup where it stands, as a crash does: the next one finds what is left by listing.
+    /// Deletes those of `versions` that are still there, whoever else deletes them at the same time, for as long as the table is the
+    /// one that they were planned of. Asked to stop, it drops Lance's cleanup where it stands, as a crash does: the next one
+    /// finds what is left by listing.
     async fn delete_versions(
         &self,
         dataset: &Dataset,
-        versions: Vec<u64>,
+        (versions, planned_at): (Vec<u64>, Option<&Standing>),
         rate: Option<u64>,
         oversight: &Oversight,
         report: &mut CleanupReport,
     ) -> Result<()> {
         let mut objects = dataset.object_store(None).await?.as_ref().clone();
         objects.apply_wrapper(&Paced(oversight.clone()));
-        let objects = self.knowing_manifests(&objects);
+        let of_table = planned_at.filter(|_| stands(Guard::SameTable));
+        let objects = self.knowing_manifests(&objects, of_table.cloned());
         let counted = dataset.with_object_store(Arc::new(objects), None);
         let mut rounds = Rounds::new();
         loop {
@@ -269,6 +280,8 @@ impl Store {
             if left.is_empty() {
                 return Ok(());
             }
+            // After the listing: what was listed is this table's.
+            self.check_planned(of_table).await?;
             let mut builder = CleanupPolicyBuilder::default()
                 .versions(left)?
                 .error_if_tagged_old_versions(false);
@@ -283,6 +296,7 @@ impl Store {
                 )),
                 removed = counted.cleanup_with_policy(builder.build()) => removed.map_err(Error::from),
             };
+            self.check_planned(of_table).await?;
             match removed {
                 Ok(removed) => {
                     let amounts = Amounts {
@@ -306,6 +320,14 @@ impl Store {
                 Err(e) if e.kind() == ErrorKind::Storage => rounds.lost(self, e).await?,
                 Err(e) => return Err(e),
             }
+        }
+    }
+
+    /// Refuses when the table is not the one any more that was `planned`.
+    async fn check_planned(&self, planned: Option<&Standing>) -> Result<()> {
+        match planned {
+            Some(at) if !at.stands(self.objects.inner.as_ref()).await? => Err(at.gone()),
+            _ => Ok(()),
         }
     }
 
