@@ -211,8 +211,6 @@ pub(super) async fn commit(context: &Context, args: CommitArgs) -> Result<ExitCo
     let loaded = load::load(&store, &args.batch, &context.config.agent, &meter).await?;
     meter.rest(args.commit.doing());
     let mut request = loaded.request;
-    // Several tables are written at the same time, and one line would mix them.
-    let line = line.filter(|_| request.writes.len() == 1);
     let told = Told {
         coerced: loaded.coerced,
         line,
