@@ -374,9 +374,11 @@ pub(super) async fn agent(context: &Context, args: AgentArgs) -> Result<ExitCode
         config.listen =
             parse_listen(listen).map_err(|e| Error::invalid(format!("--listen: {e}")))?;
     }
+    let access = context.config.access_to_agent(store.uri());
     let options = agent::Options {
         spool: args.spool,
         config,
+        access: access.map_err(|e| Error::invalid(e.to_string()))?,
         until_empty: args.until_empty,
     };
     let until_empty = options.until_empty;

@@ -11,14 +11,14 @@ use squire_engine::store::location::check_lasting;
 
 use crate::formats::{Coercion, InputLimits};
 
-use super::checks::{check_budget_and_agent, check_daemon};
+use super::checks::{check_budget_and_agent, check_daemon, check_token_file};
 use super::locate::{Locator, label_of};
 use super::min_free::{MinFree, min_free_or_off};
 use super::nested::clash;
 use super::policy::{Policy, PolicySection, TableSection};
 use super::{
-    AgentConfig, Budget, Config, ConfigError, DaemonConfig, SchemaChange, TablePattern, Tables,
-    Watch, bare, secrets, storage,
+    AgentConfig, Budget, Config, ConfigError, DaemonConfig, SchemaChange, ScopedToken,
+    TablePattern, Tables, Watch, bare, secrets, storage,
 };
 use crate::units;
 
@@ -30,6 +30,7 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ConfigFile {
     daemon: DaemonSection,
+    token: Vec<TokenSection>,
     watch: Vec<WatchSection>,
     policy: PolicySection,
     table: Vec<TableSection>,
@@ -70,6 +71,7 @@ pub(super) struct DaemonSection {
     #[serde(deserialize_with = "units::duration_or_off")]
     claim_expiry: Option<Duration>,
     token_file: Option<PathBuf>,
+    reading: Reading,
     #[serde(deserialize_with = "units::duration")]
     grace: Duration,
     durability: Durability,
@@ -88,12 +90,33 @@ impl Default for DaemonSection {
             metrics_tables: 200,
             claim_expiry: Some(Duration::from_secs(60)),
             token_file: None,
+            reading: Reading::Open,
             grace: Duration::from_secs(30),
             durability: Durability::Power,
             nice: 10,
             log: "info".to_owned(),
         }
     }
+}
+
+/// Who may read what the HTTP server tells of tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Reading {
+    /// Whoever reaches its address.
+    #[default]
+    Open,
+    /// Whoever shows a token.
+    Token,
+}
+
+/// `[[token]]` as written: a token for part of what there is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenSection {
+    file: PathBuf,
+    location: String,
+    table: Option<String>,
 }
 
 /// `[[watch]]` as written.
@@ -253,6 +276,7 @@ impl ConfigFile {
     ) -> Result<Config, Refused> {
         let Self {
             daemon,
+            token,
             watch,
             policy,
             table,
@@ -269,10 +293,16 @@ impl ConfigFile {
         check_policy(&policy, &daemon, "policy", None)?;
         let tables = resolve_tables(table, &policy, &daemon)?;
         let watches = resolve_watches(watch, environment)?;
+        let tokens = resolve_tokens(token, &watches, environment)?;
+        if daemon.reading == Reading::Token && daemon.token_file.is_none() && tokens.is_empty() {
+            let why = "\"token\" lets nobody read, since there is none; set token_file, or add a [[token]]";
+            return Err(Refused::at("daemon.reading", why));
+        }
         let (budget, agent) = (budget.into_config(), agent.into_config());
         check_budget_and_agent(&budget, &agent)?;
         Ok(Config {
             daemon,
+            tokens,
             watches,
             policy,
             tables,
@@ -293,6 +323,7 @@ impl DaemonSection {
             metrics_tables,
             claim_expiry,
             token_file,
+            reading,
             grace,
             durability,
             nice,
@@ -307,6 +338,7 @@ impl DaemonSection {
             metrics_tables,
             claim_expiry,
             token_file,
+            reading,
             grace,
             durability,
             nice,
@@ -474,6 +506,40 @@ fn resolve_watches(
         Some((index, why)) => Err(Refused::at(format!("watch.{index}.uri"), why)),
         None => Ok(watches),
     }
+}
+
+fn resolve_tokens(
+    sections: Vec<TokenSection>,
+    watches: &[Watch],
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<ScopedToken>, Refused> {
+    let mut tokens = Vec::with_capacity(sections.len());
+    for (index, section) in sections.into_iter().enumerate() {
+        let TokenSection {
+            file,
+            location,
+            table,
+        } = section;
+        let at = |key: &str, why: String| Refused::at(format!("token.{index}.{key}"), why);
+        let file = secrets::file(file, environment).map_err(|why| at("file", why))?;
+        check_token_file(&file).map_err(|why| at("file", why))?;
+        if table.as_deref() == Some("") {
+            let why = "is empty; leave it out for all tables of the location".to_owned();
+            return Err(at("table", why));
+        }
+        let place = |uri: &str| storage::location_of(uri).unwrap_or_else(|_| uri.to_owned());
+        let own = place(&location);
+        let Some(watch) = watches.iter().find(|watch| place(&watch.uri) == own) else {
+            let why = "no [[watch]] names it; a token is for one of them".to_owned();
+            return Err(at("location", why));
+        };
+        tokens.push(ScopedToken {
+            file,
+            location: watch.uri.clone(),
+            table,
+        });
+    }
+    Ok(tokens)
 }
 
 /// The checks of one policy, the file's (`section` is `policy`) or a table's (`table.N`, with

@@ -204,7 +204,7 @@ fn services_read_their_credentials_and_read_them_again() {
             "mount -o remount,bind,rw {given}; printf second > {given}/token; printf KEY2 > {given}/s3-key; systemctl reload squire"
         ))
         .ok();
-    machine.journal_says("watch s3://bucket/lake: storage_options, the token");
+    machine.journal_says("watch s3://bucket/lake: storage_options, the tokens");
     assert_ne!(machine.resumed_with("first"), Some(0));
     assert_eq!(machine.resumed_with("second"), Some(0));
     machine.asked_with("KEY2", "KEY3");
