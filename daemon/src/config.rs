@@ -27,6 +27,7 @@ mod show;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod tokens;
 use crate::units;
 mod windows;
 
@@ -41,17 +42,17 @@ use serde::{Deserialize, Serialize, Serializer};
 use squire_engine::store::Durability;
 
 use crate::formats::{Coercion, InputLimits};
-use crate::http::{Access, Grant, Scope, Token, TokenError};
 use crate::text_file;
 
 use file::Refused;
-pub(crate) use file::{ConfigFile, Reading, WatchKind};
+pub(crate) use file::{ConfigFile, WatchKind};
 use locate::Locator;
 pub(crate) use min_free::MinFree;
 pub(crate) use pattern::TablePattern;
 pub(crate) use policy::{DriftPolicy, Policy};
 pub(crate) use show::render;
 pub(crate) use storage::location_of;
+use tokens::{Reading, ScopedToken};
 pub(crate) use units::{log_filter, parse_duration, parse_listen, parse_size};
 pub(crate) use windows::{Opening, Windows};
 
@@ -126,16 +127,6 @@ pub(crate) struct DaemonConfig {
     pub(crate) nice: u8,
     /// Log filter in the syntax of `RUST_LOG`.
     pub(crate) log: String,
-}
-
-/// A token that is for one location, or one table of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct ScopedToken {
-    file: PathBuf,
-    /// As it is watched.
-    location: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    table: Option<String>,
 }
 
 /// One place to look for tables.
@@ -347,72 +338,6 @@ impl Config {
             }
         })?;
         file.into_config(environment).map_err(refuse)
-    }
-
-    /// The tokens with what each is for.
-    pub(crate) fn grants(&self) -> Vec<Grant> {
-        let whole = self.daemon.token_file.iter().map(|file| Grant {
-            file: file.clone(),
-            scope: Scope::All,
-        });
-        let scoped = self.tokens.iter().map(|token| Grant {
-            file: token.file.clone(),
-            scope: match (&token.location, &token.table) {
-                (location, None) => Scope::Location(location.clone()),
-                (location, Some(table)) => Scope::Table {
-                    location: location.clone(),
-                    table: table.clone(),
-                },
-            },
-        });
-        whole.chain(scoped).collect()
-    }
-
-    fn reads_freely(&self) -> bool {
-        self.daemon.reading == Reading::Open
-    }
-
-    /// Reads the files of the tokens.
-    pub(crate) fn access(&self) -> Result<Access, TokenError> {
-        Access::load(&self.grants(), self.reads_freely())
-    }
-
-    /// Reads them again. Whether something else stands there.
-    pub(crate) fn take_up_access(&self, access: &Access) -> Result<bool, TokenError> {
-        access.take_up(&self.grants(), self.reads_freely())
-    }
-
-    /// Who may read what an agent of the store at `uri` tells: those whose token is for all of it. An agent obeys nobody, so it
-    /// needs no token where reading is free.
-    pub(crate) fn access_to_agent(&self, uri: &str) -> Result<Access, TokenError> {
-        if self.reads_freely() {
-            return Ok(Access::open());
-        }
-        let of_all = |grant: &Grant| grant.scope.table().is_none();
-        let same = |own: &str| location_of(own).ok() == location_of(uri).ok();
-        let grants = self.grants().into_iter().filter(of_all);
-        let grants = grants.filter(|grant| grant.scope.location().is_none_or(same));
-        Access::load(&grants.collect::<Vec<_>>(), false)
-    }
-
-    /// Reads the files of the tokens as the daemon does; `text` is what was parsed, and says on which line each is named. A file
-    /// that only others may read is theirs to find out.
-    pub(crate) fn check_tokens(&self, text: &str, origin: &str) -> Result<(), ConfigError> {
-        for (index, Grant { file, scope }) in self.grants().iter().enumerate() {
-            let scoped = index.saturating_sub(usize::from(self.daemon.token_file.is_some()));
-            let key = match scope {
-                Scope::All => "daemon.token_file".to_owned(),
-                _ => format!("token.{scoped}.file"),
-            };
-            match Token::load(file) {
-                Err(e) if !e.is_denied() => {
-                    let refused = Refused::at(key, e.to_string());
-                    return Err(refused.located(&Locator::new(text), origin));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     /// The names and patterns in `[[table]]` that none of `known` has, the tables of all locations.

@@ -11,14 +11,15 @@ use squire_engine::store::location::check_lasting;
 
 use crate::formats::{Coercion, InputLimits};
 
-use super::checks::{check_budget_and_agent, check_daemon, check_token_file};
+use super::checks::{check_budget_and_agent, check_daemon};
 use super::locate::{Locator, label_of};
 use super::min_free::{MinFree, min_free_or_off};
 use super::nested::clash;
 use super::policy::{Policy, PolicySection, TableSection};
+use super::tokens::{Reading, TokenSection, check_reading, resolve_tokens};
 use super::{
-    AgentConfig, Budget, Config, ConfigError, DaemonConfig, SchemaChange, ScopedToken,
-    TablePattern, Tables, Watch, bare, secrets, storage,
+    AgentConfig, Budget, Config, ConfigError, DaemonConfig, SchemaChange, TablePattern, Tables,
+    Watch, bare, secrets, storage,
 };
 use crate::units;
 
@@ -97,26 +98,6 @@ impl Default for DaemonSection {
             log: "info".to_owned(),
         }
     }
-}
-
-/// Who may read what the HTTP server tells of tables.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Reading {
-    /// Whoever reaches its address.
-    #[default]
-    Open,
-    /// Whoever shows a token.
-    Token,
-}
-
-/// `[[token]]` as written: a token for part of what there is.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TokenSection {
-    file: PathBuf,
-    location: String,
-    table: Option<String>,
 }
 
 /// `[[watch]]` as written.
@@ -294,10 +275,10 @@ impl ConfigFile {
         let tables = resolve_tables(table, &policy, &daemon)?;
         let watches = resolve_watches(watch, environment)?;
         let tokens = resolve_tokens(token, &watches, environment)?;
-        if daemon.reading == Reading::Token && daemon.token_file.is_none() && tokens.is_empty() {
-            let why = "\"token\" lets nobody read, since there is none; set token_file, or add a [[token]]";
-            return Err(Refused::at("daemon.reading", why));
-        }
+        check_reading(
+            daemon.reading,
+            daemon.token_file.is_some() || !tokens.is_empty(),
+        )?;
         let (budget, agent) = (budget.into_config(), agent.into_config());
         check_budget_and_agent(&budget, &agent)?;
         Ok(Config {
@@ -506,40 +487,6 @@ fn resolve_watches(
         Some((index, why)) => Err(Refused::at(format!("watch.{index}.uri"), why)),
         None => Ok(watches),
     }
-}
-
-fn resolve_tokens(
-    sections: Vec<TokenSection>,
-    watches: &[Watch],
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Vec<ScopedToken>, Refused> {
-    let mut tokens = Vec::with_capacity(sections.len());
-    for (index, section) in sections.into_iter().enumerate() {
-        let TokenSection {
-            file,
-            location,
-            table,
-        } = section;
-        let at = |key: &str, why: String| Refused::at(format!("token.{index}.{key}"), why);
-        let file = secrets::file(file, environment).map_err(|why| at("file", why))?;
-        check_token_file(&file).map_err(|why| at("file", why))?;
-        if table.as_deref() == Some("") {
-            let why = "is empty; leave it out for all tables of the location".to_owned();
-            return Err(at("table", why));
-        }
-        let place = |uri: &str| storage::location_of(uri).unwrap_or_else(|_| uri.to_owned());
-        let own = place(&location);
-        let Some(watch) = watches.iter().find(|watch| place(&watch.uri) == own) else {
-            let why = "no [[watch]] names it; a token is for one of them".to_owned();
-            return Err(at("location", why));
-        };
-        tokens.push(ScopedToken {
-            file,
-            location: watch.uri.clone(),
-            table,
-        });
-    }
-    Ok(tokens)
 }
 
 /// The checks of one policy, the file's (`section` is `policy`) or a table's (`table.N`, with
