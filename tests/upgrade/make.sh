@@ -12,7 +12,7 @@ checkout=$(realpath "$1")
 binary=$(realpath "$2")
 shared=$(mktemp -d)
 machine=$(mktemp -d)
-trap 'kill "$boot" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$shared" "$machine"' EXIT
+trap 'kill -9 "$boot" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$shared" "$machine"' EXIT
 pack() { tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 "$@"; }
 
 pack -C "$checkout" -czf "$here/packaging.tar.gz" ops/systemd ops/config ops/package
