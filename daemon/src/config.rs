@@ -27,6 +27,7 @@ mod show;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod tokens;
 use crate::units;
 mod windows;
 
@@ -41,7 +42,6 @@ use serde::{Deserialize, Serialize, Serializer};
 use squire_engine::store::Durability;
 
 use crate::formats::{Coercion, InputLimits};
-use crate::http::Token;
 use crate::text_file;
 
 use file::Refused;
@@ -52,6 +52,7 @@ pub(crate) use pattern::TablePattern;
 pub(crate) use policy::{DriftPolicy, Policy};
 pub(crate) use show::render;
 pub(crate) use storage::location_of;
+use tokens::{Reading, ScopedToken};
 pub(crate) use units::{log_filter, parse_duration, parse_listen, parse_size};
 pub(crate) use windows::{Opening, Windows};
 
@@ -64,6 +65,9 @@ pub(crate) const SHIPPED: &str = include_str!("../../ops/config/squire.toml");
 pub(crate) struct Config {
     /// `[daemon]`
     pub(crate) daemon: DaemonConfig,
+    /// `[[token]]`, in the order of the file.
+    #[serde(rename = "token", skip_serializing_if = "Vec::is_empty")]
+    tokens: Vec<ScopedToken>,
     /// `[[watch]]`, in the order of the file.
     #[serde(rename = "watch", skip_serializing_if = "Vec::is_empty")]
     pub(crate) watches: Vec<Watch>,
@@ -111,6 +115,8 @@ pub(crate) struct DaemonConfig {
     pub(crate) claim_expiry: Option<Duration>,
     /// File with the bearer token for changing calls; `None` switches them off.
     pub(crate) token_file: Option<PathBuf>,
+    /// Who may read `/status` and `/metrics`.
+    pub(crate) reading: Reading,
     /// How long someone else's undecided operation is waited for. Decides when to try, never what
     /// is safe.
     #[serde(serialize_with = "units::show_duration")]
@@ -332,21 +338,6 @@ impl Config {
             }
         })?;
         file.into_config(environment).map_err(refuse)
-    }
-
-    /// Reads the token's file as the daemon does; `text` is what was parsed, and says on which line it is named. A file that
-    /// only others may read is theirs to find out.
-    pub(crate) fn check_token(&self, text: &str, origin: &str) -> Result<(), ConfigError> {
-        let Some(file) = &self.daemon.token_file else {
-            return Ok(());
-        };
-        match Token::load(file) {
-            Err(e) if !e.is_denied() => {
-                let refused = Refused::at("daemon.token_file", e.to_string());
-                Err(refused.located(&Locator::new(text), origin))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// The names and patterns in `[[table]]` that none of `known` has, the tables of all locations.

@@ -1,13 +1,14 @@
 //! The HTTP server of the daemon and the agent.
 //!
-//! `/metrics`, `/healthz`, `/readyz`, `/status` and `/` (a page for people) only read. `POST
-//! /api/v1/<verb>` asks for something and needs a bearer token; without a configured one these
+//! `/metrics`, `/healthz`, `/readyz`, `/status` and `/` (a page for people) only read; what they say of tables may be kept for those
+//! who show a token. `POST /api/v1/<verb>` asks for something and needs a bearer token; without a configured one these
 //! calls are off. `/api/v1/openapi.json` describes them all; a test holds it against the routes. The server owns no state: it asks a [`StatusSource`], whose methods return at
 //! once (a snapshot, or a wish put into a queue), so a slow table cannot make the server slow.
 //!
 //! Limits: connections, and time without an answer (`connection`), body size and time per request (here). Parts:
-//! `token` (constant-time comparison), `page` (what stands in the binary: the page, and the description of the API).
+//! `token` (constant-time comparison), `access` (who may ask and see what), `page` (what stands in the binary: the page, and the description of the API).
 
+mod access;
 mod connection;
 mod page;
 #[cfg(test)]
@@ -22,19 +23,21 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use squire_engine::error::{Error, ErrorKind};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use access::Caller;
+pub(crate) use access::{Access, Grant, Scope};
 use token::Guesses;
-pub(crate) use token::Token;
+pub(crate) use token::{Token, TokenError};
 
 /// The largest body read. A request names a store and a table; more is a mistake, and is answered
 /// 413.
@@ -50,10 +53,14 @@ const SHUTDOWN_TIMEOUT: Duration = REQUEST_TIMEOUT;
 
 /// Where the server gets its answers. Every method must return at once.
 pub(crate) trait StatusSource: Send + Sync + 'static {
-    /// The document of `/status`.
-    fn status(&self) -> Value;
+    /// The document of `/status`, as far as `scope` reaches.
+    fn status(&self, scope: &Scope) -> Value;
     /// Whether recovery and the first look are done, and there is something to work on.
     fn ready(&self) -> bool;
+    /// What keeps it from being ready, for people.
+    fn unready(&self) -> &'static str {
+        "not ready: recovery or the first look still runs, or nothing can be opened; see /status\n"
+    }
     /// Whether the loops still turn.
     fn healthy(&self) -> bool;
     /// The document of `/metrics`, in the Prometheus text format.
@@ -93,8 +100,9 @@ pub(crate) struct What {
 impl What {
     /// Whether it is about the place at `uri`.
     pub(crate) fn is_about(&self, uri: &str) -> bool {
-        let same = |store: &str| store.trim_end_matches('/') == uri.trim_end_matches('/');
-        self.store.as_deref().is_none_or(same)
+        self.store
+            .as_deref()
+            .is_none_or(|store| access::same_location(store, uri))
     }
 }
 
@@ -107,6 +115,20 @@ pub(crate) enum Refusal {
     NotNow(String),
     /// Never; answered 400.
     Wrong(String),
+    /// Not for this token; answered 403.
+    Beyond(String),
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (code, why) = match self {
+            Self::Unknown(why) => (StatusCode::NOT_FOUND, why),
+            Self::NotNow(why) => (StatusCode::CONFLICT, why),
+            Self::Wrong(why) => (StatusCode::BAD_REQUEST, why),
+            Self::Beyond(why) => (StatusCode::FORBIDDEN, why),
+        };
+        failure(code, &why)
+    }
 }
 
 /// What can be asked for by `POST /api/v1/<verb>`.
@@ -171,12 +193,12 @@ type Source = Arc<dyn StatusSource>;
 pub(crate) async fn serve(
     listener: TcpListener,
     source: Source,
-    token: Option<Token>,
+    access: Access,
     cancel: CancellationToken,
 ) -> io::Result<()> {
     let listener = connection::LimitedListener::new(listener);
     let stop = cancel.clone().cancelled_owned();
-    let server = axum::serve(listener, router(source, token))
+    let server = axum::serve(listener, router(source, access))
         .with_graceful_shutdown(stop)
         .into_future();
     let too_late = async {
@@ -193,11 +215,15 @@ pub(crate) async fn serve(
     }
 }
 
-/// Listens on `address`, which `setting` names.
+/// Listens on `address`, which `setting` names; says so where whoever reaches it `reads_freely`.
 ///
 /// # Errors
 /// `Storage` when it is taken or not there yet, which may pass; `InvalidInput` when it never will.
-pub(crate) async fn listen(address: SocketAddr, setting: &str) -> Result<TcpListener, Error> {
+pub(crate) async fn listen(
+    address: SocketAddr,
+    setting: &str,
+    reads_freely: bool,
+) -> Result<TcpListener, Error> {
     let bound = TcpListener::bind(address).await;
     let listener = bound.map_err(|e| {
         let passes = [io::ErrorKind::AddrInUse, io::ErrorKind::AddrNotAvailable];
@@ -209,38 +235,55 @@ pub(crate) async fn listen(address: SocketAddr, setting: &str) -> Result<TcpList
         Error::new(kind, what).caused_by(e)
     })?;
     tracing::info!(address = ?listener.local_addr().ok(), "listening");
+    if reads_freely && !address.ip().is_loopback() {
+        tracing::warn!(
+            %address,
+            setting,
+            "whoever reaches this address reads the names and the state of all tables; daemon.reading = \"token\" keeps them for those who have a token"
+        );
+    }
     Ok(listener)
 }
 
-/// What only reads.
-fn reading() -> [(&'static str, MethodRouter<Source>); 6] {
+/// What only reads, and tells of no table.
+fn reading() -> [(&'static str, MethodRouter<Source>); 4] {
     [
         ("/", get(page::page)),
-        ("/metrics", get(metrics)),
         ("/healthz", get(healthz)),
         ("/readyz", get(readyz)),
-        ("/status", get(status)),
         ("/api/v1/openapi.json", get(page::description)),
     ]
+}
+
+/// What only reads, and tells of tables.
+fn of_tables() -> [(&'static str, MethodRouter<Source>); 2] {
+    [("/metrics", get(metrics)), ("/status", get(status))]
 }
 
 /// Where something is asked for.
 const CHANGING: &str = "/api/v1/{verb}";
 
-fn router(source: Source, token: Option<Token>) -> Router {
-    let changing =
-        Router::new()
-            .route(CHANGING, post(control))
-            .route_layer(middleware::from_fn_with_state(
-                (Arc::new(token), Arc::<Guesses>::default()),
-                require_token,
-            ));
+fn router(source: Source, access: Access) -> Router {
+    let gate = Gate {
+        access,
+        guesses: Arc::default(),
+    };
+    let changing = Router::new()
+        .route(CHANGING, post(control))
+        .route_layer(middleware::from_fn_with_state(gate.clone(), require_token));
+    let told = of_tables().into_iter();
+    let told = told
+        .fold(Router::new(), |router, (path, answer)| {
+            router.route(path, answer)
+        })
+        .route_layer(middleware::from_fn_with_state(gate, require_reader));
     let routes = reading().into_iter();
     routes
         .fold(Router::new(), |router, (path, answer)| {
             router.route(path, answer)
         })
         .merge(changing)
+        .merge(told)
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "no such page; see /") })
         .method_not_allowed_fallback(|| async {
             failure(
@@ -254,14 +297,13 @@ fn router(source: Source, token: Option<Token>) -> Router {
         .with_state(source)
 }
 
-async fn metrics(State(source): State<Source>) -> impl IntoResponse {
-    (
-        [(
-            header::CONTENT_TYPE,
-            "text/plain; version=0.0.4; charset=utf-8",
-        )],
-        source.metrics(),
-    )
+async fn metrics(State(source): State<Source>, Extension(scope): Extension<Scope>) -> Response {
+    if scope != Scope::All {
+        let why = "the metrics are about more than what this token is for".to_owned();
+        return Refusal::Beyond(why).into_response();
+    }
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], source.metrics()).into_response()
 }
 
 async fn healthz(State(source): State<Source>) -> impl IntoResponse {
@@ -273,11 +315,7 @@ async fn healthz(State(source): State<Source>) -> impl IntoResponse {
 }
 
 async fn readyz(State(source): State<Source>) -> impl IntoResponse {
-    verdict(
-        source.ready(),
-        "ready\n",
-        "not ready: recovery or the first look still runs, or nothing can be opened; see /status\n",
-    )
+    verdict(source.ready(), "ready\n", source.unready())
 }
 
 fn verdict(good: bool, yes: &'static str, no: &'static str) -> (StatusCode, &'static str) {
@@ -288,8 +326,12 @@ fn verdict(good: bool, yes: &'static str, no: &'static str) -> (StatusCode, &'st
     }
 }
 
-async fn status(State(source): State<Source>) -> impl IntoResponse {
-    ([(header::CACHE_CONTROL, "no-store")], Json(source.status()))
+async fn status(
+    State(source): State<Source>,
+    Extension(scope): Extension<Scope>,
+) -> impl IntoResponse {
+    let shown = Json(source.status(&scope));
+    ([(header::CACHE_CONTROL, "no-store")], shown)
 }
 
 impl What {
@@ -332,6 +374,7 @@ fn one<T: PartialEq + fmt::Debug>(
 
 async fn control(
     State(source): State<Source>,
+    Extension(scope): Extension<Scope>,
     Path(verb): Path<String>,
     query: Result<Query<What>, axum::extract::rejection::QueryRejection>,
     body: Bytes,
@@ -366,52 +409,57 @@ async fn control(
         reason = what.reason,
         "change requested over http"
     );
-    match source.request(Ask { verb, what }) {
+    let asked = scope.narrow(Ask { verb, what });
+    match asked.and_then(|ask| source.request(ask)) {
         Ok(answer) => Json(answer).into_response(),
-        Err(Refusal::Unknown(what)) => failure(StatusCode::NOT_FOUND, &what),
-        Err(Refusal::NotNow(reason)) => failure(StatusCode::CONFLICT, &reason),
-        Err(Refusal::Wrong(reason)) => failure(StatusCode::BAD_REQUEST, &reason),
+        Err(refusal) => scope.tells(refusal).into_response(),
     }
 }
 
-/// Lets a request pass if it shows the token. Stands before the body is read, so that only known
+/// Who comes in.
+#[derive(Clone, Debug)]
+struct Gate {
+    access: Access,
+    guesses: Arc<Guesses>,
+}
+
+impl Gate {
+    async fn let_in(&self, caller: Caller, mut request: Request, next: Next) -> Response {
+        match caller {
+            Caller::May(scope) => {
+                request.extensions_mut().insert(scope);
+                next.run(request).await
+            }
+            Caller::Nobody => failure(
+                StatusCode::FORBIDDEN,
+                "changing calls are off: set daemon.token_file",
+            ),
+            Caller::Unknown => {
+                self.guesses.tell(request.uri().path());
+                let mut answer = failure(
+                    StatusCode::UNAUTHORIZED,
+                    "missing or wrong token: send Authorization: Bearer <token>",
+                );
+                answer
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                answer
+            }
+        }
+    }
+}
+
+/// Lets a request pass if it shows a token. Stands before the body is read, so that only known
 /// callers can make the server read one.
-async fn require_token(
-    State((token, guesses)): State<(Arc<Option<Token>>, Arc<Guesses>)>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let Some(token) = token.as_ref() else {
-        return failure(
-            StatusCode::FORBIDDEN,
-            "changing calls are off: set daemon.token_file",
-        );
-    };
-    if bearer(request.headers()).is_some_and(|presented| token.matches(presented)) {
-        return next.run(request).await;
-    }
-    guesses.tell(request.uri().path());
-    let mut answer = failure(
-        StatusCode::UNAUTHORIZED,
-        "missing or wrong token: send Authorization: Bearer <token>",
-    );
-    answer
-        .headers_mut()
-        .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    answer
+async fn require_token(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    let caller = gate.access.of_change(request.headers());
+    gate.let_in(caller, request, next).await
 }
 
-/// What follows `Bearer` in the one `Authorization` header; the scheme is case-insensitive (RFC
-/// 9110, 11.1).
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
-    let mut given = headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(only), None) = (given.next(), given.next()) else {
-        return None;
-    };
-    let (scheme, rest) = only.as_bytes().split_at_checked("Bearer ".len())?;
-    scheme
-        .eq_ignore_ascii_case(b"Bearer ")
-        .then(|| rest.trim_ascii())
+/// Lets those read who may.
+async fn require_reader(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    let caller = gate.access.of_reading(request.headers());
+    gate.let_in(caller, request, next).await
 }
 
 async fn limit_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {

@@ -184,6 +184,10 @@ pub(crate) fn log_filter(value: &str) -> Result<EnvFilter, String> {
     let level = |text: &str| text.trim().parse::<LevelFilter>().is_ok();
     let hint =
         "use off, error, warn, info, debug or trace, or a filter such as \"info,squire=debug\"";
+    // The filter's own parser takes nothing for "error", and a log that says little for one that is fine.
+    if value.trim().is_empty() {
+        return Err(format!("is empty; {hint}"));
+    }
     if level(value) {
         let level = value.trim();
         let filter = format!("error,squire={level},squire_engine={level}");

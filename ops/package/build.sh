@@ -76,7 +76,8 @@ Description: maintenance of Lance tables beside their writers
 END
 printf '/etc/squire/squire.toml\n' > "$control/conffiles"
 for script in postinst prerm postrm; do
-  install -m 755 "ops/package/$script" "$control/$script"
+  sed "s/@VERSION@/$version/g" "ops/package/$script" > "$control/$script"
+  chmod 755 "$control/$script"
 done
 (cd "$root" && find usr etc -type f -print0 | sort -z | xargs -0 md5sum > DEBIAN/md5sums)
 

@@ -31,7 +31,16 @@ async function open(look) {
   page.on("request", request => report.requests.push(request.method() + " " + request.url()));
   page.on("dialog", dialog => { report.dialogs++; dialog.dismiss(); });
   await page.goto(url);
-  await page.waitForFunction(() => document.getElementById("as-of").textContent !== "");
+  await page.waitForFunction(() => document.getElementById("as-of").textContent !== "" || !document.getElementById("unlock").hidden);
+  // Nothing is shown before there is a token, which keys alone can give.
+  if (await page.isVisible("#unlock")) {
+    report.locked = await page.innerText("main");
+    await page.focus("#unlock");
+    await page.keyboard.press("Enter");
+    await page.keyboard.type(token);
+    await page.keyboard.press("Enter");
+    await page.waitForFunction(() => document.getElementById("as-of").textContent !== "");
+  }
   return { context, page };
 }
 
@@ -61,6 +70,7 @@ for (const look of looks) {
 const { context, page } = await open(looks[0]);
 report.title = await page.title();
 report.state = await page.innerText("#state");
+report.scope = await page.innerText("#scope");
 report.problems = await text(page, "#problems li");
 report.tables = await text(page, "#locations tbody tr");
 report.running = await text(page, "#running li");

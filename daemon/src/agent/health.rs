@@ -8,7 +8,7 @@
 use super::held::{Hold, Why};
 use super::spool::Lag;
 use super::waiting::{Cause, Wait, brief};
-use crate::http::{Ask, Refusal, StatusSource};
+use crate::http::{Ask, Refusal, Scope, StatusSource};
 use crate::input::{Named, shown};
 use crate::metrics::{BatchResult, Metrics};
 use serde_json::{Value, json};
@@ -294,7 +294,7 @@ fn held(held: &[(String, Hold)]) -> Value {
 }
 
 impl StatusSource for Health {
-    fn status(&self) -> Value {
+    fn status(&self, _: &Scope) -> Value {
         let (ready, healthy) = (self.ready(), self.healthy());
         let agent = &self.metrics.agent;
         let state = self.state();
@@ -326,6 +326,10 @@ impl StatusSource for Health {
         let state = self.state();
         let fails = [&state.failed, &state.spool, &state.storage];
         state.resumed && !state.hangs && fails.iter().all(|what| what.is_none())
+    }
+
+    fn unready(&self) -> &'static str {
+        "not ready: claims of an earlier run are not resumed yet, or the spool or the store does not answer; see /status\n"
     }
 
     fn healthy(&self) -> bool {
@@ -408,7 +412,7 @@ mod tests {
         let away = Error::new(ErrorKind::Storage, "away");
         assert_eq!(health.round(Err(&away)), (1, true));
         assert_eq!(health.round(Err(&away)), (2, false));
-        assert!(!health.ready() && health.status()["failed"] == "away");
+        assert!(!health.ready() && health.status(&Scope::All)["failed"] == "away");
         assert!(
             health
                 .metrics()

@@ -46,7 +46,7 @@ pub(crate) use reason::Reason;
 
 use crate::config::AgentConfig;
 use crate::daemon::{Event, Signals};
-use crate::http::{StatusSource, serve};
+use crate::http::{Access, StatusSource, serve};
 use crate::input::shown;
 use crate::metrics::Metrics;
 use crate::supervisor::Supervisor;
@@ -69,6 +69,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Options {
     pub(crate) spool: PathBuf,
     pub(crate) config: AgentConfig,
+    /// Who may read what the HTTP server tells.
+    pub(crate) access: Access,
     /// End when the spool is empty instead of waiting for more.
     pub(crate) until_empty: bool,
 }
@@ -113,7 +115,13 @@ pub(crate) async fn run(store: Arc<Store>, options: Options) -> Result<Summary> 
         options.spool.clone(),
     ));
     if let Some(listen) = options.config.listen {
-        start_http(listen, &health, &mut tasks, &cancel).await?;
+        start_http(
+            (listen, options.access.clone()),
+            &health,
+            &mut tasks,
+            &cancel,
+        )
+        .await?;
     }
     start_watchdog(&store, &health, &mut tasks, &cancel);
     let probing = health.clone().probe(store.clone(), cancel.clone());
@@ -162,15 +170,15 @@ pub(crate) async fn run(store: Arc<Store>, options: Options) -> Result<Summary> 
 }
 
 async fn start_http(
-    listen: SocketAddr,
+    (listen, access): (SocketAddr, Access),
     health: &Arc<Health>,
     tasks: &mut Supervisor,
     cancel: &CancellationToken,
 ) -> Result<()> {
-    let listener = crate::http::listen(listen, "agent.listen").await?;
+    let listener = crate::http::listen(listen, "agent.listen", access.reads_freely()).await?;
     let (source, stop) = (health.clone(), cancel.clone());
     tasks.start("http", async move {
-        if let Err(error) = serve(listener, source, None, stop).await {
+        if let Err(error) = serve(listener, source, access, stop).await {
             tracing::error!(%error, "the http server ended");
         }
     });

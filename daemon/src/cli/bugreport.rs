@@ -6,7 +6,7 @@
 use super::Context;
 use super::args::BugreportArgs;
 use super::check;
-use super::control::exchange;
+use super::control::status_of;
 use crate::config::{Config, render};
 use crate::text_file;
 use serde_json::{Value, json};
@@ -100,10 +100,13 @@ async fn last_errors(context: &Context) -> Vec<String> {
     let Some(address) = context.config.daemon.listen else {
         return vec![String::from("listen is off: a daemon cannot be asked")];
     };
-    let ask = format!("GET /status HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    let asked = tokio::time::timeout(PATIENCE, exchange(address, &ask, MOST)).await;
+    let asked = tokio::time::timeout(PATIENCE, status_of(context, address, MOST)).await;
     let status = match asked {
-        Ok(Ok((_, status))) => status,
+        Ok(Ok((200, status))) => status,
+        Ok(Ok((code, said))) => {
+            let why = said["error"].as_str().unwrap_or_default();
+            return vec![format!("{address} answers {code}: {why}")];
+        }
         Ok(Err(e)) => return vec![format!("no daemon answers on {address}: {e}")],
         Err(_) => return vec![format!("{address} gave no answer in time")],
     };
@@ -130,11 +133,9 @@ fn secrets(config: &Config) -> BTreeSet<String> {
         secret_name(&name).then_some(value)
     });
     secrets.extend(variables);
-    if let Some(file) = &config.daemon.token_file
-        && let Ok(token) = text_file::read(file)
-    {
-        secrets.insert(token.trim().to_owned());
-    }
+    let tokens = config.grants().into_iter();
+    let tokens = tokens.filter_map(|grant| text_file::read(&grant.file).ok());
+    secrets.extend(tokens.map(|token| token.trim().to_owned()));
     secrets.retain(|secret| secret.len() >= SHORTEST && secret.parse::<bool>().is_err());
     secrets
 }

@@ -4,7 +4,7 @@ use super::args::{ConfigArgs, ConfigCommand, ConfigInitArgs};
 use super::output::Output;
 use super::table::{Line, Span, Tone};
 use crate::config::{Config, ConfigError, SHIPPED, render};
-use crate::http::Token;
+use crate::http::{Grant, Token};
 use crate::place::Place;
 use serde_json::{Value, json};
 use squire_engine::error::{Error, ErrorKind, Result};
@@ -92,7 +92,7 @@ async fn check(
         Err(e) => return Err(refused(e)),
     };
     if !probe {
-        config.check_token(text, name).map_err(refused)?;
+        config.check_tokens(text, name).map_err(refused)?;
     }
     let tables = config.table_sections();
     let mut lines: Vec<Line> = vec![
@@ -153,8 +153,8 @@ async fn probes(
         known.extend(looked.into_iter().flatten().map(|table| table.to_string()));
         probed.push((watch.uri.clone(), error));
     }
-    if let Some(file) = &config.daemon.token_file {
-        let error = Token::load(file).err().map(|e| e.to_string());
+    for Grant { file, .. } in config.grants() {
+        let error = Token::load(&file).err().map(|e| e.to_string());
         probed.push((format!("token_file {}", file.display()), error));
     }
     (probed, known)

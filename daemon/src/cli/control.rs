@@ -162,12 +162,24 @@ async fn ask(
     Err(Error::new(kind, format!("the daemon on {address}: {why}")))
 }
 
-/// The status code and the document of an answer of at most so many bytes.
-pub(super) async fn exchange(
+/// What the daemon on `address` tells of itself, in at most so many bytes. Where the configuration names a token that can be read,
+/// it is shown: reading may be for those alone who have one.
+pub(super) async fn status_of(
+    context: &Context,
     address: SocketAddr,
-    request: &str,
     most: u64,
 ) -> std::io::Result<(u16, Value)> {
+    let file = context.config.daemon.token_file.as_ref();
+    let token = file.and_then(|file| Token::load(file).ok());
+    let header = token.map(|token| format!("Authorization: Bearer {}\r\n", token.shown()));
+    let header = header.unwrap_or_default();
+    let request =
+        format!("GET /status HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{header}\r\n");
+    exchange(address, &request, most).await
+}
+
+/// The status code and the document of an answer of at most so many bytes.
+async fn exchange(address: SocketAddr, request: &str, most: u64) -> std::io::Result<(u16, Value)> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();

@@ -23,6 +23,7 @@ use squire_engine::maintenance::{
     Target,
 };
 use squire_engine::recovery::Watch as RecoveryWatch;
+use squire_engine::store::location::check_presentable;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -46,6 +47,9 @@ pub(super) async fn daemon(
         }
         None => config.daemon.listen,
     };
+    for place in &args.places {
+        check_presentable(place)?;
+    }
     let options = Options {
         config_path,
         places: args.places,

@@ -114,7 +114,7 @@ fn told(before: Headway, now: Headway, took: Duration) -> String {
     };
     let share = share(done, total);
     let (so_far, all) = (amount(done), amount(total));
-    let pace = pace(done, Some(total), took, now.unit == "bytes");
+    let pace = pace((done, done), Some(total), took, now.unit == "bytes");
     format!("{share:.0} %, {so_far} of {all}{pace}")
 }
 
@@ -124,17 +124,21 @@ fn told_of_inputs(now: &Metered, took: Duration) -> String {
         0 => String::new(),
         rows => format!(", {} rows", count(rows)),
     };
+    // What was read before is nothing of this rate.
+    let of_rate = now.bytes.saturating_sub(now.before);
     match now.total {
         Some(0) => format!(", for {:.0} s", took.as_secs_f64()),
         Some(total) => {
-            // What is read to see what it is counts, too.
             let done = now.bytes.min(total);
-            let (share, pace) = (share(done, total), pace(done, now.total, took, true));
+            let (share, pace) = (
+                share(done, total),
+                pace((done, of_rate), now.total, took, true),
+            );
             let (so_far, all) = (size(done), size(total));
             format!(": {share:.0} %, {so_far} of {all}{rows}{pace}")
         }
         None => {
-            let pace = pace(now.bytes, None, took, true);
+            let pace = pace((now.bytes, of_rate), None, took, true);
             format!(": {}{rows}{pace}", size(now.bytes))
         }
     }
@@ -144,13 +148,13 @@ fn share(done: u64, total: u64) -> f64 {
     done as f64 / total as f64 * 100.0
 }
 
-/// The rate, of bytes, and how long it will take.
-fn pace(done: u64, total: Option<u64>, took: Duration, in_bytes: bool) -> String {
+/// The rate, of bytes, and how long it will take: of what is done, so much took so long.
+fn pace((done, lately): (u64, u64), total: Option<u64>, took: Duration, in_bytes: bool) -> String {
     let seconds = took.as_secs_f64();
-    if done == 0 || total == Some(done) || seconds <= 0.0 {
+    if lately == 0 || total == Some(done) || seconds <= 0.0 {
         return String::new();
     }
-    let rate = done as f64 / seconds;
+    let rate = lately as f64 / seconds;
     let mut text = String::new();
     if in_bytes {
         text += &format!(", {}/s", size(rate.round() as u64));
@@ -211,5 +215,15 @@ mod tests {
             "{whole}"
         );
         assert_eq!(told_of_inputs(&at(Some(0), 0, 0), seconds), ", for 10 s");
+        // What another table had come to before is no part of the rate.
+        let beside = Metered {
+            before: 100 << 20,
+            ..at(Some(200 << 20), 150 << 20, 7)
+        };
+        let beside = told_of_inputs(&beside, seconds);
+        assert!(
+            beside.starts_with(": 75 %, ") && beside.ends_with("5.0 MiB/s, about 10 s left"),
+            "{beside}"
+        );
     }
 }

@@ -2,7 +2,7 @@
 //! room on the disk.
 
 use super::Context;
-use super::control::exchange;
+use super::control::status_of;
 use crate::decide::gate::{Gate, Pause};
 use crate::decide::planning::TablePlan;
 use crate::decide::quarantine::{Fingerprints, Quarantine};
@@ -25,6 +25,8 @@ const MOST: u64 = 64 << 20;
 /// What is read of `/status`.
 #[derive(Debug, Deserialize)]
 struct Told {
+    /// Not told to whom sees one location alone.
+    #[serde(default)]
     daemon: String,
     pauses: Vec<Pause>,
     stores: Vec<OfStore>,
@@ -70,7 +72,7 @@ impl Waiting {
         let Some(address) = named.or(context.config.daemon.listen) else {
             return waiting;
         };
-        let unknown = match ask(address).await {
+        let unknown = match ask(context, address).await {
             Err(why) => format!("no daemon answers on {address}: {why}"),
             Ok(told) => {
                 let is_here =
@@ -150,14 +152,16 @@ impl Waiting {
     }
 }
 
-async fn ask(address: SocketAddr) -> Result<Told, String> {
-    let request = format!("GET /status HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    let asked = tokio::time::timeout(PATIENCE, exchange(address, &request, MOST)).await;
+async fn ask(context: &Context, address: SocketAddr) -> Result<Told, String> {
+    let asked = tokio::time::timeout(PATIENCE, status_of(context, address, MOST)).await;
     let late = "it does not answer in time";
     let (code, document) = asked.map_err(|_| late)?.map_err(|e| e.to_string())?;
     match code {
         200 => serde_json::from_value(document)
             .map_err(|e| format!("its status is not understood: {e}")),
-        _ => Err(format!("it answers {code}")),
+        _ => {
+            let why = document["error"].as_str().unwrap_or_default();
+            Err(format!("it answers {code}: {why}"))
+        }
     }
 }

@@ -211,8 +211,6 @@ pub(super) async fn commit(context: &Context, args: CommitArgs) -> Result<ExitCo
     let loaded = load::load(&store, &args.batch, &context.config.agent, &meter).await?;
     meter.rest(args.commit.doing());
     let mut request = loaded.request;
-    // Several tables are written at the same time, and one line would mix them.
-    let line = line.filter(|_| request.writes.len() == 1);
     let told = Told {
         coerced: loaded.coerced,
         line,
@@ -376,9 +374,11 @@ pub(super) async fn agent(context: &Context, args: AgentArgs) -> Result<ExitCode
         config.listen =
             parse_listen(listen).map_err(|e| Error::invalid(format!("--listen: {e}")))?;
     }
+    let access = context.config.access_to_agent(store.uri());
     let options = agent::Options {
         spool: args.spool,
         config,
+        access: access.map_err(|e| Error::invalid(e.to_string()))?,
         until_empty: args.until_empty,
     };
     let until_empty = options.until_empty;

@@ -1,6 +1,7 @@
 //! Values of `[daemon]`, `[budget]` and `[agent]` with which nothing could be done.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use super::file::Refused;
@@ -66,17 +67,21 @@ pub(super) fn check_daemon(daemon: &DaemonConfig) -> Result<(), Refused> {
     if let Err(why) = units::log_filter(&daemon.log) {
         return Err(Refused::at("daemon.log", why));
     }
-    // Whether it can be read is the daemon's to find out: others use the same file for their storage options.
-    if let Some(file) = &daemon.token_file
-        && std::fs::metadata(file).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
-    {
-        let why = format!(
+    match &daemon.token_file {
+        Some(file) => check_token_file(file).map_err(|why| Refused::at("daemon.token_file", why)),
+        None => Ok(()),
+    }
+}
+
+/// Whether it can be read is the daemon's to find out: others use the same file for their storage options.
+pub(super) fn check_token_file(file: &Path) -> Result<(), String> {
+    match std::fs::metadata(file) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(format!(
             "{} does not exist; put a token there, or leave it out",
             file.display()
-        );
-        return Err(Refused::at("daemon.token_file", why));
+        )),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn check_least(path: &str, value: Duration, least: Duration, usual: &str) -> Result<(), Refused> {

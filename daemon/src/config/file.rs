@@ -16,6 +16,7 @@ use super::locate::{Locator, label_of};
 use super::min_free::{MinFree, min_free_or_off};
 use super::nested::clash;
 use super::policy::{Policy, PolicySection, TableSection};
+use super::tokens::{Reading, TokenSection, check_reading, resolve_tokens};
 use super::{
     AgentConfig, Budget, Config, ConfigError, DaemonConfig, SchemaChange, TablePattern, Tables,
     Watch, bare, secrets, storage,
@@ -30,6 +31,7 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ConfigFile {
     daemon: DaemonSection,
+    token: Vec<TokenSection>,
     watch: Vec<WatchSection>,
     policy: PolicySection,
     table: Vec<TableSection>,
@@ -70,6 +72,7 @@ pub(super) struct DaemonSection {
     #[serde(deserialize_with = "units::duration_or_off")]
     claim_expiry: Option<Duration>,
     token_file: Option<PathBuf>,
+    reading: Reading,
     #[serde(deserialize_with = "units::duration")]
     grace: Duration,
     durability: Durability,
@@ -88,6 +91,7 @@ impl Default for DaemonSection {
             metrics_tables: 200,
             claim_expiry: Some(Duration::from_secs(60)),
             token_file: None,
+            reading: Reading::Open,
             grace: Duration::from_secs(30),
             durability: Durability::Power,
             nice: 10,
@@ -253,6 +257,7 @@ impl ConfigFile {
     ) -> Result<Config, Refused> {
         let Self {
             daemon,
+            token,
             watch,
             policy,
             table,
@@ -269,10 +274,16 @@ impl ConfigFile {
         check_policy(&policy, &daemon, "policy", None)?;
         let tables = resolve_tables(table, &policy, &daemon)?;
         let watches = resolve_watches(watch, environment)?;
+        let tokens = resolve_tokens(token, &watches, environment)?;
+        check_reading(
+            daemon.reading,
+            daemon.token_file.is_some() || !tokens.is_empty(),
+        )?;
         let (budget, agent) = (budget.into_config(), agent.into_config());
         check_budget_and_agent(&budget, &agent)?;
         Ok(Config {
             daemon,
+            tokens,
             watches,
             policy,
             tables,
@@ -293,6 +304,7 @@ impl DaemonSection {
             metrics_tables,
             claim_expiry,
             token_file,
+            reading,
             grace,
             durability,
             nice,
@@ -307,6 +319,7 @@ impl DaemonSection {
             metrics_tables,
             claim_expiry,
             token_file,
+            reading,
             grace,
             durability,
             nice,

@@ -58,8 +58,8 @@ pub(crate) fn render(settings: &[Setting]) -> Vec<String> {
     let mut before = None;
     for setting in settings {
         // A new element of an array begins with its first key again.
-        let again =
-            setting.section.starts_with("[[") && matches!(setting.key.as_str(), "uri" | "name");
+        let again = setting.section.starts_with("[[")
+            && matches!(setting.key.as_str(), "uri" | "name" | "file");
         if before != Some(&setting.section) || again {
             if !lines.is_empty() {
                 lines.push(String::new());
@@ -111,7 +111,7 @@ impl Section {
             format!("{rest}.{key}")
         };
         let own = match first {
-            "watch" => Some(format!("watch.{}.{under}", self.index)),
+            "watch" | "token" => Some(format!("{first}.{}.{under}", self.index)),
             "table" => self.table.map(|index| format!("table.{index}.{under}")),
             _ => Some(format!("{first}.{under}")),
         };

@@ -508,3 +508,80 @@ fn a_missing_file_is_named() {
         "{message}"
     );
 }
+
+#[test]
+fn a_token_may_be_for_one_location_or_one_table() {
+    use crate::http::Scope;
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, format!("{name}\n")).unwrap();
+        path.display().to_string()
+    };
+    let (whole, of_b, of_t) = (file("whole"), file("of-b"), file("of-t"));
+    let text = format!(
+        "[daemon]\ntoken_file = {whole:?}\nreading = \"token\"\n[[token]]\nfile = {of_b:?}\nlocation = \"s3://b/p/\"\n[[token]]\nfile = {of_t:?}\nlocation = \"/lake\"\ntable = \"t\"\n[[watch]]\nuri = \"s3://b/p\"\n[[watch]]\nuri = \"/lake\"\n"
+    );
+    let config = Config::parse(&text, "squire.toml").unwrap();
+    let access = config.access().unwrap();
+    assert!(!access.reads_freely());
+    let b = Scope::Location("s3://b/p".into());
+    let t = Scope::Table {
+        location: "/lake".into(),
+        table: "t".into(),
+    };
+    for (token, scope) in [
+        ("whole", Some(Scope::All)),
+        ("of-b", Some(b)),
+        ("of-t", Some(t)),
+        ("other", None),
+    ] {
+        assert_eq!(access.scope_of(token), scope, "{token}");
+    }
+    // An agent of a location tells all of it, and nobody else.
+    let of_agent = config.access_to_agent("s3://b/p").unwrap();
+    let known = ["whole", "of-b", "of-t"].map(|token| of_agent.scope_of(token).is_some());
+    assert_eq!(known, [true, true, false]);
+    let shown = toml::to_string(&config).unwrap();
+    assert_eq!(Config::parse(&shown, "shown").unwrap(), config);
+    let settings = render(&config.settings(&text, "squire.toml").unwrap()).join("\n");
+    assert!(
+        settings.contains("squire.toml:8") && settings.contains("squire.toml:9"),
+        "{settings}"
+    );
+
+    // A file that two share would be for the one or the other.
+    std::fs::write(dir.path().join("of-t"), "of-b").unwrap();
+    let twice = config.access().unwrap_err().to_string();
+    assert!(
+        twice.contains("another token is the same") && !twice.contains("of-b"),
+        "{twice}"
+    );
+    let said = |text: &str| Config::parse(text, "squire.toml").unwrap_err().to_string();
+    for (text, why) in [
+        (
+            text.replace("/lake\"\ntable", "/other\"\ntable"),
+            "squire.toml:9:1: [[token]] location: no [[watch]] names it",
+        ),
+        (
+            text.replace(&of_b, "/nowhere/b"),
+            "squire.toml:5:1: [[token]] file: /nowhere/b does not exist",
+        ),
+        (text.replace("\"t\"", "\"\""), "[[token]] table: is empty"),
+        (
+            "[daemon]\nreading = \"token\"\n".to_owned(),
+            "squire.toml:2:1: [daemon] reading: \"token\" lets nobody read",
+        ),
+        (
+            "[daemon]\nlog = \"\"\n".to_owned(),
+            "squire.toml:2:1: [daemon] log: is empty; use off",
+        ),
+        (
+            "[[watch]]\nuri = \"s3://AK:hunter2@b/p\"\n".to_owned(),
+            "squire.toml:2:1: [[watch]] uri: \"s3://***@b/p\" has a user",
+        ),
+    ] {
+        let told = said(&text);
+        assert!(told.contains(why) && !told.contains("hunter2"), "{told}");
+    }
+}

@@ -2,11 +2,11 @@
 
 use super::status::Status;
 use crate::config::{Budget, Config, DaemonConfig};
-use crate::http::Token;
+use crate::http::Access;
 use crate::systemd;
 use crate::watch::{Depth, FileWatch, watch_local};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
@@ -33,8 +33,8 @@ pub(crate) enum ReloadOutcome {
 pub(super) struct Before<'a> {
     pub(super) started_with: &'a Config,
     pub(super) running: &'a Config,
-    /// The token of the HTTP server, if it has one.
-    pub(super) token: Option<&'a Token>,
+    /// Whom the HTTP server lets in, if there is one.
+    pub(super) access: Option<&'a Access>,
 }
 
 impl ReloadOutcome {
@@ -46,11 +46,11 @@ impl ReloadOutcome {
             Err(error) => return refused(error.to_string()),
         };
         let mut applied = applied(before.running, &new);
-        if let (Some(token), Some(file)) = (before.token, &new.daemon.token_file) {
-            match token.take_up(file) {
-                Ok(true) => applied.push(String::from("the token")),
+        if let Some(access) = before.access {
+            match new.take_up_access(access) {
+                Ok(true) => applied.push(String::from("the tokens")),
                 Ok(false) => {}
-                Err(error) => return refused(format!("daemon.token_file: {error}")),
+                Err(error) => return refused(error.to_string()),
             }
         }
         let needs_restart = needs_restart(before.started_with, &new);
@@ -149,7 +149,6 @@ fn needs_restart(started_with: &Config, now: &Config) -> Vec<&'static str> {
     let (started_with, now) = (&started_with.daemon, &now.daemon);
     let DaemonConfig {
         listen,
-        token_file,
         grace,
         durability,
         nice,
@@ -161,15 +160,12 @@ fn needs_restart(started_with: &Config, now: &Config) -> Vec<&'static str> {
         watchdog_progress: _,
         metrics_tables: _,
         claim_expiry: _,
+        // Whom the server lets in is taken up beside them.
+        token_file: _,
+        reading: _,
     } = now;
-    let has_token = |file: &Option<PathBuf>| file.is_some();
     let settings = [
         ("daemon.listen", *listen == started_with.listen),
-        // Another token is taken up; whether there is one at all is part of the server.
-        (
-            "daemon.token_file",
-            has_token(token_file) == has_token(&started_with.token_file),
-        ),
         ("daemon.grace", *grace == started_with.grace),
         ("daemon.durability", *durability == started_with.durability),
         ("daemon.nice", *nice == started_with.nice),
@@ -215,7 +211,7 @@ pub(super) fn watch_config(
 mod tests {
     use super::{Before, ReloadOutcome, applied, needs_restart};
     use crate::config::Config;
-    use crate::http::Token;
+    use crate::http::Scope;
     use std::path::Path;
 
     fn of(text: &str) -> Config {
@@ -237,7 +233,6 @@ mod tests {
             needs_restart(&started_with, &changed),
             [
                 "daemon.listen",
-                "daemon.token_file",
                 "daemon.grace",
                 "daemon.durability",
                 "daemon.log",
@@ -279,13 +274,13 @@ mod tests {
         std::fs::write(&file, "one\n").unwrap();
         std::fs::write(&config, format!("[daemon]\ntoken_file = {file:?}\n")).unwrap();
         let running = Config::load(&config).unwrap();
-        let token = Token::load(&file).unwrap();
-        let served = token.clone();
+        let access = running.access().unwrap();
+        let served = access.clone();
         let read = |path: &Path| {
             let before = Before {
                 started_with: &running,
                 running: &running,
-                token: Some(&token),
+                access: Some(&access),
             };
             ReloadOutcome::read(path, &before)
         };
@@ -295,11 +290,12 @@ mod tests {
         };
         assert_eq!(read(&config).0, applied(&[]));
         std::fs::write(&file, "two\n").unwrap();
-        assert_eq!(read(&config).0, applied(&["the token"]));
-        assert!(served.matches(b"two") && !served.matches(b"one"));
+        assert_eq!(read(&config).0, applied(&["the tokens"]));
+        let scopes = || ["one", "two"].map(|token| served.scope_of(token));
+        assert_eq!(scopes(), [None, Some(Scope::All)]);
         std::fs::write(&file, "\n").unwrap();
         let (outcome, config) = read(&config);
         assert!(matches!(outcome, ReloadOutcome::Refused { .. }) && config.is_none());
-        assert!(served.matches(b"two"));
+        assert_eq!(scopes(), [None, Some(Scope::All)]);
     }
 }

@@ -8,7 +8,7 @@ use super::signals::{Event, Signals};
 use super::status::Status;
 use crate::config::{Config, Watch};
 use crate::exit::{code, graver};
-use crate::http::{StatusSource, Token, serve};
+use crate::http::{Access, Scope, StatusSource, serve};
 use crate::metrics::Metrics;
 use crate::place::{same_place, watch_of};
 use crate::supervisor::Supervisor;
@@ -72,9 +72,9 @@ pub(crate) async fn run(config: Config, options: Options) -> Result<Ended> {
     status.set_pauses(Pauses::load(options.store.state_dir.as_deref())?);
     let cancel = CancellationToken::new();
     let mut tasks = Supervisor::default();
-    let mut token = None;
+    let mut access = None;
     if !options.once {
-        token = start_http(&config, &options, &status, &mut tasks, &cancel).await?;
+        access = start_http(&config, &options, &status, &mut tasks, &cancel).await?;
         let ticking = options.store.clock.clone();
         start_watchdog(&status, ticking, &mut tasks, &cancel);
     }
@@ -87,7 +87,7 @@ pub(crate) async fn run(config: Config, options: Options) -> Result<Ended> {
         signals,
         settle: None,
         started_with,
-        token,
+        access,
         options,
     };
     let _config_watch = life.watch_config();
@@ -111,7 +111,7 @@ pub(crate) async fn run(config: Config, options: Options) -> Result<Ended> {
         Some(error) if closed => Err(error),
         _ => Ok(Ended {
             failed,
-            status: status.status(),
+            status: status.status(&Scope::All),
         }),
     }
 }
@@ -132,8 +132,8 @@ struct Life {
     /// When the files that changed have settled.
     settle: Option<Duration>,
     started_with: Config,
-    /// What the HTTP server asks for.
-    token: Option<Token>,
+    /// Whom the HTTP server lets in.
+    access: Option<Access>,
     options: Options,
 }
 
@@ -202,7 +202,7 @@ impl Life {
         let before = Before {
             started_with: &self.started_with,
             running: &self.reconciler.config,
-            token: self.token.as_ref(),
+            access: self.access.as_ref(),
         };
         if let Some(mut config) = reload(path, &before, &self.reconciler.status) {
             config.budget.memory = self.started_with.budget.memory;
@@ -249,22 +249,19 @@ async fn start_http(
     status: &Arc<Status>,
     tasks: &mut Supervisor,
     cancel: &CancellationToken,
-) -> Result<Option<Token>> {
+) -> Result<Option<Access>> {
     let Some(listen) = options.listen else {
         return Ok(None);
     };
-    let token = match &config.daemon.token_file {
-        Some(path) => Some(Token::load(path).map_err(|e| Error::invalid(e.to_string()))?),
-        None => None,
-    };
-    let listener = crate::http::listen(listen, "daemon.listen").await?;
-    let (source, cancel, served) = (status.clone(), cancel.clone(), token.clone());
+    let access = config.access().map_err(|e| Error::invalid(e.to_string()))?;
+    let listener = crate::http::listen(listen, "daemon.listen", access.reads_freely()).await?;
+    let (source, cancel, served) = (status.clone(), cancel.clone(), access.clone());
     tasks.start("http", async move {
         if let Err(error) = serve(listener, source, served, cancel).await {
             tracing::error!(%error, "the http server ended");
         }
     });
-    Ok(token)
+    Ok(Some(access))
 }
 
 /// Tells systemd that the loop turns, and stops telling when it does not.

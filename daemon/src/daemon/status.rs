@@ -8,7 +8,7 @@ use crate::decide::planning::OperationKind;
 use crate::decide::room::Room;
 use crate::decide::waits::{Resting, Wait, Waits};
 use crate::decide::work::Trigger;
-use crate::http::{Ask, ControlVerb, Refusal, StatusSource};
+use crate::http::{Ask, ControlVerb, Refusal, Scope, StatusSource};
 use crate::metrics::{Load, Metrics};
 use crate::place::table::{Phase, TableStatus};
 use crate::run::report::OperationReport;
@@ -222,7 +222,7 @@ impl Status {
     pub(crate) fn doing(&self, doing: Vec<Doing>) {
         let mut seen = self.seen();
         seen.doing = doing;
-        let what = seen.what();
+        let what = what(seen.doing.iter());
         if seen.told != what {
             crate::systemd::status(&what);
             seen.told = what;
@@ -386,9 +386,9 @@ fn push<T>(queue: &mut VecDeque<T>, item: T) {
 }
 
 impl StatusSource for Status {
-    fn status(&self) -> Value {
+    fn status(&self, scope: &Scope) -> Value {
         let settled = self.ready.load(Ordering::Relaxed);
-        self.seen().document(settled, self.clock.now_ms())
+        self.seen().document(scope, settled, self.clock.now_ms())
     }
 
     fn ready(&self) -> bool {
@@ -471,12 +471,13 @@ impl Seen {
         let handed_back = self.handed_back.as_ref()?;
         Some(json!({ "done": self.doing.is_empty(), "handed_back": handed_back }))
     }
+}
 
-    fn what(&self) -> String {
-        let what: Vec<&str> = self.doing.iter().map(|doing| doing.what.as_str()).collect();
-        match what.is_empty() {
-            true => "idle".to_owned(),
-            false => what.join("; "),
-        }
+/// One line about what is at work.
+fn what<'a>(doing: impl Iterator<Item = &'a Doing>) -> String {
+    let what: Vec<&str> = doing.map(|doing| doing.what.as_str()).collect();
+    match what.is_empty() {
+        true => "idle".to_owned(),
+        false => what.join("; "),
     }
 }

@@ -47,7 +47,7 @@ fn same_table(a: &str, b: &str) -> bool {
     bare(a, ".lance") == bare(b, ".lance")
 }
 
-fn same_store(a: &str, b: &str) -> bool {
+pub(crate) fn same_store(a: &str, b: &str) -> bool {
     a.trim_end_matches('/') == b.trim_end_matches('/')
 }
 

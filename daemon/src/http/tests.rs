@@ -23,8 +23,11 @@ struct Fake {
 }
 
 impl StatusSource for Fake {
-    fn status(&self) -> Value {
-        json!({ "tables": [{ "name": "t" }] })
+    fn status(&self, scope: &Scope) -> Value {
+        match scope.location() {
+            None => json!({ "tables": [{ "name": "t" }] }),
+            Some(location) => json!({ "of": location }),
+        }
     }
     fn ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
@@ -36,6 +39,9 @@ impl StatusSource for Fake {
         "squire_drift 0\n".to_owned()
     }
     fn request(&self, ask: Ask) -> Result<Value, Refusal> {
+        if ask.what.kind.as_deref() == Some("unknown") {
+            return Err(Refusal::Unknown("there are: /lake/other".to_owned()));
+        }
         if ask.verb == ControlVerb::Resume {
             return Err(Refusal::NotNow("nothing is paused".to_owned()));
         }
@@ -52,14 +58,17 @@ struct Running {
 }
 
 async fn start(token: Option<&str>) -> Running {
+    start_with(Access::of(token)).await
+}
+
+async fn start_with(access: Access) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (source, cancel) = (Arc::new(Fake::default()), CancellationToken::new());
-    let token = token.map(|text| Token::parse(text, "test").unwrap());
     let server = tokio::spawn(serve(
         listener,
         Arc::clone(&source) as Source,
-        token,
+        access,
         cancel.clone(),
     ));
     Running {
@@ -221,6 +230,113 @@ async fn changing_calls_reach_the_source() {
     assert_eq!(asked, [pause(whole)]);
 }
 
+/// A token for one location, one for a table of it, and reading for those alone who have one.
+fn scoped() -> Access {
+    let (location, table) = ("/lake/s".to_owned(), "t.lance".to_owned());
+    Access::with(
+        &[
+            ("whole", Scope::All),
+            ("of-s", Scope::Location(location.clone())),
+            ("of-t", Scope::Table { location, table }),
+        ],
+        false,
+    )
+}
+
+impl Running {
+    async fn read_as(&self, token: &str, path: &str) -> String {
+        let auth = match token {
+            "" => String::new(),
+            token => format!("Authorization: Bearer {token}\r\n"),
+        };
+        self.send(&format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{auth}\r\n"
+        ))
+        .await
+    }
+
+    /// The answer's code to a call, and what was asked of the source.
+    async fn asked_as(&self, token: &str, path: &str, body: &str) -> (String, Option<Ask>) {
+        let auth = format!("Authorization: Bearer {token}\r\n");
+        let answer = self.post(path, &auth, body).await;
+        let asked = self.source.requests.lock().unwrap().pop();
+        (answer, asked)
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_for_readers_with_a_token_is_told_to_no_other() {
+    let running = start_with(scoped()).await;
+    for path in ["/status", "/metrics"] {
+        for nobody in ["", "wrong", "of-", "whole2"] {
+            let answer = running.read_as(nobody, path).await;
+            assert!(answer.starts_with("HTTP/1.1 401"), "{nobody}: {answer}");
+        }
+        let answer = running.read_as("whole", path).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    // What tells of no table is for whoever watches over the process.
+    for path in ["/healthz", "/", "/api/v1/openapi.json"] {
+        let answer = running.read_as("", path).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    }
+    for token in ["of-s", "of-t"] {
+        let answer = running.read_as(token, "/status").await;
+        assert!(answer.ends_with("{\"of\":\"/lake/s\"}"), "{answer}");
+        let answer = running.read_as(token, "/metrics").await;
+        assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+        assert!(!answer.contains("squire_drift"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_asks_for_nothing_beyond_its_scope() {
+    let running = start_with(scoped()).await;
+    let what = |table: Option<&str>| What {
+        store: Some("/lake/s".to_owned()),
+        table: table.map(str::to_owned),
+        ..What::default()
+    };
+    let taken = [
+        ("of-s", "", what(None)),
+        ("of-s", "{\"store\":\"/lake/s/\"}", what(None)),
+        ("of-s", "{\"table\":\"u\"}", what(Some("u"))),
+        ("of-t", "", what(Some("t.lance"))),
+        ("of-t", "{\"table\":\"t\"}", what(Some("t.lance"))),
+    ];
+    for (token, body, what) in taken {
+        let (answer, asked) = running.asked_as(token, "/api/v1/optimize", body).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{body}: {answer}");
+        assert_eq!(asked.map(|ask| ask.what), Some(what), "{token} {body}");
+    }
+    let refused = [
+        ("of-s", "optimize", "{\"store\":\"/lake/other\"}", "404"),
+        ("of-t", "optimize", "{\"table\":\"u\"}", "404"),
+        ("of-s", "optimize", "{\"kind\":\"unknown\"}", "404"),
+        ("of-t", "recover", "", "403"),
+        ("of-t", "drain", "", "403"),
+        ("of-s", "drain", "", "403"),
+        ("of-x", "optimize", "", "401"),
+    ];
+    let mut told = std::collections::BTreeSet::new();
+    for (token, verb, body, code) in refused {
+        let path = format!("/api/v1/{verb}");
+        let (answer, asked) = running.asked_as(token, &path, body).await;
+        let start = format!("HTTP/1.1 {code}");
+        assert!(
+            answer.starts_with(&start),
+            "{token} {verb} {body}: {answer}"
+        );
+        assert!(asked.is_none() && !answer.contains("/lake/"), "{answer}");
+        if code == "404" {
+            told.extend(answer.rsplit("\r\n").next().map(str::to_owned));
+        }
+    }
+    assert_eq!(told.len(), 1, "what is there and what is not: {told:?}");
+    let (answer, _) = running.asked_as("of-s", "/api/v1/recover", "").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
 #[tokio::test]
 async fn changing_calls_that_say_nothing_clear_are_refused() {
     let running = start(Some("secret-token")).await;
@@ -310,8 +426,9 @@ fn described() -> (Value, Vec<(String, Vec<String>)>) {
 #[test]
 fn the_description_tells_of_every_route_and_of_no_other() {
     let (document, mut told) = described();
-    let reading = reading().map(|(path, _)| (path.to_owned(), vec!["get".to_owned()]));
-    let mut routes = reading.to_vec();
+    let reading = reading().into_iter().chain(of_tables());
+    let reading = reading.map(|(path, _)| (path.to_owned(), vec!["get".to_owned()]));
+    let mut routes: Vec<_> = reading.collect();
     routes.push((CHANGING.to_owned(), vec!["post".to_owned()]));
     told.sort();
     routes.sort();

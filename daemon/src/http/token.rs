@@ -1,19 +1,18 @@
-//! The bearer token of changing calls.
+//! The bearer tokens of callers.
 
 use std::fmt;
 use std::hint::black_box;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::text_file;
 
-/// A secret that callers of `POST /api/v1/*` must show. Neither printable nor comparable except by
-/// [`Token::matches`]; [`Token::shown`] is for who calls. A clone is the same token: what one of them takes up holds for all.
+/// A secret that callers show. Neither printable nor comparable except by [`Token::matches`]; [`Token::shown`] is for who calls.
 #[derive(Clone)]
-pub(crate) struct Token(Arc<RwLock<Vec<u8>>>);
+pub(crate) struct Token(Vec<u8>);
 
 /// Why a token was refused. Says nothing about the token itself.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +30,12 @@ pub(crate) enum TokenError {
         "{origin}: the token must be one line of printable ASCII without spaces, such as the output of `openssl rand -hex 32`"
     )]
     Malformed {
+        /// Where it came from.
+        origin: String,
+    },
+    /// It is given to somebody else, too.
+    #[error("{origin}: another token is the same; each scope needs a token of its own")]
+    Twice {
         /// Where it came from.
         origin: String,
     },
@@ -64,31 +69,23 @@ impl Token {
                 origin: origin.to_owned(),
             });
         }
-        Ok(Self(Arc::new(RwLock::new(text.as_bytes().to_vec()))))
-    }
-
-    fn secret(&self) -> Vec<u8> {
-        let secret = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        secret.clone()
+        Ok(Self(text.as_bytes().to_vec()))
     }
 
     /// What a caller shows. Never to be printed.
     pub(crate) fn shown(&self) -> String {
-        String::from_utf8_lossy(&self.secret()).into_owned()
+        String::from_utf8_lossy(&self.0).into_owned()
     }
 
-    /// Takes up what a token file says now. Whether that is another token.
-    pub(crate) fn take_up(&self, path: &Path) -> Result<bool, TokenError> {
-        let (before, now) = (self.secret(), Self::load(path)?.secret());
-        let changed = before != now;
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = now;
-        Ok(changed)
+    /// Whether both are the same, of two that were read here.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.0 == other.0
     }
 
     /// Compares in a time that depends on the length of what was presented only, so that answers do
     /// not leak the secret byte by byte.
     pub(crate) fn matches(&self, presented: &[u8]) -> bool {
-        let secret = self.secret();
+        let secret = &self.0;
         let mut difference = usize::from(presented.len() != secret.len());
         for (given, wanted) in presented.iter().zip(secret.iter().cycle()) {
             difference = black_box(difference | usize::from(given ^ wanted));
@@ -126,11 +123,7 @@ impl Guesses {
     /// One was refused at `path`.
     pub(super) fn tell(&self, path: &str) {
         if let Some(calls) = self.count(Instant::now()) {
-            tracing::warn!(
-                path,
-                calls,
-                "changing call refused: missing or wrong bearer token"
-            );
+            tracing::warn!(path, calls, "call refused: missing or wrong bearer token");
         }
     }
 }

@@ -80,13 +80,6 @@ pub(crate) async fn load_on(
     (standing, meter): (Option<Standing>, &Meter),
 ) -> Result<Loaded> {
     let spec = block_in_place(|| BatchSpec::parse(path)).map_err(batch_error)?;
-    let source = Source {
-        store,
-        snapshot,
-        config,
-        standing,
-        meter: meter.clone(),
-    };
     let mut writes = Vec::with_capacity(spec.tables.len());
     let mut coerced = Vec::new();
     for mut input in spec.tables {
@@ -104,6 +97,13 @@ pub(crate) async fn load_on(
             files.join(", ")
         };
         let table = input.table.clone();
+        let source = Source {
+            store,
+            snapshot,
+            config,
+            standing: standing.clone(),
+            meter: meter.of(&table),
+        };
         let loaded = source.table(input).await;
         let (write, changes) = loaded.map_err(|e| {
             let place = e.attached::<Place>().cloned().unwrap_or_default();
@@ -170,7 +170,7 @@ pub(crate) async fn write_of(
         snapshot,
         config,
         standing: None,
-        meter: meter.clone(),
+        meter: meter.of(table.as_str()),
     };
     source.write(table, (mode, schema), (inputs, shape)).await
 }
@@ -310,7 +310,7 @@ impl Source<'_> {
             When::Insert => reading,
             When::Upsert | When::Update => reading.merged_into(table.as_str()),
         };
-        self.meter.begin(format!("reading for {table}"), inputs);
+        self.meter.begin("reading for", inputs);
         let mut rows = Read::default();
         for input in inputs {
             self.read(table, input, &reading, &mut rows)?;
@@ -325,7 +325,7 @@ impl Source<'_> {
         table: &TableName,
         (evolution, inputs, shape): (&Evolution, &[Input], &Shape),
     ) -> Result<(Rows, Changes)> {
-        self.meter.begin(format!("reading for {table}"), inputs);
+        self.meter.begin("reading for", inputs);
         let put_aside = |input: &Input| input.clone().put_aside(self.limits());
         let inputs = block_in_place(|| inputs.iter().map(put_aside).collect::<Result<_, _>>());
         let coerced = Changes::default();
@@ -375,7 +375,7 @@ impl Source<'_> {
             })?;
         }
         let reading = shape.reading(&schema).map_err(format_error)?;
-        self.meter.begin(format!("reading for {table}"), inputs);
+        self.meter.begin("reading for", inputs);
         let mut rows = Read::default();
         for input in inputs {
             // Whatever other columns of the table the file has may be there; the key must.

@@ -71,15 +71,14 @@ impl RowSource for Streamed {
         purpose: Purpose,
         sink: &mut dyn FnMut(RecordBatch) -> Result<()>,
     ) -> Result<()> {
-        self.read_for(
-            match purpose {
-                Purpose::Stage => "writing",
-                Purpose::Compare => "checking",
-                Purpose::Digest => "hashing for",
-                Purpose::Count => "counting for",
-            },
-            sink,
-        )
+        let doing = match purpose {
+            Purpose::Stage => "writing",
+            Purpose::Compare => "checking",
+            Purpose::Digest => "hashing for",
+            Purpose::Count => "counting for",
+        };
+        self.meter.begin_beside(doing, &self.inputs);
+        self.read_all(sink)
     }
 }
 
@@ -90,8 +89,11 @@ impl Streamed {
         doing: &str,
         sink: &mut dyn FnMut(RecordBatch) -> Result<()>,
     ) -> Result<()> {
-        let doing = format!("{doing} {}", self.table);
         self.meter.begin(doing, &self.inputs);
+        self.read_all(sink)
+    }
+
+    fn read_all(&self, sink: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()> {
         block_in_place(|| {
             let mut changes = Vec::new();
             for input in &self.inputs {

@@ -21,6 +21,7 @@ const URL_SCHEMES: [&str; 12] = [
 /// `InvalidInput` for what is no URL and no path, and for a scheme that is not supported; `Refused`, a safety check, for S3
 /// Express buckets, whose version hint a resurrected version turns backwards (fact 16), and for what is among the files of a store.
 pub fn normalise(uri: &str, wrapped: bool) -> Result<String> {
+    check_presentable(uri)?;
     let place = place_of(uri, wrapped)?;
     check_not_internal(uri, &place)?;
     Ok(place)
@@ -45,6 +46,48 @@ pub(super) async fn checked(uri: &str, options: &StoreOptions) -> Result<String>
         check_endpoint(&options.storage_options, environment)?;
     }
     Ok(uri)
+}
+
+/// Bytes of the longest location: what a path of Linux has, and more than a key of S3.
+const LONGEST: usize = 4_096;
+
+/// Refuses a location that must not stand in a message, a log or a status: one that carries secrets, and one without end.
+///
+/// # Errors
+/// `InvalidInput`; it shows nothing of the secrets.
+pub fn check_presentable(uri: &str) -> Result<()> {
+    if uri.len() > LONGEST {
+        let (bytes, shown) = (uri.len(), quoted(&without_secrets(uri)));
+        return Err(Error::invalid(format!(
+            "{shown} has {bytes} bytes, and no location has more than {LONGEST}"
+        )));
+    }
+    let shown = without_secrets(uri);
+    if shown.contains(LOGIN) {
+        return Err(Error::invalid(format!(
+            "{shown:?} has a user or a password in it; leave them out, and give them as aws_access_key_id and aws_secret_access_key, among storage_options or in the environment"
+        )));
+    }
+    Ok(())
+}
+
+/// What is shown in place of a user and a password.
+const LOGIN: &str = "://***@";
+
+/// A URL without what it carries for logging in, before its host and behind its path.
+fn without_secrets(uri: &str) -> String {
+    let Some((scheme, rest)) = uri.split_once("://") else {
+        return uri.to_owned();
+    };
+    let (rest, signed) = match rest.split_once('?') {
+        Some((rest, _)) => (rest, "?***"),
+        None => (rest, ""),
+    };
+    let host = rest.find('/').unwrap_or(rest.len());
+    match rest[..host].rfind('@') {
+        Some(login) => format!("{scheme}{LOGIN}{}{signed}", &rest[login + 1..]),
+        None => format!("{scheme}://{rest}{signed}"),
+    }
 }
 
 fn place_of(uri: &str, wrapped: bool) -> Result<String> {
@@ -79,7 +122,8 @@ fn place_of(uri: &str, wrapped: bool) -> Result<String> {
             _ => "use a local path, file:// or s3://",
         };
         return Err(Error::invalid(format!(
-            "{uri}: scheme {scheme:?} is not supported; {instead}"
+            "{}: scheme {scheme:?} is not supported; {instead}",
+            without_secrets(uri)
         )));
     }
     refuse_special(trimmed)?;
@@ -295,7 +339,8 @@ fn refuse_special(location: &str) -> Result<()> {
     match location.chars().find(|c| matches!(c, '#' | '?')) {
         None => Ok(()),
         Some(special) => Err(Error::invalid(format!(
-            "{location:?}: {special:?} ends the path of a URL, so Lance and Squire would read two locations from it; use a location without it"
+            "{:?}: {special:?} ends the path of a URL, so Lance and Squire would read two locations from it; use a location without it",
+            without_secrets(location)
         ))),
     }
 }
@@ -567,6 +612,30 @@ mod tests {
             assert_eq!(of(&uri), real, "{uri}");
         }
         assert_eq!(of(&at("link/new/one")), format!("{real}/new/one"));
+    }
+
+    #[test]
+    fn no_location_carries_a_secret_or_is_without_end() {
+        for uri in [
+            "s3://AKIA:hunter2@bucket/p",
+            "s3://hunter2@bucket",
+            "https://user:hunter2@minio:9000/b",
+            "gs://hunter2@b/x",
+            "https://minio/b?X-Amz-Signature=hunter2",
+            "s3://b/p?sig=hunter2",
+        ] {
+            let told = normalise(uri, false).unwrap_err();
+            assert_eq!(told.kind(), ErrorKind::InvalidInput, "{told}");
+            assert!(!told.to_string().contains("hunter2"), "{told}");
+        }
+        for fine in ["s3://bucket/a@b", "/tmp/a@b", "a@b"] {
+            assert!(normalise(fine, false).is_ok(), "{fine}");
+        }
+        for long in ["/tmp/", "s3://b/", "gs://"] {
+            let told = normalise(&format!("{long}{}", "a".repeat(5_000)), false);
+            let told = told.unwrap_err().to_string();
+            assert!(told.len() < 300 && told.contains("bytes"), "{told}");
+        }
     }
 
     #[test]

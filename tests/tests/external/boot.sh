@@ -13,7 +13,8 @@ mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys" -o ro
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 mount --bind "$2" "$root/mnt"
-for folder in run tmp dev; do mount -t tmpfs tmpfs "$root/$folder"; done
+for folder in tmp dev; do mount -t tmpfs tmpfs "$root/$folder"; done
+mount -t tmpfs tmpfs "$root/run" -o mode=755
 for device in null zero full random urandom tty; do
   touch "$root/dev/$device"
   mount --bind "/dev/$device" "$root/dev/$device"
@@ -22,5 +23,8 @@ mkdir "$root/dev/shm" "$root/dev/pts"
 mount -t devpts devpts "$root/dev/pts" -o newinstance,ptmxmode=0666
 ln -s pts/ptmx "$root/dev/ptmx"
 ln -s /proc/self/fd "$root/dev/fd"
+# systemd, told that it is in a container, leaves this to whoever started that. Without it what it mounts for a service, such as the
+# credentials, is mounted where nobody sees it, and the service finds a folder that it may not open.
+mount --make-rshared "$root"
 export container=squire-tests
 exec chroot "$root" /lib/systemd/systemd --system --unit=multi-user.target --log-target=journal --show-status=no

@@ -119,7 +119,7 @@ fn any(texts: &[&str], parts: &[&str]) -> bool {
 }
 
 /// What opens a page in a browser and tells of it; `None`, and a word about it, where there is no browser.
-fn browser() -> Option<impl Fn(&Served, &str) -> Value> {
+fn browser() -> Option<impl Fn(&Served, &str, &str) -> Value> {
     let names = [
         "chromium-headless-shell",
         "chromium",
@@ -140,12 +140,12 @@ fn browser() -> Option<impl Fn(&Served, &str) -> Value> {
         );
         return None;
     };
-    Some(move |served: &Served, screenshots: &str| {
+    Some(move |served: &Served, screenshots: &str, token: &str| {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/page/page.mjs");
         let output = Command::new(&node)
             .arg(script)
             .arg(&browser)
-            .args([&served.url("/"), screenshots, TOKEN])
+            .args([&served.url("/"), screenshots, token])
             .current_dir(&packages)
             .output()
             .expect("node starts");
@@ -170,7 +170,7 @@ fn the_page_of_an_agent_tells_of_its_spool() {
     let spool = lake.path("spool").to_string_lossy().into_owned();
     let agent = Served::start(&lake, None, &["agent", &lake.uri, "--spool", &spool]);
     agent.wait_ready();
-    let report = open(&agent, "-");
+    let report = open(&agent, "-", TOKEN);
     let state = report["state"].as_str().expect("a state");
     assert_eq!(state, "at work: 0 problems, 0 batches to commit");
     assert!(report["spool"].as_str().expect("a text").contains(&spool));
@@ -183,7 +183,7 @@ fn the_page_works_in_a_browser_for_everyone() {
     let Some(open) = browser() else { return };
     let Scene { lake, daemon } = Scene::new();
     let screenshots = std::env::var("SQUIRE_SCREENSHOTS").unwrap_or_else(|_| "-".to_owned());
-    let report = open(&daemon, &screenshots);
+    let report = open(&daemon, &screenshots, TOKEN);
     let looks = &report["looks"];
     assert_ne!(looks["light"]["background"], looks["dark"]["background"]);
     // The wrong token is refused, which a browser tells as an error.
@@ -268,6 +268,142 @@ fn the_page_works_in_a_browser_for_everyone() {
 }
 
 #[test]
+fn the_page_shows_what_a_token_may_see() {
+    let Some(open) = browser() else { return };
+    let scene = Closed::new();
+    let report = open(&scene.daemon, "-", "of-plain");
+    let console = texts(&report, "console");
+    assert!(
+        console.iter().all(|said| said.contains("401")),
+        "{console:?}"
+    );
+    let locked = report["locked"].as_str().expect("a text");
+    for hidden in ["mine", "theirs", "plain"] {
+        assert!(!locked.contains(hidden), "{locked}");
+    }
+    let tables = texts(&report, "tables");
+    assert!(any(&tables, &["mine"]), "{tables:#?}");
+    assert!(!any(&tables, &["theirs"]), "{tables:#?}");
+    let scope = report["scope"].as_str().expect("a text");
+    assert!(scope.contains("plain alone"), "{scope}");
+    scene.daemon.stop();
+}
+
+/// A store with the table `theirs` and a directory with the tables `mine` and `other`, of which nobody reads without a token.
+struct Closed {
+    lake: Lake,
+    daemon: Served,
+    plain: String,
+}
+
+impl Closed {
+    fn new() -> Self {
+        let lake = Lake::with_tables(&["theirs"]);
+        small_commits(&lake, &["theirs"], 0, 2);
+        let plain = lake.path("plain");
+        std::fs::create_dir(&plain).expect("a directory");
+        let theirs = Path::new(&lake.uri).join("theirs.lance");
+        for name in ["mine.lance", "other.lance"] {
+            copied(&theirs, &plain.join(name));
+        }
+        let token = |text: &str| {
+            let file = lake.path(text).display().to_string();
+            std::fs::write(&file, text).expect("token");
+            file
+        };
+        let plain = plain.display().to_string();
+        let config = format!(
+            "[daemon]\nreading = \"token\"\ntoken_file = {whole:?}\n[[token]]\nfile = {of_plain:?}\nlocation = {plain:?}\n[[token]]\nfile = {of_mine:?}\nlocation = {plain:?}\ntable = \"mine\"\n[[watch]]\nuri = {store:?}\n[[watch]]\nuri = {plain:?}\n",
+            whole = token("whole"),
+            of_plain = token("of-plain"),
+            of_mine = token("of-mine"),
+            store = lake.uri,
+        );
+        let config = write_config(&lake, &config);
+        let daemon = Served::start(&lake, None, &["daemon", "--config", &config]);
+        daemon.wait_ready();
+        Self {
+            lake,
+            daemon,
+            plain,
+        }
+    }
+
+    fn asked(&self, method: &str, path: &str, token: &str) -> (u16, String) {
+        let header = format!("Authorization: Bearer {token}\r\n");
+        self.daemon.request(method, path, &header)
+    }
+}
+
+#[test]
+fn a_token_of_one_location_sees_and_changes_nothing_else() {
+    let scene = Closed::new();
+    let (store, plain) = (&scene.lake.uri, &scene.plain);
+    for path in ["/status", "/metrics"] {
+        assert_eq!(scene.daemon.get(path).0, 401, "{path}");
+        assert_eq!(scene.asked("GET", path, "guess").0, 401, "{path}");
+        assert_eq!(scene.asked("GET", path, "whole").0, 200, "{path}");
+    }
+    for token in ["of-plain", "of-mine"] {
+        let (code, status) = scene.asked("GET", "/status", token);
+        assert_eq!(code, 200);
+        assert!(status.contains("mine.lance"), "{status}");
+        assert!(
+            !status.contains("theirs") && !status.contains(store),
+            "{status}"
+        );
+        assert_eq!(status.contains("other"), token == "of-plain", "{status}");
+        let (code, metrics) = scene.asked("GET", "/metrics", token);
+        assert!(code == 403 && !metrics.contains("theirs"), "{metrics}");
+        // What is there and what is not are answered alike.
+        let foreign = [store.as_str(), "/nowhere"].map(|store| {
+            let path = format!("/api/v1/pause?store={store}");
+            scene.asked("POST", &path, token)
+        });
+        assert_eq!(foreign[0], foreign[1]);
+        assert_eq!(foreign[0].0, 404);
+        assert_eq!(scene.asked("POST", "/api/v1/drain", token).0, 403);
+        // What names nothing is about its own.
+        assert_eq!(scene.asked("POST", "/api/v1/pause", token).0, 200);
+    }
+    let (_, status) = scene.asked("GET", "/status", "whole");
+    let status: Value = serde_json::from_str(&status).expect("JSON");
+    assert_eq!(status["paused"], false, "all of it is not");
+    let pauses = status["pauses"].as_array().expect("pauses");
+    let of = |pause: &Value| (pause["store"].clone(), pause["table"].clone());
+    let plain: Value = plain.as_str().into();
+    let paused: Vec<_> = pauses.iter().map(of).collect();
+    assert_eq!(
+        paused,
+        [(plain.clone(), Value::Null), (plain, "mine".into())]
+    );
+    // The tools show the token that the configuration names, and say so where they have none.
+    let (lake, at) = (&scene.lake, scene.daemon.address());
+    let config = lake.path("squire.toml").display().to_string();
+    let status = ["status", &scene.plain, "--daemon", &at];
+    let shown = lake
+        .run(&[&status[..], &["--config", &config]].concat())
+        .ok();
+    assert!(!shown.stdout.contains("is not known"), "{shown:?}");
+    let shown = lake.run(&status).ok();
+    assert!(
+        shown
+            .stdout
+            .contains("it answers 401: missing or wrong token"),
+        "{shown:?}"
+    );
+    lake.run(&["resume", "--daemon", &at, "--config", &config])
+        .ok();
+    let mine = lake.path("of-mine").display().to_string();
+    let drain = lake.run(&["drain", "--daemon", &at, "--token-file", &mine]);
+    assert!(
+        drain.code == Some(2) && drain.stderr.contains("more than what this token is for"),
+        "{drain:?}"
+    );
+    scene.daemon.stop();
+}
+
+#[test]
 fn the_api_is_what_its_description_says() {
     let schemathesis = cache().join("api/bin/schemathesis");
     if !schemathesis.is_file() {
@@ -276,32 +412,7 @@ fn the_api_is_what_its_description_says() {
     }
     let Scene { lake, daemon } = Scene::new();
     let before = daemon.status()["stores"].clone();
-    let asked = |args: &[&str]| {
-        let output = Command::new(&schemathesis)
-            .args([
-                "run",
-                &daemon.url("/api/v1/openapi.json"),
-                "--url",
-                &daemon.url(""),
-            ])
-            .args([
-                "--seed",
-                "1",
-                "--max-examples",
-                "30",
-                "--workers",
-                "2",
-                "--no-color",
-            ])
-            .args(["--generation-database", "none"])
-            .args(args)
-            .env("PYTHONIOENCODING", "utf-8")
-            .current_dir(lake.path("."))
-            .output()
-            .expect("schemathesis starts");
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{said}");
-    };
+    let asked = |args: &[&str]| run_schemathesis(&schemathesis, &lake, &daemon, args);
     // Reading, as nobody in particular: nothing has changed.
     asked(&["--include-method", "GET"]);
     let after = daemon.status()["stores"].clone();
@@ -318,4 +429,33 @@ fn the_api_is_what_its_description_says() {
         .concat(),
     );
     daemon.stop();
+
+    // With the token of one table, and as nobody, where reading needs one.
+    let scene = Closed::new();
+    let asked = |args: &[&str]| run_schemathesis(&schemathesis, &scene.lake, &scene.daemon, args);
+    asked(&[&["--include-method", "GET"], &apart[..]].concat());
+    let header = "Authorization: Bearer of-mine";
+    asked(&[&["--header", header], &apart[..]].concat());
+    let (_, status) = scene.asked("GET", "/status", "whole");
+    assert!(status.contains("\"paused\":false"), "{status}");
+    scene.daemon.stop();
+}
+
+fn run_schemathesis(schemathesis: &Path, lake: &Lake, daemon: &Served, args: &[&str]) {
+    let output = Command::new(schemathesis)
+        .args([
+            "run",
+            &daemon.url("/api/v1/openapi.json"),
+            "--url",
+            &daemon.url(""),
+        ])
+        .args(["--seed", "1", "--max-examples", "30", "--workers", "2"])
+        .args(["--no-color", "--generation-database", "none"])
+        .args(args)
+        .env("PYTHONIOENCODING", "utf-8")
+        .current_dir(lake.path("."))
+        .output()
+        .expect("schemathesis starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
 }

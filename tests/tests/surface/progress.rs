@@ -128,6 +128,30 @@ fn a_terminal_is_shown_how_much_of_its_input_a_write_has_staged() {
 }
 
 #[test]
+fn a_terminal_is_shown_how_far_a_commit_of_several_tables_is() {
+    let (lake, go, config) = lake("[agent]\ngroup_bytes = \"64KiB\"\n");
+    let batch = lake.path("batch");
+    fs::create_dir(&batch).expect("a batch");
+    let mut all = 0;
+    for (table, count) in [("t", 20_000), ("u", 30_000)] {
+        let rows = lake.csv("rows.csv", (0..count).map(|id| (id, format!("{id:>40}"))));
+        let file = batch.join(format!("{table}.1.csv"));
+        fs::rename(rows, &file).expect("moved");
+        all += fs::metadata(&file).expect("a file").len();
+    }
+    let commit = format!("commit {} {} --config {config}", lake.uri, batch.display());
+    let faults = format!("hold=t.lance/_versions@1:{}", go.display());
+    let mut terminal = Terminal::run(&commit, &faults);
+    let told = format!(
+        "%, {0:.1} MiB of {0:.1} MiB, 50,000 rows",
+        all as f64 / 1024.0 / 1024.0
+    );
+    terminal.until(&["checking 2 tables: 100 ", &told], || touch(&go));
+    let answer = terminal.answer();
+    assert!(answer.contains("20000 inserted") && answer.contains("30000 inserted"));
+}
+
+#[test]
 fn a_terminal_is_shown_what_comes_through_a_pipe() {
     let (lake, _, config) = lake("");
     let pipe = lake.path("pipe");

@@ -34,6 +34,11 @@ pub(super) fn check_fields(ask: &Ask) -> Result<(), Refusal> {
     }
 }
 
+/// Whether `table` is the one that is called `wanted`, with or without its ending.
+pub(super) fn is(table: &str, wanted: &str) -> bool {
+    table == wanted || table.strip_suffix(".lance") == Some(wanted)
+}
+
 /// What a pause or its end is about.
 fn paused(what: &What) -> Paused {
     Paused {
@@ -78,7 +83,14 @@ impl Seen {
     /// Whether what is asked about is known here.
     pub(super) fn check(&self, Ask { verb, what }: &Ask) -> Result<(), Refusal> {
         if let Some(attempt) = what.attempt
-            && !self.doing.iter().any(|doing| doing.attempt == attempt)
+            && !self.doing.iter().any(|doing| {
+                doing.attempt == attempt
+                    && what.is_about(&doing.location)
+                    && what.table.as_deref().is_none_or(|table| {
+                        let of_branch = doing.table.rsplit_once('@');
+                        is(&doing.table, table) || of_branch.is_some_and(|(of, _)| is(of, table))
+                    })
+            })
         {
             let unknown = format!("attempt {attempt} is not at work; /status names those that are");
             return Err(Refusal::Unknown(unknown));
@@ -92,10 +104,9 @@ impl Seen {
         let Some(wanted) = &what.table else {
             return Ok(());
         };
-        let is = |table: &str| table == wanted || table.strip_suffix(".lance") == Some(wanted);
         let named = self.tables.keys();
         let named: Vec<_> = named
-            .filter(|(store, table)| what.is_about(store) && is(table))
+            .filter(|(store, table)| what.is_about(store) && is(table, wanted))
             .collect();
         if named.is_empty() {
             let unknown = format!("no table {wanted:?} was seen; /status names all");

@@ -1,7 +1,7 @@
 //! Requests, and what is shown.
 
 use super::Status;
-use crate::http::{Ask, ControlVerb, Refusal, StatusSource, What};
+use crate::http::{Ask, ControlVerb, Refusal, Scope, StatusSource, What};
 use crate::metrics::Metrics;
 use squire_engine::clock::SystemClock;
 use squire_engine::error::Error;
@@ -69,15 +69,19 @@ fn what_is_paused_is_shown_with_its_reason_until_it_is_resumed() {
     };
     let answer = status.request(pause).unwrap();
     assert_eq!(answer["survives_restart"], false);
-    let shown = status.status()["pauses"].clone();
+    let shown = status.status(&Scope::All)["pauses"].clone();
     assert_eq!(shown[0]["reason"], "an audit");
     assert_eq!(shown[0]["kind"], "compact");
-    assert_eq!(status.status()["paused"], false, "only part of it is");
+    assert_eq!(
+        status.status(&Scope::All)["paused"],
+        false,
+        "only part of it is"
+    );
     let unknown = status.request(ask(ControlVerb::Pause, None, Some("u")));
     assert!(matches!(unknown, Err(Refusal::Unknown(_))));
 
     status.request(ask(ControlVerb::Pause, None, None)).unwrap();
-    assert_eq!(status.status()["paused"], true);
+    assert_eq!(status.status(&Scope::All)["paused"], true);
     let answer = status.request(ask(ControlVerb::Resume, Some("/lake/a"), None));
     let answer = answer.unwrap();
     assert_eq!(answer["lifted"].as_array().unwrap().len(), 1);
@@ -133,7 +137,7 @@ fn a_verb_takes_what_it_can_obey() {
 fn a_table_that_cannot_be_read_is_shown_as_such() {
     let status = status();
     status.unreadable("/lake", "t.lance", &Error::internal("bad"));
-    let shown = status.status()["stores"][0]["tables"][0].clone();
+    let shown = status.status(&Scope::All)["stores"][0]["tables"][0].clone();
     assert_eq!(
         (&shown["table"], &shown["state"]),
         (&"t.lance".into(), &"unreadable".into())
@@ -142,4 +146,93 @@ fn a_table_that_cannot_be_read_is_shown_as_such() {
     assert!(status.metrics().contains(series));
     status.retain("/lake", &[], Vec::new());
     assert!(!status.metrics().contains("squire_unreadable{"));
+}
+
+#[test]
+fn a_scope_sees_what_is_within_it_and_no_other_name() {
+    let status = status();
+    status.watches(vec!["/lake/a".into(), "/lake/b".into()]);
+    for (store, table) in [
+        ("/lake/a", "t.lance"),
+        ("/lake/a", "u.lance"),
+        ("/lake/b", "v.lance"),
+    ] {
+        status.unreadable(store, table, &Error::internal("bad"));
+        let pause = ask(ControlVerb::Pause, Some(store), Some(table));
+        status.request(pause).unwrap();
+    }
+    let of_all = ask(ControlVerb::Pause, None, Some("v.lance"));
+    status.request(of_all).unwrap();
+    status.location_unreadable("/lake/a", Some("of all of a".into()));
+    let within = |scope: Scope, seen: &[&str], hidden: &[&str]| {
+        let shown = status.status(&scope);
+        let text = shown.to_string();
+        for name in seen {
+            assert!(text.contains(name), "{scope:?} sees {name}: {shown:#}");
+        }
+        for name in hidden {
+            assert!(!text.contains(name), "{scope:?} sees no {name}: {shown:#}");
+        }
+        shown
+    };
+    let (a, t) = ("/lake/a".to_owned(), "t".to_owned());
+    let all = within(
+        Scope::All,
+        &["/lake/a", "/lake/b", "t.lance", "v.lance"],
+        &[],
+    );
+    let hidden = ["/lake/b", "v.lance"];
+    let of_a = Scope::Location("/lake/a/".into());
+    let of_a = within(
+        of_a,
+        &["/lake/a", "t.lance", "u.lance", "of all of a"],
+        &hidden,
+    );
+    assert_eq!(of_a["pauses"].as_array().map(Vec::len), Some(2));
+    let of_t = Scope::Table {
+        location: a,
+        table: t,
+    };
+    let hidden = ["/lake/b", "v.lance", "u.lance", "of all of a"];
+    let of_t = within(of_t, &["/lake/a", "t.lance"], &hidden);
+    assert_eq!(of_t["pauses"].as_array().map(Vec::len), Some(1));
+    for shown in [&of_a, &of_t] {
+        let names = |of: &serde_json::Value| of.as_object().unwrap().keys().cloned().collect();
+        let (names, all): (Vec<String>, Vec<String>) = (names(shown), names(&all));
+        let new = names.iter().filter(|name| !all.contains(name));
+        assert_eq!(new.collect::<Vec<_>>(), ["scope"]);
+        assert_eq!(shown["last_errors"].as_array().map(Vec::len), Some(0));
+    }
+}
+
+#[test]
+fn an_attempt_is_cancelled_by_who_may_see_it() {
+    use crate::decide::{planning::OperationKind, work::Trigger};
+    let status = status();
+    status.watches(vec!["/lake/a".into(), "/lake/b".into()]);
+    status.doing(vec![super::Doing {
+        attempt: 7,
+        location: "/lake/b".into(),
+        table: "v".into(),
+        kind: OperationKind::Compact,
+        reason: "fragments".into(),
+        what: "compact v".into(),
+        trigger: Trigger::Threshold,
+        seconds: 1,
+        progress: Default::default(),
+        steps: 1,
+        stopping: None,
+    }]);
+    let cancel = |store: &str| {
+        let mut ask = ask(ControlVerb::Cancel, Some(store), None);
+        ask.what.attempt = Some(7);
+        status.request(ask)
+    };
+    assert!(matches!(cancel("/lake/a"), Err(Refusal::Unknown(_))));
+    assert!(cancel("/lake/b").is_ok());
+    let of_a = status.status(&Scope::Location("/lake/a".into()));
+    assert_eq!(
+        (&of_a["doing"], &of_a["attempts"]),
+        (&"idle".into(), &serde_json::json!([]))
+    );
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::decide::planning::OperationKind::{Cleanup, Compact};
 use crate::decide::rest::Outcome;
+use crate::decide::work::{Trigger, WorkItem};
 use crate::place::table::{Lesson, TableStatus};
 use squire_engine::maintenance::{CompactionPlan, TableHealth, tasks::Task};
 
