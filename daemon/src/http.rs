@@ -33,8 +33,8 @@ use squire_engine::error::{Error, ErrorKind};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use token::Guesses;
-pub(crate) use token::Token;
+pub(crate) use connection::LimitedListener;
+pub(crate) use token::{Guesses, Token};
 
 /// The largest body read. A request names a store and a table; more is a mistake, and is answered
 /// 413.
@@ -174,7 +174,7 @@ pub(crate) async fn serve(
     token: Option<Token>,
     cancel: CancellationToken,
 ) -> io::Result<()> {
-    let listener = connection::LimitedListener::new(listener);
+    let listener = LimitedListener::new(listener);
     let stop = cancel.clone().cancelled_owned();
     let server = axum::serve(listener, router(source, token))
         .with_graceful_shutdown(stop)
@@ -403,7 +403,7 @@ async fn require_token(
 
 /// What follows `Bearer` in the one `Authorization` header; the scheme is case-insensitive (RFC
 /// 9110, 11.1).
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(only), None) = (given.next(), given.next()) else {
         return None;
