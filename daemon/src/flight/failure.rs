@@ -61,3 +61,47 @@ pub(super) fn unreadable(status: Status, most: u64) -> Status {
         _ => status,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use squire_engine::ids::OpId;
+
+    #[test]
+    fn a_client_sees_from_the_code_whether_to_send_it_again() {
+        let limit = Error::invalid("too many rows").with(Place::limit());
+        assert_eq!(told(&limit).code(), Code::ResourceExhausted);
+        let exists = Error::new(ErrorKind::Refused, "exists").with(Exists);
+        assert_eq!(told(&exists).code(), Code::AlreadyExists);
+        for (kind, code) in [
+            (ErrorKind::InvalidInput, Code::InvalidArgument),
+            (ErrorKind::NotFound, Code::NotFound),
+            (ErrorKind::Conflict, Code::Aborted),
+            (ErrorKind::Stale, Code::Aborted),
+            (ErrorKind::Unknown, Code::Unknown),
+            (ErrorKind::Drift, Code::FailedPrecondition),
+            (ErrorKind::Refused, Code::FailedPrecondition),
+            (ErrorKind::Storage, Code::Unavailable),
+            (ErrorKind::Internal, Code::Internal),
+        ] {
+            assert_eq!(told(&Error::new(kind, "why")).code(), code, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn the_kind_and_the_operation_stand_beside_the_words() {
+        let op = OpId::parse("01JD2Q3V5W6X7Y8Z9A0B1C2D3E").unwrap();
+        let status = told(&Error::new(ErrorKind::Unknown, "lost").of(op));
+        let stands = |name: &str| {
+            status
+                .metadata()
+                .get(name)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned()
+        };
+        assert_eq!(stands("squire-error"), "Unknown");
+        assert_eq!(stands("squire-op"), op.to_string());
+    }
+}

@@ -82,7 +82,7 @@ def headers(**options):
     named = [(b"squire." + k.encode(), v.encode()) for k, v in options.items()]
     if token:
         named.append((b"authorization", b"Bearer " + token.encode()))
-    return flight.FlightCallOptions(headers=named, timeout=60)
+    return flight.FlightCallOptions(headers=named, timeout=300)
 
 
 def put(client, path, data, chunk=None, **options):
@@ -195,6 +195,20 @@ def limits():
     silent, results = to.do_put(flight.FlightDescriptor.for_path("t"), SCHEMA, headers())
     say(answer=results.read())
     refusal(silent.close)
+
+
+def large():
+    """Some 350 MiB in 40 messages, with a batch id, so that they are read three times."""
+    writer, results = client().do_put(flight.FlightDescriptor.for_path("t"), SCHEMA, headers(batch_id="large"))
+    count = 100_000
+    for n in range(40):
+        texts = pa.array([os.urandom(40).hex() for _ in range(1_000)] * (count // 1_000))
+        ids = pa.array(range(n * count, (n + 1) * count), pa.int64())
+        writer.write_batch(pa.record_batch([ids, texts], schema=SCHEMA))
+    writer.done_writing()
+    answer = results.read()
+    writer.close()
+    say(**json.loads(answer.to_pybytes()))
 
 
 def one():

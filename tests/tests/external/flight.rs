@@ -386,6 +386,26 @@ async fn streams_are_within_limits_and_a_silent_one_ends() {
     ends(agent);
 }
 
+/// A stream is read in parts: what the agent holds does not grow with it.
+#[test]
+fn a_large_stream_of_flight_is_not_held() {
+    let served = Served::new(&["t"]);
+    let mut agent = served.start("");
+    let said = served.says("large", &[]);
+    assert_eq!(
+        (&said[0]["outcome"], &said[0]["rows"]),
+        (&json!("committed"), &json!(4_000_000))
+    );
+    let peak = agent.peak_memory() >> 20;
+    assert!(peak < 350, "a peak of {peak} MiB");
+    assert_eq!(
+        served.status()["bytes"],
+        0,
+        "the rows that lay aside are gone"
+    );
+    ends(agent);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn flight_asks_for_the_token_and_shows_its_certificate() {
     let mut served = Served::new(&["t"]);
