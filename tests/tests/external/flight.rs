@@ -223,10 +223,9 @@ async fn what_cannot_be_is_refused_by_flight_with_the_words_of_the_command_line(
     for (document, words) in said.iter().zip(words) {
         let text = refused(document, &[])
             .to_uppercase()
-            .replace(' ', "")
-            .replace('_', "");
+            .replace([' ', '_'], "");
         for word in words {
-            let word = word.to_uppercase().replace(' ', "").replace('_', "");
+            let word = word.to_uppercase().replace([' ', '_'], "");
             assert!(text.contains(&word), "{word:?} is not in: {document}");
         }
     }
