@@ -3,7 +3,7 @@
 # Safe to run again: every step looks first, and a complete machine costs well under a second.
 #
 #   ops/setup.sh          what `make run` needs: a C compiler, protoc; checks the Rust toolchain
-#   ops/setup.sh --test   also strace, promtool, prometheus, a Python environment with pylance, LanceDB and moto, and where they
+#   ops/setup.sh --test   also strace, promtool, prometheus, a Python environment with pylance, LanceDB, moto and ADBC, and where they
 #                         can be had a browser, node and schemathesis for the tests of the page
 #   ops/setup.sh --zoo    also one environment for each older release of pylance that the zoo builds states with
 #
@@ -12,7 +12,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly RUST_MINIMUM=1.94.0
-readonly PYTHON_PACKAGES=("pylance==14.0.2" "lancedb==0.40.0" "moto[server]==5.2.5" "pyarrow==26.0.1" "duckdb==2.0.1")
+readonly PYTHON_PACKAGES=("pylance==14.0.2" "lancedb==0.40.0" "moto[server]==5.2.5" "pyarrow==26.0.1" "duckdb==2.0.1"
+  "adbc-driver-flightsql==1.13.0" "adbc-driver-manager==1.13.0")
 
 # What tests the page and the API; a machine without them skips those tests.
 readonly API_PACKAGES=("schemathesis==4.32.5")
@@ -153,7 +154,7 @@ make_python_environment() {
   mkdir -p "$cache"
   [ -x "$venv/bin/python" ] || python3 -m venv --clear "$venv"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${PYTHON_PACKAGES[@]}"
-  "$venv/bin/python" -c 'import duckdb, lance, lancedb, moto.server, pyarrow'
+  "$venv/bin/python" -c 'import adbc_driver_flightsql, duckdb, lance, lancedb, moto.server, pyarrow'
   # Written last: an installation that was interrupted is done again.
   printf '%s' "$wanted" > "$stamp"
 }

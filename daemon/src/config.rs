@@ -15,6 +15,7 @@
 mod brackets;
 mod checks;
 mod file;
+mod flight;
 #[cfg(test)]
 mod fuzz_tests;
 mod locate;
@@ -46,6 +47,7 @@ use crate::text_file;
 
 use file::Refused;
 pub(crate) use file::{ConfigFile, WatchKind};
+pub(crate) use flight::FlightConfig;
 use locate::Locator;
 pub(crate) use min_free::MinFree;
 pub(crate) use pattern::TablePattern;
@@ -192,6 +194,9 @@ pub(crate) struct AgentConfig {
     /// Address of the agent's HTTP server; `None` is off.
     #[serde(serialize_with = "units::show_listen")]
     pub(crate) listen: Option<SocketAddr>,
+    /// What is taken by Arrow Flight.
+    #[serde(flatten)]
+    pub(crate) flight: FlightConfig,
     /// What may be changed of the values of an input, where its batch says nothing; of the command line too.
     pub(crate) coerce: Vec<Coercion>,
     /// What may be changed of a table's columns for rows that need it, where their batch says nothing; of the command line too.

@@ -35,9 +35,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use access::Caller;
-pub(crate) use access::{Access, Grant, Scope};
-use token::Guesses;
-pub(crate) use token::{Token, TokenError};
+pub(crate) use access::{Access, Grant, Scope, bearer};
+pub(crate) use connection::LimitedListener;
+pub(crate) use token::{Guesses, Token, TokenError};
 
 /// The largest body read. A request names a store and a table; more is a mistake, and is answered
 /// 413.
@@ -196,7 +196,7 @@ pub(crate) async fn serve(
     access: Access,
     cancel: CancellationToken,
 ) -> io::Result<()> {
-    let listener = connection::LimitedListener::new(listener);
+    let listener = LimitedListener::new(listener);
     let stop = cancel.clone().cancelled_owned();
     let server = axum::serve(listener, router(source, access))
         .with_graceful_shutdown(stop)

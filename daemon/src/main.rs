@@ -4,6 +4,7 @@
 //! 2. `daemon` watches and maintains: `place` is what is known of locations and tables, `decide` what should be done, `run`
 //!    one attempt at it.
 //! 3. `agent` takes batches from a spool and commits each exactly once.
+//!    `flight` takes rows from the network.
 //! 4. `config`, `formats`, `http`, `metrics`, `systemd`, `exit` and `units` serve them.
 
 mod agent;
@@ -12,6 +13,7 @@ mod config;
 mod daemon;
 mod decide;
 mod exit;
+mod flight;
 mod formats;
 #[cfg(test)]
 mod fuzz_tests;

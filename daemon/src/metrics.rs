@@ -10,6 +10,7 @@
 
 mod agent;
 mod disk;
+mod flight;
 mod grouped;
 mod maintenance;
 mod register;

@@ -307,6 +307,7 @@ impl StatusSource for Health {
             "rows": agent.rows.get(),
             "last_rejected": last_rejected(&state.rejected),
             "lag": lag(&state.lag),
+            "flight": agent.flight.shown(),
             "spool": self.root,
             "depth": self.metrics.agent.spool_depth.get(),
             "ready": ready,

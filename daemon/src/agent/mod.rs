@@ -8,6 +8,7 @@
 //! 6. `retention` takes from `done` what has been there long enough.
 //! 7. `held` are the tables of which nothing more is taken for now: in debt, or with batches that wait.
 //! 8. `health` says whether all that works.
+//! 9. `crate::flight` takes rows beside the spool, where it is switched on.
 //!
 //! Exactly once rests on one rule: a claim is named by the operation that commits it, durably, before that operation
 //! puts anything. Whoever finds the claim asks the store what became of the operation.
@@ -46,6 +47,7 @@ pub(crate) use reason::Reason;
 
 use crate::config::AgentConfig;
 use crate::daemon::{Event, Signals};
+use crate::flight;
 use crate::http::{Access, StatusSource, serve};
 use crate::input::shown;
 use crate::metrics::Metrics;
@@ -122,6 +124,11 @@ pub(crate) async fn run(store: Arc<Store>, options: Options) -> Result<Summary> 
             &cancel,
         )
         .await?;
+    }
+    let (config, aside) = (&options.config, options.spool.clone());
+    let server = flight::Server::listen(&store, config, &metrics, aside, &cancel).await?;
+    if let Some(server) = server {
+        tasks.start("flight", server.serve());
     }
     start_watchdog(&store, &health, &mut tasks, &cancel);
     let probing = health.clone().probe(store.clone(), cancel.clone());

@@ -374,6 +374,10 @@ pub(super) async fn agent(context: &Context, args: AgentArgs) -> Result<ExitCode
         config.listen =
             parse_listen(listen).map_err(|e| Error::invalid(format!("--listen: {e}")))?;
     }
+    if let Some(flight) = &args.flight {
+        config.flight.listen =
+            parse_listen(flight).map_err(|e| Error::invalid(format!("--flight: {e}")))?;
+    }
     let access = context.config.access_to_agent(store.uri());
     let options = agent::Options {
         spool: args.spool,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::file::Refused;
+use super::flight::check_flight;
 use super::{AgentConfig, Budget, DaemonConfig};
 use crate::formats::check_coercions;
 use crate::units;
@@ -154,6 +155,6 @@ pub(super) fn check_budget_and_agent(budget: &Budget, agent: &AgentConfig) -> Re
     ];
     match wrong.into_iter().find(|(is_wrong, ..)| *is_wrong) {
         Some((_, path, reason)) => Err(Refused::at(path, reason)),
-        None => Ok(()),
+        None => check_flight(&agent.flight),
     }
 }

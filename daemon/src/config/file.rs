@@ -18,8 +18,8 @@ use super::nested::clash;
 use super::policy::{Policy, PolicySection, TableSection};
 use super::tokens::{Reading, TokenSection, check_reading, resolve_tokens};
 use super::{
-    AgentConfig, Budget, Config, ConfigError, DaemonConfig, SchemaChange, TablePattern, Tables,
-    Watch, bare, secrets, storage,
+    AgentConfig, Budget, Config, ConfigError, DaemonConfig, FlightConfig, SchemaChange,
+    TablePattern, Tables, Watch, bare, secrets, storage,
 };
 use crate::units;
 
@@ -149,6 +149,21 @@ pub(super) struct AgentSection {
     drain: Duration,
     #[serde(deserialize_with = "units::listen")]
     listen: Option<SocketAddr>,
+    #[serde(deserialize_with = "units::listen")]
+    flight: Option<SocketAddr>,
+    flight_token_file: Option<PathBuf>,
+    flight_tls_cert: Option<PathBuf>,
+    flight_tls_key: Option<PathBuf>,
+    flight_streams: usize,
+    #[serde(deserialize_with = "units::size")]
+    flight_message_bytes: u64,
+    #[serde(deserialize_with = "units::size")]
+    flight_bytes: u64,
+    #[serde(deserialize_with = "units::duration")]
+    flight_idle: Duration,
+    flight_transactions: usize,
+    #[serde(deserialize_with = "units::duration")]
+    flight_transaction_age: Duration,
     coerce: Vec<Coercion>,
     schema: SchemaChange,
     #[serde(deserialize_with = "units::duration")]
@@ -201,6 +216,16 @@ impl Default for AgentSection {
             attempt_timeout: Duration::from_secs(1_800),
             drain: Duration::from_secs(30),
             listen: None,
+            flight: None,
+            flight_token_file: None,
+            flight_tls_cert: None,
+            flight_tls_key: None,
+            flight_streams: 8,
+            flight_message_bytes: 64 << 20,
+            flight_bytes: 16 << 30,
+            flight_idle: Duration::from_secs(60),
+            flight_transactions: 256,
+            flight_transaction_age: Duration::from_secs(600),
             coerce: Vec::new(),
             schema: SchemaChange::Strict,
             settle: Duration::ZERO,
@@ -268,6 +293,18 @@ impl ConfigFile {
         if let Some(written) = daemon.token_file.take() {
             let file = secrets::file(written, environment);
             daemon.token_file = Some(file.map_err(|why| Refused::at("daemon.token_file", why))?);
+        }
+        let mut agent = agent;
+        let files = [
+            ("agent.flight_token_file", &mut agent.flight_token_file),
+            ("agent.flight_tls_cert", &mut agent.flight_tls_cert),
+            ("agent.flight_tls_key", &mut agent.flight_tls_key),
+        ];
+        for (path, written) in files {
+            if let Some(file) = written.take() {
+                let file = secrets::file(file, environment);
+                *written = Some(file.map_err(|why| Refused::at(path, why))?);
+            }
         }
         check_daemon(&daemon)?;
         let policy = policy.over(&Policy::default());
@@ -346,7 +383,24 @@ impl BudgetSection {
 }
 
 impl AgentSection {
-    pub(super) fn into_config(self) -> AgentConfig {
+    /// What is about Arrow Flight, taken out of it.
+    fn flight(&mut self) -> FlightConfig {
+        FlightConfig {
+            listen: self.flight,
+            token_file: self.flight_token_file.take(),
+            tls_cert: self.flight_tls_cert.take(),
+            tls_key: self.flight_tls_key.take(),
+            streams: self.flight_streams,
+            message_bytes: self.flight_message_bytes,
+            bytes: self.flight_bytes,
+            idle: self.flight_idle,
+            transactions: self.flight_transactions,
+            transaction_age: self.flight_transaction_age,
+        }
+    }
+
+    pub(super) fn into_config(mut self) -> AgentConfig {
+        let flight = self.flight();
         let Self {
             poll_interval,
             conflict_retries,
@@ -370,6 +424,7 @@ impl AgentSection {
             debt_fragments,
             debt_versions,
             debt_pause,
+            ..
         } = self;
         AgentConfig {
             poll_interval,
@@ -378,6 +433,7 @@ impl AgentSection {
             attempt_timeout,
             drain,
             listen,
+            flight,
             coerce,
             schema,
             settle,

@@ -322,6 +322,39 @@ fn storage_that_cannot_be_reached_is_refused() {
 }
 
 #[test]
+fn flight_is_not_open_to_others_without_token_and_certificate() {
+    assert_refused(&[
+        (
+            "[agent]\nflight = \"0.0.0.0:9466\"\n",
+            "squire.toml:2: [agent] flight: other machines reach this address",
+        ),
+        (
+            "[agent]\nflight = \"[::]:9466\"\nflight_token_file = \"/etc/passwd\"\n",
+            "squire.toml:2: [agent] flight: other machines reach this address",
+        ),
+        (
+            "[agent]\nflight_tls_cert = \"/etc/passwd\"\n",
+            "squire.toml:2: [agent] flight_tls_cert: a certificate needs its key",
+        ),
+        (
+            "[agent]\nflight_token_file = \"/nowhere/token\"\n",
+            "squire.toml:2: [agent] flight_token_file: /nowhere/token does not exist",
+        ),
+        (
+            "[agent]\nflight_streams = 0\n",
+            "squire.toml:2: [agent] flight_streams: 0 takes no rows at all",
+        ),
+        (
+            "[agent]\nflight_idle = \"0s\"\n",
+            "squire.toml:2: [agent] flight_idle: 0s ends every stream",
+        ),
+    ]);
+    let safe = "[agent]\nflight = \"0.0.0.0:9466\"\nflight_token_file = \"/etc/passwd\"\n\
+                flight_tls_cert = \"/etc/passwd\"\nflight_tls_key = \"/etc/passwd\"\n";
+    assert!(Config::parse_with(safe, "squire.toml", &|_| None).is_ok());
+}
+
+#[test]
 fn values_that_leave_nothing_to_do_are_refused() {
     assert_refused(&[
         (

@@ -281,6 +281,10 @@ fn expanded_bytes(array: &ArrayRef) -> u64 {
         return 0;
     };
     let values = dictionary.values();
+    if values.is_empty() {
+        // Of nulls alone, or of no rows.
+        return 0;
+    }
     let widths: Vec<u64> = (0..values.len())
         .map(|index| {
             let sliced = values.slice(index, 1).to_data().get_slice_memory_size();
@@ -395,4 +399,21 @@ fn may_cast(from: &DataType, to: &DataType) -> bool {
         (from, to) => from.is_decimal() && to.is_decimal(),
     };
     same_kind && can_cast_types(from, to) && can_cast_types(to, from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::expanded_bytes;
+    use arrow::array::{ArrayRef, DictionaryArray};
+    use arrow::datatypes::Int32Type;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_dictionary_without_values_takes_no_bytes() {
+        for rows in [Vec::<Option<&str>>::new(), vec![None, None]] {
+            let nulls: DictionaryArray<Int32Type> = rows.into_iter().collect();
+            let nulls: ArrayRef = Arc::new(nulls);
+            assert_eq!(expanded_bytes(&nulls), 0);
+        }
+    }
 }

@@ -61,7 +61,7 @@ impl std::fmt::Display for Exceeded {
 impl std::error::Error for Exceeded {}
 
 impl InputLimits {
-    pub(super) fn input_bytes(&self, bytes: u64) -> Result<(), Exceeded> {
+    pub(crate) fn input_bytes(&self, bytes: u64) -> Result<(), Exceeded> {
         let (what, most) = ("has more bytes", self.max_input_bytes);
         within(bytes <= most, what, "max_input_bytes", || format_size(most))
     }
@@ -92,7 +92,7 @@ impl InputLimits {
         compressed.saturating_mul(MOST_INFLATION) > self.max_decoded_bytes
     }
 
-    pub(super) fn rows(&self, rows: u64) -> Result<(), Exceeded> {
+    pub(crate) fn rows(&self, rows: u64) -> Result<(), Exceeded> {
         let (what, most) = ("has more rows", self.max_rows);
         within(rows <= most, what, "max_rows", || most.to_string())
     }

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, Metadata},
     io::{self, Cursor, Read, Write},
+    ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -43,9 +44,28 @@ pub(crate) struct Input {
     format: Option<Format>,
     is_stdin: bool,
     /// What came on standard input, once it was put aside.
-    aside: Option<Arc<File>>,
+    aside: Option<Aside>,
     /// Is told what is read.
     meter: Meter,
+}
+
+/// Bytes that were put aside.
+#[derive(Debug, Clone)]
+struct Aside {
+    file: Arc<File>,
+    from: u64,
+    /// `None`: up to the end.
+    length: Option<u64>,
+}
+
+impl From<File> for Aside {
+    fn from(file: File) -> Self {
+        Self {
+            file: Arc::new(file),
+            from: 0,
+            length: None,
+        }
+    }
 }
 
 impl Input {
@@ -75,7 +95,21 @@ impl Input {
     pub(crate) fn piece(name: impl Into<PathBuf>, file: File) -> Self {
         Self {
             path: name.into(),
-            aside: Some(Arc::new(file)),
+            aside: Some(file.into()),
+            ..Self::stdin()
+        }
+    }
+
+    /// What lies in a `range` of `file`, under a name of its own.
+    pub(crate) fn part(name: impl Into<PathBuf>, file: Arc<File>, range: Range<u64>) -> Self {
+        let aside = Aside {
+            file,
+            from: range.start,
+            length: Some(range.end - range.start),
+        };
+        Self {
+            path: name.into(),
+            aside: Some(aside),
             ..Self::stdin()
         }
     }
@@ -94,7 +128,11 @@ impl Input {
     /// Its bytes as they lie there; `None` where that is not known yet.
     pub(super) fn length(&self) -> Option<u64> {
         let metadata = match &self.aside {
-            Some(file) => file.metadata(),
+            Some(Aside {
+                length: Some(length),
+                ..
+            }) => return Some(*length),
+            Some(aside) => aside.file.metadata(),
             None if self.is_stdin => return None,
             None => fs::metadata(&self.path),
         };
@@ -111,7 +149,7 @@ impl Input {
                 Ok(exceeded) => FormatError::limit(&self.path)(exceeded),
                 Err(e) => io_error(&self.path)(e),
             })?;
-            self.aside = Some(Arc::new(file));
+            self.aside = Some(file.into());
         }
         Ok(self)
     }
@@ -158,13 +196,13 @@ fn at_most(bytes: io::Stdin, limits: &InputLimits) -> Bounded<io::Stdin> {
     Bounded::new(bytes, limits.max_input_bytes, limits.beyond_input_bytes())
 }
 
-/// A file from its beginning, whoever else reads it through the same handle.
-struct FromStart {
+/// A file from some place on, whoever else reads it through the same handle.
+struct FromPlace {
     file: Arc<File>,
     at: u64,
 }
 
-impl Read for FromStart {
+impl Read for FromPlace {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read_at(buffer, self.at)?;
         self.at += read as u64;
@@ -187,9 +225,10 @@ impl<'a> Source<'a> {
             None if !input.is_stdin => Some(Format::of(path)?),
             said => said,
         };
-        let (stamp, raw): (_, Box<dyn Read>) = if let Some(file) = &input.aside {
-            let file = Arc::clone(file);
-            (None, Box::new(input.counted(FromStart { file, at: 0 })))
+        let (stamp, raw): (_, Box<dyn Read>) = if let Some(aside) = &input.aside {
+            let (file, at) = (Arc::clone(&aside.file), aside.from);
+            let bytes = FromPlace { file, at }.take(aside.length.unwrap_or(u64::MAX));
+            (None, Box::new(input.counted(bytes)))
         } else if input.is_stdin {
             (None, Box::new(input.counted(at_most(io::stdin(), limits))))
         } else {

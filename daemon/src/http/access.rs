@@ -224,7 +224,7 @@ fn shown(file: &Path) -> String {
 
 /// What follows `Bearer` in the one `Authorization` header; the scheme is case-insensitive (RFC
 /// 9110, 11.1).
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(only), None) = (given.next(), given.next()) else {
         return None;

@@ -34,7 +34,7 @@ const HURRY: Duration = Duration::from_millis(250);
 
 /// A TCP listener whose connections obey the limits.
 #[derive(Debug)]
-pub(super) struct LimitedListener {
+pub(crate) struct LimitedListener {
     inner: TcpListener,
     permits: Arc<Semaphore>,
     places: Arc<Places>,
@@ -42,7 +42,7 @@ pub(super) struct LimitedListener {
 }
 
 impl LimitedListener {
-    pub(super) fn new(inner: TcpListener) -> Self {
+    pub(crate) fn new(inner: TcpListener) -> Self {
         Self {
             inner,
             permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
@@ -176,7 +176,7 @@ impl Drop for Place {
 
 /// A connection that fails after too long a time without an answer, or when another one needs its place.
 #[derive(Debug)]
-pub(super) struct LimitedStream {
+pub(crate) struct LimitedStream {
     inner: TcpStream,
     /// When it is looked again whether its time is over.
     tick: Pin<Box<Sleep>>,

@@ -99,7 +99,7 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Calls with a wrong token, or none.
 #[derive(Debug, Default)]
-pub(super) struct Guesses(Mutex<Guessed>);
+pub(crate) struct Guesses(Mutex<Guessed>);
 
 #[derive(Debug, Default)]
 struct Guessed {
@@ -121,7 +121,7 @@ impl Guesses {
     }
 
     /// One was refused at `path`.
-    pub(super) fn tell(&self, path: &str) {
+    pub(crate) fn tell(&self, path: &str) {
         if let Some(calls) = self.count(Instant::now()) {
             tracing::warn!(path, calls, "call refused: missing or wrong bearer token");
         }

@@ -10,6 +10,9 @@ const UNREADABLE: &str = "unreadable";
 /// The cause of what is wrong with a `batch.toml`.
 const SETTINGS: &str = "settings";
 
+/// The cause of what is beyond a limit.
+const LIMIT: &str = "limit";
+
 /// What is wrong, and where; attached to the error that says so in words.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -33,6 +36,19 @@ impl Place {
             cause: Some("killed"),
             ..Self::default()
         }
+    }
+
+    /// Something is beyond a limit.
+    pub(crate) fn limit() -> Self {
+        Self {
+            cause: Some(LIMIT),
+            ..Self::default()
+        }
+    }
+
+    /// Whether something is.
+    pub(crate) fn is_of_limit(&self) -> bool {
+        self.cause == Some(LIMIT)
     }
 
     /// The same, about a table.
@@ -95,7 +111,7 @@ impl From<&FormatError> for Place {
             }
             E::Io { path, .. } | E::NotAFile { path, .. } => Self::unreadable(path),
             E::Empty { path } => Self::at("empty", path),
-            E::Limit { path, .. } => Self::at("limit", path),
+            E::Limit { path, .. } => Self::at(LIMIT, path),
             E::Content { path, line, .. } => Self::at("damaged", path).line(*line),
             E::Value {
                 path, line, column, ..

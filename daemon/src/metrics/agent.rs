@@ -4,6 +4,7 @@ use prometheus::{
     Error, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
 };
 
+use super::flight::FlightMetrics;
 use super::register::{counter, counters, float_gauge, gauge, gauges, histogram, integer};
 
 /// Upper bounds in seconds. A commit takes 6 ms on a local disk and some hundred on object storage;
@@ -57,6 +58,8 @@ pub(crate) struct AgentMetrics {
     held: IntGaugeVec,
     last_success: Gauge,
     batches: IntCounterVec,
+    /// What comes by Flight.
+    pub(crate) flight: FlightMetrics,
 }
 
 impl AgentMetrics {
@@ -102,6 +105,7 @@ impl AgentMetrics {
             held,
             last_success,
             batches,
+            flight: FlightMetrics::new(r)?,
         })
     }
 

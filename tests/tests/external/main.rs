@@ -19,12 +19,14 @@
 //! 17. `booted`: the package in a running systemd.
 //! 18. `asked`: what people ask is about the store that they name.
 //! 19. `newcomer`: the README's first five minutes.
+//! 20. `flight`: rows by Arrow Flight, from ADBC and pyarrow.
 
 mod asked;
 mod booted;
 mod building;
 mod differential;
 mod drift;
+mod flight;
 mod hostile;
 mod line;
 mod log;

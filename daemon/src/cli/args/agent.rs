@@ -13,6 +13,9 @@ pub(crate) struct AgentArgs {
     /// Address of /metrics and /healthz, or "off".
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<String>,
+    /// Address of the Arrow Flight server, which takes rows from ADBC and pyarrow, or "off".
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) flight: Option<String>,
     /// End when the spool is empty, with a summary: exit code 0, or 1 when something was left or storage fails. Rejecting a batch is no
     /// failure.
     #[arg(long)]
