@@ -11,7 +11,8 @@ use crate::protocol::Kind;
 use crate::publish::Record;
 use crate::recovery::{DeadRun, Skipped};
 use crate::store::{
-    COMMITS_PATH, Records, Sidecar, SidecarKind, SidecarTable, Store, StrictCommit, is_denied,
+    COMMITS_PATH, GuardedCommitHandler, Records, Sidecar, SidecarKind, SidecarTable, SlotChoice,
+    Store, StrictCommit, is_denied,
 };
 use lance::Dataset;
 use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
@@ -122,6 +123,19 @@ impl Run<'_> {
 
     fn cancelled(&self) -> Error {
         Error::new(ErrorKind::Cancelled, format!("{}: cancelled", self.target))
+    }
+
+    /// `work`, which is finished when the run is asked to stop, if it is given the time. Only for what commits nothing: what it
+    /// was writing is reclaimed.
+    pub(crate) async fn unless_given_up<T, E: Into<Error>>(
+        &self,
+        work: impl Future<Output = std::result::Result<T, E>>,
+    ) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.oversight.given_up() => Err(self.cancelled()),
+            done = work => done.map_err(Into::into),
+        }
     }
 
     /// `work`, given up when the run is asked to stop. Only for what commits nothing: what it was writing is reclaimed.
@@ -375,8 +389,19 @@ impl Store {
 
     /// HEAD, through a guard that commits for `run` alone.
     pub(crate) async fn head_of(&self, run: &Run<'_>) -> Result<Dataset> {
-        let guard = Arc::new(self.guard_of(&run.journal));
-        let builder = self.builder(run.path()).with_commit_handler(guard);
+        self.head_through(run, self.guard_of(&run.journal)).await
+    }
+
+    /// The same; nothing is committed through it before `slot` was chosen.
+    pub(crate) async fn head_at(&self, run: &Run<'_>, slot: &SlotChoice) -> Result<Dataset> {
+        let guard = self.guard_of(&run.journal).at_chosen(slot.clone());
+        self.head_through(run, guard).await
+    }
+
+    async fn head_through(&self, run: &Run<'_>, guard: GuardedCommitHandler) -> Result<Dataset> {
+        let builder = self
+            .builder(run.path())
+            .with_commit_handler(Arc::new(guard));
         Ok(builder.load().await?)
     }
 

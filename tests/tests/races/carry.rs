@@ -176,6 +176,12 @@ impl Plain {
         }
     }
 
+    /// How many files, or folders, lie in this one of the table.
+    fn count(&self, folder: &str) -> usize {
+        let folder = self.lake.path("plain/t.lance").join(folder);
+        std::fs::read_dir(folder).map_or(0, Iterator::count)
+    }
+
     /// Deletion files that no version of the last few refers to.
     async fn stray_deletions(&self) -> Vec<String> {
         let listed = std::fs::read_dir(self.lake.path("plain/t.lance/_deletions"));
@@ -340,14 +346,20 @@ async fn what_loses_every_slot_is_not_rewritten() {
     let rewritten = armed("maintain.after_rewrite", 1, "stop");
     let mut child = plain.stop(&format!("{rewritten};{every_try}"));
     plain.delete("id = 1").await;
-    let mut tries = 0;
+    let (mut tries, mut deletions) = (0, 0);
     child.signal(Signal::SIGCONT);
     while child.stopped_or_ended() {
         tries += 1;
+        // The index has followed once, and what was deleted is written once.
+        assert_eq!(plain.count("_indices"), 2, "try {tries}");
+        if tries % 4 != 1 {
+            assert_eq!(plain.count("_deletions"), deletions, "try {tries}");
+        }
         plain.append(100 + tries..101 + tries).await;
         if tries % 4 == 0 {
             plain.delete(&format!("id = {}", 1 + tries)).await;
         }
+        deletions = plain.count("_deletions");
         child.signal(Signal::SIGCONT);
     }
     let done = child.wait().ok().json();
