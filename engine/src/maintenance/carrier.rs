@@ -11,17 +11,16 @@
 //! A writer of twenty versions a second leaves a few hundredths of a second between two of them. Between the reading of HEAD
 //! and the commit stands therefore only what depends on HEAD: the comparison, and deletion files that are others than before.
 
-use super::carry::{Next, Patience};
+use super::carry::{Next, Patience, between_bursts};
 use super::comparison::{Carried, Comparison, deletions, rows_of};
 use super::index_proof::prove_followers;
 use super::listed::{followers, ids_of};
+use super::rehearsal::{put, slot_after};
 use super::run::Run;
-use crate::clock::Backoff;
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::proof::{Rewrite, Verify};
-use crate::store::{Slot, SlotChoice, Store, fragment_bytes, own_file};
+use crate::store::{SlotChoice, Store, fragment_bytes, own_file};
 use lance::Dataset;
-use lance::dataset::CommitBuilder;
 use lance::dataset::index::DatasetIndexRemapperOptions;
 use lance::dataset::optimize::{CompactionOptions, RewriteResult, commit_compaction};
 use lance::dataset::transaction::{
@@ -32,7 +31,6 @@ use lance_table::io::deletion::{read_deletion_file, write_deletion_file};
 use roaring::RoaringBitmap;
 use squire_failpoints::{Seam, hit};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// What carries the results of one batch.
 pub(super) struct Carrier<'a> {
@@ -193,8 +191,7 @@ impl Carrier<'_> {
         if comparison.carried.len() < offered {
             prepared = None;
         }
-        let mut patience = Patience::default();
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        let (mut patience, mut backoff) = (Patience::default(), between_bursts());
         // The version above which a commit was tried last.
         let mut tried = None;
         loop {
@@ -204,7 +201,7 @@ impl Carrier<'_> {
                 match patience.next(head.manifest().version > version) {
                     Next::AtOnce => {}
                     Next::Later => {
-                        self.rest(&mut backoff).await?;
+                        self.run.rest(self.store, &mut backoff).await?;
                         continue;
                     }
                     Next::GiveUp => return Err(lost),
@@ -251,19 +248,6 @@ impl Carrier<'_> {
                 Err(e) => lost = e,
             }
         }
-    }
-
-    /// Waits before more tries. A run that was taken for dead has nothing to wait for.
-    async fn rest(&self, backoff: &mut Backoff) -> Result<()> {
-        if !self.run.is_licensed().await? {
-            return Err(Error::conflict("the record of this run is gone"));
-        }
-        tracing::debug!(op = %self.run.op, target = %self.run.target, "what was rewritten waits for the writers");
-        let rest = async {
-            backoff.wait(self.store.clock(), &self.store.entropy).await;
-            Ok::<(), Error>(())
-        };
-        self.run.unless_given_up(rest).await
     }
 
     /// Gives up those whose files are gone: Lance removes them when no ids could be reserved for them.
@@ -398,19 +382,4 @@ impl Carrier<'_> {
         }
         prove_followers(head, staged, &followers(head, &rewritten).await?).await
     }
-}
-
-/// The version after `head`.
-fn slot_after(head: &Dataset) -> Slot {
-    Slot {
-        version: head.manifest().version + 1,
-        naming: head.manifest_location().naming_scheme,
-    }
-}
-
-async fn put(handle: Dataset, transaction: Transaction) -> Result<Dataset> {
-    let commit = CommitBuilder::new(Arc::new(handle))
-        .with_max_retries(0)
-        .with_skip_auto_cleanup(true);
-    Ok(commit.execute(transaction).await?)
 }

@@ -6,10 +6,12 @@
 //!
 //! A rewrite keeps the order of rows: the row that was the n-th to survive in its sources is the n-th of its targets.
 
+use crate::clock::Backoff;
 use lance_io::utils::CachedFileSize;
 use lance_table::format::{Fragment, Manifest};
 use roaring::RoaringBitmap;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 /// What happened to a fragment between two manifests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,11 +71,12 @@ pub(super) fn holds(was: &Manifest, is: &Manifest, fragments: &[u64]) -> bool {
 
 /// The most that happened to one of these fragments between `was` and `is`.
 pub(super) fn most_changed(was: &Manifest, is: &Manifest, fragments: &[u64]) -> Change {
+    let asked_for: HashSet<&u64> = fragments.iter().collect();
     let of = |manifest: &Manifest| -> HashMap<u64, Fragment> {
         let asked = manifest
             .fragments
             .iter()
-            .filter(|f| fragments.contains(&f.id));
+            .filter(|f| asked_for.contains(&f.id));
         asked.map(|f| (f.id, f.clone())).collect()
     };
     let (was, is) = (of(was), of(is));
@@ -163,6 +166,11 @@ pub(super) enum Next {
 /// Tries in a row that follow each other at once; then the writers have some time, and so on. A try takes a few hundredths
 /// of a second, and each is as likely to come first as any other: alone after a pause it would be one of few.
 const HASTY: u32 = 12;
+
+/// The pauses between such bursts.
+pub(super) fn between_bursts() -> Backoff {
+    Backoff::new(Duration::from_millis(50), Duration::from_secs(2))
+}
 
 /// The tries of one set of results. As long as it is writers who come first, what was rewritten holds, and waits.
 #[derive(Debug, Default)]

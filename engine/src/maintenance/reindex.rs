@@ -7,7 +7,7 @@ use super::listed::{
     Listed, covered_by, ids_of, is_vector, listed_indexes, new_index_bytes, segment_bytes,
 };
 use super::plan::beyond_us;
-use super::rehearsal::{base_of, commit_rehearsed};
+use super::rehearsal::{base_of, commit_index};
 use super::run::{MaintenanceReport, Run, Work};
 use super::{Shown, Target};
 use crate::error::{Disposition, Error, ErrorKind, Result, caught};
@@ -296,7 +296,7 @@ async fn extend(
     index.check_coverage(&(fragments & ids_of(staged.fragments().iter())), &segments)?;
     let base = base_of(&staged, head).await?;
     let Err(unfit) = prove_extended(&base, &staged, &index.name).await else {
-        commit_rehearsed(head, &staged).await?;
+        commit_index((store, run), head, &staged).await?;
         return Ok(match retried {
             true => Outcome::Retried,
             false => Outcome::Covered,
@@ -384,7 +384,7 @@ async fn retrain(
     let segments = staged.load_indices_by_name(&index.name).await?;
     index.check_coverage(&ids_of(head.fragments().iter()), &segments)?;
     prove_built(head, &staged, &index.name).await?;
-    commit_rehearsed(head, &staged).await?;
+    commit_index((store, run), head, &staged).await?;
     Ok(Some(Outcome::Rebuilt(why)))
 }
 
@@ -447,7 +447,7 @@ async fn anew(
         &segments,
     )?;
     prove_built(head, &staged, &index.name).await?;
-    commit_rehearsed(head, &staged).await?;
+    commit_index((store, run), head, &staged).await?;
     Ok(Outcome::Rebuilt(why.brief()))
 }
 
@@ -523,7 +523,7 @@ async fn build(
         return Ok(Outcome::Pending(nulls));
     }
     prove_built(head, &staged, name).await?;
-    commit_rehearsed(head, &staged).await?;
+    commit_index((store, run), head, &staged).await?;
     Ok(Outcome::Covered)
 }
 

@@ -125,6 +125,19 @@ impl Run<'_> {
         Error::new(ErrorKind::Cancelled, format!("{}: cancelled", self.target))
     }
 
+    /// Waits before more tries to come before writers. A run that was taken for dead has nothing to wait for.
+    pub(crate) async fn rest(&self, store: &Store, backoff: &mut Backoff) -> Result<()> {
+        if !self.is_licensed().await? {
+            return Err(Error::conflict("the record of this run is gone"));
+        }
+        tracing::debug!(op = %self.op, target = %self.target, "what was made waits for the writers");
+        let rest = async {
+            backoff.wait(store.clock(), &store.entropy).await;
+            Ok::<(), Error>(())
+        };
+        self.unless_given_up(rest).await
+    }
+
     /// `work`, which is finished when the run is asked to stop, if it is given the time. Only for what commits nothing: what it
     /// was writing is reclaimed.
     pub(crate) async fn unless_given_up<T, E: Into<Error>>(

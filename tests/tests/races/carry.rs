@@ -372,6 +372,33 @@ async fn what_loses_every_slot_is_not_rewritten() {
     assert_eq!(plain.stray_deletions().await, Vec::<String>::new());
 }
 
+/// The same of an index, more often than Lance tries: it is not extended a second time.
+#[tokio::test]
+async fn an_index_that_loses_every_slot_is_not_built_again() {
+    const TRIES: i64 = 24;
+    let mut plain = Plain::undeleted(false, true).await;
+    plain.append(40..50).await;
+    let every_try = format!("commit.before_put={TRIES}*return(stop)");
+    let args = ["reindex", &plain.uri, "--json"];
+    let mut child = plain.lake.with_seam(&every_try, &args);
+    let mut tries = 0;
+    while child.stopped_or_ended() {
+        tries += 1;
+        plain.append(100 + tries..101 + tries).await;
+        if tries % 4 == 0 {
+            plain.delete(&format!("id = {}", 1 + tries)).await;
+        }
+        child.signal(Signal::SIGCONT);
+    }
+    let done = child.wait().ok().json();
+    assert_eq!(tries, TRIES);
+    let report = report(&done);
+    assert_eq!(report["conflicts"], 0, "{report}");
+    assert_eq!(report["indexes"], serde_json::json!(["id_idx"]), "{report}");
+    assert_eq!(plain.count("_indices"), 2);
+    plain.assert_whole().await;
+}
+
 /// A run that waits for writers stops when it is asked to, and leaves nothing.
 #[tokio::test]
 async fn a_run_that_waits_for_writers_can_be_stopped() {
