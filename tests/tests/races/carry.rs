@@ -5,6 +5,7 @@ use arrow_array::{Int64Array, RecordBatch, RecordBatchIterator, StringArray, UIn
 use arrow_schema::{DataType, Field, Schema};
 use futures::TryStreamExt;
 use lance::Dataset;
+use lance::dataset::optimize::{CompactionOptions, compact_files};
 use lance::dataset::{
     MergeInsertBuilder, NewColumnTransform, UpdateBuilder, WhenMatched, WriteMode, WriteParams,
 };
@@ -397,6 +398,42 @@ async fn an_index_that_loses_every_slot_is_not_built_again() {
     assert_eq!(report["indexes"], serde_json::json!(["id_idx"]), "{report}");
     assert_eq!(plain.count("_indices"), 2);
     plain.assert_whole().await;
+}
+
+/// What others did to its fragments, to its column or to the index itself while it lost its slot: it is built again.
+#[tokio::test]
+async fn an_index_that_does_not_stand_any_more_is_built_again() {
+    for other in ["a compaction", "an index", "a column"] {
+        let mut plain = Plain::undeleted(false, true).await;
+        plain.append(40..50).await;
+        let args = ["reindex", &plain.uri, "--json"];
+        let mut child = plain
+            .lake
+            .with_seam(&armed("commit.before_put", 1, "stop"), &args);
+        child.wait_stopped();
+        let mut table = plain.open().await;
+        match other {
+            "a compaction" => {
+                let compacted = compact_files(&mut table, CompactionOptions::default(), None).await;
+                assert_eq!(compacted.expect("a compaction").fragments_added, 1);
+            }
+            "an index" => {
+                let (kind, params) = (IndexType::BTree, ScalarIndexParams::default());
+                let name = Some(String::from("id_idx"));
+                let built = table.create_index(&["id"], kind, name, &params, true);
+                built.await.expect("an index");
+            }
+            _ => {
+                let two = vec![(String::from("two"), String::from("id * 2"))];
+                let two = NewColumnTransform::SqlExpressions(two);
+                table.add_columns(two, None, None).await.expect("a column");
+            }
+        }
+        let done = child.resume().ok().json();
+        let report = report(&done);
+        assert_eq!(report["conflicts"], 1, "{other}: {report}");
+        plain.assert_whole().await;
+    }
 }
 
 /// A run that waits for writers stops when it is asked to, and leaves nothing.
