@@ -46,13 +46,19 @@ struct Attempt {
     /// Its steps, and when they were seen to grow.
     moved: (u64, Duration),
     stop: Option<Stop>,
+    /// When it was seen to be handed back.
+    handed_back: Option<Duration>,
 }
 
 impl Attempt {
-    /// Asks it to stop at its next safe point. The first reason stays.
+    /// Asks it to stop at its next safe point. The first reason stays. One that is handed back has some time for the rewrite
+    /// in hand: whoever looks next would begin it anew.
     fn stop(&mut self, why: Stop) {
         self.stop.get_or_insert(why);
-        self.oversight.cancel();
+        match why {
+            Stop::Ending => self.oversight.wind_down(),
+            Stop::Hung | Stop::Asked | Stop::Window | Stop::Room => self.oversight.cancel(),
+        }
     }
 }
 
@@ -91,6 +97,7 @@ impl Attempts {
             began: now,
             moved: (0, now),
             stop: None,
+            handed_back: None,
         };
         self.running.insert(self.last, attempt);
         Begun {
@@ -124,6 +131,17 @@ impl Attempts {
                 "an attempt is asked to stop"
             );
             attempt.stop(why);
+        }
+    }
+
+    /// Has those that were handed back give up what they have in hand, once they had the time `finishing` for it.
+    pub(super) fn press(&mut self, now: Duration, finishing: Duration) {
+        let ending = |attempt: &&mut Attempt| attempt.stop == Some(Stop::Ending);
+        for attempt in self.running.values_mut().filter(ending) {
+            let since = *attempt.handed_back.get_or_insert(now);
+            if now.saturating_sub(since) >= finishing {
+                attempt.oversight.cancel();
+            }
         }
     }
 
@@ -185,7 +203,7 @@ mod tests {
     use super::{Attempts, Duration, Pace, Stop};
     use crate::config::Policy;
     use crate::decide::planning::{OperationKind, OperationSpec};
-    use crate::decide::work::{Scope, Trigger};
+    use crate::decide::work::{Scope, Trigger, WorkItem};
     use crate::place::table::cleanup_item;
     use squire_engine::clock::SystemClock;
     use std::sync::Arc;
@@ -194,17 +212,43 @@ mod tests {
         Duration::from_secs(60 * n)
     }
 
-    /// However long it lasts: what counts is that its steps grow, as those of a long index build do with its stages.
-    #[test]
-    fn an_attempt_is_stopped_for_standing_still_and_not_for_lasting() {
+    fn cleanup() -> WorkItem {
         let spec = OperationSpec {
             kind: OperationKind::Cleanup,
             reason: String::new(),
             debt: 1.0,
             needs: 0,
         };
-        let as_asked = (Trigger::Regular, Policy::default());
-        let item = cleanup_item("lake", Scope::Store, spec, as_asked);
+        cleanup_item(
+            "lake",
+            Scope::Store,
+            spec,
+            (Trigger::Regular, Policy::default()),
+        )
+    }
+
+    /// What is handed back has some time for what it has in hand; what a person stops has none.
+    #[test]
+    fn what_is_handed_back_may_finish() {
+        let pace = Arc::new(Pace::new(None, Arc::new(SystemClock::default())));
+        let mut attempts = Attempts::default();
+        let asked = attempts.begin(cleanup(), &pace, Duration::ZERO);
+        attempts.cancel(Stop::Asked, |_, _| true);
+        assert!(asked.oversight.is_given_up());
+        let ending = attempts.begin(cleanup(), &pace, Duration::ZERO);
+        attempts.cancel(Stop::Ending, |_, _| true);
+        for minute in [3, 4, 7] {
+            attempts.press(minutes(minute), minutes(5));
+            assert!(ending.oversight.is_cancelled() && !ending.oversight.is_given_up());
+        }
+        attempts.press(minutes(8), minutes(5));
+        assert!(ending.oversight.is_given_up());
+    }
+
+    /// However long it lasts: what counts is that its steps grow, as those of a long index build do with its stages.
+    #[test]
+    fn an_attempt_is_stopped_for_standing_still_and_not_for_lasting() {
+        let item = cleanup();
         let pace = Arc::new(Pace::new(None, Arc::new(SystemClock::default())));
         let (mut attempts, patience) = (Attempts::default(), minutes(10));
         let begun = attempts.begin(item, &pace, Duration::ZERO);

@@ -192,6 +192,8 @@ impl Reconciler {
         }
         let patience = self.config.daemon.watchdog_progress;
         self.attempts.watch(now, patience);
+        // Half of the time that a stop has is left for the commits.
+        self.attempts.press(now, self.config.daemon.drain / 2);
         let doing = self.attempts.doing(now);
         let longest_still = self.attempts.longest_still(now);
         self.status.loaded(doing.len(), longest_still);

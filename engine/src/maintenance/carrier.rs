@@ -1,40 +1,36 @@
 //! The carrier: lands rewrites above writers that touched their fragments meanwhile.
 //!
-//! 1. It compares HEAD with the version that was rewritten, by their manifests. A result whose fragments changed in
+//! 1. It rehearses the rewrite as if nothing had been deleted: fragments get their ids, and indexes follow.
+//! 2. It compares HEAD with the version that was rewritten, by their manifests. A result whose fragments changed in
 //!    another way than by deletions, or whose indexes are others, is given up; the rest goes on.
-//! 2. It rehearses the rewrite as if nothing had been deleted: fragments get their ids, and indexes follow.
 //! 3. It writes what was deleted meanwhile as deletion files of the new fragments, whose names hold those ids.
-//! 4. It rehearses that above HEAD, looks at it, and commits it at exactly the next version: nothing lands between what
-//!    was compared and what is committed. A slot that is lost leads back to 1, not to another rewrite; after many of them,
-//!    to 1 some time later.
+//! 4. Once, it rehearses that above a HEAD and proves it: rows are compared, and the indexes are asked.
+//! 5. It commits above the newest HEAD, at exactly the next version: nothing lands between what was compared and what is
+//!    committed. A slot that is lost leads back to 2, not to another rewrite; after many of them, to 2 some time later.
+//!
+//! A writer of twenty versions a second leaves a few hundredths of a second between two of them. Between the reading of HEAD
+//! and the commit stands therefore only what depends on HEAD: the comparison, and deletion files that are others than before.
 
-use super::carry::{
-    Change, Coverage, Next, Patience, Source, carry, comparable, compare, neighbours, same_coverage,
-};
+use super::carry::{Next, Patience, between_bursts};
+use super::comparison::{Carried, Comparison, deletions, rows_of};
 use super::index_proof::prove_followers;
 use super::listed::{followers, ids_of};
-use super::plan::beyond_us;
+use super::rehearsal::{put, slot_after};
 use super::run::Run;
-use crate::clock::Backoff;
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::proof::{Rewrite, Verify};
-use crate::store::{Slot, Store, fragment_bytes, own_file};
+use crate::store::{SlotChoice, Store, fragment_bytes, own_file};
 use lance::Dataset;
-use lance::dataset::CommitBuilder;
 use lance::dataset::index::DatasetIndexRemapperOptions;
 use lance::dataset::optimize::{CompactionOptions, RewriteResult, commit_compaction};
 use lance::dataset::transaction::{
     Operation, RewriteGroup, RewrittenIndex, Transaction, TransactionBuilder,
 };
-use lance_index::frag_reuse::FRAG_REUSE_INDEX_NAME;
-use lance_index::is_system_index;
 use lance_table::format::Fragment;
-use lance_table::io::deletion::write_deletion_file;
-use lance_table::io::manifest::read_manifest_indexes;
-use roaring::{RoaringBitmap, RoaringTreemap};
+use lance_table::io::deletion::{read_deletion_file, write_deletion_file};
+use roaring::RoaringBitmap;
 use squire_failpoints::{Seam, hit};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// What carries the results of one batch.
 pub(super) struct Carrier<'a> {
@@ -78,177 +74,194 @@ impl Landed {
     }
 }
 
-/// A result, and what happened to its fragments up to a certain version.
-struct Carried {
-    result: RewriteResult,
-    /// Its fragments as that version has them.
-    sources: Vec<Fragment>,
-    /// The offsets that are to be deleted in each new fragment.
-    deleted: Vec<RoaringBitmap>,
+/// A rewrite whose fragments have their ids and whose indexes have followed, whatever HEAD is.
+pub(super) struct Prepared {
+    /// The new fragments of each result, with the deletions that were written for them last.
+    fragments: Vec<Vec<New>>,
+    indexes: Vec<RewrittenIndex>,
+    /// Whether it was proved above some HEAD.
+    is_proved: bool,
 }
 
-/// A rewrite whose fragments have their ids and whose indexes have followed.
-struct Prepared {
-    /// The new fragments of each result.
-    fragments: Vec<Vec<Fragment>>,
-    indexes: Vec<RewrittenIndex>,
+/// A new fragment, and what is deleted in it.
+struct New {
+    fragment: Fragment,
+    deleted: RoaringBitmap,
+}
+
+impl Prepared {
+    /// What was `staged` for `results`.
+    ///
+    /// # Errors
+    /// `Internal` when that is not a rewrite of theirs.
+    pub(super) async fn of(staged: &Dataset, results: &[RewriteResult]) -> Result<Self> {
+        let transaction = staged.read_transaction().await?;
+        let Some(Operation::Rewrite {
+            groups,
+            rewritten_indices,
+            frag_reuse_index: None,
+        }) = transaction.map(|transaction| transaction.operation)
+        else {
+            return Err(Error::internal("what was rehearsed is no rewrite"));
+        };
+        let fits = |(group, result): (&RewriteGroup, &RewriteResult)| {
+            ids_of(&group.old_fragments) == ids_of(&result.original_fragments)
+                && rows_of(&group.new_fragments) == rows_of(&result.new_fragments)
+        };
+        if groups.len() != results.len() || !groups.iter().zip(results).all(fits) {
+            return Err(Error::internal("what was rehearsed are other rewrites"));
+        }
+        let whole = |fragment| New {
+            fragment,
+            deleted: RoaringBitmap::new(),
+        };
+        let groups = groups.into_iter().map(|group| group.new_fragments);
+        Ok(Self {
+            fragments: groups
+                .map(|fragments| fragments.into_iter().map(whole).collect())
+                .collect(),
+            indexes: rewritten_indices,
+            is_proved: false,
+        })
+    }
+
+    /// Writes through `handle` what is to be deleted and was not written yet.
+    async fn delete(&mut self, handle: &Dataset, carried: &[Carried]) -> Result<()> {
+        let all = carried.iter().flat_map(|carried| &carried.deleted);
+        for (new, deleted) in self.fragments.iter_mut().flatten().zip(all) {
+            if new.deleted != *deleted {
+                new.delete(handle, deleted).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What replaces what, as the sources of `carried` are.
+    fn groups(&self, carried: &[Carried]) -> Vec<RewriteGroup> {
+        let groups = self.fragments.iter().zip(carried);
+        let groups = groups.map(|(new, carried)| RewriteGroup {
+            old_fragments: carried.sources.clone(),
+            new_fragments: new.iter().map(|new| new.fragment.clone()).collect(),
+        });
+        groups.collect()
+    }
+}
+
+impl New {
+    /// Writes that `deleted` is deleted, and reads it back.
+    async fn delete(&mut self, handle: &Dataset, deleted: &RoaringBitmap) -> Result<()> {
+        let objects = handle.object_store(None).await?;
+        let base = handle.branch_location().path;
+        let (id, version) = (self.fragment.id, handle.manifest().version);
+        let written = deleted.clone().into();
+        let written = write_deletion_file(&base, id, version, &written, &objects).await?;
+        if let Some(file) = &written {
+            let read = read_deletion_file(id, file, &base, &objects).await?;
+            let read: RoaringBitmap = read.to_sorted_iter().collect();
+            let counted = file.num_deleted_rows.map(|rows| rows as u64);
+            if read != *deleted || counted != Some(deleted.len()) {
+                return Err(other_deletions(id));
+            }
+        }
+        self.fragment.deletion_file = written;
+        self.deleted = deleted.clone();
+        Ok(())
+    }
+}
+
+fn other_deletions(fragment: u64) -> Error {
+    let why = format!("fragment {fragment} has other deletions when read back");
+    Error::new(ErrorKind::Unfit, why)
 }
 
 impl Carrier<'_> {
-    /// Lands what still holds of `results`, whose commit was `lost`; also gives the version that has it. While writers come
-    /// first again and again, it waits for them.
+    /// Lands what still holds of `results`, whose commit was `lost`, as it was `prepared` for that; also gives the version
+    /// that has it. While writers come first again and again, it waits for them.
     ///
     /// # Errors
     /// `lost`, or what was lost last, when nothing holds; `Cancelled` when the run is asked to stop.
     pub(super) async fn land(
         &self,
         results: Vec<RewriteResult>,
-        lost: Error,
+        mut prepared: Option<Prepared>,
+        mut lost: Error,
     ) -> Result<(Landed, Dataset)> {
-        let mut lost = lost;
-        let mut results = results;
         let offered = results.len();
-        let mut prepared = None;
-        let mut patience = Patience::default();
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        let mut comparison = Comparison::of(self.base, results).await?;
+        if comparison.carried.len() < offered {
+            prepared = None;
+        }
+        let (mut patience, mut backoff) = (Patience::default(), between_bursts());
         // The version above which a commit was tried last.
         let mut tried = None;
         loop {
-            let head = self.store.head_of(self.run).await?;
+            let slot = SlotChoice::default();
+            let head = self.store.head_at(self.run, &slot).await?;
             if let Some(version) = tried.take() {
                 match patience.next(head.manifest().version > version) {
                     Next::AtOnce => {}
                     Next::Later => {
-                        self.rest(&mut backoff).await?;
+                        self.run.rest(self.store, &mut backoff).await?;
                         continue;
                     }
                     Next::GiveUp => return Err(lost),
                 }
             }
-            let before = results.len();
-            let carried = self.compare(&head, results).await?;
-            results = carried.iter().map(|c| c.result.clone()).collect();
+            let before = comparison.carried.len();
+            comparison.follow(&head).await?;
+            if prepared.as_ref().is_none_or(|ready| !ready.is_proved) {
+                self.keep_standing(&mut comparison.carried).await?;
+            }
+            let carried = &comparison.carried;
             if carried.is_empty() {
                 return Err(lost);
             }
             if carried.len() < before {
                 prepared = None;
             }
-            let Some(ready) = &prepared else {
-                // Ids are reserved by a version of their own: HEAD is another one afterwards.
-                match self.prepare(&head, &carried).await {
-                    Ok(made) => prepared = Some(made),
-                    Err(e) if e.disposition() != Disposition::Retry => return Err(e),
-                    Err(e) => match patience.next(false) {
-                        Next::GiveUp => return Err(e),
-                        Next::AtOnce | Next::Later => lost = e,
-                    },
+            let done = match &mut prepared {
+                // HEAD is another one after either of them.
+                None => self.prepare(&head, carried).await.map(|ready| {
+                    prepared = Some(ready);
+                    None
+                }),
+                Some(ready) if !ready.is_proved => {
+                    self.prove(&head, ready, carried).await.map(|()| None)
                 }
-                continue;
+                Some(ready) => {
+                    tried = Some(head.manifest().version);
+                    self.commit(&head, &slot, ready, carried).await.map(Some)
+                }
             };
-            match self.commit(&head, ready, &carried).await {
-                Ok(head) => {
+            match done {
+                Ok(None) => {}
+                Ok(Some(head)) => {
                     let landed = Landed {
                         carried: true,
-                        dropped: offered - results.len(),
-                        ..Landed::of(&results)
+                        dropped: offered - carried.len(),
+                        ..Landed::of(carried.iter().map(|carried| &carried.result))
                     };
                     return Ok((landed, head));
                 }
-                Err(e) if e.disposition() == Disposition::Retry => {
-                    lost = e;
-                    tried = Some(head.manifest().version);
-                }
-                Err(e) => return Err(e),
+                Err(e) if e.disposition() != Disposition::Retry => return Err(e),
+                Err(e) if tried.is_none() && patience.next(false) == Next::GiveUp => return Err(e),
+                Err(e) => lost = e,
             }
         }
     }
 
-    /// Waits before another try. A run that was taken for dead has nothing to wait for.
-    async fn rest(&self, backoff: &mut Backoff) -> Result<()> {
-        if !self.run.is_licensed().await? {
-            return Err(Error::conflict("the record of this run is gone"));
-        }
-        tracing::debug!(op = %self.run.op, target = %self.run.target, "what was rewritten waits for the writers");
-        let rest = async {
-            backoff.wait(self.store.clock(), &self.store.entropy).await;
-            Ok::<(), Error>(())
-        };
-        self.run.unless_cancelled(rest).await
-    }
-
-    /// Those of `results` that hold at `head`.
-    async fn compare(&self, head: &Dataset, results: Vec<RewriteResult>) -> Result<Vec<Carried>> {
-        let mut carried = Vec::new();
-        let comparable = comparable(self.base.manifest(), head.manifest())
-            && beyond_us(head.manifest()).is_none();
-        let coverage = (coverage(self.base).await?, coverage(head).await?);
-        let (true, (Some(covered), Some(covers))) = (comparable, coverage) else {
-            return Ok(carried);
-        };
-        for result in results {
-            let ids = ids_of(&result.original_fragments);
-            if same_coverage(&covered, &covers, &ids)
-                && self.files_stand(&result.new_fragments).await?
-                && let Some((sources, deleted)) = self.deleted(head, &result).await?
-            {
-                carried.push(Carried {
-                    result,
-                    sources,
-                    deleted,
-                });
+    /// Gives up those whose files are gone: Lance removes them when no ids could be reserved for them.
+    async fn keep_standing(&self, carried: &mut Vec<Carried>) -> Result<()> {
+        let mut standing = Vec::with_capacity(carried.len());
+        for carried in std::mem::take(carried) {
+            if self.files_stand(&carried.result.new_fragments).await? {
+                standing.push(carried);
             }
         }
-        Ok(carried)
+        *carried = standing;
+        Ok(())
     }
 
-    /// The sources of `result` in `head`, and what is to be deleted of its new fragments; `None` when it does not hold.
-    async fn deleted(
-        &self,
-        head: &Dataset,
-        result: &RewriteResult,
-    ) -> Result<Option<(Vec<Fragment>, Vec<RoaringBitmap>)>> {
-        let (mut fragments, mut sources) = (Vec::new(), Vec::new());
-        let mut survived = RoaringTreemap::new();
-        for rewritten in &result.original_fragments {
-            let was = find(self.base, rewritten.id);
-            let is = find(head, rewritten.id);
-            let (Some(was), Some(is)) = (was, is) else {
-                return Ok(None);
-            };
-            let change = compare(was, Some(is));
-            let recounted =
-                was.physical_rows.is_some() && rewritten.physical_rows != was.physical_rows;
-            if change == Change::Other || recounted {
-                return Ok(None);
-            }
-            let before = deletions(self.base, was).await?;
-            let after = match change {
-                Change::Deletions => deletions(head, is).await?,
-                Change::None | Change::Other => before.clone(),
-            };
-            let rows = is.physical_rows.unwrap_or(0) as u64;
-            let first = rewritten.id << u32::BITS;
-            survived.insert_range(first..first + rows);
-            for offset in &before {
-                survived.remove(first + u64::from(offset));
-            }
-            fragments.push(is.clone());
-            sources.push(Source {
-                rows,
-                before,
-                after,
-            });
-        }
-        // Ranks go by the order in which Lance reads, and so do its addresses.
-        let in_order = fragments.is_sorted_by_key(|fragment| fragment.id);
-        if !in_order || !has_addresses(result, &survived) {
-            return Ok(None);
-        }
-        Ok(carry(&sources, &rows_of(&result.new_fragments)).map(|deleted| (fragments, deleted)))
-    }
-
-    /// Whether the files of `fragments` are there: Lance removes them when no ids could be reserved for them.
     async fn files_stand(&self, fragments: &[Fragment]) -> Result<bool> {
         for file in fragments.iter().flat_map(|fragment| &fragment.files) {
             match own_file(self.base, file) {
@@ -266,68 +279,64 @@ impl Carrier<'_> {
             original_fragments: carried.sources.clone(),
             ..carried.result.clone()
         });
+        let results: Vec<RewriteResult> = results.collect();
         let mut staged = self.store.rehearsal(self.run, head, None).await?;
         let remap = Arc::new(DatasetIndexRemapperOptions::default());
-        commit_compaction(&mut staged, results.collect(), remap, self.options).await?;
-        let transaction = staged.read_transaction().await?;
-        let Some(Operation::Rewrite {
-            groups,
-            rewritten_indices,
-            frag_reuse_index: None,
-        }) = transaction.map(|transaction| transaction.operation)
-        else {
-            return Err(Error::internal("what was rehearsed is no rewrite"));
-        };
-        let fits = |(group, carried): (&RewriteGroup, &Carried)| {
-            group.old_fragments == carried.sources
-                && rows_of(&group.new_fragments) == rows_of(&carried.result.new_fragments)
-        };
-        if groups.len() != carried.len() || !groups.iter().zip(carried).all(fits) {
-            return Err(Error::internal("what was rehearsed are other rewrites"));
-        }
-        Ok(Prepared {
-            fragments: groups
-                .into_iter()
-                .map(|group| group.new_fragments)
-                .collect(),
-            indexes: rewritten_indices,
-        })
+        commit_compaction(&mut staged, results.clone(), remap, self.options).await?;
+        Prepared::of(&staged, &results).await
     }
 
-    /// Commits `prepared` with the deletions of `carried` at the version after `head`, and gives that version.
+    /// Looks at what would stand above `head`. What is deleted until it stands above a later one is carried in the same way,
+    /// and read back; rows and indexes are then the same.
+    async fn prove(
+        &self,
+        head: &Dataset,
+        prepared: &mut Prepared,
+        carried: &[Carried],
+    ) -> Result<()> {
+        let slot = slot_after(head);
+        let staged = self.store.rehearsal(self.run, head, Some(slot)).await?;
+        prepared.delete(&staged, carried).await?;
+        let groups = prepared.groups(carried);
+        let staged = put(staged, self.transaction(head, prepared, groups.clone())).await?;
+        self.check(head, &staged, &groups, carried).await?;
+        prepared.is_proved = true;
+        Ok(())
+    }
+
+    /// Commits `prepared` with the deletions of `carried` at the version after `head`, and gives that version. Whatever can
+    /// be done before is done before.
     async fn commit(
         &self,
         head: &Dataset,
-        prepared: &Prepared,
+        slot: &SlotChoice,
+        prepared: &mut Prepared,
         carried: &[Carried],
     ) -> Result<Dataset> {
-        let slot = Slot {
-            version: head.manifest().version + 1,
-            naming: head.manifest_location().naming_scheme,
-        };
-        let handle = self.store.committing(self.run, head, Some(slot)).await?;
-        let mut groups = Vec::new();
-        for (fragments, carried) in prepared.fragments.iter().zip(carried) {
-            groups.push(RewriteGroup {
-                old_fragments: carried.sources.clone(),
-                new_fragments: with_deletions(&handle, fragments, &carried.deleted).await?,
-            });
-        }
+        slot.choose(slot_after(head));
+        let handle = self.store.written_through(head, self.run).await?;
+        prepared.delete(&handle, carried).await?;
         hit(Seam::MaintainAfterCarry)?;
-        let operation = Operation::Rewrite {
-            groups: groups.clone(),
-            rewritten_indices: prepared.indexes.clone(),
-            frag_reuse_index: None,
-        };
-        let transaction = TransactionBuilder::new(head.manifest().version, operation)
-            .transaction_properties(self.options.transaction_properties.clone())
-            .build();
-        let staged = self.store.rehearsal(self.run, head, Some(slot)).await?;
-        let staged = put(staged, transaction.clone()).await?;
-        self.check(head, &staged, &groups, carried).await?;
+        let transaction = self.transaction(head, prepared, prepared.groups(carried));
         let landed = put(handle, transaction).await?;
         // The next commit wants this version, without the slot.
         self.store.committing(self.run, &landed, None).await
+    }
+
+    fn transaction(
+        &self,
+        head: &Dataset,
+        prepared: &Prepared,
+        groups: Vec<RewriteGroup>,
+    ) -> Transaction {
+        let operation = Operation::Rewrite {
+            groups,
+            rewritten_indices: prepared.indexes.clone(),
+            frag_reuse_index: None,
+        };
+        TransactionBuilder::new(head.manifest().version, operation)
+            .transaction_properties(self.options.transaction_properties.clone())
+            .build()
     }
 
     /// Looks at `staged`, which is to stand above `head`.
@@ -349,20 +358,15 @@ impl Carrier<'_> {
         for (group, carried) in groups.iter().zip(carried) {
             rewritten |= ids_of(&group.old_fragments);
             for (fragment, expected) in group.new_fragments.iter().zip(&carried.deleted) {
-                let Some(stands) = find(staged, fragment.id) else {
+                let mut standing = staged.manifest().fragments.iter();
+                let Some(stands) = standing.find(|stands| stands.id == fragment.id) else {
                     return Err(Error::internal(format!(
                         "fragment {} is not there",
                         fragment.id
                     )));
                 };
                 if deletions(staged, stands).await? != *expected {
-                    return Err(Error::new(
-                        ErrorKind::Unfit,
-                        format!(
-                            "fragment {} has other deletions when read back",
-                            fragment.id
-                        ),
-                    ));
+                    return Err(other_deletions(fragment.id));
                 }
             }
             let check = Rewrite {
@@ -374,92 +378,8 @@ impl Carrier<'_> {
                 read_ahead: self.store.memory().read_ahead(0),
                 oversight: self.run.oversight,
             };
-            let targets = rows_of(&group.new_fragments);
-            check
-                .check_rows(staged, neighbours(&carried.deleted, &targets))
-                .await?;
+            check.check_rows(staged, carried.neighbours()).await?;
         }
         prove_followers(head, staged, &followers(head, &rewritten).await?).await
     }
-}
-
-async fn put(handle: Dataset, transaction: Transaction) -> Result<Dataset> {
-    let commit = CommitBuilder::new(Arc::new(handle))
-        .with_max_retries(0)
-        .with_skip_auto_cleanup(true);
-    Ok(commit.execute(transaction).await?)
-}
-
-/// `fragments` with the offsets of `deleted`, written through `handle`.
-async fn with_deletions(
-    handle: &Dataset,
-    fragments: &[Fragment],
-    deleted: &[RoaringBitmap],
-) -> Result<Vec<Fragment>> {
-    let objects = handle.object_store(None).await?;
-    let base = handle.branch_location().path;
-    let version = handle.manifest().version;
-    let mut with_deletions = Vec::with_capacity(fragments.len());
-    for (fragment, deleted) in fragments.iter().zip(deleted) {
-        let mut fragment = fragment.clone();
-        if !deleted.is_empty() {
-            let deleted = deleted.clone().into();
-            fragment.deletion_file =
-                write_deletion_file(&base, fragment.id, version, &deleted, &objects).await?;
-        }
-        with_deletions.push(fragment);
-    }
-    Ok(with_deletions)
-}
-
-fn find(dataset: &Dataset, id: u64) -> Option<&Fragment> {
-    dataset.manifest().fragments.iter().find(|f| f.id == id)
-}
-
-/// The offsets that are deleted in `fragment`.
-async fn deletions(dataset: &Dataset, fragment: &Fragment) -> Result<RoaringBitmap> {
-    if fragment.deletion_file.is_none() {
-        return Ok(RoaringBitmap::new());
-    }
-    let id = usize::try_from(fragment.id).unwrap_or(usize::MAX);
-    let opened = dataset.get_fragment(id);
-    let opened = opened.ok_or_else(|| Error::internal(format!("fragment {id} is not there")))?;
-    let deletions = opened.get_deletion_vector().await?;
-    Ok(deletions.iter().flat_map(|d| d.to_sorted_iter()).collect())
-}
-
-/// Whether the addresses that were rewritten, where they are known, are those that survived.
-fn has_addresses(result: &RewriteResult, survived: &RoaringTreemap) -> bool {
-    let Some(addresses) = &result.row_addrs else {
-        return true;
-    };
-    RoaringTreemap::deserialize_from(addresses.as_slice()).is_ok_and(|a| a == *survived)
-}
-
-fn rows_of(fragments: &[Fragment]) -> Vec<u64> {
-    let rows = fragments
-        .iter()
-        .map(|f| f.physical_rows.unwrap_or(0) as u64);
-    rows.collect()
-}
-
-/// What covers the fragments of `dataset`; `None` when it is not known, or earlier rewrites are not followed yet.
-async fn coverage(dataset: &Dataset) -> Result<Option<Coverage>> {
-    let objects = dataset.object_store(None).await?;
-    let location = dataset.manifest_location();
-    let listed = read_manifest_indexes(&objects, location, dataset.manifest()).await?;
-    let mut coverage = Coverage::new();
-    for segment in listed {
-        if segment.name == FRAG_REUSE_INDEX_NAME {
-            return Ok(None);
-        }
-        if is_system_index(&segment) {
-            continue;
-        }
-        let Some(covered) = segment.fragment_bitmap else {
-            return Ok(None);
-        };
-        coverage.insert(segment.uuid.to_string(), covered);
-    }
-    Ok(Some(coverage))
 }

@@ -6,13 +6,15 @@
 //!
 //! A rewrite keeps the order of rows: the row that was the n-th to survive in its sources is the n-th of its targets.
 
+use crate::clock::Backoff;
 use lance_io::utils::CachedFileSize;
 use lance_table::format::{Fragment, Manifest};
 use roaring::RoaringBitmap;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 /// What happened to a fragment between two manifests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Change {
     /// Nothing.
     None,
@@ -63,14 +65,26 @@ pub(super) fn comparable(was: &Manifest, is: &Manifest) -> bool {
 
 /// Whether a rewrite of these fragments of `was` could be landed above `is`.
 pub(super) fn holds(was: &Manifest, is: &Manifest, fragments: &[u64]) -> bool {
-    let find = |manifest: &Manifest, id: u64| {
-        let mut all = manifest.fragments.iter();
-        all.find(|fragment| fragment.id == id).cloned()
+    was.version == is.version
+        || (comparable(was, is) && most_changed(was, is, fragments) != Change::Other)
+}
+
+/// The most that happened to one of these fragments between `was` and `is`.
+pub(super) fn most_changed(was: &Manifest, is: &Manifest, fragments: &[u64]) -> Change {
+    let asked_for: HashSet<&u64> = fragments.iter().collect();
+    let of = |manifest: &Manifest| -> HashMap<u64, Fragment> {
+        let asked = manifest
+            .fragments
+            .iter()
+            .filter(|f| asked_for.contains(&f.id));
+        asked.map(|f| (f.id, f.clone())).collect()
     };
-    let stands = |id: &u64| {
-        find(was, *id).is_some_and(|f| compare(&f, find(is, *id).as_ref()) != Change::Other)
+    let (was, is) = (of(was), of(is));
+    let change = |id: &u64| match was.get(id) {
+        Some(fragment) => compare(fragment, is.get(id)),
+        None => Change::Other,
     };
-    was.version == is.version || (comparable(was, is) && fragments.iter().all(stands))
+    fragments.iter().map(change).max().unwrap_or(Change::None)
 }
 
 /// What covers fragments: segments, with the fragments that each covers.
@@ -149,9 +163,14 @@ pub(super) enum Next {
     GiveUp,
 }
 
-/// Tries in a row that follow each other at once. A try takes a fraction of a second, so that a writer who comes first so
-/// often commits all the time.
+/// Tries in a row that follow each other at once; then the writers have some time, and so on. A try takes a few hundredths
+/// of a second, and each is as likely to come first as any other: alone after a pause it would be one of few.
 const HASTY: u32 = 12;
+
+/// The pauses between such bursts.
+pub(super) fn between_bursts() -> Backoff {
+    Backoff::new(Duration::from_millis(50), Duration::from_secs(2))
+}
 
 /// The tries of one set of results. As long as it is writers who come first, what was rewritten holds, and waits.
 #[derive(Debug, Default)]
@@ -170,7 +189,7 @@ impl Patience {
         }
         if self.failed >= HASTY {
             Next::GiveUp
-        } else if overtaken && self.overtaken >= HASTY {
+        } else if overtaken && self.overtaken.is_multiple_of(HASTY) {
             Next::Later
         } else {
             Next::AtOnce

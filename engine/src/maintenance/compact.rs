@@ -2,8 +2,8 @@
 //! before it is committed.
 
 use super::Target;
-use super::carrier::{Carrier, Landed};
-use super::carry::holds;
+use super::carrier::{Carrier, Landed, Prepared};
+use super::carry::{Change, holds, most_changed};
 use super::index_proof::prove_followers;
 use super::listed::{followers, ids_of, listed_indexes, new_index_bytes};
 use super::plan::CompactionPlan;
@@ -183,7 +183,7 @@ struct Rewriting<'a> {
 
 impl Rewriting<'_> {
     /// Rewrites the tasks of `batch`. What cannot replace what it should replace is left out, and reported. When the run is
-    /// asked to stop, the task in hand is given up, and those before it are there to be committed. So are those that have
+    /// asked to stop, the task in hand is the last one; when that is given up, those before it are there to be committed. So are those that have
     /// waited for `commit_after` while there is more to do. Tasks that were overtaken before they began are only counted.
     async fn batch(
         &self,
@@ -215,7 +215,7 @@ impl Rewriting<'_> {
                 continue;
             }
             tracing::debug!(op = %run.op, target = %run.target, fragments = task.fragments.len(), bytes = task.bytes, "rewriting");
-            match run.unless_cancelled(self.rewrite(head, task)).await {
+            match run.unless_given_up(self.rewrite(head, task)).await {
                 Ok(result) => done.results.push(result),
                 Err(e) if e.kind() == ErrorKind::Cancelled => {
                     done.interrupted = Err(e);
@@ -233,6 +233,10 @@ impl Rewriting<'_> {
                 Err(e) => return Err(e),
             }
             run.oversight.did(task.bytes);
+            if let Err(e) = run.check_cancelled() {
+                done.interrupted = Err(e);
+                return Ok(done);
+            }
             let now = clock.monotonic();
             let waits_since = *first_finished.get_or_insert(now);
             if now.saturating_sub(waits_since) >= self.limits.commit_after {
@@ -319,7 +323,8 @@ impl Rewriting<'_> {
 
     /// Commits `results`, and moves `head` there. Where that is lost to a writer, they are carried.
     async fn commit(&self, head: &mut Dataset, results: Vec<RewriteResult>) -> Result<Landed> {
-        let lost = match self.commit_above(head, results.clone()).await {
+        let mut prepared = None;
+        let lost = match self.commit_above(head, &results, &mut prepared).await {
             Ok(()) => return Ok(Landed::of(&results)),
             Err(e) if e.disposition() == Disposition::Retry => e,
             Err(e) => return Err(e),
@@ -335,23 +340,39 @@ impl Rewriting<'_> {
             options: self.options,
             base: head,
         };
-        let (landed, at) = carrier.land(results, lost).await?;
+        let (landed, at) = carrier.land(results, prepared, lost).await?;
         tracing::debug!(op = %self.run.op, target = %self.run.target, dropped = landed.dropped, "carried what was deleted meanwhile");
         *head = at;
         Ok(landed)
     }
 
-    /// Commits `results` above `head`. Where indexes have to follow, the version is rehearsed and they are asked first.
-    async fn commit_above(&self, head: &mut Dataset, results: Vec<RewriteResult>) -> Result<()> {
+    /// Commits `results` above `head`. Where indexes have to follow, the version is rehearsed and they are asked first; it is
+    /// `prepared` then, whatever becomes of the commit.
+    async fn commit_above(
+        &self,
+        head: &mut Dataset,
+        results: &[RewriteResult],
+        prepared: &mut Option<Prepared>,
+    ) -> Result<()> {
         let remap = Arc::new(DatasetIndexRemapperOptions::default());
         let rewritten = ids_of(results.iter().flat_map(|r| &r.original_fragments));
         let followers = followers(head, &rewritten).await?;
         if followers.is_empty() {
-            commit_compaction(head, results, remap, self.options).await?;
+            commit_compaction(head, results.to_vec(), remap, self.options).await?;
             return Ok(());
         }
+        // Lance would find out once all indexes have followed.
+        let now = self.store.head_of(self.run).await?;
+        let fragments: Vec<u64> = rewritten.iter().map(u64::from).collect();
+        if most_changed(head.manifest(), now.manifest(), &fragments) == Change::Deletions {
+            return Err(Error::conflict("rows of it were deleted meanwhile"));
+        }
         let mut staged = self.store.rehearsal(self.run, head, None).await?;
-        commit_compaction(&mut staged, results, remap, self.options).await?;
+        commit_compaction(&mut staged, results.to_vec(), remap, self.options).await?;
+        // One that lets fragment-reuse indexes follow is not carried.
+        if !self.options.defer_index_remap {
+            *prepared = Some(Prepared::of(&staged, results).await?);
+        }
         let before = base_of(&staged, head).await?;
         prove_followers(&before, &staged, &followers).await?;
         commit_rehearsed(head, &staged).await

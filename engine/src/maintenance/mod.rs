@@ -6,7 +6,7 @@
 //! 3. `run` is the frame of every maintenance run: sidecar, bounded attempts and, where the table is pinned, clean prefix.
 //! 4. `compact` and `reindex` are what runs inside it; `deltas` says how an index grows. `rehearsal` builds a version without committing it, and `index_proof` asks it a
 //!    sample of what its indexes should find. `declare` says which indexes there should be. `carrier` lands a rewrite above
-//!    writers that deleted some of its rows meanwhile; `carry` says which.
+//!    writers that deleted some of its rows meanwhile; `comparison` reads what they did, and `carry` says which rows those are.
 //! 5. `cleanup` publishes floors, then deletes below them. `audit` proves that what stands has all that it refers to.
 //! 6. `unreferenced` counts the files that no version refers to, whoever wrote them.
 //!    `noted` is what the daemon did and why, `unfit` what it does not try again; `past` reads what each version changed.
@@ -19,6 +19,7 @@ mod carrier;
 mod carry;
 pub mod cleanup;
 mod compact;
+mod comparison;
 mod declare;
 mod decoded;
 mod deltas;

@@ -8,7 +8,7 @@ use super::listed::{
     segment_bytes,
 };
 use super::plan::beyond_us;
-use super::rehearsal::{base_of, commit_rehearsed};
+use super::rehearsal::{base_of, commit_index};
 use super::run::{MaintenanceReport, Run, Work};
 use super::{Shown, Target};
 use crate::error::{Disposition, Error, ErrorKind, Result, caught};
@@ -298,7 +298,7 @@ async fn extend(
     index.check_coverage(&(fragments & ids_of(staged.fragments().iter())), &segments)?;
     let base = base_of(&staged, head).await?;
     let Err(unfit) = prove_extended(&base, &staged, &index.name).await else {
-        commit_rehearsed(head, &staged).await?;
+        commit_index((store, run), head, &staged).await?;
         return Ok(match retried {
             true => Outcome::Retried,
             false => Outcome::Covered,
@@ -386,7 +386,7 @@ async fn retrain(
     let segments = staged.load_indices_by_name(&index.name).await?;
     index.check_coverage(&ids_of(head.fragments().iter()), &segments)?;
     prove_built(head, &staged, &index.name).await?;
-    commit_rehearsed(head, &staged).await?;
+    commit_index((store, run), head, &staged).await?;
     Ok(Some(Outcome::Rebuilt(why)))
 }
 
@@ -449,7 +449,7 @@ async fn anew(
         &segments,
     )?;
     prove_built(head, &staged, &index.name).await?;
-    commit_rehearsed(head, &staged).await?;
+    commit_index((store, run), head, &staged).await?;
     Ok(Outcome::Rebuilt(why.brief()))
 }
 
@@ -525,7 +525,7 @@ async fn build(
         return Ok(Outcome::Pending(nulls));
     }
     prove_built(head, &staged, name).await?;
-    commit_rehearsed(head, &staged).await?;
+    commit_index((store, run), head, &staged).await?;
     Ok(Outcome::Covered)
 }
 

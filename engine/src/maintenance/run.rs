@@ -11,8 +11,8 @@ use crate::protocol::Kind;
 use crate::publish::Record;
 use crate::recovery::{DeadRun, Skipped};
 use crate::store::{
-    COMMITS_PATH, GuardedCommitHandler, Opened, Records, Sidecar, SidecarKind, SidecarTable, Store,
-    StrictCommit, is_denied,
+    COMMITS_PATH, GuardedCommitHandler, Opened, Records, Sidecar, SidecarKind, SidecarTable,
+    SlotChoice, Store, StrictCommit, is_denied,
 };
 use lance::Dataset;
 use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
@@ -155,6 +155,32 @@ impl Run<'_> {
 
     fn cancelled(&self) -> Error {
         Error::new(ErrorKind::Cancelled, format!("{}: cancelled", self.target))
+    }
+
+    /// Waits before more tries to come before writers. A run that was taken for dead has nothing to wait for.
+    pub(crate) async fn rest(&self, store: &Store, backoff: &mut Backoff) -> Result<()> {
+        if !self.is_licensed().await? {
+            return Err(Error::conflict("the record of this run is gone"));
+        }
+        tracing::debug!(op = %self.op, target = %self.target, "what was made waits for the writers");
+        let rest = async {
+            backoff.wait(store.clock(), &store.entropy).await;
+            Ok::<(), Error>(())
+        };
+        self.unless_given_up(rest).await
+    }
+
+    /// `work`, which is finished when the run is asked to stop, if it is given the time. Only for what commits nothing: what it
+    /// was writing is reclaimed.
+    pub(crate) async fn unless_given_up<T, E: Into<Error>>(
+        &self,
+        work: impl Future<Output = std::result::Result<T, E>>,
+    ) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.oversight.given_up() => Err(self.cancelled()),
+            done = work => done.map_err(Into::into),
+        }
     }
 
     /// `work`, given up when the run is asked to stop. Only for what commits nothing: what it was writing is reclaimed.
@@ -413,7 +439,17 @@ impl Store {
 
     /// HEAD, through a guard that commits for `run` alone.
     pub(crate) async fn head_of(&self, run: &Run<'_>) -> Result<Dataset> {
-        let guard = Arc::new(self.guard_of(&run.journal));
+        self.head_through(run, self.guard_of(&run.journal)).await
+    }
+
+    /// The same; nothing is committed through it before `slot` was chosen.
+    pub(crate) async fn head_at(&self, run: &Run<'_>, slot: &SlotChoice) -> Result<Dataset> {
+        let guard = self.guard_of(&run.journal).at_chosen(slot.clone());
+        self.head_through(run, guard).await
+    }
+
+    async fn head_through(&self, run: &Run<'_>, guard: GuardedCommitHandler) -> Result<Dataset> {
+        let guard = Arc::new(guard);
         let builder = self.builder(run.path()).with_commit_handler(guard.clone());
         let head = builder.load().await?;
         run.open_at(Opened::of(&self.objects, &head).await?);

@@ -28,6 +28,8 @@ pub struct Headway {
 #[derive(Debug, Clone, Default)]
 pub struct Oversight {
     cancel: CancellationToken,
+    /// Whether what is in hand is to be given up as well.
+    give_up: CancellationToken,
     steps: Arc<AtomicU64>,
     progress: Arc<Mutex<Headway>>,
     /// What its requests to the storage keep to.
@@ -64,6 +66,23 @@ impl Oversight {
     /// Asks the run to stop: it commits what it has finished, and reports that it was cancelled.
     pub fn cancel(&self) {
         self.cancel.cancel();
+        self.give_up.cancel();
+    }
+
+    /// Asks the run to stop when the rewrite in hand is finished and committed: that may be a fragment of full size, of which
+    /// nothing could be kept. It keeps to no pace any more.
+    pub fn wind_down(&self) {
+        self.cancel.cancel();
+    }
+
+    /// Whether what is in hand is given up.
+    pub fn is_given_up(&self) -> bool {
+        self.give_up.is_cancelled()
+    }
+
+    /// Waits until what is in hand is to be given up.
+    pub(crate) async fn given_up(&self) {
+        self.give_up.cancelled().await;
     }
 
     /// Whether the run was asked to stop.

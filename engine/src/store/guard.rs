@@ -69,7 +69,7 @@ impl CommitCounters {
 #[derive(Debug)]
 pub struct GuardedCommitHandler {
     inner: Arc<dyn CommitHandler>,
-    slot: Option<Slot>,
+    slot: Option<SlotChoice>,
     /// The sidecar of the maintenance run that commits, and the storage that it stands in.
     licence: Option<(Arc<ObjectStore>, Path)>,
     /// The version that its handle was opened at.
@@ -135,6 +135,22 @@ pub struct Slot {
     pub version: u64,
     /// How the versions of its dataset are named.
     pub naming: ManifestNamingScheme,
+}
+
+/// A slot that is chosen when HEAD was read, so that HEAD need not be read again to be committed through. Until then nothing may
+/// be committed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SlotChoice(Arc<OnceLock<Slot>>);
+
+impl SlotChoice {
+    /// Chooses `slot`; whatever was chosen first stands.
+    pub(crate) fn choose(&self, slot: Slot) {
+        self.0.get_or_init(|| slot);
+    }
+
+    fn get(&self) -> Option<Slot> {
+        self.0.get().copied()
+    }
 }
 
 impl Slot {
@@ -205,7 +221,15 @@ impl GuardedCommitHandler {
 
     /// Refuses to commit any version but `slot`.
     #[must_use]
-    pub fn at(mut self, slot: Slot) -> Self {
+    pub fn at(self, slot: Slot) -> Self {
+        let choice = SlotChoice::default();
+        choice.choose(slot);
+        self.at_chosen(choice)
+    }
+
+    /// Refuses to commit any version but the one that is chosen until then.
+    #[must_use]
+    pub(crate) fn at_chosen(mut self, slot: SlotChoice) -> Self {
         self.slot = Some(slot);
         self
     }
@@ -444,7 +468,8 @@ impl CommitHandler for GuardedCommitHandler {
         let counters = self.counters.clone();
         let base = base_path.clone();
         let own = self.objects.clone();
-        let slot = self.slot.filter(|_| stands(Guard::Slot));
+        let slot = self.slot.as_ref().and_then(SlotChoice::get);
+        let slot = slot.filter(|_| stands(Guard::Slot));
         let rehearsed = self.rehearsed.clone();
         futures::stream::once(async move {
             let object_store = own.as_deref().unwrap_or(object_store);
@@ -500,7 +525,8 @@ impl CommitHandler for GuardedCommitHandler {
             true => manifest.version < slot.version,
             false => manifest.version != slot.version,
         };
-        if stands(Guard::Slot) && self.slot.is_some_and(is_another) {
+        let is_refused = |slot: &SlotChoice| slot.get().is_none_or(is_another);
+        if stands(Guard::Slot) && self.slot.as_ref().is_some_and(is_refused) {
             self.counters.refused_slots.fetch_add(1, Ordering::Relaxed);
             return Err(CommitError::CommitConflict);
         }

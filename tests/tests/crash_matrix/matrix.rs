@@ -301,25 +301,20 @@ operation! { plain_compact of Plain(Compact) {
     "maintain.inject_conflict" #1: "it can only report a conflict, and does in races::maintenance";
 } }
 
-// The same again: an index follows for the commit that is lost, and once more. What it left then is reclaimed at the end.
+// The same again: an index follows once, for the commit that is carried.
 operation! { plain_carry of Plain(Carry) {
     commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Failure Nothing;
     commit_after_put_1: "commit.after_put" #1 killed Dropped, fails Success Done;
     maintain_before_journal_2: "maintain.before_journal" #2 killed Dropped, fails Failure Nothing;
     maintain_after_journal_2: "maintain.after_journal" #2 killed Dropped, fails Failure Nothing;
-    commit_before_put_2: "commit.before_put" #2 killed Dropped, fails Failure Nothing;
-    commit_after_put_2: "commit.after_put" #2 killed Dropped, fails Success Done;
     maintain_before_journal_3: "maintain.before_journal" #3 killed Dropped, fails Failure Nothing;
     maintain_after_journal_3: "maintain.after_journal" #3 killed Dropped, fails Failure Nothing;
-    maintain_before_journal_4: "maintain.before_journal" #4 killed Dropped, fails Failure Nothing;
-    maintain_after_journal_4: "maintain.after_journal" #4 killed Dropped, fails Failure Nothing;
     maintain_after_carry_1: "maintain.after_carry" #1 killed Dropped, fails Failure Nothing;
-    commit_before_put_3: "commit.before_put" #3 killed Dropped, fails Failure Nothing;
-    commit_after_put_3: "commit.after_put" #3 killed Done, fails Success Done;
+    commit_before_put_2: "commit.before_put" #2 killed Dropped, fails Failure Nothing;
+    commit_after_put_2: "commit.after_put" #2 killed Done, fails Success Done;
     maintain_after_compact_1: "maintain.after_compact" #1 killed Done, fails Failure Done;
     sidecar_before_delete_1: "sidecar.before_delete" #1 killed Done, fails Success Done;
     sidecar_after_delete_1: "sidecar.after_delete" #1 killed Done, fails Success Done;
-    reclaim_before_delete_1: "reclaim.before_delete" #1 killed Done, fails Success Done;
 } left out {
     "sidecar.before_put" #1: "nothing was rewritten before: plain_compact has it";
     "sidecar.after_put" #1: "nothing was rewritten before: plain_compact has it";

@@ -143,7 +143,7 @@ async fn nothing_waits_behind_an_attempt_that_stands() {
     scene.daemon.wait_fragments_at_most("small", 5);
     heard_until(&scene.words, "WATCHDOG=1");
 
-    // A stop does not wait for it, and keeps what it had finished.
+    // A stop does not wait for it any longer than it may, and keeps what it had finished.
     scene.daemon.child.signal(Signal::SIGTERM);
     let done = scene.daemon.child.wait_here();
     assert_eq!(done.code, Some(0), "{done:?}");
@@ -154,6 +154,20 @@ async fn nothing_waits_behind_an_attempt_that_stands() {
     assert!(!done.stderr.contains("drain time is over"), "{done:?}");
     heard_until(&scene.words, "STOPPING=1");
     scene.assert_kept(1).await;
+}
+
+/// A rewrite in hand may be a fragment of full size: a stop gives it some time, and begins no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_keeps_the_rewrite_in_hand() {
+    let mut scene = Scene::new("");
+    scene.daemon.child.signal(Signal::SIGTERM);
+    heard_until(&scene.words, "STOPPING=1");
+    std::fs::write(scene.lake.path("never"), "").expect("what it waits for");
+    let done = scene.daemon.child.wait_here();
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert_eq!(scene.lake.table_status("big", "fragments"), 3, "{done:?}");
+    assert_eq!(scene.lake.rows("big").await, scene.big);
+    scene.lake.assert_at_rest();
 }
 
 /// Only the attempt is stopped: systemd hears the daemon all the time.

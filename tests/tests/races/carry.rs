@@ -5,6 +5,7 @@ use arrow_array::{Int64Array, RecordBatch, RecordBatchIterator, StringArray, UIn
 use arrow_schema::{DataType, Field, Schema};
 use futures::TryStreamExt;
 use lance::Dataset;
+use lance::dataset::optimize::{CompactionOptions, compact_files};
 use lance::dataset::{
     MergeInsertBuilder, NewColumnTransform, UpdateBuilder, WhenMatched, WriteMode, WriteParams,
 };
@@ -176,6 +177,12 @@ impl Plain {
         }
     }
 
+    /// How many files, or folders, lie in this one of the table.
+    fn count(&self, folder: &str) -> usize {
+        let folder = self.lake.path("plain/t.lance").join(folder);
+        std::fs::read_dir(folder).map_or(0, Iterator::count)
+    }
+
     /// Deletion files that no version of the last few refers to.
     async fn stray_deletions(&self) -> Vec<String> {
         let listed = std::fs::read_dir(self.lake.path("plain/t.lance/_deletions"));
@@ -340,8 +347,42 @@ async fn what_loses_every_slot_is_not_rewritten() {
     let rewritten = armed("maintain.after_rewrite", 1, "stop");
     let mut child = plain.stop(&format!("{rewritten};{every_try}"));
     plain.delete("id = 1").await;
-    let mut tries = 0;
+    let (mut tries, mut deletions) = (0, 0);
     child.signal(Signal::SIGCONT);
+    while child.stopped_or_ended() {
+        tries += 1;
+        // The index has followed once, and what was deleted is written once.
+        assert_eq!(plain.count("_indices"), 2, "try {tries}");
+        if tries % 4 != 1 {
+            assert_eq!(plain.count("_deletions"), deletions, "try {tries}");
+        }
+        plain.append(100 + tries..101 + tries).await;
+        if tries % 4 == 0 {
+            plain.delete(&format!("id = {}", 1 + tries)).await;
+        }
+        deletions = plain.count("_deletions");
+        child.signal(Signal::SIGCONT);
+    }
+    let done = child.wait().ok().json();
+    assert_eq!(tries, TRIES);
+    let report = report(&done);
+    assert_eq!(report["conflicts"], 0, "{report}");
+    assert_eq!(report["carried"], 1, "{report}");
+    assert_eq!(report["fragments_removed"], 4, "{report}");
+    plain.assert_whole().await;
+    assert_eq!(plain.stray_deletions().await, Vec::<String>::new());
+}
+
+/// The same of an index, more often than Lance tries: it is not extended a second time.
+#[tokio::test]
+async fn an_index_that_loses_every_slot_is_not_built_again() {
+    const TRIES: i64 = 24;
+    let mut plain = Plain::undeleted(false, true).await;
+    plain.append(40..50).await;
+    let every_try = format!("commit.before_put={TRIES}*return(stop)");
+    let args = ["reindex", &plain.uri, "--json"];
+    let mut child = plain.lake.with_seam(&every_try, &args);
+    let mut tries = 0;
     while child.stopped_or_ended() {
         tries += 1;
         plain.append(100 + tries..101 + tries).await;
@@ -354,10 +395,45 @@ async fn what_loses_every_slot_is_not_rewritten() {
     assert_eq!(tries, TRIES);
     let report = report(&done);
     assert_eq!(report["conflicts"], 0, "{report}");
-    assert_eq!(report["carried"], 1, "{report}");
-    assert_eq!(report["fragments_removed"], 4, "{report}");
+    assert_eq!(report["indexes"], serde_json::json!(["id_idx"]), "{report}");
+    assert_eq!(plain.count("_indices"), 2);
     plain.assert_whole().await;
-    assert_eq!(plain.stray_deletions().await, Vec::<String>::new());
+}
+
+/// What others did to its fragments, to its column or to the index itself while it lost its slot: it is built again.
+#[tokio::test]
+async fn an_index_that_does_not_stand_any_more_is_built_again() {
+    for other in ["a compaction", "an index", "a column"] {
+        let mut plain = Plain::undeleted(false, true).await;
+        plain.append(40..50).await;
+        let args = ["reindex", &plain.uri, "--json"];
+        let mut child = plain
+            .lake
+            .with_seam(&armed("commit.before_put", 1, "stop"), &args);
+        child.wait_stopped();
+        let mut table = plain.open().await;
+        match other {
+            "a compaction" => {
+                let compacted = compact_files(&mut table, CompactionOptions::default(), None).await;
+                assert_eq!(compacted.expect("a compaction").fragments_added, 1);
+            }
+            "an index" => {
+                let (kind, params) = (IndexType::BTree, ScalarIndexParams::default());
+                let name = Some(String::from("id_idx"));
+                let built = table.create_index(&["id"], kind, name, &params, true);
+                built.await.expect("an index");
+            }
+            _ => {
+                let two = vec![(String::from("two"), String::from("id * 2"))];
+                let two = NewColumnTransform::SqlExpressions(two);
+                table.add_columns(two, None, None).await.expect("a column");
+            }
+        }
+        let done = child.resume().ok().json();
+        let report = report(&done);
+        assert_eq!(report["conflicts"], 1, "{other}: {report}");
+        plain.assert_whole().await;
+    }
 }
 
 /// A run that waits for writers stops when it is asked to, and leaves nothing.

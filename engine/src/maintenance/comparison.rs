@@ -1,0 +1,220 @@
+//! The comparison: what became of the sources of rewrites, from the version that was read up to any later one.
+//!
+//! It is made anew for each HEAD, between two commits of a busy writer, so what was read once is kept: what was deleted in
+//! the version that was rewritten, and what in the last HEAD, of which only deletion files that are others are read.
+
+use super::carry::{
+    Change, Coverage, Source, carry, comparable, compare, neighbours, same_coverage,
+};
+use super::listed::ids_of;
+use super::plan::beyond_us;
+use crate::error::{Error, Result};
+use lance::Dataset;
+use lance::dataset::optimize::RewriteResult;
+use lance_index::frag_reuse::FRAG_REUSE_INDEX_NAME;
+use lance_index::is_system_index;
+use lance_table::format::Fragment;
+use lance_table::io::manifest::read_manifest_indexes;
+use roaring::{RoaringBitmap, RoaringTreemap};
+use std::collections::{BTreeSet, HashMap};
+
+/// Results that are to be carried, and what happened to their sources up to the version that was compared last.
+pub(super) struct Comparison<'a> {
+    /// The version that was rewritten.
+    base: &'a Dataset,
+    /// What covers its fragments; `None` when that cannot be compared.
+    covered: Option<Coverage>,
+    /// Those that still hold.
+    pub(super) carried: Vec<Carried>,
+}
+
+/// A result, and what happened to its fragments up to a certain version.
+pub(super) struct Carried {
+    pub(super) result: RewriteResult,
+    /// Its fragments as they were rewritten.
+    rewritten: Vec<Fragment>,
+    /// Its fragments as that version has them.
+    pub(super) sources: Vec<Fragment>,
+    /// What is deleted in each of them.
+    offsets: Vec<Source>,
+    /// The offsets that are to be deleted in each new fragment.
+    pub(super) deleted: Vec<RoaringBitmap>,
+    /// Whether anything was compared yet.
+    is_compared: bool,
+}
+
+impl<'a> Comparison<'a> {
+    /// Reads of `base`, the version that was rewritten to `results`, what later ones are compared with.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub(super) async fn of(base: &'a Dataset, results: Vec<RewriteResult>) -> Result<Self> {
+        let was = by_id(base);
+        let mut carried = Vec::with_capacity(results.len());
+        for result in results {
+            carried.extend(Carried::of(base, &was, result).await?);
+        }
+        Ok(Self {
+            base,
+            covered: coverage(base).await?,
+            carried,
+        })
+    }
+
+    /// Compares all with `head`, and gives up those that do not hold there.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub(super) async fn follow(&mut self, head: &Dataset) -> Result<()> {
+        let comparable = comparable(self.base.manifest(), head.manifest())
+            && beyond_us(head.manifest()).is_none();
+        let covers = coverage(head).await?;
+        let (true, Some(covered), Some(covers)) = (comparable, &self.covered, covers) else {
+            self.carried.clear();
+            return Ok(());
+        };
+        let is = by_id(head);
+        for mut carried in std::mem::take(&mut self.carried) {
+            let ids = ids_of(&carried.result.original_fragments);
+            if same_coverage(covered, &covers, &ids) && carried.follow(head, &is).await? {
+                self.carried.push(carried);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Carried {
+    /// `None` when `result` is not what a rewrite of the fragments in `was`, those of `base`, comes to.
+    async fn of(
+        base: &Dataset,
+        was: &HashMap<u64, &Fragment>,
+        result: RewriteResult,
+    ) -> Result<Option<Self>> {
+        let (mut sources, mut offsets) = (Vec::new(), Vec::new());
+        for original in &result.original_fragments {
+            let Some(&was) = was.get(&original.id) else {
+                return Ok(None);
+            };
+            let recounted =
+                was.physical_rows.is_some() && original.physical_rows != was.physical_rows;
+            if recounted {
+                return Ok(None);
+            }
+            let before = deletions(base, was).await?;
+            offsets.push(Source {
+                rows: was.physical_rows.unwrap_or(0) as u64,
+                after: before.clone(),
+                before,
+            });
+            sources.push(was.clone());
+        }
+        // Ranks go by the order in which Lance reads.
+        let in_order = sources.is_sorted_by_key(|fragment| fragment.id);
+        Ok(in_order.then(|| Self {
+            deleted: vec![RoaringBitmap::new(); result.new_fragments.len()],
+            result,
+            rewritten: sources.clone(),
+            sources,
+            offsets,
+            is_compared: false,
+        }))
+    }
+
+    /// Whether it holds at `head`, whose fragments are those in `is`.
+    async fn follow(&mut self, head: &Dataset, is: &HashMap<u64, &Fragment>) -> Result<bool> {
+        let mut changed = !self.is_compared;
+        let known = self.rewritten.iter().zip(&mut self.sources);
+        for ((was, source), offsets) in known.zip(&mut self.offsets) {
+            let Some(&is) = is.get(&was.id) else {
+                return Ok(false);
+            };
+            if compare(was, Some(is)) == Change::Other {
+                return Ok(false);
+            }
+            if is.deletion_file != source.deletion_file {
+                offsets.after = deletions(head, is).await?;
+                changed = true;
+            }
+            offsets.rows = is.physical_rows.unwrap_or(0) as u64;
+            *source = is.clone();
+        }
+        if !self.is_compared && !self.has_addresses() {
+            return Ok(false);
+        }
+        self.is_compared = true;
+        if changed {
+            let Some(deleted) = carry(&self.offsets, &rows_of(&self.result.new_fragments)) else {
+                return Ok(false);
+            };
+            self.deleted = deleted;
+        }
+        Ok(true)
+    }
+
+    /// Whether the addresses that were rewritten, where they are known, are those that had survived.
+    fn has_addresses(&self) -> bool {
+        let Some(addresses) = &self.result.row_addrs else {
+            return true;
+        };
+        let mut survived = RoaringTreemap::new();
+        for (fragment, offsets) in self.rewritten.iter().zip(&self.offsets) {
+            let first = fragment.id << u32::BITS;
+            survived.insert_range(first..first + offsets.rows);
+            for offset in &offsets.before {
+                survived.remove(first + u64::from(offset));
+            }
+        }
+        RoaringTreemap::deserialize_from(addresses.as_slice()).is_ok_and(|a| a == survived)
+    }
+
+    /// The rows beside some of the deletions, counted over the rows that are left.
+    pub(super) fn neighbours(&self) -> BTreeSet<u64> {
+        neighbours(&self.deleted, &rows_of(&self.result.new_fragments))
+    }
+}
+
+fn by_id(dataset: &Dataset) -> HashMap<u64, &Fragment> {
+    let fragments = dataset.manifest().fragments.iter();
+    fragments.map(|fragment| (fragment.id, fragment)).collect()
+}
+
+/// The offsets that are deleted in `fragment` of `dataset`.
+pub(super) async fn deletions(dataset: &Dataset, fragment: &Fragment) -> Result<RoaringBitmap> {
+    if fragment.deletion_file.is_none() {
+        return Ok(RoaringBitmap::new());
+    }
+    let id = usize::try_from(fragment.id).unwrap_or(usize::MAX);
+    let opened = dataset.get_fragment(id);
+    let opened = opened.ok_or_else(|| Error::internal(format!("fragment {id} is not there")))?;
+    let deletions = opened.get_deletion_vector().await?;
+    Ok(deletions.iter().flat_map(|d| d.to_sorted_iter()).collect())
+}
+
+pub(super) fn rows_of(fragments: &[Fragment]) -> Vec<u64> {
+    let rows = fragments
+        .iter()
+        .map(|f| f.physical_rows.unwrap_or(0) as u64);
+    rows.collect()
+}
+
+/// What covers the fragments of `dataset`; `None` when it is not known, or earlier rewrites are not followed yet.
+async fn coverage(dataset: &Dataset) -> Result<Option<Coverage>> {
+    let objects = dataset.object_store(None).await?;
+    let location = dataset.manifest_location();
+    let listed = read_manifest_indexes(&objects, location, dataset.manifest()).await?;
+    let mut coverage = Coverage::new();
+    for segment in listed {
+        if segment.name == FRAG_REUSE_INDEX_NAME {
+            return Ok(None);
+        }
+        if is_system_index(&segment) {
+            continue;
+        }
+        let Some(covered) = segment.fragment_bitmap else {
+            return Ok(None);
+        };
+        coverage.insert(segment.uuid.to_string(), covered);
+    }
+    Ok(Some(coverage))
+}
