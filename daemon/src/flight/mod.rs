@@ -89,7 +89,7 @@ impl Server {
                 format!("agent.flight: {why}"),
             ));
         }
-        let listener: TcpListener = crate::http::listen(address, "agent.flight").await?;
+        let listener: TcpListener = crate::http::listen(address, "agent.flight", false).await?;
         let (sender, work) = mpsc::unbounded_channel();
         let flight = Flight {
             store: store.clone(),
