@@ -13,7 +13,7 @@ use crate::exit::code;
 use crate::place::{Place, step};
 use serde_json::{Map, Value, json};
 use squire_engine::error::Result;
-use squire_engine::maintenance::{TableHealth, Target, Unreferenced};
+use squire_engine::maintenance::{Hold, TableHealth, Target, Unreferenced};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -218,6 +218,26 @@ fn drifted(target: &Target, version: u64) -> Span {
     Span::new(Tone::Bad, line)
 }
 
+/// What is kept and leased of a store.
+async fn holds_at(place: &Place) -> Result<Vec<Hold>> {
+    match place.managed {
+        true => place.store.holds().await,
+        false => Ok(Vec::new()),
+    }
+}
+
+/// Tells what is kept and leased. That it is not known hides no table: they are as they are, whoever reads them.
+fn tell_holds(results: &mut Results, holds: &Result<Vec<Hold>>) {
+    match holds {
+        Ok(holds) => holds.iter().for_each(|hold| results.say(told(hold))),
+        Err(e) => {
+            let unknown = format!("what is kept and leased is not known: {e}");
+            results.say(Span::new(Tone::Bad, unknown));
+            results.exits(code(e.kind()));
+        }
+    }
+}
+
 /// Looks once and prints what it found.
 async fn once(context: &Context, args: &PlanArgs, again: bool) -> Result<ExitCode> {
     let PlanArgs {
@@ -236,10 +256,7 @@ async fn once(context: &Context, args: &PlanArgs, again: bool) -> Result<ExitCod
     let sidecars = place.sidecar_ops().await?;
     let stranded = place.stranded_bytes().await?;
     let mut results = Results::of(&selection);
-    let holds = match place.managed {
-        true => place.store.holds().await,
-        false => Ok(Vec::new()),
-    };
+    let holds = holds_at(&place).await;
     let recorded = format!("{} sidecars, {} stranded", sidecars.len(), size(stranded));
     let uri = &place.uri;
     if version.is_none() && (stranded > 0 || !sidecars.is_empty()) {
@@ -247,15 +264,7 @@ async fn once(context: &Context, args: &PlanArgs, again: bool) -> Result<ExitCod
     }
     if let Some(version) = version {
         results.say(format!("{uri}: manifest version {version}, {recorded}"));
-        match &holds {
-            Ok(holds) => holds.iter().for_each(|hold| results.say(told(hold))),
-            // The tables are as they are, whoever reads them.
-            Err(e) => {
-                let unknown = format!("what is kept and leased is not known: {e}");
-                results.say(Span::new(Tone::Bad, unknown));
-                results.exits(code(e.kind()));
-            }
-        }
+        tell_holds(&mut results, &holds);
     }
     let (mut rows, mut left) = (Vec::new(), Vec::new());
     for target in selection {

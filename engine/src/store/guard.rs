@@ -308,6 +308,34 @@ impl GuardedCommitHandler {
         Ok(())
     }
 
+    /// Counts what became of a put at the version of the dataset at a path, and whether it is known that it is there, or is not.
+    async fn count(
+        &self,
+        put: &Result<ManifestLocation, CommitError>,
+        (base, version, naming): (&Path, u64, ManifestNamingScheme),
+        objects: &ObjectStore,
+    ) {
+        let counter = match put {
+            Ok(_) => &self.counters.committed,
+            Err(_) => &self.counters.lost,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let is_known = match put {
+            Ok(_) | Err(CommitError::CommitConflict) => true,
+            // A local disk does nothing once it has answered, and may have failed after the version got its name.
+            Err(CommitError::OtherError(_)) if objects.is_local() => {
+                let there =
+                    self.inner
+                        .version_exists(base, version, objects.inner.as_ref(), naming);
+                there.await.is_ok_and(|there| !there)
+            }
+            Err(CommitError::OtherError(_)) => false,
+        };
+        if is_known {
+            self.doubts.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     fn versions<'a>(&'a self, object_store: &'a ObjectStore) -> &'a ObjectStore {
         self.objects.as_deref().unwrap_or(object_store)
     }
@@ -563,26 +591,8 @@ impl CommitHandler for GuardedCommitHandler {
                 transaction,
             )
             .await;
-        let counter = match &put {
-            Ok(_) => &self.counters.committed,
-            Err(_) => &self.counters.lost,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-        let is_known = match &put {
-            Ok(_) | Err(CommitError::CommitConflict) => true,
-            // A local disk does nothing once it has answered, and may have failed after the version got its name.
-            Err(CommitError::OtherError(_)) if object_store.is_local() => {
-                let objects = object_store.inner.as_ref();
-                let there =
-                    self.inner
-                        .version_exists(base_path, manifest.version, objects, naming_scheme);
-                there.await.is_ok_and(|there| !there)
-            }
-            Err(CommitError::OtherError(_)) => false,
-        };
-        if is_known {
-            self.doubts.fetch_sub(1, Ordering::Relaxed);
-        }
+        let at = (base_path, manifest.version, naming_scheme);
+        self.count(&put, at, object_store).await;
         let location = put?;
         if let Err(gone) = self.check_standing(object_store, &below).await {
             // Dropped while it was being put. What changes nothing of the rows is missed by nobody.

@@ -2,7 +2,7 @@
 
 use super::table::unreadable;
 use super::types::{Unreadable, unreadable_columns};
-use super::{Audit, Auditor};
+use super::{Audit, Auditor, Finding};
 use crate::error::{Result, caught};
 use crate::maintenance::cleanup::{files_of_fragment, read_ends};
 use crate::maintenance::index_proof::prove_answers;
@@ -10,7 +10,7 @@ use futures::StreamExt;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
 use lance_index::is_system_index;
-use lance_table::format::Fragment;
+use lance_table::format::{Fragment, Manifest};
 use std::collections::BTreeSet;
 
 /// Fragments that are read from at one time.
@@ -29,6 +29,15 @@ async fn read_others(dataset: &Dataset, fragment: &Fragment, types: &[Unreadable
     }
 }
 
+/// The fragments of a version that no reader gives the rows of: a column may be added without values, and all others dropped.
+fn hollow(manifest: &Manifest) -> impl Iterator<Item = Finding> {
+    let fragments = manifest.fragments.iter().filter(|f| f.files.is_empty());
+    fragments.map(|fragment| {
+        let what = format!("fragment {}", fragment.id);
+        unreadable(what, manifest.version, None, "it has no data file left")
+    })
+}
+
 impl Auditor<'_> {
     /// Reads from the table at `path`, each data file once, through the newest version that refers to it.
     pub(super) async fn deepen(&self, path: &str, audit: &mut Audit) -> Result<()> {
@@ -36,23 +45,7 @@ impl Auditor<'_> {
             // Its manifest is among the findings.
             return Ok(());
         };
-        let version = head.manifest().version;
-        let hollow = head.manifest().fragments.iter();
-        audit
-            .findings
-            .extend(
-                hollow
-                    .filter(|fragment| fragment.files.is_empty())
-                    .map(|fragment| {
-                        let what = format!("fragment {}", fragment.id);
-                        unreadable(
-                            what,
-                            version,
-                            None,
-                            "it has no data file left, so no reader gives its rows",
-                        )
-                    }),
-            );
+        audit.findings.extend(hollow(head.manifest()));
         let fresh = self.store.without_caches(&head, path).await?;
         let damaged: BTreeSet<String> = audit.findings.iter().map(|f| f.file.clone()).collect();
         let mut seen: BTreeSet<(Option<u32>, String)> = BTreeSet::new();

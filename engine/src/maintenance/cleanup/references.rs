@@ -89,7 +89,8 @@ pub(in crate::maintenance) fn spelled(uri: &str) -> String {
 
 /// Whether the base `spelled` is there; of one that is not a local path nobody asks.
 fn is_found(spelled: &str) -> bool {
-    !spelled.starts_with('/') || std::path::Path::new(spelled).exists()
+    let there = || std::path::Path::new(spelled).try_exists();
+    !spelled.starts_with('/') || there().is_ok_and(|there| there)
 }
 
 /// A local path without links in it; a relative one is relative to something unknown.
