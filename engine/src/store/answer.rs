@@ -73,8 +73,9 @@ fn strange(told: &str, cause: &str) -> Option<String> {
     if cause.contains(NO_LISTING) {
         return Some(String::from("what it answers to a listing is none"));
     }
-    let (_, answer) = cause.split_once(ANSWERED)?;
-    (!answer.contains("<Error>")).then(|| format!("it answers {}", quoted(answer.trim())))
+    let (_, document) = cause.split_once(ANSWERED)?;
+    let (_, answer) = told.split_once(ANSWERED)?;
+    (!document.contains("<Error>")).then(|| format!("it answers {}", quoted(answer.trim())))
 }
 
 fn patience(

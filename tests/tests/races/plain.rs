@@ -178,7 +178,13 @@ async fn a_run_that_may_leave_no_record_at_all_runs_and_says_so_once() {
 #[tokio::test]
 async fn files_of_others_are_counted_by_age_and_never_touched() {
     let (lake, plain) = scene().await;
-    let ages = [("data/young.lance", 0), ("_indices/i-1/page.lance", 3_700)];
+    let ages = [
+        ("data/young.lance", 0),
+        (
+            "_indices/0b1d8f6e-0c55-4d0c-9b0b-3f1f2f6f7a10/page.lance",
+            3_700,
+        ),
+    ];
     let week = 7 * 24 * 3_600;
     for (file, age) in ages
         .into_iter()

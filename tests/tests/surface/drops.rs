@@ -66,7 +66,10 @@ async fn what_others_commit_to_a_dropped_table_stays() {
     written.expect("somebody writes there");
     lake.env
         .push(("SQUIRE_RETENTION".to_owned(), "0".to_owned()));
-    let done = lake.run(&["cleanup", &lake.uri, "--json"]);
+    let config = lake.path("squire.toml");
+    std::fs::write(&config, "[policy]\nmin_versions = 1\n").expect("configuration");
+    let config = config.to_string_lossy();
+    let done = lake.run(&["cleanup", &lake.uri, "--config", &config, "--json"]);
     done.failed(1, "after t was dropped");
     let left = Dataset::open(&at).await.expect("the folder");
     assert_eq!(rows_of(&left).await.len(), 6);

@@ -143,6 +143,10 @@ impl Reconciler {
         let work = match seen {
             Ok(seen) => {
                 let verdict = watched.location.looked(target, seen, &self.config, now);
+                // What an earlier pass found unfit is no success of this one.
+                let rests = |(_, due, rests): &(_, bool, bool)| *due && *rests;
+                let of_pass = verdict.as_ref().filter(|_| self.options.once);
+                self.bad += usize::from(of_pass.is_some_and(|v| v.kinds.iter().any(rests)));
                 verdict.and_then(|verdict| self.status.judged(uri, target, verdict))
             }
             Err(e) => {
