@@ -127,6 +127,14 @@ impl Error {
         self
     }
 
+    /// What caused it, the outermost first.
+    pub(crate) fn causes(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+        let outermost: Option<&(dyn StdError + 'static)> = self.source();
+        std::iter::successors(outermost, |cause: &&(dyn StdError + 'static)| {
+            (*cause).source()
+        })
+    }
+
     /// Shorthand for [`ErrorKind::InvalidInput`].
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::InvalidInput, message)
@@ -279,6 +287,12 @@ impl From<lance::Error> for Error {
             | L::TooMuchWriteContention { .. } => {
                 (ErrorKind::Conflict, "lost to a concurrent commit")
             }
+            // What an older release committed meanwhile, and this one cannot read: above it nothing has to be read of it.
+            L::InvalidInput { source, .. }
+                if source.to_string().ends_with("is a required field") =>
+            {
+                (ErrorKind::Conflict, "lost to a concurrent commit")
+            }
             L::InvalidInput { .. }
             | L::SchemaMismatch { .. }
             | L::Schema { .. }
@@ -312,6 +326,14 @@ mod tests {
         assert_eq!(quoted("a\u{1b}[2J\nb"), r#""a\u{1b}[2J\nb""#);
         let long = quoted(&"ö".repeat(5_000));
         assert_eq!(long.chars().count(), 80 + "\"\"...".len());
+    }
+
+    #[test]
+    fn a_commit_of_an_older_release_is_a_lost_race() {
+        let told = |what: &str| Error::from(lance::Error::invalid_input(what)).kind();
+        let lost = told("new_index_details is a required field");
+        assert_eq!(lost, ErrorKind::Conflict);
+        assert_eq!(told("no such column"), ErrorKind::InvalidInput);
     }
 
     #[test]

@@ -53,6 +53,7 @@ guards! {
     StagedFiles, "staged_files", "a published version refers to files that are gone", "crash_matrix::guards::a_version_without_its_files_is_not_published";
     Licence, "licence", "a run that was taken for dead lands a version whose files were deleted", "crash_matrix::guards::a_run_without_its_sidecar_commits_nothing";
     Standing, "standing", "a rewrite lands on a table that was made again in the place of the one that was read", "crash_matrix::guards::a_table_that_was_made_again_is_not_committed_to";
+    RefsAgain, "refs_again", "a version goes that was given a tag while the cleanup ran", "crash_matrix::guards::a_version_that_is_tagged_during_a_cleanup_stays";
     SameTable, "same_table", "a cleanup removes the versions of a table that was made again meanwhile", "crash_matrix::guards::a_table_that_was_made_again_is_not_cleaned_up";
     Fence, "fence", "a delayed put lands a version whose files were deleted", "crash_matrix::guards::a_delayed_put_meets_the_fence";
     BurnedPath, "burned_path", "a create takes a path whose dataset a resolver is about to remove", "crash_matrix::guards::a_burned_path_is_not_used_again";

@@ -176,12 +176,13 @@ impl Listed {
         })
     }
 
-    /// Whether it says of zones of rows what may be in them, and nothing of single rows.
-    pub(crate) fn is_of_zones(&self) -> bool {
-        let kinds = ["ZoneMap", "BloomFilter"];
-        self.segments
-            .iter()
-            .all(|s| kinds.contains(&kind_of(s).as_str()))
+    /// Whether building it anew costs no more than extending it over all `fragments`: it covers none of them and is not
+    /// trained, or says of zones of rows what may be in them and nothing of single rows.
+    pub(crate) fn is_cheap_anew(&self, fragments: &RoaringBitmap) -> bool {
+        let is_of_zones = |s| ["ZoneMap", "BloomFilter"].contains(&kind_of(s).as_str());
+        let is_trained = self.segments.iter().any(is_vector);
+        let covers_none = covered_by(&self.segments).is_disjoint(fragments);
+        (covers_none && !is_trained) || self.segments.iter().all(is_of_zones)
     }
 
     /// Whether it is a graph of vectors.

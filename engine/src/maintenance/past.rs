@@ -138,7 +138,11 @@ impl Store {
     async fn read_past(&self, visible: &Dataset, version: u64) -> Result<Read> {
         let read = async {
             let dataset = visible.checkout_version(version).await?;
-            let transaction = dataset.read_transaction().await?;
+            let transaction = match dataset.read_transaction().await {
+                // One of an older release that this one cannot read: what it did is seen from what it left.
+                Err(lance::Error::InvalidInput { .. }) => None,
+                read => read?,
+            };
             let listed = listed_indexes(&dataset).await?;
             let facts = self.fragment_facts(&dataset, &listed).await?;
             let properties = transaction

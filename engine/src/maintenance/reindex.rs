@@ -25,7 +25,6 @@ use lance_index::{IndexParams, IndexType};
 use lance_table::format::Fragment;
 use squire_failpoints::{Seam, hit};
 use std::collections::BTreeSet;
-use std::error::Error as _;
 use std::future::IntoFuture;
 use std::sync::Arc;
 
@@ -154,7 +153,7 @@ impl Work for Reindex<'_> {
             let extending = extend(&mut head, (index, declared), self.how.asks_all, run, store);
             let done = caught("extending it", extending).await;
             count_written(&before, &head, (run, store), report).await?;
-            settle_one(&index.name, done, run, report).await?;
+            settle_one(&index.name, done, (run, store), report).await?;
         }
         for (name, declaration) in self.missing(&listed) {
             run.check_cancelled()?;
@@ -162,7 +161,7 @@ impl Work for Reindex<'_> {
             let building = build(&mut head, name, declaration, run, store);
             let done = caught("building it", building).await;
             count_written(&before, &head, (run, store), report).await?;
-            settle_one(name, done, run, report).await?;
+            settle_one(name, done, (run, store), report).await?;
         }
         Ok(())
     }
@@ -198,11 +197,12 @@ enum Outcome {
     Pending(String),
 }
 
-/// A lost race ends the attempt, and so do a lost licence and a wish to stop; any other failure stays with its index.
+/// A lost race ends the attempt, and so do a lost licence, a table that was dropped and a wish to stop; any other failure stays
+/// with its index.
 async fn settle_one(
     name: &str,
     done: Result<Outcome>,
-    run: &Run<'_>,
+    (run, store): (&Run<'_>, &Store),
     report: &mut MaintenanceReport,
 ) -> Result<()> {
     run.oversight.did(1);
@@ -222,7 +222,11 @@ async fn settle_one(
             Ok(())
         }
         Err(e) if e.kind() == ErrorKind::Cancelled => Err(e),
-        Err(e) if e.disposition() == Disposition::Fail && run.is_licensed().await? => {
+        Err(e)
+            if e.disposition() == Disposition::Fail
+                && run.is_licensed().await?
+                && !run.is_gone(store).await? =>
+        {
             let why = match (e.kind(), run.target) {
                 _ if is_short_of_memory(&e) => String::from(
                     "its values cannot be sorted in the memory that one attempt has; raise [budget] memory",
@@ -249,14 +253,18 @@ async fn settle_one(
 
 /// Whether Lance gave up because even what it spills did not leave room enough.
 fn is_short_of_memory(e: &Error) -> bool {
-    let mut cause = e.source();
-    while let Some(error) = cause {
-        if let Some(failed) = error.downcast_ref::<DataFusionError>() {
-            return matches!(failed.find_root(), DataFusionError::ResourcesExhausted(_));
-        }
-        cause = error.source();
-    }
-    false
+    let failed = e
+        .causes()
+        .find_map(|cause| cause.downcast_ref::<DataFusionError>());
+    let root = failed.map(DataFusionError::find_root);
+    matches!(root, Some(DataFusionError::ResourcesExhausted(_)))
+}
+
+/// Whether Lance found too few vectors to train by, nulls and what is no number left out.
+fn has_too_few(e: &Error) -> bool {
+    let few = |cause: &lance::Error| matches!(cause, lance::Error::Unprocessable { .. });
+    e.causes()
+        .any(|cause| cause.downcast_ref().is_some_and(few))
 }
 
 /// Extends `index` over the fragments that it does not cover, as one version above `head`. One that covers them all is asked
@@ -284,8 +292,9 @@ async fn extend(
         return Ok(outcome);
     }
     let (staged, retried) = match stage_extended(head, index, run, store).await {
-        // Of a field of a struct, Lance extends them no more once their fragments were rewritten; they are cheap to build.
-        Err(e) if e.disposition() == Disposition::Fail && index.is_of_zones() => {
+        // Of a field of a struct, Lance extends none of them any more that covers nothing, and none of zones once its fragments
+        // were rewritten. To build the first costs what extending it would, and the others are cheap to build.
+        Err(e) if e.disposition() == Disposition::Fail && index.is_cheap_anew(&fragments) => {
             return anew(head, index, &e, run, store).await;
         }
         staged => staged?,
@@ -518,11 +527,14 @@ async fn build(
         )));
     }
     let built = (column, kind, params.as_ref());
-    let staged = stage_built(head, name, built, run, store).await?;
+    let few = || Outcome::Pending(format!("column {column} has too few vectors to train it"));
+    let staged = match stage_built(head, name, built, run, store).await {
+        Err(e) if kind.is_vector() && has_too_few(&e) => return Ok(few()),
+        staged => staged?,
+    };
     let segments = staged.load_indices_by_name(name).await?;
     if kind.is_vector() && covered_by(&segments).is_empty() {
-        let nulls = format!("column {column} has too few vectors to train it");
-        return Ok(Outcome::Pending(nulls));
+        return Ok(few());
     }
     prove_built(head, &staged, name).await?;
     commit_index((store, run), head, &staged).await?;

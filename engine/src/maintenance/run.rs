@@ -117,7 +117,7 @@ impl Run<'_> {
     }
 
     /// Whether its table was dropped since it was opened, and perhaps made again.
-    async fn is_gone(&self, store: &Store) -> Result<bool> {
+    pub(super) async fn is_gone(&self, store: &Store) -> Result<bool> {
         let Some(opened) = self.opened() else {
             return Ok(false);
         };
@@ -138,7 +138,7 @@ impl Run<'_> {
         *opened.unwrap_or_else(PoisonError::into_inner) = Some(version);
     }
 
-    /// Has `guard` commit only while the version stands that the table was opened at last.
+    /// Has `guard` commit only to the table that was opened last.
     pub(crate) fn stand_on_opened(&self, guard: &GuardedCommitHandler) {
         if let Some(opened) = self.opened() {
             guard.stand_on(opened);

@@ -20,25 +20,17 @@ use crate::ids::{OpId, TableName};
 use crate::journal::{AT_ONCE, Amounts, Journalled, names_of_fragment};
 use crate::protocol::Kind;
 use crate::publish::{Record, Rounds};
-use crate::store::{Records, Store, StrictCommit, is_of_table, marks, read_version, unless_denied};
+use crate::store::{
+    Records, Store, StrictCommit, TABLE_FOLDERS, is_of_table, marks, read_version, unless_denied,
+};
 use futures::{StreamExt, TryStreamExt};
 use lance::dataset::transaction::{Operation, TransactionBuilder};
 use lance_table::io::commit::ManifestNamingScheme;
-use lance_table::io::deletion::DELETIONS_DIR;
 use object_store::ObjectStoreExt;
 use serde::Serialize;
 use squire_failpoints::{Guard, Seam, hit, stands};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// The folders of a table.
-const FOLDERS: [&str; 5] = [
-    "data",
-    DELETIONS_DIR,
-    "_indices",
-    "_transactions",
-    "_versions",
-];
 
 /// A run without a sidecar, and what it wrote.
 #[derive(Debug, Clone)]
@@ -434,7 +426,7 @@ impl Store {
             return;
         }
         let root = format!("/{}", self.object_path(table));
-        for folder in FOLDERS
+        for folder in TABLE_FOLDERS
             .iter()
             .map(|of| format!("{root}/{of}"))
             .chain([root.clone()])

@@ -55,7 +55,7 @@ use shelf::Shelf;
 use sidecar::Untidy;
 pub(crate) use sidecar::together;
 pub use sidecar::{Member, Sidecar, SidecarKind, SidecarTable};
-pub(crate) use standing::{Opened, Standing};
+pub(crate) use standing::{Opened, Standing, TABLE_FOLDERS};
 pub use state::{State, TableEntry, Updates};
 pub use tables::Gathered;
 pub(crate) use tables::{

@@ -19,7 +19,6 @@ use lance_io::object_store::{ObjectStore, ObjectStoreParams};
 use object_store::path::Path;
 use object_store::{ListResult, ObjectStoreExt};
 use sha2::{Digest, Sha256};
-use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -142,24 +141,16 @@ const DENIED: [io::ErrorKind; 3] = [
 /// Whether a storage may not be written, or read, by us; anything else that fails may work the next time.
 pub(crate) fn is_denied(e: &Error) -> bool {
     use object_store::Error as S;
-    causes(e).any(|cause| {
+    e.causes().any(|cause| {
         let said = cause.downcast_ref::<S>();
         said.is_some_and(|s| matches!(s, S::PermissionDenied { .. } | S::Unauthenticated { .. }))
     }) || caused_by_io(e, &DENIED)
 }
 
 fn caused_by_io(e: &Error, kinds: &[io::ErrorKind]) -> bool {
-    causes(e).any(|cause| {
+    e.causes().any(|cause| {
         let io = cause.downcast_ref::<io::Error>();
         io.is_some_and(|io| kinds.contains(&io.kind()))
-    })
-}
-
-/// The causes of an error, the outermost first.
-fn causes(e: &Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-    let outermost: Option<&(dyn StdError + 'static)> = e.source();
-    std::iter::successors(outermost, |cause: &&(dyn StdError + 'static)| {
-        (*cause).source()
     })
 }
 

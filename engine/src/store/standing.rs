@@ -14,6 +14,15 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use std::collections::HashSet;
 use std::sync::Arc;
 
+/// The folders of a table that hold its files, and no other's.
+pub(crate) const TABLE_FOLDERS: [&str; 5] = [
+    "data",
+    "_deletions",
+    "_indices",
+    "_transactions",
+    "_versions",
+];
+
 /// The object of a version as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Standing(ObjectMeta);

@@ -557,8 +557,49 @@ async fn a_table_that_was_made_again_is_not_committed_to() {
     ends_well(Guard::Standing, &lake).await;
 }
 
+/// The same of a table with an index, whose build is lost with it: nothing of that is a failure of the index.
 #[tokio::test]
-async fn a_table_that_was_made_again_is_not_cleaned_up() {
+async fn a_table_that_was_made_again_is_not_reindexed() {
+    let lake = lake();
+    let mut plain = made(&lake, 0, 4).await;
+    plain.index().await;
+    plain.append(100..103).await;
+    let seam = "commit.before_put=1*return(stop)";
+    let mut run = lake.with_seam(seam, &["reindex", &plain.uri]);
+    run.wait_stopped();
+    let again = made_again(&lake, &plain, 6).await;
+    run.resume().failed(3, "dropped while it was worked on");
+    again.assert_whole().await;
+    ends_well(Guard::Standing, &lake).await;
+}
+
+/// Lance looks at tags before it deletes the first file. Ten versions go here, five in a second.
+#[tokio::test]
+async fn a_version_that_is_tagged_during_a_cleanup_stays() {
+    let (mut lake, config) = cleaning();
+    let plain = made(&lake, 0, 12).await;
+    let versions = plain.path(TABLE).join("_versions");
+    let cleanup = ["cleanup", &plain.uri, "--config", &config, "--rate", "5"];
+    let run = lake.start(&cleanup);
+    let manifest = |version: u64| versions.join(format!("{:020}.manifest", u64::MAX - version));
+    let stands = |version: &u64| manifest(*version).is_file();
+    while (1..=11).all(|v| stands(&v)) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let standing = (1..=11).find(stands).expect("one that stands");
+    let table = plain.open().await;
+    table.tags().create("late", standing).await.expect("a tag");
+    run.wait().ok();
+    let tagged = table.checkout_version("late").await.expect("the version");
+    let rows = tagged.count_rows(None).await.expect("its rows");
+    assert_eq!(rows as u64, 3 * standing);
+    assert_eq!(plain.open().await.versions().await.expect("all").len(), 2);
+    lake.env.clear();
+    ends_well(Guard::RefsAgain, &lake).await;
+}
+
+/// A lake, and the configuration of a cleanup that keeps nothing but the latest version.
+fn cleaning() -> (Lake, String) {
     let mut lake = lake();
     let retention = ("SQUIRE_RETENTION".to_owned(), "0".to_owned());
     lake.env.push(retention);
@@ -566,6 +607,12 @@ async fn a_table_that_was_made_again_is_not_cleaned_up() {
     let policy = "[policy]\nmin_versions = 1\n[policy.cleanup]\nenabled = true\n";
     std::fs::write(&config, policy).expect("a configuration");
     let config = config.to_string_lossy().into_owned();
+    (lake, config)
+}
+
+#[tokio::test]
+async fn a_table_that_was_made_again_is_not_cleaned_up() {
+    let (lake, config) = cleaning();
     let plain = made(&lake, 0, 6).await;
     let cleanup = ["cleanup", &plain.uri, "--config", &config];
     let mut run = lake.with_seam("cleanup.before_table=1*return(stop)", &cleanup);

@@ -504,6 +504,41 @@ fn an_index_is_built_over_what_it_leaves_out() {
     assert_eq!(report(&again)["rebuilt_indexes"], json!([]));
 }
 
+/// Neither nulls nor what is no number is anything to train by: the index waits for vectors, and comes when they do.
+#[test]
+fn an_index_over_vectors_that_are_none_yet_is_pending() {
+    let lake = Lake::with_tables(&["u"]);
+    let schema = lake.path("types.json").to_string_lossy().into_owned();
+    let columns =
+        r#"[{"name":"id","type":"int64"},{"name":"vec","type":"fixed_size_list<float32,2>"}]"#;
+    std::fs::write(&schema, columns).expect("schema file");
+    lake.run(&["create", &lake.uri, "t", "--schema", &schema])
+        .ok();
+    let write = |vector: &dyn Fn(i64) -> String| {
+        let rows: String = (0..300)
+            .map(|id| format!("{{\"id\":{id},\"vec\":{}}}\n", vector(id)))
+            .collect();
+        let file = lake.path("rows.ndjson").to_string_lossy().into_owned();
+        std::fs::write(&file, rows).expect("rows");
+        lake.run(&["write", &lake.uri, "t", &file]).ok();
+    };
+    write(&|_| String::from("null"));
+    for kind in ["ivf_flat", "ivf_pq"] {
+        let index = [
+            "index", &lake.uri, "t", "vec", "--type", kind, "--name", kind,
+        ];
+        lake.run(&index).ok();
+    }
+    let reindex = ["reindex", &lake.uri, "--table", "t", "--json"];
+    let waiting = report(&lake.run(&reindex).ok());
+    let pending = waiting["pending_indexes"].as_array().expect("pending");
+    assert_eq!(pending.len(), 2, "{waiting:#}");
+    assert_eq!(waiting["failed_indexes"], json!([]));
+    write(&|id| format!("[{id}, {}]", id % 7));
+    let built = report(&lake.run(&reindex).ok());
+    assert_eq!(built["indexes"], json!(["ivf_flat", "ivf_pq"]), "{built:#}");
+}
+
 /// Declared, each would fail at every reindex; the store is as it was.
 #[test]
 fn an_index_that_lance_cannot_build_is_not_declared() {

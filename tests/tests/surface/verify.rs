@@ -119,6 +119,95 @@ fn every_kind_of_loss_is_named() {
     }
 }
 
+/// Tags and branches are what cleanup spares versions for, so one that names nothing is found before it matters.
+#[tokio::test]
+async fn tags_and_branches_that_name_nothing_are_named() {
+    let lake = lake();
+    let root = Path::new(&lake.uri).join("t.lance");
+    let uri = root.to_string_lossy().into_owned();
+    let mut table = Dataset::open(&uri).await.expect("the table");
+    for tag in ["whole", "torn", "empty", "gone"] {
+        let version = if tag == "gone" { 2 } else { 3 };
+        table.tags().create(tag, version).await.expect("a tag");
+    }
+    let mut branches = Vec::new();
+    for branch in ["whole/b", "torn/b", "gone/b"] {
+        let made = table.create_branch(branch, 3, None).await;
+        branches.push(made.expect("a branch"));
+    }
+    lake.run(&["verify", &lake.uri]).ok();
+    let refs = root.join("_refs");
+    let put = |file: &Path, text: &str| std::fs::write(file, text).expect("damaged");
+    put(&file(&root, "_refs/tags/torn"), "{\"version\": 3, \"mani");
+    put(&file(&root, "_refs/tags/empty"), "");
+    put(&file(&root, "_refs/branches/torn"), "{");
+    std::fs::remove_file(file(&root, "_versions/18446744073709551613")).expect("version 2");
+    std::fs::remove_dir_all(root.join("tree/gone/b/_versions")).expect("its versions");
+    let done = lake.run(&["verify", &lake.uri, "--json"]);
+    assert_eq!(done.code, Some(1), "{done:?}");
+    let found = findings(&done.json(), "t");
+    let said = |name: &str| {
+        let of = |f: &&Value| f["file"].as_str().is_some_and(|f| f.starts_with(name));
+        let found = found.iter().find(of);
+        found.map(|f| f["what"].as_str().unwrap_or_default().to_owned())
+    };
+    let is = |name: &str, what: &str| {
+        let said = said(name).unwrap_or_else(|| panic!("no {name}: {found:#?}"));
+        assert!(said.contains(what), "{name}: {said}");
+    };
+    is("_refs/tags/torn.json", "is torn");
+    is("_refs/tags/empty.json", "is torn");
+    is("_refs/tags/gone.json", "names version 2, which is gone");
+    is("_refs/branches/torn", "is torn");
+    is("_refs/branches/gone", "no version is there (tree/gone/b)");
+    assert_eq!(said("_refs/tags/whole"), None, "{found:#?}");
+    assert_eq!(said("_refs/branches/whole"), None, "{found:#?}");
+    assert!(refs.is_dir() && branches.len() == 3);
+}
+
+/// An index that waits for rows to be trained by has no files, and none is missing.
+#[tokio::test]
+async fn an_index_that_is_not_trained_yet_lacks_nothing() {
+    let lake = Lake::new();
+    let uri = lake.path("plain/v.lance").to_string_lossy().into_owned();
+    let vector = Arc::new(Field::new("item", DataType::Float32, true));
+    let numbers = Arc::new(Float32Array::from(vec![0.5; 8]));
+    let vectors = FixedSizeListArray::new(vector, 4, numbers, None);
+    let rows = RecordBatch::try_from_iter([("vec", Arc::new(vectors) as ArrayRef)]);
+    let insert = InsertBuilder::new(&uri);
+    let made = insert.execute(vec![rows.expect("rows")]).await;
+    let mut table = made.expect("a table");
+    let params = VectorIndexParams::ivf_flat(1, MetricType::L2);
+    table
+        .create_index_builder(&["vec"], IndexType::Vector, &params)
+        .train(false)
+        .await
+        .expect("a definition");
+    for deep in [&[][..], &["--deep"]] {
+        let plain = lake.path("plain").to_string_lossy().into_owned();
+        lake.run(&[&["verify", &plain][..], deep].concat()).ok();
+    }
+}
+
+/// A migration of names that died half-way: nobody opens the table, and each file of it is whole.
+#[test]
+fn versions_of_two_namings_are_named() {
+    let lake = lake();
+    let versions = Path::new(&lake.uri).join("t.lance/_versions");
+    let name = |version: u64| format!("{:020}.manifest", u64::MAX - version);
+    std::fs::rename(versions.join(name(2)), versions.join("2.manifest")).expect("renamed");
+    let done = lake.run(&["verify", &lake.uri, "--json"]);
+    assert_eq!(done.code, Some(1), "{done:?}");
+    let found = findings(&done.json(), "t");
+    let of = |f: &&Value| f["file"] == "_versions/2.manifest";
+    let found = found
+        .iter()
+        .find(of)
+        .unwrap_or_else(|| panic!("{found:#?}"));
+    let remedy = found["remedy"].as_str().expect("a remedy");
+    assert!(remedy.contains(&name(2)), "{found:#?}");
+}
+
 /// Files of full length without their bytes are seen by those who read them.
 #[test]
 fn zeros_are_seen_deep() {

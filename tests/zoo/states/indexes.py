@@ -94,6 +94,41 @@ def index_nested_field(db: Db):
     db.put(pa.table({"id": range(10), "st": [{"a": 200 + j, "b": "x"} for j in range(10)]}))
 
 
+def nested_and_replaced(db: Db, column: str, kind: str):
+    def batch(i):
+        ids = range(i * 10, i * 10 + 10)
+        return pa.table({"id": ids, "st": [{"a": n, "t": f"word{n} x", "l": [f"l{n % 3}"]} for n in ids]})
+
+    db.fill(batch, 5)
+    db.open().create_scalar_index(column, kind)
+    db.open().merge_insert("id").when_matched_update_all().execute(db.open().to_table())
+    db.put(batch(20))
+
+
+@state()
+def index_nested_emptied_btree(db: Db):
+    """A btree on a field of a struct, all of whose rows were replaced."""
+    nested_and_replaced(db, "st.a", "BTREE")
+
+
+@state()
+def index_nested_emptied_bitmap(db: Db):
+    """A bitmap on a field of a struct, all of whose rows were replaced."""
+    nested_and_replaced(db, "st.a", "BITMAP")
+
+
+@state()
+def index_nested_emptied_ngram(db: Db):
+    """An index of trigrams on a field of a struct, all of whose rows were replaced."""
+    nested_and_replaced(db, "st.t", "NGRAM")
+
+
+@state()
+def index_nested_emptied_label_list(db: Db):
+    """An index of labels on a field of a struct, all of whose rows were replaced."""
+    nested_and_replaced(db, "st.l", "LABEL_LIST")
+
+
 @state()
 def index_zones_in_struct(db: Db):
     """A zone map on a field of a struct, which is null here and there."""

@@ -31,7 +31,7 @@ pub(crate) struct Place {
     /// Its number, as its name says.
     pub(crate) version: u64,
     size: u64,
-    naming: ManifestNamingScheme,
+    pub(super) naming: ManifestNamingScheme,
 }
 
 /// A version that was read.
@@ -75,6 +75,11 @@ impl Listing {
             files.insert(path.to_owned(), meta.size);
         }
         Ok(Self(files))
+    }
+
+    /// All files.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &String> {
+        self.0.keys()
     }
 
     /// The size of a file.
@@ -186,6 +191,11 @@ fn within(table: &str, base: &str) -> Option<String> {
     }
 }
 
+fn is_empty(index: &IndexMetadata) -> bool {
+    let covered = index.fragment_bitmap.as_ref();
+    covered.is_some_and(roaring::RoaringBitmap::is_empty)
+}
+
 fn files_of_index(index: &IndexMetadata) -> Vec<(Referred, What)> {
     let folder = format!("_indices/{}", index.uuid);
     let referred = |path: String, size| Referred {
@@ -203,8 +213,8 @@ fn files_of_index(index: &IndexMetadata) -> Vec<(Referred, What)> {
                 (referred(path, size), What::Index)
             })
             .collect(),
-        // Those of Lance itself may stand in the manifest alone.
-        None if is_system_index(index) => Vec::new(),
+        // Those of Lance itself may stand in the manifest alone, and so does one that waits for rows to be trained by.
+        None if is_system_index(index) || is_empty(index) => Vec::new(),
         None => vec![(referred(folder, None), What::IndexFolder)],
     }
 }

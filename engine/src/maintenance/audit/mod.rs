@@ -4,6 +4,7 @@
 //!    log. It finds which version of which table some readable snapshot shows.
 //! 2. `table` reads all manifests of one table and holds them against one listing of its folder, and of each folder
 //!    elsewhere that they refer to. What a store shows must be there, and be what was committed.
+//!    `refs` looks for what its tags and branches name.
 //! 3. `deep` reads a few rows of every data file, and asks every index of what is visible. `types` tells a damaged file from
 //!    a column that this release cannot read.
 //!
@@ -14,6 +15,7 @@
 mod deep;
 mod inventory;
 mod records;
+mod refs;
 mod table;
 mod types;
 

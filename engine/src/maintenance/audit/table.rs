@@ -7,6 +7,8 @@ use crate::maintenance::cleanup::spelled;
 use crate::maintenance::{Shown, Target};
 use crate::store::transaction_id;
 use futures::StreamExt;
+use lance_table::io::commit::ManifestNamingScheme;
+use object_store::path::Path;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -48,6 +50,11 @@ impl Auditor<'_> {
             audit.findings.push(gone);
             return Ok(audit);
         }
+        audit.findings = self
+            .store
+            .check_refs(&path, listing.files(), &places)
+            .await?;
+        audit.findings.extend(two_namings(&places));
         let stored: BTreeSet<u64> = main_of(&places).map(|place| place.version).collect();
         let (total, root) = (places.len() as u64, spelled(&self.store.uri_of(&path)));
         let (mut findings, mut suspects) = (Findings::default(), BTreeMap::new());
@@ -209,6 +216,17 @@ impl Auditor<'_> {
 
 fn main_of(places: &[Place]) -> impl Iterator<Item = &Place> {
     places.iter().filter(|place| place.branch.is_none())
+}
+
+/// Whether versions have names of both schemes, as a migration leaves them that died: no client opens such a table.
+fn two_namings(places: &[Place]) -> Option<Finding> {
+    let of = |naming| main_of(places).find(move |place| place.naming == naming);
+    let (old, _) = of(ManifestNamingScheme::V1).zip(of(ManifestNamingScheme::V2))?;
+    let name = ManifestNamingScheme::V2.manifest_path(&Path::default(), old.version);
+    let name = name.filename().unwrap_or_default();
+    let what = "is named by an older scheme than other versions, so that nobody can open the table";
+    let remedy = format!("rename it to {name} (remove it where that is there), and others like it");
+    Some(super::finding(&old.file, what, &remedy))
 }
 
 /// What a finding of rows that cannot be read says.

@@ -10,9 +10,10 @@
 //! 3. The process's memory bounds it. What found no room is read again.
 //!
 //! Folders of indexes that no version names, as older clients of LanceDB keep, are not seen through it: Lance would remove them.
-//! And nothing is deleted through it once the table is not the one any more that the cleanup was planned of.
+//! And nothing is deleted through it once what is watched has changed.
 
-use crate::store::{Standing, Store};
+use super::watch::Watch;
+use crate::store::Store;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use lance_core::cache::{CacheBackend, InternalCacheKey};
@@ -39,23 +40,24 @@ struct Kept(OnceLock<Arc<dyn CacheBackend>>);
 struct Known {
     kept: Arc<dyn CacheBackend>,
     listed: Arc<Mutex<HashMap<Path, ObjectMeta>>>,
-    /// What has to stand where something is deleted.
-    of_table: Option<Standing>,
+    /// What may not have changed where something is deleted.
+    watch: Option<Watch>,
 }
 
 impl Store {
-    /// The same storage, which does not ask twice for a manifest that it has listed, and deletes only while `of_table` stands.
+    /// The same storage, which does not ask twice for a manifest that it has listed, and deletes only while nothing has changed of
+    /// what `watch` watches.
     pub(super) fn knowing_manifests(
         &self,
         objects: &LanceStore,
-        of_table: Option<Standing>,
+        watch: Option<Watch>,
     ) -> LanceStore {
         let kept = self.shelf.of::<Kept>();
         let kept = kept.0.get_or_init(|| self.options().memory.manifests());
         let known = Known {
             kept: kept.clone(),
             listed: Arc::default(),
-            of_table,
+            watch,
         };
         let mut objects = objects.clone();
         objects.apply_wrapper(&known);
@@ -233,19 +235,19 @@ impl ObjectStore for KnowingStore {
         &self,
         paths: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        let Some(of_table) = self.known.of_table.clone() else {
+        let Some(watch) = self.known.watch.clone() else {
             return self.inner.delete_stream(paths);
         };
         // One by one, as Lance's cleanup asks for it: numbers of versions are names, and another table may have them by now.
         let inner = self.inner.clone();
         let delete = move |path: Result<Path>| {
-            let (inner, of_table) = (inner.clone(), of_table.clone());
+            let (inner, watch) = (inner.clone(), watch.clone());
             async move {
                 let path = path?;
-                if !of_table.stands(inner.as_ref()).await? {
+                if let Some(changed) = watch.changed(inner.as_ref()).await? {
                     return Err(object_store::Error::Precondition {
                         path: path.to_string(),
-                        source: of_table.gone().into(),
+                        source: changed.into_error().into(),
                     });
                 }
                 inner.delete(&path).await?;

@@ -12,7 +12,7 @@
 //! 5. The manifest's own versions go last, and only archived ones: they say which tables' versions are pinned.
 //!
 //! `plan` decides, `holds`, `references` and `readable` are what it looks at, `run` does what the plan says. `dropped` are tables
-//! that go as a whole. `known` spares reading a manifest twice.
+//! that go as a whole. `known` spares reading a manifest twice, and deletes nothing once what `watch` watches has changed.
 //!
 //! Retention is per table, and a snapshot spans tables. So the manifest is kept for the longest retention of all tables,
 //! and each table's floor says which of its versions a snapshot in there may still open: one below it is refused
@@ -26,6 +26,7 @@ mod plan;
 mod readable;
 mod references;
 mod run;
+mod watch;
 
 pub use dropped::DroppedCleanup;
 pub use holdings::Holding;

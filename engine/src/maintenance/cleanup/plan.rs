@@ -10,7 +10,9 @@ use crate::maintenance::plan::beyond_us;
 use crate::protocol::{cleanup_floor, may_forget};
 use crate::publish::Rounds;
 use crate::store::state::State;
-use crate::store::{MANIFEST_PATH, Snapshot, Standing, Store, TableEntry, read_version};
+use crate::store::{
+    MANIFEST_PATH, Snapshot, Standing, Store, TABLE_FOLDERS, TableEntry, read_version,
+};
 use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
 use lance_table::io::commit::ManifestNamingScheme;
@@ -231,7 +233,7 @@ impl Store {
     async fn check_folders(&self, path: &str) -> Result<()> {
         let refused = |why: String| Err(Error::new(ErrorKind::Refused, why));
         if self.objects.has_direct_local_paths() {
-            for folder in FOLDERS {
+            for folder in TABLE_FOLDERS {
                 let folder = format!("/{}", self.object_path(&format!("{path}/{folder}")));
                 let found = tokio::fs::symlink_metadata(&folder).await;
                 if found.is_ok_and(|found| found.is_symlink()) {
@@ -369,15 +371,6 @@ impl Store {
         Ok((roots, paths))
     }
 }
-
-/// The folders of a table that a cleanup removes files from.
-const FOLDERS: [&str; 5] = [
-    "data",
-    "_deletions",
-    "_indices",
-    "_transactions",
-    "_versions",
-];
 
 /// Refuses a branch in whose folder another one lies: Lance would take what is in it for files of the outer one.
 async fn check_apart(dataset: &Dataset) -> Result<()> {

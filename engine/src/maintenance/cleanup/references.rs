@@ -292,16 +292,20 @@ async fn references_in(
     };
     let indexes = read_manifest_indexes(objects, &location, &manifest).await?;
     let all = files_of(&manifest).chain(folders_of(&indexes));
-    let mut spellings: BTreeMap<u32, String> = BTreeMap::new();
+    let mut bases: BTreeMap<u32, (String, bool)> = BTreeMap::new();
     Ok(all
         .filter_map(|Referred { base, path, .. }| {
             let id = base?;
             let base = manifest.base_paths.get(&id)?;
-            let base = spellings.entry(id).or_insert_with(|| spelled(&base.path));
+            let (base, is_found) = bases.entry(id).or_insert_with(|| {
+                let base = spelled(&base.path);
+                let is_found = is_found(&base);
+                (base, is_found)
+            });
             Some(Reference {
                 owner: owner.to_owned(),
                 file: format!("{base}/{path}"),
-                is_found: is_found(base),
+                is_found: *is_found,
             })
         })
         .collect())

@@ -1,6 +1,7 @@
 //! Runs a plan: archives, publishes floors, deletes below them.
 
 use super::dropped::removal_update;
+use super::watch::Watch;
 use super::{CleanupPlan, CleanupReport, MAX_CLOCK_SKEW, TableCleanup};
 use crate::error::{Disposition, Error, ErrorKind, Result, caught};
 use crate::events::ProtocolEvent;
@@ -33,6 +34,15 @@ const LOG_BOUNDS: TaskBounds = TaskBounds {
 
 /// The log is compacted when this many small fragments have gathered; each archive pass adds one.
 const LOG_CANDIDATES: u64 = 16;
+
+fn could_not_delete(files: u64) -> Error {
+    Error::new(
+        ErrorKind::Storage,
+        format!(
+            "{files} files could not be deleted; see that squire may delete there, and run cleanup again"
+        ),
+    )
+}
 
 impl Store {
     /// Runs `plan`: archives, publishes floors, deletes below them. A table that fails does not stop the others.
@@ -252,7 +262,7 @@ impl Store {
     }
 
     /// Deletes those of `versions` that are still there, whoever else deletes them at the same time, for as long as the table is the
-    /// one that they were planned of. Asked to stop, it drops Lance's cleanup where it stands, as a crash does: the next one
+    /// one that they were planned of, and spares those that are given a tag or a branch meanwhile. Asked to stop, it drops Lance's cleanup where it stands, as a crash does: the next one
     /// finds what is left by listing.
     async fn delete_versions(
         &self,
@@ -264,11 +274,14 @@ impl Store {
     ) -> Result<()> {
         let mut objects = dataset.object_store(None).await?.as_ref().clone();
         objects.apply_wrapper(&Paced(oversight.clone()));
-        let of_table = planned_at.filter(|_| stands(Guard::SameTable));
-        let objects = self.knowing_manifests(&objects, of_table.cloned());
-        let counted = dataset.with_object_store(Arc::new(objects), None);
         let mut rounds = Rounds::new();
         loop {
+            let watch = match planned_at {
+                Some(table) => Some(self.watch(dataset, table.clone()).await?),
+                None => None,
+            };
+            let objects = self.knowing_manifests(&objects, watch.clone());
+            let counted = dataset.with_object_store(Arc::new(objects), None);
             // Through what knows manifests: it knows those that it has listed.
             let refs = counted.version_refs().await?;
             let stored: HashSet<u64> = refs.iter().map(|r| r.version).collect();
@@ -281,7 +294,7 @@ impl Store {
                 return Ok(());
             }
             // After the listing: what was listed is this table's.
-            self.check_planned(of_table).await?;
+            self.check_unchanged(watch.as_ref()).await?;
             let mut builder = CleanupPolicyBuilder::default()
                 .versions(left)?
                 .error_if_tagged_old_versions(false);
@@ -296,39 +309,34 @@ impl Store {
                 )),
                 removed = counted.cleanup_with_policy(builder.build()) => removed.map_err(Error::from),
             };
-            self.check_planned(of_table).await?;
-            match removed {
-                Ok(removed) => {
-                    let amounts = Amounts {
-                        deleted: removed.bytes_removed,
-                        ..Amounts::default()
-                    };
-                    let path = self.below_root(dataset);
-                    self.ledger().add(&path, amounts, self.clock().now_ms());
-                    report.versions_removed += removed.old_versions;
-                    report.bytes_removed += removed.bytes_removed;
-                    return match removed.failed_deletes {
-                        0 => Ok(()),
-                        failed => Err(Error::new(
-                            ErrorKind::Storage,
-                            format!(
-                                "{failed} files could not be deleted; see that squire may delete there, and run cleanup again"
-                            ),
-                        )),
-                    };
+            if let Ok(removed) = &removed {
+                let amounts = Amounts {
+                    deleted: removed.bytes_removed,
+                    ..Amounts::default()
+                };
+                let path = self.below_root(dataset);
+                self.ledger().add(&path, amounts, self.clock().now_ms());
+                report.versions_removed += removed.old_versions;
+                report.bytes_removed += removed.bytes_removed;
+            }
+            let unchanged = self.check_unchanged(watch.as_ref()).await;
+            match unchanged.and(removed) {
+                Ok(removed) if removed.failed_deletes == 0 => return Ok(()),
+                Ok(removed) => return Err(could_not_delete(removed.failed_deletes)),
+                // Lance looks at tags and branches anew, and spares what they name by now.
+                Err(e) if matches!(e.kind(), ErrorKind::Storage | ErrorKind::Conflict) => {
+                    rounds.lost(self, e).await?;
                 }
-                Err(e) if e.kind() == ErrorKind::Storage => rounds.lost(self, e).await?,
                 Err(e) => return Err(e),
             }
         }
     }
 
-    /// Refuses when the table is not the one any more that was `planned`.
-    async fn check_planned(&self, planned: Option<&Standing>) -> Result<()> {
-        match planned {
-            Some(at) if !at.stands(self.objects.inner.as_ref()).await? => Err(at.gone()),
-            _ => Ok(()),
-        }
+    /// Refuses when something has changed of what is watched.
+    async fn check_unchanged(&self, watch: Option<&Watch>) -> Result<()> {
+        let Some(watch) = watch else { return Ok(()) };
+        let changed = watch.changed(self.objects.inner.as_ref()).await?;
+        changed.map_or(Ok(()), |changed| Err(changed.into_error()))
     }
 
     /// Refuses when this machine's clock and the storage's differ too much: ages would be wrong. Gives how many
