@@ -11,7 +11,7 @@ use super::waits::Waiting;
 use crate::config::{nested::why_not_together, parse_listen};
 use crate::daemon::{self, Options};
 use crate::decide::planning::{
-    OperationKind, OperationSpec, TablePlan, bounds, limits, plan as decide,
+    OperationKind, OperationSpec, TablePlan, bounds, disk_estimate, limits, plan as decide,
 };
 use crate::exit::code;
 use crate::place::{Place, step};
@@ -210,15 +210,43 @@ pub(super) async fn plan(context: &Context, args: PlanArgs) -> Result<ExitCode> 
     Ok(results.finish(context, more))
 }
 
+/// Why what may write `needs` bytes is not begun by hand: it would fill the disk, of which others have need. How much is to
+/// stay free is for the daemon to keep to.
+async fn no_room(context: &Context, place: &Place, needs: u64) -> Option<String> {
+    context.config.budget.min_free?;
+    let room = place.clone().measure().await?;
+    (room.free < needs).then(|| {
+        format!(
+            "it may write {}, and {} are free on its disk; free some space, or set [budget] min_free = \"off\" to try it",
+            size(needs),
+            size(room.free)
+        )
+    })
+}
+
+/// Adds that a table was left alone.
+fn skip(results: &mut Results, target: &Target, why: &str) {
+    results.exits(SKIPPED);
+    let table = target.to_string();
+    let line = format!("{table}: skipped: {why}");
+    results.add(
+        json!({ "table": table, "report": null, "skipped": why }),
+        [line],
+    );
+}
+
 async fn optimize_dry(context: &Context, place: &Place, names: &[String]) -> Result<ExitCode> {
     let selection = place.select_maintained(names, &context.config).await?;
     let mut results = Results::of(&selection);
     for target in selection {
         match plan_of(context, place, &target).await {
-            Ok((_, rewrites, _)) => {
+            Ok((_, rewrites, health)) => {
                 let tasks = rewrites.tasks.iter().map(|task| task.fragments.len());
                 let tasks: Vec<usize> = tasks.collect();
-                let line = match &rewrites.left_alone {
+                let needs = disk_estimate(OperationKind::Compact, &health, &rewrites);
+                let left_alone = rewrites.left_alone.clone();
+                let left_alone = left_alone.or(no_room(context, place, needs).await);
+                let line = match &left_alone {
                     Some(why) => {
                         results.exits(SKIPPED);
                         format!("{target}: skipped: {why}")
@@ -229,7 +257,7 @@ async fn optimize_dry(context: &Context, place: &Place, names: &[String]) -> Res
                         tasks.iter().sum::<usize>()
                     ),
                 };
-                let document = json!({ "table": target.to_string(), "tasks": tasks, "left_alone": rewrites.left_alone });
+                let document = json!({ "table": target.to_string(), "tasks": tasks, "left_alone": left_alone });
                 results.add(document, [line]);
             }
             Err(e) => results.fail(&target.to_string(), &e, json!({ "tasks": [] })),
@@ -250,6 +278,14 @@ pub(super) async fn optimize(context: &Context, args: OptimizeArgs) -> Result<Ex
     place.reclaim_first().await;
     let mut results = Results::of(&selection);
     for target in selection {
+        let planned = plan_of(context, &place, &target).await.ok();
+        let needs = planned.map_or(0, |(_, rewrites, health)| {
+            disk_estimate(OperationKind::Compact, &health, &rewrites)
+        });
+        if let Some(why) = no_room(context, &place, needs).await {
+            skip(&mut results, &target, &why);
+            continue;
+        }
         let policy = context.config.policy_for(Place::config_name(&target));
         let limits = limits(&policy);
         let work = place.store.compact(&target, &limits, &cancel);
@@ -276,6 +312,8 @@ async fn reindex_dry(context: &Context, place: &Place, names: &[String]) -> Resu
         let bounds = bounds(&policy);
         match step("look", &target, place.store.health(&target, &bounds)).await {
             Ok(health) => {
+                let none = CompactionPlan::default();
+                let needs = disk_estimate(OperationKind::Reindex, &health, &none);
                 let mut due = health.indexes;
                 due.retain(|i| i.missing || i.unindexed_rows > 0 || i.damaged.is_some());
                 let whole = due.iter().filter(|i| i.damaged.is_none());
@@ -293,6 +331,10 @@ async fn reindex_dry(context: &Context, place: &Place, names: &[String]) -> Resu
                     ))
                 };
                 lines.extend(due.iter().filter_map(why));
+                if let Some(why) = no_room(context, place, needs).await {
+                    results.exits(SKIPPED);
+                    lines = vec![format!("{target}: skipped: {why}")];
+                }
                 let table = target.to_string();
                 results.add(json!({ "table": table, "indexes": due }), lines);
             }
@@ -318,6 +360,15 @@ pub(super) async fn reindex(context: &Context, args: OptimizeArgs) -> Result<Exi
         ..Reindexing::default()
     };
     for target in selection {
+        let bounds = bounds(&context.config.policy_for(Place::config_name(&target)));
+        let health = place.store.health(&target, &bounds).await.ok();
+        let needs = health.map_or(0, |health| {
+            disk_estimate(OperationKind::Reindex, &health, &CompactionPlan::default())
+        });
+        if let Some(why) = no_room(context, &place, needs).await {
+            skip(&mut results, &target, &why);
+            continue;
+        }
         let work = place.store.reindex(&target, &how, &cancel);
         let work = step("reindex", &target, work);
         let done = shown(context, &format!("indexing {target}"), &cancel, work).await;

@@ -100,7 +100,7 @@ impl fmt::Display for Coerced {
 /// A value that somebody gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Given {
-    /// On a command line: what it is, the column says.
+    /// On a command line: what it is, the column says. Nothing is null, and `""` a text without letters.
     Field(String),
     /// In TOML.
     Number(String),
@@ -131,7 +131,11 @@ impl Given {
     /// As a file of texts would have it.
     pub(super) fn value(&self) -> Value<'_> {
         match self {
-            Self::Field(text) => Value::Field(text),
+            Self::Field(text) => match text.as_str() {
+                "" => Value::Null,
+                r#""""# => Value::Text("".into()),
+                text => Value::Field(text),
+            },
             Self::Number(text) => Value::Number(text),
             Self::Bool(value) => Value::Bool(*value),
             Self::Text(text) => Value::Text(text.as_str().into()),

@@ -76,14 +76,14 @@ impl Evolution {
                 continue;
             };
             match &becomes {
-                _ if found.data_type().is_null() => {}
+                _ if lacks_values(found.data_type()) => {}
                 Some(wide) if !is_wider(wide, found.data_type()) => {}
                 _ => becomes = Some(found.data_type().clone()),
             }
         }
         let Some(becomes) = becomes else {
             return Err(refused.advice(
-                "it has no value, so its type is not known: leave it out, or add it by `squire alter`",
+                "it, or a part of it, has no value, so its type is not known: leave it out, or add it by `squire alter`",
             ));
         };
         match own {
@@ -112,5 +112,15 @@ impl Evolution {
                 data_type: becomes,
             }),
         }
+    }
+}
+
+/// Whether a type is not known as a whole, since some of it has no value in the input.
+fn lacks_values(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Null => true,
+        DataType::List(item) => lacks_values(item.data_type()),
+        DataType::Struct(members) => members.iter().any(|m| lacks_values(m.data_type())),
+        _ => false,
     }
 }

@@ -36,6 +36,28 @@ async fn count(lake: &Lake, predicate: &str) -> usize {
     counted.unwrap_or_else(|e| panic!("{predicate}: {e}"))
 }
 
+/// What has no value has no type, the items of a list and the members of an object among it.
+#[tokio::test]
+async fn a_column_is_not_added_before_all_of_it_has_a_value() {
+    let lake = lake();
+    let adding = |content: &str| {
+        let rows = file(&lake, "new.ndjson", content);
+        ["write", &lake.uri, "t", &rows, "--schema-change", "add"].map(str::to_owned)
+    };
+    for unknown in ["[]", "[null]", "[[]]", "{\"a\":1,\"b\":[]}", "{\"a\":null}"] {
+        let args = adding(&format!("{{\"id\":4,\"e\":{unknown}}}\n"));
+        refused(
+            &lake,
+            &args.each_ref().map(String::as_str),
+            2,
+            &["e", "has no value"],
+        );
+    }
+    let args = adding("{\"id\":4,\"e\":[]}\n{\"id\":5,\"e\":[1]}\n");
+    lake.run(&args.each_ref().map(String::as_str)).ok();
+    assert_eq!(count(&lake, "array_length(e) = 1").await, 1);
+}
+
 #[tokio::test]
 async fn a_new_column_comes_with_its_rows_in_one_version() {
     let lake = lake();

@@ -155,6 +155,25 @@ async fn a_merge_makes_no_column_null_that_its_input_lacks() {
     file(&lake, "batch/batch.toml", given);
     lake.run(&["commit", &lake.uri, &dir]).ok();
     assert!(lake.ids("t").await.contains(&9));
+    // Nothing is null, of texts, too; a text without letters has quotes.
+    for (default, counted) in [("value=", "value IS NULL"), ("value=\"\"", "value = ''")] {
+        let args = [
+            "write",
+            &lake.uri,
+            "t",
+            &keys,
+            "--mode",
+            "merge",
+            "--default",
+            default,
+        ];
+        lake.run(&args).ok();
+        let store = lake.store().await;
+        let snapshot = store.load().await.expect("a snapshot");
+        let table = store.read(&snapshot, &"t".parse().expect("a name")).await;
+        let rows = table.expect("t").count_rows(Some(counted.to_owned())).await;
+        assert_eq!(rows.expect("a count"), 2, "{counted}");
+    }
 }
 
 /// Of the rows to delete by key only the key counts: a file of whole rows serves as well as a list of keys.
@@ -638,6 +657,30 @@ impl Drop for SmallDisk {
         let umount = Command::new("umount").arg("-l").arg(self.0.path()).status();
         drop(umount);
     }
+}
+
+/// By hand no more is begun than there is room for, and nothing is written of what is not begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rewrite_that_would_fill_the_disk_is_not_begun() {
+    let Some(disk) = SmallDisk::new("16m") else {
+        return;
+    };
+    let uri = disk.0.path().join("lake").to_string_lossy().into_owned();
+    let lake = Lake::at(&uri, Vec::new());
+    lake.create_tables(&["t"]);
+    for n in 0..6_i64 {
+        let batch = lake.batch(&format!("b{n}"), &["t"], n * 20_000..(n + 1) * 20_000);
+        lake.run(&["commit", &uri, &batch]).ok();
+    }
+    disk.fill(300 << 10);
+    let before = tree(Path::new(&uri));
+    let told = "free on its disk; free some space";
+    for how in [&["optimize", &uri, "--dry-run"][..], &["optimize", &uri]] {
+        lake.run(how).failed(3, told);
+    }
+    assert_eq!(tree(Path::new(&uri)), before);
+    disk.free();
+    lake.run(&["optimize", &uri]).ok();
 }
 
 /// One write at every amount of room, so that each step is the one that finds the disk full: data files, the sidecar,

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, path::Path, sync::Arc};
 
-use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 
 use super::{
     cell::{Value, is_special},
@@ -125,17 +125,24 @@ pub(in crate::formats) fn schema_of(
     limits: &InputLimits,
 ) -> Result<SchemaRef, FormatError> {
     let columns = columns_of(source, limits)?;
-    let fields = columns
-        .fields()
-        .iter()
-        .map(|field| match field.data_type() {
-            DataType::Null => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8)),
-            _ => Arc::clone(field),
-        });
+    let fields = columns.fields().iter().map(|field| as_texts(field));
     Ok(Arc::new(Schema::new(fields.collect::<Fields>())))
 }
 
-/// The same, where a column without any value is null.
+/// `field`, text where it has no value.
+fn as_texts(field: &Field) -> FieldRef {
+    let data_type = match field.data_type() {
+        DataType::Null => DataType::Utf8,
+        DataType::List(item) => DataType::List(as_texts(item)),
+        DataType::Struct(members) => {
+            DataType::Struct(members.iter().map(|member| as_texts(member)).collect())
+        }
+        other => other.clone(),
+    };
+    Arc::new(field.clone().with_data_type(data_type))
+}
+
+/// The same, where a column, an item or a member without any value is null.
 pub(in crate::formats) fn columns_of(
     source: Source<'_>,
     limits: &InputLimits,
@@ -314,7 +321,8 @@ impl Seen {
         Ok(match self {
             Self::Boolean => DataType::Boolean,
             Self::Number(left) => left.best().unwrap_or(DataType::Utf8),
-            Self::Nothing | Self::Text => DataType::Utf8,
+            Self::Nothing => DataType::Null,
+            Self::Text => DataType::Utf8,
             Self::List(item) => DataType::List(Arc::new(Field::new_list_field(
                 item.data_type(path, name)?,
                 true,
@@ -334,9 +342,6 @@ impl Seen {
 fn fields_of(path: &Path, parent: &str, members: Members) -> Result<Fields, FormatError> {
     let fields = members.seen.into_iter().map(|(name, seen)| {
         let full = joined(parent, &name);
-        if parent.is_empty() && matches!(seen, Seen::Nothing) {
-            return Ok(Field::new(name, DataType::Null, true));
-        }
         Ok(Field::new(name, seen.data_type(path, &full)?, true))
     });
     fields.collect()
