@@ -2,13 +2,14 @@
 //!
 //! 1. `scenario` says which processes run; `mutation` which guard can be taken out. Both are data.
 //! 2. `world` is storage: versions, manifest, sidecars, and ghosts that only the invariants read.
-//! 3. `writer`, `resolver`, `prefix`, `maintainer`, `cleaner` and `adopter` are the engine's processes, one request to
+//! 3. `writer`, `heir`, `resolver`, `prefix`, `maintainer`, `cleaner` and `adopter` are the engine's processes, one request to
 //!    storage a step. What they decide, `protocol` decides: the very file that the engine compiles.
 //! 4. `invariants` and `rest` judge each state; `squire` is all that as a stateright model.
 //! 5. `search` runs it and prints the tables; `words` prints a counterexample.
 
 mod adopter;
 mod cleaner;
+mod heir;
 mod ids;
 mod invariants;
 mod maintainer;

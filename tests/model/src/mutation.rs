@@ -69,6 +69,18 @@ pub enum Mutation {
     CarryByLog,
     /// What was carried may land above more than it was compared with.
     CarryWithoutSlot,
+    /// The variant without sidecars: a version says all that a resolver needs. What follows are its own guards.
+    NoSidecar,
+    /// So does the first version of a new table.
+    NoSidecarOfCreate,
+    /// Resolvers look for sidecars only, not for what stands above pins.
+    LookForSidecars,
+    /// A version names its operation, not its batch and what it read.
+    BareVersion,
+    /// Who takes over an operation of which nothing is to be seen begins anew, without deciding against it.
+    BelieveAbsence,
+    /// The manifest does not remember that decisions were forgotten.
+    ForgetForgetting,
 }
 
 /// Guards taken out together, the scenario in which that is looked at, and what must break.
@@ -231,6 +243,51 @@ pub const CASES: &[Case] = &[
         Invariant::I5,
     ),
     case("carry-by-log", &[M::CarryByLog], "plain", Invariant::I5),
+    safe("no-sidecar", &[M::NoSidecar], "late"),
+    safe("no-sidecar-but-heirs", &[M::NoSidecar], "heir"),
+    safe("no-sidecar-forgotten", &[M::NoSidecar], "forgotten"),
+    case(
+        "look-for-sidecars",
+        &[M::NoSidecar, M::LookForSidecars],
+        "resolvers",
+        Invariant::I8,
+    ),
+    case(
+        "bare-version-reads",
+        &[M::NoSidecar, M::BareVersion],
+        "skew",
+        Invariant::I9,
+    ),
+    case(
+        "bare-version-batch",
+        &[M::NoSidecar, M::BareVersion],
+        "batch",
+        Invariant::Once,
+    ),
+    case(
+        "believe-absence",
+        &[M::NoSidecar, M::BelieveAbsence],
+        "heir",
+        Invariant::I4,
+    ),
+    case(
+        "forget-forgetting",
+        &[M::NoSidecar, M::ForgetForgetting],
+        "forgotten",
+        Invariant::I3,
+    ),
+    case(
+        "no-sidecar-of-create",
+        &[M::NoSidecar, M::NoSidecarOfCreate],
+        "create",
+        Invariant::I8,
+    ),
+    case(
+        "no-roots-no-chain",
+        &[M::NoSidecar, M::IgnoreChain],
+        "late",
+        Invariant::I2,
+    ),
     safe("no-contiguity", &[M::NoContiguity], "floor"),
     safe("ignore-roots", &[M::IgnoreRoots], "late"),
     safe("ignore-chain", &[M::IgnoreChain], "late"),
@@ -238,6 +295,7 @@ pub const CASES: &[Case] = &[
     safe("list-sidecars-first", &[M::ListFirst], "late"),
     safe("abort-without-grace", &[], "resolvers"),
     assumed("decision-forgotten", "forget", Invariant::I8),
+    assumed("forgotten-published", "forgotten", Invariant::I3),
     assumed("two-repairs", "repairs", Invariant::I8),
 ];
 

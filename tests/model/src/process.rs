@@ -6,8 +6,8 @@
 use crate::protocol::Role;
 use crate::scenario::{Process, Scenario, Write};
 use crate::squire::Squire;
-use crate::world::{NAMES, World};
-use crate::{adopter, cleaner, maintainer, prefix, resolver, writer};
+use crate::world::{NAMES, Told, World};
+use crate::{adopter, cleaner, heir, maintainer, prefix, resolver, writer};
 
 /// What a process is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -20,6 +20,7 @@ pub enum Proc {
     Maintain(u8, maintainer::At),
     Clean(cleaner::At),
     Adopt(adopter::At),
+    Inherit(u8, heir::At),
     /// This operation of another client.
     Client(u8),
     Sweep,
@@ -72,6 +73,7 @@ pub fn begin(scenario: &Scenario, process: &Process) -> Proc {
         Process::Client(op) => Proc::Client(*op),
         Process::Sweeper => Proc::Sweep,
         Process::Dropper(name) => Proc::Drop(*name),
+        Process::Heir(op) => Proc::Inherit(*op, heir::At::TakeOver),
     }
 }
 
@@ -81,7 +83,7 @@ pub fn choices(model: &Squire, world: &World, index: u8, proc: &Proc) -> u8 {
         Proc::Over => 0,
         Proc::Idle => match model.scenario.procs[index as usize] {
             Process::Resolver => resolver::tasks(model, world).len() as u8,
-            Process::Adopter { .. } => 1,
+            Process::Adopter { .. } | Process::Heir(_) => 1,
             Process::Writer(_)
             | Process::Quick(_)
             | Process::Stopped(_)
@@ -91,6 +93,11 @@ pub fn choices(model: &Squire, world: &World, index: u8, proc: &Proc) -> u8 {
             | Process::Dropper(_)
             | Process::Cleaner { .. } => 0,
         },
+        Proc::Write(op, _) | Proc::Resolve(op, Role::Owner, _) if world.inherited.has(*op) => 0,
+        Proc::Inherit(op, heir::At::TakeOver) => {
+            u8::from(world.told[*op as usize] == Told::Nothing)
+        }
+        Proc::Inherit(..) => 1,
         Proc::Write(_, at) => writer::choices(world, at),
         Proc::Resolve(_, _, at) => resolver::choices(world, at),
         Proc::Prefix(_, _, at) => prefix::choices(world, at),
@@ -121,6 +128,7 @@ fn one_step(model: &Squire, world: &mut World, index: u8, proc: &mut Proc, choic
         Proc::Over => Proc::Over,
         Proc::Idle => match config {
             Process::Adopter { .. } => Proc::Adopt(adopter::At::Load),
+            Process::Heir(op) => Proc::Inherit(op, heir::At::Ask),
             Process::Resolver
             | Process::Writer(_)
             | Process::Quick(_)
@@ -142,6 +150,7 @@ fn one_step(model: &Squire, world: &mut World, index: u8, proc: &mut Proc, choic
         Proc::Maintain(op, at) => maintainer::step(model, world, config, *op, *at, choice),
         Proc::Clean(at) => cleaner::step(model, world, config, *at, choice),
         Proc::Adopt(at) => adopter::step(model, world, config, *at, choice),
+        Proc::Inherit(op, at) => heir::step(model, world, *op, *at),
         Proc::Client(op) => {
             crate::outside::client_commit(world, *op);
             Proc::Over

@@ -11,7 +11,7 @@ use crate::protocol::{
 };
 use crate::scenario::{Process, Write};
 use crate::squire::Squire;
-use crate::world::{Change, Flight, Made, Manifest, NAMES, PATHS, Told, Version, World};
+use crate::world::{Change, Flight, Made, Manifest, NAMES, Ops, PATHS, Told, Version, World};
 use crate::writer::{batch_committed, burned, delete_sidecar, ended};
 
 /// Where a resolution is.
@@ -55,6 +55,9 @@ pub fn tasks(model: &Squire, world: &World) -> Vec<Proc> {
         });
     }
     let latest = world.latest();
+    for op in undecided(model, world, &latest).iter() {
+        tasks.push(Proc::Resolve(op, Role::Expired, At::Load));
+    }
     for op in latest.aborted.iter().filter(|op| !world.sidecars.has(*op)) {
         if has_dead_version(model, world, &latest, op) {
             model.reached(Event::DeadVersionHealed);
@@ -68,6 +71,25 @@ pub fn tasks(model: &Squire, world: &World) -> Vec<Proc> {
         }
     }
     tasks
+}
+
+/// Operations without a sidecar that stand above a pin and were not decided against.
+pub fn undecided(model: &Squire, world: &World, latest: &Manifest) -> Ops {
+    let mut found = Ops::default();
+    if model.lacks(Mutation::LookForSidecars) {
+        return found;
+    }
+    for pin in latest.pins.iter().filter(|pin| pin.version > 0) {
+        for (_, class) in world.chain(pin.path, pin.version).iter() {
+            if let Class::Logical(OpId(op)) = class
+                && model.has_no_sidecar(op)
+                && !latest.aborted.has(op)
+            {
+                found.put(op);
+            }
+        }
+    }
+    found
 }
 
 fn has_dead_version(model: &Squire, world: &World, latest: &Manifest, op: u8) -> bool {
@@ -144,7 +166,12 @@ fn view(
         model.reached(Event::FoundInLog);
     }
     // What is rebuilt from a decision has neither reads nor a batch.
-    let from_sidecar = role != Role::Helper;
+    let is_bare = model.lacks(Mutation::BareVersion) && role == Role::Expired;
+    let is_told = role != Role::Helper && !is_bare;
+    // A decision against it may have been forgotten: all were published above what it stands on.
+    let outlived = model.has_no_sidecar(op)
+        && facts.on < snapshot.forgotten
+        && !model.lacks(Mutation::ForgetForgetting);
     let batch_free = model.lacks(Mutation::IgnoreBatch) || batch_free(model, world, snapshot, op);
     let reads_hold = model.lacks(Mutation::IgnoreReads)
         || config.reads.iter().all(|name| {
@@ -160,7 +187,7 @@ fn view(
         aborted: aborted && !(model.lacks(Mutation::IgnoreDecision) && role == Role::Owner),
         logged: logged && !model.lacks(Mutation::IgnoreLog),
         writes,
-        valid: !from_sidecar || (batch_free && reads_hold),
+        valid: !outlived && (!is_told || (batch_free && reads_hold)),
     }
 }
 

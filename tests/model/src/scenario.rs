@@ -56,6 +56,8 @@ pub enum Process {
     Cleaner { forgets: bool },
     /// Drops this table once it is shown. One step: nothing but the swap of the manifest decides.
     Dropper(u8),
+    /// Takes over this operation when its writer has died, as from a claim.
+    Heir(u8),
     /// Publishes what others committed to this table, or takes it back.
     Adopter { name: u8, discard: bool },
 }
@@ -103,8 +105,8 @@ impl Scenario {
 
     /// Whether older manifest versions are asked for anything.
     pub fn keeps_history(&self) -> bool {
-        let drops = |p: &Process| matches!(p, Process::Dropper(_));
-        self.cleans() || self.procs.iter().any(drops)
+        let asks = |p: &Process| matches!(p, Process::Dropper(_) | Process::Heir(_));
+        self.cleans() || self.procs.iter().any(asks)
     }
 
     pub fn cleans(&self) -> bool {
@@ -459,6 +461,28 @@ pub const SCENARIOS: &[Scenario] = &[
             Process::Cleaner { forgets: true },
         ],
         search: Search::Beyond,
+        ..BASE
+    },
+    Scenario {
+        name: "forgotten",
+        about: "an aborted writer stopped before its put, a resolver, cleanup that forgets decisions",
+        ops: &[append(&[0])],
+        procs: &[
+            Process::Stopped(0),
+            Process::Resolver,
+            Process::Cleaner { forgets: true },
+        ],
+        tables: 1,
+        search: Search::Beyond,
+        ..BASE
+    },
+    Scenario {
+        name: "heir",
+        about: "a writer that dies, one that takes its claim over, a resolver; a put fails or arrives late",
+        ops: &[append(&[0])],
+        procs: &[Process::Writer(&[0]), Process::Heir(0), Process::Resolver],
+        faults: 1,
+        tables: 1,
         ..BASE
     },
     Scenario {

@@ -3,7 +3,7 @@
 use crate::invariants::{Event, Invariant};
 use crate::mutation::Mutation;
 use crate::process::{self, Proc};
-use crate::scenario::{OpConfig, Process, Scenario};
+use crate::scenario::{OpConfig, Process, Scenario, Write};
 use crate::world::{Content, Made, Manifest, NAMES, Pin, Told, Version, World};
 use stateright::{Model, Property};
 use std::collections::HashMap;
@@ -96,18 +96,30 @@ impl Squire {
         })
     }
 
+    /// Whether the versions of `op` are all that tells of it.
+    pub fn has_no_sidecar(&self, op: u8) -> bool {
+        let covered = match self.scenario.ops[op as usize].write {
+            Write::Append | Write::Update => true,
+            Write::Create => self.lacks(Mutation::NoSidecarOfCreate),
+            Write::Maintain => false,
+        };
+        covered && self.lacks(Mutation::NoSidecar)
+    }
+
     pub fn op(&self, op: u8) -> Option<&OpConfig> {
         self.scenario.ops.get(op as usize)
     }
 }
 
 /// The operation of a stopped writer: its sidecar stands, and so does the decision.
-fn abort_from_the_start(world: &mut World, op: u8) {
+fn abort_from_the_start(model: &Squire, world: &mut World, op: u8) {
     let facts = &mut world.facts[op as usize];
     facts.on = 1;
     facts.base = [1; NAMES];
     facts.path = std::array::from_fn(|name| name as u8);
-    world.sidecars.put(op);
+    if !model.has_no_sidecar(op) {
+        world.sidecars.put(op);
+    }
     world.decided.put(op);
     world.history[0].number = 2;
     world.history[0].aborted.put(op);
@@ -124,6 +136,7 @@ impl Model for Squire {
             floors: [0; 2],
             floor: 0,
             aborted: crate::world::Ops::default(),
+            forgotten: 0,
             dropped: 0,
             batches: [0; 2],
             evicted: false,
@@ -151,6 +164,7 @@ impl Model for Squire {
             mark: 0,
             tables,
             sidecars: crate::world::Ops::default(),
+            inherited: crate::world::Ops::default(),
             log: crate::world::Ops::default(),
             facts: Default::default(),
             flight: Vec::new(),
@@ -168,7 +182,7 @@ impl Model for Squire {
             Process::Stopped(op) => Some(*op),
             _ => None,
         });
-        stopped.for_each(|op| abort_from_the_start(&mut world, op));
+        stopped.for_each(|op| abort_from_the_start(self, &mut world, op));
         let procs = self.scenario.procs.iter();
         let procs = procs.map(|p| process::begin(self.scenario, p)).collect();
         vec![State { world, procs }]

@@ -34,6 +34,7 @@ fn step(model: &Squire, state: &State, action: Action) -> String {
                 crate::scenario::Process::Maintainer { .. } => "maintainer",
                 crate::scenario::Process::Cleaner { .. } => "cleaner",
                 crate::scenario::Process::Adopter { .. } => "adopter",
+                crate::scenario::Process::Heir(_) => "heir",
                 crate::scenario::Process::Dropper(_) => "one that drops a table",
                 crate::scenario::Process::Client(_) | crate::scenario::Process::Sweeper => {
                     "another client"
@@ -50,6 +51,7 @@ fn step(model: &Squire, state: &State, action: Action) -> String {
                 Proc::Maintain(op, at) => format!("op {op}: {at:?}"),
                 Proc::Clean(at) => format!("{at:?}"),
                 Proc::Adopt(at) => format!("{at:?}"),
+                Proc::Inherit(op, at) => format!("op {op}: {at:?}"),
                 Proc::Client(op) => format!("commits op {op}"),
                 Proc::Drop(name) => format!("drops table {name}"),
                 Proc::Sweep => "removes all versions but HEAD".to_owned(),

@@ -103,6 +103,8 @@ pub struct Manifest {
     pub floors: [u8; NAMES],
     pub floor: u8,
     pub aborted: Ops,
+    /// Decisions that were published up to here may be forgotten.
+    pub forgotten: u8,
     /// Paths whose table was dropped, a bit each.
     pub dropped: u8,
     /// By batch id: the operation that committed it, plus one.
@@ -192,6 +194,8 @@ pub struct World {
     pub mark: u8,
     pub tables: [Vec<Version>; PATHS],
     pub sidecars: Ops,
+    /// Operations whose processes are known to be dead.
+    pub inherited: Ops,
     /// Operations that `commits.lance` shows as published.
     pub log: Ops,
     pub facts: [Facts; OPS],
@@ -401,6 +405,9 @@ impl World {
                 if model.scenario.evicts {
                     next.evicted = true;
                     next.batches = [0; 2];
+                }
+                if !forget.is_empty() {
+                    next.forgotten = through;
                 }
                 forget.iter().for_each(|op| next.aborted.drop(op));
             }

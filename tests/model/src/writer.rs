@@ -203,7 +203,7 @@ fn scan(model: &Squire, world: &mut World, config: Process, op: u8) -> Proc {
         }
         *slot = chain.head() as u8 + 1;
     }
-    if model.lacks(Mutation::LateSidecar) {
+    if model.lacks(Mutation::LateSidecar) || model.has_no_sidecar(op) {
         return Proc::Write(op, At::Check(0, slots));
     }
     Proc::Write(op, At::Sidecar(slots))
