@@ -9,11 +9,12 @@
 //! A reload parses the whole file again; on any error the caller keeps the `Config` it has.
 //!
 //! Parts: `units` (durations, sizes, addresses), `policy` (`[policy]` and `[[table]]`), `pattern` (names of many tables), `storage` (where
-//! a watched place lies and how it is reached), `file` (the other sections), `brackets` (how sections
+//! a watched place lies and how it is reached), `executor` (`[executor]`), `file` (the other sections), `brackets` (how sections
 //! are written), `windows` (when work may run), `locate` (lines and columns), `show` (every value with its origin).
 
 mod brackets;
 mod checks;
+mod executor;
 mod file;
 mod flight;
 #[cfg(test)]
@@ -45,6 +46,7 @@ use squire_engine::store::Durability;
 use crate::formats::{Coercion, InputLimits};
 use crate::text_file;
 
+pub(crate) use executor::{ExecutorConfig, ExecutorKind};
 use file::Refused;
 pub(crate) use file::{ConfigFile, WatchKind};
 pub(crate) use flight::FlightConfig;
@@ -80,6 +82,8 @@ pub(crate) struct Config {
     tables: Tables,
     /// `[budget]`
     pub(crate) budget: Budget,
+    /// `[executor]`
+    pub(crate) executor: ExecutorConfig,
     /// `[agent]`
     pub(crate) agent: AgentConfig,
 }

@@ -5,6 +5,7 @@
 //!    one attempt at it.
 //! 3. `agent` takes batches from a spool and commits each exactly once.
 //!    `flight` takes rows from the network.
+//!    `executor` has workers execute what is rewritten.
 //! 4. `config`, `formats`, `http`, `metrics`, `systemd`, `exit` and `units` serve them.
 
 mod agent;
@@ -12,6 +13,7 @@ mod cli;
 mod config;
 mod daemon;
 mod decide;
+mod executor;
 mod exit;
 mod flight;
 mod formats;

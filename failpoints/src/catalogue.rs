@@ -99,6 +99,8 @@ seams! {
     MaintainAfterCompact, "maintain.after_compact", Maintain, "the rewritten version", "the next pass publishes the prefix";
     MaintainAfterReindex, "maintain.after_reindex", Maintain, "the index version", "the next pass publishes the prefix";
     MaintainBeforePublish, "maintain.before_publish", Maintain, "the maintenance versions", "the next pass publishes the prefix";
+    WorkerAfterRewrite, "worker.after_rewrite", Maintain, "rewritten files of one task and their names, and no result", "content unchanged; another worker executes the task, and the run reclaims the files";
+    WorkerAfterResult, "worker.after_result", Maintain, "rewritten files of one task, their names, and its result", "the run commits the result";
     ReclaimBeforeFence, "reclaim.before_fence", Maintain, "the journal of a run without a sidecar", "the next pass reclaims the files";
     ReclaimBeforeDelete, "reclaim.before_delete", Maintain, "the fence and the journal", "the next pass reclaims the files";
     ClaimAfterPut, "claim.after_put", Maintain, "the claim of a daemon, and nothing of its work", "another daemon does the work when the claim has expired";

@@ -16,7 +16,8 @@ pub(crate) use content::{
 };
 pub(crate) use upkeep::{
     CancelArgs, CheckArgs, CleanupArgs, DaemonArg, DaemonArgs, KindArg, OptimizeArgs, PauseArgs,
-    PlanArgs, RecoverArgs, RepairArgs, ReplayArgs, StatusArgs, VerifyArgs, WorkArgs,
+    PlanArgs, RecoverArgs, ReindexArgs, RepairArgs, ReplayArgs, StatusArgs, VerifyArgs, WorkArgs,
+    WorkerArgs,
 };
 
 use crate::config::parse_duration;
@@ -145,7 +146,17 @@ pub(crate) enum Command {
     /// Extend and build indexes now.
     ///
     /// Example: squire reindex ./lake
-    Reindex(OptimizeArgs),
+    Reindex(ReindexArgs),
+    /// Execute one task of a compaction, and end; whoever runs the compaction commits what comes of it.
+    ///
+    /// An executor starts it (see [executor] in the configuration), on this machine or any other that reaches the storage, with the same
+    /// release of squire. The task may be followed, on a line of its own, by a JSON object of storage options; without one they come from
+    /// --config and the environment. Prints one JSON document a line: {"progress":...} while it moves, then what came of the task. A task
+    /// has one result, however often it is executed; all other files are reclaimed by the run. Ends with 3 and lands nothing when the run
+    /// has ended, or was taken for dead.
+    ///
+    /// Example: squire worker --task task.json
+    Worker(WorkerArgs),
     /// Remove versions that nothing needs.
     ///
     /// Example: squire cleanup ./lake --retention 7d --dry-run

@@ -1,7 +1,7 @@
 //! Commands that maintain.
 
 use super::Context;
-use super::args::{DaemonArgs, OptimizeArgs, PlanArgs, RecoverArgs};
+use super::args::{DaemonArgs, OptimizeArgs, PlanArgs, RecoverArgs, ReindexArgs};
 use super::cleanup::{held_back, holdings, tell_unknown_tables_beside};
 use super::progress::shown;
 use super::results::Results;
@@ -13,6 +13,7 @@ use crate::daemon::{self, Options};
 use crate::decide::planning::{
     OperationKind, OperationSpec, TablePlan, bounds, disk_estimate, limits, plan as decide,
 };
+use crate::executor;
 use crate::exit::code;
 use crate::place::{Place, step};
 use serde_json::{Map, Value, json};
@@ -288,7 +289,19 @@ pub(super) async fn optimize(context: &Context, args: OptimizeArgs) -> Result<Ex
         }
         let policy = context.config.policy_for(Place::config_name(&target));
         let limits = limits(&policy);
-        let work = place.store.compact(&target, &limits, &cancel);
+        let kind = args.executor.unwrap_or(policy.executor);
+        let executor = executor::of(kind, &context.config.executor, &place.store);
+        let work = async {
+            let store = &place.store;
+            match &executor {
+                Some(by) => {
+                    store
+                        .compact_elsewhere(&target, &limits, by.as_ref(), &cancel)
+                        .await
+                }
+                None => store.compact(&target, &limits, &cancel).await,
+            }
+        };
         let work = step("compact", &target, work);
         let done = shown(context, &format!("compacting {target}"), &cancel, work).await;
         if let Ok(report) = &done {
@@ -344,7 +357,7 @@ async fn reindex_dry(context: &Context, place: &Place, names: &[String]) -> Resu
     Ok(results.finish(context, Map::new()))
 }
 
-pub(super) async fn reindex(context: &Context, args: OptimizeArgs) -> Result<ExitCode> {
+pub(super) async fn reindex(context: &Context, args: ReindexArgs) -> Result<ExitCode> {
     let context = &context.seen_from(&args.target.store);
     let place = context.place(&args.target.store).await?;
     if args.dry_run {
@@ -446,7 +459,7 @@ fn paced(context: &Context) -> Oversight {
     on_signal(Oversight::paced(Arc::new(pace)))
 }
 
-fn on_signal(oversight: Oversight) -> Oversight {
+pub(super) fn on_signal(oversight: Oversight) -> Oversight {
     let cancel = oversight.clone();
     #[expect(
         clippy::disallowed_methods,

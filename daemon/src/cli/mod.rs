@@ -27,6 +27,7 @@ mod status;
 mod table;
 mod verify;
 mod waits;
+mod worker;
 mod write;
 
 use crate::config::{Config, log_filter};
@@ -131,11 +132,7 @@ fn run() -> ExitCode {
         Ok(memory) => memory,
         Err(error) => return out.fail(&error),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .thread_stack_size(STACK)
-        .enable_all()
-        .build()
-    {
+    let runtime = match runtime(&cli.command) {
         Ok(runtime) => runtime,
         Err(error) => return out.fail(&Error::internal("starting the runtime").caused_by(error)),
     };
@@ -173,11 +170,33 @@ fn run() -> ExitCode {
     }
 }
 
+/// The stack of a worker's threads. It parses no predicate, and what all of them map counts for its limit.
+const WORKERS_STACK: usize = 4 << 20;
+
+/// Threads of a worker that wait for files at one time; for the same reason.
+const WORKERS_BLOCKING: usize = 64;
+
+fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.thread_stack_size(STACK).enable_all();
+    if matches!(command, Command::Worker(_)) {
+        builder
+            .thread_stack_size(WORKERS_STACK)
+            .max_blocking_threads(WORKERS_BLOCKING);
+    }
+    builder.build()
+}
+
 /// Bounds the process, and starts its log.
 fn begin(cli: &Cli, config: &Config) -> Result<Memory> {
-    let memory = memory::of(&config.budget);
+    let memory = match &cli.command {
+        Command::Worker(args) => Memory::new(args.memory.unwrap_or(config.budget.memory), 1),
+        _ => memory::of(&config.budget),
+    };
     let bounded = match cli.command {
-        Command::Daemon(_) | Command::Optimize(_) | Command::Reindex(_) => memory::bound(&memory),
+        Command::Daemon(_) | Command::Optimize(_) | Command::Reindex(_) | Command::Worker(_) => {
+            memory::bound(&memory)
+        }
         _ => Ok(()),
     };
     init_logging(config, cli.common.log.as_deref())?;
@@ -293,6 +312,7 @@ async fn dispatch(cli: Cli, context: Context) -> Result<ExitCode> {
         Command::Plan(args) => maintain::plan(&context, args).await,
         Command::Optimize(args) => maintain::optimize(&context, args).await,
         Command::Reindex(args) => maintain::reindex(&context, args).await,
+        Command::Worker(args) => worker::worker(&context, args).await,
         Command::Cleanup(args) => cleanup::cleanup(&context, args).await,
         Command::Verify(args) => verify::verify(&context, args).await,
         Command::Recover(args) => maintain::recover(&context, args).await,

@@ -6,7 +6,7 @@ use toml::{Table, Value};
 /// Sections of which there are several.
 const ARRAYS: [&str; 2] = ["watch", "table"];
 /// Sections of which there is one.
-const TABLES: [&str; 4] = ["daemon", "policy", "budget", "agent"];
+const TABLES: [&str; 5] = ["daemon", "policy", "budget", "executor", "agent"];
 
 /// The first section that is not written as it has to be, and how it is. Text that is no TOML is the parser's.
 pub(super) fn check(text: &str) -> Result<(), Refused> {

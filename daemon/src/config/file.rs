@@ -12,6 +12,7 @@ use squire_engine::store::location::check_lasting;
 use crate::formats::{Coercion, InputLimits};
 
 use super::checks::{check_budget_and_agent, check_daemon};
+use super::executor::ExecutorSection;
 use super::locate::{Locator, label_of};
 use super::min_free::{MinFree, min_free_or_off};
 use super::nested::clash;
@@ -36,6 +37,7 @@ pub(crate) struct ConfigFile {
     policy: PolicySection,
     table: Vec<TableSection>,
     budget: BudgetSection,
+    executor: ExecutorSection,
     agent: AgentSection,
 }
 
@@ -287,6 +289,7 @@ impl ConfigFile {
             policy,
             table,
             budget,
+            executor,
             agent,
         } = self;
         let mut daemon = daemon.into_config();
@@ -325,6 +328,7 @@ impl ConfigFile {
             policy,
             tables,
             budget,
+            executor: executor.checked()?,
             agent,
         })
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, Serializer};
 use squire_engine::maintenance::Verify;
 
+use super::executor::ExecutorKind;
 use super::windows::Windows;
 use crate::units;
 
@@ -135,6 +136,8 @@ policy_fields! {
     /// How a rewrite is compared with what it replaces before it is committed: rows and nulls, some
     /// rows by value, or all.
     verify: Verify = Verify::Sample, read "units::some_plain";
+    /// Who executes the rewrite tasks: this process, or workers; see `[executor]`.
+    executor: ExecutorKind = ExecutorKind::Inline, read "units::some_plain";
     /// Versions younger than this are kept. Readers and paused writers may still use them.
     retention: Duration = Duration::from_secs(7 * 86_400), read "units::some_duration", show "units::show_duration";
     /// The newest versions are kept however old they are.

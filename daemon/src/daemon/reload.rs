@@ -129,6 +129,7 @@ fn applied(running: &Config, new: &Config) -> Vec<String> {
         ),
         ("policy", new.policy == running.policy),
         ("table", new.has_tables_of(running)),
+        ("executor", new.executor == running.executor),
         (
             "budget",
             Budget {

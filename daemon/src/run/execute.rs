@@ -5,6 +5,7 @@ use super::report::OperationReport;
 use crate::config::{Config, Policy};
 use crate::decide::planning::{OperationKind, limits};
 use crate::decide::work::{Scope, Trigger, WorkItem};
+use crate::executor;
 use crate::place::{Place, step};
 use squire_engine::error::{Error, ErrorKind, Result, caught};
 use squire_engine::maintenance::{
@@ -131,7 +132,15 @@ pub(super) async fn execute(
         match (&item.key.scope, item.key.kind) {
             (Scope::Table(target), OperationKind::Compact) => {
                 let limits = limits(&item.policy);
-                let done = store.compact(target, &limits, oversight).await;
+                let executor = executor::of(item.policy.executor, &around.config.executor, store);
+                let done = match executor {
+                    Some(by) => {
+                        store
+                            .compact_elsewhere(target, &limits, by.as_ref(), oversight)
+                            .await
+                    }
+                    None => store.compact(target, &limits, oversight).await,
+                };
                 done.map(Done::Maintained)
             }
             (Scope::Table(target), OperationKind::Reindex) => {

@@ -7,6 +7,10 @@
 //!
 //! A run at work also puts a beat now and then. A journal that moves belongs to the living, however long a file takes.
 //!
+//! A worker that executes a task of a run elsewhere keeps the same journal: its names and beats stand beside the run's, each
+//! under the worker's attempt, and it names nothing once the run's record is gone. Beside them stands what came of each task,
+//! put once.
+//!
 //! `ledger` counts bytes by why they were written.
 
 mod ledger;
@@ -136,6 +140,10 @@ pub(crate) struct Journal {
     table: RunTable,
     /// Where the names are put; a run without a record knows them while it lives.
     records: Option<Records>,
+    /// What the names of its entries begin with: nothing for the run itself.
+    keeper: String,
+    /// Whether it is kept by a worker, which does not know by itself whether its run is alive.
+    is_workers: bool,
     dataset: Path,
     named: Mutex<BTreeSet<String>>,
     /// Puts of versions whose outcome the run does not know.
@@ -175,6 +183,7 @@ impl Journal {
         if named.contains(&name) {
             return Ok(());
         }
+        self.check_run().await?;
         hit(Seam::MaintainBeforeJournal)?;
         // A put that reports an error may have landed: each has a number of its own.
         let put = self.puts.fetch_add(1, Ordering::Relaxed);
@@ -194,8 +203,39 @@ impl Journal {
         };
         let bytes = serde_json::to_vec(&entry)
             .map_err(|e| Error::internal("encoding a journal").caused_by(e))?;
-        let at = records.journal(self.op).join(format!("{put}.json"));
+        let entry = format!("{}{put}.json", self.keeper);
+        let at = records.journal(self.op).join(entry);
         put_new(&records.objects, &at, bytes).await?;
+        Ok(())
+    }
+
+    /// Refuses once the record is gone of the run that a worker works for: what it wrote was reclaimed, or will be.
+    ///
+    /// # Errors
+    /// `Refused`, and those of the storage.
+    pub(crate) async fn check_run(&self) -> Result<()> {
+        match &self.records {
+            Some(records) if self.is_workers && !records.has_sidecar(self.op).await? => {
+                let ended = format!(
+                    "run {} has ended, or others took it for dead; nothing of this task lands, and what was written of it is reclaimed",
+                    self.op
+                );
+                Err(Error::new(ErrorKind::Refused, ended))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts every name once more: whoever took the run for dead has removed those that stood there, and deleted what they named,
+    /// but not what was written since. The next recovery pass finds them.
+    pub(crate) async fn name_again(&self) -> Result<()> {
+        let Some(records) = &self.records else {
+            return Ok(());
+        };
+        for name in self.names().await {
+            let put = self.puts.fetch_add(1, Ordering::Relaxed);
+            self.put_name(records, put, &name).await?;
+        }
         Ok(())
     }
 
@@ -207,7 +247,8 @@ impl Journal {
                 continue;
             };
             self.puts.fetch_add(1, Ordering::Relaxed);
-            let at = records.journal(self.op).join("alive.beat");
+            let beat = format!("{}alive.beat", self.keeper);
+            let at = records.journal(self.op).join(beat);
             if let Err(e) = records.objects.inner.put(&at, PutPayload::new()).await {
                 tracing::debug!(error = %e, "a beat was not put");
             }
@@ -391,6 +432,27 @@ impl Records {
         Ok(progress)
     }
 
+    fn result(&self, op: OpId, task: u32) -> Path {
+        self.journal(op).join(format!("{task}.result"))
+    }
+
+    /// Puts what came of a task of run `op`, unless something stands there. Returns whether it is this one.
+    pub(crate) async fn put_result(&self, op: OpId, task: u32, bytes: Vec<u8>) -> Result<bool> {
+        match put_new(&self.objects, &self.result(op, task), bytes).await {
+            Ok(()) => Ok(true),
+            Err(
+                object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. },
+            ) => Ok(false),
+            Err(e) => Err(Error::from(e).context("putting what came of a task")),
+        }
+    }
+
+    /// What came of a task of run `op`, if anything did yet.
+    pub(crate) async fn result_of(&self, op: OpId, task: u32) -> Result<Option<Vec<u8>>> {
+        content_of(&self.objects, &self.result(op, task)).await
+    }
+
     /// Removes the journal of a run that has nothing to reclaim any more.
     pub(crate) async fn forget_journal(&self, op: OpId) -> Result<()> {
         for meta in self.journal_objects(op).await? {
@@ -418,11 +480,35 @@ impl Store {
         table: RunTable,
         records: Option<Records>,
     ) -> Arc<Journal> {
+        self.journal_kept_by(String::new(), op, table, records)
+    }
+
+    /// The same, kept by one process that makes `attempt` at a task of run `op`. Another one may make the same attempt beside it.
+    pub(crate) fn workers_journal(
+        &self,
+        attempt: OpId,
+        op: OpId,
+        table: RunTable,
+        records: Records,
+    ) -> Arc<Journal> {
+        let keeper = format!("{attempt}.{}.", self.new_op());
+        self.journal_kept_by(keeper, op, table, Some(records))
+    }
+
+    fn journal_kept_by(
+        &self,
+        keeper: String,
+        op: OpId,
+        table: RunTable,
+        records: Option<Records>,
+    ) -> Arc<Journal> {
         Arc::new(Journal {
             op,
             dataset: self.object_path(&table.path),
             table,
             records,
+            is_workers: !keeper.is_empty(),
+            keeper,
             named: Mutex::default(),
             doubts: Arc::default(),
             puts: AtomicU32::default(),

@@ -1,27 +1,26 @@
 //! Compaction: rewrites small and half-deleted fragments, in batches of bounded tasks. What was rewritten is read back
-//! before it is committed.
+//! before it is committed. `rewrite` is one task; `elsewhere` has tasks executed by others.
 
 use super::Target;
 use super::carrier::{Carrier, Landed, Prepared};
 use super::carry::{Change, holds, most_changed};
+use super::elsewhere::{Executor, Lending};
 use super::index_proof::prove_followers;
 use super::listed::{followers, ids_of, listed_indexes, new_index_bytes};
 use super::plan::CompactionPlan;
 use super::rehearsal::{base_of, commit_rehearsed};
+use super::rewrite::Rewriter;
 use super::run::{MaintenanceReport, Run, Work};
 use super::tasks::{Task, TaskBounds, fitting};
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::journal::Amounts;
 use crate::oversight::Oversight;
-use crate::proof::{Rewrite, Verify};
+use crate::proof::Verify;
 use crate::recovery::Skipped;
 use crate::store::Store;
 use lance::Dataset;
 use lance::dataset::index::DatasetIndexRemapperOptions;
-use lance::dataset::optimize::{
-    CompactionMode, CompactionOptions, CompactionTask, RewriteResult, TaskData, commit_compaction,
-};
-use lance_table::format::Fragment;
+use lance::dataset::optimize::{CompactionOptions, RewriteResult, commit_compaction};
 use squire_failpoints::{Seam, conflict_injected, hit};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +38,11 @@ pub struct CompactionLimits {
     pub verify: Verify,
 }
 
-struct Compaction<'a>(&'a CompactionLimits);
+struct Compaction<'a> {
+    limits: &'a CompactionLimits,
+    /// Who executes its tasks; this process, where there is none.
+    executor: Option<&'a dyn Executor>,
+}
 
 impl Store {
     /// Compacts `target` once: plans on HEAD, rewrites, commits batch by batch, publishes the clean prefix.
@@ -49,11 +52,29 @@ impl Store {
         limits: &CompactionLimits,
         oversight: &Oversight,
     ) -> Result<MaintenanceReport> {
-        self.maintain(target, &Compaction(limits), oversight).await
+        let executor = None;
+        let work = Compaction { limits, executor };
+        self.maintain(target, &work, oversight).await
+    }
+
+    /// The same; `executor` has its tasks executed, and this process commits what comes of them.
+    ///
+    /// # Errors
+    /// Those of [`Store::compact`], and of the workers.
+    pub async fn compact_elsewhere(
+        &self,
+        target: &Target,
+        limits: &CompactionLimits,
+        executor: &dyn Executor,
+        oversight: &Oversight,
+    ) -> Result<MaintenanceReport> {
+        let executor = Some(executor);
+        let work = Compaction { limits, executor };
+        self.maintain(target, &work, oversight).await
     }
 
     /// Those of `tasks` whose fragments others have left in `head`, with the same indexes over all of them.
-    async fn standing(&self, head: &Dataset, tasks: &[Task]) -> Result<Vec<Task>> {
+    pub(super) async fn standing(&self, head: &Dataset, tasks: &[Task]) -> Result<Vec<Task>> {
         let listed = listed_indexes(head).await?;
         let facts = self.fragment_facts(head, &listed).await?;
         let stands = |task: &&Task| {
@@ -95,60 +116,25 @@ impl Work for Compaction<'_> {
         store
             .ledger()
             .saw(run.path(), &head, store.clock().now_ms());
-        let plan = store.plan_anew(&head, &self.0.bounds).await?;
+        let plan = store.plan_anew(&head, &self.limits.bounds).await?;
         report.skipped = plan.left_alone.clone().map(Skipped::Unsupported);
         let ahead = plan.tasks.iter().map(|task| task.bytes).sum();
         run.oversight.planned("bytes", ahead);
         hit(Seam::MaintainAfterPlan)?;
-        let options = options(self.0, &plan, run);
+        let options = options(self.limits, &plan, run);
         let rewriting = Rewriting {
-            limits: self.0,
+            limits: self.limits,
             options: &options,
             run,
             store,
         };
-        let mut dropped = 0;
-        let mut left = plan.tasks;
-        while !left.is_empty() {
-            run.check_cancelled()?;
-            let fitting = fitting(&left, &self.0.bounds, self.0.tasks_per_commit);
-            let mut batch: Vec<Task> = left.drain(..fitting).collect();
-            if report.carried > 0 {
-                batch = store.standing(&head, &batch).await?;
-            }
-            let Batch {
-                results,
-                begun,
-                overtaken,
-                interrupted,
-            } = rewriting.batch(&head, &batch, report).await?;
-            dropped += overtaken;
-            left.splice(..0, batch.drain(begun..));
-            hit(Seam::MaintainAfterRewrite)?;
-            if results.is_empty() {
-                interrupted?;
-                continue;
-            }
-            let landed = match rewriting.land(&mut head, results, report).await {
-                Ok(landed) => landed,
-                Err(e) if e.kind() == ErrorKind::Unfit => {
-                    report.unfit.push(format!("{}: {e}", run.target));
-                    continue;
-                }
-                Err(e) => return Err(e),
-            };
-            run.oversight.step();
-            report.fragments_removed += landed.fragments_removed;
-            report.fragments_added += landed.fragments_added;
-            report.bytes_rewritten += landed.bytes;
-            report.carried += u32::from(landed.carried);
-            dropped += landed.dropped;
-            hit(Seam::MaintainAfterCompact)?;
-            interrupted?;
-            if conflict_injected(Seam::MaintainInjectConflict) {
-                return Err(Error::conflict("injected after the commit"));
-            }
-        }
+        let lending = self
+            .executor
+            .and_then(|executor| Lending::of(&rewriting, executor, &head));
+        let dropped = match lending {
+            Some(lending) => lending.work(&mut head, plan.tasks, report).await?,
+            None => rewriting.work(&mut head, plan.tasks, report).await?,
+        };
         if dropped > 0 {
             let message = format!("{dropped} rewrites were overtaken by writers");
             return Err(Error::conflict(message));
@@ -174,14 +160,89 @@ struct Batch {
 }
 
 /// What the rewrites of an attempt share.
-struct Rewriting<'a> {
-    limits: &'a CompactionLimits,
-    options: &'a CompactionOptions,
-    run: &'a Run<'a>,
-    store: &'a Store,
+#[derive(Clone, Copy)]
+pub(super) struct Rewriting<'a> {
+    pub(super) limits: &'a CompactionLimits,
+    pub(super) options: &'a CompactionOptions,
+    pub(super) run: &'a Run<'a>,
+    pub(super) store: &'a Store,
 }
 
 impl Rewriting<'_> {
+    /// Rewrites `left` in this process and commits it batch by batch, from `head` on. Returns how many were overtaken.
+    async fn work(
+        &self,
+        head: &mut Dataset,
+        mut left: Vec<Task>,
+        report: &mut MaintenanceReport,
+    ) -> Result<usize> {
+        let mut dropped = 0;
+        while !left.is_empty() {
+            self.run.check_cancelled()?;
+            let fitting = fitting(&left, &self.limits.bounds, self.limits.tasks_per_commit);
+            let mut batch: Vec<Task> = left.drain(..fitting).collect();
+            if report.carried > 0 {
+                batch = self.store.standing(head, &batch).await?;
+            }
+            let Batch {
+                results,
+                begun,
+                overtaken,
+                interrupted,
+            } = self.batch(head, &batch, report).await?;
+            dropped += overtaken;
+            left.splice(..0, batch.drain(begun..));
+            hit(Seam::MaintainAfterRewrite)?;
+            if results.is_empty() {
+                interrupted?;
+                continue;
+            }
+            dropped += self.commit_batch(head, results, None, report).await?;
+            interrupted?;
+        }
+        Ok(dropped)
+    }
+
+    /// Commits `results`, which were read of `base` where that is not `head`, and moves `head` there. Returns how many of
+    /// them were given up; those that cannot replace what they should are reported.
+    pub(super) async fn commit_batch(
+        &self,
+        head: &mut Dataset,
+        results: Vec<RewriteResult>,
+        base: Option<&Dataset>,
+        report: &mut MaintenanceReport,
+    ) -> Result<usize> {
+        let landed = match self.land(head, results, base, report).await {
+            Ok(landed) => landed,
+            Err(e) if e.kind() == ErrorKind::Unfit => {
+                report.unfit.push(format!("{}: {e}", self.run.target));
+                return Ok(0);
+            }
+            Err(e) => return Err(e),
+        };
+        self.run.oversight.step();
+        report.fragments_removed += landed.fragments_removed;
+        report.fragments_added += landed.fragments_added;
+        report.bytes_rewritten += landed.bytes;
+        report.carried += u32::from(landed.carried);
+        hit(Seam::MaintainAfterCompact)?;
+        if conflict_injected(Seam::MaintainInjectConflict) {
+            return Err(Error::conflict("injected after the commit"));
+        }
+        Ok(landed.dropped)
+    }
+
+    /// That the rewrite of `task` cannot replace it.
+    pub(super) fn unfit(&self, task: &Task, why: impl std::fmt::Display) -> String {
+        let (first, last) = (task.fragments.first(), task.fragments.last());
+        format!(
+            "{}: fragments {} to {} stay as they are: {why}",
+            self.run.target,
+            first.copied().unwrap_or(0),
+            last.copied().unwrap_or(0),
+        )
+    }
+
     /// Rewrites the tasks of `batch`. What cannot replace what it should replace is left out, and reported. When the run is
     /// asked to stop, the task in hand is the last one; when that is given up, those before it are there to be committed. So are those that have
     /// waited for `commit_after` while there is more to do. Tasks that were overtaken before they began are only counted.
@@ -197,6 +258,12 @@ impl Rewriting<'_> {
             begun: 0,
             overtaken: 0,
             interrupted: Ok(()),
+        };
+        let rewriter = Rewriter {
+            store: self.store,
+            oversight: run.oversight,
+            options: self.options,
+            verify: self.limits.verify,
         };
         let mut first_finished = None;
         for (nth, task) in batch.iter().enumerate() {
@@ -215,21 +282,13 @@ impl Rewriting<'_> {
                 continue;
             }
             tracing::debug!(op = %run.op, target = %run.target, fragments = task.fragments.len(), bytes = task.bytes, "rewriting");
-            match run.unless_given_up(self.rewrite(head, task)).await {
+            match run.unless_given_up(rewriter.rewrite(head, task)).await {
                 Ok(result) => done.results.push(result),
                 Err(e) if e.kind() == ErrorKind::Cancelled => {
                     done.interrupted = Err(e);
                     return Ok(done);
                 }
-                Err(e) if e.kind() == ErrorKind::Unfit => {
-                    let (first, last) = (task.fragments.first(), task.fragments.last());
-                    report.unfit.push(format!(
-                        "{}: fragments {} to {} stay as they are: {e}",
-                        run.target,
-                        first.copied().unwrap_or(0),
-                        last.copied().unwrap_or(0),
-                    ));
-                }
+                Err(e) if e.kind() == ErrorKind::Unfit => report.unfit.push(self.unfit(task, e)),
                 Err(e) => return Err(e),
             }
             run.oversight.did(task.bytes);
@@ -246,70 +305,24 @@ impl Rewriting<'_> {
         Ok(done)
     }
 
-    /// Rewrites the fragments of `task` and reads the result back. Rows that turn out to be wider than they were taken
-    /// to be are rewritten once more, into smaller fragments.
-    async fn rewrite(&self, head: &Dataset, task: &Task) -> Result<RewriteResult> {
-        // Not through what names the files of this run.
-        let reader = head.with_object_store(self.store.reading(self.run.oversight), None);
-        let fragments: Vec<Fragment> = head
-            .fragments()
-            .iter()
-            .filter(|f| task.fragments.contains(&f.id))
-            .cloned()
-            .collect();
-        let memory = self.store.memory();
-        let batch_rows = least(task.batch_rows(memory.batch()), self.options.batch_size);
-        // A table may ask for less.
-        let own = self.options.io_buffer_size.unwrap_or(u64::MAX);
-        let read_ahead = memory.read_ahead(task.widest_row).min(own);
-        let mut target_rows = task.target_rows;
-        for _ in 0..WIDTHS_TRIED {
-            let rewrite = CompactionTask {
-                task: TaskData {
-                    fragments: fragments.clone(),
-                },
-                read_version: head.manifest().version,
-                options: CompactionOptions {
-                    target_rows_per_fragment: usize::try_from(target_rows).unwrap_or(usize::MAX),
-                    batch_size: batch_rows,
-                    io_buffer_size: Some(read_ahead),
-                    compaction_mode: self.options.compaction_mode.or(Some(mode(task))),
-                    ..self.options.clone()
-                },
-            };
-            let result = rewrite.execute(head).await?;
-            let check = Rewrite {
-                dataset: &reader,
-                old: &fragments,
-                new: &result.new_fragments,
-                verify: self.limits.verify,
-                batch_rows,
-                read_ahead,
-                oversight: self.run.oversight,
-            };
-            let Some(wide) = check.check().await? else {
-                return Ok(result);
-            };
-            // Lance writes up to twice its target.
-            target_rows = target_rows.min(wide.fitting_rows).div_ceil(2);
-        }
-        Err(Error::new(
-            ErrorKind::Unfit,
-            "its rows are too wide for a default scan",
-        ))
-    }
-
     /// Commits `results`, moves `head` there, and counts what that wrote.
     async fn land(
         &self,
         head: &mut Dataset,
         results: Vec<RewriteResult>,
+        base: Option<&Dataset>,
         report: &mut MaintenanceReport,
     ) -> Result<Landed> {
         let (ledger, path) = (self.store.ledger(), self.run.path());
         ledger.expect(path, &results);
         let before = head.clone();
-        let landed = self.commit(head, results).await?;
+        let landed = match base {
+            None => self.commit(head, results).await?,
+            Some(base) => {
+                let lost = Error::conflict("rows of it were deleted meanwhile");
+                self.carry(head, base, results, (None, lost)).await?
+            }
+        };
         let amounts = Amounts {
             rewritten: landed.written,
             indexed: report.wrote(new_index_bytes(&before, head).await?),
@@ -333,12 +346,25 @@ impl Rewriting<'_> {
         if self.options.defer_index_remap {
             return Err(lost);
         }
+        let base = head.clone();
+        self.carry(head, &base, results, (prepared, lost)).await
+    }
+
+    /// Carries `results`, which were read of `base`, and whose commit was lost as it was prepared; moves `head` to the version
+    /// that has them.
+    async fn carry(
+        &self,
+        head: &mut Dataset,
+        base: &Dataset,
+        results: Vec<RewriteResult>,
+        (prepared, lost): (Option<Prepared>, Error),
+    ) -> Result<Landed> {
         tracing::debug!(op = %self.run.op, target = %self.run.target, error = %lost, "a commit was lost, carrying it");
         let carrier = Carrier {
             store: self.store,
             run: self.run,
             options: self.options,
-            base: head,
+            base,
         };
         let (landed, at) = carrier.land(results, prepared, lost).await?;
         tracing::debug!(op = %self.run.op, target = %self.run.target, dropped = landed.dropped, "carried what was deleted meanwhile");
@@ -378,25 +404,6 @@ impl Rewriting<'_> {
         commit_rehearsed(head, &staged).await
     }
 }
-
-/// Copying pages takes a third of the memory of decoding them, at the same speed, but it keeps the pages as they
-/// are: many pages of a few rows stay many and large. Fragments of this size have pages worth keeping.
-const COPY_FROM_BYTES: u64 = 16 << 20;
-
-fn least(a: Option<usize>, b: Option<usize>) -> Option<usize> {
-    a.into_iter().chain(b).min()
-}
-
-fn mode(task: &Task) -> CompactionMode {
-    if task.bytes / task.fragments.len().max(1) as u64 >= COPY_FROM_BYTES {
-        CompactionMode::TryBinaryCopy
-    } else {
-        CompactionMode::Reencode
-    }
-}
-
-/// How often a task is rewritten when its rows are wider than the sample said. The first time says how wide they are.
-const WIDTHS_TRIED: usize = 3;
 
 fn options(limits: &CompactionLimits, plan: &CompactionPlan, run: &Run<'_>) -> CompactionOptions {
     let bounds = plan.bounds.as_ref().unwrap_or(&limits.bounds);

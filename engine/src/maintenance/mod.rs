@@ -7,6 +7,7 @@
 //! 4. `compact` and `reindex` are what runs inside it; `deltas` says how an index grows. `rehearsal` builds a version without committing it, and `index_proof` asks it a
 //!    sample of what its indexes should find. `declare` says which indexes there should be. `carrier` lands a rewrite above
 //!    writers that deleted some of its rows meanwhile; `comparison` reads what they did, and `carry` says which rows those are.
+//!    `rewrite` is one task of a compaction; `elsewhere` hands tasks to workers and takes in what comes of them.
 //! 5. `cleanup` publishes floors, then deletes below them. `audit` proves that what stands has all that it refers to.
 //! 6. `unreferenced` counts the files that no version refers to, whoever wrote them.
 //!    `noted` is what the daemon did and why, `unfit` what it does not try again; `past` reads what each version changed.
@@ -23,6 +24,7 @@ mod comparison;
 mod declare;
 mod decoded;
 mod deltas;
+mod elsewhere;
 mod health;
 mod index_proof;
 mod listed;
@@ -32,6 +34,7 @@ mod past;
 mod plan;
 mod rehearsal;
 mod reindex;
+mod rewrite;
 mod run;
 mod settings;
 pub mod tasks;
@@ -48,6 +51,7 @@ pub use cleanup::{
     HoldKind, Holding, Matching, Retention, Spare, TableCleanup,
 };
 pub use compact::CompactionLimits;
+pub use elsewhere::{Ended, Envelope, Executed, Executor, Handed};
 pub use health::{IndexHealth, TableHealth};
 pub use noted::{MOST_RUNS, NotedRun};
 pub use observe::{Looking, Observed};

@@ -19,6 +19,7 @@ use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, Upda
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -98,8 +99,40 @@ pub(crate) struct Run<'a> {
     pub(crate) properties: HashMap<String, String>,
     /// What the run writes is named here first.
     pub(crate) journal: Arc<Journal>,
+    /// What of it is executed by others.
+    pub(crate) lent: Lent,
     /// The version that its table was opened at last.
     opened: Mutex<Option<Opened>>,
+}
+
+/// What a run has others execute.
+#[derive(Debug, Default)]
+pub(crate) struct Lent {
+    /// Tasks that were handed out.
+    tasks: AtomicU32,
+    /// Whether somebody may still be at work on one.
+    has_strays: AtomicBool,
+}
+
+impl Lent {
+    /// The number of a task that is about to be handed out.
+    pub(crate) fn next(&self) -> u32 {
+        self.tasks.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Nobody knows whether a worker is still at work.
+    pub(crate) fn stray(&self) {
+        self.has_strays.store(true, Ordering::Relaxed);
+    }
+
+    fn has_strays(&self) -> bool {
+        self.has_strays.load(Ordering::Relaxed)
+    }
+
+    /// Whether names in the journal may be of others.
+    fn any(&self) -> bool {
+        self.tasks.load(Ordering::Relaxed) > 0
+    }
 }
 
 impl Run<'_> {
@@ -229,10 +262,20 @@ impl Store {
         dataset: &Dataset,
         run: &Run<'_>,
     ) -> Result<Dataset> {
+        Ok(self.journalled_handle(dataset, &run.journal, run.oversight))
+    }
+
+    /// The same, through `journal`.
+    pub(crate) fn journalled_handle(
+        &self,
+        dataset: &Dataset,
+        journal: &Arc<Journal>,
+        oversight: &Oversight,
+    ) -> Dataset {
         let mut objects = self.interface.as_ref().clone();
-        objects.apply_wrapper(&Paced(run.oversight.clone()));
-        objects.apply_wrapper(&Journalling(run.journal.clone()));
-        Ok(dataset.with_object_store(Arc::new(objects), None))
+        objects.apply_wrapper(&Paced(oversight.clone()));
+        objects.apply_wrapper(&Journalling(journal.clone()));
+        dataset.with_object_store(Arc::new(objects), None)
     }
 
     pub(crate) async fn maintain(
@@ -262,6 +305,7 @@ impl Store {
             oversight,
             properties: crate::store::marks(begun.store, op, Kind::Maintenance),
             journal: self.new_journal(op, begun.table, begun.records),
+            lent: Lent::default(),
             opened: Mutex::default(),
         };
         let attempts = self.attempts(&run, work, &mut report);
@@ -274,10 +318,15 @@ impl Store {
             let record = Record::of_sidecar(&begun.sidecar, Kind::Maintenance.as_str());
             report.pin = Some(self.publish_prefix(table, &record).await?);
         }
+        if run.lent.has_strays() {
+            // Their names must outlive them: recovery ends this run when they have fallen silent.
+            tracing::warn!(%op, %target, "a worker may still be at work; what it writes is reclaimed once it has shown no sign of life for long");
+            return worked.map(|()| report);
+        }
         if let Some(records) = run.journal.records() {
             records.retire_sidecar(op).await;
         }
-        let all_landed = worked.is_ok() && report.all_landed();
+        let all_landed = worked.is_ok() && report.all_landed() && !run.lent.any();
         self.settle_journal(&run, all_landed, &mut report).await;
         worked.map(|()| report)
     }
@@ -353,22 +402,14 @@ impl Store {
     ) {
         let (op, journal) = (run.op, &run.journal);
         let records = journal.records();
-        let settled = match (all_landed || journal.is_empty(), records) {
+        let is_empty = journal.is_empty() && !run.lent.any();
+        let settled = match (all_landed || is_empty, records) {
             (true, Some(records)) if !journal.is_empty() => records.forget_journal(op).await,
             (true, _) => Ok(()),
-            (false, _) => {
-                let dead = DeadRun {
-                    op,
-                    journalled: Journalled {
-                        table: journal.table().clone(),
-                        names: journal.names().await,
-                    },
-                    is_in_doubt: journal.is_in_doubt(),
-                };
-                self.reclaim(records, &[dead])
-                    .await
-                    .map(|runs| report.reclaimed_bytes = runs.iter().map(|(_, bytes)| bytes).sum())
-            }
+            (false, _) => self
+                .reclaim_own(run)
+                .await
+                .map(|bytes| report.reclaimed_bytes = bytes),
         };
         if let Err(e) = settled {
             tracing::debug!(%op, error = %e, "stranded files are left for recovery");
@@ -376,6 +417,26 @@ impl Store {
         if let Some(records) = records {
             records.tidy().await;
         }
+    }
+
+    /// Deletes what `run` and those who worked for it wrote and never committed. Returns the bytes.
+    async fn reclaim_own(&self, run: &Run<'_>) -> Result<u64> {
+        let (op, journal) = (run.op, &run.journal);
+        let mut names = journal.names().await;
+        if let (Some(records), true) = (journal.records(), run.lent.any()) {
+            let theirs = records.journalled(op).await?;
+            names.extend(theirs.into_iter().flat_map(|theirs| theirs.names));
+        }
+        let dead = DeadRun {
+            op,
+            journalled: Journalled {
+                table: journal.table().clone(),
+                names,
+            },
+            is_in_doubt: journal.is_in_doubt(),
+        };
+        let runs = self.reclaim(journal.records(), &[dead]).await?;
+        Ok(runs.iter().map(|(_, bytes)| bytes).sum())
     }
 
     async fn attempts(

@@ -8,7 +8,7 @@
 //! memory.
 
 use crate::proof::READER_ROWS;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
 /// One fragment as planning sees it.
@@ -88,7 +88,8 @@ pub struct TaskBounds {
 }
 
 /// One task: adjacent fragments that become one.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Task {
     /// The fragments' ids, in table order.
     pub fragments: Vec<u64>,

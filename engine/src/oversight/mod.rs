@@ -51,6 +51,11 @@ impl Oversight {
         self.pace.as_ref().is_some_and(|pace| pace.is_limited())
     }
 
+    /// Bytes per second that the run keeps to, with those that share its pace; `None` for no limit.
+    pub fn rate(&self) -> Option<u64> {
+        self.pace.as_ref().and_then(|pace| pace.rate())
+    }
+
     /// Waits until the run may move `bytes` more.
     pub(crate) async fn pay(&self, bytes: u64) {
         if let Some(pace) = &self.pace {
@@ -81,7 +86,7 @@ impl Oversight {
     }
 
     /// Waits until what is in hand is to be given up.
-    pub(crate) async fn given_up(&self) {
+    pub async fn given_up(&self) {
         self.give_up.cancelled().await;
     }
 
@@ -105,7 +110,8 @@ impl Oversight {
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn step(&self) {
+    /// Counts a step.
+    pub fn step(&self) {
         self.steps.fetch_add(1, Ordering::Relaxed);
     }
 

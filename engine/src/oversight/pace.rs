@@ -56,8 +56,13 @@ impl Pace {
         self.rate.store(rate, Ordering::Relaxed);
     }
 
+    pub(crate) fn rate(&self) -> Option<u64> {
+        let rate = self.rate.load(Ordering::Relaxed);
+        (rate > 0).then_some(rate)
+    }
+
     pub(crate) fn is_limited(&self) -> bool {
-        self.rate.load(Ordering::Relaxed) > 0
+        self.rate().is_some()
     }
 
     /// How many of `bytes` are moved in one turn, and when.

@@ -50,6 +50,7 @@ pub(crate) use lasting::Lasting;
 pub use lease::{Lease, StandingLease};
 pub use manifest::Snapshot;
 pub use memory::Memory;
+pub use records::RecordsAt;
 pub(crate) use records::{Records, content_of, is_denied, unless_denied};
 use shelf::Shelf;
 use sidecar::Untidy;

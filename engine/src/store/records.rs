@@ -18,6 +18,7 @@ use crate::ids::OpId;
 use lance_io::object_store::{ObjectStore, ObjectStoreParams};
 use object_store::path::Path;
 use object_store::{ListResult, ObjectStoreExt};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::io;
 use std::sync::Arc;
@@ -32,6 +33,16 @@ const IN_STATE: &str = "runs";
 
 /// How many digits of a digest name a location in the state directory.
 const KEY_DIGITS: usize = 32;
+
+/// Where the records of a run stand that whoever reaches the location reaches, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecordsAt {
+    /// In the store.
+    Store,
+    /// Beside the plain tables of the location.
+    Beside,
+}
 
 /// A place of records.
 #[derive(Debug, Clone)]
@@ -196,6 +207,24 @@ impl Store {
         let (objects, base) = ObjectStore::from_uri_and_params(registry, &state, &params).await?;
         let root = base.join(IN_STATE).join(key);
         Ok(Some(Records::of_plain_tables(objects, root)))
+    }
+
+    /// Where `records` are; `None` for the state directory, which is one machine's.
+    pub(crate) fn records_at(&self, records: &Records) -> Option<RecordsAt> {
+        let is = |place: &Records| place.directory() == records.directory();
+        match (is(&self.records), is(&self.records_beside)) {
+            (true, _) => Some(RecordsAt::Store),
+            (_, true) => Some(RecordsAt::Beside),
+            _ => None,
+        }
+    }
+
+    /// The records there.
+    pub(crate) fn records_of(&self, at: RecordsAt) -> &Records {
+        match at {
+            RecordsAt::Store => &self.records,
+            RecordsAt::Beside => &self.records_beside,
+        }
     }
 
     /// Says once that runs here leave no records.

@@ -55,6 +55,14 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
         "surface::agent kills, stops and fails agents there",
     ),
     (
+        "worker.after_rewrite",
+        "races::workers kills, stops and repeats workers there",
+    ),
+    (
+        "worker.after_result",
+        "races::workers kills and repeats workers there",
+    ),
+    (
         "claim.after_put",
         "external::shared kills and stops daemons there; a single pass claims nothing",
     ),

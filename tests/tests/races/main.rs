@@ -6,6 +6,7 @@
 //! * [`maintenance`]: `optimize` and `reindex` are stopped, killed and made to lose while others write.
 //! * [`liveness`]: nobody waits for a dead process longer than the grace, and somebody always gets on.
 //! * [`stranded`]: what maintenance rewrote for nothing is reclaimed.
+//! * [`workers`]: tasks that processes of their own execute.
 //! * [`plain`]: the same on plain tables, where there is no store.
 //!
 //! What every test asserts: each acknowledged row exactly once (I4), each batch whole or absent in all its tables at
@@ -17,6 +18,7 @@ mod maintenance;
 mod plain;
 mod race;
 mod stranded;
+mod workers;
 
 use squire_engine::store::Snapshot;
 use squire_tests::{Done, Lake, rows_of};

@@ -1,6 +1,6 @@
 //! Maintenance, once or by a daemon, and what is asked of one.
 
-use crate::config::parse_duration;
+use crate::config::{ExecutorKind, parse_duration, parse_size};
 use clap::{ArgAction, Args, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -78,6 +78,28 @@ pub(crate) struct OptimizeArgs {
     /// Say what would be done; do nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Who executes the rewrites: this process, or workers on this machine; policy.executor of the configuration by default.
+    #[arg(long)]
+    pub(crate) executor: Option<ExecutorKind>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReindexArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// Say what would be done; do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArgs {
+    /// The file with the task; - for standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) task: PathBuf,
+    /// What it may hold; budget.memory of the configuration by default.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) memory: Option<u64>,
 }
 
 #[derive(Debug, Args)]

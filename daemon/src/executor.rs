@@ -1,0 +1,53 @@
+//! Who executes the tasks of a compaction besides the process that commits them.
+//!
+//! An executor starts a worker for each attempt at a task and says how it ended. What comes of the task stands on storage; see
+//! `maintenance::elsewhere` of the engine.
+
+mod local;
+
+pub(crate) use local::Local;
+
+use crate::config::{ExecutorConfig, ExecutorKind};
+use squire_engine::maintenance::Executor;
+use squire_engine::store::Store;
+
+/// Who executes tasks of tables in `store`, if that is not this process.
+pub(crate) fn of(
+    kind: ExecutorKind,
+    config: &ExecutorConfig,
+    store: &Store,
+) -> Option<Box<dyn Executor>> {
+    match kind {
+        ExecutorKind::Inline => None,
+        ExecutorKind::Local => Some(Box::new(Local::new(config, store))),
+    }
+}
+
+/// What a line of a worker says: that it moves, or something else.
+fn is_progress(line: &str) -> bool {
+    line.starts_with(r#"{"progress":"#)
+}
+
+/// What a worker said of its end, in a sentence if it was one of its errors.
+fn last_words(said: &str) -> String {
+    let document: Option<serde_json::Value> = serde_json::from_str(said).ok();
+    let message = document
+        .as_ref()
+        .and_then(|d| d["error"]["message"].as_str());
+    message.unwrap_or(said).trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_progress, last_words};
+
+    #[test]
+    fn a_worker_is_understood() {
+        assert!(is_progress(r#"{"progress":{"steps":7}}"#));
+        assert!(!is_progress(r#"{"outcome":"rewritten"}"#));
+        let failed =
+            "{\n  \"error\": { \"kind\": \"Refused\", \"message\": \"run X has ended\" }\n}\n";
+        assert_eq!(last_words(failed), "run X has ended");
+        assert_eq!(last_words("Segmentation fault\n"), "Segmentation fault");
+    }
+}
