@@ -301,6 +301,7 @@ impl Carrier<'_> {
         let staged = put(staged, self.transaction(head, prepared, groups.clone())).await?;
         self.check(head, &staged, &groups, carried).await?;
         prepared.is_proved = true;
+        tracing::debug!(op = %self.run.op, target = %self.run.target, "proved, committing it");
         Ok(())
     }
 

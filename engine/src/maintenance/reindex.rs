@@ -306,7 +306,9 @@ async fn extend(
     }
     index.check_coverage(&(fragments & ids_of(staged.fragments().iter())), &segments)?;
     let base = base_of(&staged, head).await?;
+    tracing::debug!(op = %run.op, target = %run.target, index = index.name, "extended, proving it");
     let Err(unfit) = prove_extended(&base, &staged, &index.name).await else {
+        tracing::debug!(op = %run.op, target = %run.target, index = index.name, "proved, committing it");
         commit_index((store, run), head, &staged).await?;
         return Ok(match retried {
             true => Outcome::Retried,

@@ -2,7 +2,7 @@
 
 use super::labels::items_of;
 use super::truth::to_itself;
-use super::{KEPT, NEIGHBOURS, Subject, distances_of, rows_of, unfit};
+use super::{KEPT, NEIGHBOURS, Reach, Subject, distances_of, rows_of, unfit};
 use crate::error::Result;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float32Type;
@@ -10,6 +10,7 @@ use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
+use lance_table::format::Fragment;
 use serde_json::Value;
 
 /// How much further a vector's nearest may be: the arithmetic of two searches differs in the last digits.
@@ -61,14 +62,25 @@ impl Subject<'_> {
         ];
         for (fragments, (which, indexed_before)) in self.sampled.iter().zip(kinds) {
             let mut found = Found::default();
-            for vector in self.values(fragments).await?.iter().flat_map(vectors_of) {
-                let before = match self.is_old {
-                    true => self.nearest(self.before, &vector).await?,
-                    // A new index is of a metric by which a vector is the nearest to itself.
-                    false => vec![0.0],
-                };
-                let after = self.nearest(self.after, &vector).await?;
+            let (scanned, indexed): (Vec<_>, Vec<_>) =
+                fragments.iter().cloned().partition(|f| self.was_scanned(f));
+            let mut vectors = Vec::new();
+            for (of, was_scanned) in [(scanned, true), (indexed, false)] {
+                let values = self.values(&of).await?;
+                let of = values.iter().flat_map(vectors_of);
+                vectors.extend(of.map(|vector| (vector, was_scanned)));
+            }
+            for (vector, was_scanned) in vectors {
                 let own = to_itself(&vector, &metric);
+                let before = match (self.is_old, was_scanned, own) {
+                    // A new index is of a metric by which a vector is the nearest to itself.
+                    (false, _, _) => vec![0.0],
+                    // A scan misses nothing, and found it.
+                    (true, true, Some(own)) => vec![own],
+                    (true, true, None) => self.nearest(self.before, &vector, Reach::All).await?,
+                    (true, false, _) => self.nearest(self.before, &vector, self.reach).await?,
+                };
+                let after = self.nearest(self.after, &vector, self.reach).await?;
                 let has_own =
                     |nearest: &[f32]| own.is_some_and(|own| finds_as_well(&[own], nearest));
                 found.asked += 1;
@@ -81,6 +93,12 @@ impl Subject<'_> {
         Ok(())
     }
 
+    /// Whether `fragment` stood there before and was not covered, so that its rows were found by a scan.
+    fn was_scanned(&self, fragment: &Fragment) -> bool {
+        let stood = self.before.fragments().iter().any(|f| f.id == fragment.id);
+        stood && self.sampled[1].iter().any(|new| new.id == fragment.id)
+    }
+
     /// The metric of the index `name`, as Lance's statistics say it.
     pub(super) async fn metric(&self, name: &str) -> Result<Value> {
         let statistics = self.after.index_statistics(name).await?;
@@ -89,8 +107,14 @@ impl Subject<'_> {
     }
 
     /// How far the nearest rows are, in order.
-    pub(super) async fn nearest(&self, dataset: &Dataset, vector: &ArrayRef) -> Result<Vec<f32>> {
+    pub(super) async fn nearest(
+        &self,
+        dataset: &Dataset,
+        vector: &ArrayRef,
+        reach: Reach,
+    ) -> Result<Vec<f32>> {
         let mut scan = dataset.scan();
+        reach.of(&mut scan);
         scan.project(&["_distance"])?
             .nearest(&self.column.path(), vector.as_ref(), NEIGHBOURS)?
             .refine(u32::try_from(NEIGHBOURS).unwrap_or(1));

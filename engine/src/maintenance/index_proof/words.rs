@@ -2,7 +2,7 @@
 //! out stop words, another splits where there is no space.
 
 use super::labels::items_of;
-use super::{KEPT, Subject, rows_of, unfit};
+use super::{KEPT, Reach, Subject, rows_of, unfit};
 use crate::error::Result;
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
@@ -77,14 +77,19 @@ impl Subject<'_> {
             let rows = (0..values.len()).map(|row| texts_of(&values.slice(row, 1)));
             words.extend(rows.filter_map(|texts| tokenizer.longest(&texts)));
         }
+        // An index that covers more finds what was scanned before.
+        let reach = match self.is_old && !extended {
+            true => self.reach,
+            false => Reach::All,
+        };
         let mut kept = 0;
         for word in &words {
-            let found = self.rows_with(self.after, word).await?;
+            let found = self.rows_with(self.after, word, reach).await?;
             kept += usize::from(!found.is_empty());
             if !self.is_old {
                 continue;
             }
-            let expected = self.rows_with(self.before, word).await?;
+            let expected = self.rows_with(self.before, word, reach).await?;
             let same = match self.same_ids {
                 true => found.intersection(&expected).count(),
                 false => found.len().min(expected.len()),
@@ -107,9 +112,15 @@ impl Subject<'_> {
     }
 
     /// The ids of the rows that hold `word`.
-    pub(super) async fn rows_with(&self, dataset: &Dataset, word: &str) -> Result<BTreeSet<u64>> {
+    pub(super) async fn rows_with(
+        &self,
+        dataset: &Dataset,
+        word: &str,
+        reach: Reach,
+    ) -> Result<BTreeSet<u64>> {
         let query = FullTextSearchQuery::new(word.to_owned()).with_column(self.column.path())?;
         let mut scan = dataset.scan();
+        reach.of(&mut scan);
         scan.project::<&str>(&[])?
             .with_row_id()
             .disable_scoring_autoprojection()
