@@ -82,7 +82,9 @@ impl Pace {
     /// Waits until `bytes` may be moved. A run that is asked to stop waits no more: what it has finished is still to be committed.
     pub(crate) async fn pay(&self, bytes: u64, oversight: &Oversight) {
         let mut left = bytes;
-        while left > 0 && !oversight.is_cancelled() {
+        // Without a limit nobody waits for a turn, however briefly: it is handed to the request that came next, and whoever asked
+        // for that may look at it no more before another request is through, which then waits for ever.
+        while left > 0 && self.is_limited() && !oversight.is_cancelled() {
             // One request of a run at a time: its turn comes no more often for having many.
             let _turn = oversight.turn().await;
             let Some((slice, due)) = self.next(left) else {
@@ -253,6 +255,7 @@ impl MultipartUpload for PacedUpload {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
     use futures::future::BoxFuture;
 
     /// Time that passes when somebody waits for it.
@@ -327,6 +330,14 @@ mod tests {
         assert!(took < Duration::from_secs(3), "{took:?}");
         let all = clock.monotonic() - begun;
         assert!(all >= Duration::from_secs(158), "{all:?}");
+    }
+
+    #[tokio::test]
+    async fn without_a_limit_nobody_waits_for_a_turn() {
+        let clock = Arc::new(Virtual::default());
+        let run = Oversight::paced(Arc::new(Pace::new(None, clock)));
+        let _asked_for_by_nobody = run.turn().await;
+        assert!(run.pay(1).now_or_never().is_some());
     }
 
     #[tokio::test]
