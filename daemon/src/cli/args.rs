@@ -149,7 +149,7 @@ pub(crate) enum Command {
     Reindex(ReindexArgs),
     /// Execute one task of a compaction, and end; whoever runs the compaction commits what comes of it.
     ///
-    /// An executor starts it (see [executor] in the configuration), on this machine or any other that reaches the storage, with the same
+    /// An executor starts it (see `executor` in the configuration), on this machine or any other that reaches the storage, with the same
     /// release of squire. The task may be followed, on a line of its own, by a JSON object of storage options; without one they come from
     /// --config and the environment. Prints one JSON document a line: {"progress":...} while it moves, then what came of the task. A task
     /// has one result, however often it is executed; all other files are reclaimed by the run. Ends with 3 and lands nothing when the run
