@@ -8,7 +8,8 @@ use squire_tests::{Done, Lake, squire};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-const COMMANDS: [&str; 37] = [
+const COMMANDS: [&str; 38] = [
+    "worker",
     "init",
     "create",
     "alter",
