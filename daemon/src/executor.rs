@@ -5,21 +5,31 @@
 
 mod local;
 
-pub(crate) use local::Local;
-
 use crate::config::{ExecutorConfig, ExecutorKind};
-use squire_engine::maintenance::Executor;
+use local::Local;
+use squire_engine::error::Result;
+use squire_engine::maintenance::{CompactionLimits, MaintenanceReport, Oversight, Target};
 use squire_engine::store::Store;
 
-/// Who executes tasks of tables in `store`, if that is not this process.
-pub(crate) fn of(
-    kind: ExecutorKind,
-    config: &ExecutorConfig,
+/// Compacts `target` of `store`, its tasks executed by whom `by` names.
+///
+/// # Errors
+/// Those of the compaction, and of the workers.
+pub(crate) async fn compact(
     store: &Store,
-) -> Option<Box<dyn Executor>> {
-    match kind {
-        ExecutorKind::Inline => None,
-        ExecutorKind::Local => Some(Box::new(Local::new(config, store))),
+    target: &Target,
+    limits: &CompactionLimits,
+    by: (ExecutorKind, &ExecutorConfig),
+    oversight: &Oversight,
+) -> Result<MaintenanceReport> {
+    match by {
+        (ExecutorKind::Inline, _) => store.compact(target, limits, oversight).await,
+        (ExecutorKind::Local, config) => {
+            let local = Local::new(config, store);
+            store
+                .compact_elsewhere(target, limits, &local, oversight)
+                .await
+        }
     }
 }
 

@@ -211,11 +211,16 @@ pub(super) async fn plan(context: &Context, args: PlanArgs) -> Result<ExitCode> 
     Ok(results.finish(context, more))
 }
 
-/// Why what may write `needs` bytes is not begun by hand: it would fill the disk, of which others have need. How much is to
-/// stay free is for the daemon to keep to.
-async fn no_room(context: &Context, place: &Place, needs: u64) -> Option<String> {
+/// Why what may write so many bytes as `needs` says is not begun by hand: it would fill the disk, of which others have need. How much is to
+/// stay free is for the daemon to keep to. Nobody asks how much that is where there is no disk to fill.
+async fn no_room(
+    context: &Context,
+    place: &Place,
+    needs: impl Future<Output = Option<u64>>,
+) -> Option<String> {
     context.config.budget.min_free?;
     let room = place.clone().measure().await?;
+    let needs = needs.await?;
     (room.free < needs).then(|| {
         format!(
             "it may write {}, and {} are free on its disk; free some space, or set [budget] min_free = \"off\" to try it",
@@ -223,6 +228,11 @@ async fn no_room(context: &Context, place: &Place, needs: u64) -> Option<String>
             size(room.free)
         )
     })
+}
+
+/// Bytes that a reindex may write.
+fn reindex_estimate(health: &TableHealth) -> u64 {
+    disk_estimate(OperationKind::Reindex, health, &CompactionPlan::default())
 }
 
 /// Adds that a table was left alone.
@@ -244,7 +254,8 @@ async fn optimize_dry(context: &Context, place: &Place, names: &[String]) -> Res
             Ok((_, rewrites, health)) => {
                 let tasks = rewrites.tasks.iter().map(|task| task.fragments.len());
                 let tasks: Vec<usize> = tasks.collect();
-                let needs = disk_estimate(OperationKind::Compact, &health, &rewrites);
+                let needs =
+                    async { Some(disk_estimate(OperationKind::Compact, &health, &rewrites)) };
                 let left_alone = rewrites.left_alone.clone();
                 let left_alone = left_alone.or(no_room(context, place, needs).await);
                 let line = match &left_alone {
@@ -279,10 +290,11 @@ pub(super) async fn optimize(context: &Context, args: OptimizeArgs) -> Result<Ex
     place.reclaim_first().await;
     let mut results = Results::of(&selection);
     for target in selection {
-        let planned = plan_of(context, &place, &target).await.ok();
-        let needs = planned.map_or(0, |(_, rewrites, health)| {
-            disk_estimate(OperationKind::Compact, &health, &rewrites)
-        });
+        // What cannot be looked at is for the run to tell.
+        let needs = async {
+            let (_, rewrites, health) = plan_of(context, &place, &target).await.ok()?;
+            Some(disk_estimate(OperationKind::Compact, &health, &rewrites))
+        };
         if let Some(why) = no_room(context, &place, needs).await {
             skip(&mut results, &target, &why);
             continue;
@@ -290,18 +302,8 @@ pub(super) async fn optimize(context: &Context, args: OptimizeArgs) -> Result<Ex
         let policy = context.config.policy_for(Place::config_name(&target));
         let limits = limits(&policy);
         let kind = args.executor.unwrap_or(policy.executor);
-        let executor = executor::of(kind, &context.config.executor, &place.store);
-        let work = async {
-            let store = &place.store;
-            match &executor {
-                Some(by) => {
-                    store
-                        .compact_elsewhere(&target, &limits, by.as_ref(), &cancel)
-                        .await
-                }
-                None => store.compact(&target, &limits, &cancel).await,
-            }
-        };
+        let by = (kind, &context.config.executor);
+        let work = executor::compact(&place.store, &target, &limits, by, &cancel);
         let work = step("compact", &target, work);
         let done = shown(context, &format!("compacting {target}"), &cancel, work).await;
         if let Ok(report) = &done {
@@ -325,8 +327,8 @@ async fn reindex_dry(context: &Context, place: &Place, names: &[String]) -> Resu
         let bounds = bounds(&policy);
         match step("look", &target, place.store.health(&target, &bounds)).await {
             Ok(health) => {
-                let none = CompactionPlan::default();
-                let needs = disk_estimate(OperationKind::Reindex, &health, &none);
+                let needs = async { Some(reindex_estimate(&health)) };
+                let no_room = no_room(context, place, needs).await;
                 let mut due = health.indexes;
                 due.retain(|i| i.missing || i.unindexed_rows > 0 || i.damaged.is_some());
                 let whole = due.iter().filter(|i| i.damaged.is_none());
@@ -344,7 +346,7 @@ async fn reindex_dry(context: &Context, place: &Place, names: &[String]) -> Resu
                     ))
                 };
                 lines.extend(due.iter().filter_map(why));
-                if let Some(why) = no_room(context, place, needs).await {
+                if let Some(why) = no_room {
                     results.exits(SKIPPED);
                     lines = vec![format!("{target}: skipped: {why}")];
                 }
@@ -374,10 +376,10 @@ pub(super) async fn reindex(context: &Context, args: ReindexArgs) -> Result<Exit
     };
     for target in selection {
         let bounds = bounds(&context.config.policy_for(Place::config_name(&target)));
-        let health = place.store.health(&target, &bounds).await.ok();
-        let needs = health.map_or(0, |health| {
-            disk_estimate(OperationKind::Reindex, &health, &CompactionPlan::default())
-        });
+        let needs = async {
+            let health = place.store.health(&target, &bounds).await.ok()?;
+            Some(reindex_estimate(&health))
+        };
         if let Some(why) = no_room(context, &place, needs).await {
             skip(&mut results, &target, &why);
             continue;

@@ -20,18 +20,21 @@ pub(crate) enum ExecutorKind {
     Local,
 }
 
-/// `[executor]` as written.
-#[derive(Clone, Debug, Deserialize)]
+/// `[executor]`: what workers may use.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct ExecutorSection {
-    workers: usize,
-    #[serde(deserialize_with = "units::size")]
-    memory: u64,
-    #[serde(deserialize_with = "units::size")]
-    bytes_in_flight: u64,
+pub(crate) struct ExecutorConfig {
+    /// Workers of one attempt at one time.
+    pub(crate) workers: usize,
+    /// What each of them may hold, in bytes.
+    #[serde(deserialize_with = "units::size", serialize_with = "units::show_size")]
+    pub(crate) memory: u64,
+    /// Bytes that the tasks of one attempt that are in flight read together.
+    #[serde(deserialize_with = "units::size", serialize_with = "units::show_size")]
+    pub(crate) bytes_in_flight: u64,
 }
 
-impl Default for ExecutorSection {
+impl Default for ExecutorConfig {
     fn default() -> Self {
         Self {
             workers: 2,
@@ -41,56 +44,23 @@ impl Default for ExecutorSection {
     }
 }
 
-/// What workers may use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct ExecutorConfig {
-    /// Workers of one attempt at one time.
-    pub(crate) workers: usize,
-    /// What each of them may hold, in bytes.
-    #[serde(serialize_with = "units::show_size")]
-    pub(crate) memory: u64,
-    /// Bytes that the tasks of one attempt that are in flight read together.
-    #[serde(serialize_with = "units::show_size")]
-    pub(crate) bytes_in_flight: u64,
-}
-
-impl Default for ExecutorConfig {
-    fn default() -> Self {
-        ExecutorSection::default().into_config()
-    }
-}
-
-impl ExecutorSection {
-    fn into_config(self) -> ExecutorConfig {
-        let Self {
-            workers,
-            memory,
-            bytes_in_flight,
-        } = self;
-        ExecutorConfig {
-            workers,
-            memory,
-            bytes_in_flight,
-        }
-    }
-
-    /// The section, checked.
-    pub(super) fn checked(self) -> Result<ExecutorConfig, Refused> {
-        let config = self.into_config();
-        if config.workers == 0 {
+impl ExecutorConfig {
+    /// The same, checked.
+    pub(super) fn checked(self) -> Result<Self, Refused> {
+        if self.workers == 0 {
             let why = "0 executes nothing; use 1 or more, or executor = \"inline\" in [policy]";
             return Err(Refused::at("executor.workers", why));
         }
-        if config.memory < LEAST_MEMORY {
-            let given = units::format_size(config.memory);
+        if self.memory < LEAST_MEMORY {
+            let given = units::format_size(self.memory);
             let why = format!("{given} is under 64MiB, in which no worker can work");
             return Err(Refused::at("executor.memory", why));
         }
-        if config.bytes_in_flight == 0 {
+        if self.bytes_in_flight == 0 {
             let why =
                 "0 executes one task at a time whatever workers says; use a size such as \"8GiB\"";
             return Err(Refused::at("executor.bytes_in_flight", why));
         }
-        Ok(config)
+        Ok(self)
     }
 }

@@ -12,7 +12,7 @@ use squire_engine::store::location::check_lasting;
 use crate::formats::{Coercion, InputLimits};
 
 use super::checks::{check_budget_and_agent, check_daemon};
-use super::executor::ExecutorSection;
+use super::executor::ExecutorConfig;
 use super::locate::{Locator, label_of};
 use super::min_free::{MinFree, min_free_or_off};
 use super::nested::clash;
@@ -37,7 +37,7 @@ pub(crate) struct ConfigFile {
     policy: PolicySection,
     table: Vec<TableSection>,
     budget: BudgetSection,
-    executor: ExecutorSection,
+    executor: ExecutorConfig,
     agent: AgentSection,
 }
 

@@ -24,7 +24,7 @@ const LIMITED: &str = r#"ulimit -d "$1" && shift && exec "$@""#;
 
 /// Starts workers here.
 #[derive(Debug)]
-pub(crate) struct Local {
+pub(super) struct Local {
     config: ExecutorConfig,
     /// May hold secrets.
     storage_options: Secret,
@@ -40,7 +40,7 @@ impl std::fmt::Debug for Secret {
 
 impl Local {
     /// Of workers that reach `store` as this process does.
-    pub(crate) fn new(config: &ExecutorConfig, store: &Store) -> Self {
+    pub(super) fn new(config: &ExecutorConfig, store: &Store) -> Self {
         Self {
             config: config.clone(),
             storage_options: Secret(store.options().storage_options.clone()),

@@ -132,15 +132,8 @@ pub(super) async fn execute(
         match (&item.key.scope, item.key.kind) {
             (Scope::Table(target), OperationKind::Compact) => {
                 let limits = limits(&item.policy);
-                let executor = executor::of(item.policy.executor, &around.config.executor, store);
-                let done = match executor {
-                    Some(by) => {
-                        store
-                            .compact_elsewhere(target, &limits, by.as_ref(), oversight)
-                            .await
-                    }
-                    None => store.compact(target, &limits, oversight).await,
-                };
+                let by = (item.policy.executor, &around.config.executor);
+                let done = executor::compact(store, target, &limits, by, oversight).await;
                 done.map(Done::Maintained)
             }
             (Scope::Table(target), OperationKind::Reindex) => {

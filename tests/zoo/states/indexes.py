@@ -35,6 +35,21 @@ def vector(kind: str, **options):
     return build
 
 
+def nested_and_replaced(kind: str, column: str):
+    def batch(i):
+        ids = range(i * 10, i * 10 + 10)
+        return pa.table({"id": ids, "st": [{"a": n, "t": f"word{n} x", "l": [f"l{n % 3}"]} for n in ids]})
+
+    def build(db: Db):
+        db.fill(batch, 5)
+        db.open().create_scalar_index(column, kind)
+        db.open().merge_insert("id").when_matched_update_all().execute(db.open().to_table())
+        db.put(batch(20))
+
+    return build
+
+
+REPLACED = "on a field of a struct, all of whose rows were replaced."
 KINDS = {
     "index_btree": (simple("BTREE", "id"), "A btree."),
     "index_bitmap": (simple("BITMAP", "v"), "A bitmap."),
@@ -50,6 +65,10 @@ KINDS = {
     "index_ivf_hnsw_sq": (vector("IVF_HNSW_SQ"), "IVF_HNSW_SQ."),
     "index_ivf_hnsw_pq": (vector("IVF_HNSW_PQ", num_sub_vectors=4), "IVF_HNSW_PQ."),
     "index_ivf_rq": (vector("IVF_RQ"), "IVF_RQ."),
+    "index_nested_emptied_btree": (nested_and_replaced("BTREE", "st.a"), f"A btree {REPLACED}"),
+    "index_nested_emptied_bitmap": (nested_and_replaced("BITMAP", "st.a"), f"A bitmap {REPLACED}"),
+    "index_nested_emptied_ngram": (nested_and_replaced("NGRAM", "st.t"), f"N-grams {REPLACED}"),
+    "index_nested_emptied_label_list": (nested_and_replaced("LABEL_LIST", "st.l"), f"A label list {REPLACED}"),
 }
 for name, (make, about) in KINDS.items():
     make.__name__, make.__doc__ = name, about
@@ -92,41 +111,6 @@ def index_nested_field(db: Db):
     db.fill(lambda i: pa.table({"id": range(10), "st": [{"a": i * 10 + j, "b": "x"} for j in range(10)]}))
     db.open().create_scalar_index("st.a", "BTREE")
     db.put(pa.table({"id": range(10), "st": [{"a": 200 + j, "b": "x"} for j in range(10)]}))
-
-
-def nested_and_replaced(db: Db, column: str, kind: str):
-    def batch(i):
-        ids = range(i * 10, i * 10 + 10)
-        return pa.table({"id": ids, "st": [{"a": n, "t": f"word{n} x", "l": [f"l{n % 3}"]} for n in ids]})
-
-    db.fill(batch, 5)
-    db.open().create_scalar_index(column, kind)
-    db.open().merge_insert("id").when_matched_update_all().execute(db.open().to_table())
-    db.put(batch(20))
-
-
-@state()
-def index_nested_emptied_btree(db: Db):
-    """A btree on a field of a struct, all of whose rows were replaced."""
-    nested_and_replaced(db, "st.a", "BTREE")
-
-
-@state()
-def index_nested_emptied_bitmap(db: Db):
-    """A bitmap on a field of a struct, all of whose rows were replaced."""
-    nested_and_replaced(db, "st.a", "BITMAP")
-
-
-@state()
-def index_nested_emptied_ngram(db: Db):
-    """An index of trigrams on a field of a struct, all of whose rows were replaced."""
-    nested_and_replaced(db, "st.t", "NGRAM")
-
-
-@state()
-def index_nested_emptied_label_list(db: Db):
-    """An index of labels on a field of a struct, all of whose rows were replaced."""
-    nested_and_replaced(db, "st.l", "LABEL_LIST")
 
 
 @state()

@@ -247,7 +247,7 @@ impl ObjectStore for KnowingStore {
                 if let Some(changed) = watch.changed(inner.as_ref()).await? {
                     return Err(object_store::Error::Precondition {
                         path: path.to_string(),
-                        source: changed.into_error().into(),
+                        source: changed.into(),
                     });
                 }
                 inner.delete(&path).await?;

@@ -336,7 +336,7 @@ impl Store {
     async fn check_unchanged(&self, watch: Option<&Watch>) -> Result<()> {
         let Some(watch) = watch else { return Ok(()) };
         let changed = watch.changed(self.objects.inner.as_ref()).await?;
-        changed.map_or(Ok(()), |changed| Err(changed.into_error()))
+        changed.map_or(Ok(()), Err)
     }
 
     /// Refuses when this machine's clock and the storage's differ too much: ages would be wrong. Gives how many

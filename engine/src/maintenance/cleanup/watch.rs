@@ -33,14 +33,6 @@ struct Watched {
     clock: Arc<dyn Clock>,
 }
 
-/// What has changed.
-pub(super) enum Changed {
-    /// The table, which is another one now, or none.
-    Table(Error),
-    /// Its tags or branches.
-    Refs,
-}
-
 /// Tags and branches, as they stand below `refs`, in the order of their names.
 async fn refs_below(objects: &dyn ObjectStore, refs: &Path) -> Result<Vec<ObjectMeta>> {
     let mut found: Vec<ObjectMeta> = objects.list(Some(refs)).try_collect().await?;
@@ -72,14 +64,14 @@ impl Store {
 }
 
 impl Watch {
-    /// What has changed of it by now; tags and branches are looked at every second.
+    /// Why nothing more may be deleted, if something has changed by now; tags and branches are looked at every second.
     ///
     /// # Errors
     /// Those of the storage.
-    pub(super) async fn changed(&self, objects: &dyn ObjectStore) -> Result<Option<Changed>> {
+    pub(super) async fn changed(&self, objects: &dyn ObjectStore) -> Result<Option<Error>> {
         let watched = &self.0;
         if stands(Guard::SameTable) && !watched.table.stands(objects).await? {
-            return Ok(Some(Changed::Table(watched.table.gone())));
+            return Ok(Some(watched.table.gone()));
         }
         if stands(Guard::RefsAgain) && self.is_due() {
             let now = refs_below(objects, &watched.refs).await?;
@@ -88,7 +80,8 @@ impl Watch {
             }
         }
         let have_refs_changed = watched.have_refs_changed.load(Ordering::Relaxed);
-        Ok(have_refs_changed.then_some(Changed::Refs))
+        Ok(have_refs_changed
+            .then(|| Error::conflict("tags or branches changed while versions were removed")))
     }
 
     fn is_due(&self) -> bool {
@@ -99,15 +92,5 @@ impl Watch {
             *looked = now;
         }
         is_due
-    }
-}
-
-impl Changed {
-    /// As the error of what is not done because of it.
-    pub(super) fn into_error(self) -> Error {
-        match self {
-            Self::Table(gone) => gone,
-            Self::Refs => Error::conflict("tags or branches changed while versions were removed"),
-        }
     }
 }

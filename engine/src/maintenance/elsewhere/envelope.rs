@@ -72,36 +72,6 @@ impl Envelope {
         &self.location
     }
 
-    /// Its table, below the location.
-    pub fn table(&self) -> &str {
-        &self.path
-    }
-
-    /// The run that it is a part of.
-    pub fn run(&self) -> OpId {
-        self.run
-    }
-
-    /// The attempt that it stands for.
-    pub fn attempt(&self) -> OpId {
-        self.attempt
-    }
-
-    /// The number of its task in the run.
-    pub fn task(&self) -> u32 {
-        self.task
-    }
-
-    /// Bytes that are read.
-    pub fn bytes(&self) -> u64 {
-        self.work.bytes
-    }
-
-    /// Bytes that a worker may hold for it.
-    pub fn memory(&self) -> u64 {
-        self.memory
-    }
-
     /// Bytes per second that it may move; `None` for no limit.
     pub fn bytes_per_second(&self) -> Option<u64> {
         self.bytes_per_second

@@ -74,15 +74,16 @@ impl<'a> Lending<'a> {
     ) -> Option<Self> {
         let (run, store) = (rewriting.run, rewriting.store);
         let records = run.journal.records();
-        let records = records.and_then(|records| store.records_at(records));
-        if records.is_none() || rewriting.options.defer_index_remap {
+        let records = records.filter(|_| !rewriting.options.defer_index_remap);
+        let Some(records) = records.and_then(|records| store.records_at(records)) else {
             tracing::info!(op = %run.op, target = %run.target, "its tasks are executed in this process: no worker could be told of this run");
-        }
+            return None;
+        };
         Some(Self {
             rewriting: *rewriting,
             executor,
             base: head.clone(),
-            records: records.filter(|_| !rewriting.options.defer_index_remap)?,
+            records,
             stop: CancellationToken::new(),
         })
     }
