@@ -58,9 +58,7 @@ pub(crate) trait StatusSource: Send + Sync + 'static {
     /// Whether recovery and the first look are done, and there is something to work on.
     fn ready(&self) -> bool;
     /// What keeps it from being ready, for people.
-    fn unready(&self) -> &'static str {
-        "not ready: recovery or the first look still runs, or nothing can be opened; see /status\n"
-    }
+    fn unready(&self) -> &'static str;
     /// Whether the loops still turn.
     fn healthy(&self) -> bool;
     /// The document of `/metrics`, in the Prometheus text format.

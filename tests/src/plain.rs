@@ -85,6 +85,20 @@ impl Plain {
         built.await.expect("an index");
     }
 
+    /// Someone whose release names versions by their number makes the table, without rows.
+    pub async fn old_names(&self) {
+        let rows = batch_of(Vec::new());
+        let schema = rows.schema();
+        let params = WriteParams {
+            enable_v2_manifest_paths: false,
+            ..WriteParams::default()
+        };
+        let uri = format!("{}/{TABLE}", self.uri);
+        let reader = RecordBatchIterator::new([Ok(rows)], schema);
+        let made = Dataset::write(reader, &uri, Some(params)).await;
+        made.expect("an empty table");
+    }
+
     /// Someone removes all versions but the latest.
     pub async fn clean_up(&self) {
         let table = self.open().await;

@@ -2,6 +2,7 @@
 
 use super::Context;
 use super::args::{CancelArgs, DaemonArg, KindArg, PauseArgs, WorkArgs};
+use crate::config::location_of;
 use crate::http::{ControlVerb, Token, What};
 use serde_json::Value;
 use squire_engine::error::{Error, ErrorKind, Result};
@@ -27,11 +28,17 @@ impl KindArg {
     }
 }
 
+/// A location as another process knows it.
+fn as_told(location: &str) -> String {
+    location_of(location).unwrap_or_else(|_| location.to_owned())
+}
+
 impl WorkArgs {
     /// As the daemon is told it.
     fn what(&self) -> What {
         What {
-            store: self.store.clone(),
+            // The daemon stands in another directory.
+            store: self.store.as_deref().map(as_told),
             table: self.table.clone(),
             kind: self.kind.map(|kind| kind.word().to_owned()),
             ..What::default()

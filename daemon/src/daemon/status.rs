@@ -10,6 +10,7 @@ use crate::decide::waits::{Resting, Wait, Waits};
 use crate::decide::work::Trigger;
 use crate::http::{Ask, ControlVerb, Refusal, Scope, StatusSource};
 use crate::metrics::{Load, Metrics};
+use crate::place::same_place;
 use crate::place::table::{Phase, TableStatus};
 use crate::run::report::OperationReport;
 use serde::Serialize;
@@ -395,6 +396,15 @@ impl StatusSource for Status {
         self.seen().ready(self.ready.load(Ordering::Relaxed))
     }
 
+    fn unready(&self) -> &'static str {
+        match self.seen().handed_back {
+            Some(_) => "not ready: it was drained, and begins nothing any more; see /status\n",
+            None => {
+                "not ready: recovery or the first look still runs, or nothing can be opened; see /status\n"
+            }
+        }
+    }
+
     fn healthy(&self) -> bool {
         let last = Duration::from_millis(self.turned_ms.load(Ordering::Relaxed));
         self.clock.monotonic().saturating_sub(last) < STALL
@@ -404,9 +414,10 @@ impl StatusSource for Status {
         self.metrics.encode()
     }
 
-    fn request(&self, ask: Ask) -> Result<Value, Refusal> {
+    fn request(&self, mut ask: Ask) -> Result<Value, Refusal> {
         let since = self.clock.now_ms() / 1_000;
         let mut seen = self.seen();
+        ask.what.store = ask.what.store.map(|store| seen.as_watched(store));
         asked::check_fields(&ask)?;
         let answer = match ask.verb {
             ControlVerb::Pause => seen.pause(ask, since)?,
@@ -444,6 +455,12 @@ impl Seen {
             self.began_ms = began_ms;
         }
         self.began_ms
+    }
+
+    /// A location as it is called here, if it is one that is watched.
+    fn as_watched(&self, location: String) -> String {
+        let called = self.places.iter().find(|uri| same_place(uri, &location));
+        called.cloned().unwrap_or(location)
     }
 
     /// Whether all of the daemon is paused.

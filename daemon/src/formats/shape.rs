@@ -128,6 +128,10 @@ impl From<&toml::Value> for Given {
 }
 
 impl Given {
+    pub(crate) fn null() -> Self {
+        Self::Field(String::new())
+    }
+
     /// As a file of texts would have it.
     pub(super) fn value(&self) -> Value<'_> {
         match self {

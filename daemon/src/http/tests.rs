@@ -32,6 +32,9 @@ impl StatusSource for Fake {
     fn ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
     }
+    fn unready(&self) -> &'static str {
+        "not ready\n"
+    }
     fn healthy(&self) -> bool {
         true
     }

@@ -8,7 +8,8 @@ use crate::ids::OpId;
 use crate::protocol::{Kind, Refused, Role, after_refusal, is_without_trace};
 use crate::publish::{Change, Published, Record, forward_updates};
 use crate::recovery::Resolution;
-use crate::store::{Gate, Sidecar, Snapshot, Store};
+use crate::store::{Gate, Opened, Sidecar, Snapshot, Store};
+use lance::Dataset;
 use lance::dataset::transaction::{Operation, TransactionBuilder};
 use squire_failpoints::{Guard, Seam, hit, stands};
 use std::sync::Arc;
@@ -210,6 +211,7 @@ impl Store {
                 Some(self.open_at(&entry.path, entry.base).await?)
             };
             let commit = crate::store::StrictCommit {
+                on: self.standing_of(handle.as_deref()).await?,
                 handle,
                 path: entry.path.clone(),
                 transaction,
@@ -233,6 +235,18 @@ impl Store {
                 Refused::Lost => return Err(lost),
             }
         }
+    }
+}
+
+impl Store {
+    /// What has to stand when rows are committed to the table of `handle`: others drop a table by removing its folder, and the
+    /// put would make it anew. Elsewhere than on a local disk that would be two requests more in sequence, for a moment as short.
+    async fn standing_of(&self, handle: Option<&Dataset>) -> Result<Option<Opened>> {
+        let Some(handle) = handle.filter(|_| self.objects.has_direct_local_paths()) else {
+            return Ok(None);
+        };
+        let version = &handle.manifest_location().path;
+        Ok(Some(Opened::pinned(&self.objects, version).await?))
     }
 }
 

@@ -293,6 +293,7 @@ impl Store {
             affected_rows: None,
             slot,
             gate: None,
+            on: None,
         };
         match self.commit_strict(commit).await {
             Ok(_) => {

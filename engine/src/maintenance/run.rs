@@ -553,6 +553,7 @@ impl Store {
             affected_rows: None,
             slot: version + 1,
             gate: None,
+            on: None,
         };
         self.commit_strict(commit).await?;
         Ok(true)

@@ -387,6 +387,7 @@ impl Store {
                 affected_rows: None,
                 slot: version + 1,
                 gate: None,
+                on: None,
             };
             match self.commit_strict(commit).await {
                 Ok(_) => return Ok(()),

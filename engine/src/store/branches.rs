@@ -1,7 +1,11 @@
 //! Branches of a table: datasets of their own in folders of the table, whose first files are the table's.
 
 use super::Store;
-use crate::error::{Error, Result};
+use super::tables::torn_ref;
+use crate::error::Result;
+use lance::Dataset;
+use lance::dataset::refs::BranchContents;
+use std::collections::HashMap;
 
 /// The folder of a table in which its branches lie, each in a folder of its name.
 pub(crate) const BRANCHES: &str = "tree";
@@ -9,6 +13,15 @@ pub(crate) const BRANCHES: &str = "tree";
 /// Where `branch` of the table at `table` lies.
 pub(crate) fn branch_path(table: &str, branch: &str) -> String {
     format!("{table}/{BRANCHES}/{branch}")
+}
+
+/// The branches of a dataset, with where each began.
+///
+/// # Errors
+/// Those of the storage; a file of a branch that is torn.
+pub(crate) async fn branches_of(dataset: &Dataset) -> Result<HashMap<String, BranchContents>> {
+    let listed = dataset.branches().list().await;
+    listed.map_err(|e| torn_ref(dataset, "branches", "branch", e))
 }
 
 /// Whether the table at `table`, or a branch of it, lies at `path`.
@@ -31,10 +44,7 @@ impl Store {
     pub async fn branches(&self, path: &str) -> Result<Vec<String>> {
         let handle = self.any_handle(path).await?;
         let handle = handle.ok_or_else(|| self.without_version(path))?;
-        let branches = handle.branches().list().await.map_err(|e| {
-            let folder = format!("{}/_refs/branches", self.uri_of(path));
-            Error::from(e).context(format!("reading the branches in {folder}"))
-        })?;
+        let branches = branches_of(&handle).await?;
         let mut names: Vec<String> = branches.into_keys().collect();
         names.sort_unstable();
         Ok(names)

@@ -7,8 +7,8 @@
 //!   without this a stale handle brings deleted rows back.
 //! * **licence**: a maintenance run commits only while its sidecar stands; without this a run that was taken for dead
 //!   lands a version whose files were deleted as stranded.
-//! * **standing**: a maintenance run commits only to the table that it opened; without this a rewrite of a table
-//!   that was dropped lands on the one that was made again in its place.
+//! * **standing**: a commit lands only on the table that was opened; without this a rewrite of a table
+//!   that was dropped lands on the one that was made again in its place, and rows in a folder of nothing else.
 //! * **rehearsal**: a version is built and not put, so that it can be looked at before it counts.
 //! * **gate**: puts a version when what has to stand before it does, so that both are made ready at once.
 //! * **delegation** of what tells Lance how to read a refusal (fact 2); without it a refusal is "status unknown".
@@ -195,6 +195,10 @@ pub(super) async fn check_readable(
     Ok(())
 }
 
+/// Folders of a table: of its versions, and of their transactions.
+const VERSIONS: &str = "_versions";
+const TRANSACTIONS: &str = "_transactions";
+
 /// Lance's hint at the latest version, beside the versions.
 pub(crate) const VERSION_HINT: &str = "latest_version_hint.json";
 
@@ -359,8 +363,16 @@ async fn remove_transaction(
     let Some(file) = &manifest.transaction_file else {
         return Ok(());
     };
-    let file = base.clone().join("_transactions").join(file.as_str());
-    object_store.delete(&file).await
+    let file = base.clone().join(TRANSACTIONS).join(file.as_str());
+    unless_gone(object_store.delete(&file).await)
+}
+
+/// What is gone is deleted.
+fn unless_gone(deleted: lance::Result<()>) -> lance::Result<()> {
+    match deleted {
+        Err(LanceError::NotFound { .. }) => Ok(()),
+        deleted => deleted,
+    }
 }
 
 /// Where `manifest` would lie.
@@ -381,15 +393,24 @@ async fn rehearse(
     })
 }
 
-/// Takes away the version at `path`, and the hint at the latest one beside it, which may name it.
-async fn take_back(path: &Path, object_store: &ObjectStore) -> lance::Result<()> {
-    object_store.delete(path).await?;
-    let parts: Vec<_> = path.parts().collect();
-    let folder = Path::from_iter(parts.into_iter().rev().skip(1).rev());
-    match object_store.delete(&folder.join(VERSION_HINT)).await {
-        Err(LanceError::NotFound { .. }) => Ok(()),
-        deleted => deleted,
+/// Takes away what was put of `manifest` at `path`, the hint at the latest version beside it, which may name it, and the folders
+/// that were made for it anew.
+async fn take_back(
+    (manifest, path): (&Manifest, &Path),
+    base: &Path,
+    (versions, data): (&ObjectStore, &ObjectStore),
+) -> lance::Result<()> {
+    let folder = base.clone().join(VERSIONS);
+    unless_gone(versions.delete(path).await)?;
+    unless_gone(versions.delete(&folder.clone().join(VERSION_HINT)).await)?;
+    remove_transaction(manifest, base, data).await?;
+    if versions.has_direct_local_paths() {
+        for folder in [folder, base.clone().join(TRANSACTIONS), base.clone()] {
+            // One that holds anything stays.
+            tokio::fs::remove_dir(format!("/{folder}")).await.ok();
+        }
     }
+    Ok(())
 }
 
 /// The latest version. On a local disk Lance reads the whole directory without a pause: off the runtime's threads, so that
@@ -595,9 +616,9 @@ impl CommitHandler for GuardedCommitHandler {
         self.count(&put, at, object_store).await;
         let location = put?;
         if let Err(gone) = self.check_standing(object_store, &below).await {
-            // Dropped while it was being put. What changes nothing of the rows is missed by nobody.
-            take_back(&location.path, object_store).await?;
-            remove_transaction(manifest, base_path, data).await?;
+            // Dropped while it was being put: what it stood on is gone, and so is whatever it says.
+            let put = (&*manifest, &location.path);
+            take_back(put, base_path, (object_store, data)).await?;
             return Err(gone);
         }
         if self.is_rehearsal {

@@ -37,7 +37,7 @@ mod tables;
 
 use at_work::AtWork;
 pub(crate) use beside::is_incarnation;
-pub(crate) use branches::{BRANCHES, branch_path, is_of_table};
+pub(crate) use branches::{BRANCHES, branch_path, branches_of, is_of_table};
 pub use claims::{Claim, Claimed};
 pub use durability::Durability;
 pub(crate) use files::{FileFacts, Width, fragment_bytes, own_file};
@@ -567,13 +567,21 @@ impl Store {
     }
 }
 
+/// A path as its storage's users write it: object_store leaves out the slash that those of a local disk begin with.
+fn shown(objects: &ObjectStore, path: &Path) -> String {
+    match objects.has_direct_local_paths() {
+        true => format!("/{path}"),
+        false => path.to_string(),
+    }
+}
+
 /// [`put_new`]; `Conflict` when an object is there.
 async fn put_absent(objects: &ObjectStore, path: &Path, bytes: Vec<u8>) -> Result<()> {
     put_new(objects, path, bytes).await.map_err(|e| match e {
         object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => {
-            Error::conflict(format!("{path} exists")).caused_by(e)
+            Error::conflict(format!("{} exists", shown(objects, path))).caused_by(e)
         }
-        other => Error::from(other).context(format!("putting {path}")),
+        other => Error::from(other).context(format!("putting {}", shown(objects, path))),
     })
 }
 

@@ -5,6 +5,7 @@
 //! a cleanup has removed that one meanwhile, the data files tell it: their names are never used twice.
 
 use crate::error::{Error, ErrorKind};
+use chrono::{DateTime, Utc};
 use lance::Dataset;
 use lance_io::object_store::ObjectStore as LanceStore;
 use lance_table::format::Manifest;
@@ -34,6 +35,11 @@ impl Standing {
     /// It is gone already, and those of the storage.
     pub(crate) async fn of(objects: &dyn ObjectStore, path: &Path) -> object_store::Result<Self> {
         objects.head(path).await.map(Self)
+    }
+
+    /// When it was put.
+    pub(crate) fn since(&self) -> DateTime<Utc> {
+        self.0.last_modified
     }
 
     /// Whether it stands, as it was.
@@ -87,6 +93,17 @@ impl Opened {
         Ok(Self {
             files: Arc::new(files.collect()),
             version: Standing::of(&objects.inner, &dataset.manifest_location().path).await?,
+        })
+    }
+
+    /// That of the version at `path`, which no cleanup removes.
+    ///
+    /// # Errors
+    /// It is gone already, and those of the storage.
+    pub(crate) async fn pinned(objects: &LanceStore, path: &Path) -> object_store::Result<Self> {
+        Ok(Self {
+            files: Arc::default(),
+            version: Standing::of(&objects.inner, path).await?,
         })
     }
 

@@ -1,6 +1,6 @@
 //! Table handles, scans and strict commits of single versions.
 
-use super::{Gate, GuardedCommitHandler, Slot, Store, state::TableEntry};
+use super::{Gate, GuardedCommitHandler, Opened, Slot, Store, state::TableEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{OpId, TableName};
 use crate::protocol::{
@@ -29,6 +29,8 @@ pub(crate) struct StrictCommit {
     pub(crate) slot: u64,
     /// What it waits for before it is put, if for anything.
     pub(crate) gate: Option<Gate>,
+    /// The version that has to stand when it is put.
+    pub(crate) on: Option<Opened>,
 }
 
 /// What a table has gathered since it was last maintained.
@@ -144,19 +146,25 @@ fn version_lost(uri: String, version: u64, latest: u64) -> Error {
     )
 }
 
+/// That what is in a folder of `_refs` cannot be listed. Lance tells of JSON, and of no file.
+pub(super) fn torn_ref(dataset: &Dataset, folder: &str, what: &str, e: lance::Error) -> Error {
+    let root = dataset.uri().split("/tree/").next().unwrap_or_default();
+    let folder = format!("{}/_refs/{folder}", root.trim_end_matches('/'));
+    match e {
+        lance::Error::Arrow { .. } => Error::new(
+            ErrorKind::Storage,
+            format!(
+                "a file in {folder} is no {what}: `squire verify` says which; restore it, or remove it"
+            ),
+        ),
+        e => Error::from(e).context(format!("reading {folder}")),
+    }
+}
+
 /// The versions that the tags of a dataset name.
 pub(crate) async fn tags_of(dataset: &Dataset) -> Result<HashMap<String, u64>> {
-    let tags = dataset.tags().list().await.map_err(|e| {
-        let folder = format!("{}/_refs/tags", dataset.uri().trim_end_matches('/'));
-        // Lance tells of JSON and of no file.
-        let told = match e {
-            lance::Error::Arrow { .. } => {
-                format!("a file in {folder} is no tag; restore it, or remove it")
-            }
-            _ => format!("reading the tags in {folder}"),
-        };
-        Error::from(e).context(told)
-    })?;
+    let tags = dataset.tags().list().await;
+    let tags = tags.map_err(|e| torn_ref(dataset, "tags", "tag", e))?;
     let named = tags.into_iter().map(|(name, tag)| (name, tag.version));
     Ok(named.collect())
 }
@@ -476,6 +484,7 @@ impl Store {
                     naming: handle.manifest_location().naming_scheme,
                 };
                 let guard = self.guard().at(slot).behind(commit.gate);
+                commit.on.into_iter().for_each(|on| guard.stand_on(on));
                 let slotted = self.reopen(&commit.path, handle, guard);
                 CommitBuilder::new(Arc::new(self.writing(&slotted.await?)))
             }
@@ -541,6 +550,7 @@ impl Store {
             affected_rows: None,
             slot,
             gate: None,
+            on: None,
         };
         self.commit_strict(commit).await.map(drop)
     }

@@ -356,11 +356,15 @@ async fn a_publish_stands_on_its_history() {
 
 #[tokio::test]
 async fn a_version_below_the_floor_proves_nothing() {
-    let lake = lake();
+    let mut lake = lake();
     let file = lake.csv("one.csv", [(50, "one".to_owned())]);
+    // Elsewhere than on a local disk nothing else is asked before a version is put.
+    let objects = format!("file-object-store://{}", lake.uri);
+    let unhinted = ("LANCE_USE_VERSION_HINT".to_owned(), "0".to_owned());
+    lake.env.push(unhinted);
     let mut writer = lake.with_seam(
         "commit.before_put=1*return(stop)",
-        &["write", &lake.uri, "a", &file, "--json"],
+        &["write", &objects, "a", &file, "--json"],
     );
     writer.wait_stopped();
     // Aborted, and longer asleep than decisions are kept: the resolver lives forty days ago.
@@ -555,6 +559,34 @@ async fn a_table_that_was_made_again_is_not_committed_to() {
         std::fs::remove_dir_all(again.path(TABLE)).expect("the next one");
     }
     ends_well(Guard::Standing, &lake).await;
+}
+
+/// Rows are committed to a store's table that others drop, or drop and make again, while they are staged.
+#[tokio::test]
+async fn rows_are_not_committed_to_a_table_that_was_dropped() {
+    for is_made_again in [false, true] {
+        let lake = lake();
+        let file = lake.csv("one.csv", [(50, "one".to_owned())]);
+        let seam = "commit.before_put=1*return(stop)";
+        let write = ["write", &lake.uri, "a", &file, "--grace", "0s"];
+        let mut run = lake.with_seam(seam, &write);
+        run.wait_stopped();
+        let table = std::path::Path::new(&lake.uri).join("a.lance");
+        std::fs::remove_dir_all(&table).expect("it is dropped");
+        let path = table.to_string_lossy().into_owned();
+        if is_made_again {
+            subject::append_externally(&path, 7..9).await;
+        }
+        let done = run.resume();
+        assert_ne!(done.code, Some(0), "{done:?}");
+        match is_made_again {
+            false => assert!(!table.join("_versions").exists(), "{done:?}"),
+            true => {
+                let table = Dataset::open(&path).await.expect("the new one");
+                assert_eq!(table.count_rows(None).await.expect("rows"), 2);
+            }
+        }
+    }
 }
 
 /// The same of a table with an index, whose build is lost with it: nothing of that is a failure of the index.

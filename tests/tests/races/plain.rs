@@ -1,6 +1,7 @@
 //! Runs on plain tables: what a dead one left is reclaimed by whoever comes next, a living one is left alone, and one that
 //! was taken for dead lands nothing. That it is so at every seam, the crash matrix shows.
 
+use lance::index::DatasetIndexExt;
 use squire_tests::plain::{Plain, TABLE};
 use squire_tests::{Child, Lake, armed};
 use std::collections::BTreeSet;
@@ -213,4 +214,43 @@ async fn files_of_others_are_counted_by_age_and_never_touched() {
     let left = "27 B in 3 files that no version refers to (9 B younger than an hour, 9 B than 7 days, 9 B older)";
     assert!(said.contains(left), "{said}");
     assert_eq!(plain.unreferenced().await, stray);
+}
+
+/// An index that a person drops under a rewrite is no index that the rewrite has spoilt.
+#[tokio::test]
+async fn an_index_that_is_dropped_meanwhile_is_not_missed() {
+    let (lake, plain) = scene().await;
+    plain.index().await;
+    let seam = armed("maintain.after_rewrite", 1, "stop");
+    let mut run = lake.with_seam(&seam, &["optimize", &plain.uri]);
+    run.wait_stopped();
+    let mut table = plain.open().await;
+    table.drop_index("id_idx").await.expect("dropped");
+    run.resume().ok();
+    assert_nothing_left(&plain).await;
+    assert_eq!(plain.open().await.count_fragments(), 1);
+}
+
+/// Versions that get other names meanwhile: one that were put under a name of the old kind would make the table unreadable.
+#[tokio::test]
+async fn versions_that_are_renamed_meanwhile_get_no_other_kind_of_name() {
+    for command in ["optimize", "reindex"] {
+        let lake = Lake::new();
+        let mut plain = Plain::new(&lake.path("plain"));
+        plain.old_names().await;
+        for first in [0, 10, 20] {
+            plain.append(first..first + 3).await;
+        }
+        plain.index().await;
+        plain.append(30..33).await;
+        let seam = armed("commit.before_put", 1, "stop");
+        let mut run = lake.with_seam(&seam, &[command, &plain.uri]);
+        run.wait_stopped();
+        let mut table = plain.open().await;
+        table.migrate_manifest_paths_v2().await.expect("renamed");
+        assert_ne!(run.resume().code, Some(0), "{command}");
+        plain.assert_whole().await;
+        lake.run(&[command, &plain.uri]).ok();
+        plain.assert_whole().await;
+    }
 }

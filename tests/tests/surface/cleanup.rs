@@ -375,6 +375,67 @@ async fn what_no_version_of_a_table_names_is_not_taken_for_garbage() {
     assert_eq!(older["files"], 0, "{older}");
 }
 
+/// A backup that is being copied here with its times: what is newer than the latest version belongs to one that is yet to come.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_still_being_copied_keeps_its_files() {
+    let (lake, config) = aged(&["other"]);
+    let mut backup = Plain::new(&lake.path("backup"));
+    for first in 0..6 {
+        backup.append(10 * first..10 * first + 2).await;
+    }
+    let table = backup.path(TABLE);
+    // Each version a day after the one before it, the last of them a month ago.
+    let at = |version: u64| SystemTime::now() - Duration::from_secs((36 - version) * 86_400);
+    let age = |path: &Path, version: u64| {
+        let file = File::options().append(true).open(path).expect("a file");
+        file.set_modified(at(version)).expect("its time");
+    };
+    let manifest = |version: u64| format!("_versions/{:020}.manifest", u64::MAX - version);
+    for (file, version) in data_files(&table).iter().zip(1..) {
+        age(file, version);
+        age(&table.join(manifest(version)), version);
+    }
+    let here = lake.path("here");
+    let copied = here.join("t.lance");
+    std::fs::create_dir_all(copied.join("_versions")).expect("folders");
+    let copy = |what: &str| {
+        let mut copying = Command::new("cp");
+        copying.args(["-a", "-T"]);
+        copying.arg(table.join(what)).arg(copied.join(what));
+        assert!(copying.status().expect("cp").success());
+    };
+    copy("data");
+    (1..=3).for_each(|version| copy(&manifest(version)));
+    let at = here.to_string_lossy().into_owned();
+    let (_, real, code) = dry_then_real(&lake, &at, &config);
+    assert_eq!(
+        (code, &real["tables"][0]["report"]["versions_removed"]),
+        (Some(0), &json!(2)),
+        "{real}"
+    );
+    (4..=6).for_each(|version| copy(&manifest(version)));
+    assert_eq!(rows_at(&copied).await.len(), 12);
+}
+
+/// A file that is no tag or no branch is told by its folder, and by who says which.
+#[tokio::test(flavor = "multi_thread")]
+async fn torn_tags_and_branches_are_told_with_a_remedy() {
+    let (lake, config) = aged(&["t"]);
+    let table = Path::new(&lake.uri).join("t.lance");
+    for kind in ["tags", "branches"] {
+        let torn = table.join(format!("_refs/{kind}/torn.json"));
+        std::fs::create_dir_all(torn.parent().expect("a folder")).expect("folders");
+        std::fs::write(&torn, "{").expect("torn");
+        let folder = format!("t.lance/_refs/{kind} is no ");
+        let done = lake.run(&["cleanup", &lake.uri, "--config", &config]);
+        let done = done.failed(1, &folder);
+        let said = format!("{}{}", done.stdout, done.stderr);
+        assert!(said.contains("`squire verify` says which"), "{said}");
+        assert!(!said.contains("LanceError"), "{said}");
+        std::fs::remove_file(&torn).expect("removed");
+    }
+}
+
 /// Clones in another watched location, by hand and by the daemon, while it can be opened and while it cannot.
 #[tokio::test(flavor = "multi_thread")]
 async fn clones_in_every_watched_location_keep_what_they_need() {

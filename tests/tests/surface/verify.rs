@@ -4,10 +4,10 @@ use arrow_array::{
     ArrayRef, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray, StructArray,
     UInt64Array,
 };
-use arrow_schema::{DataType, Field, Fields};
+use arrow_schema::{DataType, Field, Fields, Schema};
 use lance::Dataset;
 use lance::dataset::transaction::{Operation, Transaction};
-use lance::dataset::{CommitBuilder, InsertBuilder, WriteMode, WriteParams};
+use lance::dataset::{CommitBuilder, InsertBuilder, NewColumnTransform, WriteMode, WriteParams};
 use lance::index::DatasetIndexExt;
 use lance::index::vector::VectorIndexParams;
 use lance_index::scalar::{InvertedIndexParams, ScalarIndexParams};
@@ -206,6 +206,24 @@ fn versions_of_two_namings_are_named() {
         .unwrap_or_else(|| panic!("{found:#?}"));
     let remedy = found["remedy"].as_str().expect("a remedy");
     assert!(remedy.contains(&name(2)), "{found:#?}");
+}
+
+/// Each file of it is whole, and still nobody can open it: its only column was added without values.
+#[tokio::test]
+async fn a_table_that_nobody_can_open_is_not_whole() {
+    let lake = lake();
+    let plain = lake.path("plain").to_string_lossy().into_owned();
+    let numbers = Arc::new(Float32Array::from(vec![0.5; 8])) as ArrayRef;
+    let (_, mut table) = plain_table(&lake, vec![("a", numbers)]).await;
+    let nulls = Schema::new(vec![Field::new("b", DataType::Int64, true)]);
+    let nulls = NewColumnTransform::AllNulls(Arc::new(nulls));
+    table.add_columns(nulls, None, None).await.expect("added");
+    lake.run(&["verify", &plain]).ok();
+    table.drop_columns(&["a"]).await.expect("dropped");
+    for deep in [&[][..], &["--deep"]] {
+        let verify = [&["verify", &plain][..], deep].concat();
+        lake.run(&verify).failed(1, "so nobody can open the table");
+    }
 }
 
 /// Files of full length without their bytes are seen by those who read them.

@@ -171,4 +171,18 @@ mod tests {
         assert_eq!(removed.entries, 2, "directories as well");
         assert!(names(&spool).is_empty());
     }
+
+    #[test]
+    fn what_lies_behind_a_link_is_an_archive() {
+        let root = TempDir::new().unwrap();
+        let spool = Spool::open(root.path()).unwrap();
+        let archive = root.path().join("archive");
+        fs::rename(&spool.done, &archive).unwrap();
+        std::os::unix::fs::symlink(&archive, &spool.done).unwrap();
+        fs::write(archive.join("thesis.doc"), "years").unwrap();
+        let later = SystemTime::now() + Duration::from_secs(3_600);
+        let trimmed = spool.trim_done(Some(Duration::from_secs(60)), Some(0), later);
+        assert!(trimmed.unwrap_err().to_string().contains("is a link"));
+        assert!(archive.join("thesis.doc").exists());
+    }
 }

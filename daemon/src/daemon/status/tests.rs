@@ -33,7 +33,8 @@ fn a_request_reaches_the_store_and_the_table_that_it_names() {
     let recover = ask(ControlVerb::Recover, Some("/lake/a/"), None);
     assert!(status.request(recover.clone()).is_ok());
     assert!(recover.what.is_about("/lake/a") && !recover.what.is_about("/lake/b"));
-    assert_eq!(status.take_requests(), [recover]);
+    let as_watched = ask(ControlVerb::Recover, Some("/lake/a"), None);
+    assert_eq!(status.take_requests(), [as_watched]);
 
     let optimize = |store, table| status.request(ask(ControlVerb::Optimize, store, table));
     assert!(optimize(None, Some("t")).is_ok());
@@ -52,6 +53,20 @@ fn a_request_reaches_the_store_and_the_table_that_it_names() {
     status.note_store("/lake/a");
     assert!(matches!(cleanup(Some("t")), Err(Refusal::Wrong(_))));
     assert!(cleanup(None).is_ok() && optimize(Some("/lake/a"), Some("t")).is_ok());
+}
+
+/// Who asks stands in another directory than the daemon.
+#[test]
+fn a_location_has_one_name_however_it_is_asked_for() {
+    let status = status();
+    status.watches(vec!["lake".into()]);
+    let there = std::env::current_dir().unwrap().join("lake");
+    for name in ["lake", "./lake/", there.to_str().unwrap()] {
+        let recover = ask(ControlVerb::Recover, Some(name), None);
+        status.request(recover).unwrap();
+        let asked = status.take_requests();
+        assert_eq!(asked, [ask(ControlVerb::Recover, Some("lake"), None)]);
+    }
 }
 
 #[test]

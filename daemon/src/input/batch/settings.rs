@@ -13,7 +13,7 @@ use toml::Spanned;
 
 use super::{BatchError, Mode, TABLE_NAME_RULE, io_error, is_table_name, shown};
 use crate::config::SchemaChange;
-use crate::formats::{Coercion, Setting, Shape, check_coercions};
+use crate::formats::{Coercion, Given, Setting, Shape, check_coercions};
 use squire_engine::commit::When;
 use squire_engine::ids::Key;
 
@@ -47,6 +47,9 @@ pub(super) struct TableSetting {
     columns: BTreeMap<Spanned<String>, Spanned<String>>,
     #[serde(default)]
     defaults: BTreeMap<Spanned<String>, Spanned<toml::Value>>,
+    /// As [`Self::defaults`], of columns that are null: TOML has no word for it.
+    #[serde(default)]
+    nulls: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -277,7 +280,13 @@ impl Settings {
         let first = coerce.map(|coerce| ("coerce", coerce.span()));
         let columns = setting.columns.keys().map(|k| ("columns", k.span()));
         let defaults = setting.defaults.keys().map(|k| ("defaults", k.span()));
-        let first = first.into_iter().chain(columns).chain(defaults).next();
+        let nulls = setting.nulls.iter().map(|k| ("nulls", k.span()));
+        let mut first = first
+            .into_iter()
+            .chain(columns)
+            .chain(defaults)
+            .chain(nulls);
+        let first = first.next();
         if let (Some((key, span)), []) = (first, files) {
             let detail = "is about files, and this table has none in the batch; remove it";
             return self.refuse(span, format!("{at}.{key}"), detail);
@@ -311,9 +320,18 @@ impl Settings {
                 value: value.as_ref().into(),
             }
         });
+        let nulls = setting.nulls.iter().map(|column| {
+            let (at, line) = place("nulls", column);
+            Setting {
+                at,
+                line,
+                column: column.as_ref().clone(),
+                value: Given::null(),
+            }
+        });
         Ok(Shape {
             columns: columns.collect(),
-            defaults: defaults.collect(),
+            defaults: defaults.chain(nulls).collect(),
             coerce: coerce.map_or_else(Vec::new, |coerce| coerce.as_ref().clone()),
         })
     }

@@ -364,7 +364,7 @@ fn table_names() {
 
 #[test]
 fn a_batch_says_how_columns_become_the_tables() {
-    let settings = "[tables.a]\ncoerce = [\"trim\", \"dates-dmy\"]\n[tables.a.columns]\nid = \"Order No.\"\n\
+    let settings = "[tables.a]\nnulls = [\"note\"]\ncoerce = [\"trim\", \"dates-dmy\"]\n[tables.a.columns]\nid = \"Order No.\"\n\
                     [tables.a.defaults]\nplant = 7\n\"two words\" = \"x\"\n[tables.b]\n";
     let spec = parse(&["a.csv", "b.csv", "c.csv"], settings).unwrap();
     let [a, b, c] = spec.tables.as_slice() else {
@@ -377,7 +377,7 @@ fn a_batch_says_how_columns_become_the_tables() {
         ("id", "Order No.")
     );
     assert!(
-        column.at.ends_with("batch.toml:4: tables.a.columns.id"),
+        column.at.ends_with("batch.toml:5: tables.a.columns.id"),
         "{}",
         column.at
     );
@@ -388,7 +388,11 @@ fn a_batch_says_how_columns_become_the_tables() {
         .map(|d| (d.column.as_str(), &d.value))
         .collect();
     let (seven, x) = (Given::Number("7".into()), Given::Text("x".into()));
-    assert_eq!(defaults, [("plant", &seven), ("two words", &x)]);
+    let null = Given::Field(String::new());
+    assert_eq!(
+        defaults,
+        [("plant", &seven), ("two words", &x), ("note", &null)]
+    );
     assert!(a.says_coerce && !b.says_coerce && !c.says_coerce);
     assert_eq!((&b.shape, &c.shape), (&Shape::default(), &Shape::default()));
 }
@@ -405,6 +409,10 @@ fn what_a_batch_says_of_columns_must_have_files_and_be_known() {
         &["batch.toml:2", "tables.a.coerce", "keep one"],
     );
     of("[tables.a.columns]\nid = 7\n", &["batch.toml:2"]);
+    of(
+        "[tables.b]\nmode = \"delete\"\nwhere = \"x < 1\"\nnulls = [\"id\"]\n",
+        &["batch.toml:4", "tables.b.nulls", "is about files"],
+    );
     for section in ["columns]\nid = \"a\"", "defaults]\nid = 1"] {
         let settings =
             format!("[tables.b]\nmode = \"delete\"\nwhere = \"x < 1\"\n[tables.b.{section}\n");

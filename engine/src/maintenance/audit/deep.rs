@@ -2,7 +2,7 @@
 
 use super::table::unreadable;
 use super::types::{Unreadable, unreadable_columns};
-use super::{Audit, Auditor, Finding};
+use super::{Audit, Auditor, Finding, finding};
 use crate::error::{Result, caught};
 use crate::maintenance::cleanup::{files_of_fragment, read_ends};
 use crate::maintenance::index_proof::prove_answers;
@@ -30,11 +30,15 @@ async fn read_others(dataset: &Dataset, fragment: &Fragment, types: &[Unreadable
 }
 
 /// The fragments of a version that no reader gives the rows of: a column may be added without values, and all others dropped.
-fn hollow(manifest: &Manifest) -> impl Iterator<Item = Finding> {
+pub(super) fn hollow(manifest: &Manifest) -> impl Iterator<Item = Finding> {
     let fragments = manifest.fragments.iter().filter(|f| f.files.is_empty());
-    fragments.map(|fragment| {
-        let what = format!("fragment {}", fragment.id);
-        unreadable(what, manifest.version, None, "it has no data file left")
+    fragments.map(|fragment| Finding {
+        versions: vec![manifest.version],
+        ..finding(
+            &format!("fragment {}", fragment.id),
+            "has no data file left, so nobody can open the table: its columns were added without values, and all others dropped",
+            "restore the version before its columns were dropped",
+        )
     })
 }
 
@@ -45,7 +49,6 @@ impl Auditor<'_> {
             // Its manifest is among the findings.
             return Ok(());
         };
-        audit.findings.extend(hollow(head.manifest()));
         let fresh = self.store.without_caches(&head, path).await?;
         let damaged: BTreeSet<String> = audit.findings.iter().map(|f| f.file.clone()).collect();
         let mut seen: BTreeSet<(Option<u32>, String)> = BTreeSet::new();

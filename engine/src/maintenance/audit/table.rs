@@ -1,5 +1,6 @@
 //! One table: its manifests against listings of what they refer to.
 
+use super::deep::hollow;
 use super::inventory::{Listing, Need, Place};
 use super::{Audit, Auditor, Finding, Findings, Version, What};
 use crate::error::Result;
@@ -68,6 +69,9 @@ impl Auditor<'_> {
             match version {
                 Ok(version) => {
                     self.check_shown(&path, &version, &mut findings);
+                    if place.branch.is_none() && stored.last() == Some(&place.version) {
+                        audit.findings.extend(hollow(&version.manifest));
+                    }
                     for need in version.needs(&root) {
                         self.check_need(&listing, need, &version, &mut suspects, &mut files)
                             .await;

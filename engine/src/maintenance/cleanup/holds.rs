@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::ids::TableName;
 use crate::publish::Record;
 use crate::store::state::{State, encode};
-use crate::store::{Snapshot, Store, check_floors, tags_of};
+use crate::store::{Snapshot, Store, branches_of, check_floors, tags_of};
 use lance::Dataset;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -145,7 +145,7 @@ pub(super) async fn spares_of_refs(dataset: &Dataset) -> Result<Vec<Spare>> {
         kind: HoldKind::Tag,
         name,
     });
-    let branches = dataset.branches().list().await?.into_iter();
+    let branches = branches_of(dataset).await?.into_iter();
     let own = dataset.manifest().branch.as_ref();
     let others = branches.filter(|(name, _)| Some(name) != own);
     let branches = others.flat_map(|(name, branch)| {

@@ -9,7 +9,9 @@
 //!    is in no listing, and one that was put at a number that was freed has another tag. Without a tag nothing is kept.
 //! 3. The process's memory bounds it. What found no room is read again.
 //!
-//! Folders of indexes that no version names, as older clients of LanceDB keep, are not seen through it: Lance would remove them.
+//! What Lance would remove and may not is not seen through it: folders of indexes that no version names, as older clients of
+//! LanceDB keep, and what is newer than the version that is kept. Of a table that is being copied here with its times (`cp -a`,
+//! `rsync -a`) that belongs to versions which are yet to come, however old it is.
 //! And nothing is deleted through it once what is watched has changed.
 
 use super::watch::Watch;
@@ -137,8 +139,13 @@ impl Known {
         listed: BoxStream<'static, Result<ObjectMeta>>,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
         let all = self.listed.clone();
+        let kept_since = self.watch.as_ref().map(Watch::kept_since);
+        let is_seen = move |meta: &ObjectMeta| {
+            let is_of_next = kept_since.is_some_and(|since| meta.last_modified > since);
+            !is_foreign_index(&meta.location) && (is_manifest(&meta.location) || !is_of_next)
+        };
         listed
-            .try_filter(|meta| std::future::ready(!is_foreign_index(&meta.location)))
+            .try_filter(move |meta| std::future::ready(is_seen(meta)))
             .inspect(move |meta| {
                 if let Ok(meta) = meta
                     && is_manifest(&meta.location)

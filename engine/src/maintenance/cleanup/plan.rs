@@ -11,7 +11,7 @@ use crate::protocol::{cleanup_floor, may_forget};
 use crate::publish::Rounds;
 use crate::store::state::State;
 use crate::store::{
-    MANIFEST_PATH, Snapshot, Standing, Store, TABLE_FOLDERS, TableEntry, read_version,
+    MANIFEST_PATH, Snapshot, Standing, Store, TABLE_FOLDERS, TableEntry, branches_of, read_version,
 };
 use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
@@ -377,7 +377,7 @@ async fn check_apart(dataset: &Dataset) -> Result<()> {
     let Some(own) = &dataset.manifest().branch else {
         return Ok(());
     };
-    let branches = dataset.branches().list().await?;
+    let branches = branches_of(dataset).await?;
     let is_inside = |name: &&String| {
         let rest = name.strip_prefix(own.as_str());
         rest.is_some_and(|rest| rest.starts_with('/'))

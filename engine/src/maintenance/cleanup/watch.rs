@@ -6,6 +6,7 @@
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::store::{Standing, Store, branch_path};
+use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use lance::Dataset;
 use object_store::path::Path;
@@ -64,6 +65,11 @@ impl Store {
 }
 
 impl Watch {
+    /// When the version was put that the cleanup keeps.
+    pub(super) fn kept_since(&self) -> DateTime<Utc> {
+        self.0.table.since()
+    }
+
     /// Why nothing more may be deleted, if something has changed by now; tags and branches are looked at every second.
     ///
     /// # Errors
