@@ -6,8 +6,7 @@
 use super::{Change, Published, Record, Rounds};
 use crate::error::Result;
 use crate::ids::TableName;
-use crate::protocol::clean_prefix;
-use crate::store::Store;
+use crate::store::{Standing, Store};
 use squire_failpoints::{Guard, Seam, hit, stands};
 
 impl Store {
@@ -15,21 +14,21 @@ impl Store {
     pub(crate) async fn publish_prefix(&self, table: &TableName, record: &Record) -> Result<u64> {
         let mut rounds = Rounds::new();
         loop {
-            let snapshot = self.load().await?;
+            let pinned = self.pinned(table).await?;
             hit(Seam::PublishAfterLoad)?;
-            let entry = snapshot.state.table(table)?;
-            let chain = self
-                .scan(snapshot.state.store, &entry.path, entry.version)
-                .await?;
+            let at = self.above(pinned).await?;
             let n = if stands(Guard::CleanPrefix) {
-                clean_prefix(&chain, entry.version)
+                at.clean()
             } else {
-                chain.head()
+                at.chain.head()
             };
+            let Standing {
+                snapshot, entry, ..
+            } = at;
             if n <= entry.version {
                 return Ok(entry.version);
             }
-            if !self.pin_stands(entry).await? {
+            if !self.pin_stands(&entry).await? {
                 return Err(entry.replaced(format!("table {table}")));
             }
             let made = self.made_by(&entry.path, n).await?;

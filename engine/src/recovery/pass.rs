@@ -302,19 +302,15 @@ impl Store {
         table: &TableName,
         report: &mut RecoveryReport,
     ) -> Result<(), Error> {
-        let snapshot = self.load().await?;
-        let entry = snapshot.state.table(table)?;
-        let chain = self
-            .scan(snapshot.state.store, &entry.path, entry.version)
-            .await?;
-        for (_, class) in chain.iter() {
+        let at = self.look_at(table).await?;
+        for (_, class) in at.chain.iter() {
             let (Class::Logical(op) | Class::Undo(op)) = class else {
                 continue;
             };
             if report.healed.contains(&op) {
                 continue;
             }
-            let Some(decision) = snapshot.state.aborted.get(&op) else {
+            let Some(decision) = at.snapshot.state.aborted.get(&op) else {
                 continue;
             };
             self.resolve(&dead_sidecar(self, op, decision), Role::Helper)

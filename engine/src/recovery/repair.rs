@@ -2,11 +2,11 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TableName;
-use crate::protocol::{Chain, Class, Kind, Obstacle, clean_prefix, obstacle};
+use crate::protocol::{Chain, Class, Kind, Obstacle, clean_prefix};
 use crate::publish::{Change, PUBLISH_ROUNDS, Published, Record};
 use crate::recovery::Met;
 use crate::store::state::{DriftPolicy, encode};
-use crate::store::{Snapshot, Store, TableEntry, tags_of};
+use crate::store::{Pinned, Snapshot, Standing, Store, TableEntry, tags_of};
 use serde::Serialize;
 use squire_failpoints::{Seam, hit};
 
@@ -61,7 +61,7 @@ impl Store {
     /// # Errors
     /// Those of a table that cannot be opened at its pin, with drift or without.
     pub async fn drift(&self, table: &TableName) -> Result<Option<DriftReport>> {
-        let Some((snapshot, entry, _)) = self.drifted(table).await? else {
+        let Some(Pinned { snapshot, entry }) = self.drifted(table).await? else {
             // Nothing stands above the pin of a table that is gone, either.
             let snapshot = self.load().await?;
             self.open_pinned(snapshot.state.table(table)?).await?;
@@ -101,51 +101,40 @@ impl Store {
         }))
     }
 
+    /// Where `table` stands, if it is the one that was committed.
+    async fn genuine(&self, table: &TableName) -> Result<Standing> {
+        let pinned = self.pinned(table).await?;
+        match self.pin_stands(&pinned.entry).await? {
+            true => self.above(pinned).await,
+            false => Err(pinned.entry.replaced(format!("table {table}"))),
+        }
+    }
+
     /// The first foreign version above the pin as it stands now; waits for nobody.
     pub async fn drift_now(&self, table: &TableName) -> Result<Option<u64>> {
-        let snapshot = self.load().await?;
-        let entry = snapshot.state.table(table)?;
-        if !self.pin_stands(entry).await? {
-            return Err(entry.replaced(format!("table {table}")));
-        }
-        let chain = self
-            .scan(snapshot.state.store, &entry.path, entry.version)
-            .await?;
-        Ok(match obstacle(&chain, entry.version) {
+        Ok(match self.genuine(table).await?.obstacle() {
             Some(Obstacle::Foreign(version)) => Some(version),
             Some(Obstacle::Operation(_)) | None => None,
         })
     }
 
-    /// The snapshot, entry and first version above the pin that was not published, of a drifted table.
-    pub(crate) async fn drifted(
-        &self,
-        table: &TableName,
-    ) -> Result<Option<(Snapshot, TableEntry, u64)>> {
+    /// What is visible of `table`, if it is drifted.
+    async fn drifted(&self, table: &TableName) -> Result<Option<Pinned>> {
         // An undecided operation is resolved first: it is not drift. Each round settles one.
         for _ in 0..PUBLISH_ROUNDS {
-            let snapshot = self.load().await?;
-            let entry = snapshot.state.table(table)?.clone();
-            if !self.pin_stands(&entry).await? {
-                return Ok(Some((snapshot, entry, 1)));
+            let pinned = self.pinned(table).await?;
+            if !self.pin_stands(&pinned.entry).await? {
+                return Ok(Some(pinned));
             }
-            let chain = self
-                .scan(snapshot.state.store, &entry.path, entry.version)
-                .await?;
-            match obstacle(&chain, entry.version) {
-                None if chain.head() == entry.version => return Ok(None),
-                None => return Ok(Some((snapshot, entry, chain.from + 1))),
-                Some(Obstacle::Foreign(version)) => return Ok(Some((snapshot, entry, version))),
+            let at = self.above(pinned.clone()).await?;
+            match at.obstacle() {
+                None if at.chain.head() == at.entry.version => return Ok(None),
+                None | Some(Obstacle::Foreign(_)) => return Ok(Some(pinned)),
                 Some(Obstacle::Operation(op)) => match self.meet(op, table).await {
                     Ok(Met::Gone) => {}
-                    Ok(Met::Unexplained(version)) => {
-                        return Ok(Some((snapshot, entry, version)));
-                    }
+                    Ok(Met::Unexplained(_)) => return Ok(Some(pinned)),
                     // Its undo is blocked by a foreign version above it: what stands there is for a person to decide.
-                    Err(e) if e.kind() == ErrorKind::Drift => {
-                        let first = clean_prefix(&chain, entry.version) + 1;
-                        return Ok(Some((snapshot, entry, first)));
-                    }
+                    Err(e) if e.kind() == ErrorKind::Drift => return Ok(Some(pinned)),
                     Err(e) => return Err(e),
                 },
             }
@@ -163,7 +152,7 @@ impl Store {
         let table = &preview.table;
         let moved =
             || Error::conflict(format!("table {table} moved since the preview; look again"));
-        let Some((snapshot, entry, _)) = self.drifted(table).await? else {
+        let Some(Pinned { snapshot, entry }) = self.drifted(table).await? else {
             return Err(moved());
         };
         if preview.replaced {
@@ -289,17 +278,10 @@ impl Store {
         table: &TableName,
         adopt: bool,
     ) -> Result<Option<DriftReport>> {
-        let snapshot = self.load().await?;
-        let entry = snapshot.state.table(table)?;
-        if !self.pin_stands(entry).await? {
-            return Err(entry.replaced(format!("table {table}")));
-        }
-        let chain = self
-            .scan(snapshot.state.store, &entry.path, entry.version)
-            .await?;
-        match obstacle(&chain, entry.version) {
+        let at = self.genuine(table).await?;
+        match at.obstacle() {
             Some(Obstacle::Operation(_)) => return Ok(None),
-            None if chain.head() == entry.version => return Ok(None),
+            None if at.chain.head() == at.entry.version => return Ok(None),
             None => {
                 let record = Record::new(
                     self.new_op(),
@@ -315,11 +297,11 @@ impl Store {
         let Some(report) = self.drift(table).await? else {
             return Ok(None);
         };
-        if adopt || snapshot.state.drift_policy(table) == DriftPolicy::Adopt {
+        if adopt || at.snapshot.state.drift_policy(table) == DriftPolicy::Adopt {
             self.repair(&report, RepairAction::Force).await?;
             return Ok(None);
         }
-        self.protect(snapshot.state.table(table)?).await?;
+        self.protect(&at.entry).await?;
         Ok(Some(report))
     }
 

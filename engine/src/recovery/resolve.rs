@@ -1,19 +1,16 @@
 //! `resolve(X)`: recovery, helping and self-abort are one function.
 
-use crate::clock::Backoff;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{At, ProtocolEvent};
-use crate::ids::{OpId, TableName};
+use crate::ids::OpId;
 use crate::protocol::{
-    Kind, Obstacle, OperationView, Role, Step, WrittenTable, is_unchanged, may_restore, next_step,
-    obstacle,
+    Kind, OperationView, Role, Step, WrittenTable, is_unchanged, may_restore, next_step,
 };
 use crate::publish::{Change, Published, Record, Rounds, forward_updates};
 use crate::store::state::{Decision, encode};
 use crate::store::{Sidecar, SidecarKind, SidecarTable, Snapshot, Store, data_files_of};
 use serde::Serialize;
 use squire_failpoints::{Guard, Seam, hit, stands};
-use std::time::Duration;
 
 /// How long staged files are trusted to be there: Lance takes unreferenced ones after seven days.
 const TRUSTED_AGE_MS: u64 = 3_600_000;
@@ -40,15 +37,6 @@ pub struct PlannedRecovery {
     pub tables: Vec<String>,
     /// What would be done.
     pub next: &'static str,
-}
-
-/// What became of an operation that stood in a writer's way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Met {
-    /// Committed or aborted: look again.
-    Gone,
-    /// Its version has neither sidecar nor decision nor pin: drift.
-    Unexplained(u64),
 }
 
 impl Store {
@@ -461,43 +449,6 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// What a writer does with operation `other` in its way on `table`: complete it, wait, or abort it after the grace.
-    pub(crate) async fn meet(&self, other: OpId, table: &TableName) -> Result<Met> {
-        let since = self.clock().monotonic();
-        let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(500));
-        loop {
-            let snapshot = self.load().await?;
-            let entry = snapshot.state.table(table)?;
-            let chain = self
-                .scan(snapshot.state.store, &entry.path, entry.version)
-                .await?;
-            if obstacle(&chain, entry.version) != Some(Obstacle::Operation(other)) {
-                return Ok(Met::Gone);
-            }
-            let expired = self.clock().monotonic().saturating_sub(since) >= self.options().grace;
-            let role = if expired { Role::Expired } else { Role::Helper };
-            if let Some(decision) = snapshot.state.aborted.get(&other) {
-                self.resolve(&dead_sidecar(self, other, decision), Role::Helper)
-                    .await?;
-                return Ok(Met::Gone);
-            }
-            match self.sidecar(other).await? {
-                Some(sidecar) => match self.resolve(&sidecar, role).await? {
-                    Resolution::Committed(_) | Resolution::Aborted => return Ok(Met::Gone),
-                    Resolution::Pending => {}
-                },
-                // The sidecar is deleted after the outcome is published, and the state was loaded before: look once more.
-                None if self.load().await?.version() == snapshot.version() => {
-                    return Ok(Met::Unexplained(
-                        crate::protocol::clean_prefix(&chain, entry.version) + 1,
-                    ));
-                }
-                None => {}
-            }
-            backoff.wait(self.clock(), &self.entropy).await;
-        }
     }
 }
 

@@ -31,6 +31,7 @@ mod records;
 mod rehearsal;
 mod shelf;
 pub mod sidecar;
+mod stamp;
 mod standing;
 pub mod state;
 mod tables;
@@ -56,7 +57,8 @@ use shelf::Shelf;
 use sidecar::Untidy;
 pub(crate) use sidecar::together;
 pub use sidecar::{Member, Sidecar, SidecarKind, SidecarTable};
-pub(crate) use standing::{Opened, Standing, TABLE_FOLDERS};
+pub(crate) use stamp::{Opened, Stamp, TABLE_FOLDERS};
+pub(crate) use standing::{Pinned, Standing};
 pub use state::{State, TableEntry, Updates};
 pub use tables::Gathered;
 pub(crate) use tables::{

@@ -1,153 +1,69 @@
-//! Whether a table is still the one that was opened.
-//!
-//! LanceDB drops a table by removing its folder, and makes one of the same name in the same place, whose versions have the same
-//! numbers. The object of a version is put once and never changed, so the one that a table was opened at tells them apart. Where
-//! a cleanup has removed that one meanwhile, the data files tell it: their names are never used twice.
+//! Where a table of a store stands: what is visible of it, and what was committed above that.
 
-use crate::error::{Error, ErrorKind};
-use chrono::{DateTime, Utc};
-use lance::Dataset;
-use lance_io::object_store::ObjectStore as LanceStore;
-use lance_table::format::Manifest;
-use lance_table::io::manifest::read_manifest;
-use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
-use std::collections::HashSet;
-use std::sync::Arc;
+use super::{Snapshot, Store, TableEntry};
+use crate::error::Result;
+use crate::ids::TableName;
+use crate::protocol::{Chain, Obstacle, clean_prefix, obstacle};
 
-/// The folders of a table that hold its files, and no other's.
-pub(crate) const TABLE_FOLDERS: [&str; 5] = [
-    "data",
-    "_deletions",
-    "_indices",
-    "_transactions",
-    "_versions",
-];
+/// What is visible of a table now.
+#[derive(Debug, Clone)]
+pub(crate) struct Pinned {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) entry: TableEntry,
+}
 
-/// The object of a version as it was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Standing(ObjectMeta);
+/// The same, and the versions above its pin.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) entry: TableEntry,
+    pub(crate) chain: Chain,
+}
 
 impl Standing {
-    /// That of the version at `path`.
-    ///
-    /// # Errors
-    /// It is gone already, and those of the storage.
-    pub(crate) async fn of(objects: &dyn ObjectStore, path: &Path) -> object_store::Result<Self> {
-        objects.head(path).await.map(Self)
+    /// What keeps maintenance and writers off the table.
+    pub(crate) fn obstacle(&self) -> Option<Obstacle> {
+        obstacle(&self.chain, self.entry.version)
     }
 
-    /// When it was put.
-    pub(crate) fn since(&self) -> DateTime<Utc> {
-        self.0.last_modified
-    }
-
-    /// Whether it stands, as it was.
-    ///
-    /// # Errors
-    /// Those of the storage.
-    pub(crate) async fn stands(&self, objects: &dyn ObjectStore) -> object_store::Result<bool> {
-        Ok(self.found(objects).await? == Some(true))
-    }
-
-    /// The same; `None` where there is nothing any more.
-    async fn found(&self, objects: &dyn ObjectStore) -> object_store::Result<Option<bool>> {
-        match objects.head(&self.0.location).await {
-            Ok(now) => Ok(Some(self.0 == now)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// That it does not.
-    pub(crate) fn gone(&self) -> Error {
-        let version = &self.0.location;
-        Error::new(
-            ErrorKind::Refused,
-            format!(
-                "/{version} is gone or another one: the table was dropped meanwhile, and perhaps made again; nothing more is done to what stands there now"
-            ),
-        )
+    /// The highest version that maintenance may publish.
+    pub(crate) fn clean(&self) -> u64 {
+        clean_prefix(&self.chain, self.entry.version)
     }
 }
 
-/// The version that a table was opened at, and the data files of that.
-#[derive(Debug, Clone)]
-pub(crate) struct Opened {
-    version: Standing,
-    files: Arc<HashSet<String>>,
-}
-
-fn files_of(manifest: &Manifest) -> impl Iterator<Item = &str> {
-    let files = manifest.fragments.iter().flat_map(|f| &f.files);
-    files.map(|file| file.path.as_str())
-}
-
-impl Opened {
-    /// That of `dataset`, whose versions lie in `objects`.
+impl Store {
+    /// What is visible of `table`.
     ///
     /// # Errors
-    /// It is gone already, and those of the storage.
-    pub(crate) async fn of(objects: &LanceStore, dataset: &Dataset) -> object_store::Result<Self> {
-        let files = files_of(dataset.manifest()).map(str::to_owned);
-        Ok(Self {
-            files: Arc::new(files.collect()),
-            version: Standing::of(&objects.inner, &dataset.manifest_location().path).await?,
+    /// `NotFound`, and those of the storage.
+    pub(crate) async fn pinned(&self, table: &TableName) -> Result<Pinned> {
+        let snapshot = self.load().await?;
+        let entry = snapshot.state.table(table)?.clone();
+        Ok(Pinned { snapshot, entry })
+    }
+
+    /// The same, with what stands above it now. Whoever has to tell a table that was made again asks [`Store::pin_stands`] before.
+    ///
+    /// # Errors
+    /// `Drift` where nothing of the table is left, and those of the storage.
+    pub(crate) async fn above(&self, Pinned { snapshot, entry }: Pinned) -> Result<Standing> {
+        let chain = self
+            .scan(snapshot.state.store, &entry.path, entry.version)
+            .await?;
+        Ok(Standing {
+            snapshot,
+            entry,
+            chain,
         })
     }
 
-    /// That of the version at `path`, which no cleanup removes.
+    /// Both.
     ///
     /// # Errors
-    /// It is gone already, and those of the storage.
-    pub(crate) async fn pinned(objects: &LanceStore, path: &Path) -> object_store::Result<Self> {
-        Ok(Self {
-            files: Arc::default(),
-            version: Standing::of(&objects.inner, path).await?,
-        })
-    }
-
-    /// Whether the table is the same still, whose version below the next one lies at `below`.
-    ///
-    /// # Errors
-    /// Those of the storage.
-    pub(crate) async fn is_table(&self, objects: &LanceStore, below: &Path) -> lance::Result<bool> {
-        if let Some(stands) = self.version.found(&objects.inner).await? {
-            return Ok(stands);
-        }
-        match read_manifest(objects, below, None).await {
-            Ok(manifest) => Ok(files_of(&manifest).any(|file| self.files.contains(file))),
-            Err(lance::Error::NotFound { .. }) => Ok(false),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// That it is not.
-    pub(crate) fn gone(&self) -> Error {
-        self.version.gone()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Standing;
-    use object_store::local::LocalFileSystem;
-    use object_store::path::Path;
-    use object_store::{ObjectStoreExt, PutPayload};
-
-    #[tokio::test]
-    async fn a_version_that_was_put_anew_is_another_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let objects = LocalFileSystem::new_with_prefix(folder.path()).unwrap();
-        let path = Path::from("t.lance/_versions/1.manifest");
-        let put = || objects.put(&path, PutPayload::from_static(b"a version"));
-        put().await.unwrap();
-        let standing = Standing::of(&objects, &path).await.unwrap();
-        assert!(standing.stands(&objects).await.unwrap());
-        put().await.unwrap();
-        assert!(!standing.stands(&objects).await.unwrap(), "the same bytes");
-        objects.delete(&path).await.unwrap();
-        assert!(!standing.stands(&objects).await.unwrap());
-        assert!(Standing::of(&objects, &path).await.is_err());
+    /// Theirs.
+    pub(crate) async fn look_at(&self, table: &TableName) -> Result<Standing> {
+        let pinned = self.pinned(table).await?;
+        self.above(pinned).await
     }
 }

@@ -38,7 +38,7 @@ pub(super) use references::spelled;
 use super::{Shown, Target, bare};
 use crate::history::ArchiveReport;
 use crate::ids::{OpId, TableName};
-use crate::store::{Standing, Store};
+use crate::store::{Stamp, Store};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -185,7 +185,7 @@ pub struct TableCleanup {
     pub spared: Vec<Spare>,
     /// The version that it was planned at: while that stands, the table is the one that was looked at.
     #[serde(skip)]
-    pub(crate) planned_at: Option<Standing>,
+    pub(crate) planned_at: Option<Stamp>,
 }
 
 /// What a cleanup would do. The dry run prints it; the real run does it.

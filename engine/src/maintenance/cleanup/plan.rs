@@ -11,7 +11,7 @@ use crate::protocol::{cleanup_floor, may_forget};
 use crate::publish::Rounds;
 use crate::store::state::State;
 use crate::store::{
-    MANIFEST_PATH, Snapshot, Standing, Store, TABLE_FOLDERS, TableEntry, branches_of, read_version,
+    MANIFEST_PATH, Snapshot, Stamp, Store, TABLE_FOLDERS, TableEntry, branches_of, read_version,
 };
 use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
@@ -412,7 +412,7 @@ async fn removable(
         true => None,
         false => {
             let objects = dataset.object_store(None).await?;
-            Some(Standing::of(&objects.inner, &dataset.manifest_location().path).await?)
+            Some(Stamp::of(&objects.inner, &dataset.manifest_location().path).await?)
         }
     };
     Ok(TableCleanup {

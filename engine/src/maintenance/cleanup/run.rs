@@ -13,7 +13,7 @@ use crate::oversight::{Oversight, Paced};
 use crate::proof::Verify;
 use crate::publish::{Record, Rounds};
 use crate::store::state::Removal;
-use crate::store::{COMMITS_PATH, Standing, Store};
+use crate::store::{COMMITS_PATH, Stamp, Store};
 use lance::Dataset;
 use lance::dataset::cleanup::CleanupPolicyBuilder;
 use object_store::ObjectStoreExt;
@@ -267,7 +267,7 @@ impl Store {
     async fn delete_versions(
         &self,
         dataset: &Dataset,
-        (versions, planned_at): (Vec<u64>, Option<&Standing>),
+        (versions, planned_at): (Vec<u64>, Option<&Stamp>),
         rate: Option<u64>,
         oversight: &Oversight,
         report: &mut CleanupReport,

@@ -5,7 +5,7 @@
 
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::store::{Standing, Store, branch_path};
+use crate::store::{Stamp, Store, branch_path};
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use lance::Dataset;
@@ -25,7 +25,7 @@ pub(super) struct Watch(Arc<Watched>);
 
 #[derive(Debug)]
 struct Watched {
-    table: Standing,
+    table: Stamp,
     refs: Path,
     found: Vec<ObjectMeta>,
     every: Duration,
@@ -43,7 +43,7 @@ async fn refs_below(objects: &dyn ObjectStore, refs: &Path) -> Result<Vec<Object
 
 impl Store {
     /// Begins to watch the table of `dataset`, which stood at `table` when its cleanup was planned.
-    pub(super) async fn watch(&self, dataset: &Dataset, table: Standing) -> Result<Watch> {
+    pub(super) async fn watch(&self, dataset: &Dataset, table: Stamp) -> Result<Watch> {
         let path = self.below_root(dataset);
         let branch = dataset.manifest().branch.as_deref();
         let of_table = branch.and_then(|branch| path.strip_suffix(&branch_path("", branch)));
