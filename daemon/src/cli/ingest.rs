@@ -53,16 +53,24 @@ pub(super) async fn ingest(context: &Context, args: IngestArgs) -> Result<ExitCo
         args,
     };
     let resume = stream.position().await?;
-    context.out.say(&json!({ "resume": resume }));
     let from = stream.args.from;
+    context
+        .out
+        .say(&json!({ "resume": resume, "from": from.min(resume) }));
     if from > resume {
         return Err(Error::invalid(format!(
             "the stream begins at {from}, and only {resume} rows of {} are committed: what lies between is missing; send it from {resume}",
             stream.args.producer
         )));
     }
+    let skip = resume - from;
+    if skip > 0 {
+        tracing::warn!(
+            "the input is taken to begin at row {from}, so its first {skip} rows are passed over: they are committed; --from OFFSET says where else it begins"
+        );
+    }
     let piece = Piece {
-        skip: resume - from,
+        skip,
         ..Piece::at(resume)
     };
     stream.run(piece).await?;

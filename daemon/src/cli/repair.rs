@@ -161,5 +161,15 @@ fn describe(report: &DriftReport) -> Vec<String> {
         rows.map_or_else(|| "unreadable".to_owned(), |r| r.to_string()),
         above.join(", ")
     );
-    replaced.into_iter().chain([drift]).collect()
+    let gone = report.gone.then(|| {
+        let lost = match report.head < report.pin {
+            true => "what was committed since HEAD is lost",
+            false => "another client removed it",
+        };
+        format!(
+            "{table}: pin {} is gone, and HEAD {} is there: {lost}; --force adopts HEAD, and expires every snapshot from before",
+            report.pin, report.head
+        )
+    });
+    replaced.into_iter().chain(gone).chain([drift]).collect()
 }

@@ -329,6 +329,14 @@ impl FormatError {
         }
     }
 
+    /// The reader refused what the file holds of a column, or of it knows not which.
+    pub(super) fn content_of(path: &Path, column: Option<&str>, cause: &impl fmt::Display) -> Self {
+        match column {
+            Some(column) => Self::content(path, &format!("column {}: {cause}", named(column))),
+            None => Self::content(path, cause),
+        }
+    }
+
     /// The file is written in a way that we do not read.
     pub(super) fn unsupported(path: &Path, detail: impl Into<String>) -> Self {
         Self::Unsupported {

@@ -229,6 +229,54 @@ fn place(path: &Path, block: &Block) -> Result<(usize, usize, usize), FormatErro
     Ok((start, metadata, end.ok_or_else(|| cut_off(path))?))
 }
 
+/// A message of a batch, or of a dictionary, with its place in the bytes that are held of it.
+struct Part {
+    block: Block,
+    bytes: Buffer,
+}
+
+impl Part {
+    /// That of a message of `bytes`, whose last ones are its body.
+    fn of(bytes: Buffer, body: usize) -> Self {
+        let metadata = i32::try_from(bytes.len() - body).unwrap_or(i32::MAX);
+        let block = Block::new(0, metadata, i64::try_from(body).unwrap_or(i64::MAX));
+        Self { block, bytes }
+    }
+}
+
+/// The first column of a batch that cannot be decoded: Arrow does not say of which it speaks.
+fn undecodable<'s>(schema: &'s SchemaRef, dictionaries: &[Part], batch: &Part) -> Option<&'s str> {
+    let fails = |column: &usize| {
+        let decoder = FileDecoder::new(Arc::clone(schema), MetadataVersion::V1);
+        let mut decoder = decoder.with_projection(vec![*column]);
+        for Part { block, bytes } in dictionaries {
+            if decoder.read_dictionary(block, bytes).is_err() {
+                return false;
+            }
+        }
+        decoder
+            .read_record_batch(&batch.block, &batch.bytes)
+            .is_err()
+    };
+    let column = (0..schema.fields().len()).find(fails)?;
+    Some(schema.field(column).name())
+}
+
+/// That a batch cannot be decoded, with the name of its first column of which that is true.
+fn undecoded(
+    path: &Path,
+    error: &ArrowError,
+    (schema, dictionaries): (&SchemaRef, &[Part]),
+    batch: &Part,
+) -> FormatError {
+    FormatError::content_of(path, undecodable(schema, dictionaries, batch), error)
+}
+
+fn is_dictionary(metadata: &[u8]) -> bool {
+    root_as_message(metadata)
+        .is_ok_and(|message| message.header_type() == MessageHeader::DictionaryBatch)
+}
+
 struct Reader<'a, 's> {
     path: &'a Path,
     limits: &'a InputLimits,
@@ -253,15 +301,19 @@ impl Reader<'_, '_> {
         // Each message says its version, by which it is decoded. The footer may say another: pyarrow's says the newest. This one
         // stands for any.
         let mut decoder = FileDecoder::new(Arc::clone(&schema), MetadataVersion::V1);
+        let mut known = Vec::with_capacity(dictionaries.len());
         for block in dictionaries {
-            let part = self.block(bytes, &block)?;
-            let read = decoder.read_dictionary(&block, &part);
+            let bytes = self.block(bytes, &block)?;
+            let read = decoder.read_dictionary(&block, &bytes);
             read.map_err(self.content())?;
+            known.push(Part { block, bytes });
         }
         for block in batches {
-            let part = self.block(bytes, &block)?;
-            let read = decoder.read_record_batch(&block, &part);
-            if let Some(batch) = read.map_err(self.content())? {
+            let bytes = self.block(bytes, &block)?;
+            let part = Part { block, bytes };
+            let read = decoder.read_record_batch(&block, &part.bytes);
+            let told = |e| undecoded(self.path, &e, (&schema, &known), &part);
+            if let Some(batch) = read.map_err(told)? {
                 self.keep(batch)?;
             }
         }
@@ -272,22 +324,37 @@ impl Reader<'_, '_> {
         let schema = stream_schema(self.path, &bytes)?;
         check_schema(self.path, &schema, self.limits)?;
         let mut decoder = StreamDecoder::new();
+        let mut known = Vec::new();
         while let Some(((metadata, body), end)) = message_at(self.path, &bytes, 0)? {
             self.check(metadata, body)?;
-            self.decode(&mut decoder, bytes.slice_with_length(0, end))?;
+            let part = Part::of(bytes.slice_with_length(0, end), body.len());
+            let path = self.path;
+            let told = |e| undecoded(path, &e, (&schema, &known), &part);
+            self.decode(&mut decoder, part.bytes.clone(), told)?;
+            if is_dictionary(metadata) {
+                known.push(part);
+            }
             bytes = bytes.slice(end);
         }
         check_end(self.path, &bytes)?;
         // The decoder ends a message without a body when the next one comes; a stream may end without its mark.
-        self.decode(&mut decoder, Buffer::from(END_OF_STREAM))?;
+        let path = self.path;
+        let told = |e| FormatError::content(path, &e);
+        self.decode(&mut decoder, Buffer::from(END_OF_STREAM), told)?;
         decoder.finish().map_err(self.content())?;
         Ok(schema)
     }
 
-    fn decode(&mut self, decoder: &mut StreamDecoder, message: Buffer) -> Result<(), FormatError> {
+    /// What Arrow refuses, `told` says.
+    fn decode(
+        &mut self,
+        decoder: &mut StreamDecoder,
+        message: Buffer,
+        told: impl Fn(ArrowError) -> FormatError,
+    ) -> Result<(), FormatError> {
         let mut rest = message;
         while !rest.is_empty() {
-            let decoded = decoder.decode(&mut rest).map_err(self.content())?;
+            let decoded = decoder.decode(&mut rest).map_err(&told)?;
             let Some(batch) = decoded else { break };
             self.keep(batch)?;
         }

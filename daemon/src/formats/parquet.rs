@@ -131,12 +131,27 @@ impl<'a> Input<'a> {
             .map_err(failed)
     }
 
+    /// The first column that cannot be read: of a batch nobody says which it is.
+    fn unreadable<'s>(&self, schema: &'s Schema) -> Option<&'s str> {
+        let parquet = self.metadata.parquet_schema();
+        let of = |column: usize| move |leaf: usize| parquet.get_column_root_idx(leaf) == column;
+        let fails = |column: usize| {
+            let mut batches = self
+                .reader(self.metadata.schema(), Some(&of(column)))
+                .ok()?;
+            batches.any(|batch| batch.is_err()).then_some(column)
+        };
+        let column = (0..schema.fields().len()).find_map(fails)?;
+        Some(schema.field(column).name())
+    }
+
     fn read(&self, schema: &SchemaRef, sink: &mut Sink<'_>) -> Result<(), FormatError> {
         let (mut rows, mut decoded) = (0, 0);
         let announced = self.metadata.metadata().file_metadata().num_rows();
         let announced = u64::try_from(announced).unwrap_or(0);
         for batch in self.reader(schema, None)? {
-            let batch = batch.map_err(|e| FormatError::content(self.path, &e))?;
+            let batch = batch
+                .map_err(|e| FormatError::content_of(self.path, self.unreadable(schema), &e))?;
             rows += batch.num_rows() as u64;
             decoded += decoded_bytes(&batch);
             self.limits

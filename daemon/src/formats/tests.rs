@@ -511,6 +511,29 @@ fn files_behind_one_another_are_not_one() {
     }
 }
 
+/// Arrow and Parquet say what is wrong and not where.
+#[test]
+fn a_column_that_cannot_be_read_is_named() {
+    let files = Files::new();
+    let words = Arc::new(StringArray::from(vec!["abcdefgh", "stuvwxyz"])) as ArrayRef;
+    let whole = Arc::new(StringArray::from(vec!["one", "two"])) as ArrayRef;
+    let rows = batch(vec![
+        ("ok", whole.clone()),
+        ("no text", words),
+        ("id", whole),
+    ]);
+    for name in ["a.parquet", "a.arrow", "a.arrows"] {
+        let path = files.binary(name, &rows);
+        assert!(read(&path, None).is_ok(), "{name}");
+        let mut bytes = fs::read(&path).unwrap();
+        while let Some(at) = bytes.windows(8).position(|word| word == b"stuvwxyz") {
+            bytes[at + 3] = 0xff;
+        }
+        fs::write(&path, bytes).unwrap();
+        refusal(read(&path, None), name, &["column `no text`: ", "UTF"]);
+    }
+}
+
 #[test]
 fn an_arrow_file_is_what_it_begins_as() {
     let files = Files::new();

@@ -38,7 +38,9 @@ pub struct DriftReport {
     /// Whether the table was dropped and made again: the pinned version is not the one that was committed, and all
     /// versions are somebody else's. Only `--force` helps, which adopts what stands there.
     pub replaced: bool,
-    /// Rows at the pin; 0 when the table was replaced.
+    /// The pinned version is gone, and others of the table are there.
+    pub gone: bool,
+    /// Rows at the pin; 0 when the table was replaced, or the pin is gone.
     pub pinned_rows: u64,
     /// Rows at HEAD, when it can be read.
     pub head_rows: Option<u64>,
@@ -68,7 +70,12 @@ impl Store {
             return Ok(None);
         };
         let replaced = !self.pin_stands(&entry).await?;
-        let from = if replaced { 0 } else { entry.version };
+        let gone = !replaced && self.is_pin_gone(&entry).await?;
+        let from = match (replaced, gone) {
+            (true, _) => 0,
+            (_, true) => entry.version.min(self.newest_of(&entry).await? - 1),
+            (false, false) => entry.version,
+        };
         let chain = self.scan(snapshot.state.store, &entry.path, from).await?;
         let mut versions = Vec::new();
         for (version, class) in chain.iter() {
@@ -82,7 +89,7 @@ impl Store {
                 preserves_content: class == Class::Maintenance,
             });
         }
-        let pinned_rows = match replaced {
+        let pinned_rows = match replaced || gone {
             true => 0,
             false => self.open_pinned(&entry).await?.count_rows(None).await? as u64,
         };
@@ -96,9 +103,14 @@ impl Store {
             head: chain.head(),
             versions,
             replaced,
+            gone,
             pinned_rows,
             head_rows,
         }))
+    }
+
+    async fn newest_of(&self, entry: &TableEntry) -> Result<u64> {
+        Ok(self.latest(&entry.path).await?.manifest().version)
     }
 
     /// Where `table` stands, if it is the one that was committed.
@@ -123,7 +135,7 @@ impl Store {
         // An undecided operation is resolved first: it is not drift. Each round settles one.
         for _ in 0..PUBLISH_ROUNDS {
             let pinned = self.pinned(table).await?;
-            if !self.pin_stands(&pinned.entry).await? {
+            if !self.pin_stands(&pinned.entry).await? || self.is_pin_gone(&pinned.entry).await? {
                 return Ok(Some(pinned));
             }
             let at = self.above(pinned.clone()).await?;
@@ -155,7 +167,7 @@ impl Store {
         let Some(Pinned { snapshot, entry }) = self.drifted(table).await? else {
             return Err(moved());
         };
-        if preview.replaced {
+        if preview.replaced || preview.gone {
             return self.adopt(&snapshot, &entry, preview, action).await;
         }
         if !self.pin_stands(&entry).await? {
@@ -221,8 +233,11 @@ impl Store {
         action: RepairAction,
     ) -> Result<u64> {
         let table = &preview.table;
+        let moved = format!("table {table} moved since the preview; look again");
         if action != RepairAction::Force {
-            return Err(entry.replaced(format!("table {table}")));
+            // What it tells is why nothing else can be done.
+            let pinned = self.open_pinned(entry).await;
+            return Err(pinned.err().unwrap_or_else(|| Error::conflict(moved)));
         }
         for op in self.sidecar_ops().await? {
             let sidecar = self.sidecar(op).await?;
@@ -235,13 +250,17 @@ impl Store {
                 ));
             }
         }
-        let head = self
-            .scan(snapshot.state.store, &entry.path, 0)
-            .await?
-            .head();
-        let moved = format!("table {table} moved since the preview; look again");
+        let head = self.newest_of(entry).await?;
         if (entry.version, head) != (preview.pin, preview.head) {
             return Err(Error::conflict(moved));
+        }
+        if preview.gone {
+            let above = self.scan(
+                snapshot.state.store,
+                &entry.path,
+                entry.version.min(head - 1),
+            );
+            refuse_aborted(snapshot, table, &above.await?)?;
         }
         let made = self.made_by(&entry.path, head).await?;
         let adopted = TableEntry {
@@ -252,17 +271,25 @@ impl Store {
         };
         hit(Seam::RepairBeforePublish)?;
         let actor = &self.options().actor;
-        let message = "repair --force of a table that was made again";
+        let message = match preview.replaced {
+            true => "repair --force of a table that was made again",
+            false => "repair --force of a table whose pin is gone",
+        };
         let mut record = Record::new(self.new_op(), "repair", actor, message);
         record.tables = vec![Change {
             table: table.clone(),
             from: 0,
             to: preview.head,
         }];
+        // Of one that was made again no number was ever freed by us.
+        let floor = match preview.replaced {
+            true => 0,
+            false => snapshot.state.floor(table).min(head),
+        };
+        let floor = (floor > 0).then(|| floor.to_string());
         let updates = vec![
             (format!("pin/{table}"), Some(encode(&adopted)?)),
-            // No number of it was ever freed by us.
-            (format!("floor/{table}"), None),
+            (format!("floor/{table}"), floor),
         ];
         match self.try_publish(snapshot, updates, &record).await? {
             Published::Won(_) => Ok(preview.head),
@@ -297,6 +324,10 @@ impl Store {
         let Some(report) = self.drift(table).await? else {
             return Ok(None);
         };
+        if report.gone {
+            // Nobody has reviewed what is lost.
+            self.open_pinned(&at.entry).await?;
+        }
         if adopt || at.snapshot.state.drift_policy(table) == DriftPolicy::Adopt {
             self.repair(&report, RepairAction::Force).await?;
             return Ok(None);

@@ -136,12 +136,12 @@ enum Below {
     Replaced,
 }
 
-/// The error of a table that ends at `latest`, and of which a later `version` was committed.
+/// The error of a table whose latest version is `latest`, and of which `version` was committed.
 fn version_lost(uri: String, version: u64, latest: u64) -> Error {
     Error::new(
         ErrorKind::Storage,
         format!(
-            "{uri}: version {version}, which was committed, is missing: the latest that is there is {latest}; restore the files in its _versions from a backup"
+            "{uri}: version {version}, which was committed, is missing: the latest that is there is {latest}; restore the files in its _versions from a backup, or see `squire repair` to adopt what stands there"
         ),
     )
 }
@@ -312,6 +312,10 @@ impl Store {
             }
             Ok(_) => Err(entry.replaced(self.uri_of(&entry.path))),
             Err(e) => match self.below_pin(entry).await {
+                None if self.is_pin_gone(entry).await? => {
+                    let latest = self.latest(&entry.path).await?.manifest().version;
+                    Err(version_lost(self.uri_of(&entry.path), entry.version, latest).caused_by(e))
+                }
                 None => Err(e),
                 Some(Below::Lost(latest)) => Err(version_lost(
                     self.uri_of(&entry.path),
@@ -366,6 +370,17 @@ impl Store {
             Ok(manifest) => Ok(entry.stands_on(transaction_id(&manifest).as_deref())),
             Err(_) => Ok(!self.falls_short(entry).await),
         }
+    }
+
+    /// Whether the pinned version is gone while others of the table are there: another client's cleanup removed it, or it was
+    /// lost with a disk.
+    pub(crate) async fn is_pin_gone(&self, entry: &TableEntry) -> Result<bool> {
+        let Some(handle) = self.any_handle(&entry.path).await? else {
+            return Ok(false);
+        };
+        let naming = handle.manifest_location().naming_scheme;
+        let path = naming.manifest_path(&self.object_path(&entry.path), entry.version);
+        Ok(!self.objects.exists(&path).await?)
     }
 
     /// Refuses to build on a pin that the storage does not show any more, however well it is remembered here.

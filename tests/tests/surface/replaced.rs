@@ -17,27 +17,37 @@ async fn made_again(lake: &Lake, versions: i64) -> Vec<(i64, String)> {
     std::fs::remove_dir_all(&path).expect("dropped");
     let mut rows = Vec::new();
     for i in 0..versions {
-        let (id, value) = (900 + i, format!("new-{i}"));
-        let columns: Vec<Arc<dyn arrow_array::Array>> = vec![
-            Arc::new(Int64Array::from(vec![id])),
-            Arc::new(StringArray::from(vec![value.clone()])),
-        ];
-        let batch = RecordBatch::try_new(schema.clone(), columns);
-        let reader = RecordBatchIterator::new([batch], schema.clone());
-        let params = WriteParams {
-            mode: if i == 0 {
-                WriteMode::Create
-            } else {
-                WriteMode::Append
-            },
-            ..WriteParams::default()
+        let row = (900 + i, format!("new-{i}"));
+        let mode = match i {
+            0 => WriteMode::Create,
+            _ => WriteMode::Append,
         };
-        Dataset::write(reader, &*path.to_string_lossy(), Some(params))
-            .await
-            .expect("written");
-        rows.push((id, value));
+        write(&path, &schema, &row, mode).await;
+        rows.push(row);
     }
     rows
+}
+
+/// Another client writes one row.
+async fn write(
+    path: &Path,
+    schema: &Arc<arrow_schema::Schema>,
+    (id, value): &(i64, String),
+    mode: WriteMode,
+) {
+    let columns: Vec<Arc<dyn arrow_array::Array>> = vec![
+        Arc::new(Int64Array::from(vec![*id])),
+        Arc::new(StringArray::from(vec![value.clone()])),
+    ];
+    let batch = RecordBatch::try_new(schema.clone(), columns);
+    let reader = RecordBatchIterator::new([batch], schema.clone());
+    let params = WriteParams {
+        mode,
+        ..WriteParams::default()
+    };
+    let uri = path.to_string_lossy().into_owned();
+    let written = Dataset::write(reader, &uri, Some(params));
+    written.await.expect("written");
 }
 
 /// With fewer versions than the pin, just as many, and more.
@@ -101,6 +111,68 @@ async fn a_table_made_again_is_reported_and_never_shown() {
         assert_eq!(lake.rows("t").await.len(), new.len() + 1);
         let status: Value = lake.status();
         assert_eq!(status["tables"].as_array().map(Vec::len), Some(2));
+        lake.assert_at_rest();
+    }
+}
+
+/// The pinned version goes with another client's cleanup, or with a disk: what stands there is shown, and a person may adopt it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_whose_pin_is_gone_can_be_adopted() {
+    for is_lost in [true, false] {
+        let lake = Lake::with_tables(&["t", "other"]);
+        for i in 0..3 {
+            let batch = lake.batch(&format!("b{i}"), &["t", "other"], i..i + 1);
+            lake.run(&["commit", &lake.uri, &batch]).ok();
+        }
+        let mut rows = lake.rows("t").await;
+        let path = Path::new(&lake.uri).join("t.lance");
+        let head = if is_lost {
+            let hint = path.join("_versions/latest_version_hint.json");
+            std::fs::remove_file(hint).ok();
+            let latest = format!("_versions/{:020}.manifest", u64::MAX - 4);
+            std::fs::remove_file(path.join(latest)).expect("the latest version");
+            rows.retain(|(id, _)| *id < 2);
+            "3"
+        } else {
+            let uri = path.to_string_lossy().into_owned();
+            let table = Dataset::open(&uri).await.expect("table");
+            let schema = Arc::new(table.schema().into());
+            let row = (900, "foreign".to_owned());
+            write(&path, &schema, &row, WriteMode::Append).await;
+            let table = Dataset::open(&uri).await.expect("table");
+            let all = chrono::TimeDelta::zero();
+            let cleaned = table.cleanup_old_versions(all, Some(true), None).await;
+            cleaned.expect("another client's cleanup");
+            rows.push(row);
+            "5"
+        };
+        let (uri, said) = (
+            lake.uri.clone(),
+            "version 4, which was committed, is missing",
+        );
+        let file = lake.csv("t.csv", [(50, "more".to_owned())]);
+        let write = ["write", &uri, "t", &file];
+        let refused = lake.run(&write).failed(1, said);
+        assert!(refused.stderr.contains("squire repair"), "{refused:?}");
+        lake.run(&["write", &uri, "other", &file]).ok();
+
+        let preview = lake.run(&["repair", &uri, "--json"]).failed(3, "").json();
+        let drift = &preview["drift"][0];
+        assert_eq!(
+            (&drift["gone"], drift["head"].to_string()),
+            (&json!(true), head.to_owned()),
+            "{drift}"
+        );
+        for action in ["--publish", "--discard"] {
+            lake.run(&["repair", &uri, "--table", "t", action])
+                .failed(1, said);
+        }
+        lake.run(&["repair", &uri, "--table", "t", "--force", "--head", head])
+            .ok();
+        assert_eq!(lake.rows("t").await, rows, "{is_lost}");
+        lake.run(&write).ok();
+        lake.daemon_pass("0s").ok();
+        lake.run(&["verify", &uri]).ok();
         lake.assert_at_rest();
     }
 }
