@@ -171,5 +171,12 @@ fn describe(report: &DriftReport) -> Vec<String> {
             report.pin, report.head
         )
     });
-    replaced.into_iter().chain(gone).chain([drift]).collect()
+    let lacks = (!report.lacks.is_empty()).then(|| {
+        format!(
+            "{table}: HEAD lacks {}; what is built on them fails from then on",
+            report.lacks.join(", ")
+        )
+    });
+    let told = replaced.into_iter().chain(gone).chain([drift]);
+    told.chain(lacks).collect()
 }

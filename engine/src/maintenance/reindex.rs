@@ -519,6 +519,12 @@ async fn build(
 ) -> Result<Outcome> {
     let rows = head.count_rows(None).await?;
     let column = declaration.column.as_str();
+    if head.schema().field(column).is_none() {
+        let gone = format!(
+            "column {column} is not there; withdraw it: `squire index STORE TABLE {column} --withdraw --name {name}`"
+        );
+        return Err(Error::new(ErrorKind::Unfit, gone).with(SaysWhatToDo));
+    }
     let (kind, params) = match asked_for(head, declaration, rows, store)? {
         Ok(asked) => asked,
         Err(why) => return Ok(Outcome::Pending(why)),

@@ -1,12 +1,13 @@
 //! Drift: versions above a pin that no operation of ours explains. A person decides; the preview says what about.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::TableName;
+use crate::ids::{Key, TableName};
 use crate::protocol::{Chain, Class, Kind, Obstacle, clean_prefix};
 use crate::publish::{Change, PUBLISH_ROUNDS, Published, Record};
 use crate::recovery::Met;
 use crate::store::state::{DriftPolicy, encode};
 use crate::store::{Pinned, Snapshot, Standing, Store, TableEntry, tags_of};
+use lance_core::datatypes::Schema;
 use serde::Serialize;
 use squire_failpoints::{Seam, hit};
 
@@ -44,6 +45,8 @@ pub struct DriftReport {
     pub pinned_rows: u64,
     /// Rows at HEAD, when it can be read.
     pub head_rows: Option<u64>,
+    /// Columns that the store builds on, and HEAD has not: of the key, of declared indexes.
+    pub lacks: Vec<String>,
 }
 
 /// What to do about drift.
@@ -93,10 +96,11 @@ impl Store {
             true => 0,
             false => self.open_pinned(&entry).await?.count_rows(None).await? as u64,
         };
-        let head_rows = match self.open_at(&entry.path, chain.head()).await {
-            Ok(head) => head.count_rows(None).await.ok().map(|rows| rows as u64),
-            Err(_) => None,
-        };
+        let (mut head_rows, mut lacks) = (None, Vec::new());
+        if let Ok(head) = self.open_at(&entry.path, chain.head()).await {
+            head_rows = head.count_rows(None).await.ok().map(|rows| rows as u64);
+            lacks = lacking(&snapshot, table, &entry, head.schema());
+        }
         Ok(Some(DriftReport {
             table: table.clone(),
             pin: entry.version,
@@ -106,6 +110,7 @@ impl Store {
             gone,
             pinned_rows,
             head_rows,
+            lacks,
         }))
     }
 
@@ -363,6 +368,25 @@ impl Store {
 }
 
 /// An aborted operation is never published, by nobody's word.
+/// What the store builds on and `schema` has not.
+fn lacking(
+    snapshot: &Snapshot,
+    table: &TableName,
+    entry: &TableEntry,
+    schema: &Schema,
+) -> Vec<String> {
+    let keys = entry.key.iter().flat_map(Key::columns);
+    let keys = keys.map(|column| (column.as_str(), format!("the key column {column}")));
+    let indexes = snapshot.state.indexes_of(table).map(|(name, declared)| {
+        let told = format!("column {} of the declared index {name}", declared.column);
+        (declared.column.as_str(), told)
+    });
+    let all = keys.chain(indexes);
+    all.filter(|(column, _)| schema.field(column).is_none())
+        .map(|(_, told)| told)
+        .collect()
+}
+
 fn refuse_aborted(snapshot: &Snapshot, table: &TableName, chain: &Chain) -> Result<()> {
     let aborted = chain.iter().find_map(|(version, class)| match class {
         Class::Logical(op) if snapshot.state.aborted.contains_key(&op) => Some((version, op)),
