@@ -20,11 +20,11 @@ use std::time::Duration;
 const ONE: &[&str] = &["a"];
 
 /// Fragments of the table, and of a task.
-const FRAGMENTS: i64 = 12;
+pub(super) const FRAGMENTS: i64 = 12;
 const OF_TASK: usize = 4;
-const TASKS: usize = 3;
+pub(super) const TASKS: usize = 3;
 
-fn scene() -> (Lake, Vec<Batch>) {
+pub(super) fn scene() -> (Lake, Vec<Batch>) {
     let lake = Lake::with_tables(ONE);
     let batch = |n: i64| Batch::new(format!("b{n}"), ONE, n * 10..n * 10 + 3);
     let batches: Vec<Batch> = (0..FRAGMENTS).map(batch).collect();
@@ -144,7 +144,7 @@ impl<F: Fn(&Attempt<'_>) -> Ended + Send + Sync> Executor for Scripted<'_, F> {
     }
 }
 
-fn data_files(lake: &Lake) -> BTreeSet<PathBuf> {
+pub(super) fn data_files(lake: &Lake) -> BTreeSet<PathBuf> {
     squire_tests::tree(&lake.path("lake/a.lance/data"))
 }
 
@@ -153,7 +153,12 @@ fn stranded(lake: &Lake) -> u64 {
 }
 
 /// Every row once, so many fragments, and nothing left of anybody's work: `before` are the files of the fragments that were.
-async fn assert_settled(lake: &Lake, batches: &[Batch], fragments: usize, before: usize) {
+pub(super) async fn assert_settled(
+    lake: &Lake,
+    batches: &[Batch],
+    fragments: usize,
+    before: usize,
+) {
     assert_rows(lake, &batches.iter().collect::<Vec<_>>()).await;
     assert_eq!(lake.table_status("a", "fragments"), fragments);
     assert_eq!(stranded(lake), 0);
