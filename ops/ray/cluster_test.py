@@ -48,10 +48,10 @@ while not select.select([sys.stdin], [], [], random.uniform(0, 0.3))[0]:
     table = lance.dataset(uri)
     try:
         match random.randrange(4):
-            case 0 | 1:
+            case 0 | 1 if len(rows) > 100:
                 table.delete(where)
                 for id in ids: del rows[id]
-            case 2:
+            case 0 | 1 | 2:
                 table.update({"value": f"'w-{writes}'"}, where=where)
                 for id in ids: rows[id] = f"w-{writes}"
             case 3:
@@ -348,7 +348,7 @@ class Fate:
 
 def survives_what_happens(options, cluster):
     """Workers, Ray's own processes, raylets, the program and the run are killed at random under a writer."""
-    lake = Lake(options, fragments=60)
+    lake = Lake(options, fragments=60, rows=100)
     uri = f"{lake.uri}/t.lance"
     lake.python("import lance, sys; lance.dataset(sys.argv[1]).create_scalar_index('id', 'BTREE')", uri)
     writer = subprocess.Popen(
