@@ -11,6 +11,8 @@
 #   make matrix           the crash matrix alone, and its table
 #   make zoo              SEED=... ARGS="STATE..."; table states of many releases through every command, and their table
 #   make writers          SEED=... CASES=...; random writes of Lance clients under a rewrite, against the same writes without it
+#   make ray              SEED=... ARGS="--only CASE --rounds 20"; tasks on a Ray cluster of raylets here, and deaths of all that takes part
+#   make bench-ray        FRAGMENTS=2000; one table compacted inline, by local workers and by those of Ray, release build
 #   make fuzz             SEED=... CASES=...; mutated input files, in processes of bounded memory
 #   make model            the deep search of the protocol's model; ARGS="--trace" prints counterexamples
 #   make slow             CONNECTIONS=10000; so many slow clients at a daemon, which goes on answering the others
@@ -26,10 +28,10 @@ CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/target
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos matrix zoo writers fuzz simulate race small agents fleet model bench slow package docs setup fmt lint seams
+.PHONY: help run test chaos matrix zoo writers ray bench-ray fuzz simulate race small agents fleet model bench slow package docs setup fmt lint seams
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 17
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 21
 
 # Always the whole workspace: with -p cargo resolves other features and compiles Lance again.
 # One dev build serves both commands: its dependencies are optimised, see [profile.dev] in Cargo.toml.
@@ -96,6 +98,20 @@ writers:
 	ops/setup.sh --test
 	cargo build --workspace --features squire-tests/failpoints --bins
 	$(or $(SQUIRE_PYTHON),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/venv/bin/python) tests/zoo/writers.py $(if $(SEED),--seed $(SEED)) --cases $(or $(CASES),200) $(ARGS)
+
+# The binary has its seams: at them workers stand until they are killed or go on. SEED repeats who is killed; a fresh one is printed.
+ray:
+	ops/setup.sh --ray
+	cargo build --workspace --features squire-tests/failpoints --bins
+	$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/ray/bin/python ops/ray/cluster_test.py --squire $(CARGO_TARGET_DIR)/debug/squire \
+	  --python $(or $(SQUIRE_PYTHON),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/venv/bin/python) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+# FRAGMENTS of a table of about a kilobyte a row: each executor on a copy of it, in one run.
+bench-ray:
+	ops/setup.sh --ray
+	cargo build --release --workspace --bins
+	$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/ray/bin/python ops/ray/cluster_test.py --squire $(CARGO_TARGET_DIR)/release/squire \
+	  --python $(or $(SQUIRE_PYTHON),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/squire/venv/bin/python) --figures $(or $(FRAGMENTS),2000) $(ARGS)
 
 # SEED is the first case's, CASES how many follow. A case that fails stays in $(CARGO_TARGET_DIR)/fuzz.
 simulate: setup

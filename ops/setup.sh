@@ -5,6 +5,7 @@
 #   ops/setup.sh          what `make run` needs: a C compiler, protoc; checks the Rust toolchain
 #   ops/setup.sh --test   also strace, promtool, prometheus, a Python environment with pylance, LanceDB, moto and ADBC, and where they
 #                         can be had a browser, node and schemathesis for the tests of the page
+#   ops/setup.sh --ray    the same as --test, and a Python environment with Ray
 #   ops/setup.sh --zoo    also one environment for each older release of pylance that the zoo builds states with
 #
 # Everything that is not a system package goes below ${XDG_CACHE_HOME:-~/.cache}/squire.
@@ -14,6 +15,9 @@ cd "$(dirname "$0")/.."
 readonly RUST_MINIMUM=1.94.0
 readonly PYTHON_PACKAGES=("pylance==14.0.2" "lancedb==0.40.0" "moto[server]==5.2.5" "pyarrow==26.0.1" "duckdb==2.0.1"
   "adbc-driver-flightsql==1.13.0" "adbc-driver-manager==1.13.0")
+
+# An environment of its own: Ray holds back what other packages need.
+readonly RAY_PACKAGES=("ray==2.60.0")
 
 # What tests the page and the API; a machine without them skips those tests.
 readonly API_PACKAGES=("schemathesis==4.32.5")
@@ -28,6 +32,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/squire
 venv=$cache/venv
 for_tests=no
 for_zoo=no
+for_ray=no
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -36,7 +41,8 @@ case "${1-}" in
   "") ;;
   --test) for_tests=yes ;;
   --zoo) for_tests=yes for_zoo=yes ;;
-  *) printf 'usage: %s [--test | --zoo]\n' "$0" >&2; exit 2 ;;
+  --ray) for_tests=yes for_ray=yes ;;
+  *) printf 'usage: %s [--test | --zoo | --ray]\n' "$0" >&2; exit 2 ;;
 esac
 
 # ---- system packages -------------------------------------------------------------------------
@@ -204,6 +210,17 @@ get_schemathesis() {
   fi
 }
 
+make_ray_environment() {
+  local home=$cache/ray
+  [ -x "$home/bin/python" ] && [ "$(cat "$home/squire-packages" 2>/dev/null)" = "${RAY_PACKAGES[*]}" ] && return 0
+  say "making a Python environment in $home with ${RAY_PACKAGES[*]} (about 80 MB to fetch)"
+  mkdir -p "$cache"
+  [ -x "$home/bin/python" ] || python3 -m venv --clear "$home"
+  "$home/bin/python" -m pip install --quiet --disable-pip-version-check "${RAY_PACKAGES[@]}"
+  "$home/bin/python" -c 'import ray.cluster_utils'
+  printf '%s' "${RAY_PACKAGES[*]}" > "$home/squire-packages"
+}
+
 # A release that does not install here is skipped by the zoo, which says so.
 make_zoo_environments() {
   local release packages home
@@ -238,6 +255,9 @@ if [ "$for_tests" = yes ]; then
   get_browser
   get_schemathesis
   note_test_runner
+fi
+if [ "$for_ray" = yes ]; then
+  make_ray_environment
 fi
 if [ "$for_zoo" = yes ]; then
   make_zoo_environments

@@ -46,7 +46,7 @@ use squire_engine::store::Durability;
 use crate::formats::{Coercion, InputLimits};
 use crate::text_file;
 
-pub(crate) use executor::{ExecutorConfig, ExecutorKind};
+pub(crate) use executor::{ExecutorConfig, ExecutorKind, WhenAway};
 use file::Refused;
 pub(crate) use file::{ConfigFile, WatchKind};
 pub(crate) use flight::FlightConfig;

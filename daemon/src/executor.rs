@@ -4,12 +4,27 @@
 //! `maintenance::elsewhere` of the engine.
 
 mod local;
+mod ray;
 
 use crate::config::{ExecutorConfig, ExecutorKind};
 use local::Local;
+use ray::Ray;
 use squire_engine::error::Result;
 use squire_engine::maintenance::{CompactionLimits, MaintenanceReport, Oversight, Target};
 use squire_engine::store::Store;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Tasks for which Ray was away, of this process.
+static AWAY: AtomicU64 = AtomicU64::new(0);
+
+fn count_away() {
+    AWAY.fetch_add(1, Ordering::Relaxed);
+}
+
+/// For how many tasks Ray was away so far.
+pub(crate) fn away() -> u64 {
+    AWAY.load(Ordering::Relaxed)
+}
 
 /// Compacts `target` of `store`, its tasks executed by whom `by` names.
 ///
@@ -28,6 +43,12 @@ pub(crate) async fn compact(
             let local = Local::new(config, store);
             store
                 .compact_elsewhere(target, limits, &local, oversight)
+                .await
+        }
+        (ExecutorKind::Ray, config) => {
+            let ray = Ray::new(config, store);
+            store
+                .compact_elsewhere(target, limits, &ray, oversight)
                 .await
         }
     }

@@ -68,6 +68,7 @@ pub(crate) struct Metrics {
     stranded: IntGaugeVec,
     stranded_reclaimed: IntCounterVec,
     disks: DiskGauges,
+    executor_away: IntCounter,
     loop_turned: Gauge,
     running: IntGauge,
     waiting: IntGauge,
@@ -86,6 +87,8 @@ pub(crate) struct Load {
     /// The longest time for which an attempt at work has made no step.
     pub(crate) longest_still: Duration,
     pub(crate) paused: bool,
+    /// Tasks for which an executor was away, since the process began.
+    pub(crate) away: u64,
 }
 
 impl Metrics {
@@ -122,6 +125,8 @@ impl Metrics {
         let help = "Bytes that maintenance rewrote for nothing and recovery deleted.";
         let name = "squire_stranded_bytes_reclaimed_total";
         let stranded_reclaimed = counters(r, name, help, &["store"])?;
+        let help = "Rewrite tasks for which Ray was away; they waited, or were executed here.";
+        let executor_away = counter(r, "squire_executor_away_total", help)?;
         let help = "When the daemon's loop turned last; 0 in an agent.";
         let loop_turned = float_gauge(r, "squire_loop_turned_timestamp_seconds", help)?;
         let running = gauge(r, "squire_running", "Attempts at work.")?;
@@ -149,6 +154,7 @@ impl Metrics {
             stranded,
             stranded_reclaimed,
             disks: DiskGauges::new(r)?,
+            executor_away,
             loop_turned,
             running,
             waiting,
@@ -300,6 +306,8 @@ impl Metrics {
 
     /// The loop turned at `now` (Unix seconds), and this is what it does.
     pub(crate) fn turned(&self, now: f64, load: Load) {
+        let counted = self.executor_away.get();
+        self.executor_away.inc_by(load.away.saturating_sub(counted));
         self.loop_turned.set(now);
         self.running.set(integer(load.running as u64));
         self.longest_still.set(load.longest_still.as_secs_f64());

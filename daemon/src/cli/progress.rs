@@ -4,7 +4,7 @@
 use super::Context;
 use super::table::{count, size};
 use crate::formats::{Meter, Metered};
-use squire_engine::maintenance::{Headway, Oversight};
+use squire_engine::maintenance::{Crew, Headway, Oversight};
 use std::future::Future;
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -71,7 +71,7 @@ pub(super) async fn shown<T>(
     let before = oversight.progress();
     let _line = Line::draw(context, move |took| {
         let how = told(before, oversight.progress(), took);
-        format!("{doing}: {how}")
+        format!("{doing}: {how}{}", told_of_crew(&oversight.crew()))
     });
     work.await
 }
@@ -116,6 +116,17 @@ fn told(before: Headway, now: Headway, took: Duration) -> String {
     let (so_far, all) = (amount(done), amount(total));
     let pace = pace((done, done), Some(total), took, now.unit == "bytes");
     format!("{share:.0} %, {so_far} of {all}{pace}")
+}
+
+/// What has become of the tasks that workers execute; nothing where there are none.
+fn told_of_crew(crew: &Crew) -> String {
+    if crew.tasks == 0 {
+        return String::new();
+    }
+    let (queued, at_work, done) = (crew.queued(), crew.at_work, crew.done);
+    let nodes = crew.nodes.map(|nodes| format!(", on {nodes} nodes"));
+    let nodes = nodes.unwrap_or_default();
+    format!("; tasks: {queued} queued, {at_work} running, {done} done{nodes}")
 }
 
 /// How far some inputs are read, and how many rows came of them; or how long something is done that reads none.
@@ -167,7 +178,7 @@ fn pace((done, lately): (u64, u64), total: Option<u64>, took: Duration, in_bytes
 
 #[cfg(test)]
 mod tests {
-    use super::{Headway, Metered, told, told_of_inputs};
+    use super::{Crew, Headway, Metered, told, told_of_crew, told_of_inputs};
     use std::time::Duration;
 
     #[test]
@@ -186,6 +197,24 @@ mod tests {
         assert_eq!(second, "50 %, 1 indexes of 2 indexes, about 10 s left");
         let all = told(none, at("tables", 2, 2), seconds);
         assert_eq!(all, "100 %, 2 tables of 2 tables");
+    }
+
+    #[test]
+    fn it_tells_what_workers_are_at() {
+        assert_eq!(told_of_crew(&Crew::default()), "");
+        let crew = Crew {
+            tasks: 9,
+            at_work: 2,
+            done: 3,
+            nodes: Some(4),
+        };
+        let told = told_of_crew(&crew);
+        assert_eq!(told, "; tasks: 4 queued, 2 running, 3 done, on 4 nodes");
+        let here = told_of_crew(&Crew {
+            nodes: None,
+            ..crew
+        });
+        assert_eq!(here, "; tasks: 4 queued, 2 running, 3 done");
     }
 
     #[test]

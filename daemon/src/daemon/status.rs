@@ -173,6 +173,7 @@ impl Status {
             running,
             longest_still,
             paused: self.seen().is_paused(),
+            away: crate::executor::away(),
         };
         self.metrics.turned(self.now_seconds(), load);
     }

@@ -113,6 +113,7 @@ impl Executor for Local {
             Ok(child) => child,
             Err(e) => return Ended::Away(format!("no worker can be started: {e}")),
         };
+        let _at_work = handed.oversight.at_work();
         let heard = tokio::select! {
             biased;
             () = handed.stopped() => None,

@@ -43,7 +43,7 @@ mod unreferenced;
 
 pub use crate::history::ArchiveReport;
 pub use crate::journal::{Account, Amounts};
-pub use crate::oversight::{Headway, Oversight, Pace};
+pub use crate::oversight::{AtWork, Crew, Headway, Oversight, Pace};
 pub use crate::proof::Verify;
 pub use crate::recovery::{RunFiles, Skipped};
 pub use cleanup::{

@@ -1,7 +1,9 @@
 //! How whoever started a run watches it.
 
+mod crew;
 mod pace;
 
+pub use crew::{AtWork, Crew};
 pub use pace::Pace;
 pub(crate) use pace::Paced;
 
@@ -32,6 +34,7 @@ pub struct Oversight {
     give_up: CancellationToken,
     steps: Arc<AtomicU64>,
     progress: Arc<Mutex<Headway>>,
+    crew: Arc<Mutex<Crew>>,
     /// What its requests to the storage keep to.
     pace: Option<Arc<Pace>>,
     /// Held by the request that pays.

@@ -7,6 +7,7 @@
 //! * [`liveness`]: nobody waits for a dead process longer than the grace, and somebody always gets on.
 //! * [`stranded`]: what maintenance rewrote for nothing is reclaimed.
 //! * [`workers`]: tasks that processes of their own execute.
+//! * [`ray`]: the same on a Ray cluster, with something else in Ray's place.
 //! * [`plain`]: the same on plain tables, where there is no store.
 //!
 //! What every test asserts: each acknowledged row exactly once (I4), each batch whole or absent in all its tables at
@@ -17,6 +18,7 @@ mod liveness;
 mod maintenance;
 mod plain;
 mod race;
+mod ray;
 mod stranded;
 mod workers;
 

@@ -5,6 +5,7 @@
 
 use super::{Batch, assert_rows};
 use async_trait::async_trait;
+use squire_engine::commit::CommitRequest;
 use squire_engine::error::{ErrorKind, Result};
 use squire_engine::maintenance::tasks::TaskBounds;
 use squire_engine::maintenance::{
@@ -20,11 +21,11 @@ use std::time::Duration;
 const ONE: &[&str] = &["a"];
 
 /// Fragments of the table, and of a task.
-const FRAGMENTS: i64 = 12;
+pub(super) const FRAGMENTS: i64 = 12;
 const OF_TASK: usize = 4;
-const TASKS: usize = 3;
+pub(super) const TASKS: usize = 3;
 
-fn scene() -> (Lake, Vec<Batch>) {
+pub(super) fn scene() -> (Lake, Vec<Batch>) {
     let lake = Lake::with_tables(ONE);
     let batch = |n: i64| Batch::new(format!("b{n}"), ONE, n * 10..n * 10 + 3);
     let batches: Vec<Batch> = (0..FRAGMENTS).map(batch).collect();
@@ -144,7 +145,7 @@ impl<F: Fn(&Attempt<'_>) -> Ended + Send + Sync> Executor for Scripted<'_, F> {
     }
 }
 
-fn data_files(lake: &Lake) -> BTreeSet<PathBuf> {
+pub(super) fn data_files(lake: &Lake) -> BTreeSet<PathBuf> {
     squire_tests::tree(&lake.path("lake/a.lance/data"))
 }
 
@@ -153,7 +154,12 @@ fn stranded(lake: &Lake) -> u64 {
 }
 
 /// Every row once, so many fragments, and nothing left of anybody's work: `before` are the files of the fragments that were.
-async fn assert_settled(lake: &Lake, batches: &[Batch], fragments: usize, before: usize) {
+pub(super) async fn assert_settled(
+    lake: &Lake,
+    batches: &[Batch],
+    fragments: usize,
+    before: usize,
+) {
     assert_rows(lake, &batches.iter().collect::<Vec<_>>()).await;
     assert_eq!(lake.table_status("a", "fragments"), fragments);
     assert_eq!(stranded(lake), 0);
@@ -454,6 +460,42 @@ async fn a_local_worker_has_a_limit_and_dies_alone() {
         before - FRAGMENTS as usize,
     )
     .await;
+}
+
+/// Rows that no worker of this memory can hold: it is told which table they are of, the daemon goes on, and others are maintained.
+#[tokio::test]
+async fn a_worker_that_runs_out_of_memory_stops_nobody_else() {
+    let (lake, batches) = scene();
+    lake.create_tables(&["b"]);
+    for id in 0..2 {
+        let wide = vec![(id, "x".repeat(150 << 20))];
+        let store = lake.store().await;
+        let write = squire_tests::append_rows("b", wide);
+        let request = CommitRequest::new(vec![write]);
+        store.commit(&request).await.expect("a commit");
+    }
+    let file = lake.path("squire.toml");
+    let config = "[policy]\nexecutor = \"local\"\nmin_candidate_fragments = 2\n[executor]\nmemory = \"64MiB\"\nworkers = 1\n";
+    std::fs::write(&file, config).expect("a file");
+    let file = file.to_string_lossy();
+    let pass = [
+        "daemon", &lake.uri, "--once", "--listen", "off", "--config", &file,
+    ];
+    let done = lake.run(&pass);
+    for told in [
+        "memory allocation of",
+        "3 workers died over it: signal 6 ended it; it may hold 64 MiB (executor.memory)",
+        "target=\"b\"",
+    ] {
+        assert!(done.stderr.contains(told), "{told}: {}", done.stderr);
+    }
+    assert_eq!(lake.table_status("b", "fragments"), 2);
+    assert_eq!(lake.table_status("a", "fragments"), 1);
+    let rows = batches.iter().flat_map(|batch| batch.ids.clone());
+    assert_eq!(lake.ids("a").await, rows.collect::<Vec<_>>());
+    assert_eq!(lake.ids("b").await, [0, 1]);
+    assert_eq!(stranded(&lake), 0);
+    lake.assert_at_rest();
 }
 
 /// The child of `parent` that stands still, once there is one.

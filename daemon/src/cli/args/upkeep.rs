@@ -78,7 +78,7 @@ pub(crate) struct OptimizeArgs {
     /// Say what would be done; do nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Who executes the rewrites: this process, or workers on this machine; policy.executor of the configuration by default.
+    /// Who executes the rewrites: this process, workers on this machine, or workers of Ray; policy.executor of the configuration by default.
     #[arg(long)]
     pub(crate) executor: Option<ExecutorKind>,
 }

@@ -72,6 +72,16 @@ impl Envelope {
         &self.location
     }
 
+    /// This attempt at the task.
+    pub fn attempt(&self) -> OpId {
+        self.attempt
+    }
+
+    /// Bytes that its worker may hold.
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+
     /// Bytes per second that it may move; `None` for no limit.
     pub fn bytes_per_second(&self) -> Option<u64> {
         self.bytes_per_second

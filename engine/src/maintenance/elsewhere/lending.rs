@@ -99,6 +99,7 @@ impl<'a> Lending<'a> {
         report: &mut MaintenanceReport,
     ) -> Result<usize> {
         let all = tasks.len();
+        self.rewriting.run.oversight.lends(all);
         let (to, from) = unbounded_channel();
         let taking = async {
             let taken = self.take_in(head, from, report).await;
@@ -141,6 +142,7 @@ impl<'a> Lending<'a> {
                 return;
             };
             bytes = bytes.saturating_sub(back.task.bytes);
+            self.tell(&back);
             if matches!(back.what, What::Failed(_)) {
                 waiting.clear();
             }
@@ -148,6 +150,21 @@ impl<'a> Lending<'a> {
                 waiting.clear();
             }
         }
+    }
+
+    /// Counts a task that came back, and says so.
+    fn tell(&self, back: &Back) {
+        let run = self.rewriting.run;
+        run.oversight.is_back();
+        let crew = run.oversight.crew();
+        let (done, of, bytes) = (crew.done, crew.tasks, back.task.bytes);
+        let came = match &back.what {
+            What::Rewritten(_) => "rewritten",
+            What::Unfit(_) => "unfit",
+            What::Overtaken => "overtaken",
+            What::Failed(_) => "failed",
+        };
+        tracing::info!(op = %run.op, target = %run.target, done, of, bytes, came, "a task came back");
     }
 
     async fn one(&self, task: Task) -> Back {

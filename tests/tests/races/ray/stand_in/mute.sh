@@ -1,0 +1,3 @@
+#!/bin/sh
+# No Python: it neither says nor reads anything.
+exec sleep 3600
