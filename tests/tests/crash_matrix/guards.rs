@@ -483,8 +483,8 @@ async fn a_run_without_its_sidecar_commits_nothing() {
 async fn a_delayed_put_meets_the_fence() {
     let lake = lake();
     commit(&lake, "more", 10..13).ok();
-    // The second put of a compaction is the one that refers to the rewritten files; the guard was asked before.
-    let run = given_up(&lake, "commit.before_put=1*off->1*return(stop)");
+    // The put of a compaction refers to the rewritten files; the guard was asked before.
+    let run = given_up(&lake, "commit.before_put=1*return(stop)");
     run.resume();
     assert_eq!(ids(&lake).await, both(&[0, 1, 2, 10, 11, 12]));
     lake.daemon_pass("0s").ok();
@@ -543,8 +543,8 @@ async fn a_table_that_was_made_again_is_not_committed_to() {
     for (seam, versions) in [
         // As many as were read, so that nothing but their objects tells them apart.
         ("maintain.after_rewrite=1*return(stop)", 4),
-        ("commit.before_put=1*off->1*return(stop)", 4),
-        ("commit.before_put=1*off->1*return(stop)", 1),
+        ("commit.before_put=1*return(stop)", 4),
+        ("commit.before_put=1*return(stop)", 1),
     ] {
         let plain = made(&lake, 0, 4).await;
         let mut run = lake.with_seam(seam, &["optimize", &plain.uri]);
