@@ -1,7 +1,7 @@
 //! The carrier: lands rewrites above HEAD, whatever writers did to their fragments meanwhile.
 //!
 //! 1. It compares HEAD with the version that was rewritten, by their manifests. A result whose fragments changed in
-//!    another way than by deletions, or whose indexes are others, is given up; the rest goes on.
+//!    another way than by deletions, or of which an index covers a part, is given up; the rest goes on.
 //! 2. Once, it gives the new fragments ids, and lets indexes follow and proves them as if nothing had been deleted (a
 //!    rehearsal). Ids are some ahead of HEAD's: until writers have come so far they are nobody's, and the commit takes them.
 //! 3. It writes what was deleted meanwhile as deletion files of the new fragments, whose names hold those ids.
@@ -20,7 +20,7 @@ use super::rehearsal::{put, slot_after};
 use super::run::Run;
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::proof::{Rewrite, Verify};
-use crate::store::{SlotChoice, Store, fragment_bytes, own_file};
+use crate::store::{Opened, SlotChoice, Store, fragment_bytes, own_file};
 use lance::Dataset;
 use lance::dataset::index::DatasetIndexRemapperOptions;
 use lance::dataset::optimize::{CompactionOptions, RewriteResult, commit_compaction};
@@ -235,13 +235,11 @@ impl Carrier<'_> {
     /// for them.
     ///
     /// # Errors
-    /// `lost`, or what was lost last, when nothing holds; `Cancelled` when the run is asked to stop.
-    pub(super) async fn land(
-        &self,
-        results: Vec<RewriteResult>,
-        mut lost: Error,
-    ) -> Result<(Landed, Dataset)> {
+    /// `Conflict`, or what was lost last, when nothing holds; `Cancelled` when the run is asked to stop.
+    pub(super) async fn land(&self, results: Vec<RewriteResult>) -> Result<(Landed, Dataset)> {
         let offered = results.len();
+        let mut lost = Error::conflict("others have changed what it replaces");
+        let opened = self.run.opened();
         let mut comparison = Comparison::of(self.base, results).await?;
         let mut prepared: Option<Prepared> = None;
         let (mut patience, mut backoff) = (Patience::default(), between_bursts());
@@ -260,18 +258,19 @@ impl Carrier<'_> {
                     Next::GiveUp => return Err(lost),
                 }
             }
-            let before = comparison.carried.len();
-            comparison.follow(&head).await?;
+            let same = comparison.follow(&head).await?;
             let carried = &comparison.carried;
+            if let Some(why) = comparison.given_up.take() {
+                self.check_standing(opened.as_ref(), &head).await?;
+                let left = carried.len();
+                tracing::info!(op = %self.run.op, target = %self.run.target, offered, left, why, "rewrites are given up, and planned afresh");
+                lost = Error::conflict(why);
+            }
             if carried.is_empty() {
                 return Err(lost);
             }
-            let others = carried.len() < before;
-            if others
-                || prepared
-                    .as_ref()
-                    .is_some_and(|ready| !ready.has_free_ids(&head))
-            {
+            let is_free = |ready: &Prepared| ready.has_free_ids(&head);
+            if !same || !prepared.as_ref().is_some_and(is_free) {
                 prepared = None;
             }
             let done = self.step(&head, &slot, &mut prepared, carried, &mut tried);
@@ -324,6 +323,18 @@ impl Carrier<'_> {
         }
         *tried = Some(head.manifest().version);
         self.commit(head, slot, ready, carried).await.map(Some)
+    }
+
+    /// That `head` is of the table that was `opened`: another one has other fragments, which are none of this run's.
+    async fn check_standing(&self, opened: Option<&Opened>, head: &Dataset) -> Result<()> {
+        let Some(opened) = opened else {
+            return Ok(());
+        };
+        let at = &head.manifest_location().path;
+        match opened.is_table(&self.store.objects, at).await? {
+            true => Ok(()),
+            false => Err(opened.gone()),
+        }
     }
 
     /// Gives up those whose files are gone: Lance removes them when a rehearsal fails early.

@@ -359,8 +359,7 @@ impl Rewriting<'_> {
             options: self.options,
             base,
         };
-        let lost = Error::conflict("others have changed what it replaces");
-        let (landed, at) = carrier.land(results, lost).await?;
+        let (landed, at) = carrier.land(results).await?;
         tracing::debug!(op = %self.run.op, target = %self.run.target, carried = landed.carried, dropped = landed.dropped, "committed rewrites");
         *head = at;
         Ok(landed)

@@ -5,6 +5,7 @@
 
 use super::carry::{
     Change, Coverage, Source, carry, comparable, compare, neighbours, same_coverage,
+    uniform_coverage,
 };
 use super::listed::ids_of;
 use super::plan::beyond_us;
@@ -22,10 +23,12 @@ use std::collections::{BTreeSet, HashMap};
 pub(super) struct Comparison<'a> {
     /// The version that was rewritten.
     base: &'a Dataset,
-    /// What covers its fragments; `None` when that cannot be compared.
+    /// What covers the fragments of the version that was compared last; `None` when that cannot be compared.
     covered: Option<Coverage>,
     /// Those that still hold.
     pub(super) carried: Vec<Carried>,
+    /// Why the last of the others does not.
+    pub(super) given_up: Option<&'static str>,
 }
 
 /// A result, and what happened to its fragments up to a certain version.
@@ -48,39 +51,59 @@ impl<'a> Comparison<'a> {
     /// Those of the storage.
     pub(super) async fn of(base: &'a Dataset, results: Vec<RewriteResult>) -> Result<Self> {
         let was = by_id(base);
-        let mut carried = Vec::with_capacity(results.len());
-        for result in results {
-            carried.extend(Carried::of(&was, result));
-        }
+        let offered = results.len();
+        let carried = results.into_iter().filter_map(|r| Carried::of(&was, r));
+        let carried: Vec<Carried> = carried.collect();
+        let given_up = "they are no rewrites of what was there";
         Ok(Self {
             base,
             covered: coverage(base).await?,
+            given_up: (carried.len() < offered).then_some(given_up),
             carried,
         })
     }
 
-    /// Compares all with `head`, and gives up those that do not hold there.
+    /// Compares all with `head`, and gives up those that do not hold there. Says whether those that are left are the same, with
+    /// the same index segments over them.
     ///
     /// # Errors
     /// Those of the storage.
-    pub(super) async fn follow(&mut self, head: &Dataset) -> Result<()> {
+    pub(super) async fn follow(&mut self, head: &Dataset) -> Result<bool> {
         let (was, is) = (self.base.manifest(), head.manifest());
         let comparable =
             (was.version == is.version || comparable(was, is)) && beyond_us(is).is_none();
         let covers = coverage(head).await?;
-        let (true, Some(covered), Some(covers)) = (comparable, &self.covered, covers) else {
+        let (true, Some(covered), Some(covers)) = (comparable, self.covered.take(), covers) else {
             self.carried.clear();
-            return Ok(());
+            self.given_up = Some(
+                "the table is another one now: its columns, its format or its kind of indexes",
+            );
+            return Ok(false);
         };
         let is = by_id(head);
+        let mut same = true;
         for mut carried in std::mem::take(&mut self.carried) {
             let ids = ids_of(&carried.result.original_fragments);
-            if same_coverage(covered, &covers, &ids) && carried.follow(self.base, head, &is).await?
-            {
-                self.carried.push(carried);
+            let followed = same_coverage(&covered, &covers, &ids);
+            let why = if !followed && carried.result.row_addrs.is_none() {
+                Some(
+                    "an index was built over its fragments, and it does not say where their rows are",
+                )
+            } else if !uniform_coverage(&covers, &ids) {
+                Some("an index covers a part of its fragments now")
+            } else if !carried.follow(self.base, head, &is).await? {
+                Some("its fragments were replaced or changed, or all of their rows deleted")
+            } else {
+                None
+            };
+            same &= followed && why.is_none();
+            match why {
+                Some(why) => self.given_up = Some(why),
+                None => self.carried.push(carried),
             }
         }
-        Ok(())
+        self.covered = Some(covers);
+        Ok(same)
     }
 }
 

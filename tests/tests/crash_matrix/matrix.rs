@@ -438,14 +438,12 @@ operation! { daemon_pass of DaemonPass {
     maintain_after_rewrite_1: "maintain.after_rewrite" #1 killed Dropped, fails Failure Nothing;
     commit_before_put_6: "commit.before_put" #6 killed Dropped, fails Failure Nothing;
     commit_after_put_6: "commit.after_put" #6 killed Dropped, fails Success Nothing;
-    commit_before_put_7: "commit.before_put" #7 killed Dropped, fails Failure Nothing;
-    commit_after_put_7: "commit.after_put" #7 killed Dropped, fails Success Nothing;
     maintain_after_compact_1: "maintain.after_compact" #1 killed Dropped, fails Failure Nothing;
     publish_after_load_3: "publish.after_load" #3 killed Dropped, fails Failure Dropped;
     maintain_before_publish_1: "maintain.before_publish" #1 killed Dropped, fails Failure Dropped;
     publish_before_commit_4: "publish.before_commit" #4 killed Dropped, fails Failure Dropped;
-    commit_before_put_8: "commit.before_put" #8 killed Dropped, fails Success Nothing;
-    commit_after_put_8: "commit.after_put" #8 killed Dropped, fails Success Nothing;
+    commit_before_put_7: "commit.before_put" #7 killed Dropped, fails Success Nothing;
+    commit_after_put_7: "commit.after_put" #7 killed Dropped, fails Success Nothing;
     publish_after_commit_4: "publish.after_commit" #4 killed Dropped, fails Failure Dropped;
     sidecar_before_delete_2: "sidecar.before_delete" #2 killed Dropped, fails Success Dropped;
     sidecar_after_delete_2: "sidecar.after_delete" #2 killed Nothing, fails Success Nothing;

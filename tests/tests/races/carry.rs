@@ -510,6 +510,29 @@ async fn writers_may_take_the_ids_of_a_rewrite() {
     }
 }
 
+/// An index that others build over its fragments meanwhile follows it, where it knows which rows went where; otherwise it is
+/// planned afresh.
+#[tokio::test]
+async fn a_rewrite_is_carried_over_an_index_that_was_built_meanwhile() {
+    for indexed in [true, false] {
+        let mut plain = Plain::new(false, indexed).await;
+        let mut child = plain.stop(&armed("maintain.after_rewrite", 1, "stop"));
+        plain.delete("id = 1").await;
+        let (kind, params) = (IndexType::BTree, ScalarIndexParams::default());
+        let name = Some(String::from("id_idx"));
+        let mut table = plain.open().await;
+        let built = table.create_index(&["id"], kind, name, &params, true);
+        built.await.expect("an index");
+        child.signal(Signal::SIGCONT);
+        let done = child.wait().ok().json();
+        let report = report(&done);
+        assert_eq!(report["conflicts"], u32::from(!indexed), "{report}");
+        assert_eq!(report["carried"], u32::from(indexed), "{report}");
+        assert_eq!(report["fragments_removed"], 4, "{report}");
+        plain.assert_whole().await;
+    }
+}
+
 /// A run that waits for writers stops when it is asked to, and leaves nothing.
 #[tokio::test]
 async fn a_run_that_waits_for_writers_can_be_stopped() {
