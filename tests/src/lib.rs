@@ -234,6 +234,20 @@ impl Lake {
         self.spawn(&mut self.command(args))
     }
 
+    /// Starts `squire ARGS` as the leader of a session of its own, as services are.
+    pub fn start_service(&self, args: &[&str]) -> Child {
+        let squire = self.command(args);
+        let mut service = Command::new("setsid");
+        service.arg(squire.get_program()).args(squire.get_args());
+        for (name, value) in squire.get_envs() {
+            match value {
+                Some(value) => service.env(name, value),
+                None => service.env_remove(name),
+            };
+        }
+        self.spawn(&mut service)
+    }
+
     /// Starts `squire ARGS` with `FAILPOINTS=failpoints`, such as `commit.before_put=return(stop)`.
     pub fn with_seam(&self, failpoints: &str, args: &[&str]) -> Child {
         self.with_seam_in("squire", failpoints, args)

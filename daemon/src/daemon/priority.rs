@@ -12,10 +12,16 @@ const POLICY: ThreadSchedulePolicy =
 /// Which of the fields behind a thread's name is its niceness.
 const NICENESS: usize = 16;
 
-/// The niceness in a line of `/proc/PID/stat`. A name may hold anything, and ends at the last bracket.
-fn niceness_in(stat: &str) -> Option<i32> {
+/// Which of them is its session.
+const SESSION: usize = 3;
+
+/// Where the kernel tells and takes the niceness of a whole session.
+const AUTOGROUP: &str = "/proc/self/autogroup";
+
+/// A field in a line of `/proc/PID/stat`. A name may hold anything, and ends at the last bracket.
+fn field_in(stat: &str, field: usize) -> Option<i32> {
     let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(NICENESS)?.parse().ok()
+    fields.split_whitespace().nth(field)?.parse().ok()
 }
 
 /// What stands for a niceness: one of a hundred steps.
@@ -29,8 +35,12 @@ fn priority_of(nice: i32) -> Option<ThreadPriority> {
 /// writing from there. A process that was started with a lower one stays as it is.
 pub(crate) fn step_back(nice: u8) {
     let nice = i32::from(nice);
+    step_back_as_session(nice);
     let is = std::fs::read_to_string("/proc/thread-self/stat");
-    let is = is.ok().and_then(|stat| niceness_in(&stat)).unwrap_or(0);
+    let is = is
+        .ok()
+        .and_then(|stat| field_in(&stat, NICENESS))
+        .unwrap_or(0);
     if is >= nice {
         return;
     }
@@ -47,15 +57,43 @@ pub(crate) fn step_back(nice: u8) {
     }
 }
 
+/// Linux shares the cores among sessions first, and a niceness counts within one alone. A process that leads its session, as a
+/// service does, lowers that; where a shell does, its other children may be the writers.
+fn step_back_as_session(nice: i32) {
+    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else {
+        return;
+    };
+    let leads = field_in(&stat, SESSION).is_some_and(|id| id.unsigned_abs() == std::process::id());
+    let told = std::fs::read_to_string(AUTOGROUP).ok();
+    let Some(is) = told.as_deref().and_then(niceness_of_session) else {
+        return;
+    };
+    if !leads || is >= nice {
+        return;
+    }
+    if let Err(error) = std::fs::write(AUTOGROUP, nice.to_string()) {
+        tracing::warn!(%error, nice, "the priority of this session cannot be lowered, so writers in others may feel maintenance");
+    }
+}
+
+/// The niceness in what the kernel tells of a session: `/autogroup-12 nice 0`.
+fn niceness_of_session(told: &str) -> Option<i32> {
+    let (_, nice) = told.trim_end().rsplit_once(" nice ")?;
+    nice.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{niceness_in, priority_of};
+    use super::{NICENESS, SESSION, field_in, niceness_of_session, priority_of};
 
     #[test]
     fn a_name_with_brackets_hides_nothing() {
         let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194304 1 2 3 4 5 6 7 8 20 -5 1 0 9 10";
-        assert_eq!(niceness_in(stat), Some(-5));
-        assert_eq!(niceness_in("7 (a"), None);
+        assert_eq!(field_in(stat, NICENESS), Some(-5));
+        assert_eq!(field_in(stat, SESSION), Some(7));
+        assert_eq!(field_in("7 (a", NICENESS), None);
+        assert_eq!(niceness_of_session("/autogroup-12 nice -3\n"), Some(-3));
+        assert_eq!(niceness_of_session(""), None);
     }
 
     #[test]

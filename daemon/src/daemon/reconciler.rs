@@ -12,6 +12,7 @@ use super::wakes::{Wakes, below};
 use crate::config::Config;
 use crate::decide::board::Board;
 use crate::decide::gate::Gate;
+use crate::decide::waits::Held;
 use crate::decide::work::{WorkItem, WorkKey};
 use crate::memory::attempts;
 use crate::place::location::Location;
@@ -62,6 +63,8 @@ pub(super) struct Reconciler {
     files: Option<FileWatch>,
     /// Locations whose round ended and whose cleanups were not decided since.
     rounds: BTreeSet<String>,
+    /// Locations whose work waits for room on their disk, as they were told last.
+    cramped: BTreeSet<String>,
     /// Tables that have settings and are nowhere, as they were told last.
     unknown_tables: Vec<String>,
     /// How many attempts went bad.
@@ -103,6 +106,7 @@ impl Reconciler {
             wakes: Arc::default(),
             files: None,
             rounds: BTreeSet::new(),
+            cramped: BTreeSet::new(),
             unknown_tables: Vec::new(),
             bad: 0,
             unopened: Vec::new(),
@@ -248,10 +252,33 @@ impl Reconciler {
     }
 
     fn show_waiting(&mut self, now: Duration) {
-        let gate = &mut self.gate;
-        let waiting = self.board.waiting(now, |item| gate.held(item));
+        let (gate, mut cramped) = (&mut self.gate, BTreeMap::new());
+        let waiting = self.board.waiting(now, |item| {
+            let held = gate.held(item);
+            if let Some(no_room @ Held::NoRoom { .. }) = &held {
+                let told = cramped.entry(item.key.location.clone());
+                told.or_insert_with(|| no_room.to_string());
+            }
+            held
+        });
         let longest = self.board.longest_wait(now, |item| gate.held(item));
         self.status.waits(waiting, longest);
+        self.tell_cramped(cramped);
+    }
+
+    /// Says once that work waits for room on the disk of a location, and once that none does any more.
+    fn tell_cramped(&mut self, cramped: BTreeMap<String, String>) {
+        for (place, what) in &cramped {
+            if !self.cramped.contains(place) {
+                tracing::warn!(place, what, "work waits for room on its disk");
+            }
+        }
+        for place in &self.cramped {
+            if !cramped.contains_key(place) {
+                tracing::info!(place, "no work waits for room on its disk any more");
+            }
+        }
+        self.cramped = cramped.into_keys().collect();
     }
 
     /// Whether every location was recovered and observed once, as far as that went.

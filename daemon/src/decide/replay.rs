@@ -20,9 +20,6 @@ use squire_engine::maintenance::{
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-/// Commits of one rewrite: the ids that it reserves, and itself.
-const VERSIONS_OF_A_REWRITE: u64 = 2;
-
 /// How often one moment may lead to another compaction; each takes fragments out of the candidates.
 const MOST_AT_ONCE: usize = 64;
 
@@ -410,9 +407,7 @@ impl Replay<'_> {
             became += new.len() as u64;
             bytes += task.written;
         }
-        for _ in 0..VERSIONS_OF_A_REWRITE {
-            self.versions.push_back(self.now_ms);
-        }
+        self.versions.push_back(self.now_ms);
         self.wrote(Amounts {
             rewritten: bytes,
             ..Amounts::default()

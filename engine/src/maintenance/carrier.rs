@@ -1,12 +1,13 @@
-//! The carrier: lands rewrites above writers that touched their fragments meanwhile.
+//! The carrier: lands rewrites above HEAD, whatever writers did to their fragments meanwhile.
 //!
-//! 1. It rehearses the rewrite as if nothing had been deleted: fragments get their ids, and indexes follow.
-//! 2. It compares HEAD with the version that was rewritten, by their manifests. A result whose fragments changed in
-//!    another way than by deletions, or whose indexes are others, is given up; the rest goes on.
+//! 1. It compares HEAD with the version that was rewritten, by their manifests. A result whose fragments changed in
+//!    another way than by deletions, or of which an index covers a part, is given up; the rest goes on.
+//! 2. Once, it gives the new fragments ids, and lets indexes follow and proves them as if nothing had been deleted (a
+//!    rehearsal). Ids are some ahead of HEAD's: until writers have come so far they are nobody's, and the commit takes them.
 //! 3. It writes what was deleted meanwhile as deletion files of the new fragments, whose names hold those ids.
-//! 4. Once, it rehearses that above a HEAD and proves it: rows are compared, and the indexes are asked.
+//! 4. Once, if there is any of that, it rehearses it above a HEAD and proves it: rows are compared, and the indexes are asked.
 //! 5. It commits above the newest HEAD, at exactly the next version: nothing lands between what was compared and what is
-//!    committed. A slot that is lost leads back to 2, not to another rewrite; after many of them, to 2 some time later.
+//!    committed. A slot that is lost leads back to 1, not to another rewrite; after many of them, to 1 some time later.
 //!
 //! A writer of twenty versions a second leaves a few hundredths of a second between two of them. Between the reading of HEAD
 //! and the commit stands therefore only what depends on HEAD: the comparison, and deletion files that are others than before.
@@ -19,7 +20,7 @@ use super::rehearsal::{put, slot_after};
 use super::run::Run;
 use crate::error::{Disposition, Error, ErrorKind, Result};
 use crate::proof::{Rewrite, Verify};
-use crate::store::{SlotChoice, Store, fragment_bytes, own_file};
+use crate::store::{Opened, SlotChoice, Store, fragment_bytes, own_file};
 use lance::Dataset;
 use lance::dataset::index::DatasetIndexRemapperOptions;
 use lance::dataset::optimize::{CompactionOptions, RewriteResult, commit_compaction};
@@ -49,7 +50,7 @@ pub(super) struct Landed {
     pub(super) bytes: u64,
     /// Bytes of the new fragments.
     pub(super) written: u64,
-    /// Whether it was carried.
+    /// Whether deletions were carried.
     pub(super) carried: bool,
     /// Results that were given up.
     pub(super) dropped: usize,
@@ -74,13 +75,24 @@ impl Landed {
     }
 }
 
-/// A rewrite whose fragments have their ids and whose indexes have followed, whatever HEAD is.
-pub(super) struct Prepared {
+/// A rewrite whose fragments have ids and whose indexes have followed, whatever HEAD is.
+struct Prepared {
     /// The new fragments of each result, with the deletions that were written for them last.
     fragments: Vec<Vec<New>>,
     indexes: Vec<RewrittenIndex>,
-    /// Whether it was proved above some HEAD.
-    is_proved: bool,
+    /// What of it was proved above some HEAD.
+    proved: Proved,
+}
+
+/// What is known of a rewrite that stands nowhere yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Proved {
+    /// That it has the rows of what it replaces.
+    Rewrite,
+    /// That indexes which follow it find them.
+    Indexes,
+    /// The same of deletions that are carried.
+    Deletions,
 }
 
 /// A new fragment, and what is deleted in it.
@@ -90,11 +102,29 @@ struct New {
 }
 
 impl Prepared {
+    /// `results` whose fragments have the ids from `first` on. No index follows them.
+    fn numbered(results: &[RewriteResult], first: u64) -> Self {
+        let mut ids = first..;
+        let mut numbered = |fragment: &Fragment| Fragment {
+            id: ids.next().unwrap_or(u64::MAX),
+            ..fragment.clone()
+        };
+        let fragments = results.iter().map(|result| {
+            let new = result.new_fragments.iter();
+            new.map(|fragment| New::whole(numbered(fragment))).collect()
+        });
+        Self {
+            fragments: fragments.collect(),
+            indexes: Vec::new(),
+            proved: Proved::Indexes,
+        }
+    }
+
     /// What was `staged` for `results`.
     ///
     /// # Errors
     /// `Internal` when that is not a rewrite of theirs.
-    pub(super) async fn of(staged: &Dataset, results: &[RewriteResult]) -> Result<Self> {
+    async fn of(staged: &Dataset, results: &[RewriteResult]) -> Result<Self> {
         let transaction = staged.read_transaction().await?;
         let Some(Operation::Rewrite {
             groups,
@@ -111,18 +141,20 @@ impl Prepared {
         if groups.len() != results.len() || !groups.iter().zip(results).all(fits) {
             return Err(Error::internal("what was rehearsed are other rewrites"));
         }
-        let whole = |fragment| New {
-            fragment,
-            deleted: RoaringBitmap::new(),
-        };
         let groups = groups.into_iter().map(|group| group.new_fragments);
         Ok(Self {
             fragments: groups
-                .map(|fragments| fragments.into_iter().map(whole).collect())
+                .map(|fragments| fragments.into_iter().map(New::whole).collect())
                 .collect(),
             indexes: rewritten_indices,
-            is_proved: false,
+            proved: Proved::Rewrite,
         })
+    }
+
+    /// Whether nobody has, or had, the ids of its fragments in `head` or before.
+    fn has_free_ids(&self, head: &Dataset) -> bool {
+        let mut ids = self.fragments.iter().flatten().map(|new| new.fragment.id);
+        ids.all(|id| id >= next_id(head))
     }
 
     /// Writes through `handle` what is to be deleted and was not written yet.
@@ -148,6 +180,11 @@ impl Prepared {
 }
 
 impl New {
+    fn whole(fragment: Fragment) -> Self {
+        let deleted = RoaringBitmap::new();
+        Self { fragment, deleted }
+    }
+
     /// Writes that `deleted` is deleted, and reads it back.
     async fn delete(&mut self, handle: &Dataset, deleted: &RoaringBitmap) -> Result<()> {
         let objects = handle.object_store(None).await?;
@@ -169,28 +206,42 @@ impl New {
     }
 }
 
+/// The lowest id that no fragment has, or had, in `head` or before.
+fn next_id(head: &Dataset) -> u64 {
+    head.manifest().max_fragment_id().map_or(0, |most| most + 1)
+}
+
+/// Ids that writers may take between the preparation of a rewrite and its commit, at least and at most. A table has four billion,
+/// and those that nobody took by then are lost.
+const LEAST_AHEAD: u64 = 16;
+const MOST_AHEAD: u64 = 1 << 16;
+
+/// What has to be proved of `carried`.
+fn wanted(carried: &[Carried]) -> Proved {
+    let mut deleted = carried.iter().flat_map(|carried| &carried.deleted);
+    match deleted.any(|deleted| !deleted.is_empty()) {
+        true => Proved::Deletions,
+        false => Proved::Indexes,
+    }
+}
+
 fn other_deletions(fragment: u64) -> Error {
     let why = format!("fragment {fragment} has other deletions when read back");
     Error::new(ErrorKind::Unfit, why)
 }
 
 impl Carrier<'_> {
-    /// Lands what still holds of `results`, whose commit was `lost`, as it was `prepared` for that; also gives the version
-    /// that has it. While writers come first again and again, it waits for them.
+    /// Lands what holds of `results`, and gives the version that has it. While writers come first again and again, it waits
+    /// for them.
     ///
     /// # Errors
-    /// `lost`, or what was lost last, when nothing holds; `Cancelled` when the run is asked to stop.
-    pub(super) async fn land(
-        &self,
-        results: Vec<RewriteResult>,
-        mut prepared: Option<Prepared>,
-        mut lost: Error,
-    ) -> Result<(Landed, Dataset)> {
+    /// `Conflict`, or what was lost last, when nothing holds; `Cancelled` when the run is asked to stop.
+    pub(super) async fn land(&self, results: Vec<RewriteResult>) -> Result<(Landed, Dataset)> {
         let offered = results.len();
+        let mut lost = Error::conflict("others have changed what it replaces");
+        let opened = self.run.opened();
         let mut comparison = Comparison::of(self.base, results).await?;
-        if comparison.carried.len() < offered {
-            prepared = None;
-        }
+        let mut prepared: Option<Prepared> = None;
         let (mut patience, mut backoff) = (Patience::default(), between_bursts());
         // The version above which a commit was tried last.
         let mut tried = None;
@@ -207,37 +258,27 @@ impl Carrier<'_> {
                     Next::GiveUp => return Err(lost),
                 }
             }
-            let before = comparison.carried.len();
-            comparison.follow(&head).await?;
-            if prepared.as_ref().is_none_or(|ready| !ready.is_proved) {
-                self.keep_standing(&mut comparison.carried).await?;
-            }
+            let same = comparison.follow(&head).await?;
             let carried = &comparison.carried;
+            if let Some(why) = comparison.given_up.take() {
+                self.check_standing(opened.as_ref(), &head).await?;
+                let left = carried.len();
+                tracing::info!(op = %self.run.op, target = %self.run.target, offered, left, why, "rewrites are given up, and planned afresh");
+                lost = Error::conflict(why);
+            }
             if carried.is_empty() {
                 return Err(lost);
             }
-            if carried.len() < before {
+            let is_free = |ready: &Prepared| ready.has_free_ids(&head);
+            if !same || !prepared.as_ref().is_some_and(is_free) {
                 prepared = None;
             }
-            let done = match &mut prepared {
-                // HEAD is another one after either of them.
-                None => self.prepare(&head, carried).await.map(|ready| {
-                    prepared = Some(ready);
-                    None
-                }),
-                Some(ready) if !ready.is_proved => {
-                    self.prove(&head, ready, carried).await.map(|()| None)
-                }
-                Some(ready) => {
-                    tried = Some(head.manifest().version);
-                    self.commit(&head, &slot, ready, carried).await.map(Some)
-                }
-            };
-            match done {
+            let done = self.step(&head, &slot, &mut prepared, carried, &mut tried);
+            match done.await {
                 Ok(None) => {}
                 Ok(Some(head)) => {
                     let landed = Landed {
-                        carried: true,
+                        carried: wanted(carried) == Proved::Deletions,
                         dropped: offered - carried.len(),
                         ..Landed::of(carried.iter().map(|carried| &carried.result))
                     };
@@ -245,12 +286,60 @@ impl Carrier<'_> {
                 }
                 Err(e) if e.disposition() != Disposition::Retry => return Err(e),
                 Err(e) if tried.is_none() && patience.next(false) == Next::GiveUp => return Err(e),
-                Err(e) => lost = e,
+                Err(e) => {
+                    tracing::debug!(op = %self.run.op, target = %self.run.target, error = %e, "lost a try, trying again");
+                    lost = e;
+                    if prepared.is_none() {
+                        self.keep_standing(&mut comparison.carried).await?;
+                    }
+                }
             }
         }
     }
 
-    /// Gives up those whose files are gone: Lance removes them when no ids could be reserved for them.
+    /// Does what comes next above `head`: preparation, proof or, which is `tried`, the commit. What takes its time needs a newer
+    /// HEAD behind it.
+    async fn step(
+        &self,
+        head: &Dataset,
+        slot: &SlotChoice,
+        prepared: &mut Option<Prepared>,
+        carried: &[Carried],
+        tried: &mut Option<u64>,
+    ) -> Result<Option<Dataset>> {
+        let ready = match prepared {
+            Some(ready) => ready,
+            None => {
+                let ready = prepared.insert(self.prepare(head, carried).await?);
+                if !ready.indexes.is_empty() {
+                    return Ok(None);
+                }
+                ready
+            }
+        };
+        if ready.proved < wanted(carried) {
+            self.prove(head, ready, carried).await?;
+            return Ok(None);
+        }
+        *tried = Some(head.manifest().version);
+        self.commit(head, slot, ready, carried).await.map(Some)
+    }
+
+    /// That `head` is of the table that was `opened`: another one has other fragments, which are none of this run's.
+    async fn check_standing(&self, opened: Option<&Opened>, head: &Dataset) -> Result<()> {
+        let Some(opened) = opened else {
+            return Ok(());
+        };
+        let at = &head.manifest_location().path;
+        if opened.is_table(&self.store.objects, at).await? {
+            return Ok(());
+        }
+        // What the run was about, not what it met.
+        self.run.open_at(opened.clone());
+        Err(opened.gone())
+    }
+
+    /// Gives up those whose files are gone: Lance removes them when a rehearsal fails early.
     async fn keep_standing(&self, carried: &mut Vec<Carried>) -> Result<()> {
         let mut standing = Vec::with_capacity(carried.len());
         for carried in std::mem::take(carried) {
@@ -272,7 +361,7 @@ impl Carrier<'_> {
         Ok(true)
     }
 
-    /// Reserves ids and lets indexes follow, as if nothing had been deleted. Nothing of it counts yet.
+    /// Gives ids, and lets indexes follow, as if nothing had been deleted. Nothing of it counts yet.
     async fn prepare(&self, head: &Dataset, carried: &[Carried]) -> Result<Prepared> {
         let results = carried.iter().map(|carried| RewriteResult {
             read_version: head.manifest().version,
@@ -280,10 +369,40 @@ impl Carrier<'_> {
             ..carried.result.clone()
         });
         let results: Vec<RewriteResult> = results.collect();
-        let mut staged = self.store.rehearsal(self.run, head, None).await?;
+        let ahead = self.ids_ahead(head, &results)?;
+        let rewritten = ids_of(results.iter().flat_map(|r| &r.original_fragments));
+        let followers = followers(head, &rewritten).await?;
+        if followers.is_empty() {
+            let first = next_id(head) + u64::from(ahead);
+            return Ok(Prepared::numbered(&results, first));
+        }
+        let mut staged = self.store.rehearsal_ahead(self.run, head, ahead).await?;
         let remap = Arc::new(DatasetIndexRemapperOptions::default());
         commit_compaction(&mut staged, results.clone(), remap, self.options).await?;
-        Prepared::of(&staged, &results).await
+        let mut ready = Prepared::of(&staged, &results).await?;
+        if wanted(carried) == Proved::Indexes {
+            prove_followers(head, &staged, &followers).await?;
+            ready.proved = Proved::Indexes;
+        }
+        Ok(ready)
+    }
+
+    /// How many ids writers may take from `head` on before `results` need others: twice as many as they took during the
+    /// rewrite, so that it grows while they are faster.
+    fn ids_ahead(&self, head: &Dataset, results: &[RewriteResult]) -> Result<u32> {
+        let next = next_id(head);
+        let taken = next.saturating_sub(next_id(self.base));
+        let ahead = (LEAST_AHEAD + 2 * taken).min(MOST_AHEAD);
+        let new: usize = results
+            .iter()
+            .map(|result| result.new_fragments.len())
+            .sum();
+        let left = (u64::from(u32::MAX) - 1).checked_sub(next + new as u64);
+        let Some(left) = left else {
+            let why = "its fragments have had all ids that there are; write it anew";
+            return Err(Error::new(ErrorKind::Unfit, why));
+        };
+        Ok(u32::try_from(ahead.min(left)).unwrap_or(0))
     }
 
     /// Looks at what would stand above `head`. What is deleted until it stands above a later one is carried in the same way,
@@ -300,7 +419,7 @@ impl Carrier<'_> {
         let groups = prepared.groups(carried);
         let staged = put(staged, self.transaction(head, prepared, groups.clone())).await?;
         self.check(head, &staged, &groups, carried).await?;
-        prepared.is_proved = true;
+        prepared.proved = Proved::Deletions;
         tracing::debug!(op = %self.run.op, target = %self.run.target, "proved, committing it");
         Ok(())
     }
@@ -317,7 +436,9 @@ impl Carrier<'_> {
         slot.choose(slot_after(head));
         let handle = self.store.written_through(head, self.run).await?;
         prepared.delete(&handle, carried).await?;
-        hit(Seam::MaintainAfterCarry)?;
+        if wanted(carried) == Proved::Deletions {
+            hit(Seam::MaintainAfterCarry)?;
+        }
         let transaction = self.transaction(head, prepared, prepared.groups(carried));
         let landed = put(handle, transaction).await?;
         // The next commit wants this version, without the slot.

@@ -90,17 +90,24 @@ pub(super) fn most_changed(was: &Manifest, is: &Manifest, fragments: &[u64]) -> 
 /// What covers fragments: segments, with the fragments that each covers.
 pub(super) type Coverage = BTreeMap<String, RoaringBitmap>;
 
+/// What of `fragments` each segment covers; those that cover nothing of them are left out.
+fn over(coverage: &Coverage, fragments: &RoaringBitmap) -> Coverage {
+    let covers = coverage
+        .iter()
+        .map(|(id, covered)| (id.clone(), covered & fragments));
+    covers.filter(|(_, covered)| !covered.is_empty()).collect()
+}
+
 /// Whether the same segments cover the same of `fragments`: those are what follows a rewrite.
 pub(super) fn same_coverage(was: &Coverage, is: &Coverage, fragments: &RoaringBitmap) -> bool {
-    let of = |coverage: &Coverage| {
-        let covers = coverage
-            .iter()
-            .map(|(id, covered)| (id.clone(), covered & fragments));
-        covers
-            .filter(|(_, covered)| !covered.is_empty())
-            .collect::<Coverage>()
-    };
-    of(was) == of(is)
+    over(was, fragments) == over(is, fragments)
+}
+
+/// Whether each segment covers all of `fragments` or none: then it can follow a rewrite of them.
+pub(super) fn uniform_coverage(is: &Coverage, fragments: &RoaringBitmap) -> bool {
+    over(is, fragments)
+        .values()
+        .all(|covered| covered == fragments)
 }
 
 /// A fragment that was rewritten.

@@ -1,6 +1,6 @@
 use super::{
     Change, Coverage, HASTY, Next, Patience, Source, carry, comparable, compare, holds, neighbours,
-    same_coverage,
+    same_coverage, uniform_coverage,
 };
 use arrow_schema::{DataType, Field, Schema};
 use lance_io::utils::CachedFileSize;
@@ -155,6 +155,11 @@ fn indexes_are_those_of_the_sources() {
     assert!(!same(&[("w", &[1, 2])]), "built anew");
     assert!(!same(&[("u", &[1, 2]), ("v", &[2])]), "one more");
     assert!(!same(&[]), "dropped");
+    let uniform = |is: &[(&str, &[u32])]| uniform_coverage(&covers(is), &[1, 2].into());
+    assert!(uniform(&[("u", &[1, 2, 3]), ("v", &[3])]));
+    assert!(uniform(&[("w", &[1, 2]), ("v", &[1, 2])]), "built anew");
+    assert!(uniform(&[]), "dropped");
+    assert!(!uniform(&[("u", &[1, 2]), ("v", &[2, 3])]));
 }
 
 /// A table of numbers: fragments of rows, of which some were deleted before and some under the rewrite.

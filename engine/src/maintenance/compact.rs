@@ -2,17 +2,18 @@
 //! before it is committed. `rewrite` is one task; `elsewhere` has tasks executed by others.
 
 use super::Target;
-use super::carrier::{Carrier, Landed, Prepared};
-use super::carry::{Change, holds, most_changed};
+use super::carrier::{Carrier, Landed};
+use super::carry::holds;
+use super::comparison::coverage;
 use super::elsewhere::{Executor, Lending};
 use super::index_proof::prove_followers;
 use super::listed::{followers, ids_of, listed_indexes, new_index_bytes};
 use super::plan::CompactionPlan;
-use super::rehearsal::{base_of, commit_rehearsed};
+use super::rehearsal::slot_after;
 use super::rewrite::Rewriter;
 use super::run::{MaintenanceReport, Run, Work};
 use super::tasks::{Task, TaskBounds, fitting};
-use crate::error::{Disposition, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::journal::Amounts;
 use crate::oversight::Oversight;
 use crate::proof::Verify;
@@ -177,11 +178,13 @@ impl Rewriting<'_> {
         report: &mut MaintenanceReport,
     ) -> Result<usize> {
         let mut dropped = 0;
+        // Whether others have committed since it was planned.
+        let mut others = false;
         while !left.is_empty() {
             self.run.check_cancelled()?;
             let fitting = fitting(&left, &self.limits.bounds, self.limits.tasks_per_commit);
             let mut batch: Vec<Task> = left.drain(..fitting).collect();
-            if report.carried > 0 {
+            if others {
                 batch = self.store.standing(head, &batch).await?;
             }
             let Batch {
@@ -197,7 +200,9 @@ impl Rewriting<'_> {
                 interrupted?;
                 continue;
             }
+            let before = head.manifest().version;
             dropped += self.commit_batch(head, results, None, report).await?;
+            others |= head.manifest().version > before + 1;
             interrupted?;
         }
         Ok(dropped)
@@ -318,10 +323,7 @@ impl Rewriting<'_> {
         let before = head.clone();
         let landed = match base {
             None => self.commit(head, results).await?,
-            Some(base) => {
-                let lost = Error::conflict("rows of it were deleted meanwhile");
-                self.carry(head, base, results, (None, lost)).await?
-            }
+            Some(base) => self.carry(head, base, results).await?,
         };
         let amounts = Amounts {
             rewritten: landed.written,
@@ -334,74 +336,54 @@ impl Rewriting<'_> {
         Ok(landed)
     }
 
-    /// Commits `results`, and moves `head` there. Where that is lost to a writer, they are carried.
+    /// Commits `results`, and moves `head` there.
     async fn commit(&self, head: &mut Dataset, results: Vec<RewriteResult>) -> Result<Landed> {
-        let mut prepared = None;
-        let lost = match self.commit_above(head, &results, &mut prepared).await {
-            Ok(()) => return Ok(Landed::of(&results)),
-            Err(e) if e.disposition() == Disposition::Retry => e,
-            Err(e) => return Err(e),
-        };
         // What earlier rewrites moved is found by addresses that a carried rewrite would not have.
-        if self.options.defer_index_remap {
-            return Err(lost);
+        if self.options.defer_index_remap || coverage(head).await?.is_none() {
+            return self.commit_uncarried(head, results).await;
         }
         let base = head.clone();
-        self.carry(head, &base, results, (prepared, lost)).await
+        self.carry(head, &base, results).await
     }
 
-    /// Carries `results`, which were read of `base`, and whose commit was lost as it was prepared; moves `head` to the version
-    /// that has them.
+    /// Commits `results`, which were read of `base`, whatever was deleted meanwhile; moves `head` to the version that has them.
     async fn carry(
         &self,
         head: &mut Dataset,
         base: &Dataset,
         results: Vec<RewriteResult>,
-        (prepared, lost): (Option<Prepared>, Error),
     ) -> Result<Landed> {
-        tracing::debug!(op = %self.run.op, target = %self.run.target, error = %lost, "a commit was lost, carrying it");
         let carrier = Carrier {
             store: self.store,
             run: self.run,
             options: self.options,
             base,
         };
-        let (landed, at) = carrier.land(results, prepared, lost).await?;
-        tracing::debug!(op = %self.run.op, target = %self.run.target, dropped = landed.dropped, "carried what was deleted meanwhile");
+        let (landed, at) = carrier.land(results).await?;
+        tracing::debug!(op = %self.run.op, target = %self.run.target, carried = landed.carried, dropped = landed.dropped, "committed rewrites");
         *head = at;
         Ok(landed)
     }
 
-    /// Commits `results` above `head`. Where indexes have to follow, the version is rehearsed and they are asked first; it is
-    /// `prepared` then, whatever becomes of the commit.
-    async fn commit_above(
+    /// Commits `results` as Lance does, above whatever leaves their fragments alone. Where indexes have to follow, that is
+    /// rehearsed and they are asked first.
+    async fn commit_uncarried(
         &self,
         head: &mut Dataset,
-        results: &[RewriteResult],
-        prepared: &mut Option<Prepared>,
-    ) -> Result<()> {
+        results: Vec<RewriteResult>,
+    ) -> Result<Landed> {
+        let landed = Landed::of(&results);
         let remap = Arc::new(DatasetIndexRemapperOptions::default());
         let rewritten = ids_of(results.iter().flat_map(|r| &r.original_fragments));
         let followers = followers(head, &rewritten).await?;
-        if followers.is_empty() {
-            commit_compaction(head, results.to_vec(), remap, self.options).await?;
-            return Ok(());
+        if !followers.is_empty() {
+            let slot = Some(slot_after(head));
+            let mut staged = self.store.rehearsal(self.run, head, slot).await?;
+            commit_compaction(&mut staged, results.clone(), remap.clone(), self.options).await?;
+            prove_followers(head, &staged, &followers).await?;
         }
-        // Lance would find out once all indexes have followed.
-        let now = self.store.head_of(self.run).await?;
-        let fragments: Vec<u64> = rewritten.iter().map(u64::from).collect();
-        if most_changed(head.manifest(), now.manifest(), &fragments) == Change::Deletions {
-            return Err(Error::conflict("rows of it were deleted meanwhile"));
-        }
-        let mut staged = self.store.rehearsal(self.run, head, None).await?;
-        commit_compaction(&mut staged, results.to_vec(), remap, self.options).await?;
-        // One that lets fragment-reuse indexes follow is not carried.
-        if !self.options.defer_index_remap {
-            *prepared = Some(Prepared::of(&staged, results).await?);
-        }
-        let before = base_of(&staged, head).await?;
-        prove_followers(&before, &staged, &followers).await?;
-        commit_rehearsed(head, &staged).await
+        commit_compaction(head, results, remap, self.options).await?;
+        Ok(landed)
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::carry::{
     Change, Coverage, Source, carry, comparable, compare, neighbours, same_coverage,
+    uniform_coverage,
 };
 use super::listed::ids_of;
 use super::plan::beyond_us;
@@ -22,10 +23,12 @@ use std::collections::{BTreeSet, HashMap};
 pub(super) struct Comparison<'a> {
     /// The version that was rewritten.
     base: &'a Dataset,
-    /// What covers its fragments; `None` when that cannot be compared.
+    /// What covers the fragments of the version that was compared last; `None` when that cannot be compared.
     covered: Option<Coverage>,
     /// Those that still hold.
     pub(super) carried: Vec<Carried>,
+    /// Why the last of the others does not.
+    pub(super) given_up: Option<&'static str>,
 }
 
 /// A result, and what happened to its fragments up to a certain version.
@@ -35,12 +38,10 @@ pub(super) struct Carried {
     rewritten: Vec<Fragment>,
     /// Its fragments as that version has them.
     pub(super) sources: Vec<Fragment>,
-    /// What is deleted in each of them.
+    /// What is deleted in each of them; of none, as long as nothing was deleted since they were rewritten.
     offsets: Vec<Source>,
     /// The offsets that are to be deleted in each new fragment.
     pub(super) deleted: Vec<RoaringBitmap>,
-    /// Whether anything was compared yet.
-    is_compared: bool,
 }
 
 impl<'a> Comparison<'a> {
@@ -50,82 +51,95 @@ impl<'a> Comparison<'a> {
     /// Those of the storage.
     pub(super) async fn of(base: &'a Dataset, results: Vec<RewriteResult>) -> Result<Self> {
         let was = by_id(base);
-        let mut carried = Vec::with_capacity(results.len());
-        for result in results {
-            carried.extend(Carried::of(base, &was, result).await?);
-        }
+        let offered = results.len();
+        let carried = results.into_iter().filter_map(|r| Carried::of(&was, r));
+        let carried: Vec<Carried> = carried.collect();
+        let given_up = "they are no rewrites of what was there";
         Ok(Self {
             base,
             covered: coverage(base).await?,
+            given_up: (carried.len() < offered).then_some(given_up),
             carried,
         })
     }
 
-    /// Compares all with `head`, and gives up those that do not hold there.
+    /// Compares all with `head`, and gives up those that do not hold there. Says whether those that are left are the same, with
+    /// the same index segments over them.
     ///
     /// # Errors
     /// Those of the storage.
-    pub(super) async fn follow(&mut self, head: &Dataset) -> Result<()> {
-        let comparable = comparable(self.base.manifest(), head.manifest())
-            && beyond_us(head.manifest()).is_none();
+    pub(super) async fn follow(&mut self, head: &Dataset) -> Result<bool> {
+        let (was, is) = (self.base.manifest(), head.manifest());
+        let comparable =
+            (was.version == is.version || comparable(was, is)) && beyond_us(is).is_none();
         let covers = coverage(head).await?;
-        let (true, Some(covered), Some(covers)) = (comparable, &self.covered, covers) else {
+        let (true, Some(covered), Some(covers)) = (comparable, self.covered.take(), covers) else {
             self.carried.clear();
-            return Ok(());
+            self.given_up = Some(
+                "the table is another one now: its columns, its format or its kind of indexes",
+            );
+            return Ok(false);
         };
         let is = by_id(head);
+        let mut same = true;
         for mut carried in std::mem::take(&mut self.carried) {
             let ids = ids_of(&carried.result.original_fragments);
-            if same_coverage(covered, &covers, &ids) && carried.follow(head, &is).await? {
-                self.carried.push(carried);
+            let followed = same_coverage(&covered, &covers, &ids);
+            let why = if !followed && carried.result.row_addrs.is_none() {
+                Some(
+                    "an index was built over its fragments, and it does not say where their rows are",
+                )
+            } else if !uniform_coverage(&covers, &ids) {
+                Some("an index covers a part of its fragments now")
+            } else if !carried.follow(self.base, head, &is).await? {
+                Some("its fragments were replaced or changed, or all of their rows deleted")
+            } else {
+                None
+            };
+            same &= followed && why.is_none();
+            match why {
+                Some(why) => self.given_up = Some(why),
+                None => self.carried.push(carried),
             }
         }
-        Ok(())
+        self.covered = Some(covers);
+        Ok(same)
     }
 }
 
 impl Carried {
-    /// `None` when `result` is not what a rewrite of the fragments in `was`, those of `base`, comes to.
-    async fn of(
-        base: &Dataset,
-        was: &HashMap<u64, &Fragment>,
-        result: RewriteResult,
-    ) -> Result<Option<Self>> {
-        let (mut sources, mut offsets) = (Vec::new(), Vec::new());
+    /// `None` when `result` is not what a rewrite of the fragments in `was` comes to.
+    fn of(was: &HashMap<u64, &Fragment>, result: RewriteResult) -> Option<Self> {
+        let mut sources = Vec::new();
         for original in &result.original_fragments {
-            let Some(&was) = was.get(&original.id) else {
-                return Ok(None);
-            };
+            let was = *was.get(&original.id)?;
             let recounted =
                 was.physical_rows.is_some() && original.physical_rows != was.physical_rows;
             if recounted {
-                return Ok(None);
+                return None;
             }
-            let before = deletions(base, was).await?;
-            offsets.push(Source {
-                rows: was.physical_rows.unwrap_or(0) as u64,
-                after: before.clone(),
-                before,
-            });
             sources.push(was.clone());
         }
         // Ranks go by the order in which Lance reads.
         let in_order = sources.is_sorted_by_key(|fragment| fragment.id);
-        Ok(in_order.then(|| Self {
+        in_order.then(|| Self {
             deleted: vec![RoaringBitmap::new(); result.new_fragments.len()],
             result,
             rewritten: sources.clone(),
             sources,
-            offsets,
-            is_compared: false,
-        }))
+            offsets: Vec::new(),
+        })
     }
 
-    /// Whether it holds at `head`, whose fragments are those in `is`.
-    async fn follow(&mut self, head: &Dataset, is: &HashMap<u64, &Fragment>) -> Result<bool> {
-        let mut changed = !self.is_compared;
-        let known = self.rewritten.iter().zip(&mut self.sources);
-        for ((was, source), offsets) in known.zip(&mut self.offsets) {
+    /// Whether it holds at `head`, whose fragments are those in `is`; they were rewritten as `base` had them.
+    async fn follow(
+        &mut self,
+        base: &Dataset,
+        head: &Dataset,
+        is: &HashMap<u64, &Fragment>,
+    ) -> Result<bool> {
+        let mut changed = Vec::new();
+        for (nth, (was, source)) in self.rewritten.iter().zip(&mut self.sources).enumerate() {
             let Some(&is) = is.get(&was.id) else {
                 return Ok(false);
             };
@@ -133,23 +147,38 @@ impl Carried {
                 return Ok(false);
             }
             if is.deletion_file != source.deletion_file {
-                offsets.after = deletions(head, is).await?;
-                changed = true;
+                changed.push(nth);
             }
-            offsets.rows = is.physical_rows.unwrap_or(0) as u64;
             *source = is.clone();
         }
-        if !self.is_compared && !self.has_addresses() {
+        if changed.is_empty() {
+            return Ok(true);
+        }
+        if self.offsets.is_empty() && !self.read_offsets(base).await? {
             return Ok(false);
         }
-        self.is_compared = true;
-        if changed {
-            let Some(deleted) = carry(&self.offsets, &rows_of(&self.result.new_fragments)) else {
-                return Ok(false);
-            };
-            self.deleted = deleted;
+        for nth in changed {
+            self.offsets[nth].after = deletions(head, &self.sources[nth]).await?;
         }
+        let Some(deleted) = carry(&self.offsets, &rows_of(&self.result.new_fragments)) else {
+            return Ok(false);
+        };
+        self.deleted = deleted;
         Ok(true)
+    }
+
+    /// Reads what was deleted in `base`, and says whether the rest is what was rewritten.
+    async fn read_offsets(&mut self, base: &Dataset) -> Result<bool> {
+        for (was, is) in self.rewritten.iter().zip(&self.sources) {
+            let before = deletions(base, was).await?;
+            self.offsets.push(Source {
+                // An older release may not have counted them, and whoever committed next did.
+                rows: is.physical_rows.unwrap_or(0) as u64,
+                after: before.clone(),
+                before,
+            });
+        }
+        Ok(self.has_addresses())
     }
 
     /// Whether the addresses that were rewritten, where they are known, are those that had survived.
@@ -199,7 +228,7 @@ pub(super) fn rows_of(fragments: &[Fragment]) -> Vec<u64> {
 }
 
 /// What covers the fragments of `dataset`; `None` when it is not known, or earlier rewrites are not followed yet.
-async fn coverage(dataset: &Dataset) -> Result<Option<Coverage>> {
+pub(super) async fn coverage(dataset: &Dataset) -> Result<Option<Coverage>> {
     let objects = dataset.object_store(None).await?;
     let location = dataset.manifest_location();
     let listed = read_manifest_indexes(&objects, location, dataset.manifest()).await?;

@@ -3,7 +3,7 @@
 //! 1. `Store::rehearsal` gives a handle of HEAD whose commits put nothing (see the guard) and whose caches are its own.
 //! 2. Lance commits through it whatever it likes. The files that this writes are journalled as ever.
 //! 3. The handle then shows the version that would be; [`base_of`] is the one before it.
-//! 4. [`commit_rehearsed`] commits the same transaction for good; [`commit_index`] does so however busy the writers are.
+//! 4. [`commit_index`] commits the same transaction for good, however busy the writers are; rewrites have their carrier.
 
 use super::carry::{Change, Next, Patience, between_bursts, comparable, most_changed};
 use super::listed::{covered_by, ids_of};
@@ -29,7 +29,28 @@ impl Store {
         head: &Dataset,
         slot: Option<Slot>,
     ) -> Result<Dataset> {
-        let guard = self.guard_at(run, slot).rehearsing();
+        self.rehearsed_by(run, head, self.guard_at(run, slot).rehearsing())
+            .await
+    }
+
+    /// The same of a rewrite right above `head`, whose fragments get ids that are `ahead` of the next ones.
+    pub(crate) async fn rehearsal_ahead(
+        &self,
+        run: &Run<'_>,
+        head: &Dataset,
+        ahead: u32,
+    ) -> Result<Dataset> {
+        let guard = self.guard_at(run, Some(slot_after(head)));
+        let guard = guard.rehearsing().with_ids_ahead(ahead);
+        self.rehearsed_by(run, head, guard).await
+    }
+
+    async fn rehearsed_by(
+        &self,
+        run: &Run<'_>,
+        head: &Dataset,
+        guard: GuardedCommitHandler,
+    ) -> Result<Dataset> {
         let opened = self.guarded(run.path(), head, guard, self.own_session());
         self.written_through(&opened.await?, run).await
     }
@@ -64,22 +85,12 @@ pub(crate) async fn base_of(rehearsed: &Dataset, head: &Dataset) -> Result<Datas
     }
 }
 
-/// Commits what was `rehearsed` above `head`, and moves `head` there.
-pub(crate) async fn commit_rehearsed(head: &mut Dataset, rehearsed: &Dataset) -> Result<()> {
-    let transaction = transaction_of(rehearsed).await?;
-    *head = CommitBuilder::new(Arc::new(head.clone()))
-        .with_skip_auto_cleanup(true)
-        .execute(transaction)
-        .await?;
-    Ok(())
-}
-
 async fn transaction_of(rehearsed: &Dataset) -> Result<Transaction> {
     let transaction = rehearsed.read_transaction().await?;
     transaction.ok_or_else(|| Error::internal("what was rehearsed has no transaction"))
 }
 
-/// The same of an index. When the commit is lost, Lance would read what all writers committed since, with longer and longer
+/// Commits the index that was `rehearsed` above `head`, and moves `head` there. When the commit is lost, Lance would read what all writers committed since, with longer and longer
 /// pauses. The manifests say whether the index still stands: then it is committed at exactly the next version, in bursts of
 /// tries, for as long as writers come first.
 ///

@@ -161,12 +161,12 @@ impl Run<'_> {
         Ok(!opened.is_table(&store.objects, latest).await?)
     }
 
-    fn opened(&self) -> Option<Opened> {
+    pub(super) fn opened(&self) -> Option<Opened> {
         let opened = self.opened.lock();
         opened.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn open_at(&self, version: Opened) {
+    pub(super) fn open_at(&self, version: Opened) {
         let opened = self.opened.lock();
         *opened.unwrap_or_else(PoisonError::into_inner) = Some(version);
     }

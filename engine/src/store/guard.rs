@@ -79,8 +79,8 @@ pub struct GuardedCommitHandler {
     objects: Option<Arc<ObjectStore>>,
     gate: Option<Gate>,
     is_rehearsal: bool,
-    /// What follows the version that reserved ids for what is rehearsed.
-    rehearsed: Arc<Mutex<Option<Slot>>>,
+    /// Ids that are left out before those that a rehearsal reserves.
+    ids_ahead: u32,
     /// Puts whose outcome is not known.
     doubts: Arc<AtomicU64>,
     /// Where the version lies that a handle is about to be opened at.
@@ -216,7 +216,7 @@ impl GuardedCommitHandler {
             objects: None,
             gate: None,
             is_rehearsal: false,
-            rehearsed: Arc::default(),
+            ids_ahead: 0,
             doubts: Arc::default(),
             known: Mutex::default(),
             counters,
@@ -280,12 +280,18 @@ impl GuardedCommitHandler {
         self
     }
 
-    /// Puts no version, and says that it did: the handle then shows what the version would be. Ids of fragments are
-    /// reserved nevertheless, since what is rehearsed refers to them; it then stands right above that version, and what
-    /// is committed later is for the commit to meet.
+    /// Puts no version, and says that it did: the handle then shows what the version would be. So it is with ids of
+    /// fragments that are reserved: whoever commits what refers to them sees that nobody has them by then.
     #[must_use]
     pub fn rehearsing(mut self) -> Self {
         self.is_rehearsal = true;
+        self
+    }
+
+    /// Leaves out so many ids before those that are reserved.
+    #[must_use]
+    pub(crate) fn with_ids_ahead(mut self, ahead: u32) -> Self {
+        self.ids_ahead = ahead;
         self
     }
 
@@ -519,11 +525,10 @@ impl CommitHandler for GuardedCommitHandler {
         let own = self.objects.clone();
         let slot = self.slot.as_ref().and_then(SlotChoice::get);
         let slot = slot.filter(|_| stands(Guard::Slot));
-        let rehearsed = self.rehearsed.clone();
         futures::stream::once(async move {
             let object_store = own.as_deref().unwrap_or(object_store);
             let mut locations = Vec::new();
-            let (below, naming) = match slot.or(*rehearsed.lock().await) {
+            let (below, naming) = match slot {
                 Some(slot) => (slot.version, slot.naming),
                 None => {
                     let latest = inner.resolve_latest_location(&base, object_store).await?;
@@ -579,7 +584,11 @@ impl CommitHandler for GuardedCommitHandler {
             self.counters.refused_slots.fetch_add(1, Ordering::Relaxed);
             return Err(CommitError::CommitConflict);
         }
-        if self.is_rehearsal && !reserves_ids(transaction.as_ref()) {
+        if self.is_rehearsal {
+            if reserves_ids(transaction.as_ref()) {
+                let most = manifest.max_fragment_id.unwrap_or(0);
+                manifest.max_fragment_id = Some(most.saturating_add(self.ids_ahead));
+            }
             return rehearse(manifest, base_path, object_store, naming_scheme).await;
         }
         // Asked after everything that this commit stands on was read: whoever takes the licence away later fences
@@ -620,12 +629,6 @@ impl CommitHandler for GuardedCommitHandler {
             let put = (&*manifest, &location.path);
             take_back(put, base_path, (object_store, data)).await?;
             return Err(gone);
-        }
-        if self.is_rehearsal {
-            *self.rehearsed.lock().await = Some(Slot {
-                version: location.version + 1,
-                naming: location.naming_scheme,
-            });
         }
         hit(Seam::CommitAfterPut)
             .map_err(|e| CommitError::OtherError(LanceError::io(e.to_string())))?;

@@ -204,7 +204,7 @@ operation! { reclaim of Reclaim {
     publish_after_commit_1: "publish.after_commit" #1 killed Done, fails Failure Done;
 } }
 
-// ReserveFragments, Rewrite, the manifest. What was rewritten is published even when a later step fails.
+// Rewrite, the manifest. What was rewritten is published even when a later step fails.
 operation! { compact of Compact {
     sidecar_before_put_1: "sidecar.before_put" #1 killed Nothing, fails Failure Nothing;
     sidecar_after_put_1: "sidecar.after_put" #1 killed Dropped, fails Failure Nothing;
@@ -214,15 +214,13 @@ operation! { compact of Compact {
     maintain_after_journal_1: "maintain.after_journal" #1 killed Dropped, fails Failure Nothing;
     maintain_after_rewrite_1: "maintain.after_rewrite" #1 killed Dropped, fails Failure Nothing;
     commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Failure Nothing;
-    commit_after_put_1: "commit.after_put" #1 killed Dropped, fails Success Done;
-    commit_before_put_2: "commit.before_put" #2 killed Dropped, fails Failure Nothing;
-    commit_after_put_2: "commit.after_put" #2 killed Done, fails Success Done;
+    commit_after_put_1: "commit.after_put" #1 killed Done, fails Success Done;
     maintain_after_compact_1: "maintain.after_compact" #1 killed Done, fails Failure Done;
     publish_after_load_1: "publish.after_load" #1 killed Done, fails Failure Done;
     maintain_before_publish_1: "maintain.before_publish" #1 killed Done, fails Failure Done;
     publish_before_commit_1: "publish.before_commit" #1 killed Done, fails Failure Done;
-    commit_before_put_3: "commit.before_put" #3 killed Done, fails Success Done;
-    commit_after_put_3: "commit.after_put" #3 killed Done, fails Success Done;
+    commit_before_put_2: "commit.before_put" #2 killed Done, fails Success Done;
+    commit_after_put_2: "commit.after_put" #2 killed Done, fails Success Done;
     publish_after_commit_1: "publish.after_commit" #1 killed Done, fails Failure Done;
     sidecar_before_delete_1: "sidecar.before_delete" #1 killed Done, fails Success Done;
     sidecar_after_delete_1: "sidecar.after_delete" #1 killed Done, fails Success Done;
@@ -230,24 +228,19 @@ operation! { compact of Compact {
     "maintain.inject_conflict" #1: "it can only report a conflict, and does in races::maintenance";
 } }
 
-// The same when others change and delete rows under the rewrite. ReserveFragments for a commit that is lost, and once more for the
-// one that is carried; the rewrite with its deletion files, the manifest.
+// The same when others change and delete rows under the rewrite: it has deletion files.
 operation! { carry of Carry {
-    commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Failure Nothing;
-    commit_after_put_1: "commit.after_put" #1 killed Dropped, fails Success Done;
-    commit_before_put_2: "commit.before_put" #2 killed Dropped, fails Failure Nothing;
-    commit_after_put_2: "commit.after_put" #2 killed Dropped, fails Success Done;
     maintain_before_journal_2: "maintain.before_journal" #2 killed Dropped, fails Failure Nothing;
     maintain_after_journal_2: "maintain.after_journal" #2 killed Dropped, fails Failure Nothing;
     maintain_after_carry_1: "maintain.after_carry" #1 killed Dropped, fails Failure Nothing;
-    commit_before_put_3: "commit.before_put" #3 killed Dropped, fails Failure Nothing;
-    commit_after_put_3: "commit.after_put" #3 killed Done, fails Success Done;
+    commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Failure Nothing;
+    commit_after_put_1: "commit.after_put" #1 killed Done, fails Success Done;
     maintain_after_compact_1: "maintain.after_compact" #1 killed Done, fails Failure Done;
     publish_after_load_1: "publish.after_load" #1 killed Done, fails Failure Done;
     maintain_before_publish_1: "maintain.before_publish" #1 killed Done, fails Failure Done;
     publish_before_commit_1: "publish.before_commit" #1 killed Done, fails Failure Done;
-    commit_before_put_4: "commit.before_put" #4 killed Done, fails Success Done;
-    commit_after_put_4: "commit.after_put" #4 killed Done, fails Success Done;
+    commit_before_put_2: "commit.before_put" #2 killed Done, fails Success Done;
+    commit_after_put_2: "commit.after_put" #2 killed Done, fails Success Done;
     publish_after_commit_1: "publish.after_commit" #1 killed Done, fails Failure Done;
     sidecar_before_delete_1: "sidecar.before_delete" #1 killed Done, fails Success Done;
     sidecar_after_delete_1: "sidecar.after_delete" #1 killed Done, fails Success Done;
@@ -291,9 +284,7 @@ operation! { plain_compact of Plain(Compact) {
     maintain_after_journal_1: "maintain.after_journal" #1 killed Dropped, fails Failure Nothing;
     maintain_after_rewrite_1: "maintain.after_rewrite" #1 killed Dropped, fails Failure Nothing;
     commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Failure Nothing;
-    commit_after_put_1: "commit.after_put" #1 killed Dropped, fails Success Done;
-    commit_before_put_2: "commit.before_put" #2 killed Dropped, fails Failure Nothing;
-    commit_after_put_2: "commit.after_put" #2 killed Done, fails Success Done;
+    commit_after_put_1: "commit.after_put" #1 killed Done, fails Success Done;
     maintain_after_compact_1: "maintain.after_compact" #1 killed Done, fails Failure Done;
     sidecar_before_delete_1: "sidecar.before_delete" #1 killed Done, fails Success Done;
     sidecar_after_delete_1: "sidecar.after_delete" #1 killed Done, fails Success Done;
@@ -301,17 +292,15 @@ operation! { plain_compact of Plain(Compact) {
     "maintain.inject_conflict" #1: "it can only report a conflict, and does in races::maintenance";
 } }
 
-// The same again: an index follows once, for the commit that is carried.
+// The same again: an index follows once.
 operation! { plain_carry of Plain(Carry) {
-    commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Failure Nothing;
-    commit_after_put_1: "commit.after_put" #1 killed Dropped, fails Success Done;
     maintain_before_journal_2: "maintain.before_journal" #2 killed Dropped, fails Failure Nothing;
     maintain_after_journal_2: "maintain.after_journal" #2 killed Dropped, fails Failure Nothing;
     maintain_before_journal_3: "maintain.before_journal" #3 killed Dropped, fails Failure Nothing;
     maintain_after_journal_3: "maintain.after_journal" #3 killed Dropped, fails Failure Nothing;
     maintain_after_carry_1: "maintain.after_carry" #1 killed Dropped, fails Failure Nothing;
-    commit_before_put_2: "commit.before_put" #2 killed Dropped, fails Failure Nothing;
-    commit_after_put_2: "commit.after_put" #2 killed Done, fails Success Done;
+    commit_before_put_1: "commit.before_put" #1 killed Dropped, fails Failure Nothing;
+    commit_after_put_1: "commit.after_put" #1 killed Done, fails Success Done;
     maintain_after_compact_1: "maintain.after_compact" #1 killed Done, fails Failure Done;
     sidecar_before_delete_1: "sidecar.before_delete" #1 killed Done, fails Success Done;
     sidecar_after_delete_1: "sidecar.after_delete" #1 killed Done, fails Success Done;
@@ -449,14 +438,12 @@ operation! { daemon_pass of DaemonPass {
     maintain_after_rewrite_1: "maintain.after_rewrite" #1 killed Dropped, fails Failure Nothing;
     commit_before_put_6: "commit.before_put" #6 killed Dropped, fails Failure Nothing;
     commit_after_put_6: "commit.after_put" #6 killed Dropped, fails Success Nothing;
-    commit_before_put_7: "commit.before_put" #7 killed Dropped, fails Failure Nothing;
-    commit_after_put_7: "commit.after_put" #7 killed Dropped, fails Success Nothing;
     maintain_after_compact_1: "maintain.after_compact" #1 killed Dropped, fails Failure Nothing;
     publish_after_load_3: "publish.after_load" #3 killed Dropped, fails Failure Dropped;
     maintain_before_publish_1: "maintain.before_publish" #1 killed Dropped, fails Failure Dropped;
     publish_before_commit_4: "publish.before_commit" #4 killed Dropped, fails Failure Dropped;
-    commit_before_put_8: "commit.before_put" #8 killed Dropped, fails Success Nothing;
-    commit_after_put_8: "commit.after_put" #8 killed Dropped, fails Success Nothing;
+    commit_before_put_7: "commit.before_put" #7 killed Dropped, fails Success Nothing;
+    commit_after_put_7: "commit.after_put" #7 killed Dropped, fails Success Nothing;
     publish_after_commit_4: "publish.after_commit" #4 killed Dropped, fails Failure Dropped;
     sidecar_before_delete_2: "sidecar.before_delete" #2 killed Dropped, fails Success Dropped;
     sidecar_after_delete_2: "sidecar.after_delete" #2 killed Nothing, fails Success Nothing;

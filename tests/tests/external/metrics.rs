@@ -4,7 +4,7 @@ use crate::{cache, client, eventually, small_commits, tagged, uri};
 use lance::index::DatasetIndexExt;
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use squire_tests::{Child, Lake, PATIENCE, loopback, squire};
+use squire_tests::{Child, Done, Lake, PATIENCE, loopback, squire};
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -115,9 +115,9 @@ impl Served {
     }
 
     /// SIGTERM ends it with exit code 0.
-    pub(crate) fn stop(mut self) {
+    pub(crate) fn stop(mut self) -> Done {
         self.child.signal(Signal::SIGTERM);
-        self.child.wait().ok();
+        self.child.wait().ok()
     }
 }
 

@@ -226,7 +226,7 @@ fn a_dead_run_on_a_plain_table_is_reclaimed_on_s3() {
         client(&lake, &["append", &table, first, &stop, "row"]);
     }
     let status = || lake.run(&["status", root, "--json"]).ok().json();
-    let seam = "commit.before_put=1*off->1*return(kill)";
+    let seam = "commit.before_put=1*return(kill)";
     lake.with_seam(seam, &["optimize", root]).killed();
     let left = status();
     assert_eq!(left["sidecars"].as_array().expect("runs").len(), 1);

@@ -205,6 +205,15 @@ fn on_a_disk_that_fills_compaction_waits_and_cleanup_goes_first() {
 
     std::fs::remove_file(filler).expect("it stands");
     daemon.wait_fragments_at_most("small", 2);
-    daemon.stop();
+    let log = daemon.stop().stderr;
+    let told = |level: &str, what: &str| {
+        let is_it = |line: &&str| line.contains(level) && line.contains(what);
+        log.lines().filter(is_it).count()
+    };
+    let told = (
+        told("WARN", "work waits for room on its disk"),
+        told("INFO", "no work waits for room on its disk any more"),
+    );
+    assert_eq!(told, (1, 1), "{log}");
     lake.run(&["verify", &uri]).ok();
 }

@@ -436,6 +436,103 @@ async fn an_index_that_does_not_stand_any_more_is_built_again() {
     }
 }
 
+/// Writers come first at each of its commits, more often than Lance tries, and it is rewritten once.
+#[tokio::test]
+async fn a_rewrite_that_writers_come_before_is_not_lost() {
+    const TRIES: i64 = 24;
+    for (indexed, deletes) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut plain = Plain::new(false, indexed).await;
+        let rewritten = armed("maintain.after_rewrite", 1, "stop");
+        let every_try = format!("commit.before_put={TRIES}*return(stop)");
+        let mut child = plain.stop(&format!("{rewritten};{every_try}"));
+        if deletes {
+            plain.delete("id = 1").await;
+        }
+        let mut tries = 0;
+        child.signal(Signal::SIGCONT);
+        while child.stopped_or_ended() {
+            tries += 1;
+            plain.append(100 + tries..101 + tries).await;
+            child.signal(Signal::SIGCONT);
+        }
+        let done = child.wait().ok().json();
+        assert_eq!(tries, TRIES, "{indexed} {deletes}");
+        let report = report(&done);
+        assert_eq!(report["conflicts"], 0, "{report}");
+        assert_eq!(report["carried"], u32::from(deletes), "{report}");
+        assert_eq!(report["fragments_removed"], 4, "{report}");
+        plain.assert_whole().await;
+    }
+}
+
+/// Each compaction makes one version, and takes no id that another fragment has or had.
+#[tokio::test]
+async fn writers_may_take_the_ids_of_a_rewrite() {
+    for (indexed, deletes) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut plain = Plain::new(false, indexed).await;
+        let before = plain.open().await.manifest().version;
+        let rewritten = armed("maintain.after_rewrite", 1, "stop");
+        let mut child = plain.stop(&format!("{rewritten};commit.before_put=1*return(stop)"));
+        let mut others = 0;
+        if deletes {
+            plain.delete("id = 1").await;
+            others += 1;
+        }
+        child.signal(Signal::SIGCONT);
+        child.wait_stopped();
+        for id in 100..140 {
+            plain.append(id..id + 1).await;
+        }
+        // Whoever had them last may be gone.
+        plain.delete("id >= 100 AND id < 139").await;
+        others += 41;
+        let table = plain.open().await;
+        let had = table.manifest().max_fragment_id().expect("an id");
+        let stand: Vec<u64> = table.fragments().iter().map(|f| f.id).collect();
+        let done = child.resume().ok().json();
+        let report = report(&done);
+        assert_eq!(report["conflicts"], 0, "{report}");
+        assert_eq!(report["fragments_removed"], 4, "{report}");
+        let table = plain.open().await;
+        assert_eq!(table.manifest().version, before + others + 1);
+        let is_new = |id: &u64| !stand.contains(id);
+        let new: Vec<u64> = table
+            .fragments()
+            .iter()
+            .map(|f| f.id)
+            .filter(is_new)
+            .collect();
+        assert!(
+            !new.is_empty() && new.iter().all(|id| *id > had),
+            "{new:?} {had}"
+        );
+        plain.assert_whole().await;
+    }
+}
+
+/// An index that others build over its fragments meanwhile follows it, where it knows which rows went where; otherwise it is
+/// planned afresh.
+#[tokio::test]
+async fn a_rewrite_is_carried_over_an_index_that_was_built_meanwhile() {
+    for indexed in [true, false] {
+        let mut plain = Plain::new(false, indexed).await;
+        let mut child = plain.stop(&armed("maintain.after_rewrite", 1, "stop"));
+        plain.delete("id = 1").await;
+        let (kind, params) = (IndexType::BTree, ScalarIndexParams::default());
+        let name = Some(String::from("id_idx"));
+        let mut table = plain.open().await;
+        let built = table.create_index(&["id"], kind, name, &params, true);
+        built.await.expect("an index");
+        child.signal(Signal::SIGCONT);
+        let done = child.wait().ok().json();
+        let report = report(&done);
+        assert_eq!(report["conflicts"], u32::from(!indexed), "{report}");
+        assert_eq!(report["carried"], u32::from(indexed), "{report}");
+        assert_eq!(report["fragments_removed"], 4, "{report}");
+        plain.assert_whole().await;
+    }
+}
+
 /// A run that waits for writers stops when it is asked to, and leaves nothing.
 #[tokio::test]
 async fn a_run_that_waits_for_writers_can_be_stopped() {

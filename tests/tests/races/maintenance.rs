@@ -198,20 +198,18 @@ macro_rules! steps {
     };
 }
 
-// A compaction puts ReserveFragments, then Rewrite; the third put is the manifest's.
+// A compaction puts its Rewrite; the second put is the manifest's.
 steps! {
     before_compact: "maintain.before_compact" #1;
     after_plan: "maintain.after_plan" #1;
-    before_put_of_reserve: "commit.before_put" #1;
-    after_put_of_reserve: "commit.after_put" #1;
-    before_put_of_rewrite: "commit.before_put" #2;
-    after_put_of_rewrite: "commit.after_put" #2;
+    before_put_of_rewrite: "commit.before_put" #1;
+    after_put_of_rewrite: "commit.after_put" #1;
     after_compact: "maintain.after_compact" #1;
     publish_after_load: "publish.after_load" #1;
     before_publish: "maintain.before_publish" #1;
     publish_before_commit: "publish.before_commit" #1;
-    before_put_of_manifest: "commit.before_put" #3;
-    after_put_of_manifest: "commit.after_put" #3;
+    before_put_of_manifest: "commit.before_put" #2;
+    after_put_of_manifest: "commit.after_put" #2;
     publish_after_commit: "publish.after_commit" #1;
     sidecar_before_delete: "sidecar.before_delete" #1;
 }

@@ -67,8 +67,8 @@ async fn a_run_without_its_record_lands_nothing() {
 #[tokio::test]
 async fn a_delayed_put_meets_the_fence() {
     let (lake, plain) = scene().await;
-    // The second put is the one that refers to the rewritten files; the guard was asked before.
-    let run = given_up(&lake, &plain, &armed("commit.before_put", 2, "stop"));
+    // It refers to the rewritten files; the guard was asked before.
+    let run = given_up(&lake, &plain, &armed("commit.before_put", 1, "stop"));
     run.resume();
     plain.assert_whole().await;
     let pass = ["daemon", &plain.uri, "--once", "--grace", "0s"];

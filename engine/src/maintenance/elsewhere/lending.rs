@@ -360,8 +360,8 @@ impl<'a> Lending<'a> {
                 Change::Other => {}
             }
         }
-        if report.carried > 0 {
-            // Others have committed below HEAD: indexes may cover parts of a task now.
+        if head.manifest().version > self.base.manifest().version {
+            // Others may have committed below HEAD: indexes may cover parts of a task now.
             let tasks: Vec<Task> = same.iter().map(|(task, _)| task.clone()).collect();
             let standing = self.rewriting.store.standing(head, &tasks).await?;
             same.retain(|(task, _)| standing.contains(task));
