@@ -50,6 +50,7 @@ pub(crate) use compressed::compression_of;
 use conform::Conformer;
 pub(crate) use conform::decoded_bytes;
 pub(crate) use error::{FormatError, Shown};
+pub(crate) use ipc::check_stream;
 pub(crate) use limits::InputLimits;
 pub(crate) use meter::{Meter, Metered};
 pub(crate) use schema_file::{parse_type, read_schema_file};

@@ -4,6 +4,7 @@ use super::Context;
 use super::args::CheckArgs;
 use super::status::{Looked, look};
 use super::table::{Line, Span, Tone, age, size};
+use super::waits::resting;
 use crate::config::{MinFree, Watch};
 use crate::decide::room::Room;
 use crate::exit::exit_code;
@@ -154,11 +155,18 @@ async fn location(context: &Context, watch: &Watch) -> Report {
 }
 
 async fn tables(context: &Context, place: &Place, report: &mut Report) -> Result<()> {
+    let unfit = place.unfit().await;
     for target in place.maintained(&context.config).await? {
         report.tables += 1;
         report.names.push(Place::config_name(&target).to_owned());
         match look(context, place, &target).await {
-            Ok(looked) => report.table(&target.to_string(), &looked),
+            Ok(looked) => {
+                let table = target.to_string();
+                report.table(&table, &looked);
+                for rests in resting(&unfit, &table, &looked.health) {
+                    report.find(Level::Warning, Some(&table), rests.to_string());
+                }
+            }
             Err(e) => {
                 report.failed += 1;
                 report.find(Level::Critical, Some(&target.to_string()), e.to_string());

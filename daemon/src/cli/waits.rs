@@ -58,6 +58,15 @@ pub(super) struct Waiting {
     unknown: Option<String>,
 }
 
+/// What of `table` rests as `unfit`.
+pub(super) fn resting(unfit: &[Unfit], table: &str, health: &TableHealth) -> Vec<Wait> {
+    let of_table = unfit.iter().filter(|unfit| unfit.table == table);
+    let noted: Vec<Unfit> = of_table.cloned().collect();
+    let resting = Quarantine::resumed(&noted).resting(&Fingerprints::of(health));
+    // Without an end: when the clock began does not matter.
+    resting.into_iter().map(|rests| rests.shown(0)).collect()
+}
+
 impl Waiting {
     /// Asks the daemon at `named`, or the one of the configuration, if there is one.
     pub(super) async fn at(context: &Context, place: &Place, named: Option<SocketAddr>) -> Self {
@@ -102,15 +111,6 @@ impl Waiting {
         unknown.chain(waits).collect()
     }
 
-    /// What rests of `table` as unfit.
-    fn rests(&self, table: &str, health: &TableHealth) -> Vec<Wait> {
-        let of_table = self.unfit.iter().filter(|unfit| unfit.table == table);
-        let noted: Vec<Unfit> = of_table.cloned().collect();
-        let resting = Quarantine::resumed(&noted).resting(&Fingerprints::of(health));
-        // Without an end: when the clock began does not matter.
-        resting.into_iter().map(|rests| rests.shown(0)).collect()
-    }
-
     /// What of `plan` of a table of `place` does not run now. A daemon knows best; what it has not seen yet is paused all the
     /// same, or has no room.
     pub(super) fn of(
@@ -126,7 +126,7 @@ impl Waiting {
             .flat_map(|of| of.waits.clone())
             .collect();
         if self.location.is_none() {
-            waits.extend(self.rests(&table, health));
+            waits.extend(resting(&self.unfit, &table, health));
         }
         let windows = context
             .config

@@ -37,6 +37,7 @@ impl Flight {
         headers: &HeaderMap,
         mut stream: Streaming<FlightData>,
     ) -> Result<(Done, bool), Status> {
+        let asked = Asked::of(headers)?;
         let most = self.config.flight.streams;
         let full = |_| {
             beyond(
@@ -46,16 +47,30 @@ impl Flight {
         };
         let _permit = self.streams.try_acquire().map_err(full)?;
         let _shown = self.metrics.agent.flight.stream();
-        let asked = Asked::of(headers)?;
         let first = self.next(&mut stream).await?.ok_or_else(nothing)?;
         let descriptor = first.flight_descriptor.clone().unwrap_or_default();
         let intent = Intent::of(descriptor, asked)?;
         let transaction = self.transaction_of(&intent, caller)?;
+        let received = self.receive((first, &mut stream), intent, transaction.as_deref());
+        let received = received.await;
+        if let (Err(why), Some(name)) = (&received, &transaction) {
+            self.transactions.refuse(name, why.message());
+        }
+        received
+    }
+
+    /// The same of a stream whose `first` message has come, and which belongs to `transaction`, if to any.
+    async fn receive(
+        self: &Arc<Self>,
+        (first, stream): (FlightData, &mut Streaming<FlightData>),
+        intent: Intent,
+        transaction: Option<&str>,
+    ) -> Result<(Done, bool), Status> {
         let snapshot = self.store.load().await.map_err(refused)?;
-        let is_checked = self.check_table(&snapshot, &intent, transaction.as_deref())?;
+        let is_checked = self.check_table(&snapshot, &intent, transaction)?;
         let mut message = first;
         while message.data_header.is_empty() {
-            message = self.next(&mut stream).await?.ok_or_else(no_columns)?;
+            message = self.next(stream).await?.ok_or_else(no_columns)?;
         }
         let to = (&intent.table, &intent.mode);
         let within = (&self.config.input, &self.room, self.aside.as_path());
@@ -65,7 +80,7 @@ impl Flight {
             let columns = self.check_columns(&snapshot, &intent, receiving.empty());
             columns.await.map_err(refused)?;
         }
-        while let Some(message) = self.next(&mut stream).await? {
+        while let Some(message) = self.next(stream).await? {
             if !message.data_header.is_empty() {
                 receiving.take(&piece(&message)).map_err(refused)?;
             }
@@ -75,7 +90,7 @@ impl Flight {
             .map_err(refused)?;
         if let Some(name) = transaction {
             let rows = put.rows;
-            self.transactions.add(&name, put, intent.batch)?;
+            self.transactions.add(name, put, intent.batch)?;
             return Ok((Done::nothing("in_transaction", rows), intent.is_sql));
         }
         let batch = Batch {

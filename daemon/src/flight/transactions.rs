@@ -75,6 +75,8 @@ struct Transaction {
     since: Option<Instant>,
     /// `None`: it is over.
     batch: Option<Batch>,
+    /// Why a part of it was refused.
+    refused: Option<String>,
 }
 
 /// One that was ended, without what was put.
@@ -117,6 +119,7 @@ impl Transactions {
             is_of_connection,
             since: None,
             batch: Some(batch),
+            refused: None,
         };
         all.insert(name, transaction);
         Ok(())
@@ -164,9 +167,24 @@ impl Transactions {
         Ok(())
     }
 
+    /// A part of it was refused: what is left is not the batch that somebody wanted.
+    pub(super) fn refuse(&self, name: &str, why: &str) {
+        if let Some(transaction) = self.all().get_mut(name) {
+            transaction.refused.get_or_insert_with(|| why.to_owned());
+        }
+    }
+
     /// Ends it, and gives what was put, with what takes it back.
+    ///
+    /// # Errors
+    /// It is over, or a part of it was refused: nothing of it is committed.
     pub(super) fn end(&self, name: &str) -> Result<(Batch, Ended), Status> {
         let mut ended = self.all().remove(name).ok_or_else(|| over(name))?;
+        if let Some(why) = ended.refused {
+            return Err(Status::failed_precondition(format!(
+                "transaction {name} is rolled back: a part of it was refused ({why}); send all of its rows again in another one"
+            )));
+        }
         let batch = ended.batch.take().ok_or_else(|| over(name))?;
         Ok((batch, Ended(ended)))
     }
@@ -270,6 +288,18 @@ mod tests {
         assert!(all.end("a").is_err());
         all.reopen("a", batch, ended);
         assert!(all.check("a").is_ok() && all.end("a").is_ok());
+    }
+
+    #[test]
+    fn what_was_refused_in_part_is_not_committed() {
+        let all = all(1);
+        begin(&all, "a", (1, false)).unwrap();
+        all.refuse("a", "column x is a text");
+        all.refuse("a", "and more");
+        let refused = all.end("a").unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert!(refused.message().contains("column x is a text"));
+        assert_eq!(all.count(), 0, "it is over");
     }
 
     #[test]

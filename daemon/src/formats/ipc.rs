@@ -102,6 +102,11 @@ fn load(source: &mut Source<'_>) -> Result<(Buffer, Format), FormatError> {
     Ok((Buffer::from_vec(bytes), found))
 }
 
+/// Refuses a stream that begins with `head`, its first message, if its values are not as they are read here.
+pub(crate) fn check_stream(head: &[u8]) -> Result<(), FormatError> {
+    stream_schema(Path::new("standard input"), head).map(drop)
+}
+
 /// The schema of a stream, its first message.
 fn stream_schema(path: &Path, bytes: &[u8]) -> Result<SchemaRef, FormatError> {
     let (message, _) = message_at(path, bytes, 0)?.ok_or_else(|| cut_off(path))?;

@@ -246,7 +246,14 @@ impl Store {
             return Ok(None);
         };
         let version = &handle.manifest_location().path;
-        Ok(Some(Opened::pinned(&self.objects, version).await?))
+        match Opened::pinned(&self.objects, version).await {
+            Ok(opened) => Ok(Some(opened)),
+            // Others have moved on and cleaned up, or the table is gone: whoever looks anew sees which.
+            Err(object_store::Error::NotFound { .. }) => {
+                Err(Error::conflict(format!("/{version} is gone")))
+            }
+            Err(e) => Err(e.into()),
+        }
     }
 }
 

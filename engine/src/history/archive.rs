@@ -245,10 +245,9 @@ impl Store {
         let rows = entries.len() as u64;
         let slot = log.as_ref().map_or(1, |l| l.manifest().version + 1);
         let params = WriteParams {
-            mode: if log.is_some() {
-                WriteMode::Append
-            } else {
-                WriteMode::Create
+            mode: match log.is_some() {
+                true => WriteMode::Append,
+                false => WriteMode::Create,
             },
             store_params: Some(self.params().clone()),
             session: Some(self.session()),

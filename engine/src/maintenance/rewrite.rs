@@ -73,7 +73,7 @@ impl Rewriter<'_> {
                     ..self.options.clone()
                 },
             };
-            let result = rewrite.execute(head).await?;
+            let result = rewrite.execute(head).await.map_err(unwritable)?;
             let check = Rewrite {
                 dataset: &reader,
                 old: &fragments,
@@ -93,5 +93,16 @@ impl Rewriter<'_> {
             ErrorKind::Unfit,
             "its rows are too wide for a default scan",
         ))
+    }
+}
+
+/// What comes of a rewrite is its own input: what Lance calls invalid there it will not write the next time, either.
+fn unwritable(e: lance::Error) -> Error {
+    match Error::from(e) {
+        e if e.kind() == ErrorKind::InvalidInput => Error::new(
+            ErrorKind::Unfit,
+            format!("Lance does not write its rows again: {}", e.brief()),
+        ),
+        e => e,
     }
 }

@@ -335,6 +335,11 @@ impl Store {
         }
         if adopt || at.snapshot.state.drift_policy(table) == DriftPolicy::Adopt {
             self.repair(&report, RepairAction::Force).await?;
+            let above = report.versions.iter();
+            let above: Vec<String> = above
+                .map(|v| format!("{} {}", v.version, v.operation))
+                .collect();
+            tracing::warn!(%table, pin = report.pin, head = report.head, versions = above.join(", "), "published what others committed: drift is adopted here");
             return Ok(None);
         }
         self.protect(&at.entry).await?;

@@ -311,11 +311,13 @@ impl GuardedCommitHandler {
         let Some(opened) = self.opened.get() else {
             return Ok(());
         };
-        if stands(Guard::Standing) && !opened.is_table(objects, below).await? {
-            let gone = LanceError::io(opened.gone().to_string());
-            return Err(CommitError::OtherError(gone));
+        if !stands(Guard::Standing) || opened.is_table(objects, below).await? {
+            return Ok(());
         }
-        Ok(())
+        Err(match opened.is_pinned {
+            true => CommitError::CommitConflict,
+            false => CommitError::OtherError(LanceError::io(opened.gone().to_string())),
+        })
     }
 
     /// Counts what became of a put at the version of the dataset at a path, and whether it is known that it is there, or is not.

@@ -74,6 +74,8 @@ impl Stamp {
 /// The version that a table was opened at, and the data files of that.
 #[derive(Debug, Clone)]
 pub(crate) struct Opened {
+    /// Whether a pin names it. Who committed above it and finds it gone looks anew at what is visible.
+    pub(crate) is_pinned: bool,
     version: Stamp,
     files: Arc<HashSet<String>>,
 }
@@ -91,17 +93,19 @@ impl Opened {
     pub(crate) async fn of(objects: &LanceStore, dataset: &Dataset) -> object_store::Result<Self> {
         let files = files_of(dataset.manifest()).map(str::to_owned);
         Ok(Self {
+            is_pinned: false,
             files: Arc::new(files.collect()),
             version: Stamp::of(&objects.inner, &dataset.manifest_location().path).await?,
         })
     }
 
-    /// That of the version at `path`, which no cleanup removes.
+    /// That of the pinned version at `path`.
     ///
     /// # Errors
     /// It is gone already, and those of the storage.
     pub(crate) async fn pinned(objects: &LanceStore, path: &Path) -> object_store::Result<Self> {
         Ok(Self {
+            is_pinned: true,
             files: Arc::default(),
             version: Stamp::of(&objects.inner, path).await?,
         })

@@ -1,5 +1,6 @@
 //! Streams from standard input: each row once, whatever is killed, and acknowledgements that stay true.
 
+use arrow_array::RecordBatch;
 use serde_json::Value;
 use squire_tests::{Done, Lake, PATIENCE, armed};
 
@@ -182,6 +183,50 @@ async fn an_arrow_stream_is_cut_where_pieces_end() {
     lake.feed(&args, b"no arrow")
         .failed(2, "is no Arrow stream");
     holds(&lake, 0..30).await;
+}
+
+/// The schema message of a stream whose one column, i: int64, is big-endian; no writer at hand makes one.
+const BIG_ENDIAN: &str = "ffffffff800000001000000000000a000c000a00090004000a000000100000000001040008000c000a000400080000000800000000000100\
+    01000000140000001000140010000f000e00080000000400100000001000000018000000000002011c0000000000000008000c0008000700\
+    080000000000000140000000010000006900000000000000";
+
+/// Arrow's reader takes the bytes of numbers as they come.
+#[test]
+fn a_stream_of_another_byte_order_is_refused() {
+    let lake = lake();
+    let digits = BIG_ENDIAN.as_bytes().chunks(2);
+    let bytes = digits.map(|byte| std::str::from_utf8(byte).expect("digits"));
+    let bytes = bytes.map(|byte| u8::from_str_radix(byte, 16).expect("a byte"));
+    let head: Vec<u8> = bytes.collect();
+    lake.feed(&args(&lake, &["--format", "arrow"]), &head)
+        .failed(2, "another byte order");
+}
+
+/// `cat a.arrows b.arrows | squire ingest`: what stands behind the end of a stream is not passed over.
+#[tokio::test]
+async fn arrow_streams_behind_one_another_are_all_read() {
+    use lance::deps::datafusion::arrow::ipc::writer::StreamWriter;
+    let lake = lake();
+    let stream = |rows: RecordBatch| {
+        let mut bytes = Vec::new();
+        let mut stream = StreamWriter::try_new(&mut bytes, &rows.schema()).expect("a stream");
+        stream.write(&rows).expect("a batch");
+        stream.finish().expect("its end");
+        drop(stream);
+        bytes
+    };
+    let rows = |ids: std::ops::Range<i64>| {
+        squire_tests::batch_of(ids.map(|id| (id, format!("v{id}"))).collect())
+    };
+    let args = args(&lake, &["--format", "arrow"]);
+    let both = [stream(rows(0..10)), stream(rows(10..15))].concat();
+    assert_eq!(told(&lake.feed(&args, &both).ok()), (0, vec![15]));
+    let garbage = [&both[..], b"and more"].concat();
+    lake.feed(&args, &garbage).failed(2, "is no Arrow stream");
+    let other = rows(15..16).project(&[0]).expect("a column");
+    let others = [both, stream(other)].concat();
+    lake.feed(&args, &others).failed(2, "other columns");
+    holds(&lake, 0..15).await;
 }
 
 /// What a producer has sent to one table says nothing of another one, nor of one that was made again.

@@ -20,7 +20,7 @@ use squire_engine::maintenance::{
     CompactionLimits, MaintenanceReport, Oversight, Skipped, TableHealth, Target, Verify,
 };
 use squire_engine::store::{Store, StoreOptions};
-use squire_tests::bounds;
+use squire_tests::{Lake, bounds};
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -220,6 +220,40 @@ async fn dictionaries_with_narrow_keys_are_left_readable() {
         assert_eq!(watched.files(), before, "{name}: files are left behind");
         assert_eq!(watched.dataset().await.version().version, version, "{name}");
     }
+}
+
+/// In the older format Lance's writer refuses what its newer one spoils: as deterministic, so it rests as well, and `check` tells.
+#[tokio::test]
+async fn dictionaries_that_are_not_written_again_rest_and_are_told() {
+    let lake = Lake::new();
+    let directory = lake.path("plain").to_string_lossy().into_owned();
+    for fragment in 0..4 {
+        let mut column = StringDictionaryBuilder::<Int8Type>::new();
+        for row in 0..100 {
+            column.append_value(format!("{fragment}-{row}"));
+        }
+        let params = WriteParams {
+            mode: match fragment {
+                0 => WriteMode::Create,
+                _ => WriteMode::Append,
+            },
+            data_storage_version: "2.0".parse().ok(),
+            ..WriteParams::default()
+        };
+        let rows = batch(vec![("d", Arc::new(column.finish()) as ArrayRef)]);
+        let uri = format!("{directory}/t.lance");
+        let insert = InsertBuilder::new(&uri).with_params(&params);
+        let written = insert.execute(vec![rows]).await;
+        written.expect("a fragment");
+    }
+    let config = lake.path("squire.toml").to_string_lossy().into_owned();
+    std::fs::write(&config, "[policy]\nmin_candidate_fragments = 2\n").expect("configuration");
+    let run = |args: &[&str]| lake.run(&[args, &["--config", &config]].concat());
+    run(&["optimize", &directory]).failed(3, "does not write its rows again");
+    run(&["check", &directory]).ok();
+    run(&["daemon", &directory, "--once"]).failed(1, "");
+    run(&["check", &directory]).failed(3, "until the schema or the release changes");
+    run(&["check", &directory, "--nagios"]).failed(1, "WARNING");
 }
 
 /// Nulls at every level, an extension, blobs, lists, a dictionary that is wide enough.

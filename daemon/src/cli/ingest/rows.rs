@@ -2,9 +2,9 @@
 //! written as an input that can be read again.
 
 use crate::cli::args::StreamFormat;
-use crate::formats::{Format, InputLimits, compression_of, decoded_bytes};
+use crate::formats::{Format, InputLimits, check_stream, compression_of, decoded_bytes};
 use arrow::array::RecordBatch;
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use squire_engine::error::{Error, ErrorKind, Result};
@@ -117,17 +117,49 @@ fn read_lines(sender: &Sender, longest: u64) -> Result<()> {
     }
 }
 
+/// One stream, or several of one schema behind each other.
 fn read_batches(sender: &Sender) -> Result<()> {
-    let stream = StreamReader::try_new(BufReader::new(io::stdin()), None).map_err(unfit)?;
-    for batch in stream {
-        if sender
-            .blocking_send(Ok(Item::Batch(batch.map_err(unfit)?)))
-            .is_err()
-        {
-            break;
+    let mut input = BufReader::new(io::stdin());
+    let mut schema: Option<SchemaRef> = None;
+    loop {
+        let noted = Noted {
+            input: &mut input,
+            head: Some(Vec::new()),
+        };
+        let mut stream = StreamReader::try_new(noted, None).map_err(unfit)?;
+        let head = stream.get_mut().head.take().unwrap_or_default();
+        check_stream(&head).map_err(|e| Error::invalid(e.to_string()))?;
+        let own = stream.schema();
+        if *schema.get_or_insert_with(|| own.clone()) != own {
+            let why = "standard input goes on with a stream of other columns; send it by itself";
+            return Err(Error::invalid(why));
+        }
+        for batch in stream {
+            let batch = Item::Batch(batch.map_err(unfit)?);
+            if sender.blocking_send(Ok(batch)).is_err() {
+                return Ok(());
+            }
+        }
+        if input.fill_buf().map_err(unread)?.is_empty() {
+            return Ok(());
         }
     }
-    Ok(())
+}
+
+/// An input whose first bytes are kept: the message that says what a stream is.
+struct Noted<R> {
+    input: R,
+    head: Option<Vec<u8>>,
+}
+
+impl<R: Read> Read for Noted<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(bytes)?;
+        if let Some(head) = &mut self.head {
+            head.extend_from_slice(&bytes[..read]);
+        }
+        Ok(read)
+    }
 }
 
 fn unread(e: io::Error) -> Error {
