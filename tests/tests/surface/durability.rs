@@ -176,7 +176,7 @@ async fn a_new_store_and_maintenance_are_durable_step_by_step() {
     }
     lake.run(&["index", &uri, "a", "id", "--type", "btree"])
         .ok();
-    for (command, versions) in [("optimize", 2), ("reindex", 1), ("cleanup", 0)] {
+    for (command, versions) in [("optimize", 1), ("reindex", 1), ("cleanup", 0)] {
         let before = Disk::of(&root);
         let effects = lake.traced("power", &[command, &uri]);
         let steps = steps(&before, &effects, &root).unwrap_or_else(|e| panic!("{command}: {e}"));
