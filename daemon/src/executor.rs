@@ -10,7 +10,9 @@ use crate::config::{ExecutorConfig, ExecutorKind};
 use local::Local;
 use ray::Ray;
 use squire_engine::error::Result;
-use squire_engine::maintenance::{CompactionLimits, MaintenanceReport, Oversight, Target};
+use squire_engine::maintenance::{
+    CompactionLimits, MaintenanceReport, Oversight, Target, WorkerBounds,
+};
 use squire_engine::store::Store;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -51,6 +53,14 @@ pub(crate) async fn compact(
                 .compact_elsewhere(target, limits, &ray, oversight)
                 .await
         }
+    }
+}
+
+fn bounds(config: &ExecutorConfig) -> WorkerBounds {
+    WorkerBounds {
+        at_once: config.workers,
+        bytes_at_once: config.bytes_in_flight,
+        memory: config.memory,
     }
 }
 

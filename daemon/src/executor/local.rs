@@ -3,11 +3,11 @@
 //! Each has a limit of its own for what it may map, so that a rewrite which needs more ends one worker and nothing else. It is
 //! given its task and the options of the storage through a pipe: what it works with is in no file and on no command line.
 
-use super::{is_progress, last_words};
+use super::{bounds, is_progress, last_words};
 use crate::config::ExecutorConfig;
 use crate::units::format_size;
 use async_trait::async_trait;
-use squire_engine::maintenance::{Ended, Envelope, Executor, Handed};
+use squire_engine::maintenance::{Ended, Envelope, Executor, Handed, WorkerBounds};
 use squire_engine::store::{Memory, Store};
 use std::collections::HashMap;
 use std::io;
@@ -96,16 +96,8 @@ async fn heard(child: &mut Child, handed: &Handed) -> io::Result<(ExitStatus, St
 
 #[async_trait]
 impl Executor for Local {
-    fn at_once(&self) -> usize {
-        self.config.workers
-    }
-
-    fn bytes_at_once(&self) -> u64 {
-        self.config.bytes_in_flight
-    }
-
-    fn memory(&self) -> u64 {
-        self.config.memory
+    fn bounds(&self) -> WorkerBounds {
+        bounds(&self.config)
     }
 
     async fn run(&self, handed: &Handed) -> Ended {

@@ -5,14 +5,14 @@
 
 mod program;
 
-use super::{Local, is_progress, last_words};
+use super::{Local, bounds, is_progress, last_words};
 use crate::config::{ExecutorConfig, WhenAway};
 use crate::units::format_size;
 use async_trait::async_trait;
 use program::Program;
 use serde_json::{Value, json};
 use squire_engine::clock::Clock;
-use squire_engine::maintenance::{Ended, Executor, Handed};
+use squire_engine::maintenance::{Ended, Executor, Handed, WorkerBounds};
 use squire_engine::store::Store;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -178,16 +178,8 @@ fn ended(message: &Value, words: &str) -> Ended {
 
 #[async_trait]
 impl Executor for Ray {
-    fn at_once(&self) -> usize {
-        self.config.workers
-    }
-
-    fn bytes_at_once(&self) -> u64 {
-        self.config.bytes_in_flight
-    }
-
-    fn memory(&self) -> u64 {
-        self.config.memory
+    fn bounds(&self) -> WorkerBounds {
+        bounds(&self.config)
     }
 
     async fn run(&self, handed: &Handed) -> Ended {

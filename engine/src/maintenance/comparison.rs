@@ -72,7 +72,10 @@ impl<'a> Comparison<'a> {
         let (was, is) = (self.base.manifest(), head.manifest());
         let comparable =
             (was.version == is.version || comparable(was, is)) && beyond_us(is).is_none();
-        let covers = coverage(head).await?;
+        let covers = match was.version == is.version {
+            true => self.covered.clone(),
+            false => coverage(head).await?,
+        };
         let (true, Some(covered), Some(covers)) = (comparable, self.covered.take(), covers) else {
             self.carried.clear();
             self.given_up = Some(
@@ -171,10 +174,13 @@ impl Carried {
     /// Reads what was deleted in `base`, and says whether the rest is what was rewritten.
     async fn read_offsets(&mut self, base: &Dataset) -> Result<bool> {
         for (was, is) in self.rewritten.iter().zip(&self.sources) {
+            // An older release may not have counted them, and whoever committed next did; ranks go by them.
+            let Some(rows) = is.physical_rows else {
+                return Ok(false);
+            };
             let before = deletions(base, was).await?;
             self.offsets.push(Source {
-                // An older release may not have counted them, and whoever committed next did.
-                rows: is.physical_rows.unwrap_or(0) as u64,
+                rows: rows as u64,
                 after: before.clone(),
                 before,
             });

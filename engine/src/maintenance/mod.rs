@@ -51,7 +51,7 @@ pub use cleanup::{
     HoldKind, Holding, Matching, Retention, Spare, TableCleanup,
 };
 pub use compact::CompactionLimits;
-pub use elsewhere::{Ended, Envelope, Executed, Executor, Handed};
+pub use elsewhere::{Ended, Envelope, Executed, Executor, Handed, WorkerBounds};
 pub use health::{IndexHealth, TableHealth};
 pub use noted::{MOST_RUNS, NotedRun};
 pub use observe::{Looking, Observed};

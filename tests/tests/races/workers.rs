@@ -10,6 +10,7 @@ use squire_engine::error::{ErrorKind, Result};
 use squire_engine::maintenance::tasks::TaskBounds;
 use squire_engine::maintenance::{
     CompactionLimits, Ended, Executor, Handed, MaintenanceReport, Oversight, Target, Verify,
+    WorkerBounds,
 };
 use squire_tests::{Child, Done, Lake, bounds};
 use std::collections::BTreeSet;
@@ -120,16 +121,12 @@ impl<'a, F: Fn(&Attempt<'_>) -> Ended + Send + Sync> Scripted<'a, F> {
 
 #[async_trait]
 impl<F: Fn(&Attempt<'_>) -> Ended + Send + Sync> Executor for Scripted<'_, F> {
-    fn at_once(&self) -> usize {
-        1
-    }
-
-    fn bytes_at_once(&self) -> u64 {
-        u64::MAX
-    }
-
-    fn memory(&self) -> u64 {
-        256 << 20
+    fn bounds(&self) -> WorkerBounds {
+        WorkerBounds {
+            at_once: 1,
+            bytes_at_once: u64::MAX,
+            memory: 256 << 20,
+        }
     }
 
     async fn run(&self, handed: &Handed) -> Ended {

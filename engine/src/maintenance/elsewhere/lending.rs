@@ -121,7 +121,8 @@ impl<'a> Lending<'a> {
 
     /// Hands out as many at a time as the executor takes. Where one fails, no further one is begun.
     async fn hand_out(&self, tasks: Vec<Task>, to: UnboundedSender<Back>) {
-        let (most, most_bytes) = (self.executor.at_once(), self.executor.bytes_at_once());
+        let bounds = self.executor.bounds();
+        let (most, most_bytes) = (bounds.at_once, bounds.bytes_at_once);
         let mut waiting = VecDeque::from(tasks);
         let mut flying = FuturesUnordered::new();
         let mut bytes = 0_u64;
@@ -251,11 +252,11 @@ impl<'a> Lending<'a> {
                 ..options.clone()
             },
             verify: limits.verify,
-            memory: self.executor.memory(),
+            memory: self.executor.bounds().memory,
             bytes_per_second: run
                 .oversight
                 .rate()
-                .map(|rate| (rate / self.executor.at_once().max(1) as u64).max(1)),
+                .map(|rate| (rate / self.executor.bounds().at_once.max(1) as u64).max(1)),
         })
     }
 
@@ -336,9 +337,10 @@ impl<'a> Lending<'a> {
     /// A commit has as many tasks as one of this process's own, or one of each worker.
     fn is_due(&self, ready: &Ready) -> bool {
         let limits = self.rewriting.limits;
-        let most = limits.tasks_per_commit.max(self.executor.at_once());
+        let bounds = self.executor.bounds();
+        let most = limits.tasks_per_commit.max(bounds.at_once);
         let most_bytes = limits.bounds.max_input_bytes;
-        let most_bytes = most_bytes.max(self.executor.bytes_at_once());
+        let most_bytes = most_bytes.max(bounds.bytes_at_once);
         ready.results.len() >= most
             || ready.bytes >= most_bytes
             || self.patience(ready).is_some_and(|left| left.is_zero())

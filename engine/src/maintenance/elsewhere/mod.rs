@@ -28,17 +28,22 @@ use async_trait::async_trait;
 use std::fmt::Debug;
 use tokio_util::sync::CancellationToken;
 
+/// What workers may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkerBounds {
+    /// Workers at one time, at most.
+    pub at_once: usize,
+    /// Bytes that tasks in flight read together, at most; a single one may read more.
+    pub bytes_at_once: u64,
+    /// Bytes that a worker may hold.
+    pub memory: u64,
+}
+
 /// Has workers execute tasks.
 #[async_trait]
 pub trait Executor: Debug + Send + Sync {
-    /// Workers at one time, at most.
-    fn at_once(&self) -> usize;
-
-    /// Bytes that tasks in flight read together, at most; a single one may read more.
-    fn bytes_at_once(&self) -> u64;
-
-    /// Bytes that a worker may hold.
-    fn memory(&self) -> u64;
+    /// What its workers may use.
+    fn bounds(&self) -> WorkerBounds;
 
     /// Has one worker make the attempt at the task in `handed`, and says how it ended. A worker must be at work no more when
     /// this returns, unless it says [`Ended::Lost`]: what is at work afterwards writes files that nobody reclaims soon.

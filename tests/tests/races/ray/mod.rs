@@ -125,6 +125,12 @@ impl Scene {
         });
     }
 
+    /// What its dead runs left is reclaimed at once.
+    fn recover(&self) {
+        let recover = ["recover", &self.lake.uri, "--force"];
+        self.lake.run(&recover).ok();
+    }
+
     async fn assert_done(&self) {
         assert_settled(&self.lake, &self.batches, TASKS, self.before).await;
         self.assert_gone(&[]);
@@ -218,10 +224,7 @@ async fn what_joins_ends_with_squire() {
                 done.failed(1, "cancelled");
             }
             scene.assert_gone(&[]);
-            scene
-                .lake
-                .run(&["recover", &scene.lake.uri, "--force"])
-                .ok();
+            scene.recover();
             scene.assert_untouched().await;
         }
         let scene = Scene::new(how);
@@ -255,10 +258,7 @@ async fn what_is_at_work_ends_with_squire() {
             done.failed(1, "cancelled");
         }
         scene.assert_gone(&workers);
-        scene
-            .lake
-            .run(&["recover", &scene.lake.uri, "--force"])
-            .ok();
+        scene.recover();
         scene.assert_untouched().await;
     }
 }
@@ -282,10 +282,7 @@ async fn a_worker_goes_with_what_talks_to_ray() {
         eventually("another one stands", || !scene.workers().is_empty());
         run.kill();
         scene.assert_gone(&[]);
-        scene
-            .lake
-            .run(&["recover", &scene.lake.uri, "--force"])
-            .ok();
+        scene.recover();
         scene.assert_untouched().await;
     }
 }
@@ -305,10 +302,7 @@ async fn a_worker_that_is_lost_is_replaced() {
             "{how}: the record of the run stays"
         );
         scene.assert_gone(&[]);
-        scene
-            .lake
-            .run(&["recover", &scene.lake.uri, "--force"])
-            .ok();
+        scene.recover();
         scene.assert_done().await;
     }
 }
