@@ -158,7 +158,7 @@ fn faults(room: &Room) -> BTreeMap<String, u64> {
     faults
 }
 
-/// Lost commits of rewrites that landed all the same.
+/// Commits of rewrites in whose fragments others had deleted meanwhile.
 pub const CARRIED: &str = "commits carried";
 
 /// What the processes said of themselves.
@@ -207,8 +207,9 @@ impl Said {
             ] {
                 *self.maintenance.entry(name).or_default() += count;
             }
-        } else if line.contains("carried what was deleted meanwhile") {
-            *self.maintenance.entry(CARRIED).or_default() += 1;
+        } else if line.contains("committed rewrites") {
+            let carried = field(line, "carried") == Some("true");
+            *self.maintenance.entry(CARRIED).or_default() += u64::from(carried);
         } else if line.contains("stranded files reclaimed") {
             let bytes = field(line, "bytes").and_then(|n| n.parse::<u64>().ok());
             *self
