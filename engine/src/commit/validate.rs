@@ -74,7 +74,13 @@ fn why_not_kept(field: &Field) -> Option<&'static str> {
             "its metadata mark it as a blob (lance-encoding:blob), of which Lance makes a struct of data and uri that no file of binaries can be written to; leave the mark out",
         ),
         DataType::FixedSizeList(item, _) if !may_be_fixed(item) => Some(
-            "it is a list of a fixed size, for whose items Lance has no encoding: they can be numbers, booleans, dates and times, binaries of a fixed size, such lists, or structs without lists in them, and no texts; take a list of any size",
+            "it is a list of a fixed size, for whose items Lance has no encoding: they can be numbers, booleans, dates and times, binaries of a fixed size, or such lists, and no texts or structs; take a list of any size",
+        ),
+        DataType::Dictionary(_, values) if !may_be_in_dictionary(values) => Some(
+            "it is a dictionary of values that Lance keeps in none: they can be texts, binaries, booleans, and numbers other than decimals; give the column the type of its values",
+        ),
+        _ if !is_compression_known(field) => Some(
+            "its metadata name a compression (lance-encoding:compression) that Lance does not know: none, fsst, lz4 or zstd",
         ),
         DataType::Struct(fields)
             if is_packed(field) && !fields.iter().all(|f| may_be_packed(f)) =>
@@ -103,17 +109,24 @@ fn may_be_fixed(item: &Field) -> bool {
     use DataType as T;
     match item.data_type() {
         T::Null | T::Boolean | T::FixedSizeBinary(_) => true,
-        // Its own items are looked at where it is met itself.
-        T::FixedSizeList(inner, _) => !matches!(inner.data_type(), T::Struct(_)),
-        T::Struct(fields) => {
-            let within = Schema::new(fields.clone());
-            let within = within.flattened_fields();
-            let is_list =
-                |f: &&Field| matches!(f.data_type(), T::List(_) | T::LargeList(_) | T::Map(..));
-            !within.iter().any(is_list)
-        }
+        // Its own items are looked at where it is met itself. Structs have files that nobody reads beside another column.
+        T::FixedSizeList(..) => true,
         other => other.is_primitive(),
     }
+}
+
+/// Whether Lance has a name for a dictionary of these values: it is the name of their type within its own, and ends at a colon.
+fn may_be_in_dictionary(values: &DataType) -> bool {
+    use DataType as T;
+    match values {
+        T::Null | T::Boolean | T::Utf8 | T::LargeUtf8 | T::Binary | T::LargeBinary => true,
+        other => other.is_integer() || other.is_floating(),
+    }
+}
+
+fn is_compression_known(field: &Field) -> bool {
+    let said = field.metadata().get("lance-encoding:compression");
+    said.is_none_or(|said| ["none", "fsst", "lz4", "zstd"].contains(&said.as_str()))
 }
 
 /// Whether the fields of a struct are to be written as one; how Lance reads it.
@@ -413,6 +426,7 @@ mod tests {
             T::Binary,
             words,
             list(T::Int64),
+            structure(T::Int64, true),
             fixed(structure(T::Int64, true)),
             structure(list(T::Int64), true),
             structure(structure(list(T::Int64), true), true),
@@ -425,11 +439,29 @@ mod tests {
             structure(structure(T::Int64, false), false),
         ]
         .map(|of| (marked(of, "packed", "True"), "packed struct"));
+        let dictionary = |values| T::Dictionary(Box::new(T::Int8), Box::new(values));
+        let dictionaries = [
+            T::FixedSizeBinary(3),
+            T::Decimal128(5, 2),
+            T::Date32,
+            T::Timestamp(arrow_schema::TimeUnit::Second, None),
+            structure(T::Int64, true),
+            list(T::Int64),
+            self::fixed(T::Float32),
+            dictionary(T::Utf8),
+        ]
+        .map(|values| (Field::new("d", dictionary(values), true), "a dictionary of"));
+        let bogus = marked(T::Utf8, "lance-encoding:compression", "bogus");
         let blob = marked(T::LargeBinary, "lance-encoding:blob", "false");
         let interval = T::Interval(arrow_schema::IntervalUnit::DayTime);
         let interval = Field::new("i", interval, true);
-        let last = [(blob, "a blob"), (interval, "no such type")];
-        fixed.into_iter().chain(packed).chain(last).collect()
+        let last = [
+            (blob, "a blob"),
+            (interval, "no such type"),
+            (bogus, "a compression"),
+        ];
+        let nested = fixed.into_iter().chain(dictionaries);
+        nested.chain(packed).chain(last).collect()
     }
 
     /// What is written and read.
@@ -441,13 +473,19 @@ mod tests {
             T::Decimal128(5, 2),
             T::FixedSizeBinary(3),
             fixed(T::Boolean),
-            structure(T::Utf8, true),
         ];
         let fixed = items.map(|item| Field::new("v", fixed(item), true));
         let packed = [T::Int64, T::Utf8, self::fixed(T::Float32)];
         let packed = packed.map(|of| marked(structure(of, false), "lance-encoding:packed", "true"));
         let plain = marked(structure(T::Int64, true), "packed", "false");
-        let fields = fixed.into_iter().chain(packed).chain([plain]).enumerate();
+        let values = [T::Null, T::Boolean, T::Utf8, T::LargeBinary, T::Float16];
+        let dictionaries = values.map(|values| {
+            let dictionary = T::Dictionary(Box::new(T::Int64), Box::new(values));
+            Field::new("d", dictionary, true)
+        });
+        let pressed = ["none", "zstd"].map(|by| marked(T::Utf8, "lance-encoding:compression", by));
+        let fields = fixed.into_iter().chain(packed).chain([plain]);
+        let fields = fields.chain(dictionaries).chain(pressed).enumerate();
         fields
             .map(|(n, field)| field.with_name(format!("c{n}")))
             .collect()
