@@ -21,8 +21,8 @@ struct Repaired {
 }
 
 pub(super) async fn repair(context: &Context, args: RepairArgs) -> Result<ExitCode> {
-    let store = context.store(&args.target.store).await?;
-    let place = context.place(&args.target.store).await?;
+    let store = context.store(&args.store).await?;
+    let place = context.place(&args.store).await?;
     let action = match (args.action.publish, args.action.force, args.action.discard) {
         (true, _, _) => Some(RepairAction::Publish),
         (_, true, _) => Some(RepairAction::Force),
@@ -32,7 +32,7 @@ pub(super) async fn repair(context: &Context, args: RepairArgs) -> Result<ExitCo
     if let Some(action) = action {
         check_named(&store, &place, &args, action).await?;
     }
-    let selection = place.select(&args.target.tables).await?;
+    let selection = place.select(&args.tables).await?;
     let mut results = Results::of(&selection);
     let mut drifted = Vec::new();
     let mut repaired = Vec::new();
@@ -106,7 +106,7 @@ async fn check_named(
     args: &RepairArgs,
     action: RepairAction,
 ) -> Result<()> {
-    let (tables, head) = (&args.target.tables, args.head);
+    let (tables, head) = (&args.tables, args.head);
     let (flag, rule) = match action {
         RepairAction::Force if tables.len() != 1 || head.is_none() => (
             "--force",

@@ -100,7 +100,7 @@ async fn prove(before: &Dataset, after: &Dataset, name: &str, extended: bool) ->
             false => unfit("the index is gone".to_owned()),
         });
     };
-    let Some(subject) = Subject::of(before, after, (&was, &segments), segment) else {
+    let Some(subject) = Subject::of(name, before, after, (&was, &segments), segment) else {
         return Ok(());
     };
     match kind_to_ask(after, name, segment).await?.as_str() {
@@ -110,7 +110,7 @@ async fn prove(before: &Dataset, after: &Dataset, name: &str, extended: bool) ->
         "Json" => subject.prove_json(segment).await,
         "NGram" | "FM" => subject.prove_parts().await,
         "Inverted" => subject.prove_words(name, extended).await,
-        "Vector" => subject.prove_vectors(name).await,
+        "Vector" => subject.prove_vectors().await,
         "MinHashLsh" => subject.prove_likes().await,
         kind => Err(unfit(format!(
             "nothing says how an index of its type ({kind}) is asked, so what it holds cannot be proved"
@@ -142,7 +142,10 @@ pub(crate) async fn prove_followers(
     for index in followers.iter().filter(|index| index.unreadable.is_none()) {
         prove_index(before, after, &index.name)
             .await
-            .map_err(|e| e.context(format!("index {} after the rewrite", index.name)))?;
+            .map_err(|e| {
+                let name = &index.name;
+                e.context(format!("asking index {name} after the rewrite (where that fails again and again, drop it and create it again)"))
+            })?;
     }
     Ok(())
 }
@@ -170,6 +173,7 @@ fn unfit(why: String) -> Error {
 
 /// An index under proof.
 struct Subject<'a> {
+    name: &'a str,
     before: &'a Dataset,
     after: &'a Dataset,
     /// Whether `before` has the index, and whether it covered all rows there.
@@ -187,6 +191,7 @@ struct Subject<'a> {
 impl<'a> Subject<'a> {
     /// `None` where nothing can be asked: a field within a list, or a table without rows.
     fn of(
+        name: &'a str,
         before: &'a Dataset,
         after: &'a Dataset,
         (was, is): (&[IndexMetadata], &[IndexMetadata]),
@@ -211,6 +216,7 @@ impl<'a> Subject<'a> {
         let sampled = [old, new].map(|fragments| sample(&fragments));
         let is_empty = sampled.iter().all(Vec::is_empty);
         (!is_empty).then_some(Self {
+            name,
             before,
             after,
             is_old: !was.is_empty(),

@@ -227,20 +227,7 @@ async fn settle_one(
                 && run.is_licensed().await?
                 && !run.is_gone(store).await? =>
         {
-            let why = match (e.kind(), run.target) {
-                _ if is_short_of_memory(&e) => String::from(
-                    "its values cannot be sorted in the memory that one attempt has; raise [budget] memory",
-                ),
-                (ErrorKind::Storage, _) => e.brief(),
-                _ if e.attached::<SaysWhatToDo>().is_some() => e.brief(),
-                (_, Target::Pinned(_)) => format!(
-                    "{}; withdraw it (squire index --withdraw) and declare it again",
-                    e.brief()
-                ),
-                (_, Target::Plain(_) | Target::Branch { .. }) => {
-                    format!("{}; drop it and create it again", e.brief())
-                }
-            };
+            let why = why_failed(&e, run.target);
             report.failed_indexes.push((name.to_owned(), why));
             if e.kind() == ErrorKind::Unfit {
                 report.unfit_indexes.push(name.to_owned());
@@ -248,6 +235,27 @@ async fn settle_one(
             Ok(())
         }
         Err(e) => Err(e),
+    }
+}
+
+/// Why the index failed, and what to do.
+fn why_failed(e: &Error, target: &Target) -> String {
+    if is_short_of_memory(e) {
+        return String::from(
+            "its values cannot be sorted in the memory that one attempt has; raise [budget] memory",
+        );
+    }
+    let why = e.brief();
+    if e.attached::<SaysWhatToDo>().is_some() {
+        return why;
+    }
+    let remedy = match target {
+        Target::Pinned(_) => "withdraw it (squire index --withdraw) and declare it again",
+        Target::Plain(_) | Target::Branch { .. } => "drop it and create it again",
+    };
+    match e.kind() {
+        ErrorKind::Storage => format!("{why}; where that stays so, {remedy}"),
+        _ => format!("{why}; {remedy}"),
     }
 }
 

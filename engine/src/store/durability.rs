@@ -16,6 +16,7 @@ use super::{Store, location};
 use crate::error::{Error, ErrorKind, Result};
 use lance::Dataset;
 use lance_io::object_store::{ChainedWrappingObjectStore, WrappingObjectStore, uri_to_url};
+use lance_table::io::commit::ManifestNamingScheme;
 use object_store::list::PaginatedListStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -136,7 +137,11 @@ impl Store {
         // Lance's own words quote the bytes, and say less.
         tracing::debug!(%path, %error, "a version cannot be read");
         let length = bytes.len();
-        let why = if is_cut(&bytes) {
+        let why = if is_cut(&bytes) && self.is_below_another(path).await {
+            format!(
+                "/{path} is torn, {length} bytes long, and newer versions were made after it; restore this file from a backup, or, if nobody needs this version any more, remove this file"
+            )
+        } else if is_cut(&bytes) {
             format!(
                 "/{path} is torn, {length} bytes long, as a power cut leaves a version that was not synced: it was never written; stop all writers, remove this file, and run this again"
             )
@@ -146,6 +151,22 @@ impl Store {
             )
         };
         Error::new(ErrorKind::Storage, why)
+    }
+
+    /// Whether a newer version stands beside the one at `path`, as far as can be seen.
+    async fn is_below_another(&self, path: &Path) -> bool {
+        let version = |path: &Path| {
+            let name = path.filename()?;
+            ManifestNamingScheme::detect_scheme(name)?.parse_version(name)
+        };
+        let Some(folder) = path.parent() else {
+            return false;
+        };
+        let Ok(listed) = self.objects.list_with_delimiter(Some(&folder)).await else {
+            return false;
+        };
+        let mut others = listed.objects.iter().map(|other| &other.location);
+        others.any(|other| version(other) > version(path))
     }
 
     /// Makes durable whatever stands in the store, whoever wrote it: before a publish shows versions that were found

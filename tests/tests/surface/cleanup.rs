@@ -507,6 +507,8 @@ fn an_old_version_that_is_torn_is_named() {
     for told in [torn.as_str(), "is torn, 0 bytes long", "remove this file"] {
         assert!(done.stdout.contains(told), "{told}: {done:?}");
     }
+    // It was written: others were made after it.
+    assert!(!done.stdout.contains("never written"), "{done:?}");
     assert_eq!(version_files(&directory.join("t.lance")).len(), 4);
     assert_eq!(version_files(&directory.join("u.lance")).len(), 1);
 }

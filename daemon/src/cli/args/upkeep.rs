@@ -206,8 +206,11 @@ pub(crate) struct RepairAction {
 
 #[derive(Debug, Args)]
 pub(crate) struct RepairArgs {
-    #[command(flatten)]
-    pub(crate) target: TargetArgs,
+    /// A store: what others commit to tables outside of one stands as it is.
+    pub(crate) store: String,
+    /// Only this table; may be repeated.
+    #[arg(long = "table", value_name = "TABLE", action = ArgAction::Append)]
+    pub(crate) tables: Vec<String>,
     #[command(flatten)]
     pub(crate) action: RepairAction,
     /// Act only if HEAD is still this version, as an earlier preview showed it.

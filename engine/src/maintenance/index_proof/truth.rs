@@ -64,7 +64,7 @@ pub(super) async fn prove(dataset: &Dataset, name: &str, kinds: &[&str]) -> Resu
     if !kinds.contains(&kind.as_str()) {
         return Ok(());
     }
-    let Some(subject) = Subject::of(dataset, dataset, (&segments, &segments), segment) else {
+    let Some(subject) = Subject::of(name, dataset, dataset, (&segments, &segments), segment) else {
         return Ok(());
     };
     if kind == "Inverted" {
@@ -73,10 +73,7 @@ pub(super) async fn prove(dataset: &Dataset, name: &str, kinds: &[&str]) -> Resu
             None => Ok(()),
         };
     }
-    let statistics = dataset.index_statistics(name).await?;
-    let statistics: Value = serde_json::from_str(&statistics).unwrap_or_default();
-    let metric = &statistics["indices"][0]["metric_type"];
-    subject.finds_vectors(metric).await
+    subject.finds_vectors(&subject.metric().await?).await
 }
 
 impl Subject<'_> {

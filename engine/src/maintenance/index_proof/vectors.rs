@@ -53,8 +53,8 @@ impl Found {
 }
 
 impl Subject<'_> {
-    pub(super) async fn prove_vectors(&self, name: &str) -> Result<()> {
-        let metric = self.metric(name).await?;
+    pub(super) async fn prove_vectors(&self) -> Result<()> {
+        let metric = self.metric().await?;
         // What was not indexed before was found by a scan, which misses nothing.
         let kinds = [
             ("indexed before", self.is_old),
@@ -99,14 +99,14 @@ impl Subject<'_> {
         stood && self.sampled[1].iter().any(|new| new.id == fragment.id)
     }
 
-    /// The metric of the index `name`, as Lance's statistics say it.
-    pub(super) async fn metric(&self, name: &str) -> Result<Value> {
-        let statistics = self.after.index_statistics(name).await?;
+    /// The metric of the index, as Lance's statistics say it.
+    pub(super) async fn metric(&self) -> Result<Value> {
+        let statistics = self.after.index_statistics(self.name).await?;
         let statistics: Value = serde_json::from_str(&statistics).unwrap_or_default();
         Ok(statistics["indices"][0]["metric_type"].clone())
     }
 
-    /// How far the nearest rows are, in order.
+    /// How far the nearest rows are, in order. Of several indexes of the column Lance would ask any.
     pub(super) async fn nearest(
         &self,
         dataset: &Dataset,
@@ -115,6 +115,10 @@ impl Subject<'_> {
     ) -> Result<Vec<f32>> {
         let mut scan = dataset.scan();
         reach.of(&mut scan);
+        if reach == Reach::Indexed {
+            let segments = dataset.load_indices_by_name(self.name).await?;
+            scan.with_index_segments(segments.iter().map(|segment| segment.uuid).collect())?;
+        }
         scan.project(&["_distance"])?
             .nearest(&self.column.path(), vector.as_ref(), NEIGHBOURS)?
             .refine(u32::try_from(NEIGHBOURS).unwrap_or(1));
