@@ -67,6 +67,8 @@ pub(crate) struct Ended {
 
 /// Runs until SIGTERM or SIGINT, or one pass with `once`.
 pub(crate) async fn run(config: Config, options: Options) -> Result<Ended> {
+    // Before anything of it shows: who sees it may stop or reload it.
+    let signals = Signals::new()?;
     let metrics = Metrics::new().map_err(|e| Error::internal("metrics").caused_by(e))?;
     let status = Arc::new(Status::new(metrics, options.store.clock.clone()));
     status.set_pauses(Pauses::load(options.store.state_dir.as_deref())?);
@@ -78,7 +80,6 @@ pub(crate) async fn run(config: Config, options: Options) -> Result<Ended> {
         let ticking = options.store.clock.clone();
         start_watchdog(&status, ticking, &mut tasks, &cancel);
     }
-    let signals = Signals::new()?;
     let (done, outcomes) = unbounded_channel();
     let started_with = config.clone();
     let mut life = Life {

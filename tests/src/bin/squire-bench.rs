@@ -6,6 +6,7 @@
 
 use arrow_array::{Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
+use clap::Parser;
 use lance::Dataset;
 use lance::dataset::optimize::{CompactionOptions, compact_files};
 use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
@@ -416,28 +417,44 @@ async fn history(ages: &[u64]) -> Vec<Value> {
     values
 }
 
+/// The engine against bare Lance, both sides in one run: ratios, and bench.json or $SQUIRE_BENCH_JSON.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Fewer commits and rounds.
+    #[arg(long)]
+    quick: bool,
+    /// Show each request of the commits that are counted.
+    #[arg(long)]
+    requests: bool,
+    /// Only what a pass of the daemon asks of the storage.
+    #[arg(long)]
+    passes: bool,
+    /// Only what a long history costs.
+    #[arg(long)]
+    history: bool,
+    /// What one process of the bench does for another.
+    #[arg(long, hide = true, value_name = "COMMITS")]
+    beside_a_daemon: Option<usize>,
+}
+
 #[tokio::main]
 async fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let flag = |name: &str| args.iter().any(|a| a == name);
-    if let [_, mode, commits] = args.as_slice()
-        && mode == "--beside-a-daemon"
-    {
-        let commits = commits.parse().expect("a number of commits");
+    let args = Args::parse();
+    if let Some(commits) = args.beside_a_daemon {
         println!("{}", beside_a_daemon(commits).await);
         return;
     }
-    if flag("--passes") {
+    if args.passes {
         for tables in [1, 100, 1_000] {
             passes(tables).await;
         }
         return;
     }
-    if flag("--history") {
+    if args.history {
         history(&[10, 1_000, 5_000, 10_000]).await;
         return;
     }
-    let quick = flag("--quick");
+    let quick = args.quick;
     println!("{:<44} {:>12} {:>12}", "", "squire", "lance");
     let mut table = commits(if quick { 30 } else { 200 }).await;
     let rounds = if quick { 1 } else { 5 };
@@ -446,8 +463,7 @@ async fn main() {
     let many = if quick { 200 } else { 5_000 };
     for (what, tables) in [("one table", &["a"][..]), ("two tables", &["a", "b"][..])] {
         for commit in [10, many] {
-            let show = flag("--requests");
-            let r = requests(tables, commit - 1, show).await;
+            let r = requests(tables, commit - 1, args.requests).await;
             let row = json!({ "what": format!("requests, {what}"), "commit": commit, "sequential": r.sequential, "total": r.total });
             print_requests(&row);
             table.push(row);
