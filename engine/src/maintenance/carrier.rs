@@ -381,7 +381,7 @@ impl Carrier<'_> {
         commit_compaction(&mut staged, results.clone(), remap, self.options).await?;
         let mut ready = Prepared::of(&staged, &results).await?;
         if wanted(carried) == Proved::Indexes {
-            prove_followers(head, &staged, &followers).await?;
+            prove_followers(self.run.target, head, &staged, &followers).await?;
             ready.proved = Proved::Indexes;
         }
         Ok(ready)
@@ -502,6 +502,7 @@ impl Carrier<'_> {
             };
             check.check_rows(staged, carried.neighbours()).await?;
         }
-        prove_followers(head, staged, &followers(head, &rewritten).await?).await
+        let followers = followers(head, &rewritten).await?;
+        prove_followers(self.run.target, head, staged, &followers).await
     }
 }

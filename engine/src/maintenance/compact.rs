@@ -380,7 +380,7 @@ impl Rewriting<'_> {
             let slot = Some(slot_after(head));
             let mut staged = self.store.rehearsal(self.run, head, slot).await?;
             commit_compaction(&mut staged, results.clone(), remap.clone(), self.options).await?;
-            prove_followers(head, &staged, &followers).await?;
+            prove_followers(self.run.target, head, &staged, &followers).await?;
         }
         commit_compaction(head, results, remap, self.options).await?;
         Ok(landed)

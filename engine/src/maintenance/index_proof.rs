@@ -24,6 +24,7 @@ mod truth;
 mod vectors;
 mod words;
 
+use super::Target;
 use super::listed::{Listed, covered_by, ids_of, kind_of};
 use crate::error::{Error, ErrorKind, Result};
 use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, UInt64Array};
@@ -109,7 +110,7 @@ async fn prove(before: &Dataset, after: &Dataset, name: &str, extended: bool) ->
         "LabelList" => subject.prove_labels().await,
         "Json" => subject.prove_json(segment).await,
         "NGram" | "FM" => subject.prove_parts().await,
-        "Inverted" => subject.prove_words(name, extended).await,
+        "Inverted" => subject.prove_words(extended).await,
         "Vector" => subject.prove_vectors().await,
         "MinHashLsh" => subject.prove_likes().await,
         kind => Err(unfit(format!(
@@ -135,6 +136,7 @@ async fn kind_to_ask(dataset: &Dataset, name: &str, segment: &IndexMetadata) -> 
 /// # Errors
 /// Those of [`prove_index`], with the index.
 pub(crate) async fn prove_followers(
+    target: &Target,
     before: &Dataset,
     after: &Dataset,
     followers: &[Listed],
@@ -144,7 +146,10 @@ pub(crate) async fn prove_followers(
             .await
             .map_err(|e| {
                 let name = &index.name;
-                e.context(format!("asking index {name} after the rewrite (where that fails again and again, drop it and create it again)"))
+                let renewal = target.renewal();
+                e.context(format!(
+                    "asking index {name} after the rewrite (where that fails again and again, {renewal})"
+                ))
             })?;
     }
     Ok(())

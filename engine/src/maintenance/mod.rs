@@ -97,6 +97,14 @@ fn bare(name: &str) -> &str {
 }
 
 impl Target {
+    /// How people have an index of it built anew.
+    fn renewal(&self) -> &'static str {
+        match self {
+            Self::Pinned(_) => "withdraw it (squire index --withdraw) and declare it again",
+            Self::Plain(_) | Self::Branch { .. } => "drop it and create it again",
+        }
+    }
+
     /// Whether people name it so: with or without `.lance`, a branch as `table@branch`.
     pub fn is_named(&self, name: &str) -> bool {
         match self {

@@ -249,13 +249,10 @@ fn why_failed(e: &Error, target: &Target) -> String {
     if e.attached::<SaysWhatToDo>().is_some() {
         return why;
     }
-    let remedy = match target {
-        Target::Pinned(_) => "withdraw it (squire index --withdraw) and declare it again",
-        Target::Plain(_) | Target::Branch { .. } => "drop it and create it again",
-    };
+    let renewal = target.renewal();
     match e.kind() {
-        ErrorKind::Storage => format!("{why}; where that stays so, {remedy}"),
-        _ => format!("{why}; {remedy}"),
+        ErrorKind::Storage => format!("{why}; where that stays so, {renewal}"),
+        _ => format!("{why}; {renewal}"),
     }
 }
 

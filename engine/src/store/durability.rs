@@ -155,10 +155,6 @@ impl Store {
 
     /// Whether a newer version stands beside the one at `path`, as far as can be seen.
     async fn is_below_another(&self, path: &Path) -> bool {
-        let version = |path: &Path| {
-            let name = path.filename()?;
-            ManifestNamingScheme::detect_scheme(name)?.parse_version(name)
-        };
         let Some(folder) = path.parent() else {
             return false;
         };
@@ -166,7 +162,7 @@ impl Store {
             return false;
         };
         let mut others = listed.objects.iter().map(|other| &other.location);
-        others.any(|other| version(other) > version(path))
+        others.any(|other| version_named(other) > version_named(path))
     }
 
     /// Makes durable whatever stands in the store, whoever wrote it: before a publish shows versions that were found
@@ -190,6 +186,12 @@ impl Store {
             .map_err(|e| Error::internal("syncing the file system").caused_by(e))?
             .map_err(|e| failed(e.into()))
     }
+}
+
+/// The version whose file this is, by its name.
+pub(crate) fn version_named(path: &Path) -> Option<u64> {
+    let name = path.filename()?;
+    ManifestNamingScheme::detect_scheme(name)?.parse_version(name)
 }
 
 /// Whether `bytes` are the beginning of a version: messages, each behind its length. Zeros at the end were never written.

@@ -41,6 +41,7 @@ pub(crate) use beside::is_incarnation;
 pub(crate) use branches::{BRANCHES, branch_path, branches_of, is_of_table};
 pub use claims::{Claim, Claimed};
 pub use durability::Durability;
+pub(crate) use durability::version_named;
 pub(crate) use files::{FileFacts, Width, fragment_bytes, own_file};
 pub use guard::{CommitCounters, GuardedCommitHandler, Slot};
 pub(crate) use guard::{Gate, SlotChoice};

@@ -462,12 +462,18 @@ async fn recall(uri: &str) -> usize {
     found
 }
 
+/// A plain table of so many vectors, and its URI.
+async fn of_vectors(lake: &Lake, rows: u64) -> (String, Dataset) {
+    let uri = lake.path("plain/t.lance").to_string_lossy().into_owned();
+    let insert = InsertBuilder::new(uri.as_str());
+    let created = insert.execute(vec![vectors(0..rows)]).await;
+    (uri, created.expect("create"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_lance_extends_badly_is_built_anew() {
     let lake = Lake::new();
-    let uri = lake.path("plain/t.lance").to_string_lossy().into_owned();
-    let insert = InsertBuilder::new(uri.as_str());
-    let mut table = insert.execute(vec![vectors(0..600)]).await.expect("create");
+    let (uri, mut table) = of_vectors(&lake, 600).await;
     let params = VectorIndexParams::ivf_pq(2, 8, 4, MetricType::Dot, 50);
     let build = table.create_index(&["vec"], IndexType::IvfPq, None, &params, false);
     build.await.expect("index");
@@ -497,9 +503,7 @@ async fn an_index_that_lance_extends_badly_is_built_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_indexes_of_one_column_of_vectors_are_both_extended() {
     let lake = Lake::new();
-    let uri = lake.path("plain/t.lance").to_string_lossy().into_owned();
-    let insert = InsertBuilder::new(uri.as_str());
-    let mut table = insert.execute(vec![vectors(0..60)]).await.expect("create");
+    let (uri, mut table) = of_vectors(&lake, 60).await;
     let params = VectorIndexParams::ivf_flat(2, MetricType::L2);
     for name in ["one", "two"] {
         let name = Some(name.to_owned());

@@ -12,6 +12,7 @@ use crate::publish::Rounds;
 use crate::store::state::State;
 use crate::store::{
     MANIFEST_PATH, Snapshot, Stamp, Store, TABLE_FOLDERS, TableEntry, branches_of, read_version,
+    version_named,
 };
 use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
@@ -317,10 +318,7 @@ impl Store {
             .objects
             .iter()
             .filter(|meta| meta.last_modified.timestamp_millis() > limit)
-            .filter_map(|meta| {
-                let name = meta.location.filename()?;
-                ManifestNamingScheme::detect_scheme(name)?.parse_version(name)
-            })
+            .filter_map(|meta| version_named(&meta.location))
             .filter(|version| (*oldest..=*newest).contains(version))
             .collect();
         suspects.sort_unstable();

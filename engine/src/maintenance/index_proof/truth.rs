@@ -73,7 +73,7 @@ pub(super) async fn prove(dataset: &Dataset, name: &str, kinds: &[&str]) -> Resu
             None => Ok(()),
         };
     }
-    subject.finds_vectors(&subject.metric().await?).await
+    subject.finds_vectors().await
 }
 
 impl Subject<'_> {
@@ -92,14 +92,15 @@ impl Subject<'_> {
         Ok(batches)
     }
 
-    async fn finds_vectors(&self, metric: &Value) -> Result<()> {
+    async fn finds_vectors(&self) -> Result<()> {
+        let metric = self.metric().await?;
         let mut all = Score::default();
         for fragment in &self.sampled[0] {
             let mut here = Score::default();
             for batch in self.rows(fragment).await? {
                 let values = batch.column_by_name("value");
                 for vector in values.iter().flat_map(|values| vectors_of(values)) {
-                    let Some(nearest) = to_itself(&vector, metric) else {
+                    let Some(nearest) = to_itself(&vector, &metric) else {
                         continue;
                     };
                     let found = self.nearest(self.after, &vector, self.reach).await?;

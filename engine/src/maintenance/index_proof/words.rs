@@ -68,8 +68,8 @@ impl Tokenizer {
 impl Subject<'_> {
     /// `extended`: a row that it finds beside those found before holds the word no more; an index that was wrong may find
     /// more once it is built anew.
-    pub(super) async fn prove_words(&self, name: &str, extended: bool) -> Result<()> {
-        let Some(mut tokenizer) = Tokenizer::of(self.after, name).await? else {
+    pub(super) async fn prove_words(&self, extended: bool) -> Result<()> {
+        let Some(mut tokenizer) = Tokenizer::of(self.after, self.name).await? else {
             return Ok(());
         };
         let mut words = BTreeSet::new();
